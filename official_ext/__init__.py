@@ -1,0 +1,1 @@
+"""Extensions of TensorFlow Model Garden that live outside its tree."""

@@ -1,0 +1,1 @@
+"""The neural harmonizer: training networks to look where people look."""

@@ -1,0 +1,412 @@
+"""Configuration of harmonized image classification.
+
+`Harmonization` says how a network is harmonized, `MappedDataConfig` where human
+maps come from, and `harmonize` turns any stock image-classification experiment
+into one that knows both.
+"""
+
+import dataclasses
+from typing import Optional
+
+import gin
+
+from official.core import config_definitions as cfg
+from official.core import exp_factory
+from official.modeling import hyperparams
+from official.modeling import optimization
+from official.vision.configs import image_classification as stock
+from official_ext.harmonization.dataloaders import registry as map_decoders
+from official_ext.harmonization.losses import harmonization as losses
+from official_ext.harmonization.ops import saliency as saliency_ops
+
+# "Average inter-rater alignment" of the ClickMe release: the mean Spearman
+# correlation that counts as human.
+CLICKME_CEILING = 0.6575315343478081
+
+# ClickMe labels are 0..999; 1001-way networks keep class 0 for background.
+_LABEL_OFFSETS = {1000: 0, 1001: 1}
+
+BLURS = ('before_crop', 'after_crop', 'none')
+
+
+@dataclasses.dataclass
+class Harmonization(hyperparams.Config):
+  """How a network is harmonized.
+
+  Attributes:
+    enabled: whether anything differs from the stock task at all.
+    weight: factor of the harmonization loss (lambda_1 of the paper). 0 trains
+      as the stock task does, and still evaluates alignment.
+    levels: levels of the pyramid that the loss compares.
+    standardization: 'before_pyramid' (the released code) or 'per_level' (the
+      paper's equation).
+    normalization: 'batch' divides by the batch size, as released, 'mapped' by
+      the number of images with a map.
+    saliency: how colour channels of the gradient are reduced in training:
+      'signed_mean' (released), 'abs_mean' or 'abs_max'.
+    saliency_target: what is differentiated: 'logit' (released),
+      'centered_logit' or 'log_probability'.
+    mapped_fraction: the part of every training batch that comes from
+      `task.mapped_data`; the rest comes from `task.train_data`.
+    warmup_steps: the weight grows linearly from 0 over these first steps.
+    ceiling: human score that `alignment` is divided by.
+  """
+  enabled: bool = False
+  weight: float = 1.0
+  levels: int = 5
+  standardization: str = 'before_pyramid'
+  normalization: str = 'batch'
+  saliency: str = 'signed_mean'
+  saliency_target: str = 'logit'
+  mapped_fraction: float = 1.0
+  warmup_steps: int = 0
+  ceiling: float = CLICKME_CEILING
+
+
+@dataclasses.dataclass
+class MappedDataConfig(stock.DataConfig):
+  """A source of images with human maps.
+
+  Attributes:
+    map_decoder: the records' format, a name in `dataloaders.registry`.
+    label_offset: added to a record's label to give the network's class.
+    blur: when the map is blurred as in the release: 'before_crop',
+      'after_crop' or 'none'.
+    min_max: whether a map is scaled to [0, 1] at the end.
+    global_batch_size: 0 follows `task.train_data` or `task.validation_data`.
+  """
+  map_decoder: str = 'clickme'
+  label_offset: Optional[int] = None
+  blur: str = 'after_crop'
+  min_max: bool = True
+
+
+@dataclasses.dataclass
+class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
+  """The stock task's configuration, and what harmonization adds.
+
+  `train_data` is the stream without maps (unused at mapped_fraction 1) and
+  `validation_data` the one that `accuracy` is measured on; either of the two
+  validation sources may be left out. The defaults of `mapped_validation_data`
+  are the release's: the whole image, the blurred map, no min-max.
+  """
+  harmonization: Harmonization = dataclasses.field(
+      default_factory=Harmonization)
+  mapped_data: MappedDataConfig = dataclasses.field(
+      default_factory=lambda: MappedDataConfig(is_training=True))
+  mapped_validation_data: MappedDataConfig = dataclasses.field(
+      default_factory=lambda: MappedDataConfig(  # pylint: disable=g-long-lambda
+          is_training=False, aug_crop=False, min_max=False))
+
+
+def _refuse(field: str, found, expected: str):
+  raise ValueError(f'{field} is {found!r}: {expected}.')
+
+
+def _check_choice(field: str, found, choices):
+  if found not in choices:
+    _refuse(field, found, f'choose one of {sorted(choices)}')
+
+
+def has_source(data: cfg.DataConfig) -> bool:
+  """Whether a data configuration names any data."""
+  return bool(data.input_path or data.tfds_name)
+
+
+def _check_harmonization(h: Harmonization):
+  """Checks the values of one `Harmonization`."""
+  name = 'task.harmonization.'
+  _check_choice(name + 'standardization', h.standardization,
+                losses.STANDARDIZATIONS)
+  _check_choice(name + 'normalization', h.normalization, losses.NORMALIZATIONS)
+  _check_choice(name + 'saliency', h.saliency, saliency_ops.REDUCTIONS)
+  _check_choice(name + 'saliency_target', h.saliency_target,
+                saliency_ops.TARGETS)
+  if h.weight < 0:
+    _refuse(name + 'weight', h.weight, 'it must be 0 or more')
+  if h.levels < 1:
+    _refuse(name + 'levels', h.levels, 'it must be 1 or more')
+  if h.warmup_steps < 0:
+    _refuse(name + 'warmup_steps', h.warmup_steps, 'it must be 0 or more')
+  if h.ceiling <= 0:
+    _refuse(name + 'ceiling', h.ceiling, 'it must be more than 0')
+  if not 0 < h.mapped_fraction <= 1:
+    _refuse(name + 'mapped_fraction', h.mapped_fraction,
+            'it must be more than 0 and at most 1; to train without maps set '
+            'task.harmonization.weight to 0')
+
+
+def _check_mapped_data(task: HarmonizedImageClassificationTask, name: str):
+  """Checks one of the two mapped sources."""
+  data = getattr(task, name)
+  name = f'task.{name}.'
+  _check_choice(name + 'map_decoder', data.map_decoder, map_decoders.names())
+  _check_choice(name + 'blur', data.blur, BLURS)
+  if data.label_offset is None:
+    _refuse(name + 'label_offset', None,
+            'say what to add to the labels of the records, 0 if they are the '
+            "network's own classes")
+  expected = _LABEL_OFFSETS.get(task.model.num_classes)
+  if data.map_decoder == 'clickme' and expected not in (None,
+                                                        data.label_offset):
+    _refuse(name + 'label_offset', data.label_offset,
+            f'ClickMe labels are 0..999, so {task.model.num_classes} classes '
+            f'need {expected}')
+  for field in ('aug_type', 'three_augment', 'random_erasing', 'color_jitter',
+                'repeated_augment', 'is_multilabel', 'tfds_name', 'cache'):
+    if getattr(data, field):
+      _refuse(name + field, getattr(data, field),
+              'images with maps do not support it, leave it unset')
+  mixing = data.mixup_and_cutmix
+  if mixing and mixing.cutmix_alpha:
+    _refuse(name + 'mixup_and_cutmix.cutmix_alpha', mixing.cutmix_alpha,
+            'images with maps are mixed by mixup alone, set it to 0')
+
+
+def _check_labels(task: HarmonizedImageClassificationTask):
+  """Checks that labels, losses and mixing fit together."""
+  if task.train_data.is_multilabel:
+    _refuse('task.train_data.is_multilabel', True,
+            'harmonization needs one class per image')
+  if task.losses.use_binary_cross_entropy:
+    _refuse('task.losses.use_binary_cross_entropy', True,
+            'harmonization needs a softmax loss')
+  if task.losses.one_hot and task.losses.soft_labels:
+    _refuse('task.losses.soft_labels', True,
+            'set task.losses.one_hot to False beside it')
+  if task.model.output_softmax:
+    _refuse('task.model.output_softmax', True,
+            'saliency is a gradient of logits, set it to False')
+  smoothings = set()
+  for name in ('train_data', 'mapped_data'):
+    mixing = getattr(task, name).mixup_and_cutmix
+    if mixing and not task.losses.soft_labels:
+      _refuse(f'task.{name}.mixup_and_cutmix', mixing.as_dict(),
+              'mixed labels are soft: set task.losses.soft_labels to True and '
+              'task.losses.one_hot to False')
+    if mixing:
+      smoothings.add(mixing.label_smoothing)
+  if len(smoothings) > 1:
+    _refuse('task.mapped_data.mixup_and_cutmix.label_smoothing',
+            task.mapped_data.mixup_and_cutmix.label_smoothing,
+            'it must equal that of task.train_data.mixup_and_cutmix')
+
+
+def check(task: HarmonizedImageClassificationTask):
+  """Checks that an enabled task configuration can be trained and evaluated.
+
+  Args:
+    task: the configuration.
+
+  Raises:
+    ValueError: a field, or a combination of fields, cannot work. The message
+      names the field, what was found and what to do.
+  """
+  if not task.harmonization.enabled:
+    return
+  _check_harmonization(task.harmonization)
+  _check_labels(task)
+  _check_mapped_data(task, 'mapped_data')
+  _check_mapped_data(task, 'mapped_validation_data')
+  for mapped, plain in (('mapped_data', 'train_data'),
+                        ('mapped_validation_data', 'validation_data')):
+    batch_size = getattr(task, plain).global_batch_size
+    if getattr(task, mapped).global_batch_size not in (0, batch_size):
+      _refuse(f'task.{mapped}.global_batch_size',
+              getattr(task, mapped).global_batch_size,
+              f'leave it 0, it follows task.{plain} ({batch_size})')
+
+
+def label_smoothing(task: HarmonizedImageClassificationTask) -> float:
+  """The label smoothing of the cross-entropy where labels are soft."""
+  for data in (task.mapped_data, task.train_data):
+    if data.mixup_and_cutmix:
+      return data.mixup_and_cutmix.label_smoothing
+  return task.losses.label_smoothing
+
+
+def _with_harmonization(
+    config: cfg.ExperimentConfig) -> HarmonizedImageClassificationTask:
+  """The experiment's task configuration as one that can be harmonized."""
+  task = config.task
+  if type(task) is HarmonizedImageClassificationTask:  # pylint: disable=unidiomatic-typecheck
+    return task
+  if type(task) is not stock.ImageClassificationTask:  # pylint: disable=unidiomatic-typecheck
+    raise ValueError(
+        f'The experiment\'s task is {type(task).__module__}.'
+        f'{type(task).__qualname__}: only the stock image-classification task '
+        f'({stock.ImageClassificationTask.__module__}.'
+        f'{stock.ImageClassificationTask.__qualname__}) can be harmonized. A '
+        'subclass may mean something else by its fields.')
+  task = HarmonizedImageClassificationTask(
+      **{f.name: getattr(task, f.name) for f in dataclasses.fields(task)})
+  for data in (task.mapped_data, task.mapped_validation_data):
+    data.label_offset = _LABEL_OFFSETS.get(task.model.num_classes)
+  return task
+
+
+@gin.configurable
+def harmonize(config: cfg.ExperimentConfig,
+              enabled: Optional[bool] = None,
+              weight: Optional[float] = None,
+              levels: Optional[int] = None,
+              standardization: Optional[str] = None,
+              normalization: Optional[str] = None,
+              saliency: Optional[str] = None,
+              saliency_target: Optional[str] = None,
+              mapped_fraction: Optional[float] = None,
+              warmup_steps: Optional[int] = None,
+              ceiling: Optional[float] = None,
+              input_path: Optional[str] = None,
+              validation_input_path: Optional[str] = None,
+              map_decoder: Optional[str] = None,
+              label_offset: Optional[int] = None) -> cfg.ExperimentConfig:
+  """Gives an image-classification experiment its harmonization option.
+
+  This is the one function that gin binds (`harmonize.weight = 10`). Callers
+  pass the experiment alone: an argument that is passed would win over gin.
+  Arguments left None keep what the experiment has set.
+
+  Args:
+    config: an experiment whose task configuration is exactly the stock one, or
+      one that came from here. It is changed in place.
+    enabled: see `Harmonization`, as for the next nine.
+    weight: see `Harmonization`.
+    levels: see `Harmonization`.
+    standardization: see `Harmonization`.
+    normalization: see `Harmonization`.
+    saliency: see `Harmonization`.
+    saliency_target: see `Harmonization`.
+    mapped_fraction: see `Harmonization`.
+    warmup_steps: see `Harmonization`.
+    ceiling: see `Harmonization`.
+    input_path: of `task.mapped_data`.
+    validation_input_path: of `task.mapped_validation_data`.
+    map_decoder: of both mapped sources.
+    label_offset: of both mapped sources.
+
+  Returns:
+    `config`, its task a `HarmonizedImageClassificationTask`.
+
+  Raises:
+    ValueError: the experiment's task is not the stock image-classification one.
+  """
+  given = {k: v for k, v in locals().items() if k != 'config' and v is not None}
+  task = _with_harmonization(config)
+  config.task = task
+  task = config.task  # The assignment copies.
+  sources = (task.mapped_data, task.mapped_validation_data)
+  for data, key in zip(sources, ('input_path', 'validation_input_path')):
+    if key in given:
+      data.input_path = given.pop(key)
+  for data in sources:
+    data.override({
+        k: given[k] for k in ('map_decoder', 'label_offset') if k in given
+    })
+  given.pop('map_decoder', None)
+  given.pop('label_offset', None)
+  task.harmonization.override(given)
+  if task.harmonization.enabled:
+    # Every image of both validation sources counts.
+    config.trainer.validation_steps = -1
+  return config
+
+
+def idle_bindings(config: cfg.ExperimentConfig):
+  """Names the `harmonize.*` bindings that have no effect on an experiment.
+
+  Args:
+    config: the final experiment, after all overrides.
+
+  Returns:
+    A list of the bound parameters if the experiment is not harmonized, else an
+    empty list.
+  """
+  if config.task.harmonization.enabled:
+    return []
+  parameters = [
+      f.name for f in dataclasses.fields(Harmonization)
+  ] + ['input_path', 'validation_input_path', 'map_decoder', 'label_offset']
+  bound = []
+  for name in parameters:
+    try:
+      gin.query_parameter(f'harmonize.{name}')
+    except ValueError:
+      continue
+    if name != 'enabled':
+      bound.append(f'harmonize.{name}')
+  return bound
+
+
+@exp_factory.register_config_factory('harmonized_resnet_imagenet')
+def harmonized_resnet_imagenet() -> cfg.ExperimentConfig:
+  """ResNet-50 on ImageNet and ClickMe with the paper's training recipe.
+
+  Batch 512, SGD with momentum 0.9, learning rate 0.3, label smoothing, flips
+  and mixup; 5 epochs of warm-up, then a cosine over 90 epochs with steps at 30,
+  50 and 80 (Fel et al., NeurIPS 2022). The factor 0.1 of the steps, the fifth
+  of the batch that is mapped, the weight (the smallest of their scan) and the
+  weight decay are those of the authors' trainer; the paper does not give
+  mixup's alpha, 0.2 is the usual one for ImageNet.
+
+  Returns:
+    The experiment. `task.mapped_data.input_path` and
+    `task.mapped_validation_data.input_path` are left to the user.
+  """
+  batch_size = 512
+  epoch = stock.IMAGENET_TRAIN_EXAMPLES // batch_size
+  mixup = dict(mixup_alpha=0.2, cutmix_alpha=0., label_smoothing=0.1)
+  config = harmonize(stock.image_classification_imagenet())
+  config.task.override({
+      'losses': {
+          'one_hot': False,
+          'soft_labels': True,
+          'l2_weight_decay': 1e-5,
+      },
+      'train_data': {
+          'global_batch_size': batch_size,
+          'mixup_and_cutmix': mixup,
+      },
+      'mapped_data': {
+          'mixup_and_cutmix': mixup,
+      },
+      'validation_data': {
+          'global_batch_size': batch_size,
+      },
+      'harmonization': {
+          'enabled': True,
+          'weight': 10.,
+          'mapped_fraction': 0.2,
+      },
+  })
+  config.trainer.override({
+      'train_steps': 90 * epoch,
+      'steps_per_loop': epoch,
+      'summary_interval': epoch,
+      'checkpoint_interval': epoch,
+      'validation_interval': epoch,
+      'validation_steps': -1,
+  })
+  config.trainer.optimizer_config = optimization.OptimizationConfig({
+      'optimizer': {
+          'type': 'sgd',
+          'sgd': {'momentum': 0.9},
+      },
+      'learning_rate': {
+          'type': 'step_cosine_with_offset',
+          'step_cosine_with_offset': {
+              # Past its last boundary the host's schedule is not a number, so
+              # that one lies after the last step.
+              'boundaries': [k * epoch for k in (0, 30, 50, 80, 91)],
+              'values': [.3, .03, .003, .0003, 0.],
+          },
+      },
+      'warmup': {
+          'type': 'linear',
+          'linear': {'warmup_steps': 5 * epoch, 'warmup_learning_rate': 0.},
+      },
+  })
+  # XLA's second-order max-pool is inexact in float32 and missing in bfloat16.
+  config.runtime.enable_xla = False
+  # Last, so that gin wins over what stands above.
+  return harmonize(config)

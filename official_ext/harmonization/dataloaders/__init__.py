@@ -1,0 +1,1 @@
+"""From records to batches of images, labels and human maps."""

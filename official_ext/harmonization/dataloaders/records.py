@@ -1,0 +1,52 @@
+"""Records that know where they come from."""
+
+from typing import Callable, Dict
+
+import tensorflow as tf, tf_keras
+
+
+def located(dataset_fn: Callable[..., tf.data.Dataset]):
+  """Makes a host `dataset_fn` say the file and position of every record.
+
+  Args:
+    dataset_fn: makes a dataset of serialized records from one file name, such
+      as `tf.data.TFRecordDataset`.
+
+  Returns:
+    A function of one or more file names to a dataset of dicts: `serialized`
+    (string), `file` (string) and `index` (int64, from 0), all scalars.
+  """
+
+  def read_file(file):
+    return dataset_fn(file).enumerate().map(
+        lambda index, serialized: {
+            'serialized': serialized,
+            'file': file,
+            'index': index,
+        })
+
+  def read(files):
+    files = tf.reshape(tf.convert_to_tensor(files), [-1])
+    return tf.data.Dataset.from_tensor_slices(files).flat_map(read_file)
+
+  return read
+
+
+def stop_at(condition: tf.Tensor, record: Dict[str, tf.Tensor], reason):
+  """Asserts that a record is good.
+
+  Args:
+    condition: bool scalar, true where it is.
+    record: holds `file` and `index`, as from `located`.
+    reason: what is wrong otherwise: a string, or a string scalar `Tensor`.
+
+  Returns:
+    An op that raises `tf.errors.InvalidArgumentError`, with the file, the
+    record's position and the reason, where the condition is false.
+  """
+  message = tf.strings.join([
+      'Bad record: ', record['file'], ', record ',
+      tf.strings.as_string(record['index']), ' (counted from 0): ', reason,
+      '. Repair or remove it.'
+  ])
+  return tf.debugging.Assert(condition, [message])

@@ -1,0 +1,1 @@
+"""Human-alignment metrics, runs and pictures."""

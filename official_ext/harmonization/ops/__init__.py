@@ -1,0 +1,1 @@
+"""Differentiable pieces without configuration."""

@@ -1,0 +1,41 @@
+"""Binomial pyramids of saliency and human-importance maps."""
+
+from typing import List
+
+import numpy as np
+import tensorflow as tf, tf_keras
+
+_BINOMIAL = np.array([1., 4., 6., 4., 1.], np.float64) / 16.
+
+
+def gaussian_pyramid(maps: tf.Tensor, levels: int) -> List[tf.Tensor]:
+  """Builds a pyramid of maps, each level half the size of the one before.
+
+  Every level is the previous one filtered by the 5x5 binomial kernel
+  (1, 4, 6, 4, 1) x (1, 4, 6, 4, 1) / 256 with zero padding ('SAME') and taken
+  at every second pixel: P_1(h) = h, P_i(h) = down(P_{i-1}(h)) of Fel et al.,
+  "Harmonizing the object recognition strategies of deep neural networks with
+  humans", NeurIPS 2022, as in the authors' released code.
+
+  Args:
+    maps: float `Tensor` of shape (B, H, W).
+    levels: how many levels to return, at least 1.
+
+  Returns:
+    A list of `levels` tensors of shape (B, ceil(H / 2^i), ceil(W / 2^i)) and
+    the dtype of `maps`, the first being `maps` itself.
+
+  Raises:
+    ValueError: `levels` is less than 1 or `maps` is not of rank 3.
+  """
+  if levels < 1:
+    raise ValueError(f'A pyramid has at least 1 level, got levels={levels}.')
+  maps.shape.assert_has_rank(3)
+  kernel = tf.constant(
+      np.outer(_BINOMIAL, _BINOMIAL)[:, :, np.newaxis, np.newaxis], maps.dtype)
+  pyramid = [maps]
+  for _ in range(levels - 1):
+    coarser = tf.nn.conv2d(
+        pyramid[-1][..., tf.newaxis], kernel, strides=2, padding='SAME')
+    pyramid.append(coarser[..., 0])
+  return pyramid

@@ -1,0 +1,94 @@
+"""Saliency maps: where a network looks, as a differentiable function.
+
+A saliency map is the gradient of a class score with respect to the image. This
+is the one place that computes logits together with saliency; what it returns
+can be differentiated again, which is how a harmonization loss trains a network.
+"""
+
+from typing import Callable, Tuple
+
+import tensorflow as tf, tf_keras
+
+# How the gradient's colour channels become one map. The mean of the signed
+# gradient is the released training map, the largest magnitude is the released
+# evaluation map (`harmonization` 0.0.9, `training/loss.py`; `xplique`).
+REDUCTIONS = {
+    'signed_mean': lambda g: tf.reduce_mean(g, axis=-1),
+    'abs_mean': lambda g: tf.reduce_mean(tf.abs(g), axis=-1),
+    'abs_max': lambda g: tf.reduce_max(tf.abs(g), axis=-1),
+}
+
+# Which function of the logits is differentiated. A function added to all logits
+# changes the gradient of a raw logit but no decision (Srinivas & Fleuret,
+# "Rethinking the Role of Gradient-based Attribution Methods for Model
+# Interpretability", ICLR 2021); the other two targets are blind to it.
+TARGETS = {
+    'logit': lambda z: z,
+    'centered_logit': lambda z: z - tf.reduce_mean(z, axis=-1, keepdims=True),
+    'log_probability': tf.nn.log_softmax,
+}
+
+
+def choose(table, kind: str, name: str):
+  """Looks up `name` in one of this module's tables, or says what there is."""
+  if name not in table:
+    raise ValueError(f'Unknown {kind} {name!r}: choose one of {sorted(table)}.')
+  return table[name]
+
+
+def saliency_maps(
+    model: Callable[..., tf.Tensor],
+    images: tf.Tensor,
+    targets: tf.Tensor,
+    *,
+    reduction: str = 'signed_mean',
+    training: bool,
+    saliency_target: str = 'logit') -> Tuple[tf.Tensor, tf.Tensor]:
+  """Computes logits and saliency maps in one forward pass.
+
+  The map of image b is the reduction over colour channels of
+  d(sum_c targets[b, c] * f_c(x_b)) / dx_b (Fel et al., NeurIPS 2022). Inside
+  an outer `tf.GradientTape` both results can be differentiated with respect to
+  the model's variables. With training=True and batch normalization the
+  gradient includes the paths through the batch statistics, as in the released
+  code.
+
+  Args:
+    model: a callable `model(images, training=...)` that returns logits (B, C).
+    images: float `Tensor` (B, H, W, channels), preprocessed for the model. It
+      is watched as float32, so that gradients do not underflow.
+    targets: float `Tensor` (M, C), M <= B: the one-hot labels, or mixing
+      coefficients, of the first M images. Never smoothed labels.
+    reduction: 'signed_mean', 'abs_mean' or 'abs_max', over colour channels.
+    training: whether the model runs in training mode.
+    saliency_target: 'logit', 'centered_logit' or 'log_probability'.
+
+  Returns:
+    A tuple of logits (B, C) and the maps of the first M images, (M, H, W), both
+    float32 (float64 for float64 images).
+
+  Raises:
+    ValueError: the reduction or the saliency target is unknown, there are more
+      targets than images, or the logits do not depend on the images.
+  """
+  reduce_channels = choose(REDUCTIONS, 'saliency reduction', reduction)
+  score_of = choose(TARGETS, 'saliency target', saliency_target)
+  mapped = targets.shape[0]
+  if mapped is None:
+    mapped = tf.shape(targets)[0]
+  elif images.shape[0] is not None and mapped > images.shape[0]:
+    raise ValueError(f'{mapped} targets for {images.shape[0]} images: there '
+                     'must not be more targets than images.')
+  # Anything narrower than float32 would lose the gradient.
+  dtype = tf.float64 if images.dtype == tf.float64 else tf.float32
+  images = tf.cast(images, dtype)
+  with tf.GradientTape() as tape:
+    tape.watch(images)
+    logits = tf.cast(model(images, training=training), dtype)
+    scores = score_of(logits[:mapped]) * tf.cast(targets, dtype)
+    score = tf.reduce_sum(scores)
+  gradient = tape.gradient(score, images)
+  if gradient is None:
+    raise ValueError('The logits do not depend on the images, so there is no '
+                     'saliency map: look for a stopped gradient in the model.')
+  return logits, reduce_channels(gradient[:mapped])

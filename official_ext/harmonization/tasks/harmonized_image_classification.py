@@ -1,0 +1,411 @@
+"""The harmonized image-classification task.
+
+Read `train_step` from top to bottom: it is the whole method. What it does not
+say is the stock task's.
+"""
+
+import functools
+from typing import Any, Dict, List, Optional, Tuple
+
+import tensorflow as tf, tf_keras
+
+from official.common import dataset_fn
+from official.core import input_reader
+from official.core import task_factory
+from official.vision.tasks import image_classification
+from official_ext.harmonization.configs import (
+    harmonized_image_classification as exp_cfg)
+from official_ext.harmonization.dataloaders import harmonization_input
+from official_ext.harmonization.dataloaders import mixing
+from official_ext.harmonization.dataloaders import records
+from official_ext.harmonization.dataloaders import registry
+from official_ext.harmonization.dataloaders import sources
+from official_ext.harmonization.evaluation import metrics as alignment_metrics
+from official_ext.harmonization.losses import (
+    harmonization as harmonization_losses)
+from official_ext.harmonization.ops import saliency as saliency_ops
+
+_LOSS_METRICS = ('classification_loss', 'harmonization_loss')
+
+
+@task_factory.register_task_cls(exp_cfg.HarmonizedImageClassificationTask)
+class HarmonizedImageClassificationTask(
+    image_classification.ImageClassificationTask):
+  """Image classification whose saliency is pulled towards human maps.
+
+  With `task.harmonization.enabled` False this is the stock task, inputs and
+  all. A batch is as `dataloaders.sources` describes it.
+  """
+
+  def __init__(self, params, *args, **kwargs):
+    """Checks the configuration before anything is built.
+
+    Args:
+      params: a `configs.HarmonizedImageClassificationTask`.
+      *args: of the host's task.
+      **kwargs: of the host's task.
+
+    Raises:
+      ValueError: the configuration cannot work; see `configs.check`.
+    """
+    exp_cfg.check(params)
+    super().__init__(params, *args, **kwargs)
+    self._harmonization = params.harmonization
+
+  # ---- Inputs ----
+
+  def build_inputs(self, params, input_context=None) -> tf.data.Dataset:
+    """Builds the joint dataset of the two training or validation sources.
+
+    Args:
+      params: `task.train_data` or `task.validation_data`: which of the two is
+        told by its `is_training`, and its batch size is that of both sources.
+      input_context: of the distribution strategy.
+
+    Returns:
+      A dataset of batches as `dataloaders.sources` describes them.
+    """
+    if not self._harmonization.enabled:
+      return super().build_inputs(params, input_context)
+    if params.is_training:
+      return self._build_training_inputs(params, input_context)
+    return self._build_validation_inputs(params, input_context)
+
+  def _build_training_inputs(self, params, input_context):
+    replicas = input_context.num_replicas_in_sync if input_context else 1
+    per_replica = params.global_batch_size // replicas
+    mapped = sources.mapped_rows(per_replica,
+                                 self._harmonization.mapped_fraction)
+    mapped_data = self._read_mapped(
+        self.task_config.mapped_data.replace(
+            global_batch_size=mapped * replicas, drop_remainder=True),
+        input_context)
+    plain_data = None
+    if mapped < per_replica:
+      plain_data = self._read_plain(
+          params.replace(
+              global_batch_size=(per_replica - mapped) * replicas,
+              drop_remainder=True), input_context)
+    return sources.join_for_training(mapped_data, plain_data)
+
+  def _build_validation_inputs(self, params, input_context):
+    replicas = input_context.num_replicas_in_sync if input_context else 1
+    size = dict(global_batch_size=params.global_batch_size,
+                drop_remainder=False)
+    mapped_params = self.task_config.mapped_validation_data
+    mapped = plain = None
+    if exp_cfg.has_source(mapped_params):
+      mapped = self._read_mapped(mapped_params.replace(**size), input_context)
+    if exp_cfg.has_source(params):
+      plain = self._read_plain(params.replace(**size), input_context)
+    if mapped is None and plain is None:
+      raise ValueError(
+          'There is nothing to evaluate on: set '
+          'task.mapped_validation_data.input_path, '
+          'task.validation_data.input_path, or both.')
+    pipelines = input_context.num_input_pipelines if input_context else 1
+    return sources.join_for_evaluation(
+        mapped,
+        plain,
+        batch_size=params.global_batch_size // replicas,
+        replicas=replicas // pipelines)
+
+  def _read_mapped(self, params, input_context):
+    """Batches of images and {labels, heatmaps, heatmap_weights}."""
+    decoder = registry.get_decoder(params.map_decoder)
+    model = self.task_config.model
+    parser = harmonization_input.Parser(
+        output_size=model.input_size[:2],
+        num_classes=model.num_classes,
+        label_offset=params.label_offset,
+        blur=params.blur,
+        min_max=params.min_max,
+        aug_rand_hflip=params.aug_rand_hflip,
+        aug_crop=params.aug_crop,
+        crop_area_range=params.crop_area_range,
+        center_crop_fraction=params.center_crop_fraction,
+        tf_resize_method=params.tf_resize_method,
+        dtype=params.dtype)
+
+    def decode(record):
+      return {**record, **decoder.decode(record['serialized'])}
+
+    def draw(dataset):
+      # Every example carries its own random draw, so that the same seed gives
+      # the same crops whatever the parallelism.
+      draws = tf.data.Dataset.random(
+          seed=params.seed, rerandomize_each_iteration=True).batch(2)
+      return tf.data.Dataset.zip((dataset, draws)).map(
+          lambda example, seed: {**example, 'seed': seed})
+
+    reader = input_reader.InputReader(
+        params,
+        dataset_fn=records.located(dataset_fn.pick_dataset_fn(params.file_type)),
+        decoder_fn=decode,
+        sample_fn=draw if params.is_training else None,
+        parser_fn=parser.parse_fn(params.is_training),
+        postprocess_fn=functools.partial(self._mix_mapped, params)
+        if params.is_training else None)
+    return reader.read(input_context=input_context)
+
+  def _mix_mapped(self, params, images, batch):
+    """Softens labels where they must be soft, and mixes where asked to."""
+    batch = dict(batch)
+    seed = batch.pop('seed')[0]
+    if self.task_config.losses.soft_labels:
+      batch['labels'] = self._one_hot(batch['labels'])
+    mixup = params.mixup_and_cutmix
+    if mixup and mixup.mixup_alpha:
+      images, batch = mixing.mixup(
+          images, batch, seed, alpha=mixup.mixup_alpha, prob=mixup.prob)
+    return images, batch
+
+  def _read_plain(self, params, input_context):
+    """The host's batches of (images, labels), checked, labels unsmoothed."""
+    if params.mixup_and_cutmix:
+      params = params.replace(
+          mixup_and_cutmix=params.mixup_and_cutmix.replace(label_smoothing=0.))
+    field = 'train_data' if params.is_training else 'validation_data'
+    source = params.input_path or params.tfds_name
+    classes = self.task_config.model.num_classes
+
+    def check(images, labels):
+      if labels.dtype.is_integer:
+        low, high = tf.reduce_min(labels), tf.reduce_max(labels)
+        with tf.control_dependencies([
+            tf.debugging.Assert((low >= 0) & (high < classes), [
+                f'task.{field} ({source}) holds a label outside '
+                f'0..{classes - 1}; in this batch they are', low, 'to', high
+            ])
+        ]):
+          labels = tf.identity(labels)
+        if params.is_training and self.task_config.losses.soft_labels:
+          labels = self._one_hot(labels)
+        return images, labels
+      # Mixed by the host: a class outside the range left no trace in its row.
+      lost = tf.reduce_max(tf.abs(tf.reduce_sum(labels, axis=-1) - 1.))
+      with tf.control_dependencies([
+          tf.debugging.Assert(lost < 1e-3, [
+              f'task.{field} ({source}) holds a label outside 0..{classes - 1}'
+          ])
+      ]):
+        return images, tf.identity(labels)
+
+    return super().build_inputs(params, input_context).map(
+        check, num_parallel_calls=tf.data.AUTOTUNE)
+
+  # ---- Labels ----
+
+  def _one_hot(self, labels: tf.Tensor) -> tf.Tensor:
+    """Class numbers as one-hot rows; soft labels as they are."""
+    if labels.dtype.is_floating:
+      return labels
+    return tf.one_hot(labels, self.task_config.model.num_classes)
+
+  def _loss_labels(self, labels: tf.Tensor) -> tf.Tensor:
+    """Labels as the stock `build_losses` wants them."""
+    losses = self.task_config.losses
+    if losses.soft_labels:
+      smoothing = exp_cfg.label_smoothing(self.task_config)
+      classes = self.task_config.model.num_classes
+      return self._one_hot(labels) * (1. - smoothing) + smoothing / classes
+    return self._one_hot(labels) if losses.one_hot else labels
+
+  # ---- Metrics ----
+
+  def build_metrics(
+      self, training: bool = True) -> List[tf_keras.metrics.Metric]:
+    """Builds the stock metrics and those of harmonization.
+
+    Args:
+      training: whether for training or for validation.
+
+    Returns:
+      Streaming metrics. A score is there only if the data to take it on are.
+    """
+    if not self._harmonization.enabled:
+      return super().build_metrics(training)
+    if training:
+      metrics = super().build_metrics(training)
+      if self._harmonization.weight:
+        metrics += [
+            tf_keras.metrics.Mean(name, dtype=tf.float32)
+            for name in _LOSS_METRICS
+        ]
+      return metrics
+    metrics = []
+    if exp_cfg.has_source(self.task_config.validation_data):
+      metrics += super().build_metrics(training)
+      metrics.append(tf_keras.metrics.Mean('validation_loss', dtype=tf.float32))
+      metrics.append(tf_keras.metrics.Sum('accuracy_n', dtype=tf.float32))
+    if exp_cfg.has_source(self.task_config.mapped_validation_data):
+      metrics += [
+          tf_keras.metrics.SparseCategoricalAccuracy('clickme_accuracy'),
+          alignment_metrics.AlignmentScore(
+              'alignment', ceiling=self._harmonization.ceiling),
+          alignment_metrics.AlignmentScore('alignment_spearman'),
+          alignment_metrics.AlignmentScore('alignment_dice'),
+          alignment_metrics.AlignmentScore('alignment_iou'),
+          tf_keras.metrics.Sum('alignment_n', dtype=tf.float32),
+          tf_keras.metrics.Sum('alignment_n_undefined', dtype=tf.float32),
+      ]
+    return metrics
+
+  def process_metrics(self, metrics, labels, model_outputs, **kwargs):
+    """Updates the stock training metrics; those of harmonization are apart."""
+    super().process_metrics(
+        [m for m in metrics if m.name not in _LOSS_METRICS], labels,
+        model_outputs, **kwargs)
+
+  # ---- Steps ----
+
+  def _weight(self, step: tf.Tensor) -> tf.Tensor:
+    """The weight of the harmonization loss at a step."""
+    weight = tf.constant(self._harmonization.weight, tf.float32)
+    if self._harmonization.warmup_steps:
+      weight *= tf.minimum(
+          1., tf.cast(step, tf.float32) / self._harmonization.warmup_steps)
+    return weight
+
+  def train_step(self,
+                 inputs: Tuple[Any, Any],
+                 model: tf_keras.Model,
+                 optimizer: tf_keras.optimizers.Optimizer,
+                 metrics: Optional[List[Any]] = None) -> Dict[str, tf.Tensor]:
+    """Does forward, saliency and backward.
+
+    Args:
+      inputs: images and batch, as `dataloaders.sources` describes them; with
+        harmonization off, what the stock task takes.
+      model: the network.
+      optimizer: its optimizer.
+      metrics: of `build_metrics(training=True)`.
+
+    Returns:
+      A dictionary of logs.
+    """
+    if not self._harmonization.enabled:
+      return super().train_step(inputs, model, optimizer, metrics)
+    images, batch = inputs
+    if not self._harmonization.weight:
+      stock_labels = (
+          self._loss_labels(batch['labels'])
+          if self.task_config.losses.soft_labels else batch['labels'])
+      return super().train_step((images, stock_labels), model, optimizer,
+                                metrics)
+
+    if isinstance(optimizer, tf_keras.mixed_precision.LossScaleOptimizer):
+      raise ValueError('runtime.mixed_precision_dtype is float16: saliency '
+                       'gradients would underflow, use bfloat16 or float32.')
+    labels = self._loss_labels(batch['labels'])
+    mapped = batch['heatmaps'].shape[0]
+    with tf.GradientTape() as tape:
+      logits, saliency = saliency_ops.saliency_maps(
+          model,
+          images,
+          self._one_hot(batch['labels'])[:mapped],
+          reduction=self._harmonization.saliency,
+          saliency_target=self._harmonization.saliency_target,
+          training=True)
+      classification = self.build_losses(
+          labels=labels, model_outputs=logits, aux_losses=model.losses)
+      harmonization = harmonization_losses.harmonization_loss(
+          saliency,
+          batch['heatmaps'],
+          batch['heatmap_weights'],
+          levels=self._harmonization.levels,
+          standardization=self._harmonization.standardization,
+          normalization=self._harmonization.normalization,
+          batch_size=images.shape[0])
+      weight = self._weight(optimizer.iterations)
+      loss = classification + weight * harmonization
+      # The optimizer sums gradients over replicas.
+      scaled_loss = loss / tf.distribute.get_strategy().num_replicas_in_sync
+    variables = model.trainable_variables
+    gradients = tape.gradient(scaled_loss, variables)
+    optimizer.apply_gradients(list(zip(gradients, variables)))
+
+    if metrics:
+      self.process_metrics(metrics, labels, logits)
+      losses = dict(zip(_LOSS_METRICS, (classification, harmonization)))
+      for metric in metrics:
+        if metric.name in losses:
+          metric.update_state(losses[metric.name])
+    return {self.loss: loss}
+
+  def validation_step(
+      self,
+      inputs: Tuple[Any, Any],
+      model: tf_keras.Model,
+      metrics: Optional[List[Any]] = None) -> Dict[str, tf.Tensor]:
+    """Scores accuracy on plain batches, alignment and accuracy on mapped ones.
+
+    The saliency is the release's evaluation map, the largest magnitude of the
+    gradient over colour channels; the gradient is taken on mapped batches
+    alone. Rows that only fill up a batch count nowhere.
+
+    Args:
+      inputs: images and batch, as `dataloaders.sources` describes them; with
+        harmonization off, what the stock task takes.
+      model: the network.
+      metrics: of `build_metrics(training=False)`.
+
+    Returns:
+      A dictionary of logs: empty, since all that is measured is in metrics.
+    """
+    if not self._harmonization.enabled:
+      return super().validation_step(inputs, model, metrics)
+    images, batch = inputs
+    one_hot = self._one_hot(batch['labels'])
+
+    def mapped_step():
+      logits, saliency = saliency_ops.saliency_maps(
+          model, images, one_hot, reduction='abs_max', training=False)
+      return (logits,) + self._alignment(saliency, batch['heatmaps'])
+
+    def plain_step():
+      logits = tf.cast(self.inference_step(images, model), tf.float32)
+      return (logits,) + (tf.zeros_like(batch['valid']),) * 3
+
+    is_mapped = tf.reduce_any(batch['heatmap_weights'] > 0)
+    logits, rho, dice, iou = tf.cond(is_mapped, mapped_step, plain_step)
+    mapped = batch['valid'] * tf.cast(is_mapped, tf.float32)
+    plain = batch['valid'] - mapped
+    undefined = tf.cast(tf.math.is_nan(rho), tf.float32)
+    updates = {
+        'validation_loss':
+            (self._validation_losses(one_hot, logits, model), plain),
+        'accuracy_n': (plain,),
+        'clickme_accuracy': (batch['labels'], logits, mapped),
+        'alignment': (rho, mapped),
+        'alignment_spearman': (rho, mapped),
+        'alignment_dice': (dice, mapped),
+        'alignment_iou': (iou, mapped),
+        'alignment_n': (mapped * (1. - undefined),),
+        'alignment_n_undefined': (mapped * undefined,),
+    }
+    losses = self.task_config.losses
+    stock_labels = (
+        one_hot if losses.one_hot or losses.soft_labels else batch['labels'])
+    for metric in metrics or []:
+      metric.update_state(
+          *updates.get(metric.name, (stock_labels, logits, plain)))
+    return {}
+
+  def _alignment(self, saliency, human):
+    """Per-image Spearman correlation, Dice and IoU."""
+    return (alignment_metrics.spearman_correlation(saliency, human),
+            alignment_metrics.dice(saliency, human),
+            alignment_metrics.intersection_over_union(saliency, human))
+
+  def _validation_losses(self, one_hot, logits, model):
+    """The stock validation loss, per image."""
+    losses = self.task_config.losses
+    loss = tf_keras.losses.categorical_crossentropy(
+        one_hot,
+        logits,
+        from_logits=True,
+        label_smoothing=losses.label_smoothing if losses.one_hot else 0.)
+    if model.losses:
+      loss += tf.add_n(model.losses)
+    return losses.loss_weight * loss

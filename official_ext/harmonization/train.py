@@ -1,0 +1,250 @@
+r"""Trains and evaluates a harmonized network.
+
+  train.py --experiment=harmonized_resnet_imagenet \
+      --config_file=experiments/local_cpu.yaml
+
+Every stock image-classification experiment can be harmonized through gin:
+
+  train.py --experiment=resnet_imagenet \
+      --gin_params="harmonize.enabled = True" \
+      --gin_params="harmonize.input_path = '/data/click-me/train/*'" \
+      --gin_params="harmonize.validation_input_path = '/data/click-me/val/*'"
+
+Later wins: the experiment's code, gin, --config_file, --params_override.
+"""
+
+import json
+import os
+import platform
+import pprint
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+import gin
+import tensorflow as tf, tf_keras
+import yaml
+
+from official.common import distribute_utils
+from official.common import flags as tfm_flags
+from official.core import config_definitions as cfg
+from official.core import input_reader
+from official.core import task_factory
+from official.core import train_lib
+from official.core import train_utils
+from official.modeling import performance
+from official.vision.utils import summary_manager
+from official_ext.harmonization import (
+    registry_imports)  # pylint: disable=unused-import
+from official_ext.harmonization import resources
+from official_ext.harmonization.configs import (
+    harmonized_image_classification as exp_cfg)
+
+FLAGS = flags.FLAGS
+
+_PACKAGES = ('tf-models-official', 'tensorflow', 'tf_keras', 'gin-config',
+             'numpy', 'scipy')
+_BUCKET = 'gs://serrelab/prj_harmonization/dataset/click-me'
+
+
+def define_flags():
+  """Defines the host's flags and ours, with defaults for mode and model_dir."""
+  tfm_flags.define_flags()
+  flags.DEFINE_integer(
+      'seed', None, 'Seed of initial weights, crops, flips and mixing. Left '
+      'out, every run draws its own.')
+  flags.DEFINE_bool(
+      'dry_run', False, 'Resolve the configuration, print it and stop: no data '
+      'are touched and nothing is written.')
+  flags.DEFINE_bool('enable_async_checkpointing', True,
+                    'Save checkpoints while training goes on.')
+  FLAGS.set_default('mode', 'train_and_eval')
+  flags.mark_flag_as_required('experiment')
+
+
+class HarmonizedExperimentParser(train_utils.ExperimentParser):
+  """Gives the chosen experiment its harmonization option before overrides."""
+
+  def base_experiment(self) -> cfg.ExperimentConfig:
+    """Returns the experiment with gin's bindings applied."""
+    return exp_cfg.harmonize(super().base_experiment())
+
+
+def parse_configuration(flags_obj) -> cfg.ExperimentConfig:
+  """Resolves the experiment: code, gin, --config_file, --params_override.
+
+  Args:
+    flags_obj: flags as the host's `ExperimentParser` reads them; gin has been
+      parsed.
+
+  Returns:
+    The locked experiment.
+
+  Raises:
+    ValueError: the experiment cannot be harmonized or trained, or gin binds
+      something that would have no effect.
+    KeyError: an override names a field that there is not.
+  """
+  params = HarmonizedExperimentParser(flags_obj).parse()
+  idle = exp_cfg.idle_bindings(params)
+  if idle:
+    raise ValueError(
+        f'gin binds {", ".join(idle)}, but the experiment '
+        f'{flags_obj.experiment} is not harmonized: add '
+        'harmonize.enabled = True or remove the bindings.')
+  harmonized = params.task.harmonization.enabled
+  if harmonized and params.trainer.validation_steps != -1:
+    raise ValueError(
+        f'trainer.validation_steps is {params.trainer.validation_steps}: set '
+        'it to -1, the two validation sources come after each other and every '
+        'image counts once.')
+  params.validate()
+  exp_cfg.check(params.task)
+  params.lock()
+  return params
+
+
+def check_data(params: cfg.ExperimentConfig, mode: str):
+  """Checks that the data a run needs are there.
+
+  Args:
+    params: the experiment.
+    mode: as the flag.
+
+  Raises:
+    ValueError: a field names no files. The message says which, and what to do.
+  """
+  task = params.task
+  needed, optional = [], []
+  if not task.harmonization.enabled:
+    needed = ['train_data'] if 'train' in mode else []
+    needed += ['validation_data'] if 'eval' in mode else []
+  else:
+    if 'train' in mode:
+      needed.append('mapped_data')
+      if task.harmonization.mapped_fraction < 1:
+        needed.append('train_data')
+    if 'eval' in mode:
+      optional = ['mapped_validation_data', 'validation_data']
+      if not any(exp_cfg.has_source(getattr(task, n)) for n in optional):
+        needed.append('mapped_validation_data')
+  for name in needed + [
+      n for n in optional if exp_cfg.has_source(getattr(task, n))
+  ]:
+    _check_source(getattr(task, name), f'task.{name}.input_path')
+
+
+def _check_source(data, field: str):
+  """Checks that one source has files."""
+  if data.tfds_name or not isinstance(data.input_path, (str, list, tuple)):
+    return
+  try:
+    files = input_reader.match_files(data.input_path or '')
+    missing = [f for f in files if not tf.io.gfile.exists(f)]
+    problem = f'{missing[0]} does not exist' if missing else ''
+  except ValueError as e:
+    problem = str(e) if data.input_path else 'it is empty'
+  if problem:
+    what = ('a path to ClickMe records (gsutil -m cp -r '
+            f'{_BUCKET} DIR fetches them)' if 'mapped' in field else
+            'a path to ImageNet records')
+    raise ValueError(
+        f'{field} is {data.input_path!r}, and {problem}: set it to {what}, or '
+        'add --config_file=experiments/local_cpu.yaml to run on the embedded '
+        'data, which python -m '
+        'official_ext.harmonization.data.make_digits_clickme makes.')
+
+
+def _write_start(params: cfg.ExperimentConfig, model_dir: str):
+  """Writes what the run is made of, before it starts."""
+  train_utils.serialize_config(params, model_dir)
+  from importlib import metadata  # pylint: disable=g-import-not-at-top
+  versions = {'python': platform.python_version()}
+  for package in _PACKAGES:
+    versions[package] = metadata.version(package)
+  texts = {
+      'config.gin': gin.config_str(),
+      'versions.json': json.dumps(versions, indent=2) + '\n',
+      'command.txt': ' '.join(sys.argv) + '\n',
+  }
+  for name, text in texts.items():
+    with tf.io.gfile.GFile(os.path.join(model_dir, name), 'w') as f:
+      f.write(text)
+
+
+def _resolve_files(flags_obj):
+  """Finds the gin and YAML files that were named."""
+  for root in resources.search_path():
+    for folder in (root, os.path.join(root, 'gin')):
+      gin.add_config_file_search_path(folder)
+  flags_obj.config_file = [
+      resources.find(name, 'experiments')
+      for name in flags_obj.config_file or []
+  ]
+  override = flags_obj.params_override
+  if override and override.endswith(('.yaml', '.yml', '.json')):
+    flags_obj.params_override = resources.find(override, 'experiments')
+
+
+def _configure():
+  """Resolves configuration and data, or stops with one sentence."""
+  try:
+    _resolve_files(FLAGS)
+    gin.parse_config_files_and_bindings(
+        [resources.find(name, 'gin') for name in FLAGS.gin_file or []],
+        FLAGS.gin_params)
+    params = parse_configuration(FLAGS)
+    if not FLAGS.dry_run:
+      check_data(params, FLAGS.mode)
+  except (ValueError, LookupError, OSError, tf.errors.OpError) as e:
+    message = ' '.join(str(a) for a in e.args) or str(e)
+    raise SystemExit(f'train.py: {" ".join(message.split())}') from None
+  return params
+
+
+def main(_):
+  """Runs the experiment that the flags describe."""
+  params = _configure()
+  if FLAGS.dry_run:
+    print(yaml.safe_dump(json.loads(json.dumps(params.as_dict()))))
+    return
+  model_dir = resources.working_path(
+      FLAGS.model_dir or os.path.join('runs', FLAGS.experiment))
+  logging.info('Final experiment parameters:\n%s',
+               pprint.pformat(params.as_dict()))
+  if 'train' in FLAGS.mode:
+    _write_start(params, model_dir)
+  if FLAGS.seed is not None:
+    tf_keras.utils.set_random_seed(FLAGS.seed)
+  if params.runtime.mixed_precision_dtype:
+    performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
+
+  runtime = params.runtime
+  strategy = distribute_utils.get_distribution_strategy(
+      distribution_strategy=runtime.distribution_strategy,
+      all_reduce_alg=runtime.all_reduce_alg,
+      num_gpus=runtime.num_gpus,
+      tpu_address=runtime.tpu)
+  with strategy.scope():
+    task = task_factory.get_task(params.task, logging_dir=model_dir)
+  train_lib.run_experiment(
+      distribution_strategy=strategy,
+      task=task,
+      mode=FLAGS.mode,
+      params=params,
+      model_dir=model_dir,
+      eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(
+          params=params, model_dir=model_dir),
+      enable_async_checkpointing=FLAGS.enable_async_checkpointing)
+  train_utils.save_gin_config(FLAGS.mode, model_dir)
+
+
+def run():
+  """The console command."""
+  define_flags()
+  app.run(main)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,180 @@
+"""Tests of the configuration, of gin and of the registered recipe."""
+
+from absl.testing import parameterized
+import gin
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official.core import exp_factory
+from official.modeling import optimization
+from official.vision.configs import image_classification as stock
+from official_ext.harmonization import (
+    registry_imports)  # pylint: disable=unused-import
+from official_ext.harmonization.configs import (
+    harmonized_image_classification as exp_cfg)
+from tests import fixtures
+
+
+class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
+
+  def tearDown(self):
+    super().tearDown()
+    gin.clear_config()
+
+  def test_gives_stock_experiments_the_option_and_changes_nothing_else(self):
+    for name in ('resnet_imagenet', 'resnet_rs_imagenet',
+                 'vit_imagenet_pretrain', 'mobilenet_imagenet'):
+      expected = exp_factory.get_exp_config(name)
+      config = exp_cfg.harmonize(exp_factory.get_exp_config(name))
+      self.assertIsInstance(config.task, stock.ImageClassificationTask)
+      self.assertFalse(config.task.harmonization.enabled)
+      found = config.as_dict()
+      for added in ('harmonization', 'mapped_data', 'mapped_validation_data'):
+        del found['task'][added]
+      self.assertEqual(found, expected.as_dict())
+
+  def test_gin_reaches_every_field(self):
+    values = {
+        'enabled': True, 'weight': 3., 'levels': 4,
+        'standardization': 'per_level', 'normalization': 'mapped',
+        'saliency': 'abs_max', 'saliency_target': 'centered_logit',
+        'mapped_fraction': .5, 'warmup_steps': 7, 'ceiling': .5,
+    }
+    self.assertEqual(set(values), set(exp_cfg.Harmonization().as_dict()))
+    gin.parse_config([f'harmonize.{k} = {v!r}' for k, v in values.items()] + [
+        "harmonize.input_path = 'a*'", "harmonize.validation_input_path = 'b*'",
+        "harmonize.map_decoder = 'clickme'", 'harmonize.label_offset = 5'
+    ])
+    config = exp_cfg.harmonize(exp_factory.get_exp_config('resnet_imagenet'))
+    self.assertEqual(config.task.harmonization.as_dict(), values)
+    self.assertEqual(config.task.mapped_data.input_path, 'a*')
+    self.assertEqual(config.task.mapped_validation_data.input_path, 'b*')
+    self.assertEqual(config.task.mapped_data.label_offset, 5)
+    self.assertEqual(config.task.mapped_validation_data.label_offset, 5)
+    self.assertEqual(config.trainer.validation_steps, -1)
+    self.assertEmpty(exp_cfg.idle_bindings(config))
+
+  def test_gin_reaches_registered_experiments(self):
+    gin.parse_config('harmonize.weight = 3.5')
+    config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
+    self.assertEqual(config.task.harmonization.weight, 3.5)
+
+  def test_unknown_binding_stops(self):
+    with self.assertRaisesRegex(ValueError, 'wieght'):
+      gin.parse_config('harmonize.wieght = 3.5')
+
+  def test_idle_bindings_are_named(self):
+    gin.parse_config(['harmonize.weight = 3.', "harmonize.input_path = 'a'"])
+    config = exp_cfg.harmonize(exp_factory.get_exp_config('resnet_imagenet'))
+    self.assertEqual(
+        exp_cfg.idle_bindings(config),
+        ['harmonize.weight', 'harmonize.input_path'])
+
+  @parameterized.parameters('darknet_classification',
+                            'retinanet_resnetfpn_coco')
+  def test_other_tasks_are_refused_by_name(self, name):
+    if name == 'darknet_classification':
+      pass  # pylint: disable=unused-import,g-import-not-at-top
+    config = exp_factory.get_exp_config(name)
+    with self.assertRaisesRegex(
+        ValueError, f'{type(config.task).__module__}.*stock'):
+      exp_cfg.harmonize(config)
+
+  def test_label_offset_follows_the_number_of_classes(self):
+    config = exp_factory.get_exp_config('resnet_imagenet')
+    self.assertEqual(
+        exp_cfg.harmonize(config).task.mapped_data.label_offset, 1)
+    for classes, offset in ((1000, 0), (10, None)):
+      config = exp_factory.get_exp_config('resnet_imagenet')
+      config.task.model.num_classes = classes
+      self.assertEqual(
+          exp_cfg.harmonize(config).task.mapped_data.label_offset, offset)
+
+
+class CheckTest(tf.test.TestCase, parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('harmonization.weight', -1.), ('harmonization.levels', 0),
+      ('harmonization.standardization', 'before'),
+      ('harmonization.normalization', 'image'),
+      ('harmonization.saliency', 'max'),
+      ('harmonization.saliency_target', 'logits'),
+      ('harmonization.mapped_fraction', 0.),
+      ('harmonization.mapped_fraction', 1.5),
+      ('harmonization.warmup_steps', -1), ('harmonization.ceiling', 0.),
+      ('mapped_data.map_decoder', 'clikme'), ('mapped_data.blur', 'before'),
+      ('mapped_data.label_offset', None),
+      ('mapped_validation_data.label_offset', None),
+      ('mapped_data.three_augment', True), ('mapped_data.cache', True),
+      ('mapped_data.color_jitter', .1),
+      ('mapped_data.mixup_and_cutmix', {'cutmix_alpha': 1.}),
+      ('mapped_data.global_batch_size', 3), ('train_data.is_multilabel', True),
+      ('losses.use_binary_cross_entropy', True), ('losses.soft_labels', True),
+      ('model.output_softmax', True))
+  def test_names_the_field(self, field, value):
+    task = fixtures.experiment().task
+    exp_cfg.check(task)
+    section, name = field.split('.')
+    task.override({section: {name: value}})
+    with self.assertRaisesRegex(ValueError, field):
+      exp_cfg.check(task)
+    task.harmonization.enabled = False
+    exp_cfg.check(task)
+
+  def test_clickme_labels_and_imagenet_classes(self):
+    task = fixtures.experiment().task
+    for classes, good, bad in ((1001, 1, 0), (1000, 0, 1)):
+      task.model.num_classes = classes
+      task.mapped_validation_data.label_offset = good
+      task.mapped_data.label_offset = good
+      exp_cfg.check(task)
+      task.mapped_data.label_offset = bad
+      with self.assertRaisesRegex(ValueError, f'label_offset.*need {good}'):
+        exp_cfg.check(task)
+
+  def test_two_smoothings_are_refused(self):
+    task = exp_factory.get_exp_config('harmonized_resnet_imagenet').task
+    exp_cfg.check(task)
+    self.assertEqual(exp_cfg.label_smoothing(task), .1)
+    task.mapped_data.mixup_and_cutmix.label_smoothing = .2
+    with self.assertRaisesRegex(ValueError, 'label_smoothing is 0.2'):
+      exp_cfg.check(task)
+
+
+class RecipeTest(tf.test.TestCase):
+
+  def test_is_the_papers(self):
+    config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
+    task, trainer = config.task, config.trainer
+    self.assertEqual(task.model.backbone.resnet.model_id, 50)
+    self.assertEqual(task.train_data.global_batch_size, 512)
+    self.assertTrue(task.train_data.aug_rand_hflip)
+    self.assertGreater(task.mapped_data.mixup_and_cutmix.mixup_alpha, 0)
+    self.assertTrue(task.harmonization.enabled)
+    optimizer = trainer.optimizer_config.optimizer
+    self.assertEqual((optimizer.type, optimizer.sgd.momentum), ('sgd', .9))
+    self.assertEqual(trainer.train_steps, 90 * (1281167 // 512))
+
+  def test_learning_rate_is_as_drawn_at_every_epoch(self):
+    trainer = exp_factory.get_exp_config('harmonized_resnet_imagenet').trainer
+    epoch = trainer.train_steps // 90
+    rate = optimization.OptimizerFactory(
+        trainer.optimizer_config).build_learning_rate()
+
+    def cosine(epochs):
+      pieces = ((0, 30, .3, .03), (30, 50, .03, .003), (50, 80, .003, .0003),
+                (80, 91, .0003, 0.))
+      begin, end, high, low = next(p for p in pieces if epochs < p[1])
+      part = (epochs - begin) / (end - begin)
+      return low + (high - low) * (1 + np.cos(np.pi * part)) / 2
+
+    for epochs in np.arange(0., 90.25, 0.25):
+      expected = cosine(epochs) if epochs >= 5 else cosine(5) * epochs / 5
+      found = float(rate(tf.constant(int(epochs * epoch), tf.int64)))
+      self.assertTrue(np.isfinite(found), epochs)
+      self.assertAllClose(found, expected, rtol=2e-3, atol=1e-7)
+    self.assertTrue(np.isfinite(float(rate(trainer.train_steps))))
+
+
+if __name__ == '__main__':
+  tf.test.main()

@@ -1,0 +1,119 @@
+"""Tests of the embedded dataset."""
+
+import colorsys
+import json
+import os
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.data import make_digits_clickme
+from official_ext.harmonization.data import record_writer
+from official_ext.harmonization.dataloaders import clickme_decoder
+
+_HUES = [
+    np.array(colorsys.hsv_to_rgb(c / 10, 1., .8)) * 255. for c in range(10)
+]
+
+
+def _read(folder, split):
+  """Decoded records of a split."""
+  files = sorted(
+      tf.io.gfile.glob(os.path.join(folder, split, f'{split}-*.tfrecords')))
+  decode = clickme_decoder.Decoder().decode
+  return [decode(r) for r in tf.data.TFRecordDataset(files)]
+
+
+def _decoy(image):
+  """The class that the decoy names: the corner that is a pure colour."""
+  corners = [image[r, c].astype(float) for r in (8, 248) for c in (8, 248)]
+  distance = [[np.abs(corner - hue).max() for hue in _HUES]
+              for corner in corners]
+  return int(np.argmin(np.min(distance, axis=0)))
+
+
+class MakeDigitsTest(tf.test.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.folder = os.path.join(tf.compat.v1.test.get_temp_dir(), 'digits')
+    make_digits_clickme.make(
+        cls.folder, train_images=60, val_images=20, ood_images=40,
+        images_per_shard=25)
+
+  def test_format_is_the_releases(self):
+    self.assertLen(_read(self.folder, 'train'), 60)
+    self.assertLen(os.listdir(os.path.join(self.folder, 'train')), 3)
+    for record in _read(self.folder, 'val'):
+      self.assertEqual(record['problem'], b'')
+      self.assertEqual(record['image'].shape, [256, 256, 3])
+      self.assertEqual(record['heatmap'].shape, [256, 256, 1])
+      self.assertBetween(int(record['label']), 0, 9)
+
+  def test_map_is_the_ink(self):
+    for record in _read(self.folder, 'val'):
+      ink = record['heatmap'].numpy()[..., 0].astype(float)
+      brightness = record['image'].numpy().min(-1).astype(float)
+      self.assertGreater(brightness[ink > 250].mean(), 200.)
+      self.assertLess(brightness[ink < 5].mean(), 100.)
+
+  def test_decoy_names_the_class_as_often_as_asked(self):
+    agree = {}
+    for split in ('train', 'ood'):
+      agree[split] = np.mean([
+          _decoy(r['image'].numpy()) == int(r['label'])
+          for r in _read(self.folder, split)
+      ])
+    # 60 draws at 0.7: four standard deviations.
+    self.assertBetween(agree['train'], .7 - .24, .7 + .24)
+    self.assertEqual(agree['ood'], 0.)
+
+  def test_splits_share_no_digit(self):
+    ranges = list(make_digits_clickme._IDENTITIES.values())
+    taken = np.concatenate([np.arange(*r) for r in ranges])
+    self.assertLen(set(taken), len(taken))
+
+  def test_what_is_there_stays(self):
+    path = os.path.join(self.folder, 'val', 'val-0.tfrecords')
+    before = os.stat(path).st_mtime_ns
+    same = dict(train_images=60, val_images=20, ood_images=40,
+                images_per_shard=25)
+    self.assertFalse(make_digits_clickme.make(self.folder, **same))
+    with self.assertRaisesRegex(ValueError, '--overwrite'):
+      make_digits_clickme.make(self.folder, **{**same, 'seed': 1})
+    self.assertEqual(os.stat(path).st_mtime_ns, before)
+
+  def test_the_seed_decides(self):
+    folders = [os.path.join(self.get_temp_dir(), n) for n in 'abc']
+    for folder, seed in zip(folders, (1, 1, 2)):
+      make_digits_clickme.make(folder, 2, 2, 2, seed=seed)
+    first, again, other = (_read(f, 'train')[0]['image'] for f in folders)
+    self.assertAllEqual(first, again)
+    self.assertNotAllEqual(first, other)
+
+  def test_an_unfinished_dataset_is_not_taken_for_a_whole_one(self):
+    folder = os.path.join(self.get_temp_dir(), 'killed')
+    with mock.patch.object(make_digits_clickme, '_jpeg', side_effect=OSError):
+      with self.assertRaises(OSError):
+        make_digits_clickme.make(folder, 2, 2, 2)
+    self.assertEmpty(tf.io.gfile.glob(os.path.join(folder, '*', '*')))
+    self.assertTrue(make_digits_clickme.make(folder, 2, 2, 2))
+    with open(os.path.join(folder, 'manifest.json')) as f:
+      self.assertEqual(json.load(f)['train_images'], 2)
+
+
+class ShardTest(tf.test.TestCase):
+
+  def test_is_whole_or_absent(self):
+    path = os.path.join(self.get_temp_dir(), 'shard')
+    with self.assertRaises(KeyError):
+      with record_writer.shard(path) as writer:
+        writer.write(b'x')
+        raise KeyError
+    self.assertEmpty(tf.io.gfile.glob(path + '*'))
+
+
+if __name__ == '__main__':
+  tf.test.main()

@@ -1,0 +1,202 @@
+"""Tests from a ClickMe record to an image, its class and its map."""
+
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official.vision.ops import preprocess_ops
+from official_ext.harmonization.dataloaders import clickme_decoder
+from official_ext.harmonization.dataloaders import harmonization_input
+from official_ext.harmonization.dataloaders import records
+from official_ext.harmonization.dataloaders import registry
+from tests import fixtures
+from tests import released
+
+
+def _decoded(image, heatmap, label=1, seed=0):
+  """What a decoder and a reader hand to the parser."""
+  return {
+      'image': tf.constant(image, tf.uint8),
+      'heatmap': tf.constant(heatmap, tf.uint8),
+      'label': tf.constant(label, tf.int64),
+      'problem': tf.constant(''),
+      'file': tf.constant('a.tfrecords'),
+      'index': tf.constant(7, tf.int64),
+      'seed': tf.constant([seed, 1], tf.int64),
+  }
+
+
+def _centroid(weights):
+  weights = np.asarray(weights, np.float64)
+  weights = np.maximum(weights - 0.5 * weights.max(), 0.)
+  rows, columns = np.indices(weights.shape)
+  return np.array([(rows * weights).sum(), (columns * weights).sum()
+                  ]) / weights.sum()
+
+
+class DecoderTest(tf.test.TestCase, parameterized.TestCase):
+
+  def test_decodes_what_was_written(self):
+    image = tf.io.encode_jpeg(fixtures.pixels(3), quality=100).numpy()
+    heatmap = tf.io.encode_png(fixtures.pixels(4, channels=1)).numpy()
+    decoded = clickme_decoder.Decoder().decode(
+        fixtures.record(label=3, image=image, heatmap=heatmap))
+    self.assertAllEqual(decoded['image'], tf.io.decode_jpeg(image))
+    self.assertAllEqual(decoded['heatmap'], fixtures.pixels(4, channels=1))
+    self.assertEqual((decoded['label'], decoded['problem']), (3, b''))
+
+  @parameterized.parameters(
+      (dict(leave_out=['image']), 'field image is missing'),
+      (dict(leave_out=['heatmap']), 'field heatmap .* is missing'),
+      (dict(leave_out=['label']), 'field label is missing'),
+      (dict(image=b'no picture'), 'field image is not a decodable'),
+      (dict(heatmap=b'no picture'), 'field heatmap is not a decodable'),
+  )
+  def test_says_what_is_wrong(self, change, problem):
+    for decode in (clickme_decoder.Decoder().decode,
+                   tf.function(clickme_decoder.Decoder().decode)):
+      decoded = decode(fixtures.record(**change))
+      self.assertRegex(decoded['problem'].numpy().decode(), problem)
+
+  def test_truncated_image_is_named(self):
+    whole = tf.io.encode_jpeg(fixtures.pixels(3), quality=100).numpy()
+    decoded = clickme_decoder.Decoder().decode(
+        fixtures.record(image=whole[:len(whole) // 2]))
+    self.assertIn('field image', decoded['problem'].numpy().decode())
+
+  def test_registry_knows_it(self):
+    self.assertIsInstance(registry.get_decoder('clickme'),
+                          clickme_decoder.Decoder)
+    with self.assertRaisesRegex(ValueError, "'clikme'.*clickme"):
+      registry.get_decoder('clikme')
+
+
+class RecordsTest(tf.test.TestCase):
+
+  def test_every_record_knows_its_place(self):
+    folder = self.get_temp_dir()
+    files = [fixtures.write(folder, n, [b'x', b'y', b'z']) for n in 'ab']
+    found = list(
+        records.located(tf.data.TFRecordDataset)(files).as_numpy_iterator())
+    self.assertEqual([(r['file'].decode(), r['index']) for r in found],
+                     [(f, i) for f in files for i in range(3)])
+    self.assertEqual([r['serialized'] for r in found], [b'x', b'y', b'z'] * 2)
+
+
+class ParserTest(tf.test.TestCase, parameterized.TestCase):
+
+  def test_evaluation_equals_released(self):
+    theirs = released.load('common.clickme_dataset')
+    image = tf.io.encode_jpeg(fixtures.pixels(1, (256, 256)), quality=95)
+    heatmap = tf.io.encode_jpeg(
+        fixtures.pixels(2, (256, 256), channels=1), quality=95)
+    serialized = fixtures.record(
+        label=998, image=image.numpy(), heatmap=heatmap.numpy())
+    their_image, their_map, their_label = theirs.parse_clickme_prototype(
+        serialized)
+    parser = harmonization_input.Parser(
+        [224, 224], 1000, min_max=False, aug_crop=False)
+    decoded = clickme_decoder.Decoder().decode(serialized)
+    decoded.update(file='f', index=tf.constant(0, tf.int64))
+    ours, batch = parser.parse_fn(is_training=False)(decoded)
+    expected = preprocess_ops.normalize_image(
+        their_image, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
+    self.assertAllClose(ours, expected, atol=1e-5)
+    self.assertAllClose(batch['heatmaps'], their_map[..., 0], atol=1e-3)
+    self.assertEqual(batch['labels'], np.argmax(their_label))
+
+  @parameterized.product(
+      blur=('none', 'before_crop', 'after_crop'),
+      map_size=((80, 100), (160, 200), (64, 64)))
+  def test_crop_and_flip_move_image_and_map_together(self, blur, map_size):
+    parser = harmonization_input.Parser(
+        [64, 64], 4, blur=blur, crop_area_range=(0.3, 1.0))
+    parse = tf.function(parser.parse_fn(is_training=True))
+    image = np.zeros((160, 200, 3), np.uint8)
+    image[60:80, 120:140] = 255
+    heatmap = np.zeros((160, 200, 1), np.float32)
+    heatmap[60:80, 120:140] = 255
+    heatmap = np.round(tf.image.resize(heatmap, map_size, antialias=True))
+    seen, places = 0, set()
+    for seed in range(100):
+      ours, batch = parse(_decoded(image, heatmap, seed=seed))
+      marker = ours.numpy()[..., 0] - ours.numpy()[..., 0].min()
+      edges = (marker[0], marker[-1], marker[:, 0], marker[:, -1])
+      if marker.max() < 4 or any(edge.max() > 0.1 for edge in edges):
+        continue  # The marker is cut off: its centre is not in the picture.
+      seen += 1
+      place = _centroid(marker)
+      places.add(tuple(np.round(place)))
+      # The release's kernel is off-centre by half a cell, of 64 cells to the
+      # side of what is blurred, and wide enough to feel the border.
+      tolerance = 1.0 if blur == 'none' else 5.0
+      self.assertAllClose(_centroid(batch['heatmaps']), place, atol=tolerance)
+    self.assertGreater(seen, 30)
+    self.assertGreater(len(places), 20)
+
+  def test_the_same_draw_gives_the_same_crop(self):
+    parser = harmonization_input.Parser([16, 16], 4)
+    parse = parser.parse_fn(is_training=True)
+    image = fixtures.pixels(1).numpy()
+    heatmap = fixtures.pixels(2, channels=1).numpy()
+    first, again, other = (
+        parse(_decoded(image, heatmap, seed=s))[0] for s in (5, 5, 6))
+    self.assertAllEqual(first, again)
+    self.assertNotAllClose(first, other)
+
+  def test_min_max(self):
+    image = fixtures.pixels(1).numpy()
+    heatmap = fixtures.pixels(2, channels=1).numpy()
+    for scaled, bounds in ((True, (0., 1.)), (False, None)):
+      parser = harmonization_input.Parser([16, 16], 4, min_max=scaled)
+      parse = parser.parse_fn(is_training=False)
+      result = parse(_decoded(image, heatmap))[1]['heatmaps'].numpy()
+      if bounds:
+        self.assertAllClose((result.min(), result.max()), bounds)
+        flat = parse(_decoded(image, np.full_like(heatmap, 9)))[1]['heatmaps']
+        self.assertAllEqual(flat > 1, np.zeros([16, 16], bool))
+      else:
+        self.assertGreater(result.max(), 10.)
+
+  def test_centre_crop_equals_host(self):
+    image = fixtures.pixels(1, (50, 70)).numpy()
+    heatmap = image[..., :1]
+    parser = harmonization_input.Parser([24, 24], 4, blur='none', min_max=False)
+    ours, batch = parser.parse_fn(is_training=False)(_decoded(image, heatmap))
+    cropped = preprocess_ops.center_crop_image(tf.constant(image))
+    expected = tf.image.resize(cropped, [24, 24])
+    self.assertAllClose(batch['heatmaps'], expected[..., 0], atol=1e-3)
+    self.assertAllClose(
+        ours,
+        preprocess_ops.normalize_image(expected, preprocess_ops.MEAN_RGB,
+                                       preprocess_ops.STDDEV_RGB), atol=1e-4)
+
+  @parameterized.parameters((3, 1), (-1, 0), (1000, 0))
+  def test_label_outside_the_range_names_the_record(self, label, offset):
+    parser = harmonization_input.Parser([16, 16], 4, label_offset=offset)
+    decoded = _decoded(fixtures.pixels(1).numpy(),
+                       fixtures.pixels(2, channels=1).numpy(), label=label)
+    with self.assertRaisesRegex(
+        tf.errors.InvalidArgumentError,
+        f'a.tfrecords, record 7 .*label {label} plus label_offset {offset}.*'
+        '0..3'):
+      parser.parse_fn(is_training=False)(decoded)
+
+  def test_label_offset(self):
+    parser = harmonization_input.Parser([16, 16], 1001, label_offset=1)
+    decoded = _decoded(fixtures.pixels(1).numpy(),
+                       fixtures.pixels(2, channels=1).numpy(), label=999)
+    self.assertEqual(parser.parse_fn(False)(decoded)[1]['labels'], 1000)
+
+  def test_problem_names_the_record(self):
+    parser = harmonization_input.Parser([16, 16], 4)
+    decoded = _decoded(np.zeros((0, 0, 3)), np.zeros((0, 0, 1)))
+    decoded['problem'] = tf.constant('field image is missing')
+    with self.assertRaisesRegex(
+        tf.errors.InvalidArgumentError,
+        'a.tfrecords, record 7 .*field image is missing'):
+      parser.parse_fn(is_training=True)(decoded)
+
+
+if __name__ == '__main__':
+  tf.test.main()

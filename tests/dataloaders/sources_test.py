@@ -1,0 +1,108 @@
+"""Tests of mixing and of joining two sources."""
+
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.dataloaders import mixing
+from official_ext.harmonization.dataloaders import sources
+
+
+def _batch(size=6, classes=5):
+  """Images and maps that are both the one-hot label, at every pixel."""
+  labels = tf.one_hot(tf.range(size) % classes, classes)
+  # Channel c of an image, and row c of a map, hold the label's entry c.
+  images = tf.tile(labels[:, tf.newaxis, tf.newaxis], [1, 5, 3, 1])
+  heatmaps = tf.tile(labels[:, :, tf.newaxis], [1, 1, 3])
+  return images, {
+      'labels': labels,
+      'heatmaps': heatmaps,
+      'heatmap_weights': tf.ones([size]),
+  }
+
+
+class MixupTest(tf.test.TestCase):
+
+  def test_one_coefficient_for_image_label_and_map(self):
+    images, batch = _batch()
+    mixed, result = mixing.mixup(images, batch, [1, 2], alpha=1.)
+    self.assertNotAllClose(mixed, images)
+    self.assertAllClose(mixed[:, 0, 0], result['labels'])
+    self.assertAllClose(result['heatmaps'][:, :, 0], result['labels'])
+    self.assertAllClose(tf.reduce_sum(result['labels'], -1), tf.ones([6]))
+    self.assertAllClose(result['heatmap_weights'], tf.ones([6]))
+
+  def test_partner_is_the_mirror_position(self):
+    images, batch = _batch(size=5)
+    _, result = mixing.mixup(images, batch, [1, 2], alpha=1.)
+    labels = result['labels'].numpy()
+    for i in range(5):
+      others = np.delete(labels[i], [i, 4 - i])
+      self.assertAllEqual(others, np.zeros_like(others))
+
+  def test_coefficients_follow_beta(self):
+    # Row i mixes i with its mirror position: entry i is the coefficient.
+    size = 2000
+    labels = tf.eye(size)
+    for alpha in (0.2, 1.):
+      _, result = mixing.mixup(tf.zeros([size, 1, 1, 1]), {'labels': labels},
+                               [3, 4], alpha=alpha)
+      coefficients = np.diag(result['labels'])
+      self.assertAllClose(coefficients.mean(), .5, atol=.03)
+      # Var Beta(a, a) = 1 / (4 (2a + 1)).
+      self.assertAllClose(coefficients.var(), .25 / (2 * alpha + 1), atol=.015)
+
+  def test_probability_zero_changes_nothing(self):
+    images, batch = _batch()
+    mixed, result = mixing.mixup(images, batch, [1, 2], alpha=1., prob=0.)
+    self.assertAllEqual(mixed, images)
+    self.assertAllEqual(result['labels'], batch['labels'])
+
+
+class SourcesTest(tf.test.TestCase):
+
+  def test_mapped_rows(self):
+    for batch_size, fraction, rows in ((64, 1., 64), (64, .2, 13), (8, .05, 1),
+                                       (1, .2, 1)):
+      self.assertEqual(sources.mapped_rows(batch_size, fraction), rows)
+
+  def test_training_puts_mapped_rows_first(self):
+    images, batch = _batch(size=2)
+    mapped = tf.data.Dataset.from_tensors((images, batch))
+    plain = tf.data.Dataset.from_tensors((images[:1] * 0. - 1.,
+                                          batch['labels'][:1] * 0.))
+    dataset = sources.join_for_training(mapped, plain)
+    spec_images, spec = dataset.element_spec
+    self.assertEqual(spec_images.shape, [3, 5, 3, 5])
+    self.assertEqual(spec['heatmaps'].shape, [2, 5, 3])
+    self.assertEqual(spec['valid'].shape, [3])
+    (joined, result), = dataset
+    self.assertAllEqual(joined[:, 0, 0, 0], [1., 0., -1.])
+    self.assertAllEqual(tf.reduce_sum(result['labels'], -1), [1., 1., 0.])
+    self.assertAllEqual(result['valid'], [1., 1., 1.])
+
+  def test_evaluation_counts_every_image_once(self):
+    images, batch = _batch(size=5)
+    mapped = tf.data.Dataset.from_tensor_slices((images, batch)).batch(3)
+    plain = tf.data.Dataset.from_tensor_slices(
+        (images[:4], batch['labels'][:4])).batch(3)
+    dataset = sources.join_for_evaluation(mapped, plain, batch_size=3)
+    self.assertEqual(dataset.element_spec[1]['heatmaps'].shape, [3, 5, 3])
+    valid, weights = [], []
+    for joined, result in dataset:
+      self.assertEqual(joined.shape, [3, 5, 3, 5])
+      valid.append(result['valid'].numpy().tolist())
+      weights.append(result['heatmap_weights'].numpy().tolist())
+    self.assertEqual(valid, [[1, 1, 1], [1, 0, 0], [1, 1, 1], [1, 1, 0]])
+    self.assertEqual(weights, [[0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 0]])
+
+  def test_evaluation_serves_all_replicas_to_the_end(self):
+    images, batch = _batch(size=5)
+    mapped = tf.data.Dataset.from_tensor_slices((images, batch)).batch(2)
+    dataset = sources.join_for_evaluation(mapped, None, 2, replicas=4)
+    valid = [float(tf.reduce_sum(b['valid'])) for _, b in dataset]
+    # Three real batches and enough empty ones for one full step of four.
+    self.assertEqual(valid, [2, 2, 1, 0, 0, 0])
+
+
+if __name__ == '__main__':
+  tf.test.main()

@@ -1,0 +1,15 @@
+"""Two logical CPU devices, so that strategies with replicas can be tested.
+
+Devices can be split only before TensorFlow starts, so this happens on import.
+"""
+
+import tensorflow as tf, tf_keras
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices('CPU')[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def two_replicas() -> tf.distribute.Strategy:
+  """Returns a strategy with one replica on each."""
+  return tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])

@@ -1,0 +1,80 @@
+"""Tests of the pyramid and of the release's blur."""
+
+import numpy as np
+from scipy import signal
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.ops import blur
+from official_ext.harmonization.ops import pyramid
+from tests import released
+
+_ROW = np.array([1., 4., 6., 4., 1.]) / 16.
+
+
+def _coarser(maps):
+  """The next level, by scipy: 'SAME' puts the first centre at 1 or at 0."""
+  kernel = np.outer(_ROW, _ROW)
+  row, column = ((size + 1) % 2 for size in maps.shape[1:])
+  return np.stack([
+      signal.correlate2d(m, kernel, mode='same')[row::2, column::2]
+      for m in maps
+  ])
+
+
+class PyramidTest(tf.test.TestCase):
+
+  def test_levels_equal_scipy(self):
+    for size in ((16, 16), (15, 13), (7, 10)):
+      maps = np.random.default_rng(0).normal(size=(2,) + size)
+      levels = pyramid.gaussian_pyramid(tf.constant(maps), 4)
+      self.assertLen(levels, 4)
+      self.assertAllEqual(levels[0], maps)
+      for fine, coarse in zip(levels, levels[1:]):
+        expected = _coarser(fine.numpy())
+        self.assertEqual(coarse.shape, expected.shape)
+        self.assertAllClose(coarse, expected, rtol=1e-12, atol=1e-12)
+
+  def test_goes_on_at_one_pixel(self):
+    levels = pyramid.gaussian_pyramid(tf.ones([1, 2, 2]), 4)
+    self.assertEqual([level.shape[1] for level in levels], [2, 1, 1, 1])
+
+  def test_refuses_no_levels_and_wrong_rank(self):
+    with self.assertRaisesRegex(ValueError, 'levels=0'):
+      pyramid.gaussian_pyramid(tf.ones([1, 2, 2]), 0)
+    with self.assertRaises(ValueError):
+      pyramid.gaussian_pyramid(tf.ones([1, 2, 2, 1]), 2)
+
+  def test_equals_released(self):
+    theirs = released.load('training.pyramid')
+    maps = tf.random.stateless_normal([2, 24, 24], [1, 2])
+    for a, b in zip(
+        pyramid.gaussian_pyramid(maps, 6),
+        theirs.pyramidal_representation(maps[..., tf.newaxis], 5)):
+      self.assertAllClose(a, b[..., 0], rtol=1e-5, atol=1e-6)
+
+
+class BlurTest(tf.test.TestCase):
+
+  def test_equals_scipy(self):
+    maps = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 1))
+    columns = np.arange(-5, 5)
+    kernel = np.exp(-(columns[None, :]**2 + columns[::-1, None]**2) / 200.)
+    # SAME with an even kernel pads one less before than after.
+    padded = np.pad(maps[0, ..., 0], ((4, 5), (4, 5)))
+    expected = signal.correlate2d(
+        padded, kernel / kernel.sum(), mode='valid')
+    result = blur.blur_maps(tf.constant(maps, tf.float32), [64, 64])
+    self.assertAllClose(result[0, ..., 0], expected, rtol=1e-4)
+
+  def test_equals_released(self):
+    theirs = released.load('common.blur')
+    maps = tf.random.stateless_uniform([1, 256, 256, 1], [1, 2], 0., 255.)
+    expected = tf.image.resize(maps[0], (64, 64))
+    expected = theirs.gaussian_blur(expected, theirs.gaussian_kernel())
+    expected = tf.image.resize(expected, (224, 224))
+    self.assertAllClose(blur.blur_maps(maps, [224, 224])[0], expected,
+                        rtol=1e-5, atol=1e-4)
+
+
+if __name__ == '__main__':
+  tf.test.main()

@@ -1,0 +1,95 @@
+"""Tests of saliency maps."""
+
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.ops import saliency
+
+
+def _network(dtype):
+  tf_keras.utils.set_random_seed(0)
+  return tf_keras.Sequential([
+      tf_keras.layers.InputLayer([5, 6, 3], dtype=dtype),
+      tf_keras.layers.Conv2D(4, 3, activation='tanh', dtype=dtype),
+      tf_keras.layers.Flatten(dtype=dtype),
+      tf_keras.layers.Dense(4, dtype=dtype),
+  ])
+
+
+def _score(kind, logits, targets):
+  """The saliency target, in NumPy."""
+  if kind == 'centered_logit':
+    logits = logits - logits.mean(-1, keepdims=True)
+  elif kind == 'log_probability':
+    logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  return (logits * targets).sum()
+
+
+class SaliencyTest(tf.test.TestCase, parameterized.TestCase):
+
+  @parameterized.product(
+      kind=('logit', 'centered_logit', 'log_probability'),
+      reduction=('signed_mean', 'abs_mean', 'abs_max'))
+  def test_equals_finite_differences(self, kind, reduction):
+    model = _network('float64')
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(2, 5, 6, 3))
+    targets = rng.uniform(size=(2, 4))
+    gradient = np.zeros_like(images)
+    step = 1e-6
+    for index in np.ndindex(*images.shape):
+      values = []
+      for sign in (1, -1):
+        moved = images.copy()
+        moved[index] += sign * step
+        values.append(_score(kind, model(moved).numpy(), targets))
+      gradient[index] = (values[0] - values[1]) / (2 * step)
+    expected = {
+        'signed_mean': gradient.mean(-1),
+        'abs_mean': np.abs(gradient).mean(-1),
+        'abs_max': np.abs(gradient).max(-1),
+    }[reduction]
+    logits, maps = saliency.saliency_maps(
+        model, tf.constant(images), tf.constant(targets), reduction=reduction,
+        saliency_target=kind, training=False)
+    self.assertAllClose(logits, model(images))
+    self.assertAllClose(maps, expected, atol=1e-7)
+
+  def test_only_the_rows_with_targets(self):
+    model = _network('float32')
+    images = tf.random.stateless_normal([3, 5, 6, 3], [1, 2])
+    targets = tf.one_hot([1, 0, 2], 4)
+    logits, every = saliency.saliency_maps(model, images, targets,
+                                           training=True)
+    same_logits, two = saliency.saliency_maps(model, images, targets[:2],
+                                              training=True)
+    self.assertEqual(two.shape, [2, 5, 6])
+    self.assertAllClose(two, every[:2])
+    self.assertAllClose(logits, same_logits)
+    with self.assertRaisesRegex(ValueError, '3 targets for 2 images'):
+      saliency.saliency_maps(model, images[:2], targets, training=True)
+
+  def test_narrow_images_give_float32(self):
+    model = _network('float32')
+    images = tf.zeros([1, 5, 6, 3], tf.bfloat16)
+    logits, maps = saliency.saliency_maps(model, images, tf.one_hot([1], 4),
+                                          training=False)
+    self.assertEqual((logits.dtype, maps.dtype), (tf.float32, tf.float32))
+
+  def test_refuses_what_it_does_not_know(self):
+    model, images = _network('float32'), tf.zeros([1, 5, 6, 3])
+    targets = tf.one_hot([1], 4)
+    with self.assertRaisesRegex(ValueError, 'abs_median.*signed_mean'):
+      saliency.saliency_maps(model, images, targets, reduction='abs_median',
+                             training=True)
+    with self.assertRaisesRegex(ValueError, 'logits.*log_probability'):
+      saliency.saliency_maps(model, images, targets, training=True,
+                             saliency_target='logits')
+    with self.assertRaisesRegex(ValueError, 'do not depend on the images'):
+      saliency.saliency_maps(lambda x, training: tf.zeros([1, 4]), images,
+                             targets, training=True)
+
+
+if __name__ == '__main__':
+  tf.test.main()

@@ -1,0 +1,169 @@
+"""Tests of the driver, from the command line to the report."""
+
+import json
+import os
+import subprocess
+import sys
+
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf, tf_keras
+import yaml
+
+from official_ext.harmonization.evaluation import runs
+from tests import fixtures
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+_TINY = {
+    'task': {
+        'model': {'num_classes': 4, 'input_size': [32, 32, 3],
+                  'backbone': {'resnet': {'model_id': 10}}},
+        'losses': {'one_hot': True, 'soft_labels': False},
+        'harmonization': {'mapped_fraction': 1.0, 'weight': 1.0},
+        'train_data': {'global_batch_size': 4, 'mixup_and_cutmix': None},
+        'validation_data': {'global_batch_size': 4, 'input_path': ''},
+        'mapped_data': {'label_offset': 0, 'mixup_and_cutmix': None,
+                        'shuffle_buffer_size': 8},
+        'mapped_validation_data': {'label_offset': 0},
+    },
+    'trainer': {'train_steps': 2, 'steps_per_loop': 1, 'summary_interval': 1,
+                'checkpoint_interval': 2, 'validation_interval': 2},
+    'runtime': {'distribution_strategy': 'one_device', 'num_gpus': 0},
+}
+
+
+def _run(command, *flags):
+  """Types a command at the root; returns exit code, output and errors."""
+  environment = {
+      **os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2', 'CUDA_VISIBLE_DEVICES': '',
+      'PYTHONPATH': _ROOT}
+  environment.pop('BUILD_WORKING_DIRECTORY', None)
+  done = subprocess.run(
+      [sys.executable, *command, *flags], cwd=_ROOT, env=environment,
+      capture_output=True, text=True, check=False)
+  return done.returncode, done.stdout, done.stderr
+
+
+def _train(*flags):
+  return _run(['train.py'], *flags)
+
+
+class DriverTest(tf.test.TestCase, parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = self.get_temp_dir()
+    self.mapped = fixtures.write_numbered(folder, 'mapped.tfrecords', 6)
+    self.model_dir = os.path.join(folder, self.id().split('.')[-1])
+    self.tiny = os.path.join(folder, 'tiny.yaml')
+    with open(self.tiny, 'w') as f:
+      yaml.safe_dump(_TINY, f)
+
+  def _gin(self, *bindings):
+    return [f'--gin_params={b}' for b in bindings]
+
+  def _paths(self):
+    return self._gin(f"harmonize.input_path = '{self.mapped}'",
+                     f"harmonize.validation_input_path = '{self.mapped}'")
+
+  def test_trains_evaluates_and_is_opened_again(self):
+    baseline = os.path.join(self.get_temp_dir(), 'baseline')
+    for folder, override in ((self.model_dir, ''),
+                             (baseline, 'task.harmonization.weight=0')):
+      code, output, errors = _train(
+          '--experiment=harmonized_resnet_imagenet',
+          f'--config_file={self.tiny}', f'--model_dir={folder}', '--seed=1',
+          f'--params_override={override}', *self._paths())
+      self.assertEqual(code, 0, errors)
+      for logged in ('alignment_spearman', 'clickme_accuracy', 'alignment_n'):
+        self.assertIn(logged, output)
+      self.assertEqual('harmonization_loss' in output, not override)
+    for name in ('params.yaml', 'config.gin', 'versions.json', 'command.txt',
+                 'operative_config.train_and_eval.gin', 'checkpoint'):
+      self.assertTrue(os.path.exists(os.path.join(self.model_dir, name)), name)
+    with open(os.path.join(self.model_dir, 'config.gin')) as f:
+      self.assertIn('harmonize.input_path', f.read())
+
+    run = runs.Run(self.model_dir)
+    self.assertEqual(run.step, 2)
+    scores = run.evaluate()
+    self.assertEqual(scores['alignment_n'], 6)
+
+    report = os.path.join(self.get_temp_dir(), 'report')
+    code, output, errors = _run(
+        ['-m', 'official_ext.harmonization.compare'], f'--baseline={baseline}',
+        f'--harmonized={self.model_dir}', f'--output_dir={report}')
+    self.assertEqual(code, 0, errors)
+    self.assertIn('Spearman', output)
+    with open(os.path.join(report, 'results.json')) as f:
+      found = json.load(f)['scores']['harmonized']
+    self.assertAllClose({k: found[k] for k in scores}, scores, rtol=1e-5)
+    with open(os.path.join(report, 'panels.png'), 'rb') as f:
+      picture = tf.io.decode_png(f.read(), channels=3).numpy()
+    # Four columns of pictures, not a blank sheet.
+    self.assertGreater(np.std(picture.astype(float), axis=(0, 1)).min(), 20.)
+
+  def test_stock_experiment_through_gin_alone(self):
+    code, output, errors = _train(
+        '--experiment=resnet_imagenet', '--mode=train', '--gin_file='
+        'harmonize.gin', f'--model_dir={self.model_dir}',
+        f'--config_file={self.tiny}', *self._paths(),
+        '--params_override=trainer.train_steps=1')
+    self.assertEqual(code, 0, errors)
+    self.assertIn('harmonization_loss', output)
+
+  def test_hosts_own_driver_runs_the_experiment(self):
+    code, output, errors = _run(
+        ['-m', 'official.vision.train'],
+        '--experiment=harmonized_resnet_imagenet', '--mode=train_and_eval',
+        f'--model_dir={self.model_dir}', f'--config_file={self.tiny}',
+        '--gin_params=import official_ext.harmonization.registry_imports',
+        *self._paths(), '--params_override=trainer.train_steps=2')
+    self.assertEqual(code, 0, errors)
+    self.assertIn('harmonization_loss', output)
+    self.assertIn('alignment_spearman', output)
+
+  def test_dry_run_resolves_in_order_and_touches_nothing(self):
+    with open(self.tiny, 'w') as f:
+      yaml.safe_dump(
+          {'task': {'harmonization': {'levels': 3, 'weight': 2.}}}, f)
+    code, output, errors = _train(
+        '--experiment=harmonized_resnet_imagenet', '--dry_run',
+        f'--model_dir={self.model_dir}', f'--config_file={self.tiny}',
+        *self._gin('harmonize.levels = 2', 'harmonize.weight = 3.',
+                   "harmonize.saliency = 'abs_max'"),
+        '--params_override=task.harmonization.weight=4')
+    self.assertEqual(code, 0, errors)
+    found = yaml.safe_load(output)['task']['harmonization']
+    self.assertEqual((found['saliency'], found['levels'], found['weight']),
+                     ('abs_max', 3, 4.))
+    self.assertFalse(os.path.exists(self.model_dir))
+
+  @parameterized.named_parameters(
+      ('data', [], r"task.mapped_data.input_path is ''.*gsutil.*"
+       'local_cpu.yaml'),
+      ('files', ["--gin_params=harmonize.input_path = '/nowhere/*'"],
+       'task.mapped_data.input_path.*/nowhere.*local_cpu.yaml'),
+      ('binding', ['--gin_params=harmonize.wieght = 1'], 'wieght'),
+      ('idle', ['--experiment=resnet_imagenet',
+                '--gin_params=harmonize.weight = 1'],
+       'harmonize.weight.*harmonize.enabled = True'),
+      ('key', ['--params_override=task.harmonization.wieght=1'], 'wieght'),
+      ('experiment', ['--experiment=harmonised'], 'harmonised'),
+      ('subclass', ['--experiment=retinanet_resnetfpn_coco'], 'retinanet'),
+      ('steps', ['--params_override=trainer.validation_steps=5'],
+       'trainer.validation_steps is 5'),
+      ('value', ['--params_override=task.harmonization.levels=0'],
+       'task.harmonization.levels is 0'),
+      ('yaml', ['--config_file=nowhere.yaml'], 'nowhere.yaml'))
+  def test_stops_with_a_sentence(self, flags, sentence):
+    code, _, errors = _train('--experiment=harmonized_resnet_imagenet',
+                             f'--model_dir={self.model_dir}', *flags)
+    self.assertNotEqual(code, 0)
+    last = errors.strip().splitlines()[-1]
+    self.assertRegex(last, 'train.py: .*' + sentence)
+    self.assertFalse(os.path.exists(self.model_dir))
+
+
+if __name__ == '__main__':
+  tf.test.main()
