@@ -1,5 +1,7 @@
 """Tests of the configuration, of gin and of the registered recipe."""
 
+import importlib
+
 from absl.testing import parameterized
 import gin
 import numpy as np
@@ -73,8 +75,8 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
   @parameterized.parameters('darknet_classification',
                             'retinanet_resnetfpn_coco')
   def test_other_tasks_are_refused_by_name(self, name):
-    if name == 'darknet_classification':
-      pass  # pylint: disable=unused-import,g-import-not-at-top
+    importlib.import_module(
+        'official.projects.yolo.configs.darknet_classification')
     config = exp_factory.get_exp_config(name)
     with self.assertRaisesRegex(
         ValueError, f'{type(config.task).__module__}.*stock'):

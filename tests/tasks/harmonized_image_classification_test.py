@@ -195,6 +195,37 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
     ]
     self.assertAllClose(totals, expected, rtol=1e-5)
 
+  def test_xla_equals_graph(self):
+    found = []
+    for compiled in (False, True):
+      task = _task(weight=1.)
+      model, recorder = _model(task), _Recorder()
+
+      @tf.function(jit_compile=compiled)
+      def gradients(inputs, task=task, model=model, recorder=recorder):
+        task.train_step(inputs, model, recorder)
+        return recorder.gradients
+
+      found.append(gradients(_batch()))
+    difference, norm = (
+        float(tf.linalg.global_norm(t))
+        for t in ([a - b for a, b in zip(*found)], found[0]))
+    self.assertLess(difference / norm, 1e-3)
+
+  def test_bfloat16_compiles_and_learns(self):
+    tf_keras.mixed_precision.set_global_policy('mixed_bfloat16')
+    self.addCleanup(tf_keras.mixed_precision.set_global_policy, 'float32')
+    task = _task(weight=1.)
+    model = _model(task)
+    optimizer = tf_keras.optimizers.SGD(.05)
+    optimizer.build(model.trainable_variables)
+    step = tf.function(
+        lambda inputs: task.train_step(inputs, model, optimizer)['loss'],
+        jit_compile=True)
+    losses = [float(step(_batch())) for _ in range(8)]
+    self.assertTrue(np.all(np.isfinite(losses)))
+    self.assertLess(losses[-1], losses[0])
+
   def test_wrong_configuration_stops_at_once(self):
     with self.assertRaisesRegex(ValueError, 'task.harmonization.levels is 0'):
       _task(levels=0)

@@ -406,7 +406,5 @@ def harmonized_resnet_imagenet() -> cfg.ExperimentConfig:
           'linear': {'warmup_steps': 5 * epoch, 'warmup_learning_rate': 0.},
       },
   })
-  # XLA's second-order max-pool is inexact in float32 and missing in bfloat16.
-  config.runtime.enable_xla = False
   # Last, so that gin wins over what stands above.
   return harmonize(config)

@@ -24,6 +24,7 @@ from official_ext.harmonization.evaluation import metrics as alignment_metrics
 from official_ext.harmonization.losses import (
     harmonization as harmonization_losses)
 from official_ext.harmonization.ops import saliency as saliency_ops
+from official_ext.harmonization.ops import second_order
 
 _LOSS_METRICS = ('classification_loss', 'harmonization_loss')
 
@@ -51,6 +52,8 @@ class HarmonizedImageClassificationTask(
     exp_cfg.check(params)
     super().__init__(params, *args, **kwargs)
     self._harmonization = params.harmonization
+    if params.harmonization.enabled:
+      second_order.install()
 
   # ---- Inputs ----
 
