@@ -23,6 +23,7 @@ from official_ext.harmonization.dataloaders import sources
 from official_ext.harmonization.evaluation import metrics as alignment_metrics
 from official_ext.harmonization.losses import (
     harmonization as harmonization_losses)
+from official_ext.harmonization.ops import double_backward
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.ops import second_order
 
@@ -324,9 +325,9 @@ class HarmonizedImageClassificationTask(
       loss = classification + weight * harmonization
       # The optimizer sums gradients over replicas.
       scaled_loss = loss / tf.distribute.get_strategy().num_replicas_in_sync
-    variables = model.trainable_variables
-    gradients = tape.gradient(scaled_loss, variables)
-    optimizer.apply_gradients(list(zip(gradients, variables)))
+    double_backward.check_graph(saliency, model)
+    gradients = double_backward.gradients(tape, scaled_loss, model)
+    optimizer.apply_gradients(list(zip(gradients, model.trainable_variables)))
 
     if metrics:
       self.process_metrics(metrics, labels, logits)
