@@ -13,6 +13,7 @@ Every stock image-classification experiment can be harmonized through gin:
 Later wins: the experiment's code, gin, --config_file, --params_override.
 """
 
+from importlib import metadata
 import json
 import os
 import platform
@@ -38,6 +39,7 @@ from official.vision.utils import summary_manager
 from official_ext.harmonization import (
     registry_imports)  # pylint: disable=unused-import
 from official_ext.harmonization import resources
+from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
 
@@ -100,7 +102,7 @@ def parse_configuration(flags_obj) -> cfg.ExperimentConfig:
         'it to -1, the two validation sources come after each other and every '
         'image counts once.')
   params.validate()
-  exp_cfg.check(params.task)
+  checks.check(params.task)
   params.lock()
   return params
 
@@ -127,15 +129,15 @@ def check_data(params: cfg.ExperimentConfig, mode: str):
         needed.append('train_data')
     if 'eval' in mode:
       optional = ['mapped_validation_data', 'validation_data']
-      if not any(exp_cfg.has_source(getattr(task, n)) for n in optional):
+      if not any(checks.has_source(getattr(task, n)) for n in optional):
         needed.append('mapped_validation_data')
   for name in needed + [
-      n for n in optional if exp_cfg.has_source(getattr(task, n))
+      n for n in optional if checks.has_source(getattr(task, n))
   ]:
-    _check_source(getattr(task, name), f'task.{name}.input_path')
+    _check_source(getattr(task, name), name)
 
 
-def _check_source(data, field: str):
+def _check_source(data, name: str):
   """Checks that one source has files."""
   if data.tfds_name or not isinstance(data.input_path, (str, list, tuple)):
     return
@@ -147,19 +149,20 @@ def _check_source(data, field: str):
     problem = str(e) if data.input_path else 'it is empty'
   if problem:
     what = ('a path to ClickMe records (gsutil -m cp -r '
-            f'{_BUCKET} DIR fetches them)' if 'mapped' in field else
+            f'{_BUCKET} DIR fetches them)' if 'mapped' in name else
             'a path to ImageNet records')
+    if name == 'validation_data':
+      what += " (or to '' to leave it out)"
     raise ValueError(
-        f'{field} is {data.input_path!r}, and {problem}: set it to {what}, or '
-        'add --config_file=experiments/local_cpu.yaml to run on the embedded '
-        'data, which python -m '
+        f'task.{name}.input_path is {data.input_path!r}, and {problem}: set it '
+        f'to {what}, or add --config_file=experiments/local_cpu.yaml to run on '
+        'the embedded data, which python -m '
         'official_ext.harmonization.data.make_digits_clickme makes.')
 
 
 def _write_start(params: cfg.ExperimentConfig, model_dir: str):
   """Writes what the run is made of, before it starts."""
   train_utils.serialize_config(params, model_dir)
-  from importlib import metadata  # pylint: disable=g-import-not-at-top
   versions = {'python': platform.python_version()}
   for package in _PACKAGES:
     versions[package] = metadata.version(package)

@@ -12,6 +12,7 @@ from official.modeling import optimization
 from official.vision.configs import image_classification as stock
 from official_ext.harmonization import (
     registry_imports)  # pylint: disable=unused-import
+from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
 from tests import fixtures
@@ -40,7 +41,7 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
         'enabled': True, 'weight': 3., 'levels': 4,
         'standardization': 'per_level', 'normalization': 'mapped',
         'saliency': 'abs_max', 'saliency_target': 'centered_logit',
-        'mapped_fraction': .5, 'warmup_steps': 7, 'ceiling': .5,
+        'mapped_fraction': .5, 'interval': 2, 'warmup_steps': 7, 'ceiling': .5,
     }
     self.assertEqual(set(values), set(exp_cfg.Harmonization().as_dict()))
     gin.parse_config([f'harmonize.{k} = {v!r}' for k, v in values.items()] + [
@@ -103,7 +104,8 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       ('harmonization.saliency_target', 'logits'),
       ('harmonization.mapped_fraction', 0.),
       ('harmonization.mapped_fraction', 1.5),
-      ('harmonization.warmup_steps', -1), ('harmonization.ceiling', 0.),
+      ('harmonization.interval', 0), ('harmonization.warmup_steps', -1),
+      ('harmonization.ceiling', 0.),
       ('mapped_data.map_decoder', 'clikme'), ('mapped_data.blur', 'before'),
       ('mapped_data.label_offset', None),
       ('mapped_validation_data.label_offset', None),
@@ -115,13 +117,13 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       ('model.output_softmax', True))
   def test_names_the_field(self, field, value):
     task = fixtures.experiment().task
-    exp_cfg.check(task)
+    checks.check(task)
     section, name = field.split('.')
     task.override({section: {name: value}})
     with self.assertRaisesRegex(ValueError, field):
-      exp_cfg.check(task)
+      checks.check(task)
     task.harmonization.enabled = False
-    exp_cfg.check(task)
+    checks.check(task)
 
   def test_clickme_labels_and_imagenet_classes(self):
     task = fixtures.experiment().task
@@ -129,18 +131,18 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       task.model.num_classes = classes
       task.mapped_validation_data.label_offset = good
       task.mapped_data.label_offset = good
-      exp_cfg.check(task)
+      checks.check(task)
       task.mapped_data.label_offset = bad
       with self.assertRaisesRegex(ValueError, f'label_offset.*need {good}'):
-        exp_cfg.check(task)
+        checks.check(task)
 
   def test_two_smoothings_are_refused(self):
     task = exp_factory.get_exp_config('harmonized_resnet_imagenet').task
-    exp_cfg.check(task)
+    checks.check(task)
     self.assertEqual(exp_cfg.label_smoothing(task), .1)
     task.mapped_data.mixup_and_cutmix.label_smoothing = .2
     with self.assertRaisesRegex(ValueError, 'label_smoothing is 0.2'):
-      exp_cfg.check(task)
+      checks.check(task)
 
 
 class RecipeTest(tf.test.TestCase):

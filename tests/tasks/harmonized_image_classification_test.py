@@ -9,6 +9,7 @@ import tensorflow as tf, tf_keras
 
 from official.core import base_trainer
 from official.core import train_utils
+from official.modeling import optimization
 from official.vision.configs import image_classification as stock_cfg
 from official.vision.tasks import image_classification as stock_task
 from official_ext.harmonization.tasks import (
@@ -225,6 +226,80 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
     losses = [float(step(_batch())) for _ in range(8)]
     self.assertTrue(np.all(np.isfinite(losses)))
     self.assertLess(losses[-1], losses[0])
+
+  def test_interval_takes_every_kth_step_k_times_as_strongly(self):
+    lazy, plain = _task(weight=2., interval=3), _task(weight=6.)
+    off = _task(weight=0.)
+
+    def gradients(task, step):
+      model, recorder = _model(task), _Recorder(step)
+
+      @tf.function
+      def run(inputs):
+        task.train_step(inputs, model, recorder)
+        return recorder.gradients
+
+      return run(_batch())
+
+    for step, twin in ((0, plain), (1, off), (2, off), (3, plain)):
+      for ours, theirs in zip(gradients(lazy, step), gradients(twin, step)):
+        self.assertAllClose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+  @parameterized.parameters(False, True)
+  def test_interval_is_one_compiled_step(self, compiled):
+    task = _task(weight=1., interval=2)
+    model, optimizer = _model(task), tf_keras.optimizers.SGD(.01)
+    optimizer.build(model.trainable_variables)
+    metrics = task.build_metrics(training=True)
+    step = tf.function(
+        lambda inputs: task.train_step(inputs, model, optimizer, metrics),
+        jit_compile=compiled)
+    values = []
+    for _ in range(4):
+      for metric in metrics:
+        metric.reset_states()
+      step(_batch())
+      values.append([float(m.result()) for m in metrics
+                     if m.name == 'harmonization_loss'][0])
+    self.assertEqual(step.experimental_get_tracing_count(), 1)
+    self.assertGreater(min(values[0], values[2]), 0.)
+    self.assertEqual((values[1], values[3]), (0., 0.))
+
+  def test_float16_scales_both_gradients(self):
+    tf_keras.mixed_precision.set_global_policy('mixed_float16')
+    self.addCleanup(tf_keras.mixed_precision.set_global_policy, 'float32')
+    task = _task(weight=1.)
+    model = _model(task)
+    # Input gradients that float16 cannot hold without a scale.
+    weights = model.layers[-1].kernel
+    weights.assign(weights * 1e-6)
+    images, batch = _batch()
+    found = {}
+    for name, scale in (('scaled', 2.**14), ('not', 1.)):
+      _, maps = task_lib.saliency_ops.saliency_maps(
+          model, images, tf.one_hot(batch['labels'], 4), training=True,
+          loss_scale=tf.constant(scale))
+      found[name] = float(tf.reduce_mean(tf.cast(maps != 0., tf.float32)))
+    self.assertGreater(found['scaled'], .9)
+    self.assertLess(found['not'], .5)
+
+    optimizer = tf_keras.mixed_precision.LossScaleOptimizer(
+        tf_keras.optimizers.SGD(.05))
+    model = _model(task)
+    optimizer.build(model.trainable_variables)
+    step = tf.function(
+        lambda inputs: task.train_step(inputs, model, optimizer)['loss'])
+    losses = [float(step(_batch())) for _ in range(8)]
+    self.assertTrue(np.all(np.isfinite(losses)))
+    self.assertLess(losses[-1], losses[0])
+
+  def test_float16_with_a_moving_average_is_refused(self):
+    task = _task()
+    optimizer = tf_keras.mixed_precision.LossScaleOptimizer(
+        optimization.ExponentialMovingAverage(
+            tf_keras.optimizers.legacy.SGD(.1)))
+    with self.assertRaisesRegex(ValueError, 'optimizer_config.ema.*bfloat16'):
+      task.train_step(_batch(), _model(task), optimizer)
 
   def test_wrong_configuration_stops_at_once(self):
     with self.assertRaisesRegex(ValueError, 'task.harmonization.levels is 0'):

@@ -15,18 +15,11 @@ from official.core import exp_factory
 from official.modeling import hyperparams
 from official.modeling import optimization
 from official.vision.configs import image_classification as stock
-from official_ext.harmonization.dataloaders import registry as map_decoders
-from official_ext.harmonization.losses import harmonization as losses
-from official_ext.harmonization.ops import saliency as saliency_ops
+from official_ext.harmonization.configs import checks
 
 # "Average inter-rater alignment" of the ClickMe release: the mean Spearman
 # correlation that counts as human.
 CLICKME_CEILING = 0.6575315343478081
-
-# ClickMe labels are 0..999; 1001-way networks keep class 0 for background.
-_LABEL_OFFSETS = {1000: 0, 1001: 1}
-
-BLURS = ('before_crop', 'after_crop', 'none')
 
 
 @dataclasses.dataclass
@@ -48,6 +41,8 @@ class Harmonization(hyperparams.Config):
       'centered_logit' or 'log_probability'.
     mapped_fraction: the part of every training batch that comes from
       `task.mapped_data`; the rest comes from `task.train_data`.
+    interval: the loss is taken every so many steps, with the weight multiplied
+      by as many (lazy regularization).
     warmup_steps: the weight grows linearly from 0 over these first steps.
     ceiling: human score that `alignment` is divided by.
   """
@@ -59,6 +54,7 @@ class Harmonization(hyperparams.Config):
   saliency: str = 'signed_mean'
   saliency_target: str = 'logit'
   mapped_fraction: float = 1.0
+  interval: int = 1
   warmup_steps: int = 0
   ceiling: float = CLICKME_CEILING
 
@@ -99,124 +95,6 @@ class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
           is_training=False, aug_crop=False, min_max=False))
 
 
-def _refuse(field: str, found, expected: str):
-  raise ValueError(f'{field} is {found!r}: {expected}.')
-
-
-def _check_choice(field: str, found, choices):
-  if found not in choices:
-    _refuse(field, found, f'choose one of {sorted(choices)}')
-
-
-def has_source(data: cfg.DataConfig) -> bool:
-  """Whether a data configuration names any data."""
-  return bool(data.input_path or data.tfds_name)
-
-
-def _check_harmonization(h: Harmonization):
-  """Checks the values of one `Harmonization`."""
-  name = 'task.harmonization.'
-  _check_choice(name + 'standardization', h.standardization,
-                losses.STANDARDIZATIONS)
-  _check_choice(name + 'normalization', h.normalization, losses.NORMALIZATIONS)
-  _check_choice(name + 'saliency', h.saliency, saliency_ops.REDUCTIONS)
-  _check_choice(name + 'saliency_target', h.saliency_target,
-                saliency_ops.TARGETS)
-  if h.weight < 0:
-    _refuse(name + 'weight', h.weight, 'it must be 0 or more')
-  if h.levels < 1:
-    _refuse(name + 'levels', h.levels, 'it must be 1 or more')
-  if h.warmup_steps < 0:
-    _refuse(name + 'warmup_steps', h.warmup_steps, 'it must be 0 or more')
-  if h.ceiling <= 0:
-    _refuse(name + 'ceiling', h.ceiling, 'it must be more than 0')
-  if not 0 < h.mapped_fraction <= 1:
-    _refuse(name + 'mapped_fraction', h.mapped_fraction,
-            'it must be more than 0 and at most 1; to train without maps set '
-            'task.harmonization.weight to 0')
-
-
-def _check_mapped_data(task: HarmonizedImageClassificationTask, name: str):
-  """Checks one of the two mapped sources."""
-  data = getattr(task, name)
-  name = f'task.{name}.'
-  _check_choice(name + 'map_decoder', data.map_decoder, map_decoders.names())
-  _check_choice(name + 'blur', data.blur, BLURS)
-  if data.label_offset is None:
-    _refuse(name + 'label_offset', None,
-            'say what to add to the labels of the records, 0 if they are the '
-            "network's own classes")
-  expected = _LABEL_OFFSETS.get(task.model.num_classes)
-  if data.map_decoder == 'clickme' and expected not in (None,
-                                                        data.label_offset):
-    _refuse(name + 'label_offset', data.label_offset,
-            f'ClickMe labels are 0..999, so {task.model.num_classes} classes '
-            f'need {expected}')
-  for field in ('aug_type', 'three_augment', 'random_erasing', 'color_jitter',
-                'repeated_augment', 'is_multilabel', 'tfds_name', 'cache'):
-    if getattr(data, field):
-      _refuse(name + field, getattr(data, field),
-              'images with maps do not support it, leave it unset')
-  mixing = data.mixup_and_cutmix
-  if mixing and mixing.cutmix_alpha:
-    _refuse(name + 'mixup_and_cutmix.cutmix_alpha', mixing.cutmix_alpha,
-            'images with maps are mixed by mixup alone, set it to 0')
-
-
-def _check_labels(task: HarmonizedImageClassificationTask):
-  """Checks that labels, losses and mixing fit together."""
-  if task.train_data.is_multilabel:
-    _refuse('task.train_data.is_multilabel', True,
-            'harmonization needs one class per image')
-  if task.losses.use_binary_cross_entropy:
-    _refuse('task.losses.use_binary_cross_entropy', True,
-            'harmonization needs a softmax loss')
-  if task.losses.one_hot and task.losses.soft_labels:
-    _refuse('task.losses.soft_labels', True,
-            'set task.losses.one_hot to False beside it')
-  if task.model.output_softmax:
-    _refuse('task.model.output_softmax', True,
-            'saliency is a gradient of logits, set it to False')
-  smoothings = set()
-  for name in ('train_data', 'mapped_data'):
-    mixing = getattr(task, name).mixup_and_cutmix
-    if mixing and not task.losses.soft_labels:
-      _refuse(f'task.{name}.mixup_and_cutmix', mixing.as_dict(),
-              'mixed labels are soft: set task.losses.soft_labels to True and '
-              'task.losses.one_hot to False')
-    if mixing:
-      smoothings.add(mixing.label_smoothing)
-  if len(smoothings) > 1:
-    _refuse('task.mapped_data.mixup_and_cutmix.label_smoothing',
-            task.mapped_data.mixup_and_cutmix.label_smoothing,
-            'it must equal that of task.train_data.mixup_and_cutmix')
-
-
-def check(task: HarmonizedImageClassificationTask):
-  """Checks that an enabled task configuration can be trained and evaluated.
-
-  Args:
-    task: the configuration.
-
-  Raises:
-    ValueError: a field, or a combination of fields, cannot work. The message
-      names the field, what was found and what to do.
-  """
-  if not task.harmonization.enabled:
-    return
-  _check_harmonization(task.harmonization)
-  _check_labels(task)
-  _check_mapped_data(task, 'mapped_data')
-  _check_mapped_data(task, 'mapped_validation_data')
-  for mapped, plain in (('mapped_data', 'train_data'),
-                        ('mapped_validation_data', 'validation_data')):
-    batch_size = getattr(task, plain).global_batch_size
-    if getattr(task, mapped).global_batch_size not in (0, batch_size):
-      _refuse(f'task.{mapped}.global_batch_size',
-              getattr(task, mapped).global_batch_size,
-              f'leave it 0, it follows task.{plain} ({batch_size})')
-
-
 def label_smoothing(task: HarmonizedImageClassificationTask) -> float:
   """The label smoothing of the cross-entropy where labels are soft."""
   for data in (task.mapped_data, task.train_data):
@@ -241,7 +119,8 @@ def _with_harmonization(
   task = HarmonizedImageClassificationTask(
       **{f.name: getattr(task, f.name) for f in dataclasses.fields(task)})
   for data in (task.mapped_data, task.mapped_validation_data):
-    data.label_offset = _LABEL_OFFSETS.get(task.model.num_classes)
+    data.label_offset = checks.CLICKME_LABEL_OFFSETS.get(
+        task.model.num_classes)
   return task
 
 
@@ -255,6 +134,7 @@ def harmonize(config: cfg.ExperimentConfig,
               saliency: Optional[str] = None,
               saliency_target: Optional[str] = None,
               mapped_fraction: Optional[float] = None,
+              interval: Optional[int] = None,
               warmup_steps: Optional[int] = None,
               ceiling: Optional[float] = None,
               input_path: Optional[str] = None,
@@ -270,7 +150,7 @@ def harmonize(config: cfg.ExperimentConfig,
   Args:
     config: an experiment whose task configuration is exactly the stock one, or
       one that came from here. It is changed in place.
-    enabled: see `Harmonization`, as for the next nine.
+    enabled: see `Harmonization`, as for the next ten.
     weight: see `Harmonization`.
     levels: see `Harmonization`.
     standardization: see `Harmonization`.
@@ -278,6 +158,7 @@ def harmonize(config: cfg.ExperimentConfig,
     saliency: see `Harmonization`.
     saliency_target: see `Harmonization`.
     mapped_fraction: see `Harmonization`.
+    interval: see `Harmonization`.
     warmup_steps: see `Harmonization`.
     ceiling: see `Harmonization`.
     input_path: of `task.mapped_data`.

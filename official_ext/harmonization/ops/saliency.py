@@ -5,7 +5,7 @@ is the one place that computes logits together with saliency; what it returns
 can be differentiated again, which is how a harmonization loss trains a network.
 """
 
-from typing import Callable, Tuple
+from typing import Callable, Optional, Tuple
 
 import tensorflow as tf, tf_keras
 
@@ -43,7 +43,8 @@ def saliency_maps(
     *,
     reduction: str = 'signed_mean',
     training: bool,
-    saliency_target: str = 'logit') -> Tuple[tf.Tensor, tf.Tensor]:
+    saliency_target: str = 'logit',
+    loss_scale: Optional[tf.Tensor] = None) -> Tuple[tf.Tensor, tf.Tensor]:
   """Computes logits and saliency maps in one forward pass.
 
   The map of image b is the reduction over colour channels of
@@ -62,6 +63,8 @@ def saliency_maps(
     reduction: 'signed_mean', 'abs_mean' or 'abs_max', over colour channels.
     training: whether the model runs in training mode.
     saliency_target: 'logit', 'centered_logit' or 'log_probability'.
+    loss_scale: a scalar that the score is multiplied by, and the gradient
+      divided by, so that a float16 backward pass does not underflow.
 
   Returns:
     A tuple of logits (B, C) and the maps of the first M images, (M, H, W), both
@@ -87,8 +90,13 @@ def saliency_maps(
     logits = tf.cast(model(images, training=training), dtype)
     scores = score_of(logits[:mapped]) * tf.cast(targets, dtype)
     score = tf.reduce_sum(scores)
+    if loss_scale is not None:
+      score *= tf.cast(loss_scale, dtype)
   gradient = tape.gradient(score, images)
   if gradient is None:
     raise ValueError('The logits do not depend on the images, so there is no '
                      'saliency map: look for a stopped gradient in the model.')
-  return logits, reduce_channels(gradient[:mapped])
+  gradient = gradient[:mapped]
+  if loss_scale is not None:
+    gradient /= tf.cast(loss_scale, dtype)
+  return logits, reduce_channels(gradient)

@@ -4,21 +4,17 @@ Read `train_step` from top to bottom: it is the whole method. What it does not
 say is the stock task's.
 """
 
-import functools
 from typing import Any, Dict, List, Optional, Tuple
 
 import tensorflow as tf, tf_keras
 
-from official.common import dataset_fn
-from official.core import input_reader
 from official.core import task_factory
+from official.modeling import optimization
 from official.vision.tasks import image_classification
+from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
-from official_ext.harmonization.dataloaders import harmonization_input
-from official_ext.harmonization.dataloaders import mixing
-from official_ext.harmonization.dataloaders import records
-from official_ext.harmonization.dataloaders import registry
+from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import sources
 from official_ext.harmonization.evaluation import metrics as alignment_metrics
 from official_ext.harmonization.losses import (
@@ -48,9 +44,9 @@ class HarmonizedImageClassificationTask(
       **kwargs: of the host's task.
 
     Raises:
-      ValueError: the configuration cannot work; see `configs.check`.
+      ValueError: the configuration cannot work; see `configs.checks`.
     """
-    exp_cfg.check(params)
+    checks.check(params)
     super().__init__(params, *args, **kwargs)
     self._harmonization = params.harmonization
     if params.harmonization.enabled:
@@ -98,9 +94,9 @@ class HarmonizedImageClassificationTask(
                 drop_remainder=False)
     mapped_params = self.task_config.mapped_validation_data
     mapped = plain = None
-    if exp_cfg.has_source(mapped_params):
+    if checks.has_source(mapped_params):
       mapped = self._read_mapped(mapped_params.replace(**size), input_context)
-    if exp_cfg.has_source(params):
+    if checks.has_source(params):
       plain = self._read_plain(params.replace(**size), input_context)
     if mapped is None and plain is None:
       raise ValueError(
@@ -116,53 +112,11 @@ class HarmonizedImageClassificationTask(
 
   def _read_mapped(self, params, input_context):
     """Batches of images and {labels, heatmaps, heatmap_weights}."""
-    decoder = registry.get_decoder(params.map_decoder)
-    model = self.task_config.model
-    parser = harmonization_input.Parser(
-        output_size=model.input_size[:2],
-        num_classes=model.num_classes,
-        label_offset=params.label_offset,
-        blur=params.blur,
-        min_max=params.min_max,
-        aug_rand_hflip=params.aug_rand_hflip,
-        aug_crop=params.aug_crop,
-        crop_area_range=params.crop_area_range,
-        center_crop_fraction=params.center_crop_fraction,
-        tf_resize_method=params.tf_resize_method,
-        dtype=params.dtype)
-
-    def decode(record):
-      return {**record, **decoder.decode(record['serialized'])}
-
-    def draw(dataset):
-      # Every example carries its own random draw, so that the same seed gives
-      # the same crops whatever the parallelism.
-      draws = tf.data.Dataset.random(
-          seed=params.seed, rerandomize_each_iteration=True).batch(2)
-      return tf.data.Dataset.zip((dataset, draws)).map(
-          lambda example, seed: {**example, 'seed': seed})
-
-    reader = input_reader.InputReader(
+    return mapped_source.read(
         params,
-        dataset_fn=records.located(dataset_fn.pick_dataset_fn(params.file_type)),
-        decoder_fn=decode,
-        sample_fn=draw if params.is_training else None,
-        parser_fn=parser.parse_fn(params.is_training),
-        postprocess_fn=functools.partial(self._mix_mapped, params)
-        if params.is_training else None)
-    return reader.read(input_context=input_context)
-
-  def _mix_mapped(self, params, images, batch):
-    """Softens labels where they must be soft, and mixes where asked to."""
-    batch = dict(batch)
-    seed = batch.pop('seed')[0]
-    if self.task_config.losses.soft_labels:
-      batch['labels'] = self._one_hot(batch['labels'])
-    mixup = params.mixup_and_cutmix
-    if mixup and mixup.mixup_alpha:
-      images, batch = mixing.mixup(
-          images, batch, seed, alpha=mixup.mixup_alpha, prob=mixup.prob)
-    return images, batch
+        self.task_config.model,
+        soft_labels=self.task_config.losses.soft_labels,
+        input_context=input_context)
 
   def _read_plain(self, params, input_context):
     """The host's batches of (images, labels), checked, labels unsmoothed."""
@@ -238,11 +192,11 @@ class HarmonizedImageClassificationTask(
         ]
       return metrics
     metrics = []
-    if exp_cfg.has_source(self.task_config.validation_data):
+    if checks.has_source(self.task_config.validation_data):
       metrics += super().build_metrics(training)
       metrics.append(tf_keras.metrics.Mean('validation_loss', dtype=tf.float32))
       metrics.append(tf_keras.metrics.Sum('accuracy_n', dtype=tf.float32))
-    if exp_cfg.has_source(self.task_config.mapped_validation_data):
+    if checks.has_source(self.task_config.mapped_validation_data):
       metrics += [
           tf_keras.metrics.SparseCategoricalAccuracy('clickme_accuracy'),
           alignment_metrics.AlignmentScore(
@@ -262,6 +216,15 @@ class HarmonizedImageClassificationTask(
         model_outputs, **kwargs)
 
   # ---- Steps ----
+
+  def _check_optimizer(self, optimizer):
+    """Refuses what the host would leave out in silence."""
+    inner = getattr(optimizer, 'inner_optimizer', None)
+    if isinstance(inner, optimization.ExponentialMovingAverage):
+      raise ValueError(
+          'trainer.optimizer_config.ema is set and '
+          'runtime.mixed_precision_dtype is float16: the host would leave the '
+          'moving average out. Use bfloat16 or float32, or set ema to null.')
 
   def _weight(self, step: tf.Tensor) -> tf.Tensor:
     """The weight of the harmonization loss at a step."""
@@ -291,6 +254,7 @@ class HarmonizedImageClassificationTask(
     if not self._harmonization.enabled:
       return super().train_step(inputs, model, optimizer, metrics)
     images, batch = inputs
+    self._check_optimizer(optimizer)
     if not self._harmonization.weight:
       stock_labels = (
           self._loss_labels(batch['labels'])
@@ -298,44 +262,76 @@ class HarmonizedImageClassificationTask(
       return super().train_step((images, stock_labels), model, optimizer,
                                 metrics)
 
-    if isinstance(optimizer, tf_keras.mixed_precision.LossScaleOptimizer):
-      raise ValueError('runtime.mixed_precision_dtype is float16: saliency '
-                       'gradients would underflow, use bfloat16 or float32.')
     labels = self._loss_labels(batch['labels'])
-    mapped = batch['heatmaps'].shape[0]
-    with tf.GradientTape() as tape:
-      logits, saliency = saliency_ops.saliency_maps(
-          model,
-          images,
-          self._one_hot(batch['labels'])[:mapped],
-          reduction=self._harmonization.saliency,
-          saliency_target=self._harmonization.saliency_target,
-          training=True)
-      classification = self.build_losses(
-          labels=labels, model_outputs=logits, aux_losses=model.losses)
-      harmonization = harmonization_losses.harmonization_loss(
-          saliency,
-          batch['heatmaps'],
-          batch['heatmap_weights'],
-          levels=self._harmonization.levels,
-          standardization=self._harmonization.standardization,
-          normalization=self._harmonization.normalization,
-          batch_size=images.shape[0])
-      weight = self._weight(optimizer.iterations)
-      loss = classification + weight * harmonization
-      # The optimizer sums gradients over replicas.
-      scaled_loss = loss / tf.distribute.get_strategy().num_replicas_in_sync
-    double_backward.check_graph(saliency, model)
-    gradients = double_backward.gradients(tape, scaled_loss, model)
+    arguments = (images, batch, labels, model, optimizer)
+    interval = self._harmonization.interval
+    due = optimizer.iterations % interval == 0
+    if interval == 1:
+      results = self._backward(*arguments, harmonize=True)
+    else:
+      results = tf.cond(due, lambda: self._backward(*arguments, harmonize=True),
+                        lambda: self._backward(*arguments, harmonize=False))
+    gradients, logits, loss, classification, harmonization = results
     optimizer.apply_gradients(list(zip(gradients, model.trainable_variables)))
 
     if metrics:
       self.process_metrics(metrics, labels, logits)
-      losses = dict(zip(_LOSS_METRICS, (classification, harmonization)))
+      updates = dict(zip(_LOSS_METRICS, ((classification,),
+                                         (harmonization, due))))
       for metric in metrics:
-        if metric.name in losses:
-          metric.update_state(losses[metric.name])
+        if metric.name in updates:
+          metric.update_state(*updates[metric.name])
     return {self.loss: loss}
+
+  def _backward(self, images, batch, labels, model, optimizer, harmonize):
+    """One forward and backward pass, with the harmonization loss or without.
+
+    Returns:
+      The gradients of the trainable variables, the logits, the whole loss and
+      its two parts.
+    """
+    options = self._harmonization
+    float16 = isinstance(optimizer, tf_keras.mixed_precision.LossScaleOptimizer)
+    harmonization = tf.constant(0.)
+    with tf.GradientTape() as tape:
+      if harmonize:
+        mapped = batch['heatmaps'].shape[0]
+        logits, saliency = saliency_ops.saliency_maps(
+            model,
+            images,
+            self._one_hot(batch['labels'])[:mapped],
+            reduction=options.saliency,
+            saliency_target=options.saliency_target,
+            training=True,
+            loss_scale=optimizer.loss_scale if float16 else None)
+        double_backward.check_graph(saliency, model)
+        harmonization = harmonization_losses.harmonization_loss(
+            saliency,
+            batch['heatmaps'],
+            batch['heatmap_weights'],
+            levels=options.levels,
+            standardization=options.standardization,
+            normalization=options.normalization,
+            batch_size=images.shape[0])
+      else:
+        logits = tf.cast(model(images, training=True), tf.float32)
+      classification = self.build_losses(
+          labels=labels, model_outputs=logits, aux_losses=model.losses)
+      weight = options.interval * self._weight(optimizer.iterations)
+      loss = classification + weight * harmonization
+      # The optimizer sums gradients over replicas.
+      scaled_loss = loss / tf.distribute.get_strategy().num_replicas_in_sync
+      if float16:
+        scaled_loss = optimizer.get_scaled_loss(scaled_loss)
+    gradients = double_backward.gradients(tape, scaled_loss, model)
+    if float16:
+      gradients = optimizer.get_unscaled_gradients(gradients)
+      # A saliency that overflowed comes back as a gradient that is not finite:
+      # the optimizer leaves the step out and lowers its scale.
+      overflow = ~tf.math.is_finite(harmonization)
+      loss = tf.where(overflow, classification, loss)
+      harmonization = tf.where(overflow, 0., harmonization)
+    return gradients, logits, loss, classification, harmonization
 
   def validation_step(
       self,
