@@ -123,6 +123,17 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     self.assertIn('harmonization_loss', output)
     self.assertIn('alignment_spearman', output)
 
+  @parameterized.parameters(
+      (['train.py'], '--experiment', '--dry_run', 'harmonize.enabled'),
+      (['-m', 'official_ext.harmonization.compare'], '--baseline',
+       'panels.png'),
+      (['-m', 'official_ext.harmonization.data.make_digits_clickme'],
+       '--decoy_strength', 'decoy-MNIST'))
+  def test_help(self, command, *words):
+    _, output, _ = _run(command, '--help')
+    for word in words:
+      self.assertIn(word, output)
+
   def test_dry_run_resolves_in_order_and_touches_nothing(self):
     with open(self.tiny, 'w') as f:
       yaml.safe_dump(

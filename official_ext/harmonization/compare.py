@@ -11,10 +11,10 @@ import json
 import os
 from typing import Dict, Mapping
 
-from absl import app
 from absl import flags
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization import cli
 from official_ext.harmonization import resources
 from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.evaluation import runs
@@ -113,7 +113,7 @@ def main(_):
 def run():
   """The console command."""
   define_flags()
-  app.run(main)
+  cli.run(main, __name__)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ Every stock image-classification experiment can be harmonized through gin:
       --gin_params="harmonize.validation_input_path = '/data/click-me/val/*'"
 
 Later wins: the experiment's code, gin, --config_file, --params_override.
+--model_dir is runs/<experiment> where it is left out.
 """
 
 from importlib import metadata
@@ -20,7 +21,6 @@ import platform
 import pprint
 import sys
 
-from absl import app
 from absl import flags
 from absl import logging
 import gin
@@ -38,6 +38,7 @@ from official.modeling import performance
 from official.vision.utils import summary_manager
 from official_ext.harmonization import (
     registry_imports)  # pylint: disable=unused-import
+from official_ext.harmonization import cli
 from official_ext.harmonization import resources
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
@@ -246,7 +247,7 @@ def main(_):
 def run():
   """The console command."""
   define_flags()
-  app.run(main)
+  cli.run(main, __name__)
 
 
 if __name__ == '__main__':

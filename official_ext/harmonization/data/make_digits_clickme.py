@@ -14,7 +14,6 @@ import io
 import json
 import os
 
-from absl import app
 from absl import flags
 import numpy as np
 from PIL import Image
@@ -22,6 +21,7 @@ from sklearn import datasets
 import tensorflow as tf, tf_keras
 import tqdm
 
+from official_ext.harmonization import cli
 from official_ext.harmonization import resources
 from official_ext.harmonization.data import record_writer
 
@@ -201,7 +201,7 @@ def main(_):
 def run():
   """The console command."""
   define_flags()
-  app.run(main)
+  cli.run(main, __name__)
 
 
 if __name__ == '__main__':
