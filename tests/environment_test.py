@@ -6,8 +6,10 @@ import sys
 from absl.testing import absltest
 import gin
 
-import official_ext.harmonization
-import tests
+from official_ext.harmonization import resources
+from tests import released
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 
 class EnvironmentTest(absltest.TestCase):
@@ -16,22 +18,19 @@ class EnvironmentTest(absltest.TestCase):
     self.assertTrue(hasattr(gin, 'configurable'))
     self.assertIn('site-packages', gin.__file__)
 
-  def test_tests_are_ours(self):
-    ours = os.path.dirname(os.path.realpath(__file__))
-    self.assertEqual(os.path.realpath(os.path.dirname(tests.__file__)), ours)
-
-  def test_library_is_ours(self):
-    root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-    self.assertEqual(
-        os.path.realpath(os.path.dirname(official_ext.harmonization.__file__)),
-        os.path.join(root, 'official_ext', 'harmonization'))
+  def test_tests_and_library_are_ours(self):
+    # Some packages install a top-level `tests`, which must not win.
+    for module, place in ((released, ('tests',)),
+                          (resources, ('official_ext', 'harmonization'))):
+      self.assertEqual(
+          os.path.dirname(os.path.realpath(module.__file__)),
+          os.path.join(_ROOT, *place))
 
   def test_interpreter_is_the_projects(self):
     # Bazel is told by .bazelrc.offline which one it has to be.
     expected = os.environ.get('HARMONIZATION_PYTHON')
     if expected is None:
-      root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-      expected = os.path.join(root, '.venv', 'bin', 'python')
+      expected = os.path.join(_ROOT, '.venv', 'bin', 'python')
       if not os.path.exists(expected):
         self.skipTest('There is no .venv, which make setup builds: the tests '
                       'run in an environment of the user\'s own.')
