@@ -124,7 +124,7 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     self.assertIn('alignment_spearman', output)
 
   @parameterized.parameters(
-      (['train.py'], '--experiment', '--dry_run', 'harmonize.enabled'),
+      (['train.py'], '--experiment', '--[no]dry_run', 'harmonize.enabled'),
       (['-m', 'official_ext.harmonization.compare'], '--baseline',
        'panels.png'),
       (['-m', 'official_ext.harmonization.data.make_digits_clickme'],
