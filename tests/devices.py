@@ -3,6 +3,8 @@
 Devices can be split only before TensorFlow starts, so this happens on import.
 """
 
+import functools
+
 import tensorflow as tf, tf_keras
 
 tf.config.set_logical_device_configuration(
@@ -10,6 +12,11 @@ tf.config.set_logical_device_configuration(
     [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+@functools.cache
 def two_replicas() -> tf.distribute.Strategy:
-  """Returns a strategy with one replica on each."""
+  """Returns a strategy with one replica on each.
+
+  Always the same one: sums over replicas are numbered by their strategy, and
+  those of a second one on the same devices would be taken for the first's.
+  """
   return tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])

@@ -41,7 +41,8 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
         'enabled': True, 'weight': 3., 'levels': 4,
         'standardization': 'per_level', 'normalization': 'mapped',
         'saliency': 'abs_max', 'saliency_target': 'centered_logit',
-        'mapped_fraction': .5, 'interval': 2, 'warmup_steps': 7, 'ceiling': .5,
+        'batch_norm': 'inference', 'mapped_fraction': .5, 'interval': 2,
+        'warmup_steps': 7, 'ceiling': .5,
     }
     self.assertEqual(set(values), set(exp_cfg.Harmonization().as_dict()))
     gin.parse_config([f'harmonize.{k} = {v!r}' for k, v in values.items()] + [
@@ -102,6 +103,7 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       ('harmonization.normalization', 'image'),
       ('harmonization.saliency', 'max'),
       ('harmonization.saliency_target', 'logits'),
+      ('harmonization.batch_norm', 'training'),
       ('harmonization.mapped_fraction', 0.),
       ('harmonization.mapped_fraction', 1.5),
       ('harmonization.interval', 0), ('harmonization.warmup_steps', -1),

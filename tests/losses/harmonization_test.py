@@ -158,12 +158,13 @@ class HarmonizationLossTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllEqual(gradients[0], gradients[1])
     self.assertAllEqual(gradients[0][2], tf.zeros_like(gradients[0][2]))
 
-  def test_batch_size_counts_images_without_maps(self):
+  def test_denominator_counts_images_without_maps(self):
     saliency, human = (tf.constant(m) for m in _maps())
     ones = tf.ones([3])
     alone = harmonization.harmonization_loss(saliency, human, ones)
-    among = harmonization.harmonization_loss(saliency, human, ones,
-                                             batch_size=15)
+    among = harmonization.harmonization_loss(
+        saliency, human, ones,
+        divide_by=harmonization.denominator(ones, 'batch', 15))
     self.assertAllClose(alone, 5. * among)
 
   def test_mapped_normalization_counts_over_replicas(self):

@@ -91,5 +91,94 @@ class SaliencyTest(tf.test.TestCase, parameterized.TestCase):
                              targets, training=True)
 
 
+class _Normalized(tf_keras.Model):
+  """Batch norm, dropout and an auxiliary loss."""
+
+  def __init__(self):
+    super().__init__()
+    self.parts = tf_keras.Sequential([
+        tf_keras.layers.Conv2D(4, 3), tf_keras.layers.BatchNormalization(),
+        tf_keras.layers.Activation('tanh'), tf_keras.layers.Flatten(),
+        tf_keras.layers.Dense(4, kernel_regularizer='l2')])
+
+  def call(self, x, training=None):
+    self.add_loss(tf.reduce_mean(x))
+    return self.parts(x, training=training)
+
+
+class TrainingMapsTest(tf.test.TestCase, parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    tf_keras.utils.set_random_seed(0)
+    self.model = _Normalized()
+    self.images = tf.random.stateless_normal([4, 5, 6, 3], [1, 2])
+    self.targets = tf.one_hot([1, 0, 2], 4)
+    self.model(self.images)
+
+  def _expected(self, rows, training):
+    return saliency.saliency_maps(
+        self.model, self.images[rows], self.targets, training=training)
+
+  def _aux(self, rows):
+    """The auxiliary loss of some rows, and the decay."""
+    return (float(tf.reduce_mean(self.images[rows])) +
+            float(tf_keras.regularizers.l2()(self.model.parts.layers[-1].kernel)))
+
+  def test_batch_normalizes_all_images_together(self):
+    logits, maps = self._expected(slice(None), True)
+    found = saliency.training_maps(self.model, self.images, self.targets,
+                                   batch_norm='batch')
+    self.assertAllClose(found[0], logits)
+    self.assertAllClose(found[1], maps)
+    self.assertAllClose(tf.add_n(found[2]), self._aux(slice(None)))
+
+  def test_mapped_normalizes_either_part_alone(self):
+    logits, maps = self._expected(slice(0, 3), True)
+    others = self.model(self.images[3:], training=True)
+    average = self.model.parts.layers[1].moving_mean
+    before = tf.identity(average)
+    found = saliency.training_maps(self.model, self.images, self.targets,
+                                   batch_norm='mapped')
+    self.assertAllClose(found[0], tf.concat([logits, others], 0))
+    self.assertAllClose(found[1], maps)
+    self.assertAllClose(
+        tf.add_n(found[2]),
+        .75 * self._aux(slice(0, 3)) + .25 * self._aux(slice(3, 4)))
+    features = self.model.parts.layers[0](self.images)
+    expected = before
+    for part in (features[:3], features[3:]):
+      expected = .99 * expected + .01 * tf.reduce_mean(part, [0, 1, 2])
+    self.assertAllClose(average, expected)
+
+  def test_inference_maps_see_the_moving_averages(self):
+    _, maps = self._expected(slice(0, 3), False)
+    logits = self.model(self.images, training=True)
+    for variable in self.model.non_trainable_variables:
+      variable.assign(tf.ones_like(variable) * .5)
+    _, other_maps = self._expected(slice(0, 3), False)
+    self.assertNotAllClose(maps, other_maps)
+    found = saliency.training_maps(self.model, self.images, self.targets,
+                                   batch_norm='inference')
+    self.assertAllClose(found[0], logits)
+    self.assertAllClose(found[1], other_maps)
+    self.assertAllClose(tf.add_n(found[2]), self._aux(slice(None)))
+
+  def test_choices_agree_without_batch_norm(self):
+    model = _network('float32')
+    results = [
+        saliency.training_maps(model, self.images, self.targets, batch_norm=b)
+        for b in saliency.BATCH_NORMS
+    ]
+    for logits, maps, _ in results[1:]:
+      self.assertAllClose(logits, results[0][0])
+      self.assertAllClose(maps, results[0][1])
+
+  def test_refuses_what_it_does_not_know(self):
+    with self.assertRaisesRegex(ValueError, 'training.*mapped'):
+      saliency.training_maps(self.model, self.images, self.targets,
+                             batch_norm='training')
+
+
 if __name__ == '__main__':
   tf.test.main()

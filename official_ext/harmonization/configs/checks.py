@@ -34,6 +34,7 @@ def _check_harmonization(h):
   _check_choice(name + 'saliency', h.saliency, saliency_ops.REDUCTIONS)
   _check_choice(name + 'saliency_target', h.saliency_target,
                 saliency_ops.TARGETS)
+  _check_choice(name + 'batch_norm', h.batch_norm, saliency_ops.BATCH_NORMS)
   if h.weight < 0:
     _refuse(name + 'weight', h.weight, 'it must be 0 or more')
   if h.levels < 1:

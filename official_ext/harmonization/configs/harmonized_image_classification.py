@@ -39,6 +39,8 @@ class Harmonization(hyperparams.Config):
       'signed_mean' (released), 'abs_mean' or 'abs_max'.
     saliency_target: what is differentiated: 'logit' (released),
       'centered_logit' or 'log_probability'.
+    batch_norm: how the saliency pass treats batch statistics: 'batch'
+      (released), 'mapped' or 'inference'; see `ops.saliency.training_maps`.
     mapped_fraction: the part of every training batch that comes from
       `task.mapped_data`; the rest comes from `task.train_data`.
     interval: the loss is taken every so many steps, with the weight multiplied
@@ -53,6 +55,7 @@ class Harmonization(hyperparams.Config):
   normalization: str = 'batch'
   saliency: str = 'signed_mean'
   saliency_target: str = 'logit'
+  batch_norm: str = 'batch'
   mapped_fraction: float = 1.0
   interval: int = 1
   warmup_steps: int = 0
@@ -133,6 +136,7 @@ def harmonize(config: cfg.ExperimentConfig,
               normalization: Optional[str] = None,
               saliency: Optional[str] = None,
               saliency_target: Optional[str] = None,
+              batch_norm: Optional[str] = None,
               mapped_fraction: Optional[float] = None,
               interval: Optional[int] = None,
               warmup_steps: Optional[int] = None,
@@ -150,13 +154,14 @@ def harmonize(config: cfg.ExperimentConfig,
   Args:
     config: an experiment whose task configuration is exactly the stock one, or
       one that came from here. It is changed in place.
-    enabled: see `Harmonization`, as for the next ten.
+    enabled: see `Harmonization`, as for the next eleven.
     weight: see `Harmonization`.
     levels: see `Harmonization`.
     standardization: see `Harmonization`.
     normalization: see `Harmonization`.
     saliency: see `Harmonization`.
     saliency_target: see `Harmonization`.
+    batch_norm: see `Harmonization`.
     mapped_fraction: see `Harmonization`.
     interval: see `Harmonization`.
     warmup_steps: see `Harmonization`.

@@ -69,12 +69,32 @@ def _per_level_distances(saliency, human, levels, epsilon):
   return tf.add_n(distances)
 
 
-def _mapped_per_replica(weights: tf.Tensor) -> tf.Tensor:
-  """The sum of weights over all replicas, divided by their number.
+def denominator(weights: tf.Tensor, normalization: str,
+                batch_size: int) -> tf.Tensor:
+  """Computes what the weighted sum of distances is divided by.
 
-  Per-replica losses are averaged over replicas, so dividing by this gives the
-  mean over all mapped images, wherever they are.
+  Per-replica losses are averaged over replicas, so that dividing by the sum of
+  weights over all replicas, over their number, gives the mean over all mapped
+  images, wherever they are.
+
+  Args:
+    weights: float `Tensor` (B,) in [0, 1]: how much each map counts.
+    normalization: 'batch' or 'mapped'.
+    batch_size: the number of images in this replica's batch.
+
+  Returns:
+    A float scalar: for 'batch' the batch size, for 'mapped' the weights' sum
+    over all replicas, divided by the number of replicas.
+
+  Raises:
+    ValueError: the normalization is unknown.
+    RuntimeError: 'mapped' on several replicas, outside of strategy.run.
   """
+  if normalization == 'batch':
+    return tf.cast(batch_size, weights.dtype)
+  if normalization != 'mapped':
+    raise ValueError(f'Unknown normalization {normalization!r}: choose one of '
+                     f'{NORMALIZATIONS}.')
   total = tf.reduce_sum(weights)
   replicas = tf.distribute.get_strategy().num_replicas_in_sync
   if replicas > 1 and tf.distribute.in_cross_replica_context():
@@ -95,7 +115,7 @@ def harmonization_loss(
     standardization: str = 'before_pyramid',
     normalization: str = 'batch',
     epsilon: float = 1e-5,
-    batch_size: Optional[int] = None) -> tf.Tensor:
+    divide_by: Optional[tf.Tensor] = None) -> tf.Tensor:
   """Computes the harmonization loss of Fel et al., NeurIPS 2022.
 
   Two published forms, chosen by `standardization`:
@@ -118,8 +138,9 @@ def harmonization_loss(
       released; 'mapped' by the sum of weights over all replicas (the loss is 0
       where that is 0).
     epsilon: added to standard deviations.
-    batch_size: for 'batch', the number of images to divide by where the batch
-      holds more images than the B given here. Defaults to B.
+    divide_by: float scalar to divide by in the place of `normalization`: the
+      `denominator` of a batch that holds more images than the B given here, or
+      of replicas that must not meet here.
 
   Returns:
     A scalar of the maps' dtype, this replica's share: averaged over replicas it
@@ -146,10 +167,6 @@ def harmonization_loss(
                         tf.cast(human_maps, saliency_maps.dtype), 0.)
   distances = distances_of(saliency_maps, human_maps, levels, epsilon)
   total = tf.reduce_sum(weights * distances)
-  if normalization == 'batch':
-    images = tf.shape(weights)[0] if batch_size is None else batch_size
-    return total / tf.cast(images, total.dtype)
-  if normalization == 'mapped':
-    return tf.math.divide_no_nan(total, _mapped_per_replica(weights))
-  raise ValueError(f'Unknown normalization {normalization!r}: choose one of '
-                   f'{NORMALIZATIONS}.')
+  if divide_by is None:
+    divide_by = denominator(weights, normalization, tf.shape(weights)[0])
+  return tf.math.divide_no_nan(total, tf.cast(divide_by, total.dtype))

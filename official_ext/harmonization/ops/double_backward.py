@@ -18,6 +18,9 @@ _RIGHTLY = frozenset([
     'Size', 'StopGradient', 'ZerosLike'
 ])
 
+# Sums over replicas: the strategy, not the op, has the gradient.
+_OF_STRATEGIES = frozenset(['CollectiveReduce', 'CollectiveReduceV2'])
+
 _RESIZE = ('resize images before the model, and upsample inside it by a '
            'transposed convolution or tf.repeat')
 _WAYS_OUT = {
@@ -76,7 +79,9 @@ def check_graph(saliency: tf.Tensor, model: tf_keras.Model):
   if tf.executing_eagerly() or not hasattr(saliency, 'op'):
     return
   for op in sorted(_on_the_way(saliency), key=lambda op: op.name):
-    if op.type in _RIGHTLY or not any(t.dtype.is_floating for t in op.outputs):
+    if op.type in _RIGHTLY | _OF_STRATEGIES:
+      continue
+    if not any(t.dtype.is_floating for t in op.outputs):
       continue
     try:
       gradient = ops.get_gradient_function(op)

@@ -5,7 +5,7 @@ is the one place that computes logits together with saliency; what it returns
 can be differentiated again, which is how a harmonization loss trains a network.
 """
 
-from typing import Callable, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 import tensorflow as tf, tf_keras
 
@@ -27,6 +27,9 @@ TARGETS = {
     'centered_logit': lambda z: z - tf.reduce_mean(z, axis=-1, keepdims=True),
     'log_probability': tf.nn.log_softmax,
 }
+
+# How the saliency pass treats batch statistics; see `training_maps`.
+BATCH_NORMS = ('batch', 'mapped', 'inference')
 
 
 def choose(table, kind: str, name: str):
@@ -100,3 +103,65 @@ def saliency_maps(
   if loss_scale is not None:
     gradient /= tf.cast(loss_scale, dtype)
   return logits, reduce_channels(gradient)
+
+
+def training_maps(
+    model: tf_keras.Model,
+    images: tf.Tensor,
+    targets: tf.Tensor,
+    *,
+    batch_norm: str = 'batch',
+    **kwargs: Any) -> Tuple[tf.Tensor, tf.Tensor, List[tf.Tensor]]:
+  """Computes a training step's logits, its saliency maps and auxiliary losses.
+
+  Batch normalization ties the images of a batch together, so that the maps of
+  the first M of them have to be defined, where M < B:
+
+  * 'batch', as released: one pass over all B images, normalized together. The
+    gradient of the M scores runs through the statistics to every image, and
+    costs as much as B maps.
+  * 'mapped': the M images and the other B - M pass one after the other, each
+    part normalized by its own statistics. The maps cost as much as M images,
+    and no image is computed twice; the moving averages are updated by both.
+  * 'inference': one training pass over all B images, and one of the M in
+    inference mode for the maps: moving averages for statistics, no dropout.
+    The maps are of the kind that an evaluation sees. The M images are computed
+    twice.
+
+  At M = B the first two are the same, and at any M for a network without batch
+  normalization.
+
+  Args:
+    model: the network, a callable that returns logits (B, C).
+    images: float `Tensor` (B, H, W, channels), B known in advance.
+    targets: float `Tensor` (M, C) of the first M images.
+    batch_norm: 'batch', 'mapped' or 'inference'.
+    **kwargs: of `saliency_maps`.
+
+  Returns:
+    The logits (B, C) in training mode and the maps (M, H, W), as those of
+    `saliency_maps`, and the model's auxiliary losses. Of two training passes
+    each counts by its share of the images.
+
+  Raises:
+    ValueError: `batch_norm` is unknown, or as `saliency_maps`.
+  """
+  mapped, size = targets.shape[0], images.shape[0]
+  if batch_norm == 'batch' or (batch_norm == 'mapped' and mapped == size):
+    logits, maps = saliency_maps(
+        model, images, targets, training=True, **kwargs)
+    return logits, maps, model.losses
+  if batch_norm == 'mapped':
+    logits, maps = saliency_maps(
+        model, images[:mapped], targets, training=True, **kwargs)
+    losses = [mapped / size * loss for loss in model.losses]
+    others = tf.cast(model(images[mapped:], training=True), logits.dtype)
+    losses += [(1. - mapped / size) * loss for loss in model.losses]
+    return tf.concat([logits, others], axis=0), maps, losses
+  if batch_norm == 'inference':
+    _, maps = saliency_maps(
+        model, images[:mapped], targets, training=False, **kwargs)
+    logits = tf.cast(model(images, training=True), maps.dtype)
+    return logits, maps, model.losses
+  raise ValueError(f'Unknown batch_norm {batch_norm!r}: choose one of '
+                   f'{BATCH_NORMS}.')

@@ -226,6 +226,20 @@ class HarmonizedImageClassificationTask(
           'runtime.mixed_precision_dtype is float16: the host would leave the '
           'moving average out. Use bfloat16 or float32, or set ema to null.')
 
+  def _check_replicas(self):
+    """Refuses what TensorFlow cannot do on several replicas."""
+    strategy = tf.distribute.get_strategy()
+    if (self._harmonization.interval > 1 and
+        strategy.num_replicas_in_sync > 1 and
+        not isinstance(strategy, tf.distribute.TPUStrategy) and
+        self.task_config.model.norm_activation.use_sync_bn):
+      raise ValueError(
+          f'task.harmonization.interval is {self._harmonization.interval} and '
+          'task.model.norm_activation.use_sync_bn is True on '
+          f'{strategy.num_replicas_in_sync} replicas: other than on a TPU, '
+          'replicas cannot meet in a part of the step that is not always run. '
+          'Set one of the two back to 1 or False.')
+
   def _weight(self, step: tf.Tensor) -> tf.Tensor:
     """The weight of the harmonization loss at a step."""
     weight = tf.constant(self._harmonization.weight, tf.float32)
@@ -255,6 +269,7 @@ class HarmonizedImageClassificationTask(
       return super().train_step(inputs, model, optimizer, metrics)
     images, batch = inputs
     self._check_optimizer(optimizer)
+    self._check_replicas()
     if not self._harmonization.weight:
       stock_labels = (
           self._loss_labels(batch['labels'])
@@ -263,7 +278,11 @@ class HarmonizedImageClassificationTask(
                                 metrics)
 
     labels = self._loss_labels(batch['labels'])
-    arguments = (images, batch, labels, model, optimizer)
+    # Outside of the conditional, in which replicas cannot meet.
+    divide_by = harmonization_losses.denominator(
+        batch['heatmap_weights'], self._harmonization.normalization,
+        images.shape[0])
+    arguments = (images, batch, labels, divide_by, model, optimizer)
     interval = self._harmonization.interval
     due = optimizer.iterations % interval == 0
     if interval == 1:
@@ -283,7 +302,8 @@ class HarmonizedImageClassificationTask(
           metric.update_state(*updates[metric.name])
     return {self.loss: loss}
 
-  def _backward(self, images, batch, labels, model, optimizer, harmonize):
+  def _backward(self, images, batch, labels, divide_by, model, optimizer,
+                harmonize):
     """One forward and backward pass, with the harmonization loss or without.
 
     Returns:
@@ -296,13 +316,13 @@ class HarmonizedImageClassificationTask(
     with tf.GradientTape() as tape:
       if harmonize:
         mapped = batch['heatmaps'].shape[0]
-        logits, saliency = saliency_ops.saliency_maps(
+        logits, saliency, aux_losses = saliency_ops.training_maps(
             model,
             images,
             self._one_hot(batch['labels'])[:mapped],
+            batch_norm=options.batch_norm,
             reduction=options.saliency,
             saliency_target=options.saliency_target,
-            training=True,
             loss_scale=optimizer.loss_scale if float16 else None)
         double_backward.check_graph(saliency, model)
         harmonization = harmonization_losses.harmonization_loss(
@@ -311,12 +331,12 @@ class HarmonizedImageClassificationTask(
             batch['heatmap_weights'],
             levels=options.levels,
             standardization=options.standardization,
-            normalization=options.normalization,
-            batch_size=images.shape[0])
+            divide_by=divide_by)
       else:
         logits = tf.cast(model(images, training=True), tf.float32)
+        aux_losses = model.losses
       classification = self.build_losses(
-          labels=labels, model_outputs=logits, aux_losses=model.losses)
+          labels=labels, model_outputs=logits, aux_losses=aux_losses)
       weight = options.interval * self._weight(optimizer.iterations)
       loss = classification + weight * harmonization
       # The optimizer sums gradients over replicas.

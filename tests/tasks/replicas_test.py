@@ -1,0 +1,72 @@
+"""Tests of the harmonized training step on several replicas."""
+
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.tasks import (
+    harmonized_image_classification as task_lib)
+from tests import devices
+from tests import fixtures
+
+
+class ReplicasTest(tf.test.TestCase):
+
+  def _losses(self, strategy, sync=False, weights=(1., 1., 1., 1.), **options):
+    """The logged losses of each of the first three steps."""
+    config = fixtures.experiment(**options)
+    config.task.model.norm_activation.use_sync_bn = sync
+    images = tf.random.stateless_normal([4, 32, 32, 3], [1, 2])
+    batch = {
+        'labels': tf.range(4) % fixtures.CLASSES,
+        'heatmaps': tf.random.stateless_uniform([4, 32, 32], [3, 4])**3,
+        'heatmap_weights': tf.constant(weights),
+        'valid': tf.ones([4]),
+    }
+    dataset = tf.data.Dataset.from_tensors((images, batch)).repeat(3)
+    dataset = dataset.unbatch().batch(4, drop_remainder=True)
+    tf_keras.utils.set_random_seed(0)
+    with strategy.scope():
+      task = task_lib.HarmonizedImageClassificationTask(config.task)
+      model = task.build_model()
+      optimizer = tf_keras.optimizers.SGD(.01)
+      optimizer.build(model.trainable_variables)
+      metrics = task.build_metrics(training=True)
+
+    @tf.function
+    def step(inputs):
+      strategy.run(task.train_step, args=(inputs, model, optimizer, metrics))
+
+    found = []
+    for inputs in strategy.experimental_distribute_dataset(dataset):
+      for metric in metrics:
+        metric.reset_states()
+      step(inputs)
+      found.append([
+          float(m.result()) for m in metrics if m.name in
+          ('classification_loss', 'harmonization_loss')
+      ])
+    return found
+
+  def test_synchronized_replicas_equal_one_device(self):
+    # The replicas hold different numbers of maps.
+    options = dict(sync=True, weights=(1., 0., 1., 1.), normalization='mapped')
+    one = self._losses(tf.distribute.get_strategy(), **options)
+    two = self._losses(devices.two_replicas(), **options)
+    # Later steps of a batch of four carry rounding errors far.
+    self.assertAllClose(one[:2], two[:2], rtol=1e-3)
+
+  def test_interval_counts_maps_over_replicas(self):
+    options = dict(normalization='mapped', weights=(1., 0., 1., 1.))
+    every = self._losses(devices.two_replicas(), **options)
+    second = self._losses(devices.two_replicas(), interval=2, **options)
+    self.assertAllClose(every[0], second[0])
+    self.assertEqual(second[1][1], 0.)
+    self.assertGreater(second[2][1], 0.)
+
+  def test_interval_refuses_synchronized_replicas(self):
+    with self.assertRaisesRegex(
+        ValueError, 'interval is 2 and .*use_sync_bn is True on 2 replicas'):
+      self._losses(devices.two_replicas(), sync=True, interval=2)
+
+
+if __name__ == '__main__':
+  tf.test.main()
