@@ -14,7 +14,8 @@ import tensorflow as tf, tf_keras
 from tensorflow.python.lib.io import tf_record
 
 _HEADER = struct.Struct('<QI')
-_FRAME = _HEADER.size + 4
+HEADER_SIZE = _HEADER.size
+_FRAME = HEADER_SIZE + 4
 _GZIP = b'\x1f\x8b'
 
 
@@ -75,7 +76,7 @@ def _frame(header: bytes, room: int):
   Returns:
     The length of the whole record in bytes, and what is wrong with it.
   """
-  if len(header) < _HEADER.size:
+  if len(header) < HEADER_SIZE:
     return 0, f'the file ends {room} bytes into the header of a record'
   length, checksum = _HEADER.unpack(header)
   if masked_crc32c(header[:8]) != checksum:
@@ -112,7 +113,7 @@ def read(path: str, start: int = 0) -> Iterator[Record]:
     while offset < size:
       f.seek(offset)
       # First the length, so that no bad one makes TensorFlow ask for memory.
-      whole, problem = _frame(f.read(_HEADER.size), size - offset)
+      whole, problem = _frame(f.read(HEADER_SIZE), size - offset)
       if problem:
         yield Record(index, offset, None, problem, unread=size - offset)
         return

@@ -94,8 +94,11 @@ def decoder_check(map_decoder: str,
   def check(data):
     try:
       problem, label = decode(data)
+    except UnicodeDecodeError:
+      # TensorFlow's message quotes bytes that are no text.
+      return 'it is no tf.train.Example'
     except tf.errors.InvalidArgumentError as e:
-      return f'it cannot be decoded as {map_decoder}: {_one_line(e)}'
+      return f'it cannot be decoded as {map_decoder}: {_one_line(e)[:200]}'
     problem = problem.numpy().decode(errors='replace')
     if problem or num_classes is None:
       return problem
@@ -229,7 +232,7 @@ def verify(patterns: list[str],
   """
   patterns = [p.strip() for pattern in patterns for p in pattern.split(',')]
   files = [
-      file for file in dict.fromkeys(input_reader.match_files(patterns))
+      file for file in sorted(set(input_reader.match_files(patterns)))
       if os.path.basename(file) != manifest.FILE
   ]
   expected, problems = _expectations(files, patterns)
@@ -257,8 +260,9 @@ def verify(patterns: list[str],
 def locate(files: list[str], error: tf.errors.DataLossError):
   """Finds the record that TensorFlow failed to read.
 
-  TensorFlow names its offset and not its file, so that place is looked at in
-  every file first; all files are read only if it is good everywhere.
+  TensorFlow names its offset, or that of its data, and not its file. That place
+  is looked at in every file first; all files are read only if it is good
+  everywhere.
 
   Args:
     files: that were being read.
@@ -268,7 +272,7 @@ def locate(files: list[str], error: tf.errors.DataLossError):
     A `Problem`, or None if all files are good.
   """
   said = re.search(r'record at (\d+)', error.message)
-  passes = [(int(said[1]), 1)] if said else []
+  passes = [(int(said[1]) - record_reader.HEADER_SIZE, 1)] if said else []
   for start, count in passes + [(0, None)]:
     for file in tqdm.tqdm(files, desc='looking for the bad record',
                           unit=' files', disable=None):
