@@ -58,8 +58,9 @@ class _Bar:
   """A progress bar of bytes, whose total grows as it becomes known."""
 
   def __init__(self, shards: int):
-    self._bar = tqdm.tqdm(total=0, unit='B', unit_scale=True, disable=None)
     self._shards, self._done = shards, 0
+    self._bar = tqdm.tqdm(desc=f'0/{shards} shards', total=0, unit='B',
+                          unit_scale=True, disable=None)
 
   def add(self, size: int, total: int):
     """Counts bytes that have come, and bytes that are to come."""
@@ -200,6 +201,9 @@ def main(_):
              FLAGS.workers)
   except (http_shard.DownloadError, OSError, ValueError) as e:
     raise SystemExit(f'download_clickme: {e}') from None
+  except KeyboardInterrupt:
+    raise SystemExit('download_clickme: stopped. Type the command again to go '
+                     'on.') from None
   for split, chosen in numbers.items():
     print(f'{os.path.join(output_dir, split)}: {len(chosen)} of '
           f'{SHARDS[split]} shards are there and whole.')
