@@ -14,7 +14,8 @@ def _released_filter(offsets: np.ndarray) -> np.ndarray:
   """One axis of the release's Gaussian, as a matrix to multiply cells with.
 
   Args:
-    offsets: of the kernel's taps from the cell that they are summed for.
+    offsets: the ten taps' places in the Gaussian. The first is laid four cells
+      before the cell that is summed for, as `tf.nn.conv2d` pads.
 
   Returns:
     float32 (64, 64): row i holds the weights that cell i takes from the others.
