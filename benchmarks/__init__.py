@@ -1,0 +1,1 @@
+"""Speed and memory, against the plain step and the released package."""

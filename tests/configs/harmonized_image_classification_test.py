@@ -111,9 +111,15 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       ('mapped_data.map_decoder', 'clikme'), ('mapped_data.blur', 'before'),
       ('mapped_data.label_offset', None),
       ('mapped_validation_data.label_offset', None),
-      ('mapped_data.three_augment', True), ('mapped_data.cache', True),
-      ('mapped_data.color_jitter', .1),
+      ('mapped_data.repeated_augment', 2), ('mapped_data.cache', True),
+      ('mapped_data.aug_type', {'type': 'ssd_random_crop'}),
+      ('mapped_data.aug_type',
+       {'type': 'randaug', 'randaug': {'magnitude_std': .5}}),
+      ('mapped_data.aug_type',
+       {'type': 'autoaug', 'autoaug': {'augmentation_name': 'detection_v0'}}),
       ('mapped_data.mixup_and_cutmix', {'cutmix_alpha': 1.}),
+      ('mapped_validation_data.color_jitter', .1),
+      ('mapped_validation_data.three_augment', True),
       ('mapped_data.global_batch_size', 3), ('train_data.is_multilabel', True),
       ('losses.use_binary_cross_entropy', True), ('losses.soft_labels', True),
       ('model.output_softmax', True))
@@ -125,6 +131,15 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, field):
       checks.check(task)
     task.harmonization.enabled = False
+    checks.check(task)
+
+  def test_joint_augmentation_is_accepted(self):
+    task = fixtures.experiment().task
+    task.override({'mapped_data': {
+        'aug_type': {'type': 'randaug'}, 'three_augment': True,
+        'color_jitter': .1, 'random_erasing': {'probability': .5},
+        'mixup_and_cutmix': {'cutmix_alpha': 1.}},
+        'losses': {'one_hot': False, 'soft_labels': True}})
     checks.check(task)
 
   def test_clickme_labels_and_imagenet_classes(self):

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf, tf_keras
 
+from official.vision.configs import common
 from official_ext.harmonization.dataloaders import mixing
 from official_ext.harmonization.dataloaders import sources
 
@@ -56,6 +57,77 @@ class MixupTest(tf.test.TestCase):
     mixed, result = mixing.mixup(images, batch, [1, 2], alpha=1., prob=0.)
     self.assertAllEqual(mixed, images)
     self.assertAllEqual(result['labels'], batch['labels'])
+
+
+class CutmixTest(tf.test.TestCase):
+
+  def test_image_and_map_are_cut_by_the_same_box(self):
+    rng = np.random.default_rng(0)
+    maps = tf.constant(rng.uniform(size=(6, 12, 20)), tf.float32)
+    images = tf.tile(maps[..., tf.newaxis], [1, 1, 1, 3])
+    cut = tf.function(lambda seed: mixing.cutmix(
+        images, {'heatmaps': maps}, seed, alpha=1.))
+    changed = 0
+    for seed in range(200):
+      mixed, result = cut(tf.constant([seed, 1]))
+      self.assertAllEqual(mixed[..., 0], result['heatmaps'])
+      pasted = (mixed[..., 0] != maps).numpy()
+      changed += pasted.any(axis=(1, 2)).sum()
+      self.assertAllEqual(
+          result['heatmaps'], np.where(pasted, maps[::-1], maps))
+      for one in pasted:
+        rows, columns = one.any(axis=1), one.any(axis=0)
+        self.assertAllEqual(one, np.outer(rows, columns))
+        for line in (rows, columns):
+          self.assertLessEqual(np.abs(np.diff(np.int32(line))).sum(), 2)
+    self.assertGreater(changed, 600)
+
+  def test_label_and_weight_follow_the_area(self):
+    labels = tf.eye(6)
+    images = tf.tile(labels[:, tf.newaxis, tf.newaxis], [1, 16, 16, 1])
+    # The first three have a map, their partners have none.
+    weights = tf.constant([1., 1., 1., 0., 0., 0.])
+    for seed in range(50):
+      mixed, result = mixing.cutmix(
+          images, {'labels': labels, 'heatmap_weights': weights}, [seed, 1],
+          alpha=1.)
+      area = tf.reduce_mean(mixed, [1, 2])
+      self.assertAllClose(result['labels'], area)
+      self.assertAllClose(result['heatmap_weights'],
+                          tf.reduce_sum(area[:, :3], -1))
+
+  def test_uncut_area_follows_beta(self):
+    # Of boxes whose centre is so placed that nothing is cut off, the covered
+    # part is 1 - Beta(1, 1), and the border takes some: less than a half.
+    images, labels = tf.zeros([3000, 32, 32, 1]), tf.eye(3000)
+    _, result = mixing.cutmix(images, {'labels': labels}, [3, 4], alpha=1.)
+    covered = 1. - np.diag(result['labels'])
+    # A side s at a uniform place covers s (1 - s / 4) of the axis; squared, and
+    # averaged over s^2 uniform in [0, 1]: 1/2 - 1/5 + 1/48.
+    self.assertAllClose(covered.mean(), 1 / 2 - 1 / 5 + 1 / 48, atol=.02)
+
+  def test_mix_chooses(self):
+    # Large enough that no box is empty, but for a rare one.
+    images = tf.tile(tf.eye(6)[:, tf.newaxis, tf.newaxis], [1, 32, 32, 1])
+    batch = {'labels': tf.eye(6)}
+
+    def kinds(**options):
+      found = set()
+      mix = tf.function(lambda seed: mixing.mix(
+          images, batch, seed, common.MixupAndCutmix(**options))[0])
+      for seed in range(60):
+        mixed = mix(tf.constant([seed, 1])).numpy()
+        if np.array_equal(mixed, images):
+          found.add('none')
+        else:
+          found.add('cutmix' if set(np.unique(mixed)) <= {0., 1.} else 'mixup')
+      return found
+
+    self.assertEqual(kinds(), {'mixup', 'cutmix'})
+    self.assertEqual(kinds(mixup_alpha=0., prob=.5), {'cutmix', 'none'})
+    self.assertEqual(kinds(cutmix_alpha=0.), {'mixup'})
+    self.assertEqual(kinds(switch_prob=0.), {'mixup'})
+    self.assertEqual(kinds(mixup_alpha=0., cutmix_alpha=0.), {'none'})
 
 
 class SourcesTest(tf.test.TestCase):

@@ -1,6 +1,7 @@
 """Checks of a harmonized task configuration, before anything is built."""
 
 from official.core import config_definitions as cfg
+from official_ext.harmonization.dataloaders import augmentation
 from official_ext.harmonization.dataloaders import registry as map_decoders
 from official_ext.harmonization.losses import harmonization as losses
 from official_ext.harmonization.ops import saliency as saliency_ops
@@ -67,15 +68,19 @@ def _check_mapped_data(task, name: str):
     _refuse(name + 'label_offset', data.label_offset,
             f'ClickMe labels are 0..999, so {task.model.num_classes} classes '
             f'need {expected}')
-  for field in ('aug_type', 'three_augment', 'random_erasing', 'color_jitter',
-                'repeated_augment', 'is_multilabel', 'tfds_name', 'cache'):
+  for field in ('repeated_augment', 'is_multilabel', 'tfds_name', 'cache'):
     if getattr(data, field):
       _refuse(name + field, getattr(data, field),
               'images with maps do not support it, leave it unset')
-  mixing = data.mixup_and_cutmix
-  if mixing and mixing.cutmix_alpha:
-    _refuse(name + 'mixup_and_cutmix.cutmix_alpha', mixing.cutmix_alpha,
-            'images with maps are mixed by mixup alone, set it to 0')
+  for field in ('aug_type', 'three_augment', 'random_erasing', 'color_jitter',
+                'mixup_and_cutmix'):
+    if getattr(data, field) and not data.is_training:
+      _refuse(name + field, getattr(data, field),
+              'it has no effect in evaluation, leave it unset')
+  if data.aug_type:
+    problem = augmentation.problem(data.aug_type)
+    if problem:
+      _refuse(name + 'aug_type', data.aug_type.as_dict(), problem)
 
 
 def _check_labels(task):

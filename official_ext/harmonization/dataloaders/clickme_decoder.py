@@ -1,6 +1,6 @@
 """Decoder of the ClickMe release's records."""
 
-from typing import Dict
+from typing import Dict, Sequence
 
 import tensorflow as tf, tf_keras
 
@@ -10,19 +10,25 @@ from official.vision.dataloaders import decoder
 _NO_LABEL = tf.int64.min
 
 
-def _decode_or_empty(encoded: tf.Tensor, channels: int) -> tf.Tensor:
-  """Decodes a JPEG, PNG, GIF or BMP; (0, 0, channels) where that fails.
+def _decode_or_empty(encoded: Sequence[tf.Tensor],
+                     channels: Sequence[int]) -> Sequence[tf.Tensor]:
+  """Decodes JPEGs, PNGs, GIFs or BMPs; all (0, 0, channels) where one fails.
 
   An op that fails takes the whole pipeline with it and cannot say which record
-  it was; as the only element of a dataset its error can be set aside.
+  it was; as the only element of a dataset its error can be set aside. A dataset
+  costs about as much as decoding a map, so that one serves all.
   """
 
-  def decode(e):
-    return tf.io.decode_image(e, channels=channels, expand_animations=False)
+  def decode(*pictures):
+    return tuple(
+        tf.io.decode_image(p, channels=c, expand_animations=False)
+        for p, c in zip(pictures, channels))
 
-  pixels = tf.data.Dataset.from_tensors(encoded).map(decode).ignore_errors()
-  nothing = tf.data.Dataset.from_tensors(tf.zeros([0, 0, channels], tf.uint8))
-  return pixels.concatenate(nothing).take(1).get_single_element()
+  pixels = tf.data.Dataset.from_tensors(tuple(encoded)).map(decode)
+  nothing = tf.data.Dataset.from_tensors(
+      tuple(tf.zeros([0, 0, c], tf.uint8) for c in channels))
+  decoded = pixels.ignore_errors().concatenate(nothing).take(1)
+  return decoded.get_single_element()
 
 
 class Decoder(decoder.Decoder):
@@ -50,8 +56,13 @@ class Decoder(decoder.Decoder):
             'label': tf.io.FixedLenFeature(
                 (), tf.int64, default_value=_NO_LABEL),
         })
-    image = _decode_or_empty(features['image'], 3)
-    heatmap = _decode_or_empty(features['heatmap'], 1)
+    encoded = features['image'], features['heatmap']
+    image, heatmap = _decode_or_empty(encoded, (3, 1))
+    # Only where one of the two has failed, to find out which.
+    image, heatmap = tf.cond(
+        tf.size(image) > 0, lambda: (image, heatmap), lambda:
+        (_decode_or_empty(encoded[:1], [3])[0],
+         _decode_or_empty(encoded[1:], [1])[0]))
     image.set_shape([None, None, 3])
     heatmap.set_shape([None, None, 1])
     problem = tf.constant('')

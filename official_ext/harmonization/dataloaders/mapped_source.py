@@ -4,6 +4,7 @@ import tensorflow as tf, tf_keras
 
 from official.common import dataset_fn
 from official.core import input_reader
+from official_ext.harmonization.dataloaders import augmentation
 from official_ext.harmonization.dataloaders import harmonization_input
 from official_ext.harmonization.dataloaders import mixing
 from official_ext.harmonization.dataloaders import records
@@ -37,7 +38,8 @@ def read(params, model, soft_labels: bool, input_context=None):
       crop_area_range=params.crop_area_range,
       center_crop_fraction=params.center_crop_fraction,
       tf_resize_method=params.tf_resize_method,
-      dtype=params.dtype)
+      dtype=params.dtype,
+      augmenter=augmentation.build(params))
 
   def decode(record):
     return {**record, **decoder.decode(record['serialized'])}
@@ -55,10 +57,8 @@ def read(params, model, soft_labels: bool, input_context=None):
     seed = batch.pop('seed')[0]
     if soft_labels:
       batch['labels'] = tf.one_hot(batch['labels'], model.num_classes)
-    mixup = params.mixup_and_cutmix
-    if mixup and mixup.mixup_alpha:
-      images, batch = mixing.mixup(
-          images, batch, seed, alpha=mixup.mixup_alpha, prob=mixup.prob)
+    if params.mixup_and_cutmix:
+      images, batch = mixing.mix(images, batch, seed, params.mixup_and_cutmix)
     return images, batch
 
   return input_reader.InputReader(

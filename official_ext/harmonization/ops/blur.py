@@ -3,28 +3,57 @@
 import numpy as np
 import tensorflow as tf, tf_keras
 
-_WORKING_SIZE = 64
+# Height and width of the maps that are filtered, in cells.
+WORKING_SIZE = 64
+
 _KERNEL_SIZE = 10
 _SIGMA = 10.
 
 
-def _released_kernel() -> np.ndarray:
-  """The 10x10 Gaussian of the release: columns -5..4, rows 4..-5."""
+def _released_filter(offsets: np.ndarray) -> np.ndarray:
+  """One axis of the release's Gaussian, as a matrix to multiply cells with.
+
+  Args:
+    offsets: the ten taps' places in the Gaussian. The first is laid four cells
+      before the cell that is summed for, as `tf.nn.conv2d` pads.
+
+  Returns:
+    float32 (64, 64): row i holds the weights that cell i takes from the others.
+    Cells outside the map count as 0.
+  """
+  taps = np.exp(-offsets**2 / (2. * _SIGMA**2))
+  matrix = sum(
+      weight * np.eye(WORKING_SIZE, k=offset)
+      for weight, offset in zip(taps / taps.sum(), range(-4, _KERNEL_SIZE - 4)))
+  return matrix.astype(np.float32)
+
+
+def blur_cells(cells: tf.Tensor) -> tf.Tensor:
+  """Filters 64x64 maps by the release's 10x10 Gaussian of sigma 10.
+
+  The kernel's columns are -5..4 and its rows 4..-5, with zero padding: nearly a
+  box, and off-centre by half a cell, as released (`harmonization` 0.0.9,
+  `common/blur.py`). It is kept because published scores depend on it. A
+  Gaussian is a product of its axes, so that two small matrices do it.
+
+  Args:
+    cells: float32 `Tensor` of shape (B, 64, 64, 1), any value range.
+
+  Returns:
+    float32 `Tensor` of shape (B, 64, 64, 1).
+  """
   columns = np.arange(-_KERNEL_SIZE // 2, _KERNEL_SIZE // 2)
   rows = columns[::-1]
-  kernel = np.exp(-(columns[np.newaxis, :]**2 + rows[:, np.newaxis]**2) /
-                  (2. * _SIGMA**2))
-  return kernel / kernel.sum()
+  blurred = tf.matmul(_released_filter(rows), cells[..., 0])
+  blurred = tf.matmul(blurred, _released_filter(columns), transpose_b=True)
+  return blurred[..., tf.newaxis]
 
 
 def blur_maps(maps: tf.Tensor, output_size) -> tf.Tensor:
   """Blurs human maps as the released ClickMe loader does.
 
-  A map is resized to 64x64 (bilinear), filtered by a 10x10 Gaussian of
-  sigma 10 with zero padding, and resized to `output_size` (bilinear). The
-  kernel is nearly a box and off-centre by half a cell, as released
-  (`harmonization` 0.0.9, `common/clickme_dataset.py`); it is kept because
-  published scores depend on it.
+  A map is resized to 64x64 (bilinear), filtered (`blur_cells`), and resized to
+  `output_size` (bilinear).
 
   Args:
     maps: float `Tensor` of shape (B, H, W, 1), any value range.
@@ -33,8 +62,5 @@ def blur_maps(maps: tf.Tensor, output_size) -> tf.Tensor:
   Returns:
     float32 `Tensor` of shape (B, height, width, 1).
   """
-  kernel = tf.constant(
-      _released_kernel()[:, :, np.newaxis, np.newaxis], tf.float32)
-  maps = tf.image.resize(maps, [_WORKING_SIZE, _WORKING_SIZE])
-  maps = tf.nn.conv2d(maps, kernel, strides=1, padding='SAME')
-  return tf.image.resize(maps, output_size)
+  cells = tf.image.resize(maps, [WORKING_SIZE, WORKING_SIZE])
+  return tf.image.resize(blur_cells(cells), output_size)
