@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint bazel-test lock clean
+.PHONY: help setup train test lint bazel-test benchmark lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort \
@@ -51,6 +51,12 @@ bazel-test: setup ## Run the tests under Bazel (BAZEL_FLAGS=... for more options
 	@command -v $(BAZEL) >/dev/null || tools/install_bazel.sh
 	BAZEL=$(BAZEL) tools/write_bazelrc_offline.sh
 	$(BAZEL) test $(BAZEL_FLAGS) //...
+
+RESULTS := benchmarks/results
+benchmark: setup ## Measure time, memory and exactness of a step, and the input pipeline (over an hour)
+	$(PY) -m benchmarks.step_cost --output=$(RESULTS)/step_cost.json
+	$(PY) -m benchmarks.exactness --output=$(RESULTS)/exactness.json
+	$(PY) -m benchmarks.input_pipeline --output=$(RESULTS)/input_pipeline.json
 
 # uv prefers the versions already locked: LOCK_FLAGS=--upgrade takes new ones.
 LOCK := .cache/lock/bin/uv pip compile --quiet --python-version 3.11 \

@@ -42,33 +42,34 @@ _MODELS = {
     'vit_s16': {'type': 'vit', 'vit': {'model_name': 'vit-s16'}},
 }
 
-# Name -> settings of `task.harmonization`. The first is the stock step.
+# Name -> settings of `task.harmonization`. The first is the stock step. In
+# brackets, the choice of batch_norm where it is not 'mapped'.
 _CASES = {
     'plain': {'enabled': False},
     'all mapped': {},
     'half mapped': {'mapped_fraction': .5, 'batch_norm': 'mapped'},
     'fifth mapped': {'mapped_fraction': .2, 'batch_norm': 'mapped'},
-    'fifth mapped, batch_norm batch':
-        {'mapped_fraction': .2, 'batch_norm': 'batch'},
-    'fifth mapped, batch_norm inference':
+    'fifth mapped (batch)': {'mapped_fraction': .2, 'batch_norm': 'batch'},
+    'fifth mapped (inference)':
         {'mapped_fraction': .2, 'batch_norm': 'inference'},
     'interval 4': {'interval': 4},
 }
-_RELEASED = ('released, eager', 'released, tf.function')
+_RELEASED = ('released eager', 'released tf.function')
 
 _MODELS_FLAG = flags.DEFINE_list('models', 'resnet50,mobilenet_v2,vit_s16',
                                  f'Of {", ".join(_MODELS)}.')
 _MODES = flags.DEFINE_list('modes', 'graph,xla', 'Of graph and xla.')
-_CASES_FLAG = flags.DEFINE_list(
-    'cases', None,
-    'A part of the cases, by name, split at semicolons instead of commas; all '
-    f'by default: {"; ".join([*_CASES, *_RELEASED])}.')
+_CASES_FLAG = flags.DEFINE_list('cases', [*_CASES, *_RELEASED],
+                                'What to time. Ratios need the plain step.')
 _BATCH = flags.DEFINE_integer('batch_size', 10, 'Images per step.',
                               lower_bound=1)
 _SIZE = flags.DEFINE_integer('image_size', 224, 'Pixels.', lower_bound=32)
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Timings of each case.',
                                lower_bound=1)
-_MEMORY = flags.DEFINE_bool('memory', True, 'Measure memory, too.')
+_MEMORY = flags.DEFINE_list(
+    'memory_cases',
+    ['plain', 'all mapped', 'fifth mapped', 'released tf.function'],
+    'Those of the cases whose memory is measured, too.')
 _OUTPUT = flags.DEFINE_string(
     'output', None,
     'JSON file for the results. A model and kind that stand in it with the '
@@ -112,7 +113,7 @@ def _task(backbone, **settings):
 
 
 def _our_step(model_name, mode, settings):
-  """Returns a function that takes one training step, and its effective M/B."""
+  """Returns a function that takes one training step of the task."""
   task = _task(_MODELS[model_name], **settings)
   options = task.task_config.harmonization
   mapped = max(1, round(options.mapped_fraction * _BATCH.value))
@@ -147,11 +148,12 @@ def _released_step(model_name, case):
 
 def _cases(mode):
   """The cases of a kind: the released function knows no XLA."""
-  chosen = [*_CASES, *(_RELEASED if mode == 'graph' else ())]
-  if _CASES_FLAG.value is None:
-    return chosen
-  asked = [c.strip() for c in ','.join(_CASES_FLAG.value).split(';')]
-  return [c for c in chosen if c in asked]
+  known = [*_CASES, *(_RELEASED if mode == 'graph' else ())]
+  return [c for c in known if c in _CASES_FLAG.value]
+
+
+def _memory_cases(mode):
+  return [c for c in _cases(mode) if c in _MEMORY.value]
 
 
 def _build(model_name, mode, case):
@@ -278,9 +280,12 @@ def _save(results):
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}')
-  for name in _MODELS_FLAG.value:
-    if name not in _MODELS:
-      raise app.UsageError(f'--models: {name!r} is none of {list(_MODELS)}')
+  for flag, known in ((_MODELS_FLAG, list(_MODELS)),
+                      (_MODES, ['graph', 'xla']),
+                      (_CASES_FLAG, [*_CASES, *_RELEASED])):
+    for name in flag.value:
+      if name not in known:
+        raise app.UsageError(f'--{flag.name} has {name!r}: choose of {known}.')
   if _ONE_CASE.value:
     return _print_memory(_ONE_CASE.value)
 
@@ -293,7 +298,7 @@ def main(argv):
   results = _load()
   pairs = [(m, mode) for m in _MODELS_FLAG.value for mode in _MODES.value]
   total = sum(
-      len(_cases(mode)) * (2 if _MEMORY.value else 1) + _ROUNDS.value
+      len(_cases(mode)) + _ROUNDS.value + len(_memory_cases(mode))
       for _, mode in pairs)
   with tqdm.tqdm(total=total, unit='part') as progress:
     for model_name, mode in pairs:
@@ -303,11 +308,11 @@ def main(argv):
       # What one model left in memory must not slow the next.
       tf_keras.backend.clear_session()
       cases = _measure_time(model_name, mode, progress)
-      for case, figures in cases.items():
-        if _MEMORY.value:
-          progress.set_postfix_str(f'{key}: memory of {case}')
-          figures['memory'] = _measure_memory(model_name, mode, case)
-          progress.update()
+      for case in _memory_cases(mode):
+        progress.set_postfix_str(f'{key}: memory of {case}')
+        if case in cases:
+          cases[case]['memory'] = _measure_memory(model_name, mode, case)
+        progress.update()
       results[key] = {'settings': settings, 'cases': cases}
       _save(results)
   print(_table(results))
