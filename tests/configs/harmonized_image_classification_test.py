@@ -15,6 +15,7 @@ from official_ext.harmonization import (
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
+from official_ext.harmonization.dataloaders import labels
 from tests import fixtures
 
 
@@ -32,7 +33,8 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
       self.assertIsInstance(config.task, stock.ImageClassificationTask)
       self.assertFalse(config.task.harmonization.enabled)
       found = config.as_dict()
-      for added in ('harmonization', 'mapped_data', 'mapped_validation_data'):
+      for added in ('harmonization', 'mapped_data', 'mapped_validation_data',
+                    'train_label_offset', 'validation_label_offset'):
         del found['task'][added]
       self.assertEqual(found, expected.as_dict())
 
@@ -85,14 +87,20 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
       exp_cfg.harmonize(config)
 
   def test_label_offset_follows_the_number_of_classes(self):
-    config = exp_factory.get_exp_config('resnet_imagenet')
-    self.assertEqual(
-        exp_cfg.harmonize(config).task.mapped_data.label_offset, 1)
-    for classes, offset in ((1000, 0), (10, None)):
-      config = exp_factory.get_exp_config('resnet_imagenet')
+    for classes, decoder, offset in (
+        (1001, 'clickme', 1), (1000, 'clickme', 0), (10, 'clickme', None),
+        # Nothing is said of their labels: the user has to.
+        (1001, 'clickme_2018', None), (1000, 'canonical', None)):
+      config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
       config.task.model.num_classes = classes
+      config.task.mapped_data.map_decoder = decoder
       self.assertEqual(
-          exp_cfg.harmonize(config).task.mapped_data.label_offset, offset)
+          labels.mapped_offset(config.task.mapped_data, classes), offset)
+      if offset is None:
+        with self.assertRaisesRegex(ValueError, 'label_offset is None'):
+          checks.check(config.task)
+      else:
+        checks.check(config.task)
 
 
 class CheckTest(tf.test.TestCase, parameterized.TestCase):
@@ -117,6 +125,9 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
        {'type': 'randaug', 'randaug': {'magnitude_std': .5}}),
       ('mapped_data.aug_type',
        {'type': 'autoaug', 'autoaug': {'augmentation_name': 'detection_v0'}}),
+      ('mapped_data.on_bad_record', 'ignore'),
+      ('mapped_data.max_bad_records', 0), ('mapped_data.raw_image_max', 0.),
+      ('mapped_validation_data.raw_image_max', 1.),
       ('mapped_data.mixup_and_cutmix', {'cutmix_alpha': 1.}),
       ('mapped_validation_data.color_jitter', .1),
       ('mapped_validation_data.three_augment', True),
@@ -152,6 +163,36 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       task.mapped_data.label_offset = bad
       with self.assertRaisesRegex(ValueError, f'label_offset.*need {good}'):
         checks.check(task)
+
+  def test_raw_formats_take_a_white(self):
+    task = fixtures.experiment().task
+    for decoder in ('clickme_2018', 'clickme_per_category'):
+      task.mapped_data.override(
+          {'map_decoder': decoder, 'raw_image_max': 1., 'on_bad_record': 'skip',
+           'max_bad_records': 1})
+      checks.check(task)
+
+  @parameterized.parameters('train', 'validation')
+  def test_tfds_labels_and_imagenet_classes(self, split):
+    task = fixtures.experiment().task
+    task.override({f'{split}_data': {'tfds_name': 'imagenet2012'}})
+    for classes, good, bad in ((1001, 1, 0), (1000, 0, 1), (1000, 0, -1)):
+      task.model.num_classes = classes
+      task.mapped_data.label_offset = None
+      task.mapped_validation_data.label_offset = None
+      task.override({f'{split}_label_offset': good})
+      checks.check(task)
+      task.override({f'{split}_label_offset': bad})
+      with self.assertRaisesRegex(
+          ValueError, f'task.{split}_label_offset is {bad}.*need {good}'):
+        checks.check(task)
+
+  def test_offset_that_the_stock_task_would_lose_is_refused(self):
+    task = fixtures.experiment(enabled=False).task
+    checks.check(task)
+    task.train_label_offset = 1
+    with self.assertRaisesRegex(ValueError, 'task.train_label_offset is 1'):
+      checks.check(task)
 
   def test_two_smoothings_are_refused(self):
     task = exp_factory.get_exp_config('harmonized_resnet_imagenet').task

@@ -188,6 +188,14 @@ class ParserTest(tf.test.TestCase, parameterized.TestCase):
                        fixtures.pixels(2, channels=1).numpy(), label=999)
     self.assertEqual(parser.parse_fn(False)(decoded)[1]['labels'], 1000)
 
+  def test_background_of_imagenet_is_no_label(self):
+    parser = harmonization_input.Parser([16, 16], 1001, label_offset=0)
+    decoded = _decoded(fixtures.pixels(1).numpy(),
+                       fixtures.pixels(2, channels=1).numpy(), label=0)
+    with self.assertRaisesRegex(tf.errors.InvalidArgumentError,
+                                'label 0 plus label_offset 0 .*1..1000'):
+      parser.parse_fn(False)(decoded)
+
   def test_problem_names_the_record(self):
     parser = harmonization_input.Parser([16, 16], 4)
     decoded = _decoded(np.zeros((0, 0, 3)), np.zeros((0, 0, 1)))

@@ -151,6 +151,26 @@ class SourcesTest(tf.test.TestCase):
     self.assertAllEqual(joined[:, 0, 0, 0], [1., 0., -1.])
     self.assertAllEqual(tf.reduce_sum(result['labels'], -1), [1., 1., 0.])
     self.assertAllEqual(result['valid'], [1., 1., 1.])
+    self.assertAllEqual(result['bad_records'], [0., 0.])
+
+  def test_training_hands_counts_of_bad_records_on(self):
+    images, batch = _batch(size=2)
+    mapped = tf.data.Dataset.from_tensors(
+        (images, {**batch, 'bad_records': tf.constant([2., 0.])}))
+    (_, result), = sources.join_for_training(mapped, None)
+    self.assertAllEqual(result['bad_records'], [2., 0.])
+
+  def test_evaluation_keeps_blank_rows_blank(self):
+    images, batch = _batch(size=3)
+    batch.update(bad_records=tf.constant([0., 1., 0.]),
+                 valid=tf.constant([1., 0., 1.]))
+    mapped = tf.data.Dataset.from_tensors((images, batch))
+    plain = tf.data.Dataset.from_tensors((images[:2], batch['labels'][:2]))
+    batches = [b for _, b in sources.join_for_evaluation(mapped, plain, 4)]
+    self.assertAllEqual([b['valid'] for b in batches],
+                        [[1, 1, 0, 0], [1, 0, 1, 0]])
+    self.assertAllEqual([b['bad_records'] for b in batches],
+                        [[0, 0, 0, 0], [0, 1, 0, 0]])
 
   def test_evaluation_counts_every_image_once(self):
     images, batch = _batch(size=5)

@@ -2,14 +2,13 @@
 
 from official.core import config_definitions as cfg
 from official_ext.harmonization.dataloaders import augmentation
+from official_ext.harmonization.dataloaders import labels
 from official_ext.harmonization.dataloaders import registry as map_decoders
 from official_ext.harmonization.losses import harmonization as losses
 from official_ext.harmonization.ops import saliency as saliency_ops
 
-# ClickMe labels are 0..999; 1001-way networks keep class 0 for background.
-CLICKME_LABEL_OFFSETS = {1000: 0, 1001: 1}
-
 BLURS = ('before_crop', 'after_crop', 'none')
+ON_BAD_RECORD = ('fail', 'skip')
 
 
 def _refuse(field: str, found, expected: str):
@@ -58,16 +57,26 @@ def _check_mapped_data(task, name: str):
   name = f'task.{name}.'
   _check_choice(name + 'map_decoder', data.map_decoder, map_decoders.names())
   _check_choice(name + 'blur', data.blur, BLURS)
-  if data.label_offset is None:
+  offset = labels.mapped_offset(data, task.model.num_classes)
+  if offset is None:
     _refuse(name + 'label_offset', None,
             'say what to add to the labels of the records, 0 if they are the '
             "network's own classes")
-  expected = CLICKME_LABEL_OFFSETS.get(task.model.num_classes)
-  if data.map_decoder == 'clickme' and expected not in (None,
-                                                        data.label_offset):
+  expected = labels.OFFSETS.get(task.model.num_classes)
+  if data.map_decoder == 'clickme' and expected not in (None, offset):
     _refuse(name + 'label_offset', data.label_offset,
             f'ClickMe labels are 0..999, so {task.model.num_classes} classes '
             f'need {expected}')
+  _check_choice(name + 'on_bad_record', data.on_bad_record, ON_BAD_RECORD)
+  if data.max_bad_records < 1:
+    _refuse(name + 'max_bad_records', data.max_bad_records,
+            'it must be 1 or more; to let none pass set on_bad_record to fail')
+  if data.raw_image_max <= 0:
+    _refuse(name + 'raw_image_max', data.raw_image_max,
+            'it must be more than 0')
+  if data.raw_image_max != 255 and not map_decoders.is_raw(data.map_decoder):
+    _refuse(name + 'raw_image_max', data.raw_image_max,
+            f'the format {data.map_decoder} is not raw, leave it at 255')
   for field in ('repeated_augment', 'is_multilabel', 'tfds_name', 'cache'):
     if getattr(data, field):
       _refuse(name + field, getattr(data, field),
@@ -81,6 +90,25 @@ def _check_mapped_data(task, name: str):
     problem = augmentation.problem(data.aug_type)
     if problem:
       _refuse(name + 'aug_type', data.aug_type.as_dict(), problem)
+
+
+def _check_plain_offsets(task):
+  """Checks the label offsets of the two sources without maps."""
+  classes = task.model.num_classes
+  expected = labels.OFFSETS.get(classes)
+  for source, name in (('train_data', 'train_label_offset'),
+                       ('validation_data', 'validation_label_offset')):
+    offset, data = getattr(task, name), getattr(task, source)
+    if offset and not task.harmonization.enabled:
+      _refuse(f'task.{name}', offset,
+              'the stock task knows no offset, set task.harmonization.enabled '
+              'to True (and weight to 0 to train as the stock task does)')
+    if (task.harmonization.enabled and
+        str(data.tfds_name).startswith('imagenet2012') and
+        expected not in (None, offset)):
+      _refuse(f'task.{name}', offset,
+              f'labels of TFDS imagenet2012 are 0..999, so {classes} classes '
+              f'need {expected}')
 
 
 def _check_labels(task):
@@ -122,6 +150,7 @@ def check(task):
     ValueError: a field, or a combination of fields, cannot work. The message
       names the field, what was found and what to do.
   """
+  _check_plain_offsets(task)
   if not task.harmonization.enabled:
     return
   _check_harmonization(task.harmonization)

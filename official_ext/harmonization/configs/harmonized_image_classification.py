@@ -15,7 +15,6 @@ from official.core import exp_factory
 from official.modeling import hyperparams
 from official.modeling import optimization
 from official.vision.configs import image_classification as stock
-from official_ext.harmonization.configs import checks
 
 # "Average inter-rater alignment" of the ClickMe release: the mean Spearman
 # correlation that counts as human.
@@ -67,8 +66,20 @@ class MappedDataConfig(stock.DataConfig):
   """A source of images with human maps.
 
   Attributes:
-    map_decoder: the records' format, a name in `dataloaders.registry`.
-    label_offset: added to a record's label to give the network's class.
+    map_decoder: the records' format: 'clickme' (the release), 'clickme_2018'
+      (the archive of 2018), 'clickme_per_category' (clickme_test_1000) or
+      'canonical' (Model Garden's ImageNet fields and a map, which may be left
+      out in training).
+    label_offset: added to a record's label to give the network's class. None
+      is right for 'clickme' on ImageNet's 1000 or 1001 classes; anything else
+      needs a number.
+    raw_image_max: the value of white where a format's pixels are raw, which
+      'clickme_2018' and 'clickme_per_category' do not say: 255 or 1.
+    on_bad_record: 'fail' stops at a record that cannot be used, 'skip' leaves
+      it out and counts it as `bad_records` in the logs (of all replicas, since
+      the last log; one met again is counted again). Either way a label outside
+      the range or a damaged file (a CRC error) stops the run.
+    max_bad_records: how many different records every worker may skip.
     blur: when the map is blurred as in the release: 'before_crop',
       'after_crop' or 'none'.
     min_max: whether a map is scaled to [0, 1] at the end.
@@ -76,6 +87,9 @@ class MappedDataConfig(stock.DataConfig):
   """
   map_decoder: str = 'clickme'
   label_offset: Optional[int] = None
+  raw_image_max: float = 255.
+  on_bad_record: str = 'fail'
+  max_bad_records: int = 100
   blur: str = 'after_crop'
   min_max: bool = True
 
@@ -88,6 +102,16 @@ class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
   `validation_data` the one that `accuracy` is measured on; either of the two
   validation sources may be left out. The defaults of `mapped_validation_data`
   are the release's: the whole image, the blurred map, no min-max.
+
+  Attributes:
+    harmonization: how the network is harmonized.
+    mapped_data: images with maps to train on.
+    mapped_validation_data: images with maps to measure alignment on; every one
+      needs its map.
+    train_label_offset: added to the labels of `train_data`: 1 takes 0..999
+      (TFDS imagenet2012) to ImageNet's 1001 classes, -1 takes 1..1000 (Model
+      Garden's records) to 1000 classes.
+    validation_label_offset: as that, of `validation_data`.
   """
   harmonization: Harmonization = dataclasses.field(
       default_factory=Harmonization)
@@ -96,6 +120,8 @@ class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
   mapped_validation_data: MappedDataConfig = dataclasses.field(
       default_factory=lambda: MappedDataConfig(  # pylint: disable=g-long-lambda
           is_training=False, aug_crop=False, min_max=False))
+  train_label_offset: int = 0
+  validation_label_offset: int = 0
 
 
 def label_smoothing(task: HarmonizedImageClassificationTask) -> float:
@@ -119,12 +145,8 @@ def _with_harmonization(
         f'({stock.ImageClassificationTask.__module__}.'
         f'{stock.ImageClassificationTask.__qualname__}) can be harmonized. A '
         'subclass may mean something else by its fields.')
-  task = HarmonizedImageClassificationTask(
+  return HarmonizedImageClassificationTask(
       **{f.name: getattr(task, f.name) for f in dataclasses.fields(task)})
-  for data in (task.mapped_data, task.mapped_validation_data):
-    data.label_offset = checks.CLICKME_LABEL_OFFSETS.get(
-        task.model.num_classes)
-  return task
 
 
 @gin.configurable

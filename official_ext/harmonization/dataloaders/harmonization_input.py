@@ -8,6 +8,7 @@ import tensorflow as tf, tf_keras
 from official.vision.dataloaders import parser
 from official.vision.ops import preprocess_ops
 from official_ext.harmonization.dataloaders import augmentation
+from official_ext.harmonization.dataloaders import labels
 from official_ext.harmonization.dataloaders import records
 from official_ext.harmonization.ops import blur as blur_ops
 
@@ -143,11 +144,12 @@ class Parser(parser.Parser):
   def _checked(self, decoded: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
     """A record whose image cannot be had before the record is found good."""
     label = decoded['label'] + self._label_offset
-    classes = f'outside the network\'s classes 0..{self._num_classes - 1}'
+    first = labels.first_class(self._num_classes)
+    classes = f"outside the network's classes {first}..{self._num_classes - 1}"
     with tf.control_dependencies([
         records.stop_at(decoded['problem'] == '', decoded, decoded['problem']),
         records.stop_at(
-            (label >= 0) & (label < self._num_classes), decoded,
+            (label >= first) & (label < self._num_classes), decoded,
             tf.strings.join([
                 'its label ', tf.strings.as_string(decoded['label']),
                 f' plus label_offset {self._label_offset} is ', classes

@@ -5,10 +5,15 @@ import tensorflow as tf, tf_keras
 from official.common import dataset_fn
 from official.core import input_reader
 from official_ext.harmonization.dataloaders import augmentation
+from official_ext.harmonization.dataloaders import bad_records
 from official_ext.harmonization.dataloaders import harmonization_input
+from official_ext.harmonization.dataloaders import labels
 from official_ext.harmonization.dataloaders import mixing
 from official_ext.harmonization.dataloaders import records
 from official_ext.harmonization.dataloaders import registry
+
+_NO_MAP = ('it has no human map to measure alignment with: move such records '
+           'to task.validation_data')
 
 
 def read(params, model, soft_labels: bool, input_context=None):
@@ -23,14 +28,18 @@ def read(params, model, soft_labels: bool, input_context=None):
   Returns:
     A dataset of float images (B, H, W, 3) and a dict of `labels`, int32 (B,) or
     float32 (B, classes) where soft, `heatmaps` float32 (B, H, W) and
-    `heatmap_weights` float32 (B,). A record that cannot be used raises
-    `tf.errors.InvalidArgumentError` with its file, position and the reason.
+    `heatmap_weights` float32 (B,), 0 where a training record has no map. A
+    record that cannot be used raises `tf.errors.InvalidArgumentError` with its
+    file, position and the reason; where `params.on_bad_record` is 'skip' it is
+    left out, and the dict also has `bad_records` and `valid`, float32 (B,), as
+    `bad_records.skip` describes them.
   """
-  decoder = registry.get_decoder(params.map_decoder)
+  decoder = registry.get_decoder(params.map_decoder, params.raw_image_max)
+  label_offset = labels.mapped_offset(params, model.num_classes)
   parser = harmonization_input.Parser(
       output_size=model.input_size[:2],
       num_classes=model.num_classes,
-      label_offset=params.label_offset,
+      label_offset=label_offset,
       blur=params.blur,
       min_max=params.min_max,
       aug_rand_hflip=params.aug_rand_hflip,
@@ -40,9 +49,35 @@ def read(params, model, soft_labels: bool, input_context=None):
       tf_resize_method=params.tf_resize_method,
       dtype=params.dtype,
       augmenter=augmentation.build(params))
+  parse_one = parser.parse_fn(params.is_training)
+  counts = ()
+  if params.on_bad_record == 'skip':
+    counts = ('bad_records',) + (() if params.is_training else ('valid',))
 
   def decode(record):
-    return {**record, **decoder.decode(record['serialized'])}
+    decoded = {
+        'has_map': tf.constant(True),
+        **record,
+        **decoder.decode(record['serialized'])
+    }
+    if not params.is_training:
+      lacking = (decoded['problem'] == '') & ~decoded['has_map']
+      decoded['problem'] = tf.where(lacking, _NO_MAP, decoded['problem'])
+    return decoded
+
+  def parse(decoded):
+    images, batch = parse_one(decoded)
+    weight = tf.cast(decoded['has_map'], tf.float32)
+    return images, {
+        **batch, 'heatmap_weights': weight, **{k: decoded[k] for k in counts}
+    }
+
+  def sample(dataset):
+    if counts:
+      last_class = model.num_classes - 1 - label_offset
+      dataset = bad_records.skip(dataset, params.max_bad_records,
+                                 None if params.is_training else last_class)
+    return draw(dataset) if params.is_training else dataset
 
   def draw(dataset):
     # Every example carries its own random draw, so that the same seed gives
@@ -55,17 +90,18 @@ def read(params, model, soft_labels: bool, input_context=None):
   def mix(images, batch):
     batch = dict(batch)
     seed = batch.pop('seed')[0]
+    counted = {k: batch.pop(k) for k in counts}
     if soft_labels:
       batch['labels'] = tf.one_hot(batch['labels'], model.num_classes)
     if params.mixup_and_cutmix:
       images, batch = mixing.mix(images, batch, seed, params.mixup_and_cutmix)
-    return images, batch
+    return images, {**batch, **counted}
 
   return input_reader.InputReader(
       params,
       dataset_fn=records.located(dataset_fn.pick_dataset_fn(params.file_type)),
       decoder_fn=decode,
-      sample_fn=draw if params.is_training else None,
-      parser_fn=parser.parse_fn(params.is_training),
+      sample_fn=sample,
+      parser_fn=parse,
       postprocess_fn=mix if params.is_training else None,
   ).read(input_context=input_context)

@@ -32,21 +32,27 @@ def located(dataset_fn: Callable[..., tf.data.Dataset]):
   return read
 
 
-def stop_at(condition: tf.Tensor, record: Dict[str, tf.Tensor], reason):
+def stop_at(condition: tf.Tensor,
+            record: Dict[str, tf.Tensor],
+            reason,
+            what: str = 'Bad record',
+            advice: str = 'Repair or remove it'):
   """Asserts that a record is good.
 
   Args:
     condition: bool scalar, true where it is.
     record: holds `file` and `index`, as from `located`.
     reason: what is wrong otherwise: a string, or a string scalar `Tensor`.
+    what: begins the message.
+    advice: ends it.
 
   Returns:
     An op that raises `tf.errors.InvalidArgumentError`, with the file, the
     record's position and the reason, where the condition is false.
   """
   message = tf.strings.join([
-      'Bad record: ', record['file'], ', record ',
+      f'{what}: ', record['file'], ', record ',
       tf.strings.as_string(record['index']), ' (counted from 0): ', reason,
-      '. Repair or remove it.'
+      f'. {advice}.'
   ])
   return tf.debugging.Assert(condition, [message])

@@ -1,25 +1,41 @@
 """The record formats that hold images with human maps, by name."""
 
+import functools
 from typing import List
 
 from official.vision.dataloaders import decoder
+from official_ext.harmonization.dataloaders import canonical_decoder
 from official_ext.harmonization.dataloaders import clickme_decoder
+from official_ext.harmonization.dataloaders import raw_decoder
 
 _DECODERS = {
+    'canonical': canonical_decoder.Decoder,
     'clickme': clickme_decoder.Decoder,
+}
+
+# Formats of raw pixels, which do not say what value white has.
+_RAW_DECODERS = {
+    'clickme_2018': functools.partial(raw_decoder.Decoder, side=256),
+    'clickme_per_category': functools.partial(raw_decoder.Decoder, side=224),
 }
 
 
 def names() -> List[str]:
   """Returns the names of the known formats."""
-  return sorted(_DECODERS)
+  return sorted({**_DECODERS, **_RAW_DECODERS})
 
 
-def get_decoder(name: str) -> decoder.Decoder:
+def is_raw(name: str) -> bool:
+  """Whether a format's pixels are raw, so that white has to be told."""
+  return name in _RAW_DECODERS
+
+
+def get_decoder(name: str, raw_image_max: float = 255.) -> decoder.Decoder:
   """Returns the decoder of a format.
 
   Args:
     name: one of `names()`.
+    raw_image_max: the value of white, where `is_raw(name)`.
 
   Returns:
     A decoder with the interface of `clickme_decoder.Decoder`.
@@ -27,6 +43,8 @@ def get_decoder(name: str) -> decoder.Decoder:
   Raises:
     ValueError: the format is not known.
   """
+  if is_raw(name):
+    return _RAW_DECODERS[name](image_max=raw_image_max)
   if name not in _DECODERS:
     raise ValueError(f'Unknown map_decoder {name!r}: choose one of {names()}.')
   return _DECODERS[name]()

@@ -4,7 +4,8 @@ A batch is (images (B, H, W, 3), dict) with
   labels: int32 (B,), or float32 (B, classes) mixing coefficients;
   heatmaps: float32 (M, H, W), the human maps of the first M images;
   heatmap_weights: float32 (M,), 1 for a map, 0 for none;
-  valid: float32 (B,), 0 for rows that only fill up a batch.
+  valid: float32 (B,), 0 for rows that only fill up a batch;
+  bad_records: float32 (M,), how many were left out before each row.
 M is a Python int, so that shapes are static; in evaluation M = B.
 """
 
@@ -39,7 +40,10 @@ def join_for_training(mapped: tf.data.Dataset,
     }
 
   def mark_valid(images, batch):
-    return images, {**batch, 'valid': tf.ones([images.shape[0]])}
+    return images, {
+        'bad_records': tf.zeros_like(batch['heatmap_weights']),
+        **batch, 'valid': tf.ones([images.shape[0]])
+    }
 
   dataset = mapped
   if plain is not None:
@@ -76,7 +80,8 @@ def join_for_evaluation(mapped: Optional[tf.data.Dataset],
   """
 
   def complete(images, batch):
-    batch = {**batch, 'valid': tf.ones([tf.shape(images)[0]])}
+    rows = [tf.shape(images)[0]]
+    batch = {'valid': tf.ones(rows), 'bad_records': tf.zeros(rows), **batch}
     return (_pad(images, batch_size),
             {name: _pad(x, batch_size) for name, x in batch.items()})
 
@@ -92,10 +97,12 @@ def join_for_evaluation(mapped: Optional[tf.data.Dataset],
     parts.append(plain.map(without_maps))
   if mapped is not None:
     parts.append(mapped)
+  parts = [
+      part.map(complete, num_parallel_calls=tf.data.AUTOTUNE) for part in parts
+  ]
   dataset = parts[0]
   for part in parts[1:]:
     dataset = dataset.concatenate(part)
-  dataset = dataset.map(complete, num_parallel_calls=tf.data.AUTOTUNE)
   empty = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype),
                                 dataset.element_spec)
   fill = tf.data.Dataset.from_tensors(empty).repeat(replicas - 1)

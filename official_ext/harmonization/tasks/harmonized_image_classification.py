@@ -6,14 +6,17 @@ say is the stock task's.
 
 from typing import Any, Dict, List, Optional, Tuple
 
+from absl import logging
 import tensorflow as tf, tf_keras
 
 from official.core import task_factory
 from official.modeling import optimization
+from official.vision.ops import augment
 from official.vision.tasks import image_classification
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
+from official_ext.harmonization.dataloaders import labels as label_lib
 from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import sources
 from official_ext.harmonization.evaluation import metrics as alignment_metrics
@@ -24,6 +27,7 @@ from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.ops import second_order
 
 _LOSS_METRICS = ('classification_loss', 'harmonization_loss')
+_BAD_RECORDS = 'bad_records'
 
 
 @task_factory.register_task_cls(exp_cfg.HarmonizedImageClassificationTask)
@@ -76,6 +80,11 @@ class HarmonizedImageClassificationTask(
     per_replica = params.global_batch_size // replicas
     mapped = sources.mapped_rows(per_replica,
                                  self._harmonization.mapped_fraction)
+    logging.info(
+        'Mapped fraction: %d of the %d images of a replica\'s batch come from '
+        'task.mapped_data, %.4g (task.harmonization.mapped_fraction is %g).',
+        mapped, per_replica, mapped / per_replica,
+        self._harmonization.mapped_fraction)
     mapped_data = self._read_mapped(
         self.task_config.mapped_data.replace(
             global_batch_size=mapped * replicas, drop_remainder=True),
@@ -120,37 +129,30 @@ class HarmonizedImageClassificationTask(
 
   def _read_plain(self, params, input_context):
     """The host's batches of (images, labels), checked, labels unsmoothed."""
-    if params.mixup_and_cutmix:
-      params = params.replace(
-          mixup_and_cutmix=params.mixup_and_cutmix.replace(label_smoothing=0.))
-    field = 'train_data' if params.is_training else 'validation_data'
-    source = params.input_path or params.tfds_name
+    field = 'train' if params.is_training else 'validation'
     classes = self.task_config.model.num_classes
-
-    def check(images, labels):
-      if labels.dtype.is_integer:
-        low, high = tf.reduce_min(labels), tf.reduce_max(labels)
-        with tf.control_dependencies([
-            tf.debugging.Assert((low >= 0) & (high < classes), [
-                f'task.{field} ({source}) holds a label outside '
-                f'0..{classes - 1}; in this batch they are', low, 'to', high
-            ])
-        ]):
-          labels = tf.identity(labels)
-        if params.is_training and self.task_config.losses.soft_labels:
-          labels = self._one_hot(labels)
-        return images, labels
-      # Mixed by the host: a class outside the range left no trace in its row.
-      lost = tf.reduce_max(tf.abs(tf.reduce_sum(labels, axis=-1) - 1.))
-      with tf.control_dependencies([
-          tf.debugging.Assert(lost < 1e-3, [
-              f'task.{field} ({source}) holds a label outside 0..{classes - 1}'
-          ])
-      ]):
-        return images, tf.identity(labels)
-
-    return super().build_inputs(params, input_context).map(
-        check, num_parallel_calls=tf.data.AUTOTUNE)
+    # Mixed labels no longer say which were wrong: the host mixes after that.
+    dataset = label_lib.shift(
+        super().build_inputs(
+            params.replace(mixup_and_cutmix=None), input_context),
+        classes,
+        getattr(self.task_config, f'{field}_label_offset'),
+        source=f'task.{field}_data ({params.input_path or params.tfds_name}, '
+        f'task.{field}_label_offset)')
+    mixing = params.mixup_and_cutmix
+    if mixing:
+      dataset = dataset.map(
+          augment.MixupAndCutmix(
+              classes,
+              mixup_alpha=mixing.mixup_alpha,
+              cutmix_alpha=mixing.cutmix_alpha,
+              prob=mixing.prob,
+              label_smoothing=0.),
+          num_parallel_calls=tf.data.AUTOTUNE)
+    elif params.is_training and self.task_config.losses.soft_labels:
+      dataset = dataset.map(
+          lambda images, labels: (images, self._one_hot(labels)))
+    return dataset.prefetch(tf.data.AUTOTUNE)
 
   # ---- Labels ----
 
@@ -185,6 +187,8 @@ class HarmonizedImageClassificationTask(
       return super().build_metrics(training)
     if training:
       metrics = super().build_metrics(training)
+      if self.task_config.mapped_data.on_bad_record == 'skip':
+        metrics.append(tf_keras.metrics.Sum(_BAD_RECORDS, dtype=tf.float32))
       if self._harmonization.weight:
         metrics += [
             tf_keras.metrics.Mean(name, dtype=tf.float32)
@@ -196,7 +200,10 @@ class HarmonizedImageClassificationTask(
       metrics += super().build_metrics(training)
       metrics.append(tf_keras.metrics.Mean('validation_loss', dtype=tf.float32))
       metrics.append(tf_keras.metrics.Sum('accuracy_n', dtype=tf.float32))
-    if checks.has_source(self.task_config.mapped_validation_data):
+    mapped_data = self.task_config.mapped_validation_data
+    if checks.has_source(mapped_data):
+      if mapped_data.on_bad_record == 'skip':
+        metrics.append(tf_keras.metrics.Sum(_BAD_RECORDS, dtype=tf.float32))
       metrics += [
           tf_keras.metrics.SparseCategoricalAccuracy('clickme_accuracy'),
           alignment_metrics.AlignmentScore(
@@ -212,8 +219,8 @@ class HarmonizedImageClassificationTask(
   def process_metrics(self, metrics, labels, model_outputs, **kwargs):
     """Updates the stock training metrics; those of harmonization are apart."""
     super().process_metrics(
-        [m for m in metrics if m.name not in _LOSS_METRICS], labels,
-        model_outputs, **kwargs)
+        [m for m in metrics if m.name not in (*_LOSS_METRICS, _BAD_RECORDS)],
+        labels, model_outputs, **kwargs)
 
   # ---- Steps ----
 
@@ -270,6 +277,9 @@ class HarmonizedImageClassificationTask(
     images, batch = inputs
     self._check_optimizer(optimizer)
     self._check_replicas()
+    for metric in metrics or []:
+      if metric.name == _BAD_RECORDS:
+        metric.update_state(batch['bad_records'])
     if not self._harmonization.weight:
       stock_labels = (
           self._loss_labels(batch['labels'])
@@ -403,6 +413,7 @@ class HarmonizedImageClassificationTask(
         'alignment_iou': (iou, mapped),
         'alignment_n': (mapped * (1. - undefined),),
         'alignment_n_undefined': (mapped * undefined,),
+        _BAD_RECORDS: (batch['bad_records'],),
     }
     losses = self.task_config.losses
     stock_labels = (
