@@ -1,0 +1,336 @@
+r"""Builds canonical records from images and people's maps or clicks.
+
+  python -m official_ext.harmonization.data.build_clickme_records \
+      --npz=clickme_train.zip --output_dir=data/clickme/train --split=train
+
+One source is given: --npz (a folder or zip of npz files with image, heatmap
+and label), --map_dir with --image_dir (files of the same name), or --clicks
+with --image_dir (raw ClickMe 2.0 clicks, CSV or NPZ). The shards, their
+manifest.json and a list of what was left out, left_out.csv, go to --output_dir.
+Stopped and started again, it goes on where it was.
+"""
+
+import dataclasses
+import itertools
+import os
+from typing import Any, Callable, Optional, Sequence
+
+from absl import flags
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import cli
+from official_ext.harmonization import resources
+from official_ext.harmonization.data import canonical_maker
+from official_ext.harmonization.data import class_labels
+from official_ext.harmonization.data import click_files
+from official_ext.harmonization.data import clicks
+from official_ext.harmonization.data import map_files
+from official_ext.harmonization.data import map_sources
+from official_ext.harmonization.data import shards
+
+FLAGS = flags.FLAGS
+
+# Clicks by image, as long as the shards are being built.
+_TABLE = 'clicks.sqlite'
+_PATHS = ('output_dir', 'npz', 'image_dir', 'map_dir', 'labels', 'class_names')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is built from what; every field but `rules` is a flag.
+
+  Attributes:
+    rules: which clicks count, and how they become a map.
+    output_dir: where the shards are written.
+    split: first part of their names.
+    npz: folder or zip of npz files with image, heatmap and label.
+    image_dir: folder of images.
+    map_dir: folder of maps.
+    image_suffix: end of images' names that their maps' names have not.
+    map_suffix: end of maps' names that their images' names have not.
+    clicks: files of raw clicks.
+    click_frame: side of the square in whose pixels clicks are given, or 0.
+    labels: CSV of image and label.
+    label_column: of the clicks' CSV that holds the class.
+    class_names: file of names, one per line.
+    label_offset: is added to every label.
+    jpeg_quality: of images that came as numbers; 0 for PNG.
+    trust_pickle: whether arrays of objects may be unpickled.
+    images_per_shard: about how many.
+    shards: their number; 0 for as many as images_per_shard asks for.
+    seed: decides the order of the images.
+    workers: processes.
+  """
+  # Before the field `clicks`, which hides the module.
+  rules: clicks.Rules = clicks.Rules()
+  output_dir: str = ''
+  split: str = 'train'
+  npz: str = ''
+  image_dir: str = ''
+  map_dir: str = ''
+  image_suffix: str = ''
+  map_suffix: str = ''
+  clicks: Sequence[str] = ()
+  click_frame: int = 0
+  labels: str = ''
+  label_column: str = ''
+  class_names: str = ''
+  label_offset: int = 0
+  jpeg_quality: int = 0
+  trust_pickle: bool = False
+  images_per_shard: int = 1000
+  shards: int = 0
+  seed: int = 0
+  workers: int = 1
+
+
+def define_flags():
+  """Defines the tool's flags."""
+  flags.DEFINE_string('output_dir', None, 'Where the shards are written.')
+  flags.DEFINE_string('split', 'train', 'First part of the shards\' names.')
+  flags.DEFINE_string('npz', None, 'Folder or zip of npz files with image, '
+                      'heatmap and label.')
+  flags.DEFINE_string('image_dir', None, 'Folder of JPEG or PNG images.')
+  flags.DEFINE_string('map_dir', None, 'Folder of maps: grey PNG or JPEG, npy, '
+                      'or npz with heatmap; named as the images are.')
+  flags.DEFINE_string('image_suffix', '', 'End of the images\' names, before '
+                      'the extension, that the maps\' names have not.')
+  flags.DEFINE_string('map_suffix', '', 'The same of the maps\' names.')
+  flags.DEFINE_list('clicks', [], 'Files of raw clicks: CSV with image_path, '
+                    'clicks, user_id, or NPZ with file_pointer, clickmap_x, '
+                    'clickmap_y, user_id, user_catch_trial, is_mobile. Image '
+                    'paths are below --image_dir.')
+  flags.DEFINE_integer('click_frame', 0, 'Side of the square in whose pixels '
+                       'clicks are given (256); 0: in the image\'s own pixels.',
+                       lower_bound=0)
+  flags.DEFINE_string('labels', None, 'CSV with image and label. Without it, '
+                      'a class is in --label_column or the first folder of the '
+                      'image\'s path.')
+  flags.DEFINE_string('label_column', '', 'Column of the clicks\' CSV that '
+                      'holds the class.')
+  flags.DEFINE_string('class_names', None, 'File of class names, one per line, '
+                      'class 0 first. Without it, folders are numbered in '
+                      'alphabetical order.')
+  flags.DEFINE_integer('label_offset', 0, 'Is added to every label.')
+  _define_rules()
+  flags.DEFINE_integer('jpeg_quality', 0, 'Of images that --npz gives as '
+                       'numbers; 0: PNG, which loses nothing. The host\'s own '
+                       'stream wants JPEG unless decode_jpeg_only is false.',
+                       0, 100)
+  flags.DEFINE_bool('trust_pickle', False, 'Unpickle arrays of objects. A '
+                    'pickle can run any code: only for files you would run.')
+  flags.DEFINE_integer('images_per_shard', 1000, 'Images in one shard, about.',
+                       lower_bound=1)
+  flags.DEFINE_integer('shards', 0, 'Number of shards; 0: as many as '
+                       '--images_per_shard asks for.', lower_bound=0)
+  flags.DEFINE_integer('seed', 0, 'Decides the order of the images.')
+  flags.DEFINE_integer('workers', os.cpu_count() or 1, 'Processes.',
+                       lower_bound=1)
+
+
+def _define_rules():
+  """Defines the flags that say which clicks count, and how."""
+  default = clicks.Rules()
+  flags.DEFINE_integer('min_clicks', default.min_clicks, 'Rows with fewer '
+                       'clicks inside the image are left out.', lower_bound=1)
+  flags.DEFINE_integer('max_clicks', default.max_clicks, 'First clicks of a '
+                       'row that count; 0: all.', lower_bound=0)
+  flags.DEFINE_integer('min_participants', default.min_participants, 'Images '
+                       'with fewer are left out.', lower_bound=1)
+  flags.DEFINE_float('min_catch_trial', default.min_catch_trial, 'Participants '
+                     'who passed less of their catch trials are left out.')
+  flags.DEFINE_bool('drop_mobile', default.drop_mobile,
+                    'Leave out participants on phones.')
+  flags.DEFINE_enum('blur', default.blur, clicks.BLURS, 'How counts of clicks '
+                    'become a map: a disc twice, or (earlier) a Gaussian.')
+
+
+def options_of_flags() -> Options:
+  """Returns what the flags say, with paths as the user means them."""
+  values = {field.name: FLAGS[field.name].value
+            for field in dataclasses.fields(Options) if field.name != 'rules'}
+  for name in _PATHS:
+    values[name] = values[name] and resources.working_path(values[name])
+  values['clicks'] = [resources.working_path(c) for c in values['clicks']]
+  return Options(**values, rules=clicks.Rules(
+      **{field.name: FLAGS[field.name].value
+         for field in dataclasses.fields(clicks.Rules)}))
+
+
+def check(options: Options):
+  """Checks that the options name one source, which is there.
+
+  Args:
+    options: what is built from what.
+
+  Raises:
+    ValueError: they do not.
+  """
+  if not options.output_dir:
+    raise ValueError('--output_dir is missing: say where the shards go.')
+  given = [f for f in ('npz', 'map_dir', 'clicks') if getattr(options, f)]
+  if len(given) != 1:
+    raise ValueError('One source of maps is needed, --npz, --map_dir or '
+                     f'--clicks; given: {", ".join(given) or "none"}.')
+  if given != ['npz'] and not options.image_dir:
+    raise ValueError(f'--{given[0]} needs --image_dir, the folder of images.')
+  for flag in ('npz', 'image_dir', 'map_dir', 'labels', 'class_names'):
+    found = getattr(options, flag)
+    if found and not tf.io.gfile.exists(found):
+      raise ValueError(f'--{flag}={found} does not exist.')
+  for file in options.clicks:
+    if not tf.io.gfile.exists(file):
+      raise ValueError(f'--clicks={file} does not exist.')
+
+
+def labels(options: Options) -> class_labels.Labels:
+  """Returns the classes of the images; npz files bring their own."""
+  if options.npz:
+    return class_labels.Labels()
+  table = class_labels.read(options.labels) if options.labels else None
+  names = []
+  if options.class_names:
+    names = class_labels.read_names(options.class_names)
+  elif table is None and not options.label_column:
+    names = class_labels.folders(
+        image for image, _ in map_files.files(options.image_dir,
+                                              map_files.IMAGE_TYPES))
+  return class_labels.Labels(table, names)
+
+
+def click_rows(options: Options):
+  """Yields the images and rows of all files of clicks."""
+  return itertools.chain.from_iterable(
+      click_files.read(file, options.label_column, options.trust_pickle)
+      for file in options.clicks)
+
+
+def source(options: Options, classes: class_labels.Labels,
+           table: Optional[click_files.Table] = None):
+  """Makes the source of images and maps.
+
+  Args:
+    options: what is built from what.
+    classes: of the images.
+    table: of the clicks, where they are the source and are to be looked up.
+
+  Returns:
+    One of those in `map_sources`.
+  """
+  if options.npz:
+    return map_sources.NpzFiles(options.npz, options.jpeg_quality,
+                                options.trust_pickle)
+  if options.map_dir:
+    return map_sources.Pictures(options.image_dir, options.map_dir, classes,
+                                options.image_suffix, options.map_suffix)
+  kind = os.path.splitext(options.clicks[0])[1][1:].lower()
+  return map_sources.Clicks(options.image_dir, classes, options.rules,
+                            options.click_frame, kind, table)
+
+
+def shard_count(options: Options, names: Sequence[str]) -> int:
+  """Returns how many shards are asked for.
+
+  Args:
+    options: what is built from what.
+    names: of the images.
+
+  Raises:
+    ValueError: there are no images.
+  """
+  if not names:
+    raise ValueError('The source holds no images: check --npz, --image_dir, '
+                     '--map_dir or --clicks.')
+  return options.shards or -(-len(names) // options.images_per_shard)
+
+
+def settings(options: Options, fingerprint: str,
+             classes: class_labels.Labels) -> dict[str, Any]:
+  """Returns what the shards' content depends on.
+
+  Args:
+    options: what is built from what.
+    fingerprint: of the source.
+    classes: of the images.
+  """
+  kept = ['split', 'label_offset', 'seed', 'shards', 'images_per_shard']
+  if options.npz:
+    kept.append('jpeg_quality')
+  if options.clicks:
+    kept += ['rules', 'click_frame']
+  everything = dataclasses.asdict(options)
+  return {**{name: everything[name] for name in kept},
+          'input': fingerprint, 'classes': classes.fingerprint()}
+
+
+def build(options: Options) -> dict[str, Any]:
+  """Builds the shards that are not there yet, and their manifest.
+
+  Args:
+    options: what is built from what.
+
+  Returns:
+    What `shards.finish` does.
+
+  Raises:
+    ValueError: the options or their files do not allow it.
+  """
+  check(options)
+  directory = options.output_dir
+  classes = labels(options)
+  table = None
+  if options.clicks:
+    table = click_files.Table(shards.working_file(directory, _TABLE))
+    table.fill(click_rows(options))
+  images = source(options, classes, table)
+  names = images.names()
+  jobs = shards.assign(names, options.split, shard_count(options, names),
+                       options.seed)
+  used = settings(options, images.fingerprint(), classes)
+  shards.claim(directory, jobs, used)
+  maker = canonical_maker.Maker(images, options.label_offset)
+  shards.build(directory, jobs, maker, options.workers)
+  totals = finish(options, list(jobs), classes, used)
+  if table:
+    os.remove(table.path)
+  return totals
+
+
+def finish(options: Options, jobs, classes, used) -> dict[str, Any]:
+  """Writes the manifest, and says what was made."""
+  given = options.npz or options.map_dir or ','.join(options.clicks)
+  totals = shards.finish(options.output_dir, jobs, source=given, settings=used,
+                         class_names=classes.names)
+  print(shards.summary(options.output_dir, totals))
+  return totals
+
+
+def report(command: str, make: Callable[[Options], dict[str, Any]]):
+  """Ends a command whose input is at fault with one sentence.
+
+  Args:
+    command: its name.
+    make: builds what the flags describe, and returns what `shards.finish` does.
+  """
+  try:
+    totals = make(options_of_flags())
+  except (ValueError, PermissionError) as e:
+    raise SystemExit(f'{command}: {e}') from None
+  if not totals['records']:
+    raise SystemExit(f'{command}: not one record was made; the reasons stand '
+                     'above.')
+
+
+def main(_):
+  """Builds what the flags describe."""
+  report('build_clickme_records', build)
+
+
+def run():
+  """The console command."""
+  define_flags()
+  cli.run(main, __name__)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,67 @@
+"""Turns a source's images into canonical records, one by one."""
+
+from typing import Iterator, Optional, Sequence
+
+from official_ext.harmonization.data import clicks
+from official_ext.harmonization.data import map_sources
+from official_ext.harmonization.data import pictures
+from official_ext.harmonization.data import record_writer
+from official_ext.harmonization.data import shards
+
+# A one-hot vector of more would not fit into memory.
+_LABELS = 1 << 31
+
+
+class Maker:
+  """Makes canonical records of a source's images."""
+
+  def __init__(self, source, label_offset: int = 0):
+    """Initializes the maker.
+
+    Args:
+      source: of the images.
+      label_offset: is added to every label.
+    """
+    self._source = source
+    self._label_offset = label_offset
+
+  def __call__(self, images: Sequence[str]) -> Iterator[shards.Outcome]:
+    """Yields the outcome of each image."""
+    for name in images:
+      yield self.outcome(name)
+
+  def outcome(self, name: str, rows: Optional[Sequence[clicks.Row]] = None
+             ) -> shards.Outcome:
+    """Makes one record, or says why there is none.
+
+    Args:
+      name: of the image.
+      rows: its clicks, where these are at hand.
+
+    Returns:
+      What became of the image.
+    """
+    try:
+      sample = (self._source.sample(name) if rows is None else
+                self._source.from_rows(name, rows))
+      return self._made(name, sample)
+    except map_sources.Unusable as e:
+      return shards.Outcome(name, reason=e.reason, detail=e.detail,
+                            counts=e.counts, rows=e.rows)
+
+  def _made(self, name: str, sample: map_sources.Sample) -> shards.Outcome:
+    """Makes the record of an image that was loaded."""
+    label = sample.label + self._label_offset
+    if not 0 <= label < _LABELS:
+      raise map_sources.Unusable(
+          'no label', f'class {label} after --label_offset', sample.counts,
+          sample.rows)
+    try:
+      heatmap = pictures.encode_map(sample.heatmap)
+    except ValueError as e:
+      raise map_sources.Unusable(
+          'map not usable', e, sample.counts, sample.rows) from None
+    record = record_writer.canonical_example(
+        sample.image, label, sample.filename, heatmap, sample.source,
+        sample.clicks, sample.participants)
+    return shards.Outcome(name, record, counts=sample.counts, rows=sample.rows)

@@ -1,0 +1,175 @@
+"""Finds the map of an image by the image's id, and fits it to the image."""
+
+import os
+import posixpath
+from typing import NamedTuple
+
+from google.protobuf import message
+import numpy as np
+import tensorflow as tf, tf_keras
+from tensorflow.python.lib.io import tf_record
+
+from official_ext.harmonization.data import map_files
+from official_ext.harmonization.data import pictures
+from official_ext.harmonization.data import record_writer
+
+FRAMINGS = ('same', 'stretched', 'center_crop')
+_MAP = 'image/heatmap/'
+# Sides of a picture are rounded when it is resized.
+_SLACK = 1.5
+
+
+class Place(NamedTuple):
+  """Where a map is: a file, and the offset of a record in it or -1."""
+  file: str
+  offset: int = -1
+
+
+def image_id(name: str) -> str:
+  """Returns the id of an image: its file's name without folder and ending."""
+  return posixpath.splitext(posixpath.basename(name.replace('\\', '/')))[0]
+
+
+def text(example: tf.train.Example, key: str) -> str:
+  """Returns a field of a record, or '' where there is none.
+
+  Args:
+    example: the record.
+    key: of a field of bytes.
+
+  Returns:
+    The field's first value.
+  """
+  feature = example.features.feature
+  values = feature[key].bytes_list.value if key in feature else ()
+  return values[0].decode(errors='replace') if values else ''
+
+
+def _add(index, name, place):
+  """Notes a map, unless there is another of the same image."""
+  if name in index:
+    raise ValueError(f'{index[name]} and {place} are both maps of image '
+                     f'{name}: leave one of them.')
+  index[name] = place
+
+
+def of_folder(folder: str) -> dict[str, Place]:
+  """Indexes a folder of maps, each named by its image's id.
+
+  Args:
+    folder: of PNG, JPEG, npy or npz (heatmap) files, at any depth.
+
+  Returns:
+    Places by id.
+
+  Raises:
+    ValueError: two maps are of the same image.
+  """
+  index = {}
+  for path, _ in sorted(map_files.files(folder, map_files.MAP_TYPES)):
+    _add(index, image_id(path), Place(os.path.join(folder, path)))
+  return index
+
+
+def of_records(pattern: str, key: str) -> dict[str, Place]:
+  """Indexes canonical records.
+
+  Args:
+    pattern: of the shards' paths.
+    key: of the field that holds the image's name.
+
+  Returns:
+    Places by id, of the records that hold a map.
+
+  Raises:
+    ValueError: a record has no name, or two are of the same image.
+  """
+  index = {}
+  for file in sorted(tf.io.gfile.glob(pattern)):
+    reader, offset = tf_record.tf_record_random_reader(file), 0
+    end = tf.io.gfile.stat(file).length
+    while offset < end:
+      place = Place(file, offset)
+      try:
+        serialized, offset = reader.read(offset)
+        example = tf.train.Example.FromString(serialized)
+      except (tf.errors.OpError, message.DecodeError) as e:
+        raise ValueError(f'{file} cannot be read at offset {place.offset} '
+                         f'({e}): verify and repair it.') from None
+      if f'{_MAP}encoded' not in example.features.feature:
+        continue
+      name = image_id(text(example, key))
+      if not name:
+        raise ValueError(f'{file}: the record at offset {place.offset} has no '
+                         f'{key}: name the field that holds the image\'s name '
+                         'by --map_key.')
+      _add(index, name, place)
+  return index
+
+
+def read(place: Place) -> dict:
+  """Reads a map.
+
+  Args:
+    place: from an index.
+
+  Returns:
+    The fields of a canonical record that speak of it.
+
+  Raises:
+    ValueError: it cannot be read.
+  """
+  if place.offset < 0:
+    encoded = pictures.encode_map(map_files.read_map(place.file))
+    return record_writer.map_fields(encoded, 'pictures')
+  reader = tf_record.tf_record_random_reader(place.file)
+  example = tf.train.Example.FromString(reader.read(place.offset)[0])
+  fields = {}
+  for key, value in example.features.feature.items():
+    if key.startswith(_MAP):
+      fields[key] = getattr(value, value.WhichOneof('kind')).value[0]
+  # The sizes are the picture's, whatever the record says of them.
+  height, width = pictures.shape(fields[f'{_MAP}encoded'])[:2]
+  return {**fields, f'{_MAP}height': height, f'{_MAP}width': width}
+
+
+def fit(fields: dict, height: int, width: int, framing: str) -> dict:
+  """Gives a map the framing of an image.
+
+  Args:
+    fields: of the map, as from `read`.
+    height: of the image.
+    width: of the image.
+    framing: 'same', the map shows what the image shows; 'stretched', the image
+      was squeezed to the map's shape, so the map goes with it as it is;
+      'center_crop', it shows the largest central square of the image.
+
+  Returns:
+    The fields of the map in the image's framing. What lies outside a central
+    square, where nobody could click, is 0.
+
+  Raises:
+    ValueError: the framing is 'same', but the shapes are not; or the map is to
+      be a square, and is not.
+  """
+  rows, columns = fields[f'{_MAP}height'], fields[f'{_MAP}width']
+  if framing == 'stretched':
+    return fields
+  if framing == 'same':
+    # The side that would be right, from either side.
+    if (abs(rows - columns * height / width) > _SLACK and
+        abs(columns - rows * width / height) > _SLACK):
+      raise ValueError(
+          f'map of {rows}x{columns} pixels, image of {height}x{width}')
+    return fields
+  if rows != columns:
+    raise ValueError(f'map of {rows}x{columns} pixels is no central square')
+  short = min(height, width)
+  values = pictures.decode_map(fields[f'{_MAP}encoded'])
+  canvas = np.zeros((round(rows * height / short), round(rows * width / short)),
+                    values.dtype)
+  top, left = ((canvas.shape[0] - rows) // 2, (canvas.shape[1] - rows) // 2)
+  canvas[top:top + rows, left:left + rows] = values
+  encoded = pictures.encode_map(canvas)
+  return {**fields, **record_writer.map_fields(
+      encoded, fields.get(f'{_MAP}source', b'').decode())}

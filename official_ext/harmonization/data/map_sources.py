@@ -1,0 +1,299 @@
+"""Where images and their maps come from: npz archives, pictures, clicks.
+
+A source lists names (`names`), says by a checksum what it holds
+(`fingerprint`) and loads one image at a time (`sample`).
+"""
+
+import dataclasses
+import hashlib
+import io
+import os
+import posixpath
+from typing import Iterable, Optional, Sequence
+import zipfile
+import zlib
+
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.data import class_labels
+from official_ext.harmonization.data import click_files
+from official_ext.harmonization.data import clicks
+from official_ext.harmonization.data import map_files
+from official_ext.harmonization.data import npz
+from official_ext.harmonization.data import pictures
+
+
+class Unusable(Exception):
+  """An image that is left out: the reason, what was found, what was counted."""
+
+  def __init__(self, reason: str, detail: str = '', counts=None, rows=()):
+    super().__init__(f'{reason} ({detail})')
+    self.reason = reason
+    self.detail = str(detail)
+    self.counts = counts or {}
+    self.rows = rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """An image and its map.
+
+  Attributes:
+    image: a JPEG or PNG.
+    filename: what the image is called; its stem is the image's id.
+    label: class.
+    heatmap: (H, W), not negative.
+    source: where the map is from, as records have it.
+    clicks: how many made the map, where that is known.
+    participants: how many people made it, where that is known.
+    counts: how many clicks and the like were left out, by reason.
+    rows: name, reason and detail of rows that were left out.
+  """
+  image: bytes
+  filename: str
+  label: int
+  heatmap: np.ndarray
+  source: str
+  clicks: Optional[int] = None
+  participants: Optional[int] = None
+  counts: dict[str, int] = dataclasses.field(default_factory=dict)
+  rows: Sequence[tuple[str, str, str]] = ()
+
+
+def _digest(parts: Iterable) -> str:
+  digest = hashlib.sha256()
+  for part in parts:
+    digest.update(f'{part}\n'.encode())
+  return digest.hexdigest()
+
+
+class NpzFiles:
+  """One npz per image with image, heatmap and label; a folder or a zip."""
+
+  kind = 'clickme'
+  _FIELDS = {'image': True, 'heatmap': True, 'label': True}
+
+  def __init__(self, path: str, jpeg_quality: int = 0,
+               trust_pickle: bool = False):
+    """Initializes the source.
+
+    Args:
+      path: of the folder, or of the zip, which is read where it is.
+      jpeg_quality: of the encoded images; 0 for PNG.
+      trust_pickle: whether arrays of Python objects may be unpickled.
+    """
+    self._path = path
+    self._quality = jpeg_quality
+    self._trust = trust_pickle
+    self._archive = None
+
+  def __getstate__(self):
+    # An open file belongs to the process that opened it.
+    return {**self.__dict__, '_archive': None}
+
+  def _zip(self) -> zipfile.ZipFile:
+    if self._archive is None:
+      self._archive = zipfile.ZipFile(tf.io.gfile.GFile(self._path, 'rb'))
+    return self._archive
+
+  def _found(self):
+    """Returns names and what tells their contents apart."""
+    if tf.io.gfile.isdir(self._path):
+      return sorted(map_files.files(self._path, ('.npz',)))
+    try:
+      return sorted((i.filename, (i.file_size, i.CRC))
+                    for i in self._zip().infolist()
+                    if i.filename.lower().endswith('.npz'))
+    except (zipfile.BadZipFile, tf.errors.OpError) as e:
+      raise ValueError(f'{self._path} is neither a folder nor a readable zip '
+                       f'file ({e}): check --npz.') from None
+
+  def names(self) -> list[str]:
+    """Returns the names of the images, sorted."""
+    return [name for name, _ in self._found()]
+
+  def fingerprint(self) -> str:
+    """Returns a checksum of what the source holds."""
+    return _digest(self._found())
+
+  def sample(self, name: str) -> Sample:
+    """Loads one image; raises `Unusable` where it must be left out."""
+    try:
+      content = (
+          map_files.read_file(self._path, name)
+          if tf.io.gfile.isdir(self._path) else self._zip().read(name))
+      arrays = npz.load(io.BytesIO(content), name, self._FIELDS, self._trust)
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as e:
+      raise Unusable('npz not readable', e) from None
+    label = np.asarray(arrays['label'])
+    if label.size != 1 or label.dtype.kind not in 'iuf' or (
+        label.item() % 1 != 0):
+      raise Unusable('no label', f'label is {label!r}, not one whole number')
+    try:
+      image = pictures.encode_image(arrays['image'], self._quality)
+    except ValueError as e:
+      raise Unusable('image not usable', e) from None
+    return Sample(image, name, int(label.item()), arrays['heatmap'], self.kind)
+
+
+class _Folder:
+  """Images of a folder, with their classes."""
+
+  def __init__(self, folder: str, labels: class_labels.Labels):
+    self._folder = folder
+    self._labels = labels
+
+  def image(self, path: str) -> bytes:
+    """Returns an image's bytes, decoded once to see that they are whole."""
+    inside = posixpath.normpath(path.replace('\\', '/'))
+    if posixpath.isabs(inside) or inside.split('/')[0] == '..':
+      raise Unusable('image outside --image_dir', path)
+    try:
+      encoded = map_files.read_file(self._folder, inside)
+      pictures.check(encoded)
+    except tf.errors.OpError:
+      raise Unusable('image not found', path) from None
+    except ValueError as e:
+      raise Unusable('image not usable', e) from None
+    return encoded
+
+  def label(self, path: str, recorded: str = '') -> int:
+    try:
+      return self._labels.of(path, recorded)
+    except ValueError as e:
+      raise Unusable('no label', e) from None
+
+
+class Pictures(_Folder):
+  """Images and maps of the same name in two folders, or in one."""
+
+  kind = 'pictures'
+
+  def __init__(self, image_dir: str, map_dir: str,
+               labels: class_labels.Labels, image_suffix: str = '',
+               map_suffix: str = ''):
+    """Initializes the source.
+
+    Args:
+      image_dir: folder of images.
+      map_dir: folder of maps; may be the same.
+      labels: classes of the images.
+      image_suffix: end of an image's name before its extension that its map's
+        name has not, such as '_image'.
+      map_suffix: the same of a map's name, such as '_map'.
+    """
+    super().__init__(image_dir, labels)
+    self._map_dir = map_dir
+    self._pairs = {}
+    self._seen = []
+    self._find(0, image_dir, image_suffix, map_files.IMAGE_TYPES)
+    self._find(1, map_dir, map_suffix, map_files.MAP_TYPES)
+
+  def _find(self, place, folder, suffix, types):
+    """Notes the files of one folder by what they have in common."""
+    for path, size in sorted(map_files.files(folder, types)):
+      stem = os.path.splitext(path)[0]
+      if not stem.endswith(suffix):
+        continue
+      name = stem[:len(stem) - len(suffix)]
+      pair = self._pairs.setdefault(name, [None, None])
+      if pair[place] is not None:
+        raise ValueError(f'{folder} holds {pair[place]} and {path}: leave one '
+                         'of them, or tell images and maps apart by '
+                         '--image_suffix and --map_suffix.')
+      pair[place] = path
+      self._seen.append((path, size))
+
+  def names(self) -> list[str]:
+    """Returns what images and maps have in common, sorted."""
+    return sorted(self._pairs)
+
+  def fingerprint(self) -> str:
+    """Returns a checksum of what the source holds."""
+    return _digest([*self._seen, *sorted(self._pairs)])
+
+  def sample(self, name: str) -> Sample:
+    """Loads one image; raises `Unusable` where it must be left out."""
+    image, heatmap = self._pairs[name]
+    if image is None:
+      raise Unusable('map without an image', heatmap)
+    if heatmap is None:
+      raise Unusable('image without a map', image)
+    encoded = self.image(image)
+    try:
+      values = map_files.read_map(os.path.join(self._map_dir, heatmap))
+    except ValueError as e:
+      raise Unusable('map not usable', e) from None
+    return Sample(encoded, name + os.path.splitext(image)[1],
+                  self.label(image), values, self.kind)
+
+
+class Clicks(_Folder):
+  """Images of a folder, and people's clicks on them."""
+
+  def __init__(self, image_dir: str, labels: class_labels.Labels,
+               rules: clicks.Rules, frame: int, kind: str,
+               table: Optional[click_files.Table] = None):
+    """Initializes the source.
+
+    Args:
+      image_dir: folder of images.
+      labels: classes of the images.
+      rules: which clicks count, and how they become a map.
+      frame: side of the square in whose pixels the clicks are given; 0 where
+        they are given in the image's own.
+      kind: of the file of clicks, 'csv' or 'npz'.
+      table: of the clicks; None where they are handed to `from_rows`.
+    """
+    super().__init__(image_dir, labels)
+    self.kind = kind
+    self._rules = rules
+    self._frame = frame
+    self._table = table
+
+  def names(self) -> list[str]:
+    """Returns the images that were clicked on, sorted."""
+    return self._table.images()
+
+  def fingerprint(self) -> str:
+    """Returns a checksum of the clicks."""
+    return self._table.fingerprint
+
+  def sample(self, name: str) -> Sample:
+    """Loads one image; raises `Unusable` where it must be left out."""
+    return self.from_rows(name, self._table.rows(name))
+
+  def from_rows(self, name: str, rows: Sequence[clicks.Row]) -> Sample:
+    """Loads one image whose clicks are at hand.
+
+    Args:
+      name: its path below the folder.
+      rows: its clicks, in the order in which they were recorded.
+
+    Returns:
+      The image and its map.
+
+    Raises:
+      Unusable: it must be left out.
+    """
+    encoded = self.image(name)
+    height, width = (
+        self._frame or side for side in pictures.shape(encoded)[:2])
+    made = clicks.click_map(rows, height, width, self._rules)
+    counts = dict(made.left_out)
+    unreadable = [(place, 'row: unreadable', f'{name}: {problem}')
+                  for place, problem in made.unreadable]
+    if made.values is None:
+      raise Unusable('too few participants', f'{made.participants} left',
+                     counts, unreadable)
+    recorded = sorted({row.label for row in rows})
+    if len(recorded) > 1:
+      raise Unusable('no label', f'its rows name the classes {recorded}',
+                     counts, unreadable)
+    try:
+      label = self.label(name, recorded[0])
+    except Unusable as e:
+      raise Unusable(e.reason, e.detail, counts, unreadable) from None
+    return Sample(encoded, name, label, made.values, self.kind, made.clicks,
+                  made.participants, counts, unreadable)

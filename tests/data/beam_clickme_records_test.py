@@ -1,0 +1,122 @@
+"""Tests that Apache Beam builds what the builder builds."""
+
+import dataclasses
+import io
+import os
+import pathlib
+import sys
+import unittest
+import zipfile
+
+import numpy as np
+from PIL import Image
+import tensorflow as tf, tf_keras
+
+# Beam's own bounds do not allow what the lock file pins, though it runs with
+# it: make setup puts it apart from the environment.
+sys.path.append(os.environ.get(
+    'HARMONIZATION_BEAM',
+    os.path.join(
+        os.path.dirname(os.path.realpath(__file__)), '..', '..', '.cache',
+        'beam')))
+
+from official_ext.harmonization.data import (
+    beam_clickme_records)  # pylint: disable=g-import-not-at-top
+from official_ext.harmonization.data import build_clickme_records
+from official_ext.harmonization.data import clicks
+from official_ext.harmonization.data import shards
+
+Options = build_clickme_records.Options
+
+
+def _npz(**arrays):
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  return buffer.getvalue()
+
+
+def _bytes(folder):
+  return {p.name: p.read_bytes() for p in pathlib.Path(folder).iterdir()
+          if p.is_file()}
+
+
+@unittest.skipIf(
+    beam_clickme_records.beam is None,
+    'apache-beam is not there: make setup fetches it (requirements-beam.txt).')
+class BeamTest(tf.test.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.get_temp_dir()) / self._testMethodName
+    self.folder.mkdir()
+
+  def both(self, **options):
+    """Builds with and without Beam; returns both folders' contents."""
+    plain = Options(output_dir=str(self.folder / 'plain'), **options)
+    build_clickme_records.build(plain)
+    beam = dataclasses.replace(plain, output_dir=str(self.folder / 'beam'))
+    beam_clickme_records.build(beam)
+    return _bytes(plain.output_dir), _bytes(beam.output_dir)
+
+  def archive(self):
+    path = self.folder / 'all.zip'
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(path, 'w') as z:
+      for i in range(12):
+        label = i if i != 5 else -1
+        z.writestr(f'{i}.npz', _npz(
+            image=rng.integers(0, 256, (8, 8, 3), np.uint8),
+            heatmap=rng.integers(0, 256, (8, 8), np.uint8), label=label))
+    return str(path)
+
+  def test_npz(self):
+    plain, beam = self.both(npz=self.archive(), images_per_shard=4, seed=2)
+    self.assertLen(plain, 3 + 2)
+    self.assertEqual(plain, beam)
+
+  def test_clicks(self):
+    images = self.folder / 'images'
+    images.mkdir()
+    lines = ['image_path,clicks,user_id']
+    for i in range(6):
+      Image.new('RGB', (30, 20), (i, 0, 0)).save(images / f'{i}.png')
+      # The same participant again: which row is the first decides the map.
+      lines += [f'{i}.png,"[({i + r}, 5)]",u{r % 2}' for r in range(4)]
+    files = []
+    for part, chunk in enumerate((lines, lines[:1] + lines[1:9])):
+      files.append(self.folder / f'{part}.csv')
+      files[-1].write_text('\n'.join(chunk))
+    (self.folder / 'labels.csv').write_text(
+        'image,label\n' + ''.join(f'{i},{i}\n' for i in range(6)))
+    plain, beam = self.both(
+        clicks=[str(f) for f in files], image_dir=str(images), shards=9,
+        labels=str(self.folder / 'labels.csv'),
+        rules=clicks.Rules(min_participants=2))
+    # More shards than images: some are there, and empty.
+    self.assertLen(plain, 9 + 2)
+    self.assertEqual(plain, beam)
+
+  def test_whole_shards_are_not_built_again(self):
+    options = Options(output_dir=str(self.folder / 'out'), npz=self.archive(),
+                      images_per_shard=4)
+    beam_clickme_records.build(options)
+    before = _bytes(options.output_dir)
+    first, second, _ = (os.path.join(options.output_dir, s)
+                        for s in shards.names('train', 3))
+    os.remove(first)
+    untouched = os.stat(second).st_mtime_ns
+    beam_clickme_records.build(options)
+    self.assertEqual(_bytes(options.output_dir), before)
+    self.assertEqual(os.stat(second).st_mtime_ns, untouched)
+
+  def test_clicks_need_the_number_of_shards(self):
+    csv = self.folder / 'c.csv'
+    csv.write_text('image_path,clicks,user_id\n')
+    with self.assertRaisesRegex(ValueError, '--shards'):
+      beam_clickme_records.build(Options(
+          output_dir=str(self.folder / 'out'), clicks=[str(csv)],
+          image_dir=str(self.folder)))
+
+
+if __name__ == '__main__':
+  tf.test.main()

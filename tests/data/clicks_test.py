@@ -1,0 +1,139 @@
+"""Tests of the way from clicks to maps, against scipy and closed forms."""
+
+import os
+
+import numpy as np
+from scipy import ndimage
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.data import clicks
+
+_ALL = clicks.Rules(min_participants=1)
+
+
+def _disc(width):
+  """A flat disc that sums to one, as written down."""
+  radius = width // 2
+  y, x = np.mgrid[-radius:radius + 1, -radius:radius + 1]
+  disc = (y**2 + x**2 <= radius**2).astype(float)
+  return disc / disc.sum()
+
+
+def _rows(*points, **fields):
+  """One row for each participant's points."""
+  return [clicks.Row(f'user{i}', repr(p), **fields)
+          for i, p in enumerate(points)]
+
+
+class BlurTest(tf.test.TestCase):
+
+  def test_disc_twice_is_scipys(self):
+    rng = np.random.default_rng(0)
+    # Short sides of 256, 100 (a disc of 9) and 630 (51); dense at the border.
+    for shape, width in (((256, 300), 21), ((130, 100), 9), ((630, 640), 51)):
+      counts = (rng.random(shape) < .01).astype(np.int64)
+      counts[0] = 3
+      expected = counts.astype(float)
+      for _ in range(2):
+        expected = ndimage.convolve(expected, _disc(width), mode='constant')
+      self.assertEqual(clicks.disc_width(*shape), width)
+      self.assertAllClose(clicks.blur(counts), expected, atol=1e-12, rtol=1e-9)
+
+  def test_gaussian_is_its_formula(self):
+    counts = np.zeros((61, 61), np.int64)
+    counts[30, 30] = 1
+    y, x = np.mgrid[-30:31, -30:31]
+    # The variance is 21; scipy cuts at four standard deviations.
+    expected = np.exp(-(y**2 + x**2) / 42.) / (42. * np.pi)
+    self.assertAllClose(clicks.blur(counts, 'gaussian'), expected, atol=2e-6)
+
+  def test_no_mass_is_lost_inside_and_zeros_stay_zero(self):
+    counts = np.zeros((256, 256), np.int64)
+    counts[128, 100] = 7
+    blurred = clicks.blur(counts)
+    self.assertAllClose(blurred.sum(), 7.)
+    self.assertEqual(blurred[128, 100 + 21], 0.)
+    self.assertGreater(blurred[128, 100 + 20], 0.)
+
+  def test_widths_are_odd_and_bounded(self):
+    widths = [clicks.disc_width(s, 4000) for s in range(1, 2000)]
+    self.assertTrue(all(w % 2 for w in widths))
+    self.assertEqual((min(widths), max(widths)), (1, 51))
+    self.assertEqual(widths, sorted(widths))
+
+
+class ParseTest(tf.test.TestCase):
+
+  def test_reads_lists_of_points(self):
+    for text in ('[(1, 2), (3.5, 4)]', '((1,2),[3.5,4])', ' [[1,2],[3.5,4]] '):
+      self.assertAllEqual(clicks.parse(text), [[1, 2], [3.5, 4]])
+    self.assertAllEqual(clicks.parse(([1, 3.5], [2, 4])), [[1, 2], [3.5, 4]])
+    self.assertEqual(clicks.parse('[]').shape, (0, 2))
+    nan = float('nan')
+    self.assertAllEqual(clicks.parse(([1, nan], [2, nan])), [[1, 2]])
+
+  def test_refuses_everything_else_and_runs_nothing(self):
+    marker = os.path.join(self.get_temp_dir(), 'run')
+    for text in ('', 'None', '[1, 2, 3]', '[(1, 2, 3)]', '[(1, 2)', '{1: 2}',
+                 '[(1, "a")]', '[(1, 1e999)]', '(' * 5000, '[(1, [2])]',
+                 f'[(open({marker!r}, "w"), 1)]', f'[({10**400}, 1)]'):
+      with self.assertRaises(ValueError, msg=text[:40]):
+        clicks.parse(text)
+    with self.assertRaises(ValueError):
+      clicks.parse(([1, 2], [3]))
+    with self.assertRaises(ValueError):
+      clicks.parse(([float('nan')], [3]))
+    self.assertFalse(tf.io.gfile.exists(marker))
+
+
+class ClickMapTest(tf.test.TestCase):
+
+  def test_is_the_blurred_mean_over_participants_at_y_x(self):
+    made = clicks.click_map(
+        _rows([(200, 30), (200.9, 30.2)], [(10, 128)]), 256, 256, _ALL)
+    counts = np.zeros((256, 256))
+    counts[30, 200], counts[128, 10] = 2, 1
+    for _ in range(2):
+      counts = ndimage.convolve(counts, _disc(21), mode='constant')
+    self.assertAllClose(made.values, counts / 2, atol=1e-12)
+    self.assertEqual((made.clicks, made.participants), (3, 2))
+    self.assertEmpty(made.left_out)
+
+  def test_clicks_outside_are_counted(self):
+    rows = _rows([(-1, 5), (-.5, 5), (48, 5), (5, 40), (0, 0), (47.9, 39.9)])
+    made = clicks.click_map(rows, 40, 48, _ALL)
+    self.assertEqual(made.left_out, {'clicks: outside the image': 4})
+    self.assertEqual(made.clicks, 2)
+
+  def test_every_rule_leaves_out_and_counts(self):
+    point = [(1, 1)] * 3
+    rows = (_rows(point, point, [(2, 2)], [(90, 90)] * 5, point) +
+            [clicks.Row('user0', repr([(5, 5)] * 9)),
+             clicks.Row('low', repr(point), catch_trial=.94),
+             clicks.Row('unknown', repr(point), catch_trial=float('nan')),
+             clicks.Row('high', repr(point * 4), catch_trial=.95),
+             clicks.Row('phone', repr(point), is_mobile=True),
+             clicks.Row('broken', '[(1,', place='a.csv, row 9')])
+    rules = clicks.Rules(min_clicks=2, max_clicks=5, min_participants=4,
+                         drop_mobile=True)
+    made = clicks.click_map(rows, 40, 40, rules)
+    self.assertEqual(made.left_out, {
+        'rows: too few clicks': 2,
+        'clicks: outside the image': 5,
+        'rows: participant again on the same image': 1,
+        'rows: catch trials not passed': 2,
+        'clicks: past --max_clicks': 7,
+        'rows: made on a phone': 1,
+        'rows: unreadable': 1,
+    })
+    self.assertEqual(made.unreadable, [
+        ('a.csv, row 9', 'the clicks are no list of (x, y)')])
+    self.assertEqual((made.participants, made.clicks), (4, 3 * 3 + 5))
+    self.assertIsNotNone(made.values)
+    fewer = clicks.click_map(rows[1:5] + rows[6:], 40, 40, rules)
+    self.assertEqual(fewer.participants, 3)
+    self.assertIsNone(fewer.values)
+
+
+if __name__ == '__main__':
+  tf.test.main()
