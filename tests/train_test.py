@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import types
+from unittest import mock
 
 from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf, tf_keras
 import yaml
 
+from official_ext.harmonization import train
 from official_ext.harmonization.evaluation import runs
 from tests import fixtures
 
@@ -128,7 +131,11 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
       (['-m', 'official_ext.harmonization.compare'], '--baseline',
        'panels.png'),
       (['-m', 'official_ext.harmonization.data.make_digits_clickme'],
-       '--decoy_strength', 'decoy-MNIST'))
+       '--decoy_strength', 'decoy-MNIST'),
+      (['-m', 'official_ext.harmonization.data.download_clickme'],
+       '--base_url', '319 shards'),
+      (['-m', 'official_ext.harmonization.data.verify_records'],
+       '--map_decoder', 'checksums'))
   def test_help(self, command, *words):
     _, output, _ = _run(command, '--help')
     for word in words:
@@ -151,8 +158,8 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     self.assertFalse(os.path.exists(self.model_dir))
 
   @parameterized.named_parameters(
-      ('data', [], r"task.mapped_data.input_path is ''.*gsutil.*"
-       'local_cpu.yaml'),
+      ('data', [], r"task.mapped_data.input_path is ''.*"
+       'data.download_clickme --output_dir=.*local_cpu.yaml'),
       ('files', ["--gin_params=harmonize.input_path = '/nowhere/*'"],
        'task.mapped_data.input_path.*/nowhere.*local_cpu.yaml'),
       ('binding', ['--gin_params=harmonize.wieght = 1'], 'wieght'),
@@ -174,6 +181,62 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     last = errors.strip().splitlines()[-1]
     self.assertRegex(last, 'train.py: .*' + sentence)
     self.assertFalse(os.path.exists(self.model_dir))
+
+
+class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = self.get_temp_dir()
+    self.good = fixtures.write_numbered(folder, 'good.tfrecords', 3)
+    self.bad = fixtures.write_numbered(folder, 'bad.tfrecords', 3)
+    with open(self.bad, 'r+b') as f:
+      f.seek(-5, os.SEEK_END)
+      f.write(b'#')
+    with self.assertRaises(tf.errors.DataLossError) as caught:
+      for _ in tf.data.TFRecordDataset([self.good, self.bad]):
+        pass
+    self.error = caught.exception
+
+  @parameterized.parameters('mapped', 'validation', 'plain', 'plain_validation')
+  def test_is_named(self, source):
+    paths = {'mapped': self.good, 'validation': self.good,
+             'plain': '/nowhere/*', 'plain_validation': '/nowhere/file'}
+    paths[source] = os.path.join(self.get_temp_dir(), '*.tfrecords')
+    with self.assertRaisesRegex(
+        SystemExit, rf'train.py: Bad record: {self.bad}, record 2 .*at byte '
+        r'\d+: the checksum .*verify_records'):
+      train.stop_at_bad_record(fixtures.experiment(**paths).task, self.error)
+
+  def test_the_driver_asks(self):
+    params = fixtures.experiment(mapped=self.bad, validation=self.good)
+    typed = types.SimpleNamespace(
+        dry_run=False, mode='eval', model_dir=self.get_temp_dir(), seed=None,
+        enable_async_checkpointing=False)
+    with mock.patch.multiple(train, FLAGS=typed, _configure=lambda: params), \
+        mock.patch.object(train.train_lib, 'run_experiment',
+                          side_effect=self.error):
+      with self.assertRaisesRegex(SystemExit, self.bad):
+        train.main([])
+
+  def test_good_files_are_not_blamed(self):
+    config = fixtures.experiment(mapped=self.good, validation=self.good)
+    with self.assertRaises(tf.errors.DataLossError) as caught:
+      train.stop_at_bad_record(config.task, self.error)
+    self.assertIn('The 1 files', caught.exception.__notes__[0])
+
+  @parameterized.parameters('manifest.json', 'good.tfrecords.partial')
+  def test_what_lies_beside_shards_is_no_shard(self, name):
+    folder = os.path.join(self.get_temp_dir(), name)
+    os.makedirs(folder)
+    for file in (name, 'x.tfrecords'):
+      with open(os.path.join(folder, file), 'w') as f:
+        f.write('{}')
+    with self.assertRaisesRegex(ValueError, rf'mapped_data.*{name}, which it '
+                                r'matches, is no shard.*\*\.tfrecords'):
+      train.check_data(fixtures.experiment(mapped=folder + '/*'), 'train')
+    train.check_data(fixtures.experiment(mapped=folder + '/*.tfrecords'),
+                     'train')
 
 
 if __name__ == '__main__':

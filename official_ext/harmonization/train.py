@@ -7,8 +7,8 @@ Every stock image-classification experiment can be harmonized through gin:
 
   train.py --experiment=resnet_imagenet \
       --gin_params="harmonize.enabled = True" \
-      --gin_params="harmonize.input_path = '/data/click-me/train/*'" \
-      --gin_params="harmonize.validation_input_path = '/data/click-me/val/*'"
+      --gin_params="harmonize.input_path = 'clickme/train/*.tfrecords'" \
+      --gin_params="harmonize.validation_input_path = 'clickme/val/*.tfrecords'"
 
 Later wins: the experiment's code, gin, --config_file, --params_override.
 --model_dir is runs/<experiment> where it is left out.
@@ -43,12 +43,16 @@ from official_ext.harmonization import resources
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
+from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import verify_records
 
 FLAGS = flags.FLAGS
 
 _PACKAGES = ('tf-models-official', 'tensorflow', 'tf_keras', 'gin-config',
              'numpy', 'scipy')
-_BUCKET = 'gs://serrelab/prj_harmonization/dataset/click-me'
+_DOWNLOAD = ('python -m official_ext.harmonization.data.download_clickme '
+             '--output_dir=DIR')
+_VERIFY = 'python -m official_ext.harmonization.data.verify_records'
 
 
 def define_flags():
@@ -144,14 +148,19 @@ def _check_source(data, name: str):
     return
   try:
     files = input_reader.match_files(data.input_path or '')
+    strays = [f for f in files if f.endswith((manifest.FILE, '.partial'))]
     missing = [f for f in files if not tf.io.gfile.exists(f)]
-    problem = f'{missing[0]} does not exist' if missing else ''
+    problem = ''
+    if strays:
+      problem = (f'{strays[0]}, which it matches, is no shard (*.tfrecords '
+                 'would not match it)')
+    elif missing:
+      problem = f'{missing[0]} does not exist'
   except ValueError as e:
     problem = str(e) if data.input_path else 'it is empty'
   if problem:
-    what = ('a path to ClickMe records (gsutil -m cp -r '
-            f'{_BUCKET} DIR fetches them)' if 'mapped' in name else
-            'a path to ImageNet records')
+    what = (f'a path to ClickMe records ({_DOWNLOAD} fetches them)'
+            if 'mapped' in name else 'a path to ImageNet records')
     if name == 'validation_data':
       what += " (or to '' to leave it out)"
     raise ValueError(
@@ -159,6 +168,49 @@ def _check_source(data, name: str):
         f'to {what}, or add --config_file=experiments/local_cpu.yaml to run on '
         'the embedded data, which python -m '
         'official_ext.harmonization.data.make_digits_clickme makes.')
+
+
+def _input_files(task):
+  """The TFRecord files that a task's sources name and that exist."""
+  files = []
+  for name in ('train_data', 'validation_data', 'mapped_data',
+               'mapped_validation_data'):
+    data = getattr(task, name, None)
+    if not data or not data.input_path or data.file_type != 'tfrecord':
+      continue
+    paths = data.input_path
+    if not isinstance(paths, (str, list, tuple)):
+      paths = list(paths.as_dict().values())
+    try:
+      files += input_reader.match_files(paths)
+    except ValueError:
+      continue  # A source that this run does not use.
+  return [f for f in dict.fromkeys(files) if tf.io.gfile.exists(f)]
+
+
+def stop_at_bad_record(task, error: tf.errors.DataLossError):
+  """Ends the program with the file of the bad record that stopped it.
+
+  Args:
+    task: the task's configuration, whose files are looked through.
+    error: that TensorFlow raised. It names no file.
+
+  Raises:
+    SystemExit: a record is bad; the message names its file, place and fault.
+    tf.errors.DataLossError: all files are good, so it is about something else.
+  """
+  files = _input_files(task)
+  logging.error('TensorFlow says: %s', error.message)
+  bad = verify_records.locate(files, error)
+  if bad:
+    raise SystemExit(
+        f'train.py: Bad record: {bad}. Repair or remove it; {_VERIFY} '
+        '--nodecode FILES names all that are bad.') from None
+  error.add_note(
+      f'The {len(files)} files that task.*.input_path name were read again, '
+      'and every checksum matches: the data that are lost are others, such as '
+      "a checkpoint's, or a file could not be read for a moment.")
+  raise error
 
 
 def _write_start(params: cfg.ExperimentConfig, model_dir: str):
@@ -232,15 +284,19 @@ def main(_):
       tpu_address=runtime.tpu)
   with strategy.scope():
     task = task_factory.get_task(params.task, logging_dir=model_dir)
-  train_lib.run_experiment(
-      distribution_strategy=strategy,
-      task=task,
-      mode=FLAGS.mode,
-      params=params,
-      model_dir=model_dir,
-      eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(
-          params=params, model_dir=model_dir),
-      enable_async_checkpointing=FLAGS.enable_async_checkpointing)
+  summaries = summary_manager.maybe_build_eval_summary_manager(
+      params=params, model_dir=model_dir)
+  try:
+    train_lib.run_experiment(
+        distribution_strategy=strategy,
+        task=task,
+        mode=FLAGS.mode,
+        params=params,
+        model_dir=model_dir,
+        eval_summary_manager=summaries,
+        enable_async_checkpointing=FLAGS.enable_async_checkpointing)
+  except tf.errors.DataLossError as e:
+    stop_at_bad_record(params.task, e)
   train_utils.save_gin_config(FLAGS.mode, model_dir)
 
 

@@ -1,0 +1,132 @@
+"""Reads TFRecord shards record by record, and says which bytes are bad.
+
+A record is framed as: length (uint64), checksum of the length (uint32), data,
+checksum of the data (uint32), all little-endian; the checksums are CRC-32C,
+masked (https://www.tensorflow.org/tutorials/load_data/tfrecord).
+
+TensorFlow's datasets stop at the first bad record and do not name the file.
+"""
+
+import struct
+from typing import Iterator, NamedTuple, Optional
+
+import tensorflow as tf, tf_keras
+from tensorflow.python.lib.io import tf_record
+
+_HEADER = struct.Struct('<QI')
+HEADER_SIZE = _HEADER.size
+_FRAME = HEADER_SIZE + 4
+_GZIP = b'\x1f\x8b'
+
+
+class Record(NamedTuple):
+  """A record, or what stands in its place.
+
+  Attributes:
+    index: its position in the file, from 0.
+    offset: of its first byte in the file.
+    data: the serialized record; None where it is bad.
+    problem: why it is bad, empty where it is not.
+    unread: bytes from `offset` to the end of the file, where nothing says how
+      long this record is, so that no other can be found after it; else 0.
+  """
+  index: int
+  offset: int
+  data: Optional[bytes]
+  problem: str = ''
+  unread: int = 0
+
+
+def _crc32c_table():
+  table = []
+  for value in range(256):
+    for _ in range(8):
+      value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+    table.append(value)
+  return table
+
+
+_TABLE = _crc32c_table()
+
+
+def masked_crc32c(data: bytes) -> int:
+  """Returns the checksum that TFRecord files hold, of a few bytes.
+
+  Args:
+    data: to be summed. This is Python, fit for a length; data are left to
+      TensorFlow.
+
+  Returns:
+    CRC-32C (Castagnoli), rotated and offset as TFRecord files have it.
+  """
+  crc = 0xFFFFFFFF
+  for byte in data:
+    crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+  crc ^= 0xFFFFFFFF
+  return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _frame(header: bytes, room: int):
+  """Reads a record's header.
+
+  Args:
+    header: the bytes where it should be.
+    room: bytes from there to the end of the file.
+
+  Returns:
+    The length of the whole record in bytes, and what is wrong with it.
+  """
+  if len(header) < HEADER_SIZE:
+    return 0, f'the file ends {room} bytes into the header of a record'
+  length, checksum = _HEADER.unpack(header)
+  if masked_crc32c(header[:8]) != checksum:
+    if header[:2] == _GZIP:
+      return 0, 'this is no record, the file seems to be compressed by gzip'
+    return 0, "the checksum of the record's length does not match"
+  whole = length + _FRAME
+  if whole > room:
+    return 0, f'the file ends {room} bytes into a record of {whole} bytes'
+  return whole, ''
+
+
+def read(path: str, start: int = 0) -> Iterator[Record]:
+  """Reads a file to its end, or as far as its records can be told apart.
+
+  A record whose data are bad is passed over. Where a length is bad or the file
+  ends inside a record, that is the last one.
+
+  Args:
+    path: of a TFRecord file without compression.
+    start: records that begin before this offset are stepped over: their
+      lengths are checked, their data are not.
+
+  Yields:
+    Every `Record`, good or bad.
+
+  Raises:
+    tf.errors.OpError: the file cannot be read at all.
+  """
+  size = tf.io.gfile.stat(path).length
+  reader = tf_record.tf_record_random_reader(path)
+  index = offset = 0
+  with tf.io.gfile.GFile(path, 'rb') as f:
+    while offset < size:
+      f.seek(offset)
+      # First the length, so that no bad one makes TensorFlow ask for memory.
+      whole, problem = _frame(f.read(HEADER_SIZE), size - offset)
+      if problem:
+        yield Record(index, offset, None, problem, unread=size - offset)
+        return
+      if offset >= start:
+        yield _read_data(reader, index, offset)
+      offset += whole
+      index += 1
+
+
+def _read_data(reader, index: int, offset: int) -> Record:
+  """Reads a record whose length is good."""
+  try:
+    return Record(index, offset, reader.read(offset)[0])
+  except tf.errors.DataLossError:
+    return Record(index, offset, None,
+                  "the checksum of the record's data does not match")

@@ -1,0 +1,337 @@
+r"""Reads every record of TFRecord shards and names each that is bad.
+
+  python -m official_ext.harmonization.data.verify_records \
+      'data/click-me/train/*.tfrecords' 'data/click-me/val/*.tfrecords'
+
+For every bad record it prints the file, the byte and what is wrong, and goes on
+as far as records can be told apart. A record is bad where its checksums do not
+match, where the file ends inside it, where --map_decoder cannot decode it
+(--nodecode leaves that out, as for records without maps), or where its label is
+no class (--num_classes). Shards with a manifest.json beside them are compared
+with it. The exit code is 1 when anything is bad.
+"""
+
+from concurrent import futures
+import fnmatch
+import itertools
+import json
+import os
+import re
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional
+
+from absl import flags
+import tensorflow as tf, tf_keras
+import tqdm
+
+from official.core import input_reader
+from official_ext.harmonization import cli
+from official_ext.harmonization import resources
+from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import record_reader
+from official_ext.harmonization.dataloaders import registry
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+  """Defines the tool's flags."""
+  flags.DEFINE_bool('decode', True, 'Decode every record with --map_decoder.')
+  flags.DEFINE_enum('map_decoder', 'clickme', registry.names(),
+                    'The format of the records.')
+  flags.DEFINE_integer(
+      'num_classes', None, 'If given, a record is bad unless its label plus '
+      '--label_offset is one of the classes 0..num_classes-1.', lower_bound=1)
+  flags.DEFINE_integer('label_offset', 0, 'Added to the labels of the records.')
+  flags.DEFINE_integer('workers', os.cpu_count(),
+                       'Files that are read at the same time.', lower_bound=1)
+  flags.DEFINE_string('report', None,
+                      'JSON file for the result: every file, every problem.')
+
+
+class Problem(NamedTuple):
+  """What is wrong with a record, or with a whole file.
+
+  Attributes:
+    file: its path.
+    record: index of the record, from 0; None for a whole file.
+    offset: of the record's first byte; None for a whole file.
+    reason: what is wrong.
+  """
+  file: str
+  record: Optional[int]
+  offset: Optional[int]
+  reason: str
+
+  def __str__(self):
+    if self.record is None:
+      return f'{self.file}: {self.reason}'
+    return (f'{self.file}, record {self.record} (counted from 0) at byte '
+            f'{self.offset}: {self.reason}')
+
+
+def decoder_check(map_decoder: str,
+                  num_classes: Optional[int] = None,
+                  label_offset: int = 0) -> Callable[[bytes], str]:
+  """Makes a check of what records hold.
+
+  Args:
+    map_decoder: name of the format, see `dataloaders.registry`.
+    num_classes: of the network; None accepts every label.
+    label_offset: added to the recorded label.
+
+  Returns:
+    A function of a serialized record to what is wrong with it, '' if nothing.
+  """
+  decoder = registry.get_decoder(map_decoder)
+
+  @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
+  def decode(serialized):
+    decoded = decoder.decode(serialized)
+    return decoded['problem'], decoded['label']
+
+  decode.get_concrete_function()  # Traced once, before there are threads.
+
+  def check(data):
+    try:
+      problem, label = decode(data)
+    except UnicodeDecodeError:
+      # TensorFlow's message quotes bytes that are no text.
+      return 'it is no tf.train.Example'
+    except tf.errors.InvalidArgumentError as e:
+      return f'it cannot be decoded as {map_decoder}: {_one_line(e)[:200]}'
+    problem = problem.numpy().decode(errors='replace')
+    if problem or num_classes is None:
+      return problem
+    if 0 <= int(label) + label_offset < num_classes:
+      return ''
+    return (f'its label {int(label)} plus label_offset {label_offset} is '
+            f'outside the classes 0..{num_classes - 1}')
+
+  return check
+
+
+def _one_line(error: tf.errors.OpError) -> str:
+  return error.message.strip().partition('\n')[0]
+
+
+def _describe(path: str, record: record_reader.Record, reason: str) -> Problem:
+  """Names a bad record, and what is lost with it."""
+  if record.unread:
+    reason += (f'; from there on, {record.unread} bytes to the end of the file '
+               'cannot be told apart')
+  return Problem(path, record.index, record.offset, reason)
+
+
+def verify_file(path: str,
+                check: Optional[Callable[[bytes], str]] = None,
+                expected: Optional[dict[str, Any]] = None,
+                progress: Callable[[int], None] = lambda size: None):
+  """Reads a file to its end, or as far as it can be read.
+
+  Args:
+    path: of the file.
+    check: of a serialized record; returns what is wrong with it.
+    expected: what the manifest says of the file, if there is one.
+    progress: is told how many more bytes have been dealt with.
+
+  Returns:
+    A dict of file, records (all that could be told apart), bytes and problems,
+    a list of `Problem`.
+  """
+  result = {'file': path, 'records': 0, 'bytes': 0, 'problems': []}
+  problems = result['problems']
+  try:
+    result['bytes'] = tf.io.gfile.stat(path).length
+    done = 0
+    for record in record_reader.read(path):
+      reason = record.problem
+      if not reason and check:
+        reason = check(record.data)
+      if reason:
+        problems.append(_describe(path, record, reason))
+      result['records'] += not record.unread
+      progress(record.offset - done)
+      done = record.offset
+    progress(result['bytes'] - done)
+    found = _compare(result, expected)
+  except tf.errors.OpError as e:
+    found = f'it cannot be read: {_one_line(e)}'
+  if found:
+    problems.append(Problem(path, None, None, found))
+  return result
+
+
+def _compare(result, expected: Optional[dict[str, Any]]) -> str:
+  """Says how a file differs from what is expected of it."""
+  if expected is None:
+    return '' if result['bytes'] else 'it is empty'
+  for name in ('bytes', 'records'):
+    if result[name] != expected[name]:
+      return (f'it has {result[name]} {name}, {manifest.FILE} says '
+              f'{expected[name]}')
+  if manifest.sha256(result['file']) != expected['sha256']:
+    return f'its SHA-256 is not the one that {manifest.FILE} says'
+  return ''
+
+
+def _expectations(files: Iterable[str], patterns: Iterable[str]):
+  """Reads the manifests beside files.
+
+  Args:
+    files: that are verified.
+    patterns: that named them.
+
+  Returns:
+    What is expected of each file beside a manifest that lists it, by path, and
+    a list of `Problem`: manifests that cannot be read, files that are not
+    listed, listed ones that a pattern names and that do not exist.
+  """
+  expected, problems = {}, []
+  for folder in dict.fromkeys(os.path.dirname(file) for file in files):
+    path = os.path.join(folder, manifest.FILE)
+    if not tf.io.gfile.exists(path):
+      continue
+    try:
+      shards = manifest.read(folder)['shards']
+    except ValueError as e:
+      problems.append(Problem(path, None, None, str(e)))
+      continue
+    listed = {os.path.join(folder, shard['file']): shard for shard in shards}
+    inside = {file for file in files if os.path.dirname(file) == folder}
+    named = {
+        file for file in listed
+        if any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
+    }
+    for file in sorted(inside - set(listed)):
+      problems.append(
+          Problem(file, None, None, f'{manifest.FILE} does not list it'))
+    for file in sorted(named - inside):
+      problems.append(
+          Problem(file, None, None,
+                  f'{manifest.FILE} lists it, but it does not exist'))
+    expected.update(listed)
+  return expected, problems
+
+
+def verify(patterns: list[str],
+           check: Optional[Callable[[bytes], str]] = None,
+           workers: int = 1) -> Iterator[dict[str, Any]]:
+  """Reads every record of every file, with a progress bar.
+
+  Args:
+    patterns: paths and globs, as the host's `input_path`.
+    check: of a serialized record; returns what is wrong with it.
+    workers: files that are read at the same time.
+
+  Yields:
+    What `verify_file` returns, in the order of the files, and before it the
+    problems of manifests in the same form.
+
+  Raises:
+    ValueError: a pattern matches no file.
+  """
+  patterns = [p.strip() for pattern in patterns for p in pattern.split(',')]
+  files = [
+      file for file in sorted(set(input_reader.match_files(patterns)))
+      if os.path.basename(file) != manifest.FILE
+  ]
+  expected, problems = _expectations(files, patterns)
+  for problem in problems:
+    yield {'file': problem.file, 'records': 0, 'bytes': 0,
+           'problems': [problem]}
+  sizes = [tf.io.gfile.stat(f).length for f in files if tf.io.gfile.exists(f)]
+  bar = tqdm.tqdm(total=sum(sizes), desc=f'{len(files)} files', unit='B',
+                  unit_scale=True, disable=None)
+
+  def progress(size):
+    with bar.get_lock():
+      bar.update(size)
+
+  executor = futures.ThreadPoolExecutor(workers)
+  try:
+    yield from executor.map(
+        lambda file: verify_file(file, check, expected.get(file), progress),
+        files)
+  finally:
+    executor.shutdown(cancel_futures=True)
+    bar.close()
+
+
+def locate(files: list[str], error: tf.errors.DataLossError):
+  """Finds the record that TensorFlow failed to read.
+
+  TensorFlow names its offset, or that of its data, and not its file. That place
+  is looked at in every file first; all files are read only if it is good
+  everywhere.
+
+  Args:
+    files: that were being read.
+    error: that TensorFlow raised.
+
+  Returns:
+    A `Problem`, or None if all files are good.
+  """
+  said = re.search(r'record at (\d+)', error.message)
+  passes = [(int(said[1]) - record_reader.HEADER_SIZE, 1)] if said else []
+  for start, count in passes + [(0, None)]:
+    for file in tqdm.tqdm(files, desc='looking for the bad record',
+                          unit=' files', disable=None):
+      try:
+        for record in itertools.islice(record_reader.read(file, start), count):
+          if record.problem:
+            return _describe(file, record, record.problem)
+      except tf.errors.OpError as e:
+        return Problem(file, None, None, f'it cannot be read: {_one_line(e)}')
+  return None
+
+
+def _write_report(path: str, results: list[dict[str, Any]]):
+  """Writes the results as JSON, whole or not at all."""
+  content = {
+      'files': [{**r, 'problems': [p._asdict() for p in r['problems']]}
+                for r in results],
+      'records': sum(r['records'] for r in results),
+      'bytes': sum(r['bytes'] for r in results),
+      'problems': sum(len(r['problems']) for r in results),
+  }
+  with tf.io.gfile.GFile(f'{path}.partial', 'w') as f:
+    f.write(json.dumps(content, indent=2) + '\n')
+  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+
+
+def main(argv):
+  """Verifies the files that the arguments name."""
+  if not argv[1:]:
+    raise SystemExit('verify_records: no file is named, add paths or globs of '
+                     'TFRecord files.')
+  check = None
+  if FLAGS.decode:
+    check = decoder_check(FLAGS.map_decoder, FLAGS.num_classes,
+                          FLAGS.label_offset)
+  results = []
+  try:
+    for result in verify([resources.working_path(a) for a in argv[1:]], check,
+                         FLAGS.workers):
+      results.append(result)
+      for problem in result['problems']:
+        tqdm.tqdm.write(f'BAD {problem}')
+  except ValueError as e:
+    raise SystemExit(f'verify_records: {e}') from None
+  if FLAGS.report:
+    _write_report(resources.working_path(FLAGS.report), results)
+  bad = sum(len(r['problems']) for r in results)
+  print(f'{sum(r["records"] for r in results)} records, '
+        f'{sum(r["bytes"] for r in results)} bytes: '
+        + (f'{bad} problems.' if bad else 'all good.'))
+  if bad:
+    raise SystemExit(1)
+
+
+def run():
+  """The console command."""
+  define_flags()
+  cli.run(main, __name__)
+
+
+if __name__ == '__main__':
+  run()
