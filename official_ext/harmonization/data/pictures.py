@@ -9,6 +9,8 @@ from PIL import Image
 # Pillow's names of the layouts that a one-channel map can have.
 _MAP_TYPES = {'L': np.uint8, 'I;16': np.uint16, 'I;16B': np.uint16}
 _FORMATS = ('JPEG', 'PNG')
+# zlib's fastest: four times as fast as its usual, for a tenth more bytes.
+_COMPRESSION = 1
 
 
 class Shape(NamedTuple):
@@ -97,7 +99,7 @@ def encode_image(pixels: np.ndarray, jpeg_quality: int = 0) -> bytes:
   if jpeg_quality:
     Image.fromarray(pixels).save(buffer, 'JPEG', quality=jpeg_quality)
   else:
-    Image.fromarray(pixels).save(buffer, 'PNG')
+    Image.fromarray(pixels).save(buffer, 'PNG', compress_level=_COMPRESSION)
   return buffer.getvalue()
 
 
@@ -129,7 +131,7 @@ def encode_map(values: np.ndarray) -> bytes:
   if values.dtype not in (np.uint8, np.uint16):
     values = np.round(values * (65535. / high)).astype(np.uint16)
   buffer = io.BytesIO()
-  Image.fromarray(values).save(buffer, 'PNG')
+  Image.fromarray(values).save(buffer, 'PNG', compress_level=_COMPRESSION)
   return buffer.getvalue()
 
 
