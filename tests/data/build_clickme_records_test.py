@@ -276,6 +276,13 @@ class ResumeTest(_Case):
     with self.assertRaisesRegex(ValueError, 'not made by this command'):
       self.build(npz=self.archive(2))
 
+  def test_a_second_run_is_kept_out(self):
+    archive = self.archive(2)
+    with shards.alone(str(self.folder / 'out')):
+      with self.assertRaisesRegex(ValueError, 'Another run'):
+        self.build(npz=archive)
+    self.build(npz=archive)
+
   def test_memory_holds_one_record_at_a_time(self):
     alive = []
 

@@ -173,10 +173,10 @@ class MergeImagenetTest(tf.test.TestCase):
         (_imagenet('n0_1.JPEG', None), 'train-0, record 1 .*no image/class'),
         (_imagenet('n0_1.JPEG', 1, b'nothing'), 'record 1 .*JPEG or PNG'),
         (_imagenet('n0_1.JPEG', 1, _jpeg(16, 40)), '16x40.*--framing'),
-        (b'\xff', 'record 1 .*cannot be read'),
+        (b'\xff', 'record 1 .*no tf.train.Example'),
     ):
       self.shard('imagenet/train-0', [_imagenet('n0_0.JPEG'), record])
-      with self.assertRaisesRegex((ValueError, tf.errors.OpError), problem):
+      with self.assertRaisesRegex(ValueError, problem):
         merge_imagenet.merge(str(self.folder / 'imagenet/train-0'),
                              f'{self.out}-{problem[-5:]}', map_records=maps)
     self.imagenet()
@@ -193,7 +193,8 @@ class MergeImagenetTest(tf.test.TestCase):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with self.assertRaisesRegex(ValueError, 'train-00001-of-00002, record 1 '):
+    with self.assertRaisesRegex(
+        ValueError, 'train-00001-of-00002, record 1 .*byte .*checksum'):
       self.merge(map_records=maps)
     self.assertFalse(os.path.exists(os.path.join(self.out, manifest.FILE)))
 

@@ -276,6 +276,12 @@ def build(options: Options) -> dict[str, Any]:
     ValueError: the options or their files do not allow it.
   """
   check(options)
+  with shards.alone(options.output_dir):
+    return _build(options)
+
+
+def _build(options: Options) -> dict[str, Any]:
+  """Builds; no other run does in the same folder."""
   directory = options.output_dir
   classes = labels(options)
   table = None

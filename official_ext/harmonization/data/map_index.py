@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 from google.protobuf import message
 import numpy as np
@@ -11,6 +11,7 @@ from tensorflow.python.lib.io import tf_record
 
 from official_ext.harmonization.data import map_files
 from official_ext.harmonization.data import pictures
+from official_ext.harmonization.data import record_reader
 from official_ext.harmonization.data import record_writer
 
 FRAMINGS = ('same', 'stretched', 'center_crop')
@@ -43,6 +44,32 @@ def text(example: tf.train.Example, key: str) -> str:
   feature = example.features.feature
   values = feature[key].bytes_list.value if key in feature else ()
   return values[0].decode(errors='replace') if values else ''
+
+
+def examples(path: str) -> Iterator[tuple[str, int, tf.train.Example]]:
+  """Reads the records of a shard.
+
+  Args:
+    path: of the shard.
+
+  Yields:
+    The place of each record in words, its offset in bytes, and the record.
+
+  Raises:
+    ValueError: a record is damaged; the message says where.
+  """
+  for record in record_reader.read(path):
+    where = f'{path}, record {record.index} (counted from 0)'
+    problem, example = record.problem, None
+    if not problem:
+      try:
+        example = tf.train.Example.FromString(record.data)
+      except message.DecodeError:
+        problem = 'it is no tf.train.Example'
+    if problem:
+      raise ValueError(f'{where}, at byte {record.offset}: {problem}. Repair '
+                       'or remove it.')
+    yield where, record.offset, example
 
 
 def _add(index, name, place):
@@ -86,24 +113,14 @@ def of_records(pattern: str, key: str) -> dict[str, Place]:
   """
   index = {}
   for file in sorted(tf.io.gfile.glob(pattern)):
-    reader, offset = tf_record.tf_record_random_reader(file), 0
-    end = tf.io.gfile.stat(file).length
-    while offset < end:
-      place = Place(file, offset)
-      try:
-        serialized, offset = reader.read(offset)
-        example = tf.train.Example.FromString(serialized)
-      except (tf.errors.OpError, message.DecodeError) as e:
-        raise ValueError(f'{file} cannot be read at offset {place.offset} '
-                         f'({e}): verify and repair it.') from None
+    for where, offset, example in examples(file):
       if f'{_MAP}encoded' not in example.features.feature:
         continue
       name = image_id(text(example, key))
       if not name:
-        raise ValueError(f'{file}: the record at offset {place.offset} has no '
-                         f'{key}: name the field that holds the image\'s name '
-                         'by --map_key.')
-      _add(index, name, place)
+        raise ValueError(f'{where} has no {key}: name the field that holds the '
+                         'image\'s name by --map_key.')
+      _add(index, name, Place(file, offset))
   return index
 
 

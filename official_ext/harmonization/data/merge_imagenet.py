@@ -17,7 +17,6 @@ import os
 from typing import Iterator, Mapping
 
 from absl import flags
-from google.protobuf import message
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import cli
@@ -87,19 +86,8 @@ class Merger:
       ValueError: a record is damaged or has no label or image, or a map does
         not fit.
     """
-    records = iter(tf.data.TFRecordDataset(path).as_numpy_iterator())
-    number = 0
-    while True:
-      where = f'{path}, record {number} (counted from 0)'
-      try:
-        example = tf.train.Example.FromString(next(records))
-      except StopIteration:
-        return
-      except (tf.errors.OpError, message.DecodeError) as e:
-        raise ValueError(f'{where} cannot be read ({e}): repair or remove it.'
-                        ) from None
+    for where, _, example in map_index.examples(path):
       yield self._outcome(example, where)
-      number += 1
 
   def _outcome(self, example, where) -> shards.Outcome:
     """Returns what becomes of a record."""
@@ -216,9 +204,10 @@ def merge(imagenet: str, output_dir: str, map_records: str = '',
                      'or --map_records.')
   settings = {'key': key, 'framing': framing, 'label_offset': label_offset,
               'only_mapped': only_mapped, 'input': _fingerprint(jobs, index)}
-  shards.claim(output_dir, jobs, settings)
   merger = Merger(index, key, framing, label_offset, only_mapped)
-  shards.build(output_dir, jobs, merger, workers)
+  with shards.alone(output_dir):
+    shards.claim(output_dir, jobs, settings)
+    shards.build(output_dir, jobs, merger, workers)
   totals = shards.finish(output_dir, list(jobs), settings=settings,
                          source=f'{imagenet} and {map_dir or map_records}')
   unmatched = sorted(index.keys() - totals['map_ids'])

@@ -7,8 +7,10 @@ both is not built again. The manifest is written last.
 
 import collections
 from concurrent import futures
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -161,6 +163,32 @@ def claim(directory: str, shards: Iterable[str], settings: Mapping[str, Any]):
           f'{directory} holds {file}, which was not made by this command: '
           'choose another --output_dir.')
   _write_json(working_file(directory, _SETTINGS), settings)
+
+
+@contextlib.contextmanager
+def alone(directory: str):
+  """Keeps a second run on this machine out of a folder.
+
+  Args:
+    directory: of the shards, local or not; a folder elsewhere is not locked.
+
+  Yields:
+    Nothing.
+
+  Raises:
+    ValueError: another run is at work there.
+  """
+  if '://' in directory:
+    yield
+    return
+  # The system lets go of it when the process ends, however it ends.
+  with open(working_file(directory, 'lock'), 'w') as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ValueError(f'Another run is writing to {directory}: let it end, or '
+                       'choose another --output_dir.') from None
+    yield
 
 
 def is_whole(directory: str, shard: str) -> bool:
