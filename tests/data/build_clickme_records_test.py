@@ -26,7 +26,7 @@ from official_ext.harmonization.data import shards
 Options = build_clickme_records.Options
 
 _SAMPLES = pathlib.Path(os.environ.get(
-    'HARMONIZATION_CLICKME_SAMPLES',
+    'CLICKME_SAMPLES',
     pathlib.Path(__file__).resolve().parents[3] / 'shared/clickme_samples'))
 
 
@@ -192,8 +192,9 @@ class NpzTest(_Case):
         'images: npz not readable': 3, 'images: no label': 3,
         'images: map not usable': 4, 'images: image not usable': 3})
     self.assertEqual(manifest.read(folder)['counts'], totals['counts'])
-    self.assertEqual({row['name'] for row in self.left_out(folder)},
-                     {f'sub/{i:03d}.npz' for i in range(13)})
+    left_out = {row['name']: row['detail'] for row in self.left_out(folder)}
+    self.assertEqual(left_out.keys(), {f'sub/{i:03d}.npz' for i in range(13)})
+    self.assertEqual(left_out['sub/001.npz'], 'sub/001.npz is no npz file')
 
   def test_pickles_are_refused_unless_trusted(self):
     marker = self.folder / 'ran'
@@ -442,7 +443,7 @@ class PicturesTest(_Case):
   def test_the_twenty_real_pairs_come_back(self):
     if not _SAMPLES.is_dir():
       self.skipTest(f'{_SAMPLES} is not there; '
-                    'HARMONIZATION_CLICKME_SAMPLES names another folder.')
+                    'CLICKME_SAMPLES says where else.')
     pairs = sorted(p.name[:-len('_image.png')]
                    for p in _SAMPLES.glob('*_image.png'))
     classes = sorted({p.split('_')[0] for p in pairs})
