@@ -1,6 +1,7 @@
 """Two logical CPU devices, so that strategies with replicas can be tested.
 
-Devices can be split only before TensorFlow starts, so this happens on import.
+Devices can be split only before TensorFlow starts, so this happens on import,
+and no test may run an op while it is imported.
 """
 
 import functools

@@ -1,9 +1,7 @@
 """Tests that Apache Beam builds what the builder builds."""
 
 import dataclasses
-import io
 import os
-import pathlib
 import sys
 import unittest
 import zipfile
@@ -25,30 +23,15 @@ from official_ext.harmonization.data import (
 from official_ext.harmonization.data import build_clickme_records
 from official_ext.harmonization.data import clicks
 from official_ext.harmonization.data import shards
+from tests.data import building
 
 Options = build_clickme_records.Options
-
-
-def _npz(**arrays):
-  buffer = io.BytesIO()
-  np.savez(buffer, **arrays)
-  return buffer.getvalue()
-
-
-def _bytes(folder):
-  return {p.name: p.read_bytes() for p in pathlib.Path(folder).iterdir()
-          if p.is_file()}
 
 
 @unittest.skipIf(
     beam_clickme_records.beam is None,
     'apache-beam is not there: make setup fetches it (requirements-beam.txt).')
-class BeamTest(tf.test.TestCase):
-
-  def setUp(self):
-    super().setUp()
-    self.folder = pathlib.Path(self.get_temp_dir()) / self._testMethodName
-    self.folder.mkdir()
+class BeamTest(building.Case):
 
   def both(self, **options):
     """Builds with and without Beam; returns both folders' contents."""
@@ -56,21 +39,22 @@ class BeamTest(tf.test.TestCase):
     build_clickme_records.build(plain)
     beam = dataclasses.replace(plain, output_dir=str(self.folder / 'beam'))
     beam_clickme_records.build(beam)
-    return _bytes(plain.output_dir), _bytes(beam.output_dir)
+    return (building.contents(plain.output_dir),
+            building.contents(beam.output_dir))
 
-  def archive(self):
+  def numbered(self):
     path = self.folder / 'all.zip'
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, 'w') as z:
       for i in range(12):
         label = i if i != 5 else -1
-        z.writestr(f'{i}.npz', _npz(
+        z.writestr(f'{i}.npz', building.npz(
             image=rng.integers(0, 256, (8, 8, 3), np.uint8),
             heatmap=rng.integers(0, 256, (8, 8), np.uint8), label=label))
     return str(path)
 
   def test_npz(self):
-    plain, beam = self.both(npz=self.archive(), images_per_shard=4, seed=2)
+    plain, beam = self.both(npz=self.numbered(), images_per_shard=4, seed=2)
     self.assertLen(plain, 3 + 2)
     self.assertEqual(plain, beam)
 
@@ -97,16 +81,16 @@ class BeamTest(tf.test.TestCase):
     self.assertEqual(plain, beam)
 
   def test_whole_shards_are_not_built_again(self):
-    options = Options(output_dir=str(self.folder / 'out'), npz=self.archive(),
+    options = Options(output_dir=str(self.folder / 'out'), npz=self.numbered(),
                       images_per_shard=4)
     beam_clickme_records.build(options)
-    before = _bytes(options.output_dir)
+    before = building.contents(options.output_dir)
     first, second, _ = (os.path.join(options.output_dir, s)
                         for s in shards.names('train', 3))
     os.remove(first)
     untouched = os.stat(second).st_mtime_ns
     beam_clickme_records.build(options)
-    self.assertEqual(_bytes(options.output_dir), before)
+    self.assertEqual(building.contents(options.output_dir), before)
     self.assertEqual(os.stat(second).st_mtime_ns, untouched)
 
   def test_clicks_need_the_number_of_shards(self):

@@ -226,7 +226,7 @@ class VerifyTest(ShardCase):
     check = verify_records.decoder_check('clickme')
     found = self._problems(path, check=check)
     self.assertEqual([p.record for p in found], [0, 1])
-    self.assertIn('it is no tf.train.Example', found[0].reason)
+    self.assertIn('it is not a tf.train.Example', found[0].reason)
 
   def test_label_offset(self):
     check = verify_records.decoder_check('clickme', fixtures.CLASSES, 1)

@@ -12,7 +12,8 @@ from official_ext.harmonization.configs import (
 from official_ext.harmonization.dataloaders import mapped_source
 from tests import fixtures
 
-_BAD = fixtures.record(leave_out=['heatmap'])
+def _bad():
+  return fixtures.record(leave_out=['heatmap'])
 
 
 def _good(label):
@@ -42,7 +43,7 @@ class SkipTest(tf.test.TestCase, parameterized.TestCase):
     return fixtures.write(self.get_temp_dir(), name, serialized)
 
   def test_training_counts_what_was_left_out_before_every_record(self):
-    path = self._write(_BAD, _good(1), _BAD, b'?', _good(2), _good(3), _BAD)
+    path = self._write(_bad(), _good(1), _bad(), b'?', _good(2), _good(3), _bad())
     dataset = _read(path, is_training=True).take(7)
     labels, counts, weights = _columns(dataset, 'labels', 'bad_records',
                                        'heatmap_weights')
@@ -51,7 +52,7 @@ class SkipTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(weights, [1] * 7)
 
   def test_evaluation_counts_the_last_ones_too(self):
-    path = self._write(_good(1), _BAD, _good(2), _BAD, b'?')
+    path = self._write(_good(1), _bad(), _good(2), _bad(), b'?')
     dataset = _read(path, is_training=False, batch_size=2)
     labels, counts, valid, weights = _columns(
         dataset, 'labels', 'bad_records', 'valid', 'heatmap_weights')
@@ -61,7 +62,7 @@ class SkipTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual((labels[0], labels[2]), (1, 2))
 
   def test_mixing_leaves_the_counts_alone(self):
-    path = self._write(_BAD, _good(1), _good(2), _good(3))
+    path = self._write(_bad(), _good(1), _good(2), _good(3))
     mixup = dict(mixup_alpha=1., cutmix_alpha=0.)
     dataset = _read(path, True, batch_size=3, soft_labels=True,
                     mixup_and_cutmix=mixup)
@@ -69,14 +70,14 @@ class SkipTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(counts, [1, 0, 0] * 2)
 
   def test_cap_counts_different_records(self):
-    path = self._write(_good(1), _BAD, _good(2), _BAD)
+    path = self._write(_good(1), _bad(), _good(2), _bad())
     counts, = _columns(
         _read(path, True, max_bad_records=2).take(40), 'bad_records')
     self.assertEqual(sum(counts), 39)
 
   @parameterized.parameters(False, True)
   def test_cap_stops_and_names_the_last(self, is_training):
-    path = self._write(_good(1), _BAD, _good(2), b'?', _BAD, _good(3))
+    path = self._write(_good(1), _bad(), _good(2), b'?', _bad(), _good(3))
     with self.assertRaisesRegex(
         tf.errors.InvalidArgumentError,
         r'More than 2 bad records \(max_bad_records\).*a.tfrecords, record 4 '
@@ -84,7 +85,7 @@ class SkipTest(tf.test.TestCase, parameterized.TestCase):
       _columns(_read(path, is_training, max_bad_records=2).take(9), 'labels')
 
   def test_nothing_good_is_no_endless_search(self):
-    path = self._write(_BAD, _BAD)
+    path = self._write(_bad(), _bad())
     with self.assertRaisesRegex(tf.errors.InvalidArgumentError,
                                 '300 in a row without a good one.*a.tfrecords'):
       next(iter(_read(path, is_training=True, max_bad_records=3)))

@@ -302,19 +302,19 @@ def _mutations(fields, count, seed=0):
 class FuzzTest(tf.test.TestCase, parameterized.TestCase):
 
   @parameterized.named_parameters(
-      ('clickme', clickme_decoder.Decoder, {
+      ('clickme', clickme_decoder.Decoder, lambda: {
           'image': _encoded(fixtures.pixels(1), 'JPEG'),
           'heatmap': _encoded(fixtures.pixels(2, channels=1), 'JPEG'),
           'label': 3}),
-      ('raw', lambda: raw_decoder.Decoder(_SIDE), {
+      ('raw', lambda: raw_decoder.Decoder(_SIDE), lambda: {
           k: v for k, v in _raw()[2].items() if k != 'click_count'}),
-      ('canonical', canonical_decoder.Decoder, {
+      ('canonical', canonical_decoder.Decoder, lambda: {
           k: v for k, v in _canonical().items()
           if k not in ('image/height', 'image/heatmap/source',
                        'image/heatmap/clicks', 'image/heatmap/participants')}))
   def test_every_mutation_ends_in_a_problem_or_a_record(self, decoder, fields):
     parser = harmonization_input.Parser([16, 16], 4).parse_fn(is_training=True)
-    decoder = decoder()
+    decoder, fields = decoder(), fields()
 
     def read(serialized):
       decoded = decoder.decode(serialized)

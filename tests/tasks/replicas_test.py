@@ -2,6 +2,8 @@
 
 import tensorflow as tf, tf_keras
 
+from official.core import base_trainer
+from official.core import train_utils
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
 from tests import devices
@@ -53,6 +55,19 @@ class ReplicasTest(tf.test.TestCase):
     two = self._losses(devices.two_replicas(), **options)
     # Later steps of a batch of four carry rounding errors far.
     self.assertAllClose(one[:2], two[:2], rtol=1e-3)
+
+  def test_the_hosts_trainer_trains(self):
+    path = fixtures.write_numbered(self.get_temp_dir(), 'mapped', 8)
+    config = fixtures.experiment(mapped=path)
+    with devices.two_replicas().scope():
+      task = task_lib.HarmonizedImageClassificationTask(config.task)
+      trainer = base_trainer.Trainer(
+          config, task, model=task.build_model(),
+          optimizer=train_utils.create_optimizer(task, config),
+          evaluate=False)
+      logs = trainer.train(tf.constant(2))
+    self.assertEqual(int(trainer.global_step), 2)
+    self.assertGreater(float(logs['harmonization_loss']), 0.)
 
   def test_interval_counts_maps_over_replicas(self):
     options = dict(normalization='mapped', weights=(1., 0., 1., 1.))

@@ -92,13 +92,7 @@ def decoder_check(map_decoder: str,
   decode.get_concrete_function()  # Traced once, before there are threads.
 
   def check(data):
-    try:
-      problem, label = decode(data)
-    except UnicodeDecodeError:
-      # TensorFlow's message quotes bytes that are no text.
-      return 'it is no tf.train.Example'
-    except tf.errors.InvalidArgumentError as e:
-      return f'it cannot be decoded as {map_decoder}: {_one_line(e)[:200]}'
+    problem, label = decode(data)
     problem = problem.numpy().decode(errors='replace')
     if problem or num_classes is None:
       return problem

@@ -294,7 +294,9 @@ class HarmonizedImageClassificationTask(
         images.shape[0])
     arguments = (images, batch, labels, divide_by, model, optimizer)
     interval = self._harmonization.interval
-    due = optimizer.iterations % interval == 0
+    with tf.init_scope():
+      step = optimizer.iterations  # The first look may create the variable.
+    due = step % interval == 0
     if interval == 1:
       results = self._backward(*arguments, harmonize=True)
     else:
