@@ -43,7 +43,8 @@ class SkipTest(tf.test.TestCase, parameterized.TestCase):
     return fixtures.write(self.get_temp_dir(), name, serialized)
 
   def test_training_counts_what_was_left_out_before_every_record(self):
-    path = self._write(_bad(), _good(1), _bad(), b'?', _good(2), _good(3), _bad())
+    path = self._write(_bad(), _good(1), _bad(), b'?', _good(2), _good(3),
+                       _bad())
     dataset = _read(path, is_training=True).take(7)
     labels, counts, weights = _columns(dataset, 'labels', 'bad_records',
                                        'heatmap_weights')

@@ -39,7 +39,9 @@ class Harmonization(hyperparams.Config):
     saliency_target: what is differentiated: 'logit' (released),
       'centered_logit' or 'log_probability'.
     batch_norm: how the saliency pass treats batch statistics: 'batch'
-      (released), 'mapped' or 'inference'; see `ops.saliency.training_maps`.
+      (released), 'mapped' or 'inference'; see `ops.saliency.training_maps`. All
+      three are the same to a network without batch normalization and dropout,
+      the first two also where every image is mapped.
     mapped_fraction: the part of every training batch that comes from
       `task.mapped_data`; the rest comes from `task.train_data`.
     interval: the loss is taken every so many steps, with the weight multiplied
@@ -54,7 +56,7 @@ class Harmonization(hyperparams.Config):
   normalization: str = 'batch'
   saliency: str = 'signed_mean'
   saliency_target: str = 'logit'
-  batch_norm: str = 'batch'
+  batch_norm: str = 'mapped'
   mapped_fraction: float = 1.0
   interval: int = 1
   warmup_steps: int = 0

@@ -110,7 +110,7 @@ def training_maps(
     images: tf.Tensor,
     targets: tf.Tensor,
     *,
-    batch_norm: str = 'batch',
+    batch_norm: str = 'mapped',
     **kwargs: Any) -> Tuple[tf.Tensor, tf.Tensor, List[tf.Tensor]]:
   """Computes a training step's logits, its saliency maps and auxiliary losses.
 
