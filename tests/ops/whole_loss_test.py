@@ -103,7 +103,7 @@ def _loss(model, images, labels, human, batch_norm='batch', mapped=3):
   # The form that has no stopped gradient, which differences cannot see.
   loss = harmonization.harmonization_loss(
       maps, human[:mapped], tf.ones(mapped), levels=3,
-      standardization='per_level', batch_size=4)
+      standardization='per_level', divide_by=4.)
   cross_entropy = -tf.reduce_sum(labels * tf.nn.log_softmax(logits)) / 4.
   return cross_entropy + .5 * loss
 

@@ -66,7 +66,7 @@ class ReplicasTest(tf.test.TestCase):
           optimizer=train_utils.create_optimizer(task, config),
           evaluate=False)
       logs = trainer.train(tf.constant(2))
-    self.assertEqual(int(trainer.global_step), 2)
+    self.assertEqual(trainer.global_step.numpy(), 2)
     self.assertGreater(float(logs['harmonization_loss']), 0.)
 
   def test_interval_counts_maps_over_replicas(self):

@@ -142,7 +142,7 @@ class Parser(parser.Parser):
     return self._parse(decoded, window)
 
   def _checked(self, decoded: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
-    """A record whose image cannot be had before the record is found good."""
+    """A record whose pixels cannot be had before the record is found good."""
     label = decoded['label'] + self._label_offset
     first = labels.first_class(self._num_classes)
     classes = f"outside the network's classes {first}..{self._num_classes - 1}"
@@ -155,8 +155,8 @@ class Parser(parser.Parser):
                 f' plus label_offset {self._label_offset} is ', classes
             ])),
     ]):
-      image = tf.identity(decoded['image'])
-    return {**decoded, 'image': image, 'label': tf.cast(label, tf.int32)}
+      pixels = {k: tf.identity(decoded[k]) for k in ('image', 'heatmap')}
+    return {**decoded, **pixels, 'label': tf.cast(label, tf.int32)}
 
   def _random_window(self, size, seed):
     begin, window, _ = tf.image.stateless_sample_distorted_bounding_box(
