@@ -269,6 +269,21 @@ class InstallTest(tf.test.TestCase):
     second_order.install()
     self.assertIs(registry.lookup('FusedBatchNormGradV3'), before)
 
+  def test_can_be_undone(self):
+    registry = second_order.ops.gradient_registry
+    names = ('MaxPoolGrad', 'FusedBatchNormGradV3')
+    ours = [registry.lookup(name) for name in names]
+    moments = second_order.nn_impl.moments
+    self.addCleanup(second_order.install)
+    second_order.uninstall()
+    for name, gradient in zip(names, ours):
+      self.assertIsNot(registry.lookup(name), gradient)
+      self.assertIn('tensorflow', registry.lookup(name).__module__)
+    self.assertIsNot(second_order.nn_impl.moments, moments)
+    second_order.install()
+    self.assertIs(registry.lookup('MaxPoolGrad'), ours[0])
+    self.assertIs(second_order.nn_impl.moments, moments)
+
 
 if __name__ == '__main__':
   tf.test.main()

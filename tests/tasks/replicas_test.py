@@ -70,12 +70,11 @@ class ReplicasTest(tf.test.TestCase):
     self.assertGreater(float(logs['harmonization_loss']), 0.)
 
   def test_interval_counts_maps_over_replicas(self):
-    options = dict(normalization='mapped', weights=(1., 0., 1., 1.))
-    every = self._losses(devices.two_replicas(), **options)
-    second = self._losses(devices.two_replicas(), interval=2, **options)
-    self.assertAllClose(every[0], second[0])
-    self.assertEqual(second[1][1], 0.)
-    self.assertGreater(second[2][1], 0.)
+    losses = self._losses(devices.two_replicas(), interval=2,
+                          normalization='mapped')
+    harmonization = [step[1] for step in losses]
+    self.assertGreater(min(harmonization[0], harmonization[2]), 0.)
+    self.assertEqual(harmonization[1], 0.)
 
   def test_interval_refuses_synchronized_replicas(self):
     with self.assertRaisesRegex(

@@ -206,17 +206,34 @@ def _moments(x,
     return tuple(tf.cast(r, x.dtype) for r in results)
 
 
+# What `install` replaced, by op; empty while TensorFlow's own are in place.
+_replaced = {}
+_tensorflows_moments = nn_impl.moments
+
+
 def install():
   """Puts all three in place for this process; more than once is once."""
-  registry = ops.gradient_registry._registry  # pylint: disable=protected-access
-  if getattr(registry['MaxPoolGrad']['type'], 'is_ours', False):
+  if _replaced:
     return
+  registry = ops.gradient_registry._registry  # pylint: disable=protected-access
   ours = {'MaxPoolGrad': _max_pool_grad_grad}
   for name, inputs in (('FusedBatchNormGrad', 5), ('FusedBatchNormGradV2', 5),
                        ('FusedBatchNormGradV3', 6)):
     ours[name] = _with_closed_form(registry[name]['type'], inputs)
   for name, gradient in ours.items():
-    gradient.is_ours = True
+    _replaced[name] = registry[name]['type']
     registry[name]['type'] = gradient
   # `tf.nn.moments` is a front for this one.
   nn_impl.moments = _moments
+
+
+def uninstall():
+  """Puts TensorFlow's own back, for comparisons.
+
+  What was traced before keeps the gradients it was traced with.
+  """
+  registry = ops.gradient_registry._registry  # pylint: disable=protected-access
+  for name, gradient in _replaced.items():
+    registry[name]['type'] = gradient
+  _replaced.clear()
+  nn_impl.moments = _tensorflows_moments
