@@ -63,7 +63,8 @@ class Run:
     if not checkpoint:
       raise FileNotFoundError(
           f'{model_dir} holds no checkpoint: train it first.')
-    self.task = task_factory.get_task(self.config.task, logging_dir=model_dir)
+    # Without a folder, nothing is written into that of the run.
+    self.task = task_factory.get_task(self.config.task)
     self.model = self.task.build_model()
     self._trainer = base_trainer.Trainer(
         self.config,
@@ -80,7 +81,7 @@ class Run:
     logs = self._trainer.evaluate(tf.constant(-1))
     return {
         name: float(np.asarray(orbit.utils.get_value(value)))
-        for name, value in logs.items()
+        for name, value in logs.items() if not name.startswith('image/')
     }
 
   def mapped_examples(self, count: int):
