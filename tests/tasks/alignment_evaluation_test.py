@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from unittest import mock
 
 import numpy as np
 from scipy import stats
@@ -88,7 +89,7 @@ class EvaluationTest(tf.test.TestCase):
     found = []
     # 7 and 5 images: the second replica runs out of either source first.
     for strategy, size in ((None, 16), (None, 3), (devices.two_replicas(), 4)):
-      folder = self.create_tempdir().full_path
+      folder = os.path.join(self.get_temp_dir(), f'of_{size}')
       logs = self._evaluate(
           strategy, folder, **files, batch_size=size, ceiling=.5)[2]
       rows = _read_rows(folder)
@@ -155,18 +156,21 @@ class EvaluationTest(tf.test.TestCase):
 class ModesTest(tf.test.TestCase):
 
   def _run(self, mode, config, model_dir):
-    train_lib.run_experiment(
-        distribution_strategy=tf.distribute.get_strategy(),
-        task=task_lib.HarmonizedImageClassificationTask(
-            config.task, logging_dir=model_dir),
-        mode=mode, params=config, model_dir=model_dir,
-        eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(
-            config, model_dir))
+    # Counting operations takes longer than the run.
+    with mock.patch.object(train_utils, 'try_count_flops',
+                           return_value=None):
+      train_lib.run_experiment(
+          distribution_strategy=tf.distribute.get_strategy(),
+          task=task_lib.HarmonizedImageClassificationTask(
+              config.task, logging_dir=model_dir),
+          mode=mode, params=config, model_dir=model_dir,
+          eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(
+              config, model_dir))
 
   def test_every_mode_of_the_host_reports(self):
     model_dir = self.get_temp_dir()
     path = fixtures.write_numbered(model_dir, 'mapped.tfrecords', 5)
-    config = fixtures.experiment(mapped=path, validation=path)
+    config = fixtures.experiment(mapped=path, validation=path, weight=0.)
     config.task.allow_image_summary = True
     config.trainer.override({
         'train_steps': 1, 'steps_per_loop': 1, 'summary_interval': 1,

@@ -173,6 +173,7 @@ class Report:
     return panels.render(images, shown, captions)
 
   def _write(self, rows, picture, step):
+    tf.io.gfile.makedirs(self._folder)
     if picture is not None:
       panels.write_png(os.path.join(self._folder, f'{_PANELS}.png'), picture)
     if self._options.per_image:
