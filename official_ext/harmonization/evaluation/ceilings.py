@@ -278,8 +278,9 @@ def _row(name: str, participants: int, found: Mapping[str, np.ndarray],
     defined = values[~np.isnan(values)]
     row[measured] = float(defined.mean()) if len(defined) else math.nan
     row[f'{measured}_undefined'] = len(values) - len(defined)
-  return {**row, 'spearman_brown': spearman_brown(row['split_half']),
-          'note': note}
+    if measured == 'split_half':
+      row['spearman_brown'] = spearman_brown(row[measured])
+  return {**row, 'note': note}
 
 
 def measure(source: Source,
