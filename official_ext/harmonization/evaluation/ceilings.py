@@ -223,8 +223,8 @@ class Settings:
       floor.
     resample: whether halves are resampled to full size.
     min_participants: an image with fewer is named, and not scored.
-    group: images that are held at a time; the other image of the floor is one
-      of them, and they are put together at random.
+    group: that many images, and less than twice as many, are held at a time,
+      put together at random; the other image of the floor is one of them.
     seed: of all draws. An image's halvings depend on it and the image's name
       alone.
   """
