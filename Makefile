@@ -22,7 +22,7 @@ setup: .venv/.stamp ## Build .venv from the lock files
 
 # --no-build-isolation: the few dependencies that come as sources are built
 # with the pinned tools, not with whatever is newest that day.
-.venv/.stamp: requirements-build.lock requirements.lock requirements-released.txt requirements-beam.txt
+.venv/.stamp: requirements-build.lock requirements.lock requirements-released.txt requirements-beam.txt requirements-xplique.txt
 	@$(PYTHON) -c 'import ensurepip, sys, venv; assert sys.version_info[:2] == (3, 11)' 2>/dev/null \
 	  || { echo 'Python 3.11 with venv is needed: on Debian 12, apt-get install python3.11 python3.11-venv (elsewhere, make PYTHON=/path/to/python3.11).' >&2; exit 1; }
 	@echo 'Building .venv: TensorFlow and Model Garden are about 1 GB to download.'
@@ -35,6 +35,9 @@ setup: .venv/.stamp ## Build .venv from the lock files
 	@$(PIP) install --quiet --upgrade --require-hashes --no-deps \
 	  --target .cache/beam -r requirements-beam.txt 2>/dev/null \
 	  || echo 'Apache Beam cannot be had: its tests will be skipped.'
+	@$(PIP) install --quiet --upgrade --require-hashes --no-deps \
+	  --target .cache/xplique -r requirements-xplique.txt 2>/dev/null \
+	  || echo 'xplique cannot be had: its tests will be skipped.'
 	@touch $@
 
 train: setup ## Train a baseline and its harmonized twin on digits, and compare them
