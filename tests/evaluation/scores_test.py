@@ -65,6 +65,11 @@ class BootstrapTest(tf.test.TestCase, parameterized.TestCase):
           np.isnan(scores.bootstrap_interval(values)), [True, True])
     self.assertEqual(scores.bootstrap_interval([.5, .5]), (.5, .5))
 
+  def test_draws_as_many_as_there_are(self):
+    # The mean of two draws of (0, 1) is 0, .5, .5 or 1 with equal chance.
+    self.assertEqual(
+        scores.bootstrap_interval([0., 1.], confidence=.4), (.5, .5))
+
   def test_memory_is_bounded(self):
     values = np.random.default_rng(5).random(50000)
     tracemalloc.start()
@@ -128,7 +133,7 @@ class ScoreTest(tf.test.TestCase):
     self.assertEqual(
         json.loads(json.dumps(scores.json_safe(value), allow_nan=False)),
         {'1': [[[1., None]], 3, True], 'far': ['inf', '-inf'], 'none': None})
-    with self.assertRaisesRegex(TypeError, 'a set'):
+    with self.assertRaisesRegex(TypeError, 'of type set'):
       scores.json_safe({'a': {1}})
 
 
@@ -167,6 +172,15 @@ class RowsTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'Column n of .*a.parquet mixes'):
       scores.write_rows(path, [{'n': 1}, {'n': 'one'}])
     self.assertEqual(parquet.read_table(path)['n'], table['n'])
+
+  def test_json(self):
+    path = self._path('a.json')
+    scores.write_json(path, {'rho': np.float32(NAN), 'n': [np.int64(3)]})
+    with open(path, encoding='utf-8') as f:
+      self.assertEqual(json.load(f), {'rho': None, 'n': [3]})
+    with self.assertRaisesRegex(TypeError, 'of type object'):
+      scores.write_json(path, {'rho': object()})
+    self.assertEqual(os.listdir(os.path.dirname(path)), ['a.json'])
 
   def test_no_rows(self):
     path = self._path('a.csv')
