@@ -152,30 +152,31 @@ def alignment_scores(maps_a: tf.Tensor,
   a, b = _flatten(maps_a), _flatten(maps_b)
   finite = tf.reduce_all(tf.math.is_finite(a) & tf.math.is_finite(b), axis=-1)
   keys_a, keys_b = _order_keys(a), _order_keys(b)
-  first = _rank(keys_a, percentile)
-  # The second map sorted in the first one's order tells both orders.
-  second = _rank(tf.gather(keys_b, first.pixels, batch_dims=1), percentile)
-  ranks_a = tf.gather(first.ranks, second.pixels, batch_dims=1)
-  defined = finite & first.varies & second.varies
+  # The human map first: it is smooth, hence half sorted, and its order is as
+  # good as any other to find the model's map in.
+  human = _rank(keys_b, percentile)
+  model = _rank(tf.gather(keys_a, human.pixels, batch_dims=1), percentile)
+  ranks_b = tf.gather(human.ranks, model.pixels, batch_dims=1)
+  defined = finite & human.varies & model.varies
 
-  covariance = _product(ranks_a, second.ranks)
-  deviations = tf.sqrt(_product(ranks_a, ranks_a)) * tf.sqrt(
-      _product(second.ranks, second.ranks))
+  covariance = _product(model.ranks, ranks_b)
+  deviations = tf.sqrt(_product(model.ranks, model.ranks)) * tf.sqrt(
+      _product(ranks_b, ranks_b))
 
-  in_a, in_b = _count(first.cut), _count(second.cut)
+  in_a, in_b = _count(model.cut), _count(human.cut)
   # The cut of a sorted map is its end.
-  start_a = a.shape[-1] - tf.cast(in_a, tf.int32)[:, tf.newaxis]
-  both = _count(second.cut & (second.pixels >= start_a))
+  cut_b = model.pixels >= a.shape[-1] - tf.cast(in_b, tf.int32)[:, tf.newaxis]
+  both = _count(model.cut & cut_b)
 
-  ones = tf.cast(second.cut, tf.int64)
   pairs = in_b * (a.shape[-1] - in_b)
+  excess = _product(model.ranks, tf.cast(cut_b, tf.int64))
   peak = tf.argmax(keys_a, axis=-1)[:, tf.newaxis]
-  hit = tf.gather(keys_b, peak, batch_dims=1) > second.threshold
+  hit = tf.gather(keys_b, peak, batch_dims=1) > human.threshold
   return Scores(
       spearman=_ratio(covariance, deviations, defined),
       dice=_ratio(2. * both, in_a + in_b, defined),
       iou=_ratio(both, in_a + in_b - both, defined),
-      auc=.5 + _ratio(_product(ranks_a, ones), 2. * pairs, defined),
+      auc=.5 + _ratio(excess, 2. * pairs, defined),
       pointing=tf.where(defined & (in_b > 0), _count(hit), float('nan')))
 
 
