@@ -1,5 +1,8 @@
 """Tests of the interface of all adapters."""
 
+import gc
+import weakref
+
 import numpy as np
 import tensorflow as tf, tf_keras
 
@@ -73,6 +76,20 @@ class AdapterTest(tf.test.TestCase):
       self.assertEqual((len(logits), gradients.shape), (count, inputs.shape))
       adapter.logits(inputs)
     self.assertLen(traces, 2)  # One of logits, one of gradients.
+
+  def test_lets_its_network_go(self):
+    # So that a command may score many networks one after the other.
+    model = networks.network()
+    kernel = weakref.ref(model.layers[0].kernel)
+    adapter = _adapter(model)
+    del model
+    adapter.gradients(
+        adapter.preprocess(networks.pixels()), networks.labels())
+    gc.collect()
+    self.assertIsNotNone(kernel())
+    del adapter
+    gc.collect()
+    self.assertIsNone(kernel())
 
   def test_does_not_train(self):
     model = networks.network()

@@ -174,6 +174,14 @@ class KerasApplicationsTest(tf.test.TestCase):
     self.assertEqual(calls, [('imagenet', 1000, None, None)])
     self.assertRegex(adapter.preprocessing, 'caffe: ')
 
+  def test_a_download_that_fails_is_told(self):
+    def vgg16(**unused_options):
+      raise Exception('URL fetch failure')  # As Keras does.
+
+    with mock.patch.object(tf_keras.applications, 'VGG16', vgg16):
+      with self.assertRaisesRegex(ValueError, 'keras_app:VGG16: URL fetch'):
+        spec.build('keras_app:VGG16')
+
   def test_every_network_takes_what_it_is_asked_with(self):
     self.assertContainsSubset(
         ['VGG16', 'ResNet50', 'ResNet50V2', 'EfficientNetB0', 'ConvNeXtTiny',

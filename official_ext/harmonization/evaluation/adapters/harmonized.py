@@ -124,12 +124,11 @@ def cache_dir() -> str:
                       'harmonization', 'models')
 
 
-def fetch(name: str, base_url: str = BASE_URL) -> str:
+def fetch(name: str) -> str:
   """Downloads released weights, unless they are there.
 
   Args:
     name: of the network.
-    base_url: where the files are.
 
   Returns:
     The path of the file, which is whole: a download is checked, goes on where
@@ -150,9 +149,19 @@ def fetch(name: str, base_url: str = BASE_URL) -> str:
       bar.total += total
       bar.update(size)
 
-    http_shard.Shard(f'{base_url}/{file}', path, _TIMEOUT, progress,
+    http_shard.Shard(f'{BASE_URL}/{file}', path, _TIMEOUT, progress,
                      threading.Event(), _read_hdf5).fetch(None, _RETRIES)
   return path
+
+
+def _fetched(spec: str, name: str) -> str:
+  """Fetches weights for a SPEC."""
+  try:
+    return fetch(name)
+  except http_shard.DownloadError as e:
+    raise ConnectionError(
+        f'{spec}: {e}. Where the file is here already, write ?weights=FILE.'
+    ) from e
 
 
 def build(spec: str,
@@ -173,7 +182,7 @@ def build(spec: str,
 
   Raises:
     FileNotFoundError: the file is not there.
-    http_shard.DownloadError: it cannot be downloaded.
+    ConnectionError: it cannot be downloaded.
     ImportError: the package that builds the network is not installed.
     ValueError: there is no such network, or the file is not of it.
   """
@@ -183,7 +192,7 @@ def build(spec: str,
   builder = NETWORKS[target]
   # A package that is missing is told before the download.
   model = builder and builder(spec)
-  path = resources.working_path(weights) if weights else fetch(target)
+  path = resources.working_path(weights) if weights else _fetched(spec, target)
   if not os.path.exists(path):
     raise FileNotFoundError(f'{spec}: {path} does not exist.')
   if not builder:

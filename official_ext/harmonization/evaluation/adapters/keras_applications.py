@@ -65,7 +65,8 @@ def build(spec: str,
         classes=classes,
         input_shape=(*input_size, 3) if input_size else None,
         classifier_activation=None)
-  except ValueError as e:
+  except Exception as e:  # pylint: disable=broad-except
+    # A download that fails is no more than an Exception to Keras.
     raise ValueError(f'{spec}: {e}') from e
   prepare = pre.get(preprocessing) if preprocessing else pre.recognize(
       pre.of_function(target,

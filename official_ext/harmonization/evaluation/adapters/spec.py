@@ -123,7 +123,7 @@ def build(spec: str, **options: Any) -> base.Adapter:
 
   Raises:
     ValueError: the SPEC or an option is wrong, or the network cannot be scored.
-    FileNotFoundError: its file or folder is not there.
+    OSError: its file or folder is not there, or cannot be downloaded.
     ImportError: a package that it needs is not installed.
   """
   name, target, written = parse(spec)
