@@ -59,16 +59,21 @@ def _stock_run():
   return folder, model
 
 
+@functools.cache
+def _stock_adapter(options):
+  return spec.build(f'mg:{_stock_run()[0]}{options}')
+
+
 class ModelGardenTest(tf.test.TestCase):
 
-  def _logits(self, spec_):
-    adapter = spec.build(spec_)
+  def _logits(self, options):
+    adapter = _stock_adapter(options)
     return adapter.logits(
         adapter.preprocess(networks.pixels(size=(_SIZE, _SIZE))))
 
   def test_a_stock_run_gives_what_it_was_trained_to(self):
-    folder, model = _stock_run()
-    adapter = spec.build(f'mg:{folder}?ema=false&name=twin')
+    _, model = _stock_run()
+    adapter = _stock_adapter('?ema=false&name=twin')
     self.assertEqual(
         (adapter.name, adapter.input_size, adapter.scored_classes),
         ('twin', (_SIZE, _SIZE), fixtures.CLASSES))
@@ -80,7 +85,7 @@ class ModelGardenTest(tf.test.TestCase):
     self.assertAllClose(gradients, wanted[1], rtol=1e-4, atol=1e-6)
 
   def test_preprocesses_as_the_host(self):
-    adapter = spec.build(f'mg:{_stock_run()[0]}')
+    adapter = _stock_adapter('')
     image = networks.pixels(1, (_SIZE, _SIZE)).astype(np.uint8)
     parser = classification_input.Parser(
         (_SIZE, _SIZE), fixtures.CLASSES, aug_crop=False)
@@ -91,14 +96,12 @@ class ModelGardenTest(tf.test.TestCase):
     self.assertAllClose(adapter.preprocess(image)[0], host, atol=1e-5)
 
   def test_averages_are_evaluated_as_the_host_does(self):
-    folder, _ = _stock_run()
-    raw = self._logits(f'mg:{folder}?ema=false')
-    averaged = self._logits(f'mg:{folder}')
+    raw = self._logits('?ema=false&name=twin')
+    averaged = self._logits('')
     self.assertGreater(np.abs(raw - averaged).max(), 1e-3)
     # The host exported its best checkpoint with the averages as weights.
-    for option in ('', '&ema=true'):
-      best = self._logits(f'mg:{folder}?checkpoint=best_ckpt{option}')
-      self.assertAllClose(best, averaged, rtol=1e-4, atol=1e-5)
+    best = self._logits('?checkpoint=best_ckpt&ema=true')
+    self.assertAllClose(best, averaged, rtol=1e-4, atol=1e-5)
 
   def test_the_raw_weights_of_a_best_checkpoint_are_not_guessed_at(self):
     with self.assertRaisesRegex(ValueError, 'holds averaged weights'):
@@ -113,7 +116,7 @@ class ModelGardenTest(tf.test.TestCase):
     for variable, value in zip(run.model.trainable_variables, weights):
       self.assertAllClose(variable, value, atol=1e-6)
 
-  def _harmonized_run(self):
+  def test_a_harmonized_run_needs_its_weights_and_no_data(self):
     folder = tempfile.mkdtemp(dir=self.get_temp_dir())
     config = fixtures.experiment(size=_SIZE)
     train_utils.serialize_config(config, folder)
@@ -121,31 +124,23 @@ class ModelGardenTest(tf.test.TestCase):
     tf.train.Checkpoint(
         model=model, global_step=tf.Variable(7, dtype=tf.int64)
     ).save(os.path.join(folder, 'ckpt'))
-    return folder, model
-
-  def test_a_harmonized_run_needs_no_data(self):
-    folder, model = self._harmonized_run()
     adapter = spec.build(f'mg:{folder}')
     inputs = adapter.preprocess(networks.pixels(2, (_SIZE, _SIZE)))
     self.assertAllClose(adapter.logits(inputs), model(inputs, training=False),
                         rtol=1e-4, atol=1e-5)
-
-  def test_names_what_is_missing(self):
-    folder, _ = self._harmonized_run()
     with self.assertRaisesRegex(ValueError, 'no moving averages'):
       spec.build(f'mg:{folder}?ema=true')
     with self.assertRaisesRegex(FileNotFoundError, 'best_ckpt.*no checkpoint'):
       spec.build(f'mg:{folder}?checkpoint=best_ckpt')
-    empty = tempfile.mkdtemp(dir=self.get_temp_dir())
-    with self.assertRaisesRegex(FileNotFoundError, 'params.yaml does not'):
-      spec.build(f'mg:{empty}')
-
-  def test_refuses_a_checkpoint_of_another_network(self):
-    folder, _ = self._harmonized_run()
     tf.train.Checkpoint(model=networks.network()).save(
         os.path.join(folder, 'ckpt'))
     with self.assertRaisesRegex(ValueError, 'no checkpoint of the network'):
       spec.build(f'mg:{folder}')
+
+  def test_a_folder_without_a_run(self):
+    empty = tempfile.mkdtemp(dir=self.get_temp_dir())
+    with self.assertRaisesRegex(FileNotFoundError, 'params.yaml does not'):
+      spec.build(f'mg:{empty}')
 
   def test_refuses_a_run_of_another_task(self):
     folder = tempfile.mkdtemp(dir=self.get_temp_dir())

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf, tf_keras
 
-from official.core import task_factory
+from official.core import exp_factory
 from official.vision.serving import export_saved_model_lib
+from official.vision.serving import image_classification
+from official_ext.harmonization import (
+    registry_imports)  # pylint: disable=unused-import
 from official_ext.harmonization.evaluation.adapters import spec
-from tests import fixtures
 from tests.evaluation.adapters import networks
-
-_SIZE = 32
 
 
 class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
@@ -22,9 +22,9 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
   def _folder(self):
     return tempfile.mkdtemp(dir=self.get_temp_dir())
 
-  def _check(self, adapter, model, classes=5):
+  def _check(self, adapter, model):
     inputs = adapter.preprocess(networks.pixels(size=adapter.input_size))
-    one_hot = networks.labels(classes=classes)
+    one_hot = networks.labels()
     logits, gradients = adapter.logits_and_gradients(inputs, one_hot)
     wanted = networks.expected(model, inputs, one_hot)
     self.assertAllClose(logits, wanted[0], rtol=1e-4, atol=1e-6)
@@ -33,21 +33,24 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllClose(adapter.logits(inputs), logits)
 
   def test_export_of_the_host(self):
-    config = fixtures.experiment(size=_SIZE)
-    folder = self._folder()
-    model = task_factory.get_task(config.task).build_model()
+    config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
+    model, folder = networks.network(), self._folder()
     tf.train.Checkpoint(model=model).write(os.path.join(folder, 'ckpt'))
     exported = os.path.join(folder, 'exported')
+    # A small network in the host's exporter, which builds large ones.
+    kwargs = dict(params=config, batch_size=None, input_type='tflite',
+                  input_image_size=[networks.SIZE, networks.SIZE])
     export_saved_model_lib.export_inference_graph(
-        input_type='tflite', batch_size=None, input_image_size=[_SIZE, _SIZE],
-        params=config, checkpoint_path=os.path.join(folder, 'ckpt'),
-        export_dir=exported, export_saved_model_subdir='saved_model')
+        **kwargs, checkpoint_path=os.path.join(folder, 'ckpt'),
+        export_dir=exported, export_saved_model_subdir='saved_model',
+        export_module=image_classification.ClassificationModule(
+            **kwargs, model=model))
     for path in (exported, os.path.join(exported, 'saved_model')):
       with self.assertNoLogs('absl', level='WARNING'):
         adapter = spec.build(f'saved_model:{path}')
-      self.assertRegex(adapter.preprocessing, r'^32x32 pixels, torch: .*\)$')
+      self.assertRegex(adapter.preprocessing, r'^16x16 pixels, torch: .*\)$')
       self.assertNotIn('assumed', adapter.preprocessing)
-    self._check(adapter, model, fixtures.CLASSES)
+    self._check(adapter, model)
 
   def test_saved_by_tf_keras(self):
     model, folder = networks.network(), self._folder()
