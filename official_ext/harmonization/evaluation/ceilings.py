@@ -223,8 +223,8 @@ class Settings:
       floor.
     resample: whether halves are resampled to full size.
     min_participants: an image with fewer is named, and not scored.
-    group: images that are held at a time; the other image of the floor is one
-      of them, and they are put together at random.
+    group: that many images, and less than twice as many, are held at a time,
+      put together at random; the other image of the floor is one of them.
     seed: of all draws. An image's halvings depend on it and the image's name
       alone.
   """
@@ -278,8 +278,9 @@ def _row(name: str, participants: int, found: Mapping[str, np.ndarray],
     defined = values[~np.isnan(values)]
     row[measured] = float(defined.mean()) if len(defined) else math.nan
     row[f'{measured}_undefined'] = len(values) - len(defined)
-  return {**row, 'spearman_brown': spearman_brown(row['split_half']),
-          'note': note}
+    if measured == 'split_half':
+      row['spearman_brown'] = spearman_brown(row[measured])
+  return {**row, 'note': note}
 
 
 def measure(source: Source,

@@ -21,6 +21,7 @@ from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import sources
 from official_ext.harmonization.losses import (
     harmonization as harmonization_losses)
+from official_ext.harmonization.modeling import keras_application
 from official_ext.harmonization.ops import double_backward
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.ops import second_order
@@ -58,6 +59,15 @@ class HarmonizedImageClassificationTask(
       second_order.install()
       self._evaluation = alignment_evaluation.Evaluation(
           params, self.logging_dir)
+
+  def initialize(self, model: tf_keras.Model):
+    """Loads the weights that training starts from.
+
+    Args:
+      model: of `build_model`.
+    """
+    super().initialize(model)
+    keras_application.initialize(model, self.task_config)
 
   # ---- Inputs ----
 
