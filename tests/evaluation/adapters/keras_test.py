@@ -94,8 +94,18 @@ class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
     for model in (legacy, _keras3(lambdas=True)):
       for ending in ('h5', 'keras'):
         path = self._save(model, f'net.{ending}')
-        with self.assertRaisesRegex(ValueError, "'twice' is a Lambda whose"):
+        with self.assertRaisesRegex(ValueError, "'twice' is a Lambda, wh"):
           spec.build(f'keras:{path}')
+
+  def test_code_in_a_nested_model_is_not_run(self):
+    layers = tf_keras.layers
+    inner = tf_keras.Sequential([layers.Lambda(lambda x: 2 * x, name='twice')])
+    model = tf_keras.Sequential([
+        tf_keras.Input((16, 16, 3)), layers.TimeDistributed(inner),
+        layers.Flatten(), layers.Dense(5)])
+    path = self._save(model)
+    with self.assertRaisesRegex(ValueError, "'twice' is a Lambda"):
+      spec.build(f'keras:{path}')
 
   def test_files_that_are_no_models(self):
     folder = tempfile.mkdtemp(dir=self.get_temp_dir())

@@ -50,17 +50,19 @@ def _dicts(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _refuse_code(config: Any, path: str):
-  """Raises where a layer would run code that the file carries."""
+  """Raises where a layer may run code that the file carries.
+
+  Keras knows a safe mode for .keras alone, not for HDF5.
+  """
   for layer in _dicts(config):
-    inner = layer.get('config')
-    if layer.get('class_name') != 'Lambda' or not isinstance(inner, dict):
-      continue
-    if not isinstance(inner.get('function'), str):
+    if layer.get('class_name') == 'Lambda':
+      inner = layer.get('config')
+      name = inner.get('name') if isinstance(inner, dict) else None
       raise ValueError(
-          f'{path}: the layer {inner.get("name")!r} is a Lambda whose code '
-          'stands in the file, and running it would be trusting the file with '
-          'this machine. Save the model without it, or export it as a '
-          'SavedModel with a float input.')
+          f'{path}: the layer {name!r} is a Lambda, whose code stands in the '
+          'file, and running it would be trusting the file with this machine. '
+          'Save the model without it, or export it as a SavedModel with a '
+          'float input.')
 
 
 def load(path: str,
