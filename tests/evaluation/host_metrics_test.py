@@ -59,6 +59,11 @@ class AlignmentTest(parameterized.TestCase):
     self.assertTrue(np.isnan(found['dice'][0]) and np.isnan(found['iou'][0]))
     self.assertAlmostEqual(found['spearman'][0], 1.)
     self.assertEqual(host_metrics.alignment_scores(full, point)['dice'], 0.)
+    found = host_metrics.localization_scores(point, full)
+    self.assertTrue(np.isnan([found['auc'], found['pointing']]).all())
+    # The one positive pixel is above 15 of the other 24 and level with 9.
+    found = host_metrics.localization_scores(full, point)
+    self.assertEqual(found['auc'], (15 + 9 / 2) / 24)
 
   def test_shapes_are_checked(self):
     with self.assertRaisesRegex(ValueError, r'\(2, 3, 3\) and \(2, 3, 4\)'):

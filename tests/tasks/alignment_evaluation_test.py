@@ -141,6 +141,26 @@ class EvaluationTest(tf.test.TestCase):
     self.assertAllClose(logs['alignment'], 2. * logs['alignment_spearman'])
     self.assertTrue(np.isfinite(logs['alignment']))
 
+  def test_the_whole_step_compiles(self):
+    config = fixtures.experiment(
+        validation=fixtures.write_numbered(self.get_temp_dir(), 'mapped', 3))
+    task = task_lib.HarmonizedImageClassificationTask(config.task)
+    inputs = next(iter(task.build_inputs(config.task.validation_data)))
+    layers = tf_keras.layers
+    model = tf_keras.Sequential([
+        layers.Flatten(), layers.Dense(8, 'tanh'),
+        layers.Dense(fixtures.CLASSES)])
+    found = []
+    for compiled in (False, True):
+      metrics = task.build_metrics(training=False)
+      step = tf.function(
+          lambda inputs, metrics=metrics: task.validation_step(  # pylint: disable=g-long-lambda
+              inputs, model, metrics), jit_compile=compiled)
+      rows = step(inputs)['rows']
+      found.append((rows, [m.result() for m in metrics]))
+    self.assertAllClose(*found, rtol=1e-4, atol=1e-4)
+    self.assertAllEqual(found[1][0]['mapped'], [1., 1., 1., 0.])
+
   def test_the_gradient_pass_runs_on_mapped_batches_alone(self):
     config = fixtures.experiment(**self._files())
     task = task_lib.HarmonizedImageClassificationTask(config.task)

@@ -12,6 +12,7 @@ from official_ext.harmonization.configs import checks
 from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.evaluation import scores as scores_lib
 from official_ext.harmonization.tasks import alignment_report
+from tests import devices
 from tests import fixtures
 
 _NAN = float('nan')
@@ -117,6 +118,23 @@ class ReportTest(tf.test.TestCase, parameterized.TestCase):
     table = _rows([.1, .2], [1, 1], [0, 1])
     logs = self._report({'all_rows': _replicas(table, table)})
     self.assertEqual(logs['alignment_dice_n'], 2.)
+
+  def test_every_worker_is_given_all_rows(self):
+    tables = [_rows([.1, _NAN], [1, 1], [5, 2**24 + 1]),
+              _rows([.3, .4], [1, 0], [7, 8])]
+    strategy = devices.two_replicas()
+    rows = {
+        k: strategy.experimental_distribute_values_from_function(
+            lambda context, k=k: tf.constant(
+                tables[context.replica_id_in_sync_group][k]))
+        for k in tables[0]
+    }
+    found = strategy.run(tf.function(alignment_report._of_all_workers), (rows,))
+    for name, values in found.items():
+      expected = np.concatenate([t[name] for t in tables])
+      for of_replica in strategy.experimental_local_results(values):
+        self.assertEqual(of_replica.dtype, tf.as_dtype(expected.dtype))
+        self.assertAllEqual(of_replica, expected)
 
   @parameterized.parameters(False, True)
   def test_panels_are_the_first_mapped_images(self, shown):

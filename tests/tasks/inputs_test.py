@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from official.core import base_trainer
 from official.core import train_utils
 from official_ext.harmonization.dataloaders import labels as labels_lib
+from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
 from tests import devices
@@ -200,6 +201,24 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
     self.assertRegex(
         ' '.join(logs.output),
         r'Mapped fraction: 1 of the 4 images .* 0.25 \(.*_fraction is 0.3')
+
+  def test_validation_says_which_record_is_which(self):
+    folder = self.get_temp_dir()
+    b = fixtures.write_numbered(folder, 'b.tfrecords', 4)
+    a = fixtures.write(folder, 'a.tfrecords',
+                       [fixtures.record(label=label) for label in (3, 2, 1)])
+    task = _task(validation=f'{b},{a}', plain_validation=self.plain)
+    params = task.task_config.mapped_validation_data
+    self.assertEqual(mapped_source.files(params), [a, b])
+    found = []
+    for _, batch in task.build_inputs(task.task_config.validation_data):
+      self.assertEqual(batch['records'].shape, [4, 2])
+      rows = batch['heatmap_weights'] * batch['valid'] > 0
+      found += np.column_stack(
+          [batch['records'][rows], batch['labels'][rows]]).tolist()
+    self.assertCountEqual(found, [
+        [0, 0, 3], [0, 1, 2], [0, 2, 1],
+        [1, 0, 0], [1, 1, 1], [1, 2, 2], [1, 3, 3]])
 
   def test_nothing_to_evaluate_on(self):
     task = _task()

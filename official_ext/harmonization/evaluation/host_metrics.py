@@ -48,18 +48,13 @@ def _threshold(ordered: np.ndarray, percentile: float) -> np.float32:
   position = (len(ordered) - 1) * percentile / 100.
   below = int(position)
   low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
-  fraction = np.float32(position - below)
-  # numpy starts from the nearer end, and rounds accordingly.
-  if fraction < .5:
-    return low + (high - low) * fraction
-  return high - (high - low) * (1 - fraction)
+  return low + (high - low) * np.float32(position - below)
 
 
 def _rank(values: np.ndarray, percentile: float) -> Optional[_Ranked]:
   """Ranks a map's float32 values (N,); None where that cannot be done."""
   if not np.all(np.isfinite(values)):
     return None
-  values = values + np.float32(0)  # -0 becomes 0.
   bits = values.view(np.uint32)
   order = _order(np.where(bits & _SIGN, ~bits, bits | _SIGN))
   ordered = values[order]
@@ -67,8 +62,7 @@ def _rank(values: np.ndarray, percentile: float) -> Optional[_Ranked]:
     return None
   ranks = np.empty(len(values))
   ranks[order] = _doubled_ranks(ordered)
-  with np.errstate(over='ignore'):
-    start = np.searchsorted(ordered, _threshold(ordered, percentile), 'right')
+  start = np.searchsorted(ordered, _threshold(ordered, percentile), 'right')
   return _Ranked(order, ranks, order[start:])
 
 

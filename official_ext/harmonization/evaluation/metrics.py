@@ -103,14 +103,10 @@ def _threshold(ordered: tf.Tensor, percentile: float) -> tf.Tensor:
   position = (ordered.shape[-1] - 1) * percentile / 100.
   below = int(position)
   above = min(below + 1, ordered.shape[-1] - 1)
-  fraction = position - below
   low, high = (
       tf.bitcast(_flip_negative(ordered[:, i:i + 1]), tf.float32)
       for i in (below, above))
-  # numpy starts from the nearer end, and rounds accordingly.
-  if fraction < .5:
-    return _order_keys(low + (high - low) * fraction)
-  return _order_keys(high - (high - low) * (1. - fraction))
+  return _order_keys(low + (high - low) * (position - below))
 
 
 def _rank(keys: tf.Tensor, percentile: float) -> _Ranked:

@@ -22,6 +22,30 @@ _SCORES = alignment_metrics.Scores._fields
 _PANELS = 'alignment_panels'
 
 
+def _of_all_workers(rows: Mapping[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
+  """Gives every replica the rows of all.
+
+  The host of a worker sees its own replicas alone, and all hosts have to come
+  to the same numbers. This is a sum, in which every replica fills its own
+  place: `all_gather` fails where a worker has one device (TensorFlow 2.20).
+  """
+  context = tf.distribute.get_replica_context()
+  number = tf.range(context.num_replicas_in_sync)
+
+  def place(x):
+    own = number == context.replica_id_in_sync_group
+    own = tf.reshape(own, [-1] + [1] * x.shape.rank)
+    # float64 holds int32, and devices that sum no int32 sum it.
+    return tf.where(own, tf.cast(x, tf.float64)[tf.newaxis], 0.)
+
+  placed = {k: place(x) for k, x in rows.items()}
+  summed = context.all_reduce(tf.distribute.ReduceOp.SUM, placed)
+  return {
+      k: tf.reshape(tf.cast(summed[k], x.dtype), [-1] + x.shape[1:].as_list())
+      for k, x in rows.items()
+  }
+
+
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> Dict[str, np.ndarray]:
   """Puts the rows of tables with the same columns under each other."""
   return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
@@ -78,14 +102,7 @@ class Report:
     logs = {'rows': rows}
     if isinstance(tf.distribute.get_strategy(),
                   tf.distribute.MultiWorkerMirroredStrategy):
-      # The host of a worker sees its own replicas alone, and all hosts have to
-      # come to the same numbers: each replica is given the rows of all.
-      context = tf.distribute.get_replica_context()
-      logs = {
-          'all_rows': {
-              k: context.all_gather(v, axis=0) for k, v in rows.items()
-          }
-      }
+      logs = {'all_rows': _of_all_workers(rows)}
     if self._options.panels:
       shown = slice(0, self._options.panels)
       logs['pictures'] = {
