@@ -12,6 +12,7 @@ where it was.
 import os
 import subprocess
 import sys
+import unittest
 
 from absl import flags
 import numpy as np
@@ -22,6 +23,7 @@ from official_ext.harmonization import cli
 from official_ext.harmonization.data import make_digits_clickme
 from official_ext.harmonization.evaluation import runs
 from benchmarks import torch_digits
+from tests import optional
 
 FLAGS = flags.FLAGS
 
@@ -53,8 +55,11 @@ def define_flags():
 
 
 def _call(*command):
+  """Runs a command of the project's, with what this process can import."""
   print(' '.join(command), flush=True)
-  subprocess.run([sys.executable, *command], check=True)
+  subprocess.run(
+      [sys.executable, *command], check=True,
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))})
 
 
 def _train(name, overrides):
@@ -117,13 +122,14 @@ def _train_torch(run_dir):
   """The same network in PyTorch, or None where that is not installed."""
   path = os.path.join(FLAGS.runs_dir, 'torch_cnn.pt')
   try:
-    if not os.path.exists(path):
-      torch_digits.train(
-          ((np.moveaxis(images.numpy(), -1, 1), labels.numpy())
-           for images, labels in _batches(run_dir)), path)
-  except ImportError as e:
-    print(f'No PyTorch module: {e}. make torch installs it.')
+    optional.require('torch')
+  except unittest.SkipTest as e:
+    print(f'No PyTorch module is scored: {e}')
     return None
+  if not os.path.exists(path):
+    torch_digits.train(
+        ((np.moveaxis(images.numpy(), -1, 1), labels.numpy())
+         for images, labels in _batches(run_dir)), path)
   return path
 
 
