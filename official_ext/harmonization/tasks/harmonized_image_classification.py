@@ -31,6 +31,17 @@ _LOSS_METRICS = ('classification_loss', 'harmonization_loss')
 _BAD_RECORDS = 'bad_records'
 
 
+def _check_strategy():
+  """Refuses a strategy whose replicas do not meet."""
+  if isinstance(tf.distribute.get_strategy(),
+                tf.distribute.experimental.ParameterServerStrategy):
+    raise ValueError(
+        'runtime.distribution_strategy is parameter_server: its workers do not '
+        'wait for each other, but the loss counts the maps of all replicas and '
+        'a score every image once. Use mirrored, multi_worker_mirrored or tpu, '
+        'or set task.harmonization.enabled to False.')
+
+
 @task_factory.register_task_cls(exp_cfg.HarmonizedImageClassificationTask)
 class HarmonizedImageClassificationTask(
     image_classification.ImageClassificationTask):
@@ -55,6 +66,7 @@ class HarmonizedImageClassificationTask(
     super().__init__(params, *args, **kwargs)
     self._harmonization = params.harmonization
     if params.harmonization.enabled:
+      _check_strategy()
       second_order.install()
 
   def initialize(self, model: tf_keras.Model):
