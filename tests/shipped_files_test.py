@@ -39,7 +39,7 @@ def _typed(path):
   return parser.parse_args(shlex.split(command))
 
 
-def _resolve(path):
+def _resolve(path, added=''):
   """The configuration that the command in a file's header comes to."""
   typed = _typed(path)
   gin.add_config_file_search_path(os.path.join(_ROOT, 'gin'))
@@ -49,7 +49,7 @@ def _resolve(path):
   files = [resources.find(name, 'experiments') for name in typed.config_file]
   return typed, train.parse_configuration(train_utils.ParseConfigOptions(
       typed.experiment, files, tpu=typed.tpu,
-      params_override=typed.params_override))
+      params_override=f'{typed.params_override},{added}'.strip(',')))
 
 
 class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
@@ -96,6 +96,16 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     alone = hyperparams.read_yaml_to_params_dict(path).as_dict()
     self.assertEqual(_part_of(params.as_dict(), alone), alone)
     self._check_schedule(params)
+
+  @parameterized.parameters('vgg16.yaml', 'resnet50v2.yaml',
+                            'efficientnet_b0.yaml')
+  def test_kerass_weights_by_what_the_header_says(self, name):
+    path = os.path.join(_ROOT, 'experiments', name)
+    added = ''.join(re.findall(r'^ +(task\.\S+)', _header(path), re.M))
+    params = _resolve(path, added)[1]
+    self.assertEqual(params.task.model.backbone.get().weights, 'imagenet')
+    self.assertEqual(params.task.train_label_offset, -1)
+    self.assertEqual(params.task.validation_label_offset, -1)
 
   def _check_schedule(self, params):
     """Sees that the learning rate is a number at every step, and ends low."""
