@@ -208,6 +208,38 @@ class StepTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllClose(np.sqrt(sum(np.sum(m**2) for m in moved)), .01,
                         rtol=1e-3)
 
+  def test_both_sources_come_through_a_tf_data_service(self):
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer()
+    worker = service.WorkerServer(service.WorkerConfig(
+        dispatcher_address=dispatcher.target.split('://')[1]))
+    path = fixtures.write_numbered(self.get_temp_dir(), 'served', 8)
+    config = fixtures.experiment(mapped=path, plain=path, mapped_fraction=.5)
+    data = config.task.train_data
+    data.override({'enable_tf_data_service': True,
+                   'tf_data_service_address': dispatcher.target})
+    task = task_lib.HarmonizedImageClassificationTask(config.task)
+    # What is served is what is read on the spot.
+    shapes = []
+    for enabled in (True, False):
+      data.enable_tf_data_service = enabled
+      dataset = task.build_inputs(data, tf.distribute.InputContext(1, 0, 1))
+      shapes.append(dataset.element_spec)
+      images, batch = next(iter(dataset))
+      self.assertEqual(images.shape, (4, 32, 32, 3))
+      self.assertAllInRange(batch['labels'], 0, fixtures.CLASSES - 1)
+      self.assertGreater(np.std(batch['heatmaps']), 0.)
+      if enabled:
+        self.assertEqual(worker._num_tasks(), 2)  # pylint: disable=protected-access
+    self.assertEqual(*shapes)
+
+  @parameterized.parameters('mapped_data', 'validation_data',
+                            'mapped_validation_data')
+  def test_a_service_that_would_count_twice_is_refused(self, source):
+    with self.assertRaisesRegex(ValueError,
+                                f'task.{source}.enable_tf_data_service'):
+      self._task(**{source: {'enable_tf_data_service': True}})
+
   def test_parameter_servers_are_refused(self):
     server = mock.Mock(
         spec=tf.distribute.experimental.ParameterServerStrategy)

@@ -109,7 +109,13 @@ class HarmonizedImageClassificationTask(
         self._harmonization.mapped_fraction)
     mapped_data = self._read_mapped(
         self.task_config.mapped_data.replace(
-            global_batch_size=mapped * replicas, drop_remainder=True),
+            global_batch_size=mapped * replicas,
+            drop_remainder=True,
+            enable_tf_data_service=params.enable_tf_data_service,
+            tf_data_service_address=params.tf_data_service_address,
+            # Jobs of one name would be taken for one and the same.
+            tf_data_service_job_name=(
+                f'{params.tf_data_service_job_name}_mapped')),
         input_context)
     plain_data = None
     if mapped < per_replica:
