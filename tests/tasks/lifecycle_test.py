@@ -225,7 +225,9 @@ class StepTest(tf.test.TestCase, parameterized.TestCase):
       data.enable_tf_data_service = enabled
       dataset = task.build_inputs(data, tf.distribute.InputContext(1, 0, 1))
       shapes.append(dataset.element_spec)
-      images, batch = next(iter(dataset))
+      iterator = iter(dataset)
+      images, batch = next(iterator)
+      del iterator  # Before the service it asks.
       self.assertEqual(images.shape, (4, 32, 32, 3))
       self.assertAllInRange(batch['labels'], 0, fixtures.CLASSES - 1)
       self.assertGreater(np.std(batch['heatmaps']), 0.)
