@@ -5,6 +5,8 @@ r"""Measures what harmonization adds to a training step: time and memory.
 Times every case of one model in one process, in turns, and reports the median
 over the rounds and the ratio to the plain step of the same kind (graph or
 XLA). Ratios are taken inside each round: a machine that slows down slows both.
+They are taken of the time on the clock and of the processor's time, of all
+cores; where other work shares the machine, the second is the one to trust.
 Memory is the growth of the process over the first steps, a process per case.
 """
 
@@ -191,7 +193,7 @@ def _spread(values):
 
 
 def _measure_time(model_name, mode, progress):
-  """Returns {case: {seconds, ratio}} of one model and kind."""
+  """Returns {case: {seconds, ratio, cpu_seconds, cpu_ratio}} of a kind."""
   steps = {}
   for case in _cases(model_name, mode):
     progress.set_postfix_str(f'{model_name} {mode}: building {case}')
@@ -204,21 +206,24 @@ def _measure_time(model_name, mode, progress):
     for _ in range(2):
       steps[case][0]()
     progress.update()
-  seconds = collections.defaultdict(list)
+  clocks = {'': time.perf_counter, 'cpu_': time.process_time}
+  times = {kind: collections.defaultdict(list) for kind in clocks}
   for _ in range(_ROUNDS.value):
     for case, (step, count) in steps.items():
       progress.set_postfix_str(f'{model_name} {mode}: timing {case}')
-      start = time.perf_counter()
+      start = {kind: clock() for kind, clock in clocks.items()}
       for _ in range(count):
         step()
-      seconds[case].append((time.perf_counter() - start) / count)
+      for kind, clock in clocks.items():
+        times[kind][case].append((clock() - start[kind]) / count)
     progress.update()
-  results = {}
-  for case, values in seconds.items():
-    results[case] = {'seconds': _spread(values)}
-    if 'plain' in seconds:
-      results[case]['ratio'] = _spread(
-          [v / p for v, p in zip(values, seconds['plain'])])
+  results = collections.defaultdict(dict)
+  for kind, seconds in times.items():
+    for case, values in seconds.items():
+      results[case][f'{kind}seconds'] = _spread(values)
+      if 'plain' in seconds:
+        results[case][f'{kind}ratio'] = _spread(
+            [v / p for v, p in zip(values, seconds['plain'])])
   return results
 
 
@@ -257,19 +262,20 @@ def _table(results):
   """The results as Markdown."""
   lines = [
       '| model | kind | case | s / step | ratio to plain (lowest - highest) | '
-      'memory of steps, MiB (ratio) |', '|---|---|---|---|---|---|'
+      'ratio of processor time | memory of steps, MiB (ratio) |',
+      '|---|---|---|---|---|---|---|'
   ]
   for key, entry in results.items():
     model_name, mode = key.split('/')
     plain = entry['cases'].get('plain', {}).get('memory')
     for case, figures in entry['cases'].items():
-      ratio = figures.get('ratio')
+      ratios = [figures.get(kind) for kind in ('ratio', 'cpu_ratio')]
       memory = figures.get('memory')
       lines.append(' | '.join([
           f'| {model_name}', mode, case,
           f'{figures["seconds"]["median"]:.2f}',
-          '{median:.2f} ({lowest:.2f} - {highest:.2f})'.format(**ratio)
-          if ratio else '-',
+          *('{median:.2f} ({lowest:.2f} - {highest:.2f})'.format(**ratio)
+            if ratio else '-' for ratio in ratios),
           (f'{memory["steps"]:.0f}' +
            (f' ({memory["steps"] / plain["steps"]:.2f})' if plain else ''))
           if memory else '-'

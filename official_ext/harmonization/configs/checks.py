@@ -107,6 +107,18 @@ def _check_mapped_data(task, name: str):
       _refuse(name + 'aug_type', data.aug_type.as_dict(), problem)
 
 
+def _check_data_service(task):
+  """Checks which sources are read by a tf.data service."""
+  if task.mapped_data.enable_tf_data_service:
+    _refuse('task.mapped_data.enable_tf_data_service', True,
+            'it follows task.train_data, set it there')
+  for name in ('validation_data', 'mapped_validation_data'):
+    if getattr(task, name).enable_tf_data_service:
+      _refuse(f'task.{name}.enable_tf_data_service', True,
+              'every worker of the service would give every image, and each '
+              'has to count once: leave it unset')
+
+
 def _check_plain_offsets(task):
   """Checks the label offsets of the two sources without maps."""
   classes = task.model.num_classes
@@ -171,6 +183,7 @@ def check(task):
   _check_harmonization(task.harmonization)
   _check_report(task.alignment_report)
   _check_labels(task)
+  _check_data_service(task)
   _check_mapped_data(task, 'mapped_data')
   _check_mapped_data(task, 'mapped_validation_data')
   for mapped, plain in (('mapped_data', 'train_data'),

@@ -90,7 +90,8 @@ class MappedDataConfig(stock.DataConfig):
     blur: when the map is blurred as in the release: 'before_crop',
       'after_crop' or 'none'.
     min_max: whether a map is scaled to [0, 1] at the end.
-    global_batch_size: 0 follows `task.train_data` or `task.validation_data`.
+    global_batch_size: 0 follows `task.train_data` or `task.validation_data`;
+      so does the tf.data service in training.
   """
   map_decoder: str = 'clickme'
   label_offset: Optional[int] = None

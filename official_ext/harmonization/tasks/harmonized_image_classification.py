@@ -31,6 +31,17 @@ _LOSS_METRICS = ('classification_loss', 'harmonization_loss')
 _BAD_RECORDS = alignment_evaluation.BAD_RECORDS
 
 
+def _check_strategy():
+  """Refuses a strategy whose replicas do not meet."""
+  if isinstance(tf.distribute.get_strategy(),
+                tf.distribute.experimental.ParameterServerStrategy):
+    raise ValueError(
+        'runtime.distribution_strategy is parameter_server: its workers do not '
+        'wait for each other, but the loss counts the maps of all replicas and '
+        'a score every image once. Use mirrored, multi_worker_mirrored or tpu, '
+        'or set task.harmonization.enabled to False.')
+
+
 @task_factory.register_task_cls(exp_cfg.HarmonizedImageClassificationTask)
 class HarmonizedImageClassificationTask(
     image_classification.ImageClassificationTask):
@@ -56,6 +67,7 @@ class HarmonizedImageClassificationTask(
     self._harmonization = params.harmonization
     self._evaluation = None
     if params.harmonization.enabled:
+      _check_strategy()
       second_order.install()
       self._evaluation = alignment_evaluation.Evaluation(
           params, self.logging_dir)
@@ -100,7 +112,13 @@ class HarmonizedImageClassificationTask(
         self._harmonization.mapped_fraction)
     mapped_data = self._read_mapped(
         self.task_config.mapped_data.replace(
-            global_batch_size=mapped * replicas, drop_remainder=True),
+            global_batch_size=mapped * replicas,
+            drop_remainder=True,
+            enable_tf_data_service=params.enable_tf_data_service,
+            tf_data_service_address=params.tf_data_service_address,
+            # Jobs of one name would be taken for one and the same.
+            tf_data_service_job_name=(
+                f'{params.tf_data_service_job_name}_mapped')),
         input_context)
     plain_data = None
     if mapped < per_replica:

@@ -1,0 +1,247 @@
+"""Tests of the networks of `tf_keras.applications` as backbones."""
+
+import importlib
+import os
+from unittest import mock
+
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official.vision.ops import preprocess_ops
+from official_ext.harmonization.configs import backbones
+from official_ext.harmonization.modeling import keras_application
+from official_ext.harmonization.tasks import (
+    harmonized_image_classification as task_lib)
+from tests import fixtures
+
+_MODULES = 'tf_keras.src.applications.'
+
+
+def _module(name):
+  """The module that a network of `tf_keras.applications` stands in."""
+  return importlib.import_module(
+      getattr(tf_keras.applications, name).__module__)
+
+
+def _resnet(module, **options):
+  return module.resnet.ResNet(
+      lambda x: module.resnet.stack2(x, 8, 2, name='conv2'), True, True,
+      'resnet50v2', **options)
+
+
+def _efficientnet(module, **options):
+  return module.EfficientNet(
+      1., 1., 224, model_name='efficientnetb0',
+      blocks_args=module.DEFAULT_BLOCKS_ARGS[:2], **options)
+
+
+def _convnext(module, **options):
+  return module.ConvNeXt([1] * 4, [8] * 4, model_name='convnext_tiny',
+                         **options)
+
+
+# Keras's own blocks, but few of them: a second-order step of the whole
+# networks takes most of a minute each to trace.
+_SHALLOW = {'ResNet50V2': _resnet, 'EfficientNetB0': _efficientnet,
+            'ConvNeXtTiny': _convnext}
+
+
+def _shallow(name):
+  """Puts a network of few blocks in place of that of a name."""
+  module = _module(name)
+
+  def build(**options):
+    return _SHALLOW[name](module, **options)
+
+  build.__module__ = module.__name__
+  return mock.patch.object(tf_keras.applications, name, build)
+
+
+def _task(name, size=32, classes=1000, **fields):
+  """A harmonized task whose network is one of `tf_keras.applications`."""
+  task = fixtures.experiment(size=size, batch_size=2).task
+  task.override({
+      'model': {
+          'num_classes': classes,
+          'backbone': {
+              'type': 'keras_application',
+              'keras_application': {'name': name, 'weights': ''},
+          },
+      },
+      'losses': {'l2_weight_decay': 0.},
+  })
+  task.model.backbone.get().override(fields)
+  return task_lib.HarmonizedImageClassificationTask(task)
+
+
+def _application(name, size, weights=None):
+  """The network as Keras builds it, with weights that are all of one size."""
+  tf_keras.utils.set_random_seed(1)
+  network = getattr(tf_keras.applications, name)(
+      weights=weights, classifier_activation=None,
+      input_shape=(size, size, 3))
+  rng = np.random.default_rng(2)
+  for variable in network.weights:
+    if not variable.dtype.is_floating:
+      continue
+    if len(variable.shape) < 2:
+      # Scales, offsets, means and variances: none at its initial value.
+      variable.assign(rng.uniform(.5, 1.5, variable.shape))
+  for layer in network.layers:
+    if isinstance(layer, tf_keras.layers.Normalization):
+      layer.finalize_state()
+  return network
+
+
+def _images(size):
+  """A picture as an application's users have it, and as the host feeds it."""
+  rgb = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3))
+  host = (rgb - preprocess_ops.MEAN_RGB) / preprocess_ops.STDDEV_RGB
+  return rgb.astype(np.float32), tf.constant(host, tf.float32)
+
+
+def _converted(name, rgb):
+  """What the module of a network makes of colours, by its numpy code."""
+  return _module(name).preprocess_input(rgb.copy())
+
+
+class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    for name in _SHALLOW:
+      self.enterContext(_shallow(name))
+
+  @parameterized.parameters('VGG16', 'ResNet50V2', 'DenseNet121',
+                            'EfficientNetB0')
+  def test_images_are_converted_exactly(self, name):
+    rgb, host = _images(8)
+    expected = _converted(name, rgb)
+    found = keras_application.FromHostImages(name)(host)
+    self.assertAllClose(
+        found, expected, rtol=0., atol=1e-6 * np.abs(expected).max())
+
+  @parameterized.parameters('VGG16', 'ResNet50V2', 'EfficientNetB0',
+                            'ConvNeXtTiny')
+  def test_equals_the_application_and_takes_a_step(self, name):
+    network = _application(name, 32)
+    path = os.path.join(self.get_temp_dir(), 'weights.h5')
+    network.save_weights(path)
+    task = _task(name, weights=path)
+    model = task.build_model()
+    task.initialize(model)
+
+    rgb, host = _images(32)
+    expected = network(_converted(name, rgb), training=False)
+    found = model(host, training=False)
+    self.assertGreater(np.std(expected), 0.)
+    self.assertAllClose(found, expected, rtol=1e-4,
+                        atol=1e-5 * np.abs(expected).max())
+    self._step(task, model, host)
+
+  def _step(self, task, model, images):
+    metrics = task.build_metrics(training=True)
+    optimizer = tf_keras.optimizers.SGD(1e-4)
+    optimizer.build(model.trainable_variables)
+    batch = {
+        'labels': tf.constant([3, 7]),
+        'heatmaps': tf.random.stateless_uniform(images.shape[:3], [3, 4])**3,
+        'heatmap_weights': tf.ones([2]),
+        'valid': tf.ones([2]),
+    }
+    before = model.trainable_variables[0].numpy()
+    tf.function(task.train_step)((images, batch), model, optimizer, metrics)
+    losses = {m.name: float(m.result()) for m in metrics}
+    self.assertGreater(losses['harmonization_loss'], 0.)
+    for variable in model.trainable_variables:
+      self.assertTrue(np.all(np.isfinite(variable)), variable.name)
+    self.assertNotAllClose(model.trainable_variables[0], before, rtol=0.,
+                           atol=0.)
+
+  def test_efficientnets_second_scale_is_taken_in(self):
+    network = _application('EfficientNetB0', 224)
+    path = os.path.join(self.get_temp_dir(), 'imagenet.h5')
+    network.save_weights(path)
+    with mock.patch(_MODULES + 'efficientnet.data_utils.get_file',
+                    return_value=path):
+      task = _task('EfficientNetB0', weights='imagenet')
+      model = task.build_model()
+      task.initialize(model)
+      # As Keras builds it for its own weights, less the classifier's size.
+      expected = tf_keras.applications.EfficientNetB0(
+          weights='imagenet', classifier_activation=None)
+    scaled = os.path.join(self.get_temp_dir(), 'scaled.h5')
+    expected.save_weights(scaled)
+    features = model.backbone.get_layer('EfficientNetB0')
+    stem = features.get_layer('stem_conv_pad')
+    reference = expected.get_layer('stem_conv_pad')
+    images = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3))
+    found = tf_keras.Model(features.input, stem.input)(images)
+    wide = np.pad(images, ((0, 0), (0, 192), (0, 192), (0, 0)))
+    self.assertAllClose(
+        found, tf_keras.Model(expected.input, reference.input)(wide)
+        [:, :32, :32], rtol=1e-5)
+    # pylint: disable=protected-access
+    self.assertFalse(keras_application._has_second_scale(path))
+    self.assertTrue(keras_application._has_second_scale(scaled))
+
+  def test_a_restored_checkpoint_moves_the_normalization(self):
+    layer = keras_application._Normalization(axis=-1)  # pylint: disable=protected-access
+    images = tf.ones([1, 2, 2, 3])
+    run = tf.function(layer)
+    self.assertAllClose(run(images), images)
+    layer.adapt_mean.assign([1., 2., 3.])
+    self.assertAllClose(run(images)[0, 0, 0], [0., -1., -2.])
+    self.assertAllClose(layer(images)[0, 0, 0], [0., -1., -2.])
+
+  def test_the_hosts_options_reach_the_layers(self):
+    task = _task('MobileNet')
+    task.task_config.override({
+        'model': {'norm_activation': {'use_sync_bn': True}},
+        'losses': {'l2_weight_decay': 1e-3}})
+    model = task.build_model()
+    layers = model.backbone.get_layer('MobileNet').layers
+    norms = [layer for layer in layers
+             if isinstance(layer, tf_keras.layers.BatchNormalization)]
+    self.assertNotEmpty(norms)
+    self.assertTrue(all(layer.synchronized for layer in norms))
+    kernels = [v for v in model.trainable_variables
+               if 'kernel' in v.name and 'depthwise' not in v.name]
+    expected = sum(5e-4 * tf.reduce_sum(v**2) for v in kernels)
+    self.assertAllClose(sum(model.losses), expected, rtol=1e-5)
+
+  def test_other_classes_start_anew(self):
+    path = os.path.join(self.get_temp_dir(), 'weights.h5')
+    network = _application('MobileNet', 32)
+    network.save_weights(path)
+    task = _task('MobileNet', classes=10, weights=path)
+    model = task.build_model()
+    head = model.layers[-1].get_weights()
+    task.initialize(model)
+    self.assertAllEqual(model.layers[-1].get_weights()[0], head[0])
+    features = model.backbone.get_layer('MobileNet')
+    self.assertAllEqual(features.get_weights()[0], network.get_weights()[0])
+
+  def test_what_cannot_be_is_named(self):
+    with self.assertRaisesRegex(
+        ValueError, "keras_application.name is 'VGG61'.*'VGG16'"):
+      _task('VGG61').build_model()
+    task = _task('MobileNet', weights='/nowhere.h5')
+    model = task.build_model()
+    with self.assertRaisesRegex(
+        ValueError, "keras_application.weights is '/nowhere.h5'.*imagenet"):
+      task.initialize(model)
+    config = task.task_config.replace(init_checkpoint='/a/checkpoint')
+    with self.assertRaisesRegex(ValueError, 'unset the other'):
+      keras_application.initialize(model, config)
+
+  def test_the_stock_backbones_are_left_alone(self):
+    task = _task('MobileNet').task_config
+    self.assertIsInstance(task.model.backbone, backbones.Backbone)
+    task.model.backbone.type = 'resnet'
+    keras_application.initialize(None, task)
+
+
+if __name__ == '__main__':
+  tf.test.main()

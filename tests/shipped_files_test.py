@@ -1,0 +1,147 @@
+"""Every gin and YAML file that ships, run dry by the command it opens with."""
+
+import argparse
+import glob
+import os
+import re
+import shlex
+
+from absl.testing import parameterized
+import gin
+import tensorflow as tf, tf_keras
+
+from official.core import train_utils
+from official.modeling import hyperparams
+from official.modeling import optimization
+from official_ext.harmonization import resources
+from official_ext.harmonization import train
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_GIN = sorted(glob.glob(os.path.join(_ROOT, 'gin', '*.gin')))
+_YAML = sorted(glob.glob(os.path.join(_ROOT, 'experiments', '*.yaml')))
+
+
+def _header(path):
+  """The comment that a file opens with."""
+  with open(path) as f:
+    text = f.read()
+  return re.match('(#.*\n)+', text)[0].replace('\n#', '\n').replace('\\\n', '')
+
+
+def _typed(path):
+  """The flags of the command in a file's header."""
+  command = re.search(r'^ +python train\.py (.*)', _header(path), re.M)[1]
+  parser = argparse.ArgumentParser(exit_on_error=False)
+  for flag in ('experiment', 'tpu', 'model_dir', 'params_override'):
+    parser.add_argument(f'--{flag}', default='')
+  for flag in ('config_file', 'gin_file', 'gin_params'):
+    parser.add_argument(f'--{flag}', action='append', default=[])
+  return parser.parse_args(shlex.split(command))
+
+
+def _resolve(path, added=''):
+  """The configuration that the command in a file's header comes to."""
+  typed = _typed(path)
+  gin.add_config_file_search_path(os.path.join(_ROOT, 'gin'))
+  gin.parse_config_files_and_bindings(
+      [resources.find(name, 'gin') for name in typed.gin_file],
+      typed.gin_params)
+  files = [resources.find(name, 'experiments') for name in typed.config_file]
+  return typed, train.parse_configuration(train_utils.ParseConfigOptions(
+      typed.experiment, files, tpu=typed.tpu,
+      params_override=f'{typed.params_override},{added}'.strip(',')))
+
+
+class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
+
+  def tearDown(self):
+    super().tearDown()
+    gin.clear_config()
+
+  def test_are_configuration_alone(self):
+    for folder, suffix in (('gin', '.gin'), ('experiments', '.yaml')):
+      for _, _, names in os.walk(os.path.join(_ROOT, folder)):
+        self.assertEmpty([n for n in names if not n.endswith(suffix)], folder)
+    self.assertNotEmpty(_GIN)
+    self.assertNotEmpty(_YAML)
+
+  @parameterized.parameters([os.path.basename(p) for p in _GIN])
+  def test_gin(self, name):
+    path = os.path.join(_ROOT, 'gin', name)
+    typed, params = _resolve(path)
+    self.assertEqual(typed.gin_file, [name])
+    self.assertRegex(
+        _header(path),
+        r'^# (What to harmonize|Which form of the loss|Schedule|Model): ')
+    self.assertRegex(
+        _header(path), r'(?s)Required to be set:.*Commonly overridden:')
+    self.assertTrue(params.task.harmonization.enabled)
+    self.assertNotEmpty(params.task.mapped_data.input_path)
+    # What the file binds is what the experiment has.
+    with open(path) as f:
+      bindings = re.findall(r'^harmonize\.(\w+) = (.*)$', f.read(), re.M)
+    for bound, value in bindings:
+      found = params.task.harmonization.as_dict() | {
+          'map_decoder': params.task.mapped_data.map_decoder}
+      self.assertEqual(repr(found[bound]), value, bound)
+
+  @parameterized.parameters([os.path.basename(p) for p in _YAML])
+  def test_yaml(self, name):
+    path = os.path.join(_ROOT, 'experiments', name)
+    typed, params = _resolve(path)
+    self.assertIn(f'experiments/{name}', typed.config_file)
+    self.assertIn('\n Needs', _header(path))
+    self.assertTrue(params.task.harmonization.enabled)
+    # No later file or flag of the command took back what this one says.
+    alone = hyperparams.read_yaml_to_params_dict(path).as_dict()
+    self.assertEqual(_part_of(params.as_dict(), alone), alone)
+    self._check_schedule(params)
+
+  @parameterized.parameters('vgg16.yaml', 'resnet50v2.yaml',
+                            'efficientnet_b0.yaml')
+  def test_kerass_weights_by_what_the_header_says(self, name):
+    path = os.path.join(_ROOT, 'experiments', name)
+    added = ''.join(re.findall(r'^ +(task\.\S+)', _header(path), re.M))
+    params = _resolve(path, added)[1]
+    self.assertEqual(params.task.model.backbone.get().weights, 'imagenet')
+    self.assertEqual(params.task.train_label_offset, -1)
+    self.assertEqual(params.task.validation_label_offset, -1)
+
+  def _check_schedule(self, params):
+    """Sees that the learning rate is a number at every step, and ends low."""
+    trainer = params.trainer
+    rate = optimization.OptimizerFactory(
+        trainer.optimizer_config).build_learning_rate()
+    steps = [trainer.train_steps * k // 20 for k in range(21)]
+    rates = [float(rate(tf.constant(s, tf.int64))) for s in steps]
+    self.assertAllInRange(rates, 0., 3.)
+    self.assertLess(rates[-1], .01 * max(rates) + 1e-9)
+    self.assertEqual(trainer.train_steps % trainer.steps_per_loop, 0)
+
+  def test_batches_of_all_sizes_take_the_papers_schedule(self):
+    # The rate grows with the batch, and epochs stay epochs.
+    paper = _resolve(os.path.join(_ROOT, 'experiments', 'tpu.yaml'))[1]
+    for name in ('tpu_pod.yaml', 'gpu.yaml'):
+      gin.clear_config()
+      params = _resolve(os.path.join(_ROOT, 'experiments', name))[1]
+      batch = params.task.train_data.global_batch_size
+      rates = []
+      for p, size in ((paper, 512), (params, batch)):
+        rate = optimization.OptimizerFactory(
+            p.trainer.optimizer_config).build_learning_rate()
+        epoch = 1281167 // size
+        self.assertEqual(p.trainer.train_steps, 90 * epoch)
+        rates.append([float(rate(tf.constant(int(k * epoch), tf.int64))) / size
+                      for k in (0, 2.5, 5, 15, 29.5, 31, 49, 52, 79, 81, 90)])
+      self.assertAllClose(*rates, rtol=5e-3, atol=1e-9)
+
+
+def _part_of(found, wanted):
+  """What `found` says of the keys that `wanted` names."""
+  if not isinstance(wanted, dict) or not isinstance(found, dict):
+    return found
+  return {k: _part_of(found[k], v) for k, v in wanted.items()}
+
+
+if __name__ == '__main__':
+  tf.test.main()

@@ -1,0 +1,255 @@
+"""Tests of what users of the host expect to keep: checkpoints, export, EMA."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official.core import base_trainer
+from official.core import train_lib
+from official.core import train_utils
+from official.modeling.privacy import configs as privacy
+from official.vision.configs import image_classification as stock
+from official.vision.tasks import image_classification as stock_task
+from official_ext.harmonization.tasks import (
+    harmonized_image_classification as task_lib)
+from tests import fixtures
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.realpath(__file__))))
+
+
+@functools.cache
+def _run():
+  """The folder of a tiny harmonized run with a moving average of weights.
+
+  Returns:
+    The folder, the experiment and the logs of the evaluation after training.
+  """
+  folder = tempfile.mkdtemp(dir=os.environ.get('TEST_TMPDIR'))
+  path = fixtures.write_numbered(folder, 'mapped.tfrecords', 6)
+  config = fixtures.experiment(mapped=path, validation=path)
+  config.trainer.override({
+      'train_steps': 2, 'steps_per_loop': 2, 'summary_interval': 2,
+      'checkpoint_interval': 2, 'validation_interval': 2,
+      'best_checkpoint_export_subdir': 'best',
+      'best_checkpoint_eval_metric': 'alignment',
+      'optimizer_config': {
+          'optimizer': {'type': 'sgd'},
+          'learning_rate': {'type': 'constant',
+                            'constant': {'learning_rate': .1}},
+          'warmup': {'type': None},
+          'ema': {'average_decay': .9, 'dynamic_decay': False},
+      },
+  })
+  config.runtime.override({'distribution_strategy': 'one_device'})
+  model_dir = os.path.join(folder, 'run')
+  train_utils.serialize_config(config, model_dir)
+  tf_keras.utils.set_random_seed(0)
+  _, logs = train_lib.run_experiment(
+      _strategy(),
+      task_lib.HarmonizedImageClassificationTask(config.task),
+      'train_and_eval', config, model_dir, run_post_eval=True)
+  return model_dir, config, {k: float(v) for k, v in logs.items()}
+
+
+@functools.cache
+def _strategy():
+  # The host swaps averages and weights under a strategy alone.
+  return tf.distribute.OneDeviceStrategy('CPU:0')
+
+
+def _restored(folder):
+  """The run's trainer with the last checkpoint in a folder."""
+  _, config, _ = _run()
+  with _strategy().scope():
+    task = task_lib.HarmonizedImageClassificationTask(config.task)
+    trainer = base_trainer.Trainer(
+        config, task, model=task.build_model(),
+        optimizer=train_utils.create_optimizer(task, config), train=False)
+  trainer.checkpoint.restore(
+      tf.train.latest_checkpoint(folder)).expect_partial()
+  return trainer
+
+
+def _command(module, *flags):
+  done = subprocess.run(
+      [sys.executable, '-m', f'official_ext.harmonization.{module}',
+       '--experiment=harmonized_resnet_imagenet', *flags],
+      env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2', 'PYTHONPATH': _ROOT,
+           'CUDA_VISIBLE_DEVICES': ''},
+      cwd=_ROOT, capture_output=True, text=True, check=False)
+  if done.returncode:
+    raise AssertionError(done.stderr[-3000:])
+
+
+class RunTest(tf.test.TestCase):
+
+  def test_the_moving_average_is_evaluated_and_exported_as_best(self):
+    model_dir, _, logs = _run()
+    trainer = _restored(model_dir)
+    raw = np.concatenate([v.ravel() for v in trainer.model.get_weights()])
+    with _strategy().scope():
+      scores = trainer.evaluate(tf.constant(-1))
+      self.assertAllClose(scores['alignment'], logs['alignment'], rtol=1e-5)
+      # Evaluation swaps: from here on it is the raw weights that are scored.
+      trainer.optimizer.swap_weights()
+      average = np.concatenate([v.ravel() for v in trainer.model.get_weights()])
+      self.assertNotAllClose(average, raw)
+      self.assertNotEqual(trainer.evaluate(tf.constant(-1))['alignment'],
+                          scores['alignment'])
+    best = os.path.join(model_dir, 'best')
+    with open(os.path.join(best, 'info.json')) as f:
+      info = json.load(f)
+    self.assertAllClose(info['alignment'], logs['alignment'], rtol=1e-5)
+    self.assertEqual(info['best_ckpt_global_step'], 2)
+    exported = _restored(best).model.get_weights()
+    self.assertAllClose(np.concatenate([v.ravel() for v in exported]), average)
+
+  def test_saved_model_and_tflite_hold_the_same_network(self):
+    model_dir, _, _ = _run()
+    folder = self.get_temp_dir()
+    config = f'--config_file={model_dir}/params.yaml'
+    _command('export_saved_model', config,
+             f'--checkpoint_path={model_dir}/best', f'--export_dir={folder}',
+             '--input_image_size=32,32', '--input_type=tflite',
+             '--batch_size=1')
+    saved_model = os.path.join(folder, 'saved_model')
+    tflite = os.path.join(folder, 'model.tflite')
+    _command('export_tflite', config, f'--saved_model_dir={saved_model}',
+             f'--tflite_path={tflite}')
+
+    image = tf.random.stateless_normal([1, 32, 32, 3], [1, 2])
+    expected = _restored(f'{model_dir}/best').model(image, training=False)
+    self.assertGreater(np.std(expected), 0.)
+    serve = tf.saved_model.load(saved_model).signatures['serving_default']
+    self.assertAllClose(serve(inputs=image)['logits'], expected, rtol=1e-5,
+                        atol=1e-5)
+    interpreter = tf.lite.Interpreter(model_path=tflite)
+    runner = interpreter.get_signature_runner()
+    self.assertAllClose(runner(inputs=image.numpy())['logits'], expected,
+                        rtol=1e-4, atol=1e-4)
+
+
+class StepTest(tf.test.TestCase, parameterized.TestCase):
+
+  def _task(self, **fields):
+    config = fixtures.experiment().task
+    config.override(fields)
+    return task_lib.HarmonizedImageClassificationTask(config)
+
+  def _step(self, task, model, optimizer):
+    """Takes an eager step; returns how much each trainable variable moved."""
+    before = [v.numpy() for v in model.trainable_variables]
+    images = tf.random.stateless_normal([4, 32, 32, 3], [1, 2])
+    batch = {
+        'labels': tf.range(4) % fixtures.CLASSES,
+        'heatmaps': tf.random.stateless_uniform([4, 32, 32], [3, 4])**3,
+        'heatmap_weights': tf.ones([4]),
+        'valid': tf.ones([4]),
+    }
+    task.train_step((images, batch), model, optimizer)
+    return [v.numpy() - b for v, b in zip(model.trainable_variables, before)]
+
+  @parameterized.parameters('all', 'backbone')
+  def test_starts_from_a_stock_checkpoint(self, modules):
+    config = fixtures.experiment().task
+    fields = {k: v for k, v in vars(config).items()
+              if k in stock.ImageClassificationTask.__dataclass_fields__}
+    tf_keras.utils.set_random_seed(1)
+    trained = stock_task.ImageClassificationTask(
+        stock.ImageClassificationTask(**fields)).build_model()
+    for variable in trained.variables:
+      variable.assign_add(tf.random.uniform(variable.shape))
+    path = tf.train.Checkpoint(
+        model=trained, **trained.checkpoint_items).write(
+            os.path.join(self.get_temp_dir(), modules))
+    task = self._task(init_checkpoint=path, init_checkpoint_modules=modules)
+    model = task.build_model()
+    task.initialize(model)
+    for found, expected in zip(model.backbone.get_weights(),
+                               trained.backbone.get_weights()):
+      self.assertAllEqual(found, expected)
+    self.assertEqual(
+        np.array_equal(model.layers[-1].kernel, trained.layers[-1].kernel),
+        modules == 'all')
+
+  def test_harmonization_reaches_the_head_of_a_frozen_backbone(self):
+    # No classification loss: what moves, the maps have moved.
+    task = self._task(freeze_backbone=True,
+                      losses={'loss_weight': 0., 'l2_weight_decay': 0.})
+    model = task.build_model()
+    backbone = model.backbone.get_weights()
+    kernel, bias = self._step(task, model, tf_keras.optimizers.SGD(1.))
+    self.assertGreater(np.abs(kernel).max(), 0.)
+    self.assertAllEqual(bias, np.zeros_like(bias))
+    for found, before in zip(model.backbone.get_weights(), backbone):
+      self.assertAllEqual(found, before)
+
+  def test_private_gradients_are_clipped_with_harmonization_in_them(self):
+    config = fixtures.experiment(weight=1e3)
+    config.task.differential_privacy_config = privacy.DifferentialPrivacyConfig(
+        clipping_norm=.01, noise_multiplier=0.)
+    config.trainer.optimizer_config.override({
+        'optimizer': {'type': 'sgd', 'sgd': {'momentum': 0.}},
+        'learning_rate': {'type': 'constant',
+                          'constant': {'learning_rate': 1.}},
+        'warmup': {'type': None}})
+    task = task_lib.HarmonizedImageClassificationTask(config.task)
+    model = task.build_model()
+    moved = self._step(task, model, train_utils.create_optimizer(task, config))
+    self.assertAllClose(np.sqrt(sum(np.sum(m**2) for m in moved)), .01,
+                        rtol=1e-3)
+
+  def test_both_sources_come_through_a_tf_data_service(self):
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer()
+    worker = service.WorkerServer(service.WorkerConfig(
+        dispatcher_address=dispatcher.target.split('://')[1]))
+    path = fixtures.write_numbered(self.get_temp_dir(), 'served', 8)
+    config = fixtures.experiment(mapped=path, plain=path, mapped_fraction=.5)
+    data = config.task.train_data
+    data.override({'enable_tf_data_service': True,
+                   'tf_data_service_address': dispatcher.target})
+    task = task_lib.HarmonizedImageClassificationTask(config.task)
+    # What is served is what is read on the spot.
+    shapes = []
+    for enabled in (True, False):
+      data.enable_tf_data_service = enabled
+      dataset = task.build_inputs(data, tf.distribute.InputContext(1, 0, 1))
+      shapes.append(dataset.element_spec)
+      iterator = iter(dataset)
+      images, batch = next(iterator)
+      del iterator  # Before the service it asks.
+      self.assertEqual(images.shape, (4, 32, 32, 3))
+      self.assertAllInRange(batch['labels'], 0, fixtures.CLASSES - 1)
+      self.assertGreater(np.std(batch['heatmaps']), 0.)
+      if enabled:
+        self.assertEqual(worker._num_tasks(), 2)  # pylint: disable=protected-access
+    self.assertEqual(*shapes)
+
+  @parameterized.parameters('mapped_data', 'validation_data',
+                            'mapped_validation_data')
+  def test_a_service_that_would_count_twice_is_refused(self, source):
+    with self.assertRaisesRegex(ValueError,
+                                f'task.{source}.enable_tf_data_service'):
+      self._task(**{source: {'enable_tf_data_service': True}})
+
+  def test_parameter_servers_are_refused(self):
+    server = mock.Mock(
+        spec=tf.distribute.experimental.ParameterServerStrategy)
+    with mock.patch.object(tf.distribute, 'get_strategy', return_value=server):
+      with self.assertRaisesRegex(ValueError, 'parameter_server.*mirrored'):
+        self._task()
+      self._task(harmonization={'enabled': False})
+
+
+if __name__ == '__main__':
+  tf.test.main()

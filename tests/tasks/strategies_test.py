@@ -1,0 +1,198 @@
+"""Tests of the training step under the host's strategies."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf, tf_keras
+import yaml
+
+from official_ext.harmonization.tasks import (
+    harmonized_image_classification as task_lib)
+from tests import devices
+from tests import fixtures
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.realpath(__file__))))
+_RATE = 1e3  # So that rounding of the variables is lost in their change.
+
+
+def _network(norm):
+  layers = tf_keras.layers
+  norms = {
+      'none': lambda: layers.Activation('linear'),
+      'plain': layers.BatchNormalization,
+      'synchronized': lambda: layers.BatchNormalization(synchronized=True),
+  }
+  return tf_keras.Sequential([
+      tf_keras.Input([16, 16, 3]),
+      layers.Conv2D(4, 3, padding='same'), norms[norm](),
+      layers.Activation('swish'), layers.MaxPool2D(),
+      layers.Conv2D(6, 3), norms[norm](), layers.Activation('swish'),
+      layers.GlobalAveragePooling2D(), layers.Dense(fixtures.CLASSES),
+  ])
+
+
+def _batch(weights=(1., 1., 1., 1.)):
+  images = tf.random.stateless_normal([4, 16, 16, 3], [1, 2])
+  return images, {
+      'labels': tf.range(4) % fixtures.CLASSES,
+      'heatmaps': tf.random.stateless_uniform([4, 16, 16], [3, 4])**3,
+      'heatmap_weights': tf.constant(weights),
+      'valid': tf.ones([4]),
+  }
+
+
+def _rows(batch, rows):
+  return tf.nest.map_structure(lambda x: x[rows], batch)
+
+
+def _gradient(strategy, norm, batch, **options):
+  """What the optimizer is given for a global batch, in one row of numbers."""
+  tf_keras.utils.set_random_seed(0)
+  with strategy.scope():
+    task = task_lib.HarmonizedImageClassificationTask(
+        fixtures.experiment(weight=1., **options).task)
+    model = _network(norm)
+    optimizer = tf_keras.optimizers.SGD(_RATE)
+    optimizer.build(model.trainable_variables)
+  before = [v.numpy() for v in model.trainable_variables]
+
+  @tf.function
+  def step(inputs):
+    strategy.run(task.train_step, args=(inputs, model, optimizer))
+
+  dataset = tf.data.Dataset.from_tensor_slices(batch).batch(
+      len(batch[0]), drop_remainder=True)
+  for inputs in strategy.experimental_distribute_dataset(dataset):
+    step(inputs)
+  return np.concatenate([
+      ((b - v.numpy()) / _RATE).ravel()
+      for v, b in zip(model.trainable_variables, before)])
+
+
+class GradientTest(tf.test.TestCase):
+
+  def _assert_equal(self, found, expected):
+    self.assertAllClose(found, expected, rtol=0.,
+                        atol=1e-5 * np.abs(expected).max())
+
+  def test_replicas_without_batch_norm_equal_one_device(self):
+    # The replicas hold different numbers of maps.
+    batch = _batch((1., 0., 1., 1.))
+    one = _gradient(tf.distribute.get_strategy(), 'none', batch,
+                    normalization='mapped')
+    two = _gradient(devices.two_replicas(), 'none', batch,
+                    normalization='mapped')
+    self._assert_equal(two, one)
+
+  def test_replicas_with_synchronized_batch_norm_equal_one_device(self):
+    one = _gradient(tf.distribute.get_strategy(), 'synchronized', _batch())
+    two = _gradient(devices.two_replicas(), 'synchronized', _batch())
+    self._assert_equal(two, one)
+
+  def test_replicas_with_plain_batch_norm_equal_the_mean_of_their_own(self):
+    two = _gradient(devices.two_replicas(), 'plain', _batch())
+    own = [_gradient(tf.distribute.get_strategy(), 'plain',
+                     _rows(_batch(), rows))
+           for rows in (slice(0, 2), slice(2, 4))]
+    self._assert_equal(two, np.mean(own, axis=0))
+    together = _gradient(tf.distribute.get_strategy(), 'plain', _batch())
+    self.assertGreater(np.abs(two - together).max(), 1e-3 * np.abs(two).max())
+
+
+class CompiledStepTest(tf.test.TestCase):
+
+  def test_bfloat16_step_is_one_program_of_static_shapes(self):
+    tf_keras.mixed_precision.set_global_policy('mixed_bfloat16')
+    self.addCleanup(tf_keras.mixed_precision.set_global_policy, 'float32')
+    task = task_lib.HarmonizedImageClassificationTask(
+        fixtures.experiment(mapped_fraction=.5).task)
+    model = _network('plain')
+    optimizer = tf_keras.optimizers.SGD(.1)
+    optimizer.build(model.trainable_variables)
+    metrics = task.build_metrics(training=True)
+    images, batch = _batch()
+    for key in ('heatmaps', 'heatmap_weights'):
+      batch[key] = batch[key][:2]
+
+    @tf.function(jit_compile=True)
+    def step(images, batch):
+      return task.train_step((images, batch), model, optimizer, metrics)
+
+    host = re.compile('PyFunc|Print|Summary|Outfeed|Infeed|XlaHostCompute')
+    graph = step.get_concrete_function(images, batch).graph
+    functions = [f.cached_definition.node_def
+                 for f in graph._functions.values()]  # pylint: disable=protected-access
+    ops = {op.type for op in graph.get_operations()}
+    ops |= {node.op for nodes in functions for node in nodes}
+    self.assertEmpty([op for op in ops if host.search(op)])
+    program = step.experimental_get_compiler_ir(images, batch)(stage='hlo')
+    self.assertRegex(program, r'bf16\[[\d,]+\]\S* convolution\(')
+    self.assertNotRegex(program, r'\[<=|custom-call|infeed|outfeed|send\(')
+    self.assertTrue(np.isfinite(step(images, batch)[task.loss]))
+
+
+@pytest.mark.slow
+class MultiWorkerTest(tf.test.TestCase):
+
+  def test_two_processes_train_and_score_every_image_once(self):
+    folder = self.get_temp_dir()
+    for k in range(2):
+      fixtures.write_numbered(folder, f'mapped-{k}.tfrecords', 5 + 2 * k)
+    config = {
+        'task': fixtures.experiment(
+            mapped=f'{folder}/mapped-*.tfrecords',
+            validation=f'{folder}/mapped-*.tfrecords').task.as_dict(),
+        'trainer': {'train_steps': 2, 'steps_per_loop': 2,
+                    'summary_interval': 2, 'checkpoint_interval': 2,
+                    'validation_interval': 2},
+        'runtime': {'distribution_strategy': 'multi_worker_mirrored',
+                    'num_gpus': 0, 'all_reduce_alg': 'ring'},
+    }
+    path = os.path.join(folder, 'tiny.yaml')
+    with open(path, 'w') as f:
+      yaml.safe_dump(json.loads(json.dumps(config)), f)
+    hosts = [f'localhost:{_free_port()}' for _ in range(2)]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, 'train.py',
+             '--experiment=harmonized_resnet_imagenet',
+             f'--config_file={path}', f'--model_dir={folder}/run'],
+            cwd=_ROOT, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, env={
+                **os.environ, 'CUDA_VISIBLE_DEVICES': '',
+                # Else TensorFlow mixes up inputs of fused convolutions in the
+                # evaluation of several processes on CPUs.
+                'TF_ENABLE_ONEDNN_OPTS': '0',
+                'TF_CONFIG': json.dumps({
+                    'cluster': {'worker': hosts},
+                    'task': {'type': 'worker', 'index': index}})})
+        for index in range(2)
+    ]
+    try:
+      outputs = [w.communicate(timeout=300)[0] for w in workers]
+    finally:
+      for worker in workers:
+        worker.kill()
+    for worker, output in zip(workers, outputs):
+      self.assertEqual(worker.returncode, 0, output[-3000:])
+      self.assertIn('harmonization_loss', output)
+      self.assertRegex(output, r"'alignment_n': np.float32\(12\.0\)")
+    scores = [re.search(r"'alignment_spearman': \S+", o)[0] for o in outputs]
+    self.assertEqual(*scores)
+
+
+def _free_port():
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+if __name__ == '__main__':
+  tf.test.main()
