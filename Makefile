@@ -72,6 +72,7 @@ benchmark: setup ## Measure time, memory and exactness of a step, and the input 
 	$(PY) -m benchmarks.step_cost --output=$(RESULTS)/step_cost.json
 	$(PY) -m benchmarks.exactness --output=$(RESULTS)/exactness.json
 	$(PY) -m benchmarks.input_pipeline --output=$(RESULTS)/input_pipeline.json
+	$(PY) -m benchmarks.alignment_metrics --output=$(RESULTS)/alignment_metrics.json
 
 notebook: setup ## Run docs/walkthrough.ipynb and write what it shows (5 minutes)
 	$(PY) tools/run_notebook.py docs/walkthrough.ipynb
