@@ -38,7 +38,6 @@ _FAMILIES = {
         'task.model.backbone.type': 'mobilenet',
         'task.model.backbone.mobilenet.model_id': 'MobileNetV2',
         'task.model.backbone.mobilenet.filter_size_scale': 0.5,
-        **_ADAM
     },
     'vit': {'task.model.backbone.type': 'custom_vit', **_ADAM},
 }

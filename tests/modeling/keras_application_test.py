@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official.vision.ops import preprocess_ops
+from official.vision.serving import export_saved_model_lib
 from official_ext.harmonization.configs import backbones
 from official_ext.harmonization.modeling import keras_application
 from official_ext.harmonization.tasks import (
@@ -210,6 +211,24 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
                if 'kernel' in v.name and 'depthwise' not in v.name]
     expected = sum(5e-4 * tf.reduce_sum(v**2) for v in kernels)
     self.assertAllClose(sum(model.losses), expected, rtol=1e-5)
+
+  def test_is_exported_with_the_state_of_its_normalization(self):
+    task = _task('EfficientNetB0')
+    model = task.build_model()
+    model.backbone.get_layer('EfficientNetB0').get_layer(
+        index=2).adapt_mean.assign([.4, .5, .6])
+    image = _images(32)[1][:1]
+    config = fixtures.experiment()
+    config.task = task.task_config
+    folder = self.get_temp_dir()
+    export_saved_model_lib.export_inference_graph(
+        input_type='tflite', batch_size=1, input_image_size=[32, 32],
+        params=config, export_dir=folder,
+        checkpoint_path=tf.train.Checkpoint(model=model).write(folder + '/x'))
+    serve = tf.saved_model.load(folder).signatures['serving_default']
+    expected = model(image, training=False)
+    self.assertGreater(np.std(expected), 0.)
+    self.assertAllClose(serve(inputs=image)['logits'], expected, atol=1e-6)
 
   def test_other_classes_start_anew(self):
     path = os.path.join(self.get_temp_dir(), 'weights.h5')
