@@ -136,7 +136,8 @@ class Where:
     inputs = adapter.preprocess(batch.images)
     one_pass = _OnePass(adapter, inputs)
     explain = explainers.get(self._explainer, one_pass.gradients)
-    maps = explain(inputs, batch.targets(adapter.scored_classes))
+    maps = explainers.explain(
+        explain, inputs, batch.targets(adapter.scored_classes))
     return resize_maps(maps, size), accuracy.predict(one_pass.logits())
 
   def _result(self, adapter, rows, examples, size) -> results.Result:
