@@ -65,6 +65,11 @@ class BootstrapTest(tf.test.TestCase, parameterized.TestCase):
           np.isnan(scores.bootstrap_interval(values)), [True, True])
     self.assertEqual(scores.bootstrap_interval([.5, .5]), (.5, .5))
 
+  def test_draws_as_many_as_there_are(self):
+    # The mean of two draws of (0, 1) is 0, .5, .5 or 1 with equal chance.
+    self.assertEqual(
+        scores.bootstrap_interval([0., 1.], confidence=.4), (.5, .5))
+
   def test_memory_is_bounded(self):
     values = np.random.default_rng(5).random(50000)
     tracemalloc.start()
