@@ -5,6 +5,7 @@ import io
 from typing import Callable, Dict
 
 from matplotlib import figure
+from matplotlib.backends import backend_agg
 
 _DPI = 144
 
@@ -47,7 +48,9 @@ def axes(theme: Theme, width: float = 7.2, height: float = 4.6):
   """
   # Not pyplot: a figure of its own needs no display and leaves no state.
   picture = figure.Figure(figsize=(width, height), layout='constrained',
-                          facecolor=theme.ground)
+                          dpi=_DPI, facecolor=theme.ground)
+  # It measures text, so that labels can make room for each other.
+  backend_agg.FigureCanvasAgg(picture)
   plot = picture.subplots()
   plot.set_facecolor(theme.ground)
   plot.grid(color=theme.faint, linewidth=0.6)
@@ -84,5 +87,5 @@ def both(draw: Callable[[Theme], figure.Figure]) -> Dict[str, bytes]:
 def png(picture: figure.Figure) -> bytes:
   """Returns a figure as a PNG."""
   buffer = io.BytesIO()
-  picture.savefig(buffer, format='png', dpi=_DPI)
+  picture.savefig(buffer, format='png', dpi='figure')
   return buffer.getvalue()
