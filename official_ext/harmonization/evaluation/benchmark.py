@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf, tf_keras
 import tqdm
 
+from official_ext.harmonization import resources
 from official_ext.harmonization.evaluation import labelled_images
 from official_ext.harmonization.evaluation import results
 from official_ext.harmonization.evaluation import scores
@@ -43,15 +44,19 @@ class Model:
   Attributes:
     name: in tables and file names.
     spec: of its adapter.
-    target: what the spec names, often a file or a folder.
+    names: what the spec names: its target, and values of its options. Some
+      are files or folders.
   """
   name: str
   spec: str
-  target: str
+  names: Sequence[str]
 
   def settings(self) -> Dict[str, Any]:
     """What its scores depend on."""
-    return {'spec': self.spec, 'files': _fingerprint(self.target)}
+    files = {}
+    for name in self.names:
+      files.update(_fingerprint(resources.working_path(name)))
+    return {'spec': self.spec, 'files': files}
 
 
 def _fingerprint(path: str) -> Dict[str, List[int]]:
@@ -92,7 +97,7 @@ def parse_model(text: str) -> Model:
         f'{text}: a model cannot be called {name!r}: begin with a letter or '
         'digit, go on with these, spaces and . _ + -, as in '
         "'KIND:TARGET?name=NAME'.")
-  return Model(name, text, target)
+  return Model(name, text, [target, *options.values()])
 
 
 def check_names(models: Sequence[Model]):

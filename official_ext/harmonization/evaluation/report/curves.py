@@ -14,8 +14,8 @@ from official_ext.harmonization.evaluation.report import figures
 _FULL_LEVEL = 200
 _FULL_PLACE = 10**2.2
 _TICKS = (1, 2.5, 6.3, 16, 40, 100)
-# A legend of more lines covers the plot.
-_MOST_NAMES = 12
+# More lines than these cannot be told apart: they get the colour of their kind.
+_MOST_NAMES = 10
 
 
 def of_models(models: Sequence[Mapping[str, Any]]
@@ -57,12 +57,18 @@ def draw(models: Sequence[Mapping[str, Any]], twins: Sequence[Tuple[str, str]],
   picture, plot = figures.axes(theme)
   harmonized = {twin for _, twin in twins}
   found = of_models(models)
-  shades = matplotlib.colormaps['viridis'](np.linspace(0.15, 0.9, max(len(found), 1)))
+  shades = matplotlib.colormaps['viridis'](
+      np.linspace(0.2, 0.95, max(len(found), 1)))
   for shade, (name, curve) in zip(shades, found):
-    _line(plot, curve, name, shade, '-' if name in harmonized else '--')
+    is_twin, label = name in harmonized, name
+    if len(found) > _MOST_NAMES:
+      shade = theme.twin if is_twin else theme.ordinary
+      label = 'harmonized models' if is_twin else 'ordinary models'
+    _line(plot, curve, label, shade, '-' if is_twin else '--')
   human = of_people(models)
   if human:
     _line(plot, human, 'people', theme.human, '-', width=2.4)
+    _band(plot, human, theme.human)
   plot.axhline(0.5, color=theme.ink, linewidth=0.8, linestyle=':')
   plot.set_xscale('log')
   plot.set_xticks([*_TICKS, _FULL_PLACE], [f'{t:g}' for t in _TICKS] + ['full'])
@@ -70,19 +76,31 @@ def draw(models: Sequence[Mapping[str, Any]], twins: Sequence[Tuple[str, str]],
   plot.set_xlabel('percent of the image revealed')
   plot.set_ylabel('accuracy, animal or not')
   plot.set_ylim(None, 1.02)
-  if len(found) <= _MOST_NAMES:
-    figures.legend(plot, theme, loc='best')
+  # Of lines with one label, one stands for all.
+  lines = {line.get_label(): line for line in plot.get_lines()
+           if not line.get_label().startswith('_')}
+  figures.legend(plot, theme, handles=list(lines.values()), loc='best')
   return picture
 
 
+def _places(curve):
+  """Where the curve's levels stand on the axis."""
+  return [_FULL_PLACE if level == _FULL_LEVEL else percent
+          for level, percent in zip(curve['levels'], curve['percents'])]
+
+
+def _values(curve, key):
+  """Numbers of a curve, NaN where there is none."""
+  return np.array([np.nan if v is None else v for v in curve[key]], np.float64)
+
+
 def _line(plot, curve, label, colour, style, width=1.4):
-  """A curve with its standard errors where they are known."""
-  places = [_FULL_PLACE if level == _FULL_LEVEL else percent
-            for level, percent in zip(curve['levels'], curve['percents'])]
-  accuracy, error = (
-      np.array([np.nan if v is None else v for v in curve[key]], np.float64)
-      for key in ('accuracy', 'standard_error'))
-  plot.plot(places, accuracy, style, color=colour, linewidth=width,
-            marker='o', markersize=3, label=label)
-  plot.fill_between(places, accuracy - error, accuracy + error, color=colour,
-                    alpha=0.15, linewidth=0)
+  plot.plot(_places(curve), _values(curve, 'accuracy'), style, color=colour,
+            linewidth=width, marker='o', markersize=3, label=label)
+
+
+def _band(plot, curve, colour):
+  """Standard errors, where they are known."""
+  accuracy, error = (_values(curve, k) for k in ('accuracy', 'standard_error'))
+  plot.fill_between(_places(curve), accuracy - error, accuracy + error,
+                    color=colour, alpha=0.15, linewidth=0)

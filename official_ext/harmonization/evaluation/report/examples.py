@@ -12,7 +12,7 @@ from official_ext.harmonization.evaluation import panels
 
 # Models beside each other in one picture.
 _COLUMNS = 5
-_TITLE_WIDTH = 16
+_TITLE_WIDTH = 18
 
 
 def draw(output_dir: str, models: Sequence[Mapping[str, Any]],
@@ -44,7 +44,13 @@ def _picture(shown) -> Dict[str, Any]:
   first = shown[0][1]
   maps = {'human map': first.human}
   for name, examples in shown:
-    maps['\n'.join(textwrap.wrap(name, _TITLE_WIDTH))] = examples.model
+    maps[_wrapped(name)] = examples.model
   buffer = io.BytesIO()
   panels.draw(buffer, first.images / np.float32(255), maps)
   return {'png': buffer.getvalue(), 'names': [name for name, _ in shown]}
+
+
+def _wrapped(name: str) -> str:
+  """A name in lines that fit above a picture, cut at spaces, - and _."""
+  lines = textwrap.wrap(name.replace('_', '_ '), _TITLE_WIDTH)
+  return '\n'.join(line.replace('_ ', '_') for line in lines)

@@ -1,9 +1,12 @@
-"""The leaderboard: a row per model, a column per score; as text, CSV, Markdown."""
+"""The leaderboard: a row per model, a column per score.
+
+For people it comes in a part of few columns, and a part per experiment.
+"""
 
 import csv
 import io
 import math
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 _EXPERIMENTS = {
     'imagenet': 'ImageNet',
@@ -19,6 +22,11 @@ _SCORES = {
     'l2': 'L2 (small is good)',
     'negative_log_mse': '-log MSE',
 }
+# What stands in the first part.
+_HEADLINES = (('imagenet', 'top1'), ('clickme', 'top1'),
+              ('clickme', 'spearman'), ('clicktionary', 'spearman'),
+              ('psychophysics', 'psychophysics_accuracy'),
+              ('psychophysics', 'psychophysics_l2'))
 # What models are ranked by: the first that was measured.
 _RANKED_BY = (('clickme', 'spearman'), ('clicktionary', 'spearman'),
               ('imagenet', 'top1'))
@@ -118,30 +126,59 @@ def ranking_column(shown: Sequence[Column]) -> Optional[Column]:
   return next((by_key[key] for key in _RANKED_BY if key in by_key), None)
 
 
-def _table(models) -> List[List[str]]:
-  """Titles, and a row per model, best first."""
+def headlines(shown: Sequence[Column]) -> List[Column]:
+  """Of columns, the few that a first look needs."""
+  return [c for c in shown if (c.experiment, c.score) in _HEADLINES]
+
+
+def of_experiment(shown: Sequence[Column], experiment: str) -> List[Column]:
+  """Of columns, those of an experiment."""
+  return [c for c in shown if c.experiment == experiment]
+
+
+def _tables(models) -> Iterator[List[List[str]]]:
+  """Tables of titles and a row per model, best first.
+
+  The headlines alone come without intervals, and only where there are several
+  experiments; then each experiment.
+  """
   shown = columns(models)
-  return [['model', *(c.title for c in shown)]] + [
-      [model['name'], *(cell(model, c).text() for c in shown)]
-      for model in ranked(models, shown)
+  experiments = dict.fromkeys(c.experiment for c in shown)
+  if len(experiments) > 1:
+    yield [[text.partition(' [')[0] for text in row]
+           for row in _table(models, headlines(shown))]
+  for name in experiments:
+    yield _table(models, of_experiment(shown, name))
+
+
+def _table(models, part: Sequence[Column]) -> List[List[str]]:
+  return [['model', *(c.title for c in part)]] + [
+      [model['name'], *(cell(model, c).text() for c in part)]
+      for model in ranked(models, columns(models))
   ]
 
 
-def as_text(models: Sequence[Mapping[str, Any]]) -> str:
-  """The table in columns of spaces, for a terminal; of '' without models."""
-  rows = _table(models)
+def _columns_of_spaces(rows) -> str:
   widths = [max(map(len, column)) for column in zip(*rows)]
   return '\n'.join(
       '  '.join(text.ljust(width) for text, width in zip(row, widths)).rstrip()
       for row in rows)
 
 
-def as_markdown(models: Sequence[Mapping[str, Any]]) -> str:
-  """The table in Markdown."""
-  titles, *rows = [[text.replace('|', '\\|') for text in row]
-                   for row in _table(models)]
+def _markdown(rows) -> str:
+  titles, *rows = [[text.replace('|', '\\|') for text in row] for row in rows]
   ruler = ['---', *['---:'] * (len(titles) - 1)]
   return '\n'.join(f'| {" | ".join(row)} |' for row in [titles, ruler, *rows])
+
+
+def as_text(models: Sequence[Mapping[str, Any]]) -> str:
+  """The tables in columns of spaces, for a terminal."""
+  return '\n\n'.join(map(_columns_of_spaces, _tables(models)))
+
+
+def as_markdown(models: Sequence[Mapping[str, Any]]) -> str:
+  """The tables in Markdown."""
+  return '\n\n'.join(map(_markdown, _tables(models)))
 
 
 def as_csv(models: Sequence[Mapping[str, Any]]) -> str:

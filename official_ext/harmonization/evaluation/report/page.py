@@ -9,6 +9,7 @@ from official_ext.harmonization.evaluation.report import style
 from official_ext.harmonization.evaluation.report import twin_table
 
 _TITLE = 'Alignment with people'
+_INTERVALS = 'In brackets, 95 % intervals, bootstrapped over images.'
 
 
 def build(results: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
@@ -57,7 +58,7 @@ def _summary(results) -> html.Markup:
       f', {failed} failure{"s"[:failed != 1]}' if failed else '',
       f'. Measured: {"; ".join(titles)}.',
       f' Not measured: {"; ".join(left_out)}.' if left_out else '',
-      f' {results["created"]}.', class_='quiet')
+      f' {results["created"].replace("T", " ")}.', class_='quiet')
 
 
 def _contents(sections) -> html.Markup:
@@ -90,18 +91,25 @@ def _number(cell: leaderboard.Cell) -> html.Markup:
   return html.join(value, html.tag('small', interval) if interval else '')
 
 
+def _table(models, columns, caption: str) -> html.Markup:
+  """A row per model, best first; nothing of no columns."""
+  if not columns:
+    return html.Markup('')
+  order = leaderboard.ranked(models, leaderboard.columns(models))
+  rows = [[m['name'], *(_number(leaderboard.cell(m, c)) for c in columns)]
+          for m in order]
+  return html.table(['model', *(c.title for c in columns)], rows, caption,
+                    numeric=True)
+
+
 def _leaderboard(results) -> html.Markup:
   models = results['models']
   if not models:
     return html.tag('p', 'No model was scored.')
   shown = leaderboard.columns(models)
-  rows = [[model['name'], *(_number(leaderboard.cell(model, c)) for c in shown)]
-          for model in leaderboard.ranked(models, shown)]
   by = leaderboard.ranking_column(shown)
-  caption = ('In brackets, 95 % intervals, bootstrapped over images.' +
-             (f' Ranked by {by.title}.' if by else ''))
-  return html.table(['model', *(c.title for c in shown)], rows, caption,
-                    numeric=True)
+  return _table(models, leaderboard.headlines(shown), _INTERVALS +
+                (f' Ranked by {by.title}.' if by else ''))
 
 
 def _trade_off(results, pictures) -> html.Markup:
@@ -122,8 +130,10 @@ def _experiment(name: str, results, pictures) -> html.Markup:
   """What was measured, with which data, and its pictures."""
   models = [m for m in results['models'] if name in m['experiments']]
   settings = results['experiments'][name]['settings']
+  columns = leaderboard.of_experiment(leaderboard.columns(models), name)
   parts = [html.tag('p', protocols.describe(name, settings)),
-           protocols.facts(name, settings, models)]
+           protocols.facts(name, settings, models),
+           _table(models, columns, _INTERVALS)]
   if name == 'psychophysics' and 'curves' in pictures:
     parts.append(html.picture(
         pictures['curves'],

@@ -18,7 +18,7 @@ p, ul, dl { max-width: 46rem; }
 p { margin: .5rem 0; }
 a { color: var(--accent); }
 nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap;
-  gap: .2rem 1.2rem; }
+  gap: .2rem 1.2rem; max-width: none; }
 code, pre { font: .86em/1.5 ui-monospace, "DejaVu Sans Mono", monospace;
   overflow-wrap: anywhere; }
 pre { background: var(--soft); padding: .7rem .9rem; border-radius: 6px;
@@ -42,7 +42,11 @@ figcaption { color: var(--quiet); font-size: .88rem; margin-top: .4rem;
 .alarm { border-left: 4px solid var(--alarm); background: var(--soft);
   padding: .5rem 1rem; margin: .8rem 0; border-radius: 0 6px 6px 0; }
 .alarm strong { color: var(--alarm); }
-dt { font-weight: 600; margin-top: .5rem; }
+.alarm h3 { margin: .2rem 0; }
+.alarm ul { margin: .3rem 0; padding-left: 1.2rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem;
+  font-size: .92rem; }
+dt { color: var(--quiet); }
 dd { margin: 0; overflow-wrap: anywhere; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }

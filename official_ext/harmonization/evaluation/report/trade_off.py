@@ -165,35 +165,38 @@ def _arrows(plot, by_name, twins, theme):
 
 
 def _names(picture, plot, shown, theme):
-  """Names beside the dots, where the first free place is."""
+  """Names beside the dots, each where it is least in the way."""
   if len(shown) > _MOST_NAMES:
     shown = [p for p in shown if p.is_twin]
   # Only what is laid out can be measured, and must then not move.
   picture.draw_without_rendering()
   picture.set_layout_engine('none')
-  renderer = picture.canvas.get_renderer()
-  taken = [_around(plot, p) for p in shown]
-  frame = plot.get_window_extent(renderer)
-  for point in shown:
-    for dx, dy, horizontal, vertical in _PLACES:
-      text = plot.annotate(
-          point.name, point.place, (dx, dy), textcoords='offset points',
-          ha=horizontal, va=vertical, fontsize=8, color=theme.ink)
-      box = text.get_window_extent(renderer)
-      is_inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
-      if is_inside and not any(box.overlaps(other) for other in taken):
-        break
+  frame = plot.get_window_extent()
+  dots = plot.transData.transform([p.place for p in shown]) if shown else []
+  taken = [transforms.Bbox.from_extents(x - 4, y - 4, x + 4, y + 4)
+           for x, y in dots]
+  for number, point in enumerate(shown):
+    # Over another name is worst, nearer to another dot misleads.
+    cost = {}
+    for place in _PLACES:
+      text = _name(plot, point, place, theme)
+      box = text.get_window_extent()
       text.remove()
-    else:
-      # No place is free: over something is better than not at all.
-      text = plot.annotate(point.name, point.place, _PLACES[0][:2],
-                           textcoords='offset points', fontsize=8,
-                           color=theme.ink)
-      box = text.get_window_extent(renderer)
-    taken.append(box)
+      is_outside = box.x0 < frame.x0 or frame.x1 < box.x1
+      overlaps = sum(box.overlaps(other) for other in taken)
+      cost[place] = (is_outside, overlaps, _nearest(box, dots) != number)
+    best = min(_PLACES, key=cost.get)
+    taken.append(_name(plot, point, best, theme).get_window_extent())
 
 
-def _around(plot, point):
-  """The box of a dot, in pixels."""
-  x, y = plot.transData.transform(point.place)
-  return transforms.Bbox.from_extents(x - 4, y - 4, x + 4, y + 4)
+def _name(plot, point, place, theme):
+  dx, dy, horizontal, vertical = place
+  return plot.annotate(
+      point.name, point.place, (dx, dy), textcoords='offset points',
+      ha=horizontal, va=vertical, fontsize=8, color=theme.ink)
+
+
+def _nearest(box, dots):
+  """Which dot is nearest to a box, all in pixels."""
+  away = np.maximum(np.maximum(box.min - dots, dots - box.max), 0.)
+  return int(np.argmin(np.hypot(*away.T)))

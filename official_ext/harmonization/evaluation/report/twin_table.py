@@ -19,7 +19,7 @@ def build(models: Sequence[Mapping[str, Any]],
     The table; nothing where no pair was scored.
   """
   by_name = {model['name']: model for model in models}
-  shown = leaderboard.columns(models)
+  shown = leaderboard.headlines(leaderboard.columns(models))
   rows = [[f'{a} → {b}', *(_change(by_name[a], by_name[b], c) for c in shown)]
           for a, b in twins if a in by_name and b in by_name]
   if not rows:
