@@ -79,10 +79,12 @@ def _alarms(results) -> html.Markup:
       for experiment, result in model['experiments'].items()
       for warning in result['warnings']
   ]
+  trial = [f'Only the first {results["limit"]} records were scored.'
+          ] if results['limit'] else []
+  parts = (('A trial', trial), ('Failures', failures), ('Warnings', warnings))
   return html.join(*(
       html.tag('div', html.tag('h3', title), html.listed(items), class_='alarm')
-      for title, items in (('Failures', failures), ('Warnings', warnings))
-      if items))
+      for title, items in parts if items))
 
 
 def _number(cell: leaderboard.Cell) -> html.Markup:

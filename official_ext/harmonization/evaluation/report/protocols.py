@@ -18,6 +18,14 @@ _LABELS = {
     'framing': 'framing of stimuli',
 }
 
+# What a map is, for those that a name does not tell it.
+_MAPS = {
+    'gradient': 'the largest magnitude over colour channels of the gradient of '
+                "the label's logit with respect to the image",
+    'training_map': 'the mean over colour channels of the gradient of the '
+                    "label's logit with respect to the image",
+}
+
 
 def describe(name: str, settings: Mapping[str, Any]) -> str:
   """Says what an experiment measures.
@@ -46,8 +54,10 @@ def _describe_where(settings) -> str:
   blurred = ('The human map is blurred as in the ClickMe release. '
              if settings['blur'] else 'The human map is not blurred. ')
   ceiling = settings['ceiling']
+  explainer = settings['explainer']
   return (
-      f'Each model\'s map of an image ({settings["explainer"]}) is compared '
+      f'Each model\'s map of an image ({_MAPS.get(explainer, explainer)}) is '
+      'compared '
       f'with people\'s map at {size}. {blurred}rho is Spearman\'s rank '
       'correlation, ties sharing their average rank; Dice and IoU compare what '
       'lies above each map\'s 90th percentile. ' +

@@ -124,7 +124,7 @@ def draw(models: Sequence[Mapping[str, Any]], twins: Sequence[Tuple[str, str]],
   if corners is not None:
     plot.fill(*corners.T, color=theme.ordinary, alpha=0.13, linewidth=0,
               label='convex hull of ordinary models')
-  for is_twin, label in ((False, 'ordinary'), (True, 'harmonized')):
+  for is_twin, label in ((False, 'ordinary models'), (True, 'harmonized')):
     _dots(plot, [p for p in found if p.is_twin == is_twin],
           theme.twin if is_twin else theme.ordinary,
           'D' if is_twin else 'o', label)
