@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint bazel-test benchmark lock clean
+.PHONY: help setup train test lint bazel-test benchmark notebook lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort \
@@ -60,6 +60,9 @@ benchmark: setup ## Measure time, memory and exactness of a step, and the input 
 	$(PY) -m benchmarks.step_cost --output=$(RESULTS)/step_cost.json
 	$(PY) -m benchmarks.exactness --output=$(RESULTS)/exactness.json
 	$(PY) -m benchmarks.input_pipeline --output=$(RESULTS)/input_pipeline.json
+
+notebook: setup ## Run docs/walkthrough.ipynb and write what it shows (5 minutes)
+	$(PY) tools/run_notebook.py docs/walkthrough.ipynb
 
 # uv prefers the versions already locked: LOCK_FLAGS=--upgrade takes new ones.
 LOCK := .cache/lock/bin/uv pip compile --quiet --python-version 3.11 \

@@ -11,14 +11,19 @@ from typing import Optional
 import gin
 
 from official.core import config_definitions as cfg
-from official.core import exp_factory
 from official.modeling import hyperparams
-from official.modeling import optimization
+from official.vision.configs import backbones as stock_backbones
 from official.vision.configs import image_classification as stock
+from official_ext.harmonization.configs import backbones
 
 # "Average inter-rater alignment" of the ClickMe release: the mean Spearman
 # correlation that counts as human.
 CLICKME_CEILING = 0.6575315343478081
+
+# What changes a training image: images with a map are changed as those without.
+_AUGMENTATION = ('aug_rand_hflip', 'aug_crop', 'aug_type', 'three_augment',
+                 'color_jitter', 'random_erasing', 'mixup_and_cutmix',
+                 'tf_resize_method', 'dtype')
 
 
 @dataclasses.dataclass
@@ -134,6 +139,11 @@ def label_smoothing(task: HarmonizedImageClassificationTask) -> float:
   return task.losses.label_smoothing
 
 
+def _fields(config: hyperparams.Config):
+  """The fields of a configuration, by name."""
+  return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+
+
 def _with_harmonization(
     config: cfg.ExperimentConfig) -> HarmonizedImageClassificationTask:
   """The experiment's task configuration as one that can be harmonized."""
@@ -147,8 +157,15 @@ def _with_harmonization(
         f'({stock.ImageClassificationTask.__module__}.'
         f'{stock.ImageClassificationTask.__qualname__}) can be harmonized. A '
         'subclass may mean something else by its fields.')
-  return HarmonizedImageClassificationTask(
-      **{f.name: getattr(task, f.name) for f in dataclasses.fields(task)})
+  mapped_data = MappedDataConfig(
+      is_training=True,
+      **{name: getattr(task.train_data, name) for name in _AUGMENTATION})
+  converted = HarmonizedImageClassificationTask(
+      mapped_data=mapped_data, **_fields(task))
+  if type(task.model.backbone) is stock_backbones.Backbone:  # pylint: disable=unidiomatic-typecheck
+    converted.model.backbone = backbones.Backbone(
+        **_fields(task.model.backbone))
+  return converted
 
 
 @gin.configurable
@@ -196,7 +213,9 @@ def harmonize(config: cfg.ExperimentConfig,
     label_offset: of both mapped sources.
 
   Returns:
-    `config`, its task a `HarmonizedImageClassificationTask`.
+    `config`, its task a `HarmonizedImageClassificationTask`. One that was the
+    stock task before has the augmentation of `task.train_data` in
+    `task.mapped_data` too, and may have a backbone of `configs.backbones`.
 
   Raises:
     ValueError: the experiment's task is not the stock image-classification one.
@@ -246,75 +265,3 @@ def idle_bindings(config: cfg.ExperimentConfig):
     if name != 'enabled':
       bound.append(f'harmonize.{name}')
   return bound
-
-
-@exp_factory.register_config_factory('harmonized_resnet_imagenet')
-def harmonized_resnet_imagenet() -> cfg.ExperimentConfig:
-  """ResNet-50 on ImageNet and ClickMe with the paper's training recipe.
-
-  Batch 512, SGD with momentum 0.9, learning rate 0.3, label smoothing, flips
-  and mixup; 5 epochs of warm-up, then a cosine over 90 epochs with steps at 30,
-  50 and 80 (Fel et al., NeurIPS 2022). The factor 0.1 of the steps, the fifth
-  of the batch that is mapped, the weight (the smallest of their scan) and the
-  weight decay are those of the authors' trainer; the paper does not give
-  mixup's alpha, 0.2 is the usual one for ImageNet.
-
-  Returns:
-    The experiment. `task.mapped_data.input_path` and
-    `task.mapped_validation_data.input_path` are left to the user.
-  """
-  batch_size = 512
-  epoch = stock.IMAGENET_TRAIN_EXAMPLES // batch_size
-  mixup = dict(mixup_alpha=0.2, cutmix_alpha=0., label_smoothing=0.1)
-  config = harmonize(stock.image_classification_imagenet())
-  config.task.override({
-      'losses': {
-          'one_hot': False,
-          'soft_labels': True,
-          'l2_weight_decay': 1e-5,
-      },
-      'train_data': {
-          'global_batch_size': batch_size,
-          'mixup_and_cutmix': mixup,
-      },
-      'mapped_data': {
-          'mixup_and_cutmix': mixup,
-      },
-      'validation_data': {
-          'global_batch_size': batch_size,
-      },
-      'harmonization': {
-          'enabled': True,
-          'weight': 10.,
-          'mapped_fraction': 0.2,
-      },
-  })
-  config.trainer.override({
-      'train_steps': 90 * epoch,
-      'steps_per_loop': epoch,
-      'summary_interval': epoch,
-      'checkpoint_interval': epoch,
-      'validation_interval': epoch,
-      'validation_steps': -1,
-  })
-  config.trainer.optimizer_config = optimization.OptimizationConfig({
-      'optimizer': {
-          'type': 'sgd',
-          'sgd': {'momentum': 0.9},
-      },
-      'learning_rate': {
-          'type': 'step_cosine_with_offset',
-          'step_cosine_with_offset': {
-              # Past its last boundary the host's schedule is not a number, so
-              # that one lies after the last step.
-              'boundaries': [k * epoch for k in (0, 30, 50, 80, 91)],
-              'values': [.3, .03, .003, .0003, 0.],
-          },
-      },
-      'warmup': {
-          'type': 'linear',
-          'linear': {'warmup_steps': 5 * epoch, 'warmup_learning_rate': 0.},
-      },
-  })
-  # Last, so that gin wins over what stands above.
-  return harmonize(config)

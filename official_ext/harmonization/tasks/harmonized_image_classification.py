@@ -22,6 +22,7 @@ from official_ext.harmonization.dataloaders import sources
 from official_ext.harmonization.evaluation import metrics as alignment_metrics
 from official_ext.harmonization.losses import (
     harmonization as harmonization_losses)
+from official_ext.harmonization.modeling import keras_application
 from official_ext.harmonization.ops import double_backward
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.ops import second_order
@@ -55,6 +56,15 @@ class HarmonizedImageClassificationTask(
     self._harmonization = params.harmonization
     if params.harmonization.enabled:
       second_order.install()
+
+  def initialize(self, model: tf_keras.Model):
+    """Loads the weights that training starts from.
+
+    Args:
+      model: of `build_model`.
+    """
+    super().initialize(model)
+    keras_application.initialize(model, self.task_config)
 
   # ---- Inputs ----
 

@@ -1,0 +1,1 @@
+"""Backbones that the host does not have."""
