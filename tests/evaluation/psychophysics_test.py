@@ -161,6 +161,7 @@ class AlignmentTest(Case):
       result = self.evaluate(adapter, human=people, batch_size=100)
       values[adapter.name] = {s.name: s for s in result.scores}
       json.dumps(result.to_json(), allow_nan=False)
+      self.assertLess(abs(result.curves['human'].threshold - 10.), 1.)
       curve = result.curves['model'].accuracy
       self.assertAlmostEqual(
           values[adapter.name]['psychophysics_l2'].value,
@@ -255,7 +256,7 @@ class RefusalTest(Case):
   def test_one_target_alone(self):
     stimuli = self.stimuli(1)
     (pathlib.Path(self.stimuli_folder) / 'vehicle/30_vehicle0.png').unlink()
-    with self.assertRaisesRegex(ValueError, 'level 30 show a animal'):
+    with self.assertRaisesRegex(ValueError, 'level 30 show animals'):
       self.evaluate(experiment.FakeAdapter(stimuli, [True] * len(stimuli)))
 
   def test_logits_that_are_not_finite(self):

@@ -144,8 +144,9 @@ def fit(levels: Sequence[int], correct, trials) -> psychometrics.Logistic:
   if kept.sum() < 3:
     return psychometrics.Logistic(math.nan, math.nan, math.nan,
                                   'fewer than 3 levels beside the full image')
-  return psychometrics.fit_logistic(_percents(levels)[kept], np.asarray(correct)[kept],
-                                    np.asarray(trials)[kept])
+  return psychometrics.fit_logistic(
+      _percents(levels)[kept], np.asarray(correct)[kept],
+      np.asarray(trials)[kept])
 
 
 class Answers:

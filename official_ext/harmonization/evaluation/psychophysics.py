@@ -192,8 +192,8 @@ def _check_targets(stimuli, levels):
     targets = {s.target for s in stimuli if s.level == level}
     if len(targets) < 2:
       raise ValueError(
-          f'All stimuli of level {stimulus_files.level_name(level)} show a '
-          f'{targets.pop()}: accuracy says nothing without the other.')
+          f'All stimuli of level {stimulus_files.level_name(level)} show '
+          f'{targets.pop()}s: accuracy says nothing without the other target.')
 
 
 def evaluate(adapter, folder: str, *, human: Optional[str] = None,
