@@ -177,8 +177,8 @@ def _experiments() -> List[Any]:
     SettingsError: there is none, or a flag contradicts another.
   """
   if FLAGS.human_trials and not FLAGS.psychophysics:
-    raise benchmark.SettingsError('--human_trials needs the stimuli that people '
-                                  'answered to: add --psychophysics.')
+    raise benchmark.SettingsError('--human_trials needs the stimuli that '
+                                  'people answered to: add --psychophysics.')
   makers = {
       'imagenet': _imagenet,
       'clickme': lambda: _where('clickme', FLAGS.clickme, FLAGS.map_decoder,
@@ -210,8 +210,8 @@ def _twins(models: List[benchmark.Model]) -> List[Tuple[str, str]]:
     baseline, _, twin = text.partition(':')
     if not {baseline, twin} <= {*names} or baseline == twin:
       raise benchmark.SettingsError(
-          f'--twin={text} must be the names of two models, BASELINE:HARMONIZED; '
-          f'they are called {", ".join(names)}.')
+          f'--twin={text} must be the names of two models, '
+          f'BASELINE:HARMONIZED; they are called {", ".join(names)}.')
     pairs.append((baseline, twin))
   return pairs
 
@@ -252,9 +252,7 @@ def _evaluate() -> Dict[str, Any]:
     The content of results.json.
   """
   output_dir = resources.working_path(FLAGS.output_dir)
-  if not FLAGS.model:
-    raise benchmark.SettingsError('no model is named: add --model=KIND:TARGET.')
-  models = [benchmark.parse_model(text) for text in FLAGS.model]
+  models = benchmark.parse_models(FLAGS.model)
   twins = _twins(models)
   experiments = _experiments()
   outcome = benchmark.Benchmark(

@@ -138,7 +138,8 @@ class BenchmarkTest(tf.test.TestCase):
       self._run([_Experiment('first')], models)
 
   def test_a_failure_does_not_lose_the_others(self):
-    experiments = [_Experiment('first'), _Experiment('second', ValueError('x<y'))]
+    experiments = [_Experiment('first'),
+                   _Experiment('second', ValueError('x<y'))]
     outcome = self._run(experiments, _models('broken', 'bad', 'good'))
     self.assertEqual(
         [(f['name'], f['experiment'], f['error']) for f in outcome['failures']],
@@ -193,10 +194,9 @@ class ModelTest(parameterized.TestCase):
       benchmark.parse_model(text)
 
   def test_two_of_one_name(self):
-    models = [benchmark.parse_model(f'mg:{f}/run') for f in 'ab']
     with self.assertRaisesRegex(benchmark.SettingsError,
                                 "mg:a/run and mg:b/run.*'run'"):
-      benchmark.check_names(models)
+      benchmark.parse_models(['mg:a/run', 'mg:b/run'])
 
 
 if __name__ == '__main__':

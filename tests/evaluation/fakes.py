@@ -1,4 +1,4 @@
-"""A small network behind the adapters' interface, written down in NumPy and TF."""
+"""A small network behind the interface of the adapters."""
 
 import numpy as np
 import tensorflow as tf, tf_keras

@@ -226,8 +226,8 @@ class ReportTest(tf.test.TestCase):
     self.assertEqual(outside, [])
     self.assertNotIn('url(', found.css)
     self.assertNotIn('@import', found.css)
-    self.assertEmpty({'script', 'link', 'iframe', 'base', 'object'}.intersection(
-        found.tags))
+    self.assertEmpty({'script', 'link', 'iframe', 'base',
+                      'object'}.intersection(found.tags))
     # Pictures: two plots in two themes, and the panels; all of them open.
     pictures = [r for r in found.references if r.startswith('data:')]
     self.assertLen(pictures, 5)

@@ -100,15 +100,28 @@ def parse_model(text: str) -> Model:
   return Model(name, text, [target, *options.values()])
 
 
-def check_names(models: Sequence[Model]):
-  """Raises `SettingsError` where two models have one name."""
+def parse_models(texts: Sequence[str]) -> List[Model]:
+  """Reads SPECs.
+
+  Args:
+    texts: the SPECs.
+
+  Returns:
+    The models.
+
+  Raises:
+    SettingsError: there is none, one is no SPEC, or two have one name.
+  """
+  if not texts:
+    raise SettingsError('no model is named: add --model=KIND:TARGET.')
   by_name: Dict[str, Model] = {}
-  for model in models:
+  for model in map(parse_model, texts):
     other = by_name.setdefault(model.name, model)
     if other is not model:
       raise SettingsError(
           f'{other.spec} and {model.spec} would both be called {model.name!r}: '
           "name them, as in --model='KIND:TARGET?name=NAME'.")
+  return list(by_name.values())
 
 
 def write_json(path: str, content: Any):
@@ -157,7 +170,6 @@ class Benchmark:
       SettingsError: something was scored with other settings.
       labelled_images.BadDataError: a record cannot be used.
     """
-    check_names(models)
     tf.io.gfile.makedirs(self._folder)
     found = [self._load(model) for model in models]
     failures = []
@@ -200,8 +212,8 @@ class Benchmark:
                         f'{wanted.get(name)!r} now' for name in names)
     if not self._rescore:
       raise SettingsError(
-          f'{path} was scored with other settings of {what} ({changes}): choose '
-          'another --output_dir, or add --rescore to score it again.')
+          f'{path} was scored with other settings of {what} ({changes}): '
+          'choose another --output_dir, or add --rescore to score it again.')
     tqdm.tqdm.write(f'{path}: {what} is scored again ({changes}).')
     return True
 
@@ -210,22 +222,26 @@ class Benchmark:
     todo = [e for e in self._experiments if e.name not in record['experiments']]
     if not todo:
       return []
-    adapter, failures = None, []
+    failures = []
     try:
-      adapter = self._attempt(model, 'the model cannot be opened', failures,
-                              lambda: self._build(model.spec))
-      if adapter is not None:
-        record['adapter'] = _describe(adapter)
-        for experiment in todo:
-          self._attempt(
-              model, experiment.name, failures,
-              lambda e=experiment: self._run_one(model, record, adapter, e))
+      self._open_and_run(model, record, todo, failures)
     finally:
       # What one model holds must not pile up over all of them.
-      del adapter
       tf_keras.backend.clear_session()
       gc.collect()
     return failures
+
+  def _open_and_run(self, model, record, experiments, failures):
+    """Runs experiments on a model that is forgotten at the end."""
+    adapter = self._attempt(model, 'the model cannot be opened', failures,
+                            lambda: self._build(model.spec))
+    if adapter is None:
+      return
+    record['adapter'] = _describe(adapter)
+    for experiment in experiments:
+      self._attempt(
+          model, experiment.name, failures,
+          lambda e=experiment: self._run_one(model, record, adapter, e))
 
   def _attempt(self, model, stage, failures, function):
     """Returns `function()`, or None and notes a failure of the model."""

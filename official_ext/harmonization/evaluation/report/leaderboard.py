@@ -6,7 +6,8 @@ For people it comes in a part of few columns, and a part per experiment.
 import csv
 import io
 import math
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+from typing import (Any, Dict, Iterator, List, Mapping, NamedTuple, Optional,
+                    Sequence)
 
 _EXPERIMENTS = {
     'imagenet': 'ImageNet',

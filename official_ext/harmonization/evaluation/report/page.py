@@ -54,7 +54,7 @@ def _summary(results) -> html.Markup:
   left_out = [f'{name} ({reason})'
               for name, reason in results['left_out'].items()]
   return html.tag(
-      'p', f'{scored} model{"s"[:scored != 1]} scored', 
+      'p', f'{scored} model{"s"[:scored != 1]} scored',
       f', {failed} failure{"s"[:failed != 1]}' if failed else '',
       f'. Measured: {"; ".join(titles)}.',
       f' Not measured: {"; ".join(left_out)}.' if left_out else '',
@@ -74,7 +74,8 @@ def _alarms(results) -> html.Markup:
                 f['error']) for f in results['failures']
   ]
   warnings = [
-      html.join(html.tag('strong', model['name']), f' ({experiment}): ', warning)
+      html.join(html.tag('strong', model['name']), f' ({experiment}): ',
+                warning)
       for model in results['models']
       for experiment, result in model['experiments'].items()
       for warning in result['warnings']
@@ -156,8 +157,8 @@ def _experiment(name: str, results, pictures) -> html.Markup:
 def _models(results) -> html.Markup:
   rows = [[
       m['name'], html.tag('code', m['settings']['spec']),
-      '{} x {}'.format(*m['adapter']['input_size']), m['adapter']['num_classes'],
-      m['adapter']['preprocessing']
+      '{} x {}'.format(*m['adapter']['input_size']),
+      m['adapter']['num_classes'], m['adapter']['preprocessing']
   ] for m in results['models']]
   if not rows:
     return html.Markup('')
