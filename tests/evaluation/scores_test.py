@@ -133,7 +133,7 @@ class ScoreTest(tf.test.TestCase):
     self.assertEqual(
         json.loads(json.dumps(scores.json_safe(value), allow_nan=False)),
         {'1': [[[1., None]], 3, True], 'far': ['inf', '-inf'], 'none': None})
-    with self.assertRaisesRegex(TypeError, 'a set'):
+    with self.assertRaisesRegex(TypeError, 'of type set'):
       scores.json_safe({'a': {1}})
 
 
@@ -172,6 +172,15 @@ class RowsTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'Column n of .*a.parquet mixes'):
       scores.write_rows(path, [{'n': 1}, {'n': 'one'}])
     self.assertEqual(parquet.read_table(path)['n'], table['n'])
+
+  def test_json(self):
+    path = self._path('a.json')
+    scores.write_json(path, {'rho': np.float32(NAN), 'n': [np.int64(3)]})
+    with open(path, encoding='utf-8') as f:
+      self.assertEqual(json.load(f), {'rho': None, 'n': [3]})
+    with self.assertRaisesRegex(TypeError, 'of type object'):
+      scores.write_json(path, {'rho': object()})
+    self.assertEqual(os.listdir(os.path.dirname(path)), ['a.json'])
 
   def test_no_rows(self):
     path = self._path('a.csv')

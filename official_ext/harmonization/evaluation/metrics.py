@@ -59,7 +59,7 @@ def _flatten(maps: tf.Tensor) -> tf.Tensor:
 
 
 def _flip_negative(bits: tf.Tensor) -> tf.Tensor:
-  """Between a float32's bits and an int32 of the same order: its own inverse."""
+  """From float32 bits to an int32 of the same order, and back."""
   return tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, 0x7fffffff), bits)
 
 
@@ -131,7 +131,7 @@ def _ratio(numerator, denominator, defined=True):
 
 
 def _product(ranks_a: tf.Tensor, ranks_b: tf.Tensor) -> tf.Tensor:
-  """Sum of products. Exact in int64, since float32 would round along the way."""
+  """Sum of products, in int64: float32 would round along the way."""
   return tf.cast(tf.reduce_sum(ranks_a * ranks_b, axis=-1), tf.float32)
 
 

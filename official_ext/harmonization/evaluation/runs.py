@@ -103,7 +103,8 @@ class Run:
     """
     self.config = load_config(model_dir)
     path = find_checkpoint(model_dir, checkpoint)
-    self.task = task_factory.get_task(self.config.task, logging_dir=model_dir)
+    # Without a folder, nothing is written into that of the run.
+    self.task = task_factory.get_task(self.config.task)
     # The host swaps averages in and out under a strategy alone.
     gpus = tf.config.list_logical_devices('GPU')
     self._strategy = tf.distribute.OneDeviceStrategy(
@@ -171,7 +172,7 @@ class Run:
       self._swap()
     return {
         name: float(np.asarray(orbit.utils.get_value(value)))
-        for name, value in logs.items()
+        for name, value in logs.items() if not name.startswith('image/')
     }
 
   def mapped_examples(self, count: int):

@@ -8,6 +8,7 @@ A score that an image does not have is NaN: it is counted, never averaged in.
 import csv
 import dataclasses
 import io
+import json
 import math
 import os
 from typing import Any, Mapping, Optional, Sequence
@@ -202,8 +203,31 @@ def json_safe(value: Any) -> Any:
     return None if math.isnan(value) else str(value)
   if value is None or isinstance(value, (bool, int, float, str)):
     return value
-  raise TypeError(f'JSON cannot hold {value!r}, a {type(value).__name__}: make '
-                  'it a number, text, list or mapping.')
+  raise TypeError(f'JSON cannot hold {value!r}, of type '
+                  f'{type(value).__name__}: make it a number, text, list or '
+                  'mapping.')
+
+
+def _write(path: str, content: bytes):
+  """Writes a file, whole or not at all."""
+  tf.io.gfile.makedirs(os.path.dirname(path) or '.')
+  with tf.io.gfile.GFile(f'{path}.partial', 'wb') as f:
+    f.write(content)
+  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+
+
+def write_json(path: str, value: Any):
+  """Writes strict JSON, whole or not at all.
+
+  Args:
+    path: of the file.
+    value: whatever `json_safe` takes.
+
+  Raises:
+    TypeError: as `json_safe`.
+  """
+  text = json.dumps(json_safe(value), indent=2, allow_nan=False)
+  _write(path, f'{text}\n'.encode())
 
 
 def write_rows(path: str, rows: Sequence[Mapping[str, Any]]):
@@ -220,11 +244,7 @@ def write_rows(path: str, rows: Sequence[Mapping[str, Any]]):
   """
   columns = list(dict.fromkeys(name for row in rows for name in row))
   encode = _parquet if path.lower().endswith('.parquet') else _csv
-  content = encode(path, columns, rows)
-  tf.io.gfile.makedirs(os.path.dirname(path) or '.')
-  with tf.io.gfile.GFile(f'{path}.partial', 'wb') as f:
-    f.write(content)
-  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+  _write(path, encode(path, columns, rows))
 
 
 def _csv(path, columns, rows) -> bytes:

@@ -51,13 +51,26 @@ class PreprocessingTest(tf.test.TestCase, parameterized.TestCase):
       (tf_keras.applications.convnext, 'none'),
   )
   def test_recognizes_those_of_keras(self, module, name):
-    found = preprocessing.recognize(module.preprocess_input, 'other')
+    found = preprocessing.recognize(
+        preprocessing.of_function('other', module.preprocess_input))
     self.assertEqual(found.name, name)
 
   def test_keeps_a_function_that_it_does_not_know(self):
-    found = preprocessing.recognize(lambda x: x - 7, 'other')
+    found = preprocessing.recognize(
+        preprocessing.of_function('other', lambda x: x - 7))
     self.assertEqual(found.name, 'other')
     self.assertAllClose(found.apply(_pixels()), _pixels() - 7)
+
+  def test_scaled_by_the_same_numbers_is_recognized(self):
+    same = preprocessing.scaled(
+        'timm', (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    self.assertEqual(preprocessing.recognize(same).name, 'torch')
+    half = preprocessing.scaled('timm', (.5, .5, .5), (.5, .5, .5))
+    self.assertEqual(preprocessing.recognize(half).name, 'tf')
+    other = preprocessing.scaled('timm', (.48, .46, .41), (.27, .26, .28))
+    self.assertEqual(str(preprocessing.recognize(other)),
+                     'timm: (RGB / 255 - (0.48, 0.46, 0.41)) / (0.27, 0.26, '
+                     '0.28)')
 
   def test_an_unknown_name_lists_the_known(self):
     with self.assertRaisesRegex(ValueError, 'caffe: .*unit: RGB / 255'):

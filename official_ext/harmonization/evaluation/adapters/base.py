@@ -8,6 +8,7 @@ Its memory is bounded by the batch that it is given.
 import abc
 from typing import Tuple
 
+from absl import logging
 import numpy as np
 import tensorflow as tf, tf_keras
 
@@ -51,7 +52,8 @@ class Adapter(abc.ABC):
   """
 
   def __init__(self, spec: str, name: str, input_size: Tuple[int, int],
-               prepare: preprocessing.Preprocessing, assumed: bool = False):
+               prepare: preprocessing.Preprocessing, *,
+               assumed: bool = False):
     """Describes the network; the subclass then calls `_probe`.
 
     Args:
@@ -59,7 +61,8 @@ class Adapter(abc.ABC):
       name: as the attribute.
       input_size: as the attribute.
       prepare: the preprocessing.
-      assumed: whether it is a guess, which its description then says.
+      assumed: whether it is a guess, which its description then says, and a
+        warning.
     """
     self.spec = spec
     self.name = name
@@ -67,7 +70,12 @@ class Adapter(abc.ABC):
     self._prepare = prepare
     height, width = self.input_size
     self.preprocessing = f'{height}x{width} pixels, {prepare}' + (
-        ' (assumed: the file does not say)' if assumed else '')
+        ' (assumed)' if assumed else '')
+    if assumed:
+      logging.warning(
+          '%s does not say how it wants its pixels: preprocessing=%s is '
+          'assumed. A wrong one lowers every score; say which of %s it is.',
+          spec, prepare.name, ', '.join(preprocessing.NAMED))
     self.num_classes = self.scored_classes = None
 
   @abc.abstractmethod

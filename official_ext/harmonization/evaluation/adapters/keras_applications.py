@@ -68,7 +68,8 @@ def build(spec: str,
   except ValueError as e:
     raise ValueError(f'{spec}: {e}') from e
   prepare = pre.get(preprocessing) if preprocessing else pre.recognize(
-      inspect.getmodule(application).preprocess_input, target)
+      pre.of_function(target,
+                      inspect.getmodule(application).preprocess_input))
   return tensorflow_model.TensorFlowAdapter(
       spec, name or target, keras_models.input_size(spec, model, input_size),
       prepare, model)

@@ -3,18 +3,11 @@
 import os
 from typing import Any, Optional, Tuple
 
-from absl import logging
-
 from official_ext.harmonization import resources
 from official_ext.harmonization.evaluation.adapters import base
 from official_ext.harmonization.evaluation.adapters import keras_models
 from official_ext.harmonization.evaluation.adapters import preprocessing as pre
 from official_ext.harmonization.evaluation.adapters import tensorflow_model
-
-# What this project and the released harmonized models train with. The name of
-# a network says nothing: a harmonized VGG16 does not take what Keras' own does.
-_DEFAULT = 'torch'
-
 
 def build(spec: str,
           target: str,
@@ -40,11 +33,8 @@ def build(spec: str,
     ValueError: it is no classifier that can be scored.
   """
   model = keras_models.load(resources.working_path(target))
-  return wrap(spec, model, name or _stem(target), preprocessing, input_size)
-
-
-def _stem(path: str) -> str:
-  return os.path.splitext(os.path.basename(path))[0]
+  stem = os.path.splitext(os.path.basename(target))[0]
+  return wrap(spec, model, name or stem, preprocessing, input_size)
 
 
 def wrap(spec: str, model: Any, name: str, chosen: Optional[str],
@@ -65,13 +55,7 @@ def wrap(spec: str, model: Any, name: str, chosen: Optional[str],
     ValueError: it is no classifier of images that can be scored.
   """
   assumed = not chosen and not keras_models.rescales_itself(model)
-  chosen = chosen or (_DEFAULT if assumed else 'none')
-  adapter = tensorflow_model.TensorFlowAdapter(
+  chosen = chosen or (pre.DEFAULT if assumed else 'none')
+  return tensorflow_model.TensorFlowAdapter(
       spec, name, keras_models.input_size(spec, model, input_size),
-      pre.get(chosen), keras_models.with_logits(model), assumed)
-  if assumed:
-    logging.warning(
-        '%s does not say how it wants its pixels: preprocessing=%s is assumed. '
-        'A wrong one lowers every score; say which of %s it is.', spec, chosen,
-        ', '.join(pre.NAMED))
-  return adapter
+      pre.get(chosen), keras_models.with_logits(model), assumed=assumed)

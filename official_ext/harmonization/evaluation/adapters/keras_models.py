@@ -7,6 +7,8 @@ import zipfile
 import h5py
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization.evaluation.adapters import sizes
+
 _RESCALING = ('Rescaling', 'Normalization')
 
 
@@ -173,20 +175,12 @@ def input_size(spec: str, model: Any,
     Height and width.
 
   Raises:
-    ValueError: the model takes no images of three channels, or not of that
-      size, or of any size and none was chosen.
+    ValueError: the model takes no images of three channels, or as
+      `sizes.choose`.
   """
   shape = getattr(model, 'input_shape', None)
   if not shape or len(shape) != 4 or shape[3] not in (None, 3):
     raise ValueError(
         f'{spec}: its input has shape {shape}, where one batch of images '
         '(None, height, width, 3) is needed.')
-  own = tuple(shape[1:3])
-  size = chosen or own
-  if None in size:
-    raise ValueError(f'{spec}: it takes images of any size: write '
-                     '?input_size=224, or what it was trained with.')
-  if any(o not in (None, s) for o, s in zip(own, size)):
-    raise ValueError(f'{spec}: input_size={size[0]}x{size[1]}, but it takes '
-                     f'images of {own[0]}x{own[1]} pixels alone.')
-  return tuple(size)
+  return sizes.choose(spec, shape[1:3], chosen)

@@ -51,6 +51,14 @@ def scaled(name: str, mean: Sequence[float],
       lambda pixels: (pixels / np.float32(255) - offset) / scale)
 
 
+def of_function(name: str,
+                function: Callable[[np.ndarray], np.ndarray]) -> Preprocessing:
+  """Returns what a function does that may write over its argument."""
+  return Preprocessing(
+      name, 'its own function',
+      lambda pixels: np.asarray(function(pixels.copy()), np.float32))
+
+
 NAMED = {
     p.name: p for p in (
         Preprocessing(
@@ -65,6 +73,11 @@ NAMED = {
                       lambda pixels: pixels / np.float32(255)),
     )
 }
+
+# What is assumed of a network that does not say: what this project and the
+# released harmonized models train with. The name of a network says nothing: a
+# harmonized VGG16 does not take what Keras' own does.
+DEFAULT = 'torch'
 
 
 def get(name: str) -> Preprocessing:
@@ -86,22 +99,19 @@ def get(name: str) -> Preprocessing:
   return NAMED[name]
 
 
-def recognize(apply: Callable[[np.ndarray], np.ndarray],
-              name: str) -> Preprocessing:
-  """Finds out which of the named ones a function computes.
+def recognize(own: Preprocessing) -> Preprocessing:
+  """Finds out which of the named ones a preprocessing is.
 
   Args:
-    apply: a function of pixels, which may write over its argument.
-    name: for it, where it is none of them.
+    own: a preprocessing, whose function may write over its argument.
 
   Returns:
-    The named preprocessing, or one that calls the function.
+    The named one if there is one that does the same, else `own`.
   """
   pixels = np.random.default_rng(0).uniform(0, 255, (2, 3, 4, 3))
   pixels = pixels.astype(np.float32)
-  result = np.asarray(apply(pixels.copy()))
+  result = np.asarray(own.apply(pixels.copy()))
   for candidate in NAMED.values():
     if np.allclose(candidate.apply(pixels), result, rtol=1e-5, atol=1e-3):
       return candidate
-  return Preprocessing(name, 'its own function',
-                       lambda p: np.asarray(apply(p.copy()), np.float32))
+  return own

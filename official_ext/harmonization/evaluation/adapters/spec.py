@@ -13,9 +13,14 @@ import inspect
 from typing import Any, Callable, Dict, NamedTuple, Tuple
 
 from official_ext.harmonization.evaluation.adapters import base
+from official_ext.harmonization.evaluation.adapters import harmonized
 from official_ext.harmonization.evaluation.adapters import keras_applications
 from official_ext.harmonization.evaluation.adapters import keras_file
 from official_ext.harmonization.evaluation.adapters import model_garden
+from official_ext.harmonization.evaluation.adapters import saved_model
+from official_ext.harmonization.evaluation.adapters import sizes
+from official_ext.harmonization.evaluation.adapters import torch_module
+from official_ext.harmonization.evaluation.adapters import torch_zoos
 
 
 class Kind(NamedTuple):
@@ -34,21 +39,23 @@ class Kind(NamedTuple):
 KINDS = {
     'mg': Kind(model_garden.build, 'the folder of a run',
                'mg:runs/digits/harmonized'),
+    'saved_model': Kind(
+        saved_model.build, 'the folder of a SavedModel with a float input',
+        'saved_model:exported?preprocessing=torch'),
     'keras': Kind(keras_file.build, 'a .keras or .h5 file',
                   'keras:vgg.h5?preprocessing=caffe&name=VGG16'),
     'keras_app': Kind(keras_applications.build,
                       'a function of tf_keras.applications',
                       'keras_app:ResNet50V2'),
+    'harmonized': Kind(harmonized.build, 'a released harmonized network',
+                       'harmonized:vgg16'),
+    'torch': Kind(torch_module.build,
+                  'a function that returns a torch.nn.Module',
+                  'torch:my_package.my_function?input_size=224&weights=w.pt'),
+    'timm': Kind(torch_zoos.build_timm, 'a network of timm', 'timm:resnet50'),
+    'torchvision': Kind(torch_zoos.build_torchvision,
+                        'a network of torchvision', 'torchvision:resnet50'),
 }
-
-
-def _size(value: str) -> Tuple[int, int]:
-  """Parses '224' or '224x320', height first."""
-  parts = value.split('x')
-  if len(parts) > 2 or not all(p.isdigit() and int(p) > 0 for p in parts):
-    raise ValueError(f'{value!r} is no size: write 224, or 224x320, height '
-                     'first')
-  return int(parts[0]), int(parts[-1])
 
 
 def _boolean(value: str) -> bool:
@@ -58,7 +65,7 @@ def _boolean(value: str) -> bool:
 
 
 # How the values of options are read that are not text.
-_PARSERS = {'input_size': _size, 'ema': _boolean, 'classes': int}
+_PARSERS = {'input_size': sizes.parse, 'ema': _boolean, 'classes': int}
 
 
 def usage() -> str:
