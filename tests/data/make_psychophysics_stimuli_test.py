@@ -210,6 +210,8 @@ class FolderTest(Case):
         tool.make(tool.Options(output_dir=str(self.out), **{
             'map_dir': '' if 'records' in options else str(self.folder),
             **options}))
+    with self.assertRaisesRegex(ValueError, 'connectivity=6'):
+      self.make(connectivity=6)
     with self.assertRaisesRegex(ValueError, 'output_dir'):
       tool.make(tool.Options())
 

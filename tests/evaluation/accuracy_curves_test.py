@@ -78,6 +78,9 @@ class ResampleTest(unittest.TestCase):
     images = _images(10, 10)
     trials = _trials(images, 1, (0,), lambda p, image, level: image[0] == 'a')
     np.testing.assert_array_equal(self.resample(images, trials, (0,)), .5)
+    images = _images(7, 13)
+    trials = _trials(images, 1, (0,), lambda p, image, level: image[0] == 'v')
+    np.testing.assert_array_equal(self.resample(images, trials, (0,)), 13 / 20)
 
   def test_a_level_that_nobody_of_those_drawn_saw_is_undefined(self):
     images = _images(2, 1)

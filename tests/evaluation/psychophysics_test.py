@@ -83,7 +83,7 @@ class CurveTest(Case):
     self.assertEqual(accuracy.name, 'psychophysics_accuracy')
     self.assertAlmostEqual(accuracy.value, 2 / 3)
     self.assertEqual(accuracy.n, 4)
-    self.assertEqual(accuracy.preprocessing, 'none; stimuli by resize to 6 x 5')
+    self.assertEqual(accuracy.preprocessing, 'none; stimuli by resize')
 
   def test_people_counted_by_hand(self):
     stimuli = self.stimuli(1, (0, 200))
@@ -243,6 +243,8 @@ class RefusalTest(Case):
     self.assertEqual(list(result.curves['human'].levels), [0, 10])
     self.assertAlmostEqual(result.scores[1].value, math.hypot(.5, .4))
     self.assertEqual(len(result.trials), 4)
+    # Only what is compared is looked at.
+    self.assertEqual(adapter.batches[-1], 4)
 
   def test_people_and_stimuli_must_agree_on_what_is_shown(self):
     stimuli = self.stimuli(1)

@@ -209,10 +209,14 @@ def source(options: Options):
     None; what tells the source from others, for JSON; names of the classes.
 
   Raises:
-    ValueError: there is no source, more than one, or it is not there.
+    ValueError: there is no source, more than one, it is not there, or another
+      option is wrong.
   """
   if not options.output_dir:
     raise ValueError('--output_dir is missing: say where the stimuli go.')
+  if options.connectivity not in stimuli.CONNECTIVITIES:
+    raise ValueError(f'--connectivity={options.connectivity}: a pixel has '
+                     'neighbours at its 4 sides, or 8 with the corners.')
   names = []
   if options.class_names:
     names = class_labels.read_names(options.class_names)

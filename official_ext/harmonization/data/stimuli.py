@@ -12,6 +12,8 @@ import numpy as np
 # Weight of a pixel of value 0, as a part of the map's maximum: far below the
 # smallest step of a 16-bit map, so that people's pixels come first.
 FLOOR = 1e-9
+# Pixels have 4 neighbours, or 8 with those at the corners.
+CONNECTIVITIES = (4, 8)
 # Rec. 601, as Pillow's mode L and JPEG have it.
 _LUMA = np.array([.299, .587, .114])
 
@@ -61,7 +63,7 @@ def growth_order(heatmap: np.ndarray, rng: np.random.Generator,
   Raises:
     ValueError: the map or the connectivity is not so.
   """
-  if connectivity not in (4, 8):
+  if connectivity not in CONNECTIVITIES:
     raise ValueError(f'connectivity is {connectivity}, not 4 or 8')
   if heatmap.ndim != 2 or heatmap.size == 0:
     raise ValueError(f'a map of shape {heatmap.shape}, not (H, W)')

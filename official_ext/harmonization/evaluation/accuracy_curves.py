@@ -116,8 +116,9 @@ class Curve:
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Divides; NaN where b is 0."""
-  return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)
+  """Divides in float64; NaN where b is 0."""
+  return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0,
+                   dtype=np.float64)
 
 
 def _percents(levels: Sequence[int]) -> np.ndarray:

@@ -239,6 +239,8 @@ def evaluate(adapter, folder: str, *, human: Optional[str] = None,
   images = accuracy_curves.Images(
       [(s.image, s.target) for s in stimuli] +
       [(t.image, t.target) for t in getattr(people, 'trials', ())])
+  if rule != 'readout':  # Which learns from full images, asked for or not.
+    stimuli = [s for s in stimuli if s.level in levels]
   animal = decide(adapter, folder, stimuli, rule=rule,
                   animal_classes=animal_classes, batch_size=batch_size,
                   framing=framing, seed=seed)
@@ -247,8 +249,7 @@ def evaluate(adapter, folder: str, *, human: Optional[str] = None,
   model = accuracy_curves.Answers(
       [human_trials.Trial(adapter.name, s.level, s.image, s.target, answer)
        for s, answer in answered], images, levels)
-  preprocessing = (f'{adapter.preprocessing}; stimuli by {framing} to '
-                   f'{adapter.input_size[0]} x {adapter.input_size[1]}')
+  preprocessing = f'{adapter.preprocessing}; stimuli by {framing}'
   settings = {
       'stimuli': folder, 'human': human, 'rule': rule,
       'animal_classes': None if animal_classes is None else [*animal_classes],
