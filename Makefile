@@ -20,6 +20,11 @@ help: ## List the commands
 
 setup: .venv/.stamp ## Build .venv from the lock files
 
+# $(call optional,NAME,WHAT): packages that tests alone need, apart from .venv.
+optional = @$(PIP) install --quiet --upgrade --require-hashes --no-deps \
+  --target .cache/$(1) -r requirements-$(1).txt 2>/dev/null \
+  || echo '$(2) cannot be had: tests that need it will be skipped.'
+
 # --no-build-isolation: the few dependencies that come as sources are built
 # with the pinned tools, not with whatever is newest that day.
 .venv/.stamp: requirements-build.lock requirements.lock requirements-released.txt requirements-beam.txt requirements-builders.txt requirements-xplique.txt
@@ -29,18 +34,10 @@ setup: .venv/.stamp ## Build .venv from the lock files
 	test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv
 	$(PIP) install --quiet --require-hashes -r requirements-build.lock
 	$(PIP) install --quiet --require-hashes --no-build-isolation -r requirements.lock
-	@$(PIP) install --quiet --upgrade --require-hashes --no-deps \
-	  --target .cache/released -r requirements-released.txt 2>/dev/null \
-	  || echo 'The released harmonization package cannot be had: tests of parity with it will be skipped.'
-	@$(PIP) install --quiet --upgrade --require-hashes --no-deps \
-	  --target .cache/beam -r requirements-beam.txt 2>/dev/null \
-	  || echo 'Apache Beam cannot be had: its tests will be skipped.'
-	@$(PIP) install --quiet --upgrade --require-hashes --no-deps \
-	  --target .cache/builders -r requirements-builders.txt 2>/dev/null \
-	  || echo 'Builders of the released networks cannot be had: their tests will be skipped.'
-	@$(PIP) install --quiet --upgrade --require-hashes --no-deps \
-	  --target .cache/xplique -r requirements-xplique.txt 2>/dev/null \
-	  || echo 'xplique cannot be had: its tests will be skipped.'
+	$(call optional,released,The released harmonization package)
+	$(call optional,beam,Apache Beam)
+	$(call optional,builders,Builders of the released networks)
+	$(call optional,xplique,xplique)
 	@touch $@
 
 torch: .cache/torch/.stamp ## Fetch PyTorch for the tests of its adapter (about 1 GB)

@@ -12,9 +12,6 @@ Model maps are absolute gradients of a random network, without ties; human maps
 are blurred clicks, 8 bit, about half of them zero.
 """
 
-import json
-import os
-import statistics
 import time
 from typing import Callable, Dict, List
 
@@ -28,12 +25,12 @@ from official.core import exp_factory
 from official_ext.harmonization import (
     registry_imports)  # pylint: disable=unused-import
 from official_ext.harmonization import cli
-from official_ext.harmonization import resources
 from official_ext.harmonization.evaluation import host_metrics
 from official_ext.harmonization.evaluation import metrics
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
+from benchmarks import medians
 from tests import released
 
 FLAGS = flags.FLAGS
@@ -156,46 +153,12 @@ def measure(cases: Dict[str, Callable[[], object]], batch_size: int,
   return times
 
 
-def summarize(times: Dict[str, List[float]]) -> Dict[str, float]:
-  """Medians of the times, and of their ratios within a round.
-
-  Args:
-    times: of `measure`.
-
-  Returns:
-    Descriptions to numbers.
-  """
-  summary = {
-      f'{name}, ms per map': statistics.median(values)
-      for name, values in times.items()
-  }
-  for what, over, under in _RATIOS:
-    summary[what] = statistics.median(
-        a / b for a, b in zip(times[over], times[under]))
-  return summary
-
-
 def main(_):
   """Measures, prints and writes."""
-  output = resources.working_path(FLAGS.output)
   times = measure(build_cases(FLAGS.batch_size), FLAGS.batch_size, FLAGS.rounds)
-  summary = summarize(times)
-  width = max(len(what) for what in summary)
-  for what, value in summary.items():
-    print(f'{what:<{width}}{value:>9.2f}')
-  tf.io.gfile.makedirs(os.path.dirname(output) or '.')
   settings = {name: FLAGS[name].value for name in ('batch_size', 'rounds')}
-  with open(f'{output}.partial', 'w') as f:
-    json.dump({
-        'settings': settings,
-        'cores': os.cpu_count(),
-        # Of everything on the machine, this benchmark too.
-        'load_average': os.getloadavg(),
-        'medians': summary,
-        'ms_per_map': times,
-    }, f, indent=2)
-  os.replace(f'{output}.partial', output)
-  print(f'Written: {output}')
+  summary = medians.summarize(times, 'ms per map', _RATIOS)
+  medians.report(FLAGS.output, settings, summary, times)
 
 
 def run():

@@ -14,9 +14,7 @@ that ship with scikit-learn, cut to 256x256 at random, with maps of soft discs.
 """
 
 import io
-import json
 import os
-import statistics
 import tempfile
 import time
 from typing import Callable, Dict, Iterator, List
@@ -31,11 +29,11 @@ import tqdm
 from official.vision.configs import image_classification as stock
 from official.vision.tasks import image_classification as stock_task
 from official_ext.harmonization import cli
-from official_ext.harmonization import resources
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
 from official_ext.harmonization.data import record_writer
 from official_ext.harmonization.dataloaders import mapped_source
+from benchmarks import medians
 from tests import released
 
 FLAGS = flags.FLAGS
@@ -137,6 +135,12 @@ PIPELINES: Dict[str, Callable[[str, int], tf.data.Dataset]] = {
 }
 
 
+_RATIOS = (
+    ('rate, ours over released (aim: 1.5 or more)', 'ours', 'released'),
+    ('time per image, ours over stock (aim: 1.2 or less)', 'stock', 'ours'),
+)
+
+
 def _rate(batches: Iterator, count: int, batch_size: int) -> float:
   """Images per second of the next batches."""
   start = time.perf_counter()
@@ -174,48 +178,18 @@ def measure(input_path: str, batch_size: int, batches: int,
   return rates
 
 
-def summarize(rates: Dict[str, List[float]]) -> Dict[str, float]:
-  """Medians of the rates, and of their ratios within a round.
-
-  Args:
-    rates: of `measure`.
-
-  Returns:
-    Descriptions to numbers.
-  """
-  summary = {
-      f'{name}, images per second': statistics.median(values)
-      for name, values in rates.items()
-  }
-  for what, over, under in (
-      ('rate, ours over released (aim: 1.5 or more)', 'ours', 'released'),
-      ('time per image, ours over stock (aim: 1.2 or less)', 'stock', 'ours')):
-    summary[what] = statistics.median(
-        a / b for a, b in zip(rates[over], rates[under]))
-  return summary
-
-
 def main(_):
   """Measures, prints and writes."""
-  output = resources.working_path(FLAGS.output)
   with tempfile.TemporaryDirectory() as folder:
     input_path = FLAGS.input_path or write_shards(
         folder, FLAGS.batch_size * FLAGS.batches, FLAGS.quality)
     rates = measure(input_path, FLAGS.batch_size, FLAGS.batches, FLAGS.rounds)
-  summary = summarize(rates)
-  width = max(len(what) for what in summary)
-  for what, value in summary.items():
-    print(f'{what:<{width}}{value:>9.{2 if "over" in what else 0}f}')
-  tf.io.gfile.makedirs(os.path.dirname(output) or '.')
   settings = {
       name: FLAGS[name].value for name in
       ('input_path', 'quality', 'batch_size', 'batches', 'rounds')
   }
-  with open(f'{output}.partial', 'w') as f:
-    json.dump({'settings': settings, 'cores': os.cpu_count(),
-               'medians': summary, 'images_per_second': rates}, f, indent=2)
-  os.replace(f'{output}.partial', output)
-  print(f'Written: {output}')
+  summary = medians.summarize(rates, 'images per second', _RATIOS)
+  medians.report(FLAGS.output, settings, summary, rates)
 
 
 def run():

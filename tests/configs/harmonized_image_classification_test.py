@@ -145,6 +145,13 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
     task.harmonization.enabled = False
     checks.check(task)
 
+  def test_interval_without_a_loss_is_refused(self):
+    task = fixtures.experiment(interval=4).task
+    checks.check(task)
+    task.harmonization.weight = 0.
+    with self.assertRaisesRegex(ValueError, 'interval is 4.*weight 0'):
+      checks.check(task)
+
   def test_joint_augmentation_is_accepted(self):
     task = fixtures.experiment().task
     task.override({'mapped_data': {

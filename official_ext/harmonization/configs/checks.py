@@ -41,6 +41,9 @@ def _check_harmonization(h):
     _refuse(name + 'levels', h.levels, 'it must be 1 or more')
   if h.interval < 1:
     _refuse(name + 'interval', h.interval, 'it must be 1 or more')
+  if h.interval > 1 and not h.weight:
+    _refuse(name + 'interval', h.interval,
+            f'it has no effect with {name}weight 0, set it to 1')
   if h.warmup_steps < 0:
     _refuse(name + 'warmup_steps', h.warmup_steps, 'it must be 0 or more')
   if h.ceiling <= 0:

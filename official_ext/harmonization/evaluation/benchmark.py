@@ -124,14 +124,6 @@ def parse_models(texts: Sequence[str]) -> List[Model]:
   return list(by_name.values())
 
 
-def write_json(path: str, content: Any):
-  """Writes strict JSON, whole or not at all; NaN becomes null."""
-  text = json.dumps(scores.json_safe(content), indent=2, allow_nan=False)
-  with tf.io.gfile.GFile(f'{path}.partial', 'w') as f:
-    f.write(text + '\n')
-  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
-
-
 class Benchmark:
   """The experiments, and the folder that holds what came out of them."""
 
@@ -288,7 +280,7 @@ class Benchmark:
                                               os.path.basename(examples)),
         'seconds': round(seconds, 1),
     })
-    write_json(self._path(model, 'json'), record)
+    scores.write_json(self._path(model, 'json'), record)
 
   def _asked_for(self, record) -> Dict[str, Any]:
     """A model's record with the experiments of this benchmark alone."""

@@ -10,7 +10,6 @@ from absl import logging
 import tensorflow as tf, tf_keras
 
 from official.core import task_factory
-from official.modeling import optimization
 from official.vision.ops import augment
 from official.vision.tasks import image_classification
 from official_ext.harmonization.configs import checks
@@ -26,20 +25,10 @@ from official_ext.harmonization.ops import double_backward
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.ops import second_order
 from official_ext.harmonization.tasks import alignment_evaluation
+from official_ext.harmonization.tasks import guards
 
 _LOSS_METRICS = ('classification_loss', 'harmonization_loss')
 _BAD_RECORDS = alignment_evaluation.BAD_RECORDS
-
-
-def _check_strategy():
-  """Refuses a strategy whose replicas do not meet."""
-  if isinstance(tf.distribute.get_strategy(),
-                tf.distribute.experimental.ParameterServerStrategy):
-    raise ValueError(
-        'runtime.distribution_strategy is parameter_server: its workers do not '
-        'wait for each other, but the loss counts the maps of all replicas and '
-        'a score every image once. Use mirrored, multi_worker_mirrored or tpu, '
-        'or set task.harmonization.enabled to False.')
 
 
 @task_factory.register_task_cls(exp_cfg.HarmonizedImageClassificationTask)
@@ -67,7 +56,7 @@ class HarmonizedImageClassificationTask(
     self._harmonization = params.harmonization
     self._evaluation = None
     if params.harmonization.enabled:
-      _check_strategy()
+      guards.check_strategy()
       second_order.install()
       self._evaluation = alignment_evaluation.Evaluation(
           params, self.logging_dir)
@@ -236,29 +225,6 @@ class HarmonizedImageClassificationTask(
 
   # ---- Steps ----
 
-  def _check_optimizer(self, optimizer):
-    """Refuses what the host would leave out in silence."""
-    inner = getattr(optimizer, 'inner_optimizer', None)
-    if isinstance(inner, optimization.ExponentialMovingAverage):
-      raise ValueError(
-          'trainer.optimizer_config.ema is set and '
-          'runtime.mixed_precision_dtype is float16: the host would leave the '
-          'moving average out. Use bfloat16 or float32, or set ema to null.')
-
-  def _check_replicas(self):
-    """Refuses what TensorFlow cannot do on several replicas."""
-    strategy = tf.distribute.get_strategy()
-    if (self._harmonization.interval > 1 and
-        strategy.num_replicas_in_sync > 1 and
-        not isinstance(strategy, tf.distribute.TPUStrategy) and
-        self.task_config.model.norm_activation.use_sync_bn):
-      raise ValueError(
-          f'task.harmonization.interval is {self._harmonization.interval} and '
-          'task.model.norm_activation.use_sync_bn is True on '
-          f'{strategy.num_replicas_in_sync} replicas: other than on a TPU, '
-          'replicas cannot meet in a part of the step that is not always run. '
-          'Set one of the two back to 1 or False.')
-
   def _weight(self, step: tf.Tensor) -> tf.Tensor:
     """The weight of the harmonization loss at a step."""
     weight = tf.constant(self._harmonization.weight, tf.float32)
@@ -287,8 +253,8 @@ class HarmonizedImageClassificationTask(
     if not self._harmonization.enabled:
       return super().train_step(inputs, model, optimizer, metrics)
     images, batch = inputs
-    self._check_optimizer(optimizer)
-    self._check_replicas()
+    guards.check_optimizer(optimizer)
+    guards.check_replicas(self.task_config)
     for metric in metrics or []:
       if metric.name == _BAD_RECORDS:
         metric.update_state(batch['bad_records'])

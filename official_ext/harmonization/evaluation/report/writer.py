@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Mapping, Union
 
 import tensorflow as tf, tf_keras
 
-from official_ext.harmonization.evaluation import benchmark
+from official_ext.harmonization.evaluation import scores
 from official_ext.harmonization.evaluation.report import curves
 from official_ext.harmonization.evaluation.report import examples
 from official_ext.harmonization.evaluation.report import figures
@@ -64,7 +64,7 @@ def write(output_dir: str, results: Mapping[str, Any]) -> List[str]:
     The paths of what was written.
   """
   written = [os.path.join(output_dir, RESULTS)]
-  benchmark.write_json(written[0], results)
+  scores.write_json(written[0], results)
   for name, content in _files(results, _pictures(output_dir, results)).items():
     path = os.path.join(output_dir, name)
     mode = 'wb' if isinstance(content, bytes) else 'w'
