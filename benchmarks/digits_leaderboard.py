@@ -28,9 +28,13 @@ from tests import optional
 FLAGS = flags.FLAGS
 
 _EXPERIMENT = 'harmonized_resnet_imagenet'
-_ADAM = {
-    'trainer.optimizer_config.optimizer.type': 'adamw_experimental',
-    'trainer.optimizer_config.learning_rate.cosine.initial_learning_rate': 1e-3,
+_COSINE = 'trainer.optimizer_config.learning_rate.cosine.'
+# These two learn more slowly than a ResNet, and take a step in less time.
+_LONGER = {
+    'trainer.train_steps': 1000,
+    'trainer.checkpoint_interval': 1000,
+    'trainer.validation_interval': 1000,
+    f'{_COSINE}decay_steps': 1000,
 }
 _FAMILIES = {
     'resnet10': {},
@@ -38,8 +42,14 @@ _FAMILIES = {
         'task.model.backbone.type': 'mobilenet',
         'task.model.backbone.mobilenet.model_id': 'MobileNetV2',
         'task.model.backbone.mobilenet.filter_size_scale': 0.5,
+        **_LONGER
     },
-    'vit': {'task.model.backbone.type': 'custom_vit', **_ADAM},
+    'vit': {
+        'task.model.backbone.type': 'custom_vit',
+        'trainer.optimizer_config.optimizer.type': 'adamw_experimental',
+        f'{_COSINE}initial_learning_rate': 1e-3,
+        **_LONGER
+    },
 }
 _TWIN = '-harmonized'
 _STEPS = 250
