@@ -484,7 +484,7 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_effective_mapped_fraction_is_logged(self):
     task = _task(mapped=self.mapped, plain=self.plain, mapped_fraction=.3)
-    with self.assertLogs('absl', level='INFO') as logs:
+    with self.assertLogs(level='INFO') as logs:
       task.build_inputs(task.task_config.train_data)
     self.assertRegex(
         ' '.join(logs.output),
