@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint bazel-test benchmark lock clean
+.PHONY: help setup torch train test lint bazel-test benchmark notebook lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort \
@@ -22,7 +22,7 @@ setup: .venv/.stamp ## Build .venv from the lock files
 
 # --no-build-isolation: the few dependencies that come as sources are built
 # with the pinned tools, not with whatever is newest that day.
-.venv/.stamp: requirements-build.lock requirements.lock requirements-released.txt requirements-beam.txt
+.venv/.stamp: requirements-build.lock requirements.lock requirements-released.txt requirements-beam.txt requirements-builders.txt requirements-xplique.txt
 	@$(PYTHON) -c 'import ensurepip, sys, venv; assert sys.version_info[:2] == (3, 11)' 2>/dev/null \
 	  || { echo 'Python 3.11 with venv is needed: on Debian 12, apt-get install python3.11 python3.11-venv (elsewhere, make PYTHON=/path/to/python3.11).' >&2; exit 1; }
 	@echo 'Building .venv: TensorFlow and Model Garden are about 1 GB to download.'
@@ -35,6 +35,18 @@ setup: .venv/.stamp ## Build .venv from the lock files
 	@$(PIP) install --quiet --upgrade --require-hashes --no-deps \
 	  --target .cache/beam -r requirements-beam.txt 2>/dev/null \
 	  || echo 'Apache Beam cannot be had: its tests will be skipped.'
+	@$(PIP) install --quiet --upgrade --require-hashes --no-deps \
+	  --target .cache/builders -r requirements-builders.txt 2>/dev/null \
+	  || echo 'Builders of the released networks cannot be had: their tests will be skipped.'
+	@$(PIP) install --quiet --upgrade --require-hashes --no-deps \
+	  --target .cache/xplique -r requirements-xplique.txt 2>/dev/null \
+	  || echo 'xplique cannot be had: its tests will be skipped.'
+	@touch $@
+
+torch: .cache/torch/.stamp ## Fetch PyTorch for the tests of its adapter (about 1 GB)
+
+.cache/torch/.stamp: .venv/.stamp requirements-torch.txt
+	$(PIP) install --quiet --upgrade --target .cache/torch -r requirements-torch.txt
 	@touch $@
 
 train: setup ## Train a baseline and its harmonized twin on digits, and compare them
@@ -60,6 +72,10 @@ benchmark: setup ## Measure time, memory and exactness of a step, and the input 
 	$(PY) -m benchmarks.step_cost --output=$(RESULTS)/step_cost.json
 	$(PY) -m benchmarks.exactness --output=$(RESULTS)/exactness.json
 	$(PY) -m benchmarks.input_pipeline --output=$(RESULTS)/input_pipeline.json
+	$(PY) -m benchmarks.alignment_metrics --output=$(RESULTS)/alignment_metrics.json
+
+notebook: setup ## Run docs/walkthrough.ipynb and write what it shows (5 minutes)
+	$(PY) tools/run_notebook.py docs/walkthrough.ipynb
 
 # uv prefers the versions already locked: LOCK_FLAGS=--upgrade takes new ones.
 LOCK := .cache/lock/bin/uv pip compile --quiet --python-version 3.11 \

@@ -3,9 +3,10 @@ r"""Trains a grid of settings over seeds and writes one JSON line per run.
   python -m benchmarks.study --study=benchmarks/studies/batch_norm.yaml
 
 A study is a YAML file: the experiment, its configuration file, `common`
-overrides, `seeds`, and `settings`, each a name and its overrides. A run whose
-line stands in the results is not repeated, so that a study can be stopped and
-started again. Needs the digits of
+overrides, `seeds`, and `settings`, each a name and its overrides. With
+`starts_from`, the name of a setting above, a run starts from the weights of
+that one's with the same seed. A run whose line stands in the results is not
+repeated, so that a study can be stopped and started again. Needs the digits of
 `python -m official_ext.harmonization.data.make_digits_clickme`.
 """
 
@@ -34,6 +35,7 @@ _OUTPUT = flags.DEFINE_string(
 _RUNS = flags.DEFINE_string('runs_dir', 'runs/studies',
                             'Where runs are kept while they are needed.')
 
+_START = 'starts_from'
 _METRICS = ('clickme_accuracy', 'accuracy', 'alignment_spearman',
             'alignment_dice', 'alignment_n')
 
@@ -58,6 +60,26 @@ def _train(study, overrides, seed, model_dir):
   tf_keras.backend.clear_session()
   scores = runs.Run(model_dir).evaluate()
   return {name: scores[name] for name in _METRICS}
+
+
+def _folder(name, setting, seed):
+  """Where a run of a study is kept while it is needed."""
+  return os.path.join(_RUNS.value, name, f'{setting}-{seed}'.replace(' ', '_'))
+
+
+def _with_start(overrides, name, seed):
+  """Overrides with the checkpoint to start from in the place of its name."""
+  overrides = dict(overrides)
+  setting = overrides.pop(_START, None)
+  if setting is not None:
+    folder = _folder(name, setting, seed)
+    if not os.path.exists(os.path.join(folder, 'checkpoint')):
+      raise ValueError(
+          f'{folder}, which a run starts from, is gone: remove the line of '
+          f'{setting!r}, seed {seed}, from the results, and it is trained '
+          'again.')
+    overrides['task.init_checkpoint'] = folder
+  return overrides
 
 
 def _read(path):
@@ -98,6 +120,7 @@ def main(argv):
   os.makedirs(os.path.dirname(output) or '.', exist_ok=True)
   os.makedirs(os.path.join(_RUNS.value, name), exist_ok=True)
   lines = _read(output)
+  starts = {s.get(_START) for s in study['settings'].values()}
   # Seed by seed, so that a study that is stopped early compares like with like.
   grid = [(setting, seed) for seed in study['seeds']
           for setting in study['settings']]
@@ -111,17 +134,17 @@ def main(argv):
             f'{done["overrides"]}, the study has {overrides}: give another '
             '--output.')
       continue
-    model_dir = os.path.join(_RUNS.value, name,
-                             f'{setting}-{seed}'.replace(' ', '_'))
+    model_dir = _folder(name, setting, seed)
     shutil.rmtree(model_dir, ignore_errors=True)
     start = time.time()
-    scores = _train(study, overrides, seed, model_dir)
+    scores = _train(study, _with_start(overrides, name, seed), seed, model_dir)
     line = {'setting': setting, 'seed': seed, 'overrides': overrides,
             'scores': scores, 'seconds': round(time.time() - start, 1)}
     lines[setting, seed] = line
     with open(output, 'a') as f:
       f.write(json.dumps(line) + '\n')
-    shutil.rmtree(model_dir)
+    if setting not in starts:
+      shutil.rmtree(model_dir)
   print(_table(study, lines))
 
 

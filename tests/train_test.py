@@ -78,11 +78,13 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
           f'--config_file={self.tiny}', f'--model_dir={folder}', '--seed=1',
           f'--params_override={override}', *self._paths())
       self.assertEqual(code, 0, errors)
-      for logged in ('alignment_spearman', 'clickme_accuracy', 'alignment_n'):
+      for logged in ('alignment_spearman', 'clickme_accuracy', 'alignment_n',
+                     'alignment_low'):
         self.assertIn(logged, output)
       self.assertEqual('harmonization_loss' in output, not override)
     for name in ('params.yaml', 'config.gin', 'versions.json', 'command.txt',
-                 'operative_config.train_and_eval.gin', 'checkpoint'):
+                 'operative_config.train_and_eval.gin', 'checkpoint',
+                 'alignment_per_image.csv', 'alignment_panels.png'):
       self.assertTrue(os.path.exists(os.path.join(self.model_dir, name)), name)
     with open(os.path.join(self.model_dir, 'config.gin')) as f:
       self.assertIn('harmonize.input_path', f.read())

@@ -85,6 +85,7 @@ def main(_):
       run = runs.Run(resources.working_path(folder))
     except FileNotFoundError as e:
       raise SystemExit(f'compare: {e}') from None
+    run.use_averages()  # What is drawn is what is scored.
     scores[name] = {'step': run.step, **run.evaluate()}
     images, targets, human = run.mapped_examples(_PANEL_ROWS)
     _, saliency = saliency_ops.saliency_maps(

@@ -33,8 +33,9 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
       self.assertIsInstance(config.task, stock.ImageClassificationTask)
       self.assertFalse(config.task.harmonization.enabled)
       found = config.as_dict()
-      for added in ('harmonization', 'mapped_data', 'mapped_validation_data',
-                    'train_label_offset', 'validation_label_offset'):
+      for added in ('harmonization', 'alignment_report', 'mapped_data',
+                    'mapped_validation_data', 'train_label_offset',
+                    'validation_label_offset'):
         del found['task'][added]
       self.assertEqual(found, expected.as_dict())
 

@@ -93,6 +93,10 @@ class ClicksTest(building.Case):
     self.assertEqual(
         {k: r['image/class/label'] for k, r in building.read(folder).items()},
         {'cat/a.png': 1, 'cat/b.png': 5})
+    labels = self.write('fewer.csv', b'image,label\ncat/a,bird\n')
+    folder, _ = self.build('c', labels=labels, class_names=names, **common)
+    self.assertIn('cat/b.png is not in the file of --labels',
+                  [row['detail'] for row in self.left_out(folder)])
 
   def test_npz_of_clicks(self):
     def objects(*lists):

@@ -3,82 +3,96 @@
 from absl.testing import parameterized
 import numpy as np
 from scipy import stats
+from sklearn import metrics as sklearn_metrics
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization.evaluation import host_metrics
 from official_ext.harmonization.evaluation import metrics
 from tests import devices
+from tests import map_pairs
 from tests import released
 
 
-def _tied_maps(seed=0, size=(4, 12, 11)):
-  """Model maps without ties and human maps that are mostly zeros."""
-  rng = np.random.default_rng(seed)
-  model = rng.normal(size=size).astype(np.float32)
-  human = np.maximum(rng.integers(-8, 6, size), 0).astype(np.float32)
-  return model, human
+class ScoresTest(tf.test.TestCase, parameterized.TestCase):
 
+  @parameterized.product(
+      pairs=[pairs for _, pairs in map_pairs.NAMED], compiled=(False, True))
+  def test_equal_scipy_numpy_and_sklearn(self, pairs, compiled):
+    score = tf.function(metrics.alignment_scores, jit_compile=compiled)
+    for a, b in (pairs(), pairs()[::-1]):
+      found = score(a, b)
+      for i, (x, y) in enumerate(zip(a, b)):
+        rho = stats.spearmanr(x.ravel(), y.ravel())[0]
+        self.assertAllClose(found.spearman[i], rho, rtol=1e-6, atol=1e-6)
+        in_x, in_y = x > np.percentile(x, 90), y > np.percentile(y, 90)
+        both = np.sum(in_x & in_y)
+        self.assertAllClose(found.dice[i], 2 * both / (in_x.sum() + in_y.sum()))
+        self.assertAllClose(found.iou[i], both / np.sum(in_x | in_y))
+        self.assertAllClose(
+            found.auc[i],
+            sklearn_metrics.roc_auc_score(in_y.ravel(), x.ravel()),
+            rtol=1e-6, atol=1e-6)
+        self.assertAllEqual(found.pointing[i], in_y.ravel()[np.argmax(x)])
 
-class CorrelationTest(tf.test.TestCase, parameterized.TestCase):
+  def test_equals_the_host_at_any_percentile(self):
+    for percentile in (0., 37., 75., 99., 100.):
+      a, b = map_pairs.tied(6)
+      found = metrics.alignment_scores(a, b, percentile)._asdict()
+      for name, expected in {
+          **host_metrics.alignment_scores(a, b, percentile),
+          **host_metrics.localization_scores(a, b, percentile)
+      }.items():
+        self.assertAllClose(found[name], expected, msg=name)
+
+  def test_doubled_average_ranks(self):
+    values = np.sort(map_pairs.tied()[1].reshape(4, -1))
+    self.assertAllEqual(
+        metrics._doubled_ranks(metrics._order_keys(tf.constant(values))),
+        2 * stats.rankdata(values, axis=1) - (values.shape[1] + 1))
+
+  def test_zeros_of_both_signs_are_ties(self):
+    a, b = map_pairs.tied()
+    signed = np.where((b == 0) & (a > 0), np.float32(-0.), b)
+    self.assertTrue(np.any(np.signbit(signed)))
+    self.assertAllEqual(
+        metrics.spearman_correlation(a, signed),
+        metrics.spearman_correlation(a, b))
 
   @parameterized.parameters(False, True)
-  def test_equals_scipy_with_ties(self, compiled):
-    spearman = tf.function(metrics.spearman_correlation, jit_compile=compiled)
-    model, human = _tied_maps()
-    for a, b in ((model, human), (human, human[::-1]), (model, model)):
-      expected = [
-          stats.spearmanr(x.ravel(), y.ravel())[0] for x, y in zip(a, b)
-      ]
-      self.assertAllClose(spearman(a, b), expected, rtol=1e-5, atol=1e-6)
+  def test_constant_and_infinite_maps_are_undefined(self, compiled):
+    score = tf.function(metrics.alignment_scores, jit_compile=compiled)
+    a, b = map_pairs.with_undefined()
+    for pair in ((a, b), (b, a)):
+      for values in score(*pair):
+        self.assertAllEqual(np.isnan(values), [True] * 4 + [False])
 
-  def test_average_ranks_equal_scipy(self):
-    _, human = _tied_maps()
-    values = np.sort(human.reshape(4, -1))
+  def test_empty_cuts(self):
+    full, point = np.zeros((1, 5, 5)), np.zeros((1, 5, 5))
+    full[0, :2], point[0, 0, 0] = 1., 1.
+    found = metrics.alignment_scores(full, full)
     self.assertAllEqual(
-        metrics._sorted_average_ranks(tf.constant(values)),
-        stats.rankdata(values, axis=1))
+        np.isnan([s[0] for s in found]), [False, True, True, True, True])
+    self.assertAllEqual(metrics.dice(full, point), [0.])
+    self.assertAllEqual(metrics.intersection_over_union(full, point), [0.])
 
-  def test_exact_at_224(self):
-    model, human = _tied_maps(size=(1, 224, 224))
-    expected = stats.spearmanr(model.ravel(), human.ravel())[0]
-    self.assertAllClose(
-        metrics.spearman_correlation(model, human)[0], expected, atol=1e-5)
-
-  def test_constant_and_infinite_maps_are_undefined(self):
-    model, human = _tied_maps()
-    human[0] = 3.
-    model[1] = 0.
-    model[2, 0, 0] = np.inf
-    model[3, 0, 0] = np.nan
+  def test_pointing_takes_the_first_maximum(self):
+    model, human = np.zeros((2, 4, 4)), np.zeros((2, 4, 4))
+    model[0, 1, 1] = model[0, 2, 2] = model[1, 1, 1] = 1.
+    human[0, 2, 2] = human[1, 1, 1] = 1.
     self.assertAllEqual(
-        np.isnan(metrics.spearman_correlation(model, human)), [True] * 4)
-
-
-class OverlapTest(tf.test.TestCase, parameterized.TestCase):
-
-  @parameterized.parameters(False, True)
-  def test_equal_numpy(self, compiled):
-    model, human = _tied_maps()
-    dice = tf.function(metrics.dice, jit_compile=compiled)
-    iou = tf.function(metrics.intersection_over_union, jit_compile=compiled)
-    for i in range(4):
-      a = model[i] > np.percentile(model[i], 90)
-      b = human[i] > np.percentile(human[i], 90)
-      both = np.sum(a & b)
-      self.assertAllClose(dice(model, human)[i], 2 * both / (a.sum() + b.sum()))
-      self.assertAllClose(iou(model, human)[i], both / np.sum(a | b))
-
-  def test_two_constant_maps_are_undefined(self):
-    flat = tf.ones([1, 5, 5])
-    self.assertTrue(np.isnan(metrics.dice(flat, flat)[0]))
-    self.assertTrue(np.isnan(metrics.intersection_over_union(flat, flat)[0]))
+        metrics.alignment_scores(model, human).pointing, [0., 1.])
 
   def test_equal_released(self):
     theirs = released.load('evaluation.metrics')
-    model, human = _tied_maps()
-    for name in ('spearman_correlation', 'dice', 'intersection_over_union'):
-      self.assertAllClose(
-          getattr(metrics, name)(model, human),
-          getattr(theirs, name)(model, human), rtol=1e-5, atol=1e-5)
+    for a, b in (map_pairs.tied(), map_pairs.large()):
+      for name in ('spearman_correlation', 'dice', 'intersection_over_union'):
+        expected = getattr(theirs, name)(a, b)
+        self.assertAllClose(
+            getattr(metrics, name)(a, b), expected, rtol=1e-5, atol=1e-5)
+        on_host = host_metrics.alignment_scores(a, b)
+        key = {'spearman_correlation': 'spearman',
+               'intersection_over_union': 'iou'}.get(name, name)
+        self.assertAllClose(on_host[key], expected, rtol=1e-8)
 
 
 class AlignmentScoreTest(tf.test.TestCase):

@@ -21,12 +21,25 @@ class KerasApplication(hyperparams.Config):
   weights: str = ''
 
 
+def _small_vit() -> backbones.VisionTransformer:
+  """A Vision Transformer for small images: 0.5 million weights."""
+  return backbones.VisionTransformer(
+      hidden_size=96,
+      patch_size=8,
+      pooler='gap',
+      transformer=backbones.Transformer(
+          mlp_dim=384, num_heads=3, num_layers=4))
+
+
 @dataclasses.dataclass
 class Backbone(backbones.Backbone):
   """The host's choice of backbones, and ours.
 
   Attributes:
     keras_application: a network of `tf_keras.applications`.
+    custom_vit: the host's Vision Transformer, of any size.
   """
   keras_application: KerasApplication = dataclasses.field(
       default_factory=KerasApplication)
+  custom_vit: backbones.VisionTransformer = dataclasses.field(
+      default_factory=_small_vit)

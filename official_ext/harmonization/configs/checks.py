@@ -51,6 +51,21 @@ def _check_harmonization(h):
             'task.harmonization.weight to 0')
 
 
+def _check_report(report):
+  """Checks what an evaluation is asked to tell."""
+  name = 'task.alignment_report.'
+  if not 0 < report.confidence < 1:
+    _refuse(name + 'confidence', report.confidence,
+            'it must be between 0 and 1')
+  for field in ('resamples', 'panels'):
+    if getattr(report, field) < 0:
+      _refuse(name + field, getattr(report, field), 'it must be 0 or more')
+  file = report.per_image
+  if file and (not file.endswith(('.csv', '.parquet')) or '/' in file):
+    _refuse(name + 'per_image', file, 'give the name of a .csv or .parquet '
+            "file in the run's folder, or '' for none")
+
+
 def _check_mapped_data(task, name: str):
   """Checks one of the two mapped sources."""
   data = getattr(task, name)
@@ -166,6 +181,7 @@ def check(task):
   if not task.harmonization.enabled:
     return
   _check_harmonization(task.harmonization)
+  _check_report(task.alignment_report)
   _check_labels(task)
   _check_data_service(task)
   _check_mapped_data(task, 'mapped_data')

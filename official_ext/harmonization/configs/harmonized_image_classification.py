@@ -103,6 +103,25 @@ class MappedDataConfig(stock.DataConfig):
 
 
 @dataclasses.dataclass
+class AlignmentReport(hyperparams.Config):
+  """What an evaluation tells of alignment beside its mean scores.
+
+  Attributes:
+    confidence: of the intervals in the logs, a bootstrap over images.
+    resamples: of that bootstrap; 0 leaves the intervals out.
+    per_image: the file of the scores of every image, in the run's folder: one
+      that ends in .csv or .parquet, '' for none. Each evaluation replaces it.
+    panels: how many of the first mapped images are drawn, with their human and
+      model maps, as alignment_panels.png in the run's folder and, with the
+      host's `task.allow_image_summary`, for TensorBoard. 0 for none.
+  """
+  confidence: float = 0.95
+  resamples: int = 1000
+  per_image: str = 'alignment_per_image.csv'
+  panels: int = 6
+
+
+@dataclasses.dataclass
 class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
   """The stock task's configuration, and what harmonization adds.
 
@@ -113,6 +132,7 @@ class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
 
   Attributes:
     harmonization: how the network is harmonized.
+    alignment_report: what an evaluation tells beside its mean scores.
     mapped_data: images with maps to train on.
     mapped_validation_data: images with maps to measure alignment on; every one
       needs its map.
@@ -123,6 +143,8 @@ class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
   """
   harmonization: Harmonization = dataclasses.field(
       default_factory=Harmonization)
+  alignment_report: AlignmentReport = dataclasses.field(
+      default_factory=AlignmentReport)
   mapped_data: MappedDataConfig = dataclasses.field(
       default_factory=lambda: MappedDataConfig(is_training=True))
   mapped_validation_data: MappedDataConfig = dataclasses.field(

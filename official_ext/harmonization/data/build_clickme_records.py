@@ -112,7 +112,7 @@ def define_flags():
                       'class 0 first. Without it, folders are numbered in '
                       'alphabetical order.')
   flags.DEFINE_integer('label_offset', 0, 'Is added to every label.')
-  _define_rules()
+  define_rules()
   flags.DEFINE_integer('jpeg_quality', 0, 'Of images that --npz gives as '
                        'numbers; 0: PNG, which loses nothing. The host\'s own '
                        'stream wants JPEG unless decode_jpeg_only is false.',
@@ -128,7 +128,7 @@ def define_flags():
                        lower_bound=1)
 
 
-def _define_rules():
+def define_rules():
   """Defines the flags that say which clicks count, and how."""
   default = clicks.Rules()
   flags.DEFINE_integer('min_clicks', default.min_clicks, 'Rows with fewer '
@@ -152,9 +152,13 @@ def options_of_flags() -> Options:
   for name in _PATHS:
     values[name] = values[name] and resources.working_path(values[name])
   values['clicks'] = [resources.working_path(c) for c in values['clicks']]
-  return Options(**values, rules=clicks.Rules(
-      **{field.name: FLAGS[field.name].value
-         for field in dataclasses.fields(clicks.Rules)}))
+  return Options(**values, rules=rules_of_flags())
+
+
+def rules_of_flags() -> clicks.Rules:
+  """Returns the rules that the flags of `define_rules` say."""
+  return clicks.Rules(**{field.name: FLAGS[field.name].value
+                         for field in dataclasses.fields(clicks.Rules)})
 
 
 def check(options: Options):

@@ -177,18 +177,31 @@ def blur(counts: np.ndarray, kind: str = 'disc') -> np.ndarray:
   return disc_sum(disc_sum(counts, width), width) / float(area)**2
 
 
-def click_map(rows: Sequence[Row], height: int, width: int,
-              rules: Rules) -> ClickMap:
-  """Makes the map of one image.
+class Participants(NamedTuple):
+  """Who clicked where on an image.
+
+  Attributes:
+    points: by participant, int64 (n, 2), x and y of each click that counts.
+    left_out: how many clicks or rows were left out, by reason.
+    unreadable: of rows that could not be read, place and reason.
+  """
+  points: dict[str, np.ndarray]
+  left_out: collections.Counter
+  unreadable: list[tuple[str, str]]
+
+
+def participants(rows: Sequence[Row], height: int, width: int,
+                 rules: Rules) -> Participants:
+  """Sorts out the clicks on one image.
 
   Args:
     rows: of this image, in the order in which they were recorded.
-    height: of the frame that the clicks were made in, and of the map.
+    height: of the frame that the clicks were made in.
     width: of that frame.
-    rules: which clicks count, and how they become a map.
+    rules: which clicks count.
 
   Returns:
-    The map, or None in its place, and what was left out.
+    The clicks of each participant, and what was left out.
   """
   left_out = collections.Counter()
   unreadable = []
@@ -219,11 +232,44 @@ def click_map(rows: Sequence[Row], height: int, width: int,
             0, len(points) - rules.max_clicks)
         points = points[:rules.max_clicks]
       taken[row.user] = points
-  clicks = sum(len(points) for points in taken.values())
+  return Participants(taken, +left_out, unreadable)
+
+
+def count(points: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Counts clicks at each pixel.
+
+  Args:
+    points: int64 (n, 2), x and y.
+    height: of the map.
+    width: of the map.
+
+  Returns:
+    int64 (height, width).
+  """
+  counts = np.zeros((height, width), np.int64)
+  x, y = points.T
+  np.add.at(counts, (y, x), 1)
+  return counts
+
+
+def click_map(rows: Sequence[Row], height: int, width: int,
+              rules: Rules) -> ClickMap:
+  """Makes the map of one image.
+
+  Args:
+    rows: of this image, in the order in which they were recorded.
+    height: of the frame that the clicks were made in, and of the map.
+    width: of that frame.
+    rules: which clicks count, and how they become a map.
+
+  Returns:
+    The map, or None in its place, and what was left out.
+  """
+  people = participants(rows, height, width, rules)
+  clicks = sum(len(points) for points in people.points.values())
   values = None
-  if clicks and len(taken) >= rules.min_participants:
-    counts = np.zeros((height, width), np.int64)
-    x, y = np.concatenate(list(taken.values())).T
-    np.add.at(counts, (y, x), 1)
-    values = blur(counts, rules.blur) / len(taken)
-  return ClickMap(values, clicks, len(taken), +left_out, unreadable)
+  if clicks and len(people.points) >= rules.min_participants:
+    counts = count(np.concatenate(list(people.points.values())), height, width)
+    values = blur(counts, rules.blur) / len(people.points)
+  return ClickMap(values, clicks, len(people.points), people.left_out,
+                  people.unreadable)

@@ -1,4 +1,4 @@
-"""Downloads one shard of records, which then is whole or absent."""
+"""Downloads one file, such as a shard of records, whole or not at all."""
 
 import base64
 import errno
@@ -6,7 +6,7 @@ import hashlib
 import http.client
 import os
 import threading
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Tuple
 import urllib.error
 import urllib.request
 
@@ -35,7 +35,8 @@ class Shard:
   """The download of one shard."""
 
   def __init__(self, url: str, path: str, timeout: float,
-               progress: Callable[[int, int], None], stop: threading.Event):
+               progress: Callable[[int, int], None], stop: threading.Event,
+               read: Optional[Callable[[str], Tuple[int, str]]] = None):
     """Initializes the download.
 
     Args:
@@ -45,10 +46,13 @@ class Shard:
       progress: is told how many bytes more are there, and how many more than
         it knew of there will be; either may be negative.
       stop: set when all downloads are to end.
+      read: takes a path and returns how many records the file holds and what
+        is wrong with it, or ''. By default that of a shard of records.
     """
     self._url, self._path = url, path
     self._partial = f'{path}.partial'
     self._timeout, self._progress, self._stop = timeout, progress, stop
+    self._read = read or _read
     self._size = self._total = 0
     self._md5 = None
 
@@ -115,7 +119,7 @@ class Shard:
     """Describes the shard if it stands there whole; sets it aside if not."""
     if not os.path.exists(self._path):
       return None
-    records, problem = _read(self._path)
+    records, problem = self._read(self._path)
     if not problem:
       found = manifest.describe(self._path, records)
       if known in (None, found):
@@ -181,7 +185,7 @@ class Shard:
       _Damaged: one of them is bad, there is none, or the server's MD5 is
         another.
     """
-    records, problem = _read(self._partial)
+    records, problem = self._read(self._partial)
     if not problem and self._md5:
       with open(self._partial, 'rb') as f:
         if hashlib.file_digest(f, 'md5').digest() != self._md5:

@@ -1,5 +1,7 @@
 """The source of images with human maps: from files to batches."""
 
+from typing import List
+
 import tensorflow as tf, tf_keras
 
 from official.common import dataset_fn
@@ -16,6 +18,18 @@ _NO_MAP = ('it has no human map to measure alignment with: move such records '
            'to task.validation_data')
 
 
+def files(params) -> List[str]:
+  """Names a source's files in the order that the batches' `records` count.
+
+  Args:
+    params: a `MappedDataConfig`.
+
+  Returns:
+    The paths, sorted.
+  """
+  return sorted(input_reader.match_files(params.input_path))
+
+
 def read(params, model, soft_labels: bool, input_context=None):
   """Reads, decodes, parses, batches and mixes records with human maps.
 
@@ -28,8 +42,10 @@ def read(params, model, soft_labels: bool, input_context=None):
   Returns:
     A dataset of float images (B, H, W, 3) and a dict of `labels`, int32 (B,) or
     float32 (B, classes) where soft, `heatmaps` float32 (B, H, W) and
-    `heatmap_weights` float32 (B,), 0 where a training record has no map. A
-    record that cannot be used raises `tf.errors.InvalidArgumentError` with its
+    `heatmap_weights` float32 (B,), 0 where a training record has no map. In
+    evaluation the dict also has `records`, int32 (B, 2): the number of a
+    record's file among `files`, and its position there. A record that cannot
+    be used raises `tf.errors.InvalidArgumentError` with its
     file, position and the reason; where `params.on_bad_record` is 'skip' it is
     left out, and the dict also has `bad_records` and `valid`, float32 (B,), as
     `bad_records.skip` describes them.
@@ -50,6 +66,7 @@ def read(params, model, soft_labels: bool, input_context=None):
       dtype=params.dtype,
       augmenter=augmentation.build(params))
   parse_one = parser.parse_fn(params.is_training)
+  names = None if params.is_training else tf.constant(files(params))
   counts = ()
   if params.on_bad_record == 'skip':
     counts = ('bad_records',) + (() if params.is_training else ('valid',))
@@ -68,9 +85,13 @@ def read(params, model, soft_labels: bool, input_context=None):
   def parse(decoded):
     images, batch = parse_one(decoded)
     weight = tf.cast(decoded['has_map'], tf.float32)
-    return images, {
+    batch = {
         **batch, 'heatmap_weights': weight, **{k: decoded[k] for k in counts}
     }
+    if not params.is_training:
+      number = tf.argmax(tf.equal(names, decoded['file']), output_type=tf.int64)
+      batch['records'] = tf.cast(tf.stack([number, decoded['index']]), tf.int32)
+    return images, batch
 
   def sample(dataset):
     if counts:

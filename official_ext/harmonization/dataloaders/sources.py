@@ -5,7 +5,9 @@ A batch is (images (B, H, W, 3), dict) with
   heatmaps: float32 (M, H, W), the human maps of the first M images;
   heatmap_weights: float32 (M,), 1 for a map, 0 for none;
   valid: float32 (B,), 0 for rows that only fill up a batch;
-  bad_records: float32 (M,), how many were left out before each row.
+  bad_records: float32 (M,), how many were left out before each row;
+  records: in evaluation alone, int32 (B, 2), the number of each mapped row's
+    file and its place there, as `mapped_source.files` counts them.
 M is a Python int, so that shapes are static; in evaluation M = B.
 """
 
@@ -81,7 +83,12 @@ def join_for_evaluation(mapped: Optional[tf.data.Dataset],
 
   def complete(images, batch):
     rows = [tf.shape(images)[0]]
-    batch = {'valid': tf.ones(rows), 'bad_records': tf.zeros(rows), **batch}
+    batch = {
+        'valid': tf.ones(rows),
+        'bad_records': tf.zeros(rows),
+        'records': tf.zeros(rows + [2], tf.int32),
+        **batch
+    }
     return (_pad(images, batch_size),
             {name: _pad(x, batch_size) for name, x in batch.items()})
 

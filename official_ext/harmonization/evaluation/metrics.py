@@ -1,11 +1,55 @@
 """Human-alignment metrics: in-graph, batched, with static shapes.
 
-Per-image scores are functions of two batches of maps; a score that does not
-exist (a constant map has no ranks to correlate) is NaN, and `AlignmentScore`
-counts it instead of averaging it in.
+`alignment_scores` gives all per-image scores of two batches of maps from one
+sort per map; the functions of single scores are its fields. A score that does
+not exist is NaN, and `AlignmentScore` counts it instead of averaging it in.
+
+Where a score is NaN: all scores where either map is constant or holds a value
+that is not finite; besides, Dice and IoU where both cut maps are empty, AUC and
+the pointing game where the human one is. A map is cut strictly above its
+percentile, so the cut is empty where its largest value fills the rest.
 """
 
+from typing import NamedTuple, Tuple
+
 import tensorflow as tf, tf_keras
+
+
+class Scores(NamedTuple):
+  """Per-image scores, float32 `Tensor`s (B,), NaN where undefined.
+
+  Attributes:
+    spearman: Spearman's rank correlation with average ranks, in [-1, 1].
+    dice: Dice coefficient of the cut maps, in [0, 1].
+    iou: intersection over union of the cut maps, in [0, 1].
+    auc: area under the ROC curve of the first map's values, for telling the
+      pixels of the second cut map from the others, in [0, 1].
+    pointing: 1 if the first map's maximum (the first of equal ones, row by row)
+      lies in the second cut map, else 0.
+  """
+  spearman: tf.Tensor
+  dice: tf.Tensor
+  iou: tf.Tensor
+  auc: tf.Tensor
+  pointing: tf.Tensor
+
+
+class _Ranked(NamedTuple):
+  """A batch of sorted maps; (B, N) over their N values in rising order.
+
+  Attributes:
+    pixels: int32 (B, N), where each value stood.
+    ranks: int64 (B, N), average ranks r of 1..N as 2 r - (N + 1): whole numbers
+      whose mean is 0.
+    cut: bool (B, N), whether each is strictly above the percentile.
+    threshold: int32 (B, 1), the order key of the percentile.
+    varies: bool (B,), whether the values differ.
+  """
+  pixels: tf.Tensor
+  ranks: tf.Tensor
+  cut: tf.Tensor
+  threshold: tf.Tensor
+  varies: tf.Tensor
 
 
 def _flatten(maps: tf.Tensor) -> tf.Tensor:
@@ -14,90 +58,139 @@ def _flatten(maps: tf.Tensor) -> tf.Tensor:
   return tf.reshape(maps, [-1, maps.shape[1] * maps.shape[2]])
 
 
-def _running_max(x: tf.Tensor) -> tf.Tensor:
-  """Maximum of all values so far, along the last axis, in log2(N) steps."""
-  size = x.shape[-1]
-  shift = 1
-  while shift < size:
-    shifted = tf.pad(
-        x[:, :-shift], [[0, 0], [shift, 0]], constant_values=x.dtype.min)
-    x = tf.maximum(x, shifted)
-    shift *= 2
-  return x
+def _flip_negative(bits: tf.Tensor) -> tf.Tensor:
+  """From float32 bits to an int32 of the same order, and back."""
+  return tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, 0x7fffffff), bits)
 
 
-def _sorted_average_ranks(values: tf.Tensor) -> tf.Tensor:
-  """Average ranks 1..N of values that are already sorted, ties sharing one."""
-  size = values.shape[-1]
-  positions = tf.broadcast_to(tf.range(size), tf.shape(values))
-  differs = values[:, 1:] != values[:, :-1]
-  starts = tf.pad(differs, [[0, 0], [1, 0]], constant_values=True)
-  ends = tf.pad(differs, [[0, 0], [0, 1]], constant_values=True)
-  first = _running_max(tf.where(starts, positions, 0))
-  # The last position of a tie is the first one seen from the other end.
-  mirrored = tf.reverse(tf.where(ends, size - 1 - positions, 0), [-1])
-  last = size - 1 - tf.reverse(_running_max(mirrored), [-1])
-  return 1. + tf.cast(first + last, tf.float32) / 2.
+def _order_keys(values: tf.Tensor) -> tf.Tensor:
+  """int32 keys that are ordered as float32 values, 0 and -0 alike."""
+  bits = tf.bitcast(values, tf.int32)
+  bits = tf.where(tf.equal(bits, tf.int32.min), 0, bits)
+  return _flip_negative(bits)
 
 
-def spearman_correlation(maps_a: tf.Tensor, maps_b: tf.Tensor) -> tf.Tensor:
-  """Spearman's rank correlation of two batches of maps, with average ranks.
+def _sort(keys: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+  """Sorted keys and where they stood, int32 (B, N), in one sort of int64."""
+  size = keys.shape[-1]
+  # Sorting one number is what TPU, XLA and plain kernels all do well; sorting
+  # indices along costs XLA on a CPU twice as much.
+  shift = tf.constant((size - 1).bit_length(), tf.int64)
+  packed = tf.bitwise.left_shift(tf.cast(keys, tf.int64), shift)
+  ordered = tf.sort(packed | tf.range(size, dtype=tf.int64))
+  keys = tf.bitwise.right_shift(ordered, shift)
+  pixels = ordered - tf.bitwise.left_shift(keys, shift)
+  return tf.cast(keys, tf.int32), tf.cast(pixels, tf.int32)
 
-  Equal to `scipy.stats.spearmanr` on the flattened maps. Human maps are mostly
-  ties (zeros), so average ranks matter.
+
+def _doubled_ranks(ordered: tf.Tensor) -> tf.Tensor:
+  """Average ranks r of sorted values, as the whole numbers 2 r - (N + 1)."""
+  batch, size = tf.shape(ordered)[0], ordered.shape[-1]
+  differs = tf.pad(ordered[:, 1:] != ordered[:, :-1], [[0, 0], [1, 0]])
+  ties = tf.cumsum(tf.cast(differs, tf.int32), axis=-1)
+  ties += tf.range(batch)[:, tf.newaxis] * (size + 1)
+  # Where each run of equal values starts; past the last run of a row, N.
+  starts = tf.math.unsorted_segment_min(
+      tf.broadcast_to(tf.range(size), tf.shape(ties)), ties,
+      batch * (size + 1))
+  starts = tf.minimum(starts, size)
+  return tf.cast(
+      tf.gather(starts, ties) + tf.gather(starts, ties + 1) - size, tf.int64)
+
+
+def _threshold(ordered: tf.Tensor, percentile: float) -> tf.Tensor:
+  """Order key (B, 1) of the percentile, interpolated as numpy's 'linear'."""
+  position = (ordered.shape[-1] - 1) * percentile / 100.
+  below = int(position)
+  above = min(below + 1, ordered.shape[-1] - 1)
+  low, high = (
+      tf.bitcast(_flip_negative(ordered[:, i:i + 1]), tf.float32)
+      for i in (below, above))
+  return _order_keys(low + (high - low) * (position - below))
+
+
+def _rank(keys: tf.Tensor, percentile: float) -> _Ranked:
+  ordered, pixels = _sort(keys)
+  threshold = _threshold(ordered, percentile)
+  return _Ranked(pixels, _doubled_ranks(ordered), ordered > threshold,
+                 threshold, ordered[:, 0] < ordered[:, -1])
+
+
+def _count(which: tf.Tensor) -> tf.Tensor:
+  return tf.reduce_sum(tf.cast(which, tf.float32), axis=-1)
+
+
+def _ratio(numerator, denominator, defined=True):
+  """Numerator / denominator, NaN where that is 0 or `defined` is False."""
+  return tf.where(defined & (denominator > 0),
+                  tf.math.divide_no_nan(numerator, denominator), float('nan'))
+
+
+def _product(ranks_a: tf.Tensor, ranks_b: tf.Tensor) -> tf.Tensor:
+  """Sum of products, in int64: float32 would round along the way."""
+  return tf.cast(tf.reduce_sum(ranks_a * ranks_b, axis=-1), tf.float32)
+
+
+def alignment_scores(maps_a: tf.Tensor,
+                     maps_b: tf.Tensor,
+                     percentile: float = 90.) -> Scores:
+  """All per-image scores of two batches of maps, from one sort per map.
+
+  Spearman's rho is that of `scipy.stats.spearmanr` on the flattened maps, with
+  average ranks (human maps are mostly ties); Dice and IoU are those of
+  `harmonization` 0.0.9; AUC is `sklearn.metrics.roc_auc_score`; the pointing
+  game is that of Zhang et al., ECCV 2016, without a margin.
 
   Args:
-    maps_a: float `Tensor` (B, H, W), H and W static.
-    maps_b: float `Tensor` of the same shape.
+    maps_a: float `Tensor` (B, H, W), H and W static: the model's maps.
+    maps_b: float `Tensor` of the same shape: the human maps.
+    percentile: each map is cut strictly above its own value at this percentile.
 
   Returns:
-    float32 `Tensor` (B,), in [-1, 1], NaN where either map is constant or holds
-    a value that is not finite.
+    The scores. See the module's text for where they are NaN.
   """
   a, b = _flatten(maps_a), _flatten(maps_b)
   finite = tf.reduce_all(tf.math.is_finite(a) & tf.math.is_finite(b), axis=-1)
-  order = tf.argsort(a)
-  ranks_a = _sorted_average_ranks(tf.gather(a, order, batch_dims=1))
-  b = tf.gather(b, order, batch_dims=1)
-  order = tf.argsort(b)
-  ranks_a = tf.gather(ranks_a, order, batch_dims=1)
-  ranks_b = _sorted_average_ranks(tf.gather(b, order, batch_dims=1))
-  # The mean rank is known exactly.
-  middle = (a.shape[-1] + 1) / 2.
-  ranks_a, ranks_b = ranks_a - middle, ranks_b - middle
-  covariance = tf.reduce_sum(ranks_a * ranks_b, axis=-1)
-  deviations = tf.sqrt(
-      tf.reduce_sum(ranks_a**2, axis=-1)) * tf.sqrt(
-          tf.reduce_sum(ranks_b**2, axis=-1))
-  defined = finite & (deviations > 0)
-  return tf.where(defined, covariance / tf.where(defined, deviations, 1.),
-                  float('nan'))
+  keys_a, keys_b = _order_keys(a), _order_keys(b)
+  # The human map first: it is smooth, hence half sorted, and its order is as
+  # good as any other to find the model's map in.
+  human = _rank(keys_b, percentile)
+  model = _rank(tf.gather(keys_a, human.pixels, batch_dims=1), percentile)
+  ranks_b = tf.gather(human.ranks, model.pixels, batch_dims=1)
+  defined = finite & human.varies & model.varies
+
+  covariance = _product(model.ranks, ranks_b)
+  deviations = tf.sqrt(_product(model.ranks, model.ranks)) * tf.sqrt(
+      _product(ranks_b, ranks_b))
+
+  in_a, in_b = _count(model.cut), _count(human.cut)
+  # The cut of a sorted map is its end.
+  cut_b = model.pixels >= a.shape[-1] - tf.cast(in_b, tf.int32)[:, tf.newaxis]
+  both = _count(model.cut & cut_b)
+
+  pairs = in_b * (a.shape[-1] - in_b)
+  excess = _product(model.ranks, tf.cast(cut_b, tf.int64))
+  peak = tf.argmax(keys_a, axis=-1)[:, tf.newaxis]
+  hit = tf.gather(keys_b, peak, batch_dims=1) > human.threshold
+  return Scores(
+      spearman=_ratio(covariance, deviations, defined),
+      dice=_ratio(2. * both, in_a + in_b, defined),
+      iou=_ratio(both, in_a + in_b - both, defined),
+      auc=.5 + _ratio(excess, 2. * pairs, defined),
+      pointing=tf.where(defined & (in_b > 0), _count(hit), float('nan')))
 
 
-def _above_percentile(maps: tf.Tensor, percentile: float) -> tf.Tensor:
-  """Whether each pixel is strictly above the map's percentile (linear)."""
-  maps = _flatten(maps)
-  position = (maps.shape[-1] - 1) * percentile / 100.
-  below = int(position)
-  above = min(below + 1, maps.shape[-1] - 1)
-  ordered = tf.sort(maps)
-  low, high = ordered[:, below], ordered[:, above]
-  threshold = low + (high - low) * (position - below)
-  return maps > threshold[:, tf.newaxis]
+def spearman_correlation(maps_a: tf.Tensor, maps_b: tf.Tensor) -> tf.Tensor:
+  """Spearman's rank correlation of two batches of maps.
 
+  Args:
+    maps_a: as of `alignment_scores`.
+    maps_b: as of `alignment_scores`.
 
-def _overlap(maps_a, maps_b, percentile):
-  """Pixels in both cut maps, in the first and in the second, each (B,)."""
-  a = _above_percentile(maps_a, percentile)
-  b = _above_percentile(maps_b, percentile)
-  return tuple(
-      tf.reduce_sum(tf.cast(cut, tf.float32), axis=-1) for cut in (a & b, a, b))
-
-
-def _ratio(numerator, denominator):
-  """Numerator / denominator, NaN where the denominator is 0."""
-  return tf.where(denominator > 0,
-                  tf.math.divide_no_nan(numerator, denominator), float('nan'))
+  Returns:
+    float32 `Tensor` (B,), see `Scores`.
+  """
+  return alignment_scores(maps_a, maps_b).spearman
 
 
 def dice(maps_a: tf.Tensor,
@@ -106,15 +199,14 @@ def dice(maps_a: tf.Tensor,
   """Dice coefficient of two batches of maps, cut above a percentile.
 
   Args:
-    maps_a: float `Tensor` (B, H, W), H and W static.
-    maps_b: float `Tensor` of the same shape.
-    percentile: each map is cut strictly above its own value at this percentile.
+    maps_a: as of `alignment_scores`.
+    maps_b: as of `alignment_scores`.
+    percentile: as of `alignment_scores`.
 
   Returns:
-    float32 `Tensor` (B,), in [0, 1], NaN where both cut maps are empty.
+    float32 `Tensor` (B,), see `Scores`.
   """
-  both, in_a, in_b = _overlap(maps_a, maps_b, percentile)
-  return _ratio(2. * both, in_a + in_b)
+  return alignment_scores(maps_a, maps_b, percentile).dice
 
 
 def intersection_over_union(maps_a: tf.Tensor,
@@ -123,15 +215,14 @@ def intersection_over_union(maps_a: tf.Tensor,
   """Intersection over union of two batches of maps, cut above a percentile.
 
   Args:
-    maps_a: float `Tensor` (B, H, W), H and W static.
-    maps_b: float `Tensor` of the same shape.
-    percentile: each map is cut strictly above its own value at this percentile.
+    maps_a: as of `alignment_scores`.
+    maps_b: as of `alignment_scores`.
+    percentile: as of `alignment_scores`.
 
   Returns:
-    float32 `Tensor` (B,), in [0, 1], NaN where both cut maps are empty.
+    float32 `Tensor` (B,), see `Scores`.
   """
-  both, in_a, in_b = _overlap(maps_a, maps_b, percentile)
-  return _ratio(both, in_a + in_b - both)
+  return alignment_scores(maps_a, maps_b, percentile).iou
 
 
 class AlignmentScore(tf_keras.metrics.Metric):

@@ -1,13 +1,16 @@
 """Pictures of images beside human and model maps."""
 
-from typing import Mapping
+from typing import Mapping, Optional, Sequence
 
 from matplotlib import figure
+from matplotlib.backends import backend_agg
 import numpy as np
+import tensorflow as tf, tf_keras
 
 from official.vision.ops import preprocess_ops
 
 _INCHES = 1.4
+_DPI = 120
 
 
 def to_display(images: np.ndarray) -> np.ndarray:
@@ -24,18 +27,13 @@ def to_display(images: np.ndarray) -> np.ndarray:
   return np.clip(pixels / 255., 0., 1.)
 
 
-def draw(path: str, images: np.ndarray, maps: Mapping[str, np.ndarray]):
-  """Draws one row per image: the image, then each of its maps.
-
-  Args:
-    path: of the picture; its ending gives the format.
-    images: float (B, H, W, 3) in [0, 1].
-    maps: column titles to maps (B, H, W), each drawn on its own scale.
-  """
+def _figure(images, maps, captions) -> figure.Figure:
   rows, columns = len(images), 1 + len(maps)
   # Not pyplot: a figure of its own needs no display and leaves no state.
   picture = figure.Figure(
-      figsize=(_INCHES * columns, _INCHES * rows + 0.3), layout='constrained')
+      figsize=(_INCHES * columns, _INCHES * rows + 0.3),
+      dpi=_DPI,
+      layout='constrained')
   axes = picture.subplots(rows, columns, squeeze=False)
   for row in range(rows):
     axes[row, 0].imshow(images[row])
@@ -44,5 +42,52 @@ def draw(path: str, images: np.ndarray, maps: Mapping[str, np.ndarray]):
   for axis, title in zip(axes[0], ['image', *maps]):
     axis.set_title(title, fontsize=9)
   for axis in axes.flat:
-    axis.set_axis_off()
-  picture.savefig(path, dpi=120)
+    axis.set(xticks=[], yticks=[], frame_on=False)
+  for axis, caption in zip(axes[:, 0], captions or ()):
+    axis.set_ylabel(caption, fontsize=8)
+  return picture
+
+
+def draw(path: str,
+         images: np.ndarray,
+         maps: Mapping[str, np.ndarray],
+         captions: Optional[Sequence[str]] = None):
+  """Draws one row per image: the image, then each of its maps.
+
+  Args:
+    path: of the picture; its ending gives the format.
+    images: float (B, H, W, 3) in [0, 1].
+    maps: column titles to maps (B, H, W), each drawn on its own scale.
+    captions: B lines of text, one left of each row.
+  """
+  _figure(images, maps, captions).savefig(path)
+
+
+def render(images: np.ndarray,
+           maps: Mapping[str, np.ndarray],
+           captions: Optional[Sequence[str]] = None) -> np.ndarray:
+  """Draws as `draw` does, into memory.
+
+  Args:
+    images: as of `draw`.
+    maps: as of `draw`.
+    captions: as of `draw`.
+
+  Returns:
+    The picture, uint8 (height, width, 3).
+  """
+  canvas = backend_agg.FigureCanvasAgg(_figure(images, maps, captions))
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def write_png(path: str, picture: np.ndarray):
+  """Writes a picture, whole or not at all.
+
+  Args:
+    path: of the file, on any file system that TensorFlow knows.
+    picture: uint8 (height, width, 3).
+  """
+  with tf.io.gfile.GFile(f'{path}.partial', 'wb') as f:
+    f.write(tf.io.encode_png(picture).numpy())
+  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)

@@ -12,6 +12,7 @@ from official.core import config_definitions as cfg
 from official.core import task_factory
 from official.core import train_utils
 from official.modeling import hyperparams
+from official.modeling import optimization
 from official_ext.harmonization import (
     registry_imports)  # pylint: disable=unused-import
 from official_ext.harmonization.configs import (
@@ -29,6 +30,7 @@ def load_config(model_dir: str) -> cfg.ExperimentConfig:
 
   Raises:
     FileNotFoundError: there is no `params.yaml`.
+    ValueError: it is of another task.
   """
   path = os.path.join(model_dir, 'params.yaml')
   if not tf.io.gfile.exists(path):
@@ -36,51 +38,141 @@ def load_config(model_dir: str) -> cfg.ExperimentConfig:
         f'{path} does not exist: give the --model_dir of a run of train.py.')
   config = cfg.ExperimentConfig(
       task=exp_cfg.HarmonizedImageClassificationTask())
-  return hyperparams.override_params_dict(config, path, is_strict=True)
+  try:
+    return hyperparams.override_params_dict(config, path, is_strict=True)
+  except KeyError as e:
+    raise ValueError(
+        f'{path} is not the configuration of an image-classification run: '
+        f'{e.args[0]}') from None
+
+
+def find_checkpoint(model_dir: str, checkpoint: str = '') -> str:
+  """Finds the checkpoint of a run.
+
+  Args:
+    model_dir: the run's folder.
+    checkpoint: a checkpoint's path without its ending, or a folder that holds
+      some; relative ones are in the run's folder. Left out, that folder.
+
+  Returns:
+    The path of the checkpoint, or of the folder's last.
+
+  Raises:
+    FileNotFoundError: there is none.
+  """
+  path = os.path.join(model_dir, checkpoint)
+  if tf.io.gfile.isdir(path):
+    found = tf.train.latest_checkpoint(path)
+    if not found:
+      # The host's best checkpoint stands without the list of checkpoints.
+      indices = tf.io.gfile.glob(os.path.join(path, '*.index'))
+      found = indices[0][:-len('.index')] if len(indices) == 1 else None
+  else:
+    found = path if tf.io.gfile.exists(f'{path}.index') else None
+  if not found:
+    raise FileNotFoundError(
+        f'{path} holds no checkpoint: train it first, or name one.')
+  return found
 
 
 class Run:
-  """A run's network, restored from its last checkpoint.
+  """A run's network, restored from a checkpoint.
 
   Attributes:
     config: the experiment.
     task: its task.
     model: its network.
     step: the checkpoint's global step.
+    averaged: whether the network has the moving averages of its weights.
   """
 
-  def __init__(self, model_dir: str):
+  def __init__(self, model_dir: str, *, checkpoint: str = '',
+               evaluate: bool = True):
     """Opens a run.
 
     Args:
       model_dir: the run's folder.
+      checkpoint: as for `find_checkpoint`; the run's last if left out.
+      evaluate: whether `evaluate` will be called, for which the validation data
+        must be there.
 
     Raises:
       FileNotFoundError: there is no configuration, or no checkpoint.
+      ValueError: the configuration is not of image classification, or the
+        checkpoint not of its network.
     """
     self.config = load_config(model_dir)
-    checkpoint = tf.train.latest_checkpoint(model_dir)
-    if not checkpoint:
-      raise FileNotFoundError(
-          f'{model_dir} holds no checkpoint: train it first.')
-    self.task = task_factory.get_task(self.config.task, logging_dir=model_dir)
-    self.model = self.task.build_model()
-    self._trainer = base_trainer.Trainer(
-        self.config,
-        self.task,
-        model=self.model,
-        optimizer=train_utils.create_optimizer(self.task, self.config),
-        train=False,
-        evaluate=True)
-    self._trainer.checkpoint.restore(checkpoint).expect_partial()
+    path = find_checkpoint(model_dir, checkpoint)
+    # Without a folder, nothing is written into that of the run.
+    self.task = task_factory.get_task(self.config.task)
+    # The host swaps averages in and out under a strategy alone.
+    gpus = tf.config.list_logical_devices('GPU')
+    self._strategy = tf.distribute.OneDeviceStrategy(
+        'GPU:0' if gpus else 'CPU:0')
+    with self._strategy.scope():
+      self.model = self.task.build_model()
+      self._trainer = base_trainer.Trainer(
+          self.config,
+          self.task,
+          model=self.model,
+          optimizer=train_utils.create_optimizer(self.task, self.config),
+          train=False,
+          evaluate=evaluate)
+    try:
+      # Whatever does not match keeps its random initial value without a word.
+      tf.train.Checkpoint(model=self.model).restore(
+          path).expect_partial().assert_existing_objects_matched()
+      self._trainer.checkpoint.restore(path).expect_partial()
+    except (AssertionError, ValueError) as e:
+      raise ValueError(
+          f'{path} is no checkpoint of the network in {model_dir}/params.yaml: '
+          f'{e}') from None
     self.step = int(self._trainer.global_step.numpy())
+    # The host exports its best checkpoint while the averages are swapped in.
+    best = self.config.trainer.best_checkpoint_export_subdir
+    self.averaged = self._has_averages() and bool(best) and (
+        os.path.dirname(path) == os.path.join(model_dir, best))
+
+  def _has_averages(self) -> bool:
+    # Under float16's loss scaling the host keeps none.
+    return isinstance(self._trainer.optimizer,
+                      optimization.ExponentialMovingAverage)
+
+  def _swap(self):
+    with self._strategy.scope():
+      self._trainer.optimizer.swap_weights()
+
+  def use_averages(self, required: bool = False):
+    """Evaluates with moving averages of the weights, as the host does.
+
+    `evaluate` does so on its own.
+
+    Args:
+      required: whether a run that has none is an error.
+
+    Raises:
+      ValueError: it is.
+    """
+    if not self._has_averages():
+      if required:
+        raise ValueError('The run has no moving averages of its weights '
+                         '(trainer.optimizer_config.ema).')
+      return
+    if not self.averaged:
+      self._swap()
+      self.averaged = True
 
   def evaluate(self) -> Dict[str, float]:
     """Returns the host's evaluation logs on all validation data."""
-    logs = self._trainer.evaluate(tf.constant(-1))
+    if self.averaged:  # The host swaps the averages in on its own.
+      self._swap()
+    with self._strategy.scope():
+      logs = self._trainer.evaluate(tf.constant(-1))
+    if self.averaged:
+      self._swap()
     return {
         name: float(np.asarray(orbit.utils.get_value(value)))
-        for name, value in logs.items()
+        for name, value in logs.items() if not name.startswith('image/')
     }
 
   def mapped_examples(self, count: int):

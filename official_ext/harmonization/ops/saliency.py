@@ -39,23 +39,21 @@ def choose(table, kind: str, name: str):
   return table[name]
 
 
-def saliency_maps(
+def logits_and_gradients(
     model: Callable[..., tf.Tensor],
     images: tf.Tensor,
     targets: tf.Tensor,
     *,
-    reduction: str = 'signed_mean',
     training: bool,
     saliency_target: str = 'logit',
     loss_scale: Optional[tf.Tensor] = None) -> Tuple[tf.Tensor, tf.Tensor]:
-  """Computes logits and saliency maps in one forward pass.
+  """Computes logits and the gradient of their targets in one forward pass.
 
-  The map of image b is the reduction over colour channels of
-  d(sum_c targets[b, c] * f_c(x_b)) / dx_b (Fel et al., NeurIPS 2022). Inside
-  an outer `tf.GradientTape` both results can be differentiated with respect to
-  the model's variables. With training=True and batch normalization the
-  gradient includes the paths through the batch statistics, as in the released
-  code.
+  The gradient of image b is d(sum_c targets[b, c] * f_c(x_b)) / dx_b (Fel et
+  al., NeurIPS 2022). Inside an outer `tf.GradientTape` both results can be
+  differentiated with respect to the model's variables. With training=True and
+  batch normalization the gradient includes the paths through the batch
+  statistics, as in the released code.
 
   Args:
     model: a callable `model(images, training=...)` that returns logits (B, C).
@@ -63,21 +61,19 @@ def saliency_maps(
       is watched as float32, so that gradients do not underflow.
     targets: float `Tensor` (M, C), M <= B: the one-hot labels, or mixing
       coefficients, of the first M images. Never smoothed labels.
-    reduction: 'signed_mean', 'abs_mean' or 'abs_max', over colour channels.
     training: whether the model runs in training mode.
     saliency_target: 'logit', 'centered_logit' or 'log_probability'.
     loss_scale: a scalar that the score is multiplied by, and the gradient
       divided by, so that a float16 backward pass does not underflow.
 
   Returns:
-    A tuple of logits (B, C) and the maps of the first M images, (M, H, W), both
-    float32 (float64 for float64 images).
+    A tuple of logits (B, C) and the gradients of the first M images,
+    (M, H, W, channels), both float32 (float64 for float64 images).
 
   Raises:
-    ValueError: the reduction or the saliency target is unknown, there are more
-      targets than images, or the logits do not depend on the images.
+    ValueError: the saliency target is unknown, there are more targets than
+      images, or the logits do not depend on the images.
   """
-  reduce_channels = choose(REDUCTIONS, 'saliency reduction', reduction)
   score_of = choose(TARGETS, 'saliency target', saliency_target)
   mapped = targets.shape[0]
   if mapped is None:
@@ -102,7 +98,36 @@ def saliency_maps(
   gradient = gradient[:mapped]
   if loss_scale is not None:
     gradient /= tf.cast(loss_scale, dtype)
-  return logits, reduce_channels(gradient)
+  return logits, gradient
+
+
+def saliency_maps(
+    model: Callable[..., tf.Tensor],
+    images: tf.Tensor,
+    targets: tf.Tensor,
+    *,
+    reduction: str = 'signed_mean',
+    **kwargs: Any) -> Tuple[tf.Tensor, tf.Tensor]:
+  """Computes logits and saliency maps in one forward pass.
+
+  Args:
+    model: as for `logits_and_gradients`, whose gradient over colour channels
+      is reduced to one map.
+    images: as there.
+    targets: as there.
+    reduction: 'signed_mean', 'abs_mean' or 'abs_max', over colour channels.
+    **kwargs: `training`, `saliency_target` and `loss_scale`, as there.
+
+  Returns:
+    A tuple of logits (B, C) and the maps of the first M images, (M, H, W), both
+    float32 (float64 for float64 images).
+
+  Raises:
+    ValueError: the reduction is unknown, or as `logits_and_gradients`.
+  """
+  reduce_channels = choose(REDUCTIONS, 'saliency reduction', reduction)
+  logits, gradients = logits_and_gradients(model, images, targets, **kwargs)
+  return logits, reduce_channels(gradients)
 
 
 def training_maps(

@@ -19,16 +19,16 @@ from official_ext.harmonization.configs import (
 from official_ext.harmonization.dataloaders import labels as label_lib
 from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import sources
-from official_ext.harmonization.evaluation import metrics as alignment_metrics
 from official_ext.harmonization.losses import (
     harmonization as harmonization_losses)
 from official_ext.harmonization.modeling import keras_application
 from official_ext.harmonization.ops import double_backward
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.ops import second_order
+from official_ext.harmonization.tasks import alignment_evaluation
 
 _LOSS_METRICS = ('classification_loss', 'harmonization_loss')
-_BAD_RECORDS = 'bad_records'
+_BAD_RECORDS = alignment_evaluation.BAD_RECORDS
 
 
 def _check_strategy():
@@ -65,9 +65,12 @@ class HarmonizedImageClassificationTask(
     checks.check(params)
     super().__init__(params, *args, **kwargs)
     self._harmonization = params.harmonization
+    self._evaluation = None
     if params.harmonization.enabled:
       _check_strategy()
       second_order.install()
+      self._evaluation = alignment_evaluation.Evaluation(
+          params, self.logging_dir)
 
   def initialize(self, model: tf_keras.Model):
     """Loads the weights that training starts from.
@@ -223,26 +226,7 @@ class HarmonizedImageClassificationTask(
             for name in _LOSS_METRICS
         ]
       return metrics
-    metrics = []
-    if checks.has_source(self.task_config.validation_data):
-      metrics += super().build_metrics(training)
-      metrics.append(tf_keras.metrics.Mean('validation_loss', dtype=tf.float32))
-      metrics.append(tf_keras.metrics.Sum('accuracy_n', dtype=tf.float32))
-    mapped_data = self.task_config.mapped_validation_data
-    if checks.has_source(mapped_data):
-      if mapped_data.on_bad_record == 'skip':
-        metrics.append(tf_keras.metrics.Sum(_BAD_RECORDS, dtype=tf.float32))
-      metrics += [
-          tf_keras.metrics.SparseCategoricalAccuracy('clickme_accuracy'),
-          alignment_metrics.AlignmentScore(
-              'alignment', ceiling=self._harmonization.ceiling),
-          alignment_metrics.AlignmentScore('alignment_spearman'),
-          alignment_metrics.AlignmentScore('alignment_dice'),
-          alignment_metrics.AlignmentScore('alignment_iou'),
-          tf_keras.metrics.Sum('alignment_n', dtype=tf.float32),
-          tf_keras.metrics.Sum('alignment_n_undefined', dtype=tf.float32),
-      ]
-    return metrics
+    return self._evaluation.build_metrics(super().build_metrics(training))
 
   def process_metrics(self, metrics, labels, model_outputs, **kwargs):
     """Updates the stock training metrics; those of harmonization are apart."""
@@ -400,9 +384,7 @@ class HarmonizedImageClassificationTask(
       metrics: Optional[List[Any]] = None) -> Dict[str, tf.Tensor]:
     """Scores accuracy on plain batches, alignment and accuracy on mapped ones.
 
-    The saliency is the release's evaluation map, the largest magnitude of the
-    gradient over colour channels; the gradient is taken on mapped batches
-    alone. Rows that only fill up a batch count nowhere.
+    Rows that only fill up a batch count nowhere.
 
     Args:
       inputs: images and batch, as `dataloaders.sources` describes them; with
@@ -411,62 +393,23 @@ class HarmonizedImageClassificationTask(
       metrics: of `build_metrics(training=False)`.
 
     Returns:
-      A dictionary of logs: empty, since all that is measured is in metrics.
+      A dictionary of logs: every image's scores, for
+      `aggregate_logs`. All means are in metrics.
     """
     if not self._harmonization.enabled:
       return super().validation_step(inputs, model, metrics)
-    images, batch = inputs
-    one_hot = self._one_hot(batch['labels'])
+    _, batch = inputs
+    return self._evaluation.step(inputs, self._one_hot(batch['labels']), model,
+                                 metrics or [])
 
-    def mapped_step():
-      logits, saliency = saliency_ops.saliency_maps(
-          model, images, one_hot, reduction='abs_max', training=False)
-      return (logits,) + self._alignment(saliency, batch['heatmaps'])
+  def aggregate_logs(self, state=None, step_outputs=None):
+    """Keeps every image's scores, on the host; see the host's task."""
+    if self._evaluation:
+      return self._evaluation.aggregate(state, step_outputs)
+    return super().aggregate_logs(state, step_outputs)
 
-    def plain_step():
-      logits = tf.cast(self.inference_step(images, model), tf.float32)
-      return (logits,) + (tf.zeros_like(batch['valid']),) * 3
-
-    is_mapped = tf.reduce_any(batch['heatmap_weights'] > 0)
-    logits, rho, dice, iou = tf.cond(is_mapped, mapped_step, plain_step)
-    mapped = batch['valid'] * tf.cast(is_mapped, tf.float32)
-    plain = batch['valid'] - mapped
-    undefined = tf.cast(tf.math.is_nan(rho), tf.float32)
-    updates = {
-        'validation_loss':
-            (self._validation_losses(one_hot, logits, model), plain),
-        'accuracy_n': (plain,),
-        'clickme_accuracy': (batch['labels'], logits, mapped),
-        'alignment': (rho, mapped),
-        'alignment_spearman': (rho, mapped),
-        'alignment_dice': (dice, mapped),
-        'alignment_iou': (iou, mapped),
-        'alignment_n': (mapped * (1. - undefined),),
-        'alignment_n_undefined': (mapped * undefined,),
-        _BAD_RECORDS: (batch['bad_records'],),
-    }
-    losses = self.task_config.losses
-    stock_labels = (
-        one_hot if losses.one_hot or losses.soft_labels else batch['labels'])
-    for metric in metrics or []:
-      metric.update_state(
-          *updates.get(metric.name, (stock_labels, logits, plain)))
-    return {}
-
-  def _alignment(self, saliency, human):
-    """Per-image Spearman correlation, Dice and IoU."""
-    return (alignment_metrics.spearman_correlation(saliency, human),
-            alignment_metrics.dice(saliency, human),
-            alignment_metrics.intersection_over_union(saliency, human))
-
-  def _validation_losses(self, one_hot, logits, model):
-    """The stock validation loss, per image."""
-    losses = self.task_config.losses
-    loss = tf_keras.losses.categorical_crossentropy(
-        one_hot,
-        logits,
-        from_logits=True,
-        label_smoothing=losses.label_smoothing if losses.one_hot else 0.)
-    if model.losses:
-      loss += tf.add_n(model.losses)
-    return losses.loss_weight * loss
+  def reduce_aggregated_logs(self, aggregated_logs, global_step=None):
+    """Reports on every image's scores, on the host; see the host's task."""
+    if self._evaluation:
+      return self._evaluation.reduce(aggregated_logs, global_step)
+    return super().reduce_aggregated_logs(aggregated_logs, global_step)

@@ -1,0 +1,309 @@
+r"""Measures how well people agree on where to look: ceilings and a floor.
+
+  python -m official_ext.harmonization.ceiling \
+      --clicks=clicks.csv --click_frame=256 --output_dir=runs/ceiling
+
+From raw ClickMe 2.0 clicks, CSV or NPZ. Halves of each image's participants are
+scored against each other, each participant against the others, and halves
+against those of another image (the floor), by Spearman's rank correlation of
+their maps. images.csv gets a row per image, ceilings.json the means with their
+intervals. Stopped and started again, it goes on where it was.
+"""
+
+from concurrent import futures
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import tempfile
+from typing import Any, Iterator, Sequence
+
+from absl import flags
+import numpy as np
+import tensorflow as tf, tf_keras
+import tqdm
+
+from official_ext.harmonization import cli
+from official_ext.harmonization import resources
+from official_ext.harmonization.data import build_clickme_records
+from official_ext.harmonization.data import click_files
+from official_ext.harmonization.data import clicks
+from official_ext.harmonization.data import participant_maps
+from official_ext.harmonization.evaluation import ceilings
+from official_ext.harmonization.evaluation import scores
+
+FLAGS = flags.FLAGS
+
+_IMAGES = 'images.csv'
+_RESULTS = 'ceilings.json'
+# Rows of the groups that are done, as long as not all are.
+_PROGRESS = 'ceilings.partial.jsonl'
+_TITLES = {
+    'split_half': 'half of the participants against the other half',
+    'spearman_brown': 'the same, corrected to all participants',
+    'leave_one_out': 'each participant against the others',
+    'floor': 'half of the participants against half of another image\'s',
+}
+
+
+def define_flags():
+  """Defines the tool's flags."""
+  defaults = ceilings.Settings()
+  flags.DEFINE_list('clicks', None, 'Files of raw clicks: CSV with image_path, '
+                    'clicks, user_id, or NPZ with file_pointer, clickmap_x, '
+                    'clickmap_y, user_id, user_catch_trial, is_mobile.')
+  flags.DEFINE_string('output_dir', None, f'Where {_IMAGES} and {_RESULTS} are '
+                      'written.')
+  flags.DEFINE_integer('click_frame', 0, 'Side of the square in whose pixels '
+                       'clicks are given (256); 0: in the pixels of the images '
+                       'in --image_dir.', lower_bound=0)
+  flags.DEFINE_string('image_dir', None, 'Folder of the images, for their '
+                      'sizes; not needed with --click_frame.')
+  flags.DEFINE_integer('size', 224, 'Side at which maps are compared.',
+                       lower_bound=2)
+  flags.DEFINE_integer('iterations', defaults.iterations, 'Halvings of each '
+                       'image\'s participants.', lower_bound=1)
+  flags.DEFINE_bool('resample', defaults.resample, 'Resample halves to full '
+                    'size, as the ClickMe 2.0 tools do.')
+  flags.DEFINE_integer('images', 0, 'Measure that many images, drawn at '
+                       'random; 0: all.', lower_bound=0)
+  flags.DEFINE_integer('seed', defaults.seed, 'Of all draws.', lower_bound=0)
+  flags.DEFINE_bool('trust_pickle', False, 'Unpickle arrays of objects. A '
+                    'pickle can run any code: only for files you would run.')
+  flags.DEFINE_integer('workers', os.cpu_count() or 1, 'Processes.',
+                       lower_bound=1)
+  build_clickme_records.define_rules()
+  flags.adopt_module_key_flags(build_clickme_records)
+  flags.mark_flags_as_required(['clicks', 'output_dir'])
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is measured; every field but the first two is a flag.
+
+  Attributes:
+    rules: which clicks count, and how they become a map.
+    settings: how agreement is measured.
+    clicks: files of raw clicks.
+    output_dir: where the results are written.
+    click_frame: side of the square in whose pixels clicks are given, or 0.
+    image_dir: folder of the images, where their sizes are needed.
+    size: side at which maps are compared.
+    images: how many are measured; 0 for all.
+    trust_pickle: whether arrays of objects may be unpickled.
+    workers: processes.
+  """
+  # Before the field `clicks`, which hides the module.
+  rules: clicks.Rules
+  settings: ceilings.Settings
+  clicks: Sequence[str]
+  output_dir: str
+  click_frame: int = 0
+  image_dir: str = ''
+  size: int = 224
+  images: int = 0
+  trust_pickle: bool = False
+  workers: int = 1
+
+
+def options_of_flags() -> Options:
+  """Returns what the flags say, with paths as the user means them."""
+  rules = build_clickme_records.rules_of_flags()
+  return Options(
+      rules,
+      ceilings.Settings(FLAGS.iterations, FLAGS.resample,
+                        rules.min_participants, seed=FLAGS.seed),
+      clicks=[resources.working_path(c) for c in FLAGS.clicks],
+      output_dir=resources.working_path(FLAGS.output_dir),
+      click_frame=FLAGS.click_frame,
+      image_dir=FLAGS.image_dir and resources.working_path(FLAGS.image_dir),
+      size=FLAGS.size,
+      images=FLAGS.images,
+      trust_pickle=FLAGS.trust_pickle,
+      workers=FLAGS.workers)
+
+
+def _check(options: Options):
+  if bool(options.click_frame) == bool(options.image_dir):
+    raise ValueError('Clicks are pixels of a square, then give its side by '
+                     '--click_frame=256, or of the images, then give their '
+                     'folder by --image_dir: one of the two.')
+  for flag, paths in (('clicks', options.clicks),
+                      ('image_dir', filter(None, [options.image_dir]))):
+    for path in paths:
+      if not tf.io.gfile.exists(path):
+        raise ValueError(f'--{flag}={path} does not exist.')
+
+
+def _names(table: click_files.Table, options: Options) -> list[str]:
+  """Returns the images to measure, sorted."""
+  names = table.images()
+  if not names:
+    raise ValueError('There is no click in --clicks='
+                     f'{",".join(options.clicks)}.')
+  if not options.images or options.images >= len(names):
+    return names
+  generator = np.random.default_rng(options.settings.seed)
+  return sorted(generator.choice(names, options.images, replace=False).tolist())
+
+
+class _Progress:
+  """The rows of groups that are done, kept over a stop."""
+
+  def __init__(self, path: str, basis: Any):
+    """Opens the file, and drops what was made of something else.
+
+    Args:
+      path: of the file.
+      basis: what the rows depend on; must survive JSON.
+    """
+    self._path = path
+    head = json.dumps(basis, sort_keys=True)
+    lines = ['']
+    if tf.io.gfile.exists(path):
+      with tf.io.gfile.GFile(path, 'r') as f:
+        lines = f.read().split('\n')
+    if lines[0] != head:
+      lines = [head, '']
+    # The last line ends without a newline, or is empty.
+    self.done = dict(json.loads(line) for line in lines[1:-1])
+    with tf.io.gfile.GFile(path, 'w') as f:
+      f.write('\n'.join([*lines[:-1], '']))
+
+  def add(self, group: int, rows: list[dict[str, Any]]):
+    """Keeps the rows of a group."""
+    self.done[group] = rows
+    with tf.io.gfile.GFile(self._path, 'a') as f:
+      f.write(json.dumps((group, rows)) + '\n')
+
+  def end(self):
+    """Removes the file: the results are written."""
+    tf.io.gfile.remove(self._path)
+
+
+def _measure(groups: dict[int, list[str]], source: ceilings.Source,
+             options: Options) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+  """Yields the rows of each group, in any order."""
+  workers = min(options.workers, len(groups))
+  if workers <= 1:
+    for i, group in groups.items():
+      yield i, ceilings.measure(source, group, options.settings)
+    return
+  # Forking a process in which TensorFlow is loaded may lock up.
+  pool = futures.ProcessPoolExecutor(
+      workers, multiprocessing.get_context('spawn'))
+  try:
+    jobs = {pool.submit(ceilings.measure, source, group, options.settings): i
+            for i, group in groups.items()}
+    for job in futures.as_completed(jobs):
+      yield jobs[job], job.result()
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _rows(source: participant_maps.ParticipantMaps, progress: _Progress,
+          options: Options) -> list[dict[str, Any]]:
+  """Returns the rows of all images, sorted by their names."""
+  groups, rows = ceilings.plan(source, options.settings)
+  todo = {i: g for i, g in enumerate(groups) if i not in progress.done}
+  total = sum(map(len, groups))
+  bar = tqdm.tqdm(total=total, initial=total - sum(map(len, todo.values())),
+                  desc='agreement', unit=' images', disable=None)
+  with bar:
+    for i, found in _measure(todo, source, options):
+      progress.add(i, found)
+      bar.update(len(found))
+  rows += itertools.chain.from_iterable(progress.done.values())
+  return sorted(rows, key=lambda row: row['image'])
+
+
+def _preprocessing(options: Options) -> str:
+  frame = (f'a square of {options.click_frame} pixels' if options.click_frame
+           else 'the image\'s own pixels')
+  return (f'clicks counted in {frame}, blur {options.rules.blur}, resized to '
+          f'{options.size} x {options.size} (bilinear)')
+
+
+def measure(options: Options) -> dict[str, scores.Score]:
+  """Measures, and writes what was found.
+
+  Args:
+    options: what is measured.
+
+  Returns:
+    The scores by each of `ceilings.MEASURES`.
+
+  Raises:
+    ValueError: the options or their files do not allow it.
+    PermissionError: a file needs --trust_pickle.
+  """
+  _check(options)
+  tf.io.gfile.makedirs(options.output_dir)
+  with tempfile.TemporaryDirectory() as folder:
+    table = click_files.Table(os.path.join(folder, 'clicks.sqlite'))
+    table.fill(itertools.chain.from_iterable(
+        click_files.read(file, trust_pickle=options.trust_pickle)
+        for file in options.clicks))
+    source = participant_maps.ParticipantMaps(
+        table, _names(table, options), options.rules, options.size,
+        options.click_frame, options.image_dir)
+    progress = _Progress(
+        os.path.join(options.output_dir, _PROGRESS),
+        [table.fingerprint, dataclasses.asdict(options.rules),
+         dataclasses.asdict(options.settings), _preprocessing(options),
+         options.image_dir, options.images])
+    rows = _rows(source, progress, options)
+  found = ceilings.summarize(
+      rows, options.settings, preprocessing=_preprocessing(options))
+  scores.write_rows(os.path.join(options.output_dir, _IMAGES), rows)
+  scores.write_json(os.path.join(options.output_dir, _RESULTS), {
+      'clicks': list(options.clicks),
+      'rules': dataclasses.asdict(options.rules),
+      'left_out': source.left_out,
+      'unreadable': source.unreadable,
+      'scores': {name: score.to_json() for name, score in found.items()},
+  })
+  progress.end()
+  return found
+
+
+def main(_):
+  """Measures what the flags describe, and prints it."""
+  try:
+    options = options_of_flags()
+    found = measure(options)
+  except (ValueError, PermissionError) as e:
+    raise SystemExit(f'ceiling: {e}') from None
+  print(summary(found))
+  print(f'Written: {_IMAGES} and {_RESULTS} in {options.output_dir}.')
+
+
+def summary(found: dict[str, scores.Score]) -> str:
+  """Formats the scores as text, one line each.
+
+  Args:
+    found: scores by each of `ceilings.MEASURES`.
+
+  Returns:
+    The lines.
+  """
+  width = max(map(len, _TITLES.values()))
+  lines = [f'{title:<{width}} {found[name].value:7.4f}  '
+           f'[{found[name].low:.4f}, {found[name].high:.4f}]  '
+           f'{found[name].n} images' for name, title in _TITLES.items()]
+  few = found['split_half'].details['too_few_participants']
+  if few:
+    lines.append(f'{len(few)} images have too few participants; they are named '
+                 f'in {_IMAGES}.')
+  return '\n'.join(lines)
+
+
+def run():
+  """The console command."""
+  define_flags()
+  cli.run(main, __name__)
+
+
+if __name__ == '__main__':
+  run()

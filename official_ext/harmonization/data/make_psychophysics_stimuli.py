@@ -1,0 +1,378 @@
+r"""Makes stimuli that reveal an image by what people found important.
+
+  python -m official_ext.harmonization.data.make_psychophysics_stimuli \
+      --records='data/click-me/val/*.tfrecords' --animal_classes=0-397 \
+      --vehicle_classes=404,779,814,817,867 --images_per_target=100 \
+      --output_dir=data/stimuli
+
+One source is given: --records (with --map_decoder), --npz, or --image_dir with
+--map_dir. Each image becomes grey pictures at 11 levels, which show the 1,
+1.58, ... 63.1, 100 percent around the map's maximum on a ground that has the
+image's amplitude spectrum and no more, and the full image:
+
+  <output_dir>/animal/{level}_{class}{digit}.png, .../vehicle/...
+
+stimuli.csv lists them with a checksum each, left_out.csv what was left out.
+Stopped and started again, it goes on where it was. docs/psychophysics.md
+defines all of it.
+"""
+
+import collections
+import csv
+import dataclasses
+import io
+import os
+from typing import Iterator, Sequence
+
+from absl import flags
+import numpy as np
+from PIL import Image
+import tensorflow as tf, tf_keras
+import tqdm
+
+from official_ext.harmonization import cli
+from official_ext.harmonization import resources
+from official_ext.harmonization.data import build_clickme_records
+from official_ext.harmonization.data import class_labels
+from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import pictures
+from official_ext.harmonization.data import shards
+from official_ext.harmonization.data import stimuli
+from official_ext.harmonization.data import stimulus_files
+from official_ext.harmonization.data import stimulus_sources
+from official_ext.harmonization.data import stimulus_targets
+from official_ext.harmonization.dataloaders import registry
+
+FLAGS = flags.FLAGS
+
+LIST = 'stimuli.csv'
+_COLUMNS = ('file', 'target', 'class', 'image', 'level', 'percent', 'pixels',
+            'sha256', 'source')
+_PATHS = ('output_dir', 'npz', 'image_dir', 'map_dir', 'labels', 'class_names')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is made from what; every field is a flag."""
+  output_dir: str = ''
+  records: Sequence[str] = ()
+  map_decoder: str = 'clickme'
+  raw_image_max: float = 255.
+  npz: str = ''
+  image_dir: str = ''
+  map_dir: str = ''
+  image_suffix: str = ''
+  map_suffix: str = ''
+  labels: str = ''
+  class_names: str = ''
+  animal_classes: Sequence[str] = ()
+  vehicle_classes: Sequence[str] = ()
+  images_per_target: int = 0
+  size: int = 256
+  connectivity: int = 4
+  percent_of: str = 'image'
+  seed: int = 0
+
+
+def define_flags():
+  """Defines the tool's flags."""
+  flags.DEFINE_string('output_dir', None, 'Where the stimuli are written.')
+  flags.DEFINE_list('records', [], 'TFRecord files with maps; may have '
+                    'wildcards.')
+  flags.DEFINE_enum('map_decoder', 'clickme', registry.names(),
+                    'The format of the records.')
+  flags.DEFINE_float('raw_image_max', 255., 'White in records of raw pixels.')
+  flags.DEFINE_string('npz', None, 'Folder or zip of npz files with image, '
+                      'heatmap and label.')
+  flags.DEFINE_string('image_dir', None, 'Folder of JPEG or PNG images; the '
+                      'class is the first folder of an image\'s path.')
+  flags.DEFINE_string('map_dir', None, 'Folder of maps, named as the images.')
+  flags.DEFINE_string('image_suffix', '', 'End of the images\' names that the '
+                      'maps\' names have not.')
+  flags.DEFINE_string('map_suffix', '', 'The same of the maps\' names.')
+  flags.DEFINE_string('labels', None, 'CSV with image and label, instead of '
+                      'folders.')
+  flags.DEFINE_string('class_names', None, 'File of class names, one per line, '
+                      'class 0 first.')
+  flags.DEFINE_list('animal_classes', [], 'Classes that are animals: names, '
+                    'numbers or ranges (0-397). May be left out where classes '
+                    'are called animal and vehicle.')
+  flags.DEFINE_list('vehicle_classes', [], 'Classes that are the other answer; '
+                    'without it, all that are no animals.')
+  flags.DEFINE_integer('images_per_target', 0, 'Images of animals and of '
+                       'vehicles, each; 0: all.', lower_bound=0)
+  flags.DEFINE_integer('size', 256, 'Side of the stimuli in pixels: the '
+                       'central square of an image is resized to it.',
+                       lower_bound=8)
+  flags.DEFINE_enum('percent_of', 'image', ('image', 'map'), 'Percent of all '
+                    'pixels, or of those where the map is not 0.')
+  flags.DEFINE_integer('connectivity', 4, 'Neighbours of a pixel, 4 or 8.')
+  flags.DEFINE_integer('seed', 0, 'Seed of all that is drawn.')
+
+
+def options_of_flags() -> Options:
+  """Returns what the flags say, with paths as the user means them."""
+  values = {field.name: FLAGS[field.name].value
+            for field in dataclasses.fields(Options)}
+  for name in _PATHS:
+    values[name] = values[name] and resources.working_path(values[name])
+  values['records'] = [resources.working_path(r) for r in values['records']]
+  return Options(**values)
+
+
+def _square(pixels: np.ndarray, size: int) -> np.ndarray:
+  """Resizes the central square, bilinearly (antialiased); float64."""
+  height, width = pixels.shape
+  side = min(height, width)
+  top, left = (height - side) // 2, (width - side) // 2
+  picture = Image.fromarray(
+      np.float32(pixels[top:top + side, left:left + side]))
+  return np.asarray(picture.resize((size, size), Image.BILINEAR), np.float64)
+
+
+def square(image: np.ndarray, heatmap: np.ndarray, size: int):
+  """Brings an image and its map to one square.
+
+  Args:
+    image: uint8 (H, W, 3).
+    heatmap: (h, w), of the image's framing.
+    size: side of the square in pixels.
+
+  Returns:
+    Brightness, 0..255, and map, not negative; float64 (size, size).
+  """
+  height, width = image.shape[:2]
+  heatmap = np.asarray(
+      Image.fromarray(np.float32(heatmap)).resize((width, height),
+                                                  Image.BILINEAR))
+  return (_square(stimuli.grey(image), size),
+          np.maximum(_square(heatmap, size), 0.))
+
+
+def counts(values: np.ndarray, percent_of: str) -> dict[int, int]:
+  """Says how many pixels each level reveals.
+
+  Args:
+    values: (size, size), the map.
+    percent_of: 'image' for percent of all pixels, 'map' for percent of those
+      that are not 0.
+
+  Returns:
+    Numbers by level; at least 1, and all for the full image.
+  """
+  of = values.size if percent_of == 'image' else np.count_nonzero(values)
+  return {level: values.size if level == stimulus_files.FULL else
+          stimuli.revealed_pixels(stimulus_files.percent(level), of)
+          for level in stimulus_files.LEVELS}
+
+
+def render(bright: np.ndarray, values: np.ndarray, name: str,
+           options: Options) -> Iterator[tuple[int, np.ndarray]]:
+  """Makes the stimuli of an image.
+
+  Args:
+    bright: (size, size), 0..255.
+    values: (size, size), the map.
+    name: of the image, which with the seed decides what is drawn.
+    options: what is made.
+
+  Yields:
+    Level and stimulus, uint8 (size, size).
+
+  Raises:
+    ValueError: the map cannot be grown from.
+  """
+  place = shards.position(name, options.seed)
+  order = stimuli.growth_order(values, np.random.default_rng([place, 0]),
+                               options.connectivity)
+  ground = stimuli.scramble_phase(bright, np.random.default_rng([place, 1]))
+  for level, count in counts(values, options.percent_of).items():
+    yield level, stimuli.compose(bright, ground, order, count)
+
+
+def _folders(options: Options) -> build_clickme_records.Options:
+  """Returns the options that the builder of records has too."""
+  names = {f.name for f in dataclasses.fields(build_clickme_records.Options)}
+  return build_clickme_records.Options(
+      **{name: value for name, value in dataclasses.asdict(options).items()
+         if name in names - {'rules', 'shards', 'split'}})
+
+
+def source(options: Options):
+  """Opens what the options name.
+
+  Args:
+    options: what is made from what.
+
+  Returns:
+    The images, an iterator of `stimulus_sources.Item`; how many they are, or
+    None; what tells the source from others, for JSON; names of the classes.
+
+  Raises:
+    ValueError: there is no source, more than one, it is not there, or another
+      option is wrong.
+  """
+  if not options.output_dir:
+    raise ValueError('--output_dir is missing: say where the stimuli go.')
+  if options.connectivity not in stimuli.CONNECTIVITIES:
+    raise ValueError(f'--connectivity={options.connectivity}: a pixel has '
+                     'neighbours at its 4 sides, or 8 with the corners.')
+  names = []
+  if options.class_names:
+    names = class_labels.read_names(options.class_names)
+  if options.records:
+    if options.npz or options.map_dir:
+      raise ValueError('--records stands beside --npz or --map_dir: one source '
+                       'is read at a time.')
+    paths = stimulus_sources.files(options.records)
+    sizes = [(os.path.basename(p), tf.io.gfile.stat(p).length) for p in paths]
+    return (stimulus_sources.of_records(paths, options.map_decoder,
+                                        options.raw_image_max), None,
+            [options.map_decoder, options.raw_image_max, sizes], names)
+  folders = _folders(options)
+  build_clickme_records.check(folders)
+  labels = build_clickme_records.labels(folders)
+  found = build_clickme_records.source(folders, labels)
+  return (stimulus_sources.of_maps(found, options.seed), len(found.names()),
+          [found.fingerprint(), labels.fingerprint()], labels.names or names)
+
+
+def make(options: Options) -> dict[str, int]:
+  """Makes the stimuli that are not there yet, and their list.
+
+  Args:
+    options: what is made from what.
+
+  Returns:
+    Number of images by target, and of images left out by reason.
+
+  Raises:
+    ValueError: the options or their files do not allow it.
+  """
+  items, total, fingerprint, names = source(options)
+  targets = stimulus_targets.Targets(options.animal_classes,
+                                     options.vehicle_classes, names)
+  with shards.alone(options.output_dir):
+    shards.claim(options.output_dir, [], {
+        'input': fingerprint, 'class_names': names,
+        **{name: getattr(options, name) for name in (
+            'animal_classes', 'vehicle_classes', 'images_per_target', 'size',
+            'connectivity', 'percent_of', 'seed')}})
+    maker = _Maker(options, targets)
+    limit = options.images_per_target
+    bar = tqdm.tqdm(items, total=2 * limit or total, unit=' images',
+                    desc=os.path.basename(os.path.normpath(options.output_dir)),
+                    disable=None)
+    for item in bar:
+      maker.take(item)
+      if maker.is_full():
+        break
+    maker.finish()
+  return dict(maker.totals)
+
+
+class _Maker:
+  """Writes the stimuli of one image after the other, and remembers them."""
+
+  def __init__(self, options: Options, targets: stimulus_targets.Targets):
+    self._options = options
+    self._targets = targets
+    self._digits = collections.Counter()
+    self._rows, self._left_out = [], []
+    self.totals = collections.Counter()
+
+  def is_full(self) -> bool:
+    """Whether there are as many images of each target as were asked for."""
+    limit = self._options.images_per_target
+    return 0 < limit <= min(self.totals[t] for t in stimulus_files.TARGETS)
+
+  def _leave_out(self, item, reason, detail=''):
+    self.totals[reason] += 1
+    self._left_out.append((item.name, reason, detail))
+
+  def take(self, item: stimulus_sources.Item):
+    """Writes an image's stimuli, or notes why there are none."""
+    if item.reason:
+      self._leave_out(item, item.reason, item.detail)
+      return
+    target = self._targets.of(item.label)
+    if not target:
+      self._leave_out(item, 'class is neither animal nor vehicle', item.label)
+      return
+    limit = self._options.images_per_target
+    if limit and self.totals[target] >= limit:
+      return
+    image_class = self._targets.image_class(item.label)
+    digit = self._digits[image_class]
+    try:
+      rows = self._write(item, target, image_class, digit)
+    except ValueError as e:
+      self._leave_out(item, 'map not usable', e)
+      return
+    self._rows += rows
+    self._digits[image_class] += 1
+    self.totals[target] += 1
+
+  def _write(self, item, target, image_class, digit):
+    """Writes the stimuli of an image that are not there; returns all rows."""
+    bright, values = square(*item.load(), self._options.size)
+    files = {level: os.path.join(target, stimulus_files.file_name(
+        level, image_class, digit)) for level in stimulus_files.LEVELS}
+    paths = {level: os.path.join(self._options.output_dir, file)
+             for level, file in files.items()}
+    if not all(map(tf.io.gfile.exists, paths.values())):
+      tf.io.gfile.makedirs(os.path.join(self._options.output_dir, target))
+      for level, picture in render(bright, values, item.name, self._options):
+        _write(paths[level], pictures.encode_image(picture))
+    revealed = counts(values, self._options.percent_of)
+    return [(files[level], target, image_class, f'{image_class}{digit}',
+             stimulus_files.level_name(level), stimulus_files.percent(level),
+             revealed[level], manifest.sha256(paths[level]), item.name)
+            for level in files]
+
+  def finish(self):
+    """Writes the lists, when all stimuli are there."""
+    folder = self._options.output_dir
+    _write_table(os.path.join(folder, shards.LEFT_OUT),
+                 ('name', 'reason', 'detail'), self._left_out)
+    _write_table(os.path.join(folder, LIST), _COLUMNS, self._rows)
+
+
+def _write(path: str, content: bytes):
+  """Writes a file, whole or not at all."""
+  with tf.io.gfile.GFile(f'{path}.partial', 'wb') as f:
+    f.write(content)
+  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+
+
+def _write_table(path: str, columns: Sequence[str], rows):
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(columns)
+  writer.writerows(rows)
+  _write(path, text.getvalue().encode())
+
+
+def main(_):
+  """Makes what the flags describe."""
+  try:
+    totals = make(options_of_flags())
+  except (ValueError, PermissionError) as e:
+    raise SystemExit(f'make_psychophysics_stimuli: {e}') from None
+  print(f'{FLAGS.output_dir}:')
+  for what, count in totals.items():
+    print(f'{count:>10}  {what}')
+  missing = [t for t in stimulus_files.TARGETS if not totals.get(t)]
+  if missing:
+    raise SystemExit('make_psychophysics_stimuli: not one image of a(n) '
+                     f'{" or ".join(missing)}; check the classes.')
+
+
+def run():
+  """The console command."""
+  define_flags()
+  cli.run(main, __name__)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,117 @@
+"""What networks want done to pixels, by name.
+
+Wrong preprocessing lowers accuracy and alignment without an error, so every
+score says which one it was taken with.
+"""
+
+import dataclasses
+from typing import Callable, Sequence
+
+import numpy as np
+
+# Of ImageNet's training images, red first: on pixels in [0, 1], and of the
+# Caffe models on 0..255 (`tf_keras.applications.imagenet_utils`, which has them
+# blue first).
+_MEAN, _STDDEV = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CAFFE_MEAN = (123.68, 116.779, 103.939)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+  """A named preprocessing.
+
+  Attributes:
+    name: that users choose it by.
+    description: what it does, on one line.
+    apply: takes pixels (B, H, W, 3), float32, RGB in 0..255, to what the
+      network takes, float32, and leaves its argument as it is.
+  """
+  name: str
+  description: str
+  apply: Callable[[np.ndarray], np.ndarray]
+
+  def __str__(self):
+    return f'{self.name}: {self.description}'
+
+
+def scaled(name: str, mean: Sequence[float],
+           stddev: Sequence[float]) -> Preprocessing:
+  """Returns (pixels / 255 - mean) / stddev, per channel.
+
+  Args:
+    name: of the preprocessing.
+    mean: of red, green and blue, on pixels in [0, 1].
+    stddev: likewise.
+  """
+  offset = np.asarray(mean, np.float32)
+  scale = np.asarray(stddev, np.float32)
+  tuples = [tuple(round(float(v), 6) for v in x) for x in (mean, stddev)]
+  return Preprocessing(
+      name, f'(RGB / 255 - {tuples[0]}) / {tuples[1]}',
+      lambda pixels: (pixels / np.float32(255) - offset) / scale)
+
+
+def of_function(name: str,
+                function: Callable[[np.ndarray], np.ndarray]) -> Preprocessing:
+  """Returns what a function does that may write over its argument."""
+  return Preprocessing(
+      name, 'its own function',
+      lambda pixels: np.asarray(function(pixels.copy()), np.float32))
+
+
+NAMED = {
+    p.name: p for p in (
+        Preprocessing(
+            'caffe', f'RGB in 0..255 - {_CAFFE_MEAN}, then blue first',
+            lambda pixels: (pixels - np.float32(_CAFFE_MEAN))[..., ::-1]),
+        Preprocessing('tf', 'RGB / 127.5 - 1',
+                      lambda pixels: pixels / np.float32(127.5) - 1),
+        # Model Garden's MEAN_RGB and STDDEV_RGB are these times 255.
+        scaled('torch', _MEAN, _STDDEV),
+        Preprocessing('none', 'RGB in 0..255', np.array),
+        Preprocessing('unit', 'RGB / 255',
+                      lambda pixels: pixels / np.float32(255)),
+    )
+}
+
+# What is assumed of a network that does not say: what this project and the
+# released harmonized models train with. The name of a network says nothing: a
+# harmonized VGG16 does not take what Keras' own does.
+DEFAULT = 'torch'
+
+
+def get(name: str) -> Preprocessing:
+  """Looks up a preprocessing.
+
+  Args:
+    name: one of `NAMED`.
+
+  Returns:
+    The preprocessing.
+
+  Raises:
+    ValueError: there is none of this name.
+  """
+  if name not in NAMED:
+    known = '; '.join(map(str, NAMED.values()))
+    raise ValueError(
+        f'preprocessing={name} is unknown: choose one of these. {known}.')
+  return NAMED[name]
+
+
+def recognize(own: Preprocessing) -> Preprocessing:
+  """Finds out which of the named ones a preprocessing is.
+
+  Args:
+    own: a preprocessing, whose function may write over its argument.
+
+  Returns:
+    The named one if there is one that does the same, else `own`.
+  """
+  pixels = np.random.default_rng(0).uniform(0, 255, (2, 3, 4, 3))
+  pixels = pixels.astype(np.float32)
+  result = np.asarray(own.apply(pixels.copy()))
+  for candidate in NAMED.values():
+    if np.allclose(candidate.apply(pixels), result, rtol=1e-5, atol=1e-3):
+      return candidate
+  return own

@@ -1,0 +1,123 @@
+"""`saved_model:DIR`: an exported SavedModel whose input is float images."""
+
+import os
+from typing import Any, Optional, Tuple
+
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import resources
+from official_ext.harmonization.evaluation.adapters import base
+from official_ext.harmonization.evaluation.adapters import preprocessing as pre
+from official_ext.harmonization.evaluation.adapters import sizes
+from official_ext.harmonization.evaluation.adapters import tensorflow_model
+
+# Of the outputs of the host's exports, the one that is scored.
+_LOGITS = 'logits'
+# The host's name of the export whose input is a batch of normalized float
+# images (`official/vision/serving/image_classification.py`).
+_EXPORT = ('python -m official_ext.harmonization.export_saved_model '
+           '--input_type=tflite')
+
+
+def build(spec: str,
+          target: str,
+          *,
+          name: Optional[str] = None,
+          preprocessing: Optional[str] = None,
+          input_size: Optional[Tuple[int, int]] = None,
+          signature: str = 'serving_default',
+          output: str = '') -> base.Adapter:
+  """Builds the adapter.
+
+  Args:
+    spec: as the user wrote it.
+    target: the SavedModel's folder, or that of an export of the host's.
+    name: for tables; the folder's by default.
+    preprocessing: its name. By default the host's for its own exports, else
+      'torch', with a warning.
+    input_size: height and width, where the model takes any.
+    signature: which of its functions is evaluated.
+    output: which of the function's outputs; by default the only one, or
+      'logits'.
+
+  Returns:
+    The adapter.
+
+  Raises:
+    FileNotFoundError: there is no SavedModel.
+    ValueError: no gradient passes through it, or its output is no matrix of
+      logits.
+  """
+  folder, of_host = _find(resources.working_path(target))
+  model = _Function(spec, tf.saved_model.load(folder), signature, output)
+  batch, *own, _ = model.shape
+  return tensorflow_model.TensorFlowAdapter(
+      spec, name or os.path.basename(os.path.normpath(target)),
+      sizes.choose(spec, own, input_size),
+      pre.get(preprocessing or pre.DEFAULT), model, batch_size=batch,
+      assumed=not preprocessing and not of_host)
+
+
+def _find(folder: str) -> Tuple[str, bool]:
+  """Returns the folder of the SavedModel, and whether the host exported it."""
+  for path, root in ((folder, os.path.dirname(os.path.normpath(folder))),
+                     (os.path.join(folder, 'saved_model'), folder)):
+    if tf.saved_model.contains_saved_model(path):
+      return path, tf.io.gfile.exists(os.path.join(root, 'params.yaml'))
+  raise FileNotFoundError(f'{folder} holds no saved_model.pb.')
+
+
+class _Function:
+  """A signature of a SavedModel, as a function of images to logits.
+
+  Attributes:
+    shape: of its input: batch, height, width, 3; None where it takes any.
+  """
+
+  def __init__(self, spec: str, loaded: Any, signature: str, output: str):
+    """Looks at the signature.
+
+    Args:
+      spec: as the user wrote it, for errors.
+      loaded: the SavedModel, whose variables live as long as this does.
+      signature: name of the function.
+      output: name of its output, or '' for the only one, or 'logits'.
+
+    Raises:
+      ValueError: it cannot be scored.
+    """
+    self._loaded = loaded
+    if signature not in loaded.signatures:
+      raise ValueError(f'{spec}: it has no signature {signature!r}: choose one '
+                       f'of {", ".join(sorted(loaded.signatures))}.')
+    self._function = loaded.signatures[signature]
+    self._key, self.shape = self._input(spec)
+    outputs = sorted(self._function.structured_outputs)
+    if not output:
+      output = outputs[0] if len(outputs) == 1 else _LOGITS
+    if output not in outputs:
+      raise ValueError(f'{spec}: it has no output {output!r}: write ?output= '
+                       f'and one of {", ".join(outputs)}.')
+    self._output = output
+
+  def _input(self, spec: str):
+    """Returns name and shape of the input, if a gradient passes it."""
+    inputs = self._function.structured_input_signature[1]
+    if len(inputs) != 1:
+      names = ', '.join(sorted(inputs))
+      raise ValueError(f'{spec}: it has the inputs {names}, where one batch of '
+                       'images is needed.')
+    key, image = next(iter(inputs.items()))
+    if not image.dtype.is_floating:
+      raise ValueError(
+          f'{spec}: its input {key!r} is {image.dtype.name}, through which no '
+          'gradient passes. Export it again with normalized float images as '
+          f'its input ({_EXPORT}), or evaluate the run itself: mg:DIR.')
+    if image.shape.rank != 4 or image.shape[3] != 3:
+      raise ValueError(f'{spec}: its input {key!r} has shape {image.shape}, '
+                       'where (batch, height, width, 3) is needed.')
+    return key, image.shape.as_list()
+
+  def __call__(self, images: tf.Tensor, training: bool) -> tf.Tensor:
+    del training  # What was exported is inference.
+    return self._function(**{self._key: images})[self._output]

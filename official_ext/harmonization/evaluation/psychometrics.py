@@ -1,0 +1,216 @@
+"""Psychometric functions: sensitivity, thresholds, and distances of curves."""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy import optimize
+from scipy import special
+
+# Chance of two answers.
+GUESS = 0.5
+# Lapses beyond this are no lapses (Wichmann and Hill, 2001, take 0.06).
+_MAX_LAPSE = 0.1
+# In log10 percent: beyond it a threshold is an extrapolation, not a finding.
+_THRESHOLDS = (-1., 3.)
+_SLOPES = (0.1, 100.)
+# Keeps logarithms of probabilities finite.
+_SMALLEST = 1e-12
+
+
+def d_prime(hits, signals, false_alarms, noises):
+  """Sensitivity d' = z(hit rate) - z(false alarm rate).
+
+  The rates are (count + 0.5) / (number + 1), the log-linear correction
+  (Hautus, "Corrections for extreme proportions and their biasing effects on
+  estimated values of d'", Behavior Research Methods, 1995), so that d' is
+  finite at rates of 0 and 1. z is the inverse of the normal distribution.
+
+  Args:
+    hits: answers 'animal' to animals; any shape.
+    signals: number of animals.
+    false_alarms: answers 'animal' to vehicles.
+    noises: number of vehicles.
+
+  Returns:
+    d' in standard deviations, of the arguments' shape; NaN where there are no
+    animals or no vehicles.
+  """
+  hits, signals, false_alarms, noises = (
+      np.asarray(x, np.float64) for x in (hits, signals, false_alarms, noises))
+  value = special.ndtri((hits + .5) / (signals + 1.)) - special.ndtri(
+      (false_alarms + .5) / (noises + 1.))
+  return np.where((signals > 0) & (noises > 0), value, np.nan)
+
+
+@dataclasses.dataclass(frozen=True)
+class Logistic:
+  """A psychometric function of x = log10(percent revealed).
+
+  p(x) = GUESS + (1 - GUESS - lapse) / (1 + exp(-slope (x - log_threshold)))
+
+  Attributes:
+    log_threshold: x at which p is halfway from chance to its upper end; NaN
+      where it cannot be told.
+    slope: of the logistic, per unit of x.
+    lapse: how far the upper end stays below 1.
+    problem: why there is no threshold; '' where there is one.
+  """
+  log_threshold: float
+  slope: float
+  lapse: float
+  problem: str = ''
+
+  @property
+  def threshold(self) -> float:
+    """The threshold in percent revealed."""
+    return 10.**self.log_threshold
+
+  def __call__(self, percents) -> np.ndarray:
+    """Returns the probability of a right answer at some percents."""
+    return probability(np.log10(percents), self.log_threshold, self.slope,
+                       self.lapse)
+
+
+def probability(x, log_threshold, slope, lapse):
+  """Returns p(x) of `Logistic`; the arguments broadcast."""
+  return GUESS + (1. - GUESS - lapse) * special.expit(
+      slope * (np.asarray(x) - log_threshold))
+
+
+def _log_probabilities(x, log_threshold, slope, lapse):
+  """Returns ln p and ln(1 - p), finite."""
+  p = np.clip(probability(x, log_threshold, slope, lapse), _SMALLEST,
+              1. - _SMALLEST)
+  return np.log(p), np.log1p(-p)
+
+
+def _negative_log_likelihood(parameters, x, correct, trials):
+  log_threshold, log_slope, lapse = parameters
+  right, wrong = _log_probabilities(x, log_threshold, math.exp(log_slope),
+                                    lapse)
+  return -np.sum(correct * right + (trials - correct) * wrong)
+
+
+def _most_likely(x, correct, trials):
+  """Searches a grid for the most likely function of many curves at once.
+
+  Args:
+    x: (L,) log10 percents.
+    correct: (R, L).
+    trials: (R, L).
+
+  Returns:
+    (R, 3): threshold (log10 percent, in steps of 0.02), slope and lapse.
+  """
+  grid = np.stack(np.meshgrid(
+      np.arange(_THRESHOLDS[0], _THRESHOLDS[1] + .01, .02),
+      np.geomspace(*_SLOPES, 24), np.linspace(0., _MAX_LAPSE, 6)),
+                  axis=-1).reshape(-1, 3)
+  right, wrong = _log_probabilities(x[:, np.newaxis], *grid.T)
+  return grid[np.argmax(correct @ right + (trials - correct) @ wrong, axis=1)]
+
+
+def _inside(x, log_thresholds):
+  """Thresholds; NaN for those beyond what was shown."""
+  shown = (x.min() <= log_thresholds) & (log_thresholds <= x.max())
+  return np.where(shown, log_thresholds, np.nan)
+
+
+def fit_logistic(percents, correct, trials) -> Logistic:
+  """Fits a logistic by maximum likelihood.
+
+  Chance is fixed at 0.5, the lapse rate is free in [0, 0.1], the slope in
+  [0.1, 100] per log10 unit and the threshold in 0.1 to 1000 percent. The search
+  (scipy.optimize, L-BFGS-B) starts at the best point of a grid, for the
+  likelihood can have more than one hill.
+
+  Args:
+    percents: (L,) revealed, above 0.
+    correct: (L,) right answers; may be fractions.
+    trials: (L,) answers.
+
+  Returns:
+    The function. Its threshold is NaN, and `problem` says why, where the fitted
+    one lies outside of the percents that were shown.
+
+  Raises:
+    ValueError: there are fewer than three levels with answers, or more right
+      answers than answers.
+  """
+  percents, correct, trials = (
+      np.asarray(v, np.float64) for v in (percents, correct, trials))
+  if np.any((correct < 0) | (correct > trials)):
+    raise ValueError(f'Right answers {correct} of {trials}: there cannot be '
+                     'fewer than 0 or more than all.')
+  shown = trials > 0
+  if shown.sum() < 3:
+    raise ValueError(f'A psychometric function of {shown.sum()} levels: at '
+                     'least 3 with answers are needed.')
+  x, correct, trials = np.log10(percents[shown]), correct[shown], trials[shown]
+  start, = _most_likely(x, correct[np.newaxis], trials[np.newaxis])
+  start[1] = math.log(start[1])
+  found = optimize.minimize(
+      _negative_log_likelihood, start, (x, correct, trials), 'L-BFGS-B',
+      bounds=(_THRESHOLDS, tuple(np.log(_SLOPES)), (0., _MAX_LAPSE))).x
+  problem = '' if np.isfinite(_inside(x, found[0])) else (
+      'the fitted threshold lies '
+      f'{"below" if found[0] < x.min() else "above"} the percents that were '
+      'shown')
+  return Logistic(float(_inside(x, found[0])), math.exp(found[1]),
+                  float(found[2]), problem)
+
+
+def thresholds(percents, correct, trials) -> np.ndarray:
+  """Thresholds of many curves, as `fit_logistic` has them, from the grid alone.
+
+  Args:
+    percents: (L,) revealed, above 0.
+    correct: (R, L) right answers.
+    trials: (R, L) answers.
+
+  Returns:
+    (R,) in percent, exact to a few percent of the value, which is enough for
+    an interval; NaN outside of the percents that were shown.
+  """
+  x = np.log10(percents)
+  return 10.**_inside(x, _most_likely(x, correct, trials)[:, 0])
+
+
+def l2(curves_a, curves_b):
+  """Euclidean distance of accuracy curves: sqrt(sum over levels (a - b)^2).
+
+  Args:
+    curves_a: (..., L) accuracies in [0, 1].
+    curves_b: the same.
+
+  Returns:
+    (...); NaN where a level is.
+  """
+  return np.sqrt(np.sum((np.asarray(curves_a) - curves_b)**2, axis=-1))
+
+
+def _min_max(curves):
+  curves = np.asarray(curves, np.float64)
+  low, high = (f(curves, axis=-1, keepdims=True) for f in (np.min, np.max))
+  # A flat curve has no shape to compare.
+  span = np.where(high > low, high - low, np.nan)
+  return (curves - low) / span
+
+
+def negative_log_mse(curves_a, curves_b):
+  """-ln of the mean squared difference, each curve brought to [0, 1] first.
+
+  Min and max of each curve become 0 and 1, so that shapes are compared and not
+  heights. The mean is taken as at least 2.2e-16, the precision of a float64:
+  equal curves score 36.04 instead of infinity.
+
+  Args:
+    curves_a: (..., L) accuracies.
+    curves_b: the same.
+
+  Returns:
+    (...); NaN where a curve is flat or a level is NaN.
+  """
+  mse = np.mean((_min_max(curves_a) - _min_max(curves_b))**2, axis=-1)
+  return -np.log(np.maximum(mse, np.finfo(np.float64).eps))

@@ -1,0 +1,295 @@
+r"""Draws where a network looks: saliency panels of one image or a folder.
+
+  python -m official_ext.harmonization.explain \
+      --model='keras_app:ResNet50V2' --images=photos --maps=human_maps \
+      --output_dir=runs/panels
+
+Each row of a panel is an image, the human map of the same name where there is
+one, and the network's map of the class that it predicts, or of the class in
+--labels. Images are shown as the network takes them: whole, at its input size.
+A model is KIND:TARGET?OPTION=VALUE; docs/models.md lists the kinds. Typed
+again, the command goes on where it was.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from typing import Any, Iterator, NamedTuple, Optional
+
+from absl import flags
+import numpy as np
+import tensorflow as tf, tf_keras
+import tqdm
+
+from official_ext.harmonization import cli
+from official_ext.harmonization import resources
+from official_ext.harmonization.data import class_labels
+from official_ext.harmonization.data import map_files
+from official_ext.harmonization.data import map_index
+from official_ext.harmonization.data import pictures
+from official_ext.harmonization.evaluation import explainers
+from official_ext.harmonization.evaluation import panels
+from official_ext.harmonization.evaluation.adapters import base
+from official_ext.harmonization.evaluation.adapters import spec
+
+FLAGS = flags.FLAGS
+
+_SETTINGS = 'settings.json'
+# Characters of a name on a panel.
+_LONGEST = 20
+_MAPS = ('none', 'npy', 'png')
+
+
+def define_flags():
+  """Defines the tool's flags."""
+  flags.DEFINE_string('model', None, 'The network, as a SPEC. ' + spec.usage())
+  flags.DEFINE_string('images', None, 'A JPEG or PNG, or a folder of them.')
+  flags.DEFINE_string('output_dir', None, 'Where panels-<i>.png and '
+                      f'{_SETTINGS} are written, and maps/ if asked for.')
+  flags.DEFINE_string('maps', None, 'Folder of human maps (PNG, JPEG, npy, '
+                      'npz), each with its image\'s name; some may be missing.')
+  flags.DEFINE_string('labels', None, 'CSV with the columns image (its path '
+                      'below the folder) and label, a number from 0 of the '
+                      'classes that are scored. Left out, the predicted class.')
+  flags.DEFINE_multi_enum('explainer', ['gradient'], [*explainers.EXPLAINERS],
+                          'What is drawn; may be given several times.')
+  flags.DEFINE_enum('save_maps', 'none', _MAPS, 'Whether maps are also written '
+                    'on their own: as float32 arrays, or as pictures of 16 '
+                    'bits from least to most important.')
+  flags.DEFINE_integer('rows', 8, 'Images on a panel, and in a batch.',
+                       lower_bound=1)
+  flags.mark_flags_as_required(['model', 'images', 'output_dir'])
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is drawn; see the flags of the same names."""
+  model: str
+  images: str
+  output_dir: str
+  maps: Optional[str] = None
+  labels: Optional[str] = None
+  explainer: tuple[str, ...] = ('gradient',)
+  save_maps: str = 'none'
+  rows: int = 8
+
+
+class _Images:
+  """The images, with their human maps and classes."""
+
+  def __init__(self, options: Options):
+    """Finds them; see `explain` for what is raised."""
+    if tf.io.gfile.isdir(options.images):
+      self.folder = options.images
+      self.names = sorted(
+          n for n, _ in map_files.files(self.folder, map_files.IMAGE_TYPES))
+    else:
+      self.folder, name = os.path.split(options.images)
+      self.names = [name] if tf.io.gfile.exists(options.images) else []
+    if not self.names:
+      raise ValueError(f'--images={options.images} is no image and no folder '
+                       f'that holds one ({", ".join(map_files.IMAGE_TYPES)}).')
+    stems = {os.path.splitext(n)[0] for n in self.names}
+    if options.save_maps != 'none' and len(stems) < len(self.names):
+      raise ValueError(f'--images={options.images}: two images differ by their '
+                       'endings alone, and so would their maps: rename one.')
+    self._maps = map_index.of_folder(options.maps) if options.maps else {}
+    if options.maps and not any(
+        map_index.image_id(n) in self._maps for n in self.names):
+      raise ValueError(
+          f'--maps={options.maps} holds no map with the name of an image, such '
+          f'as {map_index.image_id(self.names[0])}.png.')
+    self._labels = None
+    if options.labels:
+      self._labels = class_labels.Labels(class_labels.read(options.labels))
+
+  def pixels(self, name: str, size) -> np.ndarray:
+    """Returns an image at a size, float32 (h, w, 3), RGB in 0..255."""
+    try:
+      image = pictures.decode_image(map_files.read_file(self.folder, name))
+    except ValueError as e:
+      raise ValueError(f'{os.path.join(self.folder, name)}: {e}.') from None
+    return base.resize(image, size)
+
+  def human_map(self, name: str, size) -> np.ndarray:
+    """Returns an image's human map at a size, NaN where there is none."""
+    place = self._maps.get(map_index.image_id(name))
+    if not place:
+      return np.full(size, np.nan, np.float32)
+    try:
+      values = np.squeeze(map_files.read_map(place.file))
+      if values.ndim != 2:
+        raise ValueError(f'a map of shape {values.shape}')
+    except ValueError as e:
+      raise ValueError(f'{place.file}: {e}.') from None
+    return base.resize(values[..., np.newaxis], size)[..., 0]
+
+  def label(self, name: str, classes: int) -> Optional[int]:
+    """Returns an image's class; None where the predicted one is meant."""
+    if self._labels is None:
+      return None
+    try:
+      label = self._labels.of(name)
+    except ValueError as e:
+      raise ValueError(f'{name}: {e}.') from None
+    if label >= classes:
+      raise ValueError(f'--labels: {name} has class {label}, and the network '
+                       f'scores the classes 0..{classes - 1}.')
+    return label
+
+
+class Page(NamedTuple):
+  """What one panel shows, of B images.
+
+  Attributes:
+    names: of the images.
+    images: float32 (B, h, w, 3) in [0, 1].
+    captions: one for each.
+    maps: titles to maps (B, h, w).
+  """
+  names: list[str]
+  images: np.ndarray
+  captions: list[str]
+  maps: dict[str, np.ndarray]
+
+
+def _short(name: str) -> str:
+  """Returns an image's name, as long as there is room for beside it."""
+  stem = map_index.image_id(name)
+  return stem if len(stem) <= _LONGEST else (
+      f'{stem[:_LONGEST // 2 - 1]}…{stem[-_LONGEST // 2:]}')
+
+
+def _page(adapter: base.Adapter, images: _Images, names: list[str],
+          options: Options) -> Page:
+  """Explains a batch of images."""
+  size = adapter.input_size
+  pixels = np.stack([images.pixels(n, size) for n in names])
+  inputs = adapter.preprocess(pixels)
+  predicted = np.argmax(adapter.logits(inputs), axis=-1)
+  captions, labels = [], []
+  for name, guess in zip(names, predicted):
+    label = images.label(name, adapter.scored_classes)
+    labels.append(guess if label is None else label)
+    captions.append(f'{_short(name)}\n' + (
+        f'predicted: {guess}' if label is None else
+        f'class {label}, predicted: {guess}'))
+  one_hot = np.eye(adapter.scored_classes, dtype=np.float32)[labels]
+  maps = {}
+  if options.maps:
+    maps['human map'] = np.stack([images.human_map(n, size) for n in names])
+  for name in options.explainer:
+    explainer = explainers.get(name, adapter.gradients)
+    maps[_title(name)] = explainers.explain(explainer, inputs, one_hot)
+  return Page(names, pixels / 255., captions, maps)
+
+
+def _encoded(values: np.ndarray, kind: str) -> bytes:
+  """Returns a map as the contents of a file."""
+  if kind == 'png':
+    return pictures.encode_map(values - values.min())
+  buffer = io.BytesIO()
+  np.save(buffer, values)
+  return buffer.getvalue()
+
+
+def _write_maps(page: Page, options: Options):
+  """Writes the network's maps on their own."""
+  for name in options.explainer:
+    for image, values in zip(page.names, page.maps[_title(name)]):
+      path = os.path.join(
+          options.output_dir, 'maps', name,
+          f'{os.path.splitext(image)[0]}.{options.save_maps}')
+      tf.io.gfile.makedirs(os.path.dirname(path))
+      try:
+        encoded = _encoded(values, options.save_maps)
+      except ValueError as e:
+        raise ValueError(f'{image}: {name} is {e}, which is no picture: write '
+                         '--save_maps=npy.') from None
+      with tf.io.gfile.GFile(path, 'wb') as f:
+        f.write(encoded)
+
+
+def _title(explainer: str) -> str:
+  return explainer.replace('_', ' ')
+
+
+def _settings(options: Options, adapter: base.Adapter,
+              names: list[str]) -> dict[str, Any]:
+  """What the panels depend on."""
+  digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()
+  return {**dataclasses.asdict(options), 'explainer': [*options.explainer],
+          'preprocessing': adapter.preprocessing, 'images_found': len(names),
+          'names_sha256': digest}
+
+
+def _begin(options: Options, settings: dict[str, Any]):
+  """Writes the settings, or checks that they are those that stand there."""
+  path = os.path.join(options.output_dir, _SETTINGS)
+  if tf.io.gfile.exists(path):
+    with tf.io.gfile.GFile(path, 'r') as f:
+      before = json.loads(f.read())
+    different = [k for k, v in settings.items() if before.get(k) != v]
+    if different:
+      raise ValueError(
+          f'{path} is of another command ({", ".join(different)} differ): '
+          'choose another --output_dir, or remove that one.')
+    return
+  tf.io.gfile.makedirs(options.output_dir)
+  with tf.io.gfile.GFile(path, 'w') as f:
+    f.write(json.dumps(settings, indent=2) + '\n')
+
+
+def explain(options: Options) -> Iterator[str]:
+  """Draws the panels that are not there yet.
+
+  Args:
+    options: what is drawn.
+
+  Yields:
+    The path of each panel, which then stands there.
+
+  Raises:
+    ValueError: an option, an image, a map or a label cannot be used; or what
+      the network's adapter raises.
+  """
+  images = _Images(options)
+  adapter = spec.build(options.model)
+  _begin(options, _settings(options, adapter, images.names))
+  for i in tqdm.trange(0, len(images.names), options.rows, disable=None,
+                       unit='panel'):
+    path = os.path.join(options.output_dir,
+                        f'panels-{i // options.rows:04d}.png')
+    if not tf.io.gfile.exists(path):
+      page = _page(adapter, images, images.names[i:i + options.rows], options)
+      if options.save_maps != 'none':
+        _write_maps(page, options)
+      panels.write_png(
+          path, panels.render(page.images, page.maps, page.captions))
+    yield path
+
+
+def main(_):
+  """Draws what the flags describe."""
+  values = {f.name: FLAGS[f.name].value for f in dataclasses.fields(Options)}
+  for name in ('images', 'output_dir', 'maps', 'labels'):
+    values[name] = values[name] and resources.working_path(values[name])
+  options = Options(**{**values, 'explainer': tuple(values['explainer'])})
+  try:
+    paths = list(explain(options))
+  except (ImportError, OSError, ValueError, tf.errors.OpError) as e:
+    raise SystemExit(f'explain: {e}') from None
+  more = f' ... {paths[-1]}' if paths[1:] else ''
+  print(f'Written: {paths[0]}{more}')
+
+
+def run():
+  """The console command."""
+  define_flags()
+  cli.run(main, __name__)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,177 @@
+"""The host's evaluation, of accuracy and human alignment.
+
+One step scores a batch, of images with maps or without; every image that counts
+counts once.
+"""
+
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.configs import checks
+from official_ext.harmonization.configs import (
+    harmonized_image_classification as exp_cfg)
+from official_ext.harmonization.evaluation import metrics as alignment_metrics
+from official_ext.harmonization.ops import saliency as saliency_ops
+from official_ext.harmonization.tasks import alignment_report
+
+BAD_RECORDS = 'bad_records'
+
+_SCORES = alignment_metrics.Scores._fields
+
+
+def measure(
+    model: tf_keras.Model, images: tf.Tensor, one_hot: tf.Tensor,
+    batch: Mapping[str, tf.Tensor]
+) -> Tuple[tf.Tensor, alignment_metrics.Scores, tf.Tensor, tf.Tensor]:
+  """Takes logits, and on a mapped batch saliency maps and their scores.
+
+  The saliency is the release's evaluation map, the largest magnitude of the
+  gradient over colour channels. A batch without maps costs a forward pass.
+
+  Args:
+    model: the network.
+    images: (B, H, W, 3).
+    one_hot: float32 (B, classes), the labels.
+    batch: as `dataloaders.sources` describes it.
+
+  Returns:
+    The logits, float32 (B, classes); scores (B,); saliency maps (B, H, W); and
+    mapped, float32 (B,), 1 where an image has a map and counts. Scores and maps
+    of a batch without maps are 0.
+  """
+
+  def mapped_step():
+    logits, saliency = saliency_ops.saliency_maps(
+        model, images, one_hot, reduction='abs_max', training=False)
+    scores = alignment_metrics.alignment_scores(saliency, batch['heatmaps'])
+    return (logits, saliency, *scores)
+
+  def plain_step():
+    logits = tf.cast(model(images, training=False), tf.float32)
+    zeros = tf.zeros_like(batch['valid'])
+    return (logits, tf.zeros_like(batch['heatmaps']), *[zeros] * len(_SCORES))
+
+  is_mapped = tf.reduce_any(batch['heatmap_weights'] > 0)
+  logits, saliency, *scores = tf.cond(is_mapped, mapped_step, plain_step)
+  return (logits, alignment_metrics.Scores(*scores), saliency,
+          batch['valid'] * tf.cast(is_mapped, tf.float32))
+
+
+def _alignment_updates(scores: alignment_metrics.Scores,
+                       labels: tf.Tensor,
+                       logits: tf.Tensor,
+                       mapped: tf.Tensor) -> Dict[str, Tuple[tf.Tensor, ...]]:
+  """Metrics of mapped images to the arguments of their `update_state`."""
+  undefined = tf.cast(tf.math.is_nan(scores.spearman), tf.float32)
+  return {
+      'clickme_accuracy': (labels, logits, mapped),
+      'alignment': (scores.spearman, mapped),
+      **{
+          f'alignment_{name}': (values, mapped)
+          for name, values in scores._asdict().items()
+      },
+      'alignment_n': (mapped * (1. - undefined),),
+      'alignment_n_undefined': (mapped * undefined,),
+  }
+
+
+class Evaluation:
+  """Scores both validation sources, and reports."""
+
+  def __init__(self, config: exp_cfg.HarmonizedImageClassificationTask,
+               folder: Optional[str]):
+    """Initializes the evaluation.
+
+    Args:
+      config: of the task.
+      folder: where the report's files are written; '' or None for none.
+    """
+    self._config = config
+    self._report = None
+    if checks.has_source(config.mapped_validation_data):
+      self._report = alignment_report.Report(config, folder)
+
+  def build_metrics(
+      self, stock_metrics: List[tf_keras.metrics.Metric]
+  ) -> List[tf_keras.metrics.Metric]:
+    """Builds streaming metrics, a score only if the data to take it on are.
+
+    Args:
+      stock_metrics: those of the stock task.
+
+    Returns:
+      The metrics of both sources.
+    """
+    config, metrics = self._config, []
+    if checks.has_source(config.validation_data):
+      metrics += stock_metrics
+      metrics.append(tf_keras.metrics.Mean('validation_loss', dtype=tf.float32))
+      metrics.append(tf_keras.metrics.Sum('accuracy_n', dtype=tf.float32))
+    if checks.has_source(config.mapped_validation_data):
+      if config.mapped_validation_data.on_bad_record == 'skip':
+        metrics.append(tf_keras.metrics.Sum(BAD_RECORDS, dtype=tf.float32))
+      metrics += [
+          tf_keras.metrics.SparseCategoricalAccuracy('clickme_accuracy'),
+          alignment_metrics.AlignmentScore(
+              'alignment', ceiling=config.harmonization.ceiling),
+          *(alignment_metrics.AlignmentScore(f'alignment_{name}')
+            for name in _SCORES),
+          tf_keras.metrics.Sum('alignment_n', dtype=tf.float32),
+          tf_keras.metrics.Sum('alignment_n_undefined', dtype=tf.float32),
+      ]
+    return metrics
+
+  def step(self, inputs: Tuple[tf.Tensor, Mapping[str, tf.Tensor]],
+           one_hot: tf.Tensor, model: tf_keras.Model,
+           metrics: List[tf_keras.metrics.Metric]) -> Dict[str, Any]:
+    """Scores one batch.
+
+    Args:
+      inputs: images and batch, as `dataloaders.sources` describes them.
+      one_hot: float32 (B, classes), the labels.
+      model: the network.
+      metrics: of `build_metrics`.
+
+    Returns:
+      What the host is handed for the report.
+    """
+    images, batch = inputs
+    logits, scores, saliency, mapped = measure(model, images, one_hot, batch)
+    plain = batch['valid'] - mapped
+    updates = {
+        'validation_loss': (self._losses(one_hot, logits, model), plain),
+        'accuracy_n': (plain,),
+        BAD_RECORDS: (batch['bad_records'],),
+        **_alignment_updates(scores, batch['labels'], logits, mapped),
+    }
+    losses = self._config.losses
+    stock_labels = (
+        one_hot if losses.one_hot or losses.soft_labels else batch['labels'])
+    for metric in metrics:
+      metric.update_state(
+          *updates.get(metric.name, (stock_labels, logits, plain)))
+    if not self._report:
+      return {}
+    return self._report.step_logs(scores, images, saliency, logits, batch,
+                                  mapped)
+
+  def _losses(self, one_hot, logits, model):
+    """The stock validation loss, per image."""
+    losses = self._config.losses
+    loss = tf_keras.losses.categorical_crossentropy(
+        one_hot,
+        logits,
+        from_logits=True,
+        label_smoothing=losses.label_smoothing if losses.one_hot else 0.)
+    if model.losses:
+      loss += tf.add_n(model.losses)
+    return losses.loss_weight * loss
+
+  def aggregate(self, state, step_outputs):
+    """See `alignment_report.Report.aggregate`; None without mapped images."""
+    return self._report and self._report.aggregate(state, step_outputs)
+
+  def reduce(self, state, step):
+    """See `alignment_report.Report.reduce`."""
+    return self._report.reduce(state, step)

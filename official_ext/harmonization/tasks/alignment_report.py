@@ -1,0 +1,205 @@
+"""What an evaluation tells of human alignment beside its mean scores.
+
+Every image's scores come to the host through the host's own hooks,
+`aggregate_logs` and `reduce_aggregated_logs`; of them is made what no compiled
+step could: confidence intervals, a table, pictures.
+"""
+
+import os
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.configs import (
+    harmonized_image_classification as exp_cfg)
+from official_ext.harmonization.dataloaders import mapped_source
+from official_ext.harmonization.evaluation import metrics as alignment_metrics
+from official_ext.harmonization.evaluation import panels
+from official_ext.harmonization.evaluation import scores as scores_lib
+
+_SCORES = alignment_metrics.Scores._fields
+_PANELS = 'alignment_panels'
+
+
+def _of_all_workers(rows: Mapping[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
+  """Gives every replica the rows of all.
+
+  The host of a worker sees its own replicas alone, and all hosts have to come
+  to the same numbers. This is a sum, in which every replica fills its own
+  place: `all_gather` fails where a worker has one device (TensorFlow 2.20).
+  """
+  context = tf.distribute.get_replica_context()
+  number = tf.range(context.num_replicas_in_sync)
+
+  def place(x):
+    own = number == context.replica_id_in_sync_group
+    own = tf.reshape(own, [-1] + [1] * x.shape.rank)
+    # float64 holds int32, and devices that sum no int32 sum it.
+    return tf.where(own, tf.cast(x, tf.float64)[tf.newaxis], 0.)
+
+  placed = {k: place(x) for k, x in rows.items()}
+  summed = context.all_reduce(tf.distribute.ReduceOp.SUM, placed)
+  return {
+      k: tf.reshape(tf.cast(summed[k], x.dtype), [-1] + x.shape[1:].as_list())
+      for k, x in rows.items()
+  }
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> Dict[str, np.ndarray]:
+  """Puts the rows of tables with the same columns under each other."""
+  return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+
+
+def _mapped_rows(outputs: Mapping[str, Sequence[tf.Tensor]]):
+  """The rows of images that count, of all replicas in their order."""
+  table = {k: np.concatenate([x.numpy() for x in v])
+           for k, v in outputs.items()}
+  mapped = table.pop('mapped') > 0
+  return {k: v[mapped] for k, v in table.items()}
+
+
+class Report:
+  """Collects the scores of every image and reports on them."""
+
+  def __init__(self, config: exp_cfg.HarmonizedImageClassificationTask,
+               folder: Optional[str]):
+    """Initializes the report.
+
+    Args:
+      config: of the task; its mapped validation source has data.
+      folder: where files are written; '' or None for none.
+    """
+    self._options = config.alignment_report
+    self._ceiling = config.harmonization.ceiling
+    self._source = config.mapped_validation_data
+    self._folder = folder
+    self._shown = config.allow_image_summary
+
+  def step_logs(self, scores, images, saliency, logits, batch,
+                mapped) -> Dict[str, Any]:
+    """Chooses what one step hands to the host, on the device.
+
+    Args:
+      scores: of `alignment_evaluation.measure`.
+      images: (B, H, W, 3).
+      saliency: of `alignment_evaluation.measure`.
+      logits: of `alignment_evaluation.measure`.
+      batch: as `dataloaders.sources` describes it.
+      mapped: of `alignment_evaluation.measure`.
+
+    Returns:
+      `rows`, whose tensors have a row per image, and `pictures`, only of the
+      first images, as many as panels are asked for.
+    """
+    rows = {
+        'mapped': mapped,
+        'records': batch['records'],
+        'label': batch['labels'],
+        'predicted': tf.argmax(logits, axis=-1, output_type=tf.int32),
+        **scores._asdict(),
+    }
+    logs = {'rows': rows}
+    if isinstance(tf.distribute.get_strategy(),
+                  tf.distribute.MultiWorkerMirroredStrategy):
+      logs = {'all_rows': _of_all_workers(rows)}
+    if self._options.panels:
+      shown = slice(0, self._options.panels)
+      logs['pictures'] = {
+          'mapped': mapped[shown],
+          'image': images[shown],
+          'human map': batch['heatmaps'][shown],
+          'model map': saliency[shown],
+          'rho': scores.spearman[shown],
+      }
+    return logs
+
+  def aggregate(self, state: Optional[Dict[str, List[Any]]],
+                step_outputs: Mapping[str, Any]) -> Dict[str, List[Any]]:
+    """Keeps what `step_logs` handed over; of `task.aggregate_logs`.
+
+    Args:
+      state: what was returned last, None at first.
+      step_outputs: the logs of all replicas, every tensor a tuple of theirs.
+
+    Returns:
+      The state, for the next call and for `reduce`.
+    """
+    state = state or {'rows': [], 'pictures': []}
+    if 'all_rows' in step_outputs:
+      rows = {k: v[:1] for k, v in step_outputs['all_rows'].items()}
+    else:
+      rows = step_outputs['rows']
+    state['rows'].append(_mapped_rows(rows))
+    drawn = sum(len(part['rho']) for part in state['pictures'])
+    if drawn < self._options.panels:
+      state['pictures'].append(_mapped_rows(step_outputs['pictures']))
+    return state
+
+  def reduce(self, state: Mapping[str, List[Any]],
+             step: tf.Tensor) -> Dict[str, Any]:
+    """Makes logs and files of all rows; of `task.reduce_aggregated_logs`.
+
+    Args:
+      state: of `aggregate`.
+      step: the global step.
+
+    Returns:
+      More logs: `<score>_low` and `<score>_high`, the ends of its interval;
+      `<score>_n`, how many images have it, beside `alignment_n` of Spearman's;
+      `image/alignment_panels`, uint8 (1, height, width, 3), where the host
+      shows pictures.
+    """
+    rows = _joined(state['rows'])
+    # By record, whatever replica came first: a bootstrap draws by position.
+    by_record = np.lexsort(rows['records'].T[::-1])
+    rows = {k: v[by_record] for k, v in rows.items()}
+    logs = self._intervals(rows)
+    for name in _SCORES[1:]:
+      logs[f'alignment_{name}_n'] = float(np.sum(~np.isnan(rows[name])))
+    pictures = state['pictures'] and _joined(state['pictures'])
+    picture = None
+    if pictures and len(pictures['rho']):
+      picture = self._draw(pictures)
+    if picture is not None and self._shown:
+      logs[f'image/{_PANELS}'] = picture[np.newaxis]
+    if (self._folder and
+        tf.distribute.get_strategy().extended.should_save_summary):
+      self._write(rows, picture, int(step.numpy()))
+    return logs
+
+  def _intervals(self, rows) -> Dict[str, float]:
+    if not self._options.resamples:
+      return {}
+    logs = {}
+    for name in _SCORES:
+      ends = scores_lib.bootstrap_interval(
+          rows[name],
+          confidence=self._options.confidence,
+          resamples=self._options.resamples)
+      for end, value in zip(('low', 'high'), ends):
+        logs[f'alignment_{name}_{end}'] = value
+        if name == 'spearman':
+          logs[f'alignment_{end}'] = value / self._ceiling
+    return logs
+
+  def _draw(self, pictures) -> np.ndarray:
+    shown = {k: v[:self._options.panels] for k, v in pictures.items()}
+    images = panels.to_display(shown.pop('image').astype(np.float32))
+    captions = [f'rho {rho:.2f}' for rho in shown.pop('rho')]
+    return panels.render(images, shown, captions)
+
+  def _write(self, rows, picture, step):
+    tf.io.gfile.makedirs(self._folder)
+    if picture is not None:
+      panels.write_png(os.path.join(self._folder, f'{_PANELS}.png'), picture)
+    if self._options.per_image:
+      names = mapped_source.files(self._source)
+      columns = ('label', 'predicted', *_SCORES)
+      scores_lib.write_rows(
+          os.path.join(self._folder, self._options.per_image), [{
+              'step': step,
+              'file': names[file],
+              'record': record,
+              **{name: rows[name][i] for name in columns}
+          } for i, (file, record) in enumerate(rows['records'].tolist())])

@@ -1,0 +1,197 @@
+"""Tests of the command that measures how well people agree."""
+
+import csv
+import dataclasses
+import json
+import os
+import types
+from unittest import mock
+
+import numpy as np
+from scipy import ndimage
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import ceiling
+from official_ext.harmonization.data import clicks
+from official_ext.harmonization.evaluation import ceilings
+from tests.data import building
+
+_FRAME, _SIZE = 64, 32
+
+
+class CeilingTest(tf.test.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = os.path.join(self.get_temp_dir(), self.id())
+    os.makedirs(self.folder)
+    rng = np.random.default_rng(0)
+    self.rows = []
+    for i in range(9):
+      centre = rng.uniform(12, _FRAME - 12, 2)
+      for user in range(6 if i else 3):
+        points = rng.normal(centre, 6., (8, 2)).round(1)
+        self._click(f'{i}.png', f'user{user}', points.tolist())
+    self._click('8.png', 'user0', [(1, 1)])
+    self._click('8.png', 'other', 'none', text='[(1,')
+
+  def _click(self, image, user, points, text=''):
+    points = text or repr([tuple(p) for p in points])
+    self.rows.append((image, points, user))
+
+  def _options(self, name='out', **changes):
+    path = os.path.join(self.folder, 'clicks.csv')
+    with open(path, 'w', encoding='utf-8', newline='') as f:
+      writer = csv.writer(f)
+      writer.writerow(('image_path', 'clicks', 'user_id'))
+      writer.writerows(self.rows)
+    settings = ceilings.Settings(iterations=6, group=3)
+    options = ceiling.Options(
+        clicks.Rules(), settings, [path], os.path.join(self.folder, name),
+        click_frame=_FRAME, size=_SIZE)
+    return dataclasses.replace(options, **changes)
+
+  def _read(self, options):
+    folder = options.output_dir
+    self.assertCountEqual(os.listdir(folder), ['images.csv', 'ceilings.json'])
+    with open(os.path.join(folder, 'images.csv'), encoding='utf-8') as f:
+      rows = {row['image']: row for row in csv.DictReader(f)}
+    with open(os.path.join(folder, 'ceilings.json'), encoding='utf-8') as f:
+      return rows, json.load(f)
+
+  def test_measures_what_the_clicks_say(self):
+    options = self._options()
+    found = ceiling.measure(options)
+    rows, results = self._read(options)
+    self.assertCountEqual(rows, [f'{i}.png' for i in range(9)])
+    self.assertEqual(rows['0.png']['participants'], '3')
+    self.assertIn('5 are needed', rows['0.png']['note'])
+    self.assertEqual(rows['0.png']['split_half'], 'nan')
+    scored = results['scores']['leave_one_out']
+    self.assertEqual((scored['n'], scored['n_undefined']), (8, 1))
+    self.assertEqual(scored['details']['too_few_participants'], ['0.png'])
+    self.assertIn('32 x 32', scored['preprocessing'])
+    outside = sum(
+        not 0 <= min(point) <= max(point) < _FRAME
+        for _, points, _ in self.rows[:-2] for point in eval(points))
+    self.assertEqual(results['left_out'], {
+        'clicks: outside the image': outside, 'rows: unreadable': 1,
+        'rows: participant again on the same image': 1})
+    self.assertLen(results['unreadable'], 1)
+    values = {name: score.value for name, score in found.items()}
+    self.assertGreater(values['split_half'], values['floor'] + .2)
+    self.assertGreater(values['spearman_brown'], values['split_half'])
+    self.assertLess(values['leave_one_out'], values['split_half'])
+    summary = ceiling.summary(found)
+    self.assertIn(f'{values["floor"]:.4f}', summary)
+    self.assertIn('1 images have too few', summary)
+
+  def test_leave_one_out_from_scratch(self):
+    # Two people: one value, of blurred and resized maps.
+    spots = {'a': (20, 30), 'b': (26, 41)}
+    self.rows = [('x.png', repr([spot]), user) for user, spot in spots.items()]
+    options = self._options(
+        rules=clicks.Rules(min_participants=2, blur='gaussian'),
+        settings=ceilings.Settings(iterations=2, min_participants=2),
+        size=_FRAME)
+    found = ceiling.measure(options)
+    maps = np.zeros((2, 1, _FRAME, _FRAME))
+    for one, (x, y) in zip(maps, spots.values()):
+      one[0, y, x] = 1
+      one[0] = ndimage.gaussian_filter(one[0], 21**.5, mode='constant')
+    expected = ceilings.spearman(*maps)[0]
+    self.assertAllClose(found['leave_one_out'].value, expected, atol=1e-4)
+    self.assertAllClose(found['split_half'].value, expected, atol=1e-4)
+    self.assertTrue(np.isnan(found['floor'].value))
+
+  def test_goes_on_where_it_was(self):
+    whole = self._options('whole')
+    ceiling.measure(whole)
+    options = self._options()
+    measure, calls = ceilings.measure, []
+
+    def until_the_second(*args):
+      calls.append(args[1])
+      if len(calls) == 2:
+        raise KeyboardInterrupt
+      return measure(*args)
+
+    with mock.patch.object(ceilings, 'measure', until_the_second):
+      with self.assertRaises(KeyboardInterrupt):
+        ceiling.measure(options)
+      # A line that was cut counts as not written.
+      path = os.path.join(options.output_dir, 'ceilings.partial.jsonl')
+      with open(path, 'a', encoding='utf-8') as f:
+        f.write('[1, [{"image"')
+      ceiling.measure(options)
+    self.assertLen(calls, 3)
+    self.assertEqual(calls[1], calls[2])
+    self.assertEqual(self._read(options), self._read(whole))
+
+  def test_rows_of_other_settings_are_dropped(self):
+    options = self._options()
+    with mock.patch.object(ceilings, 'summarize', side_effect=MemoryError):
+      with self.assertRaises(MemoryError):
+        ceiling.measure(options)
+    other = self._options(settings=dataclasses.replace(
+        options.settings, resample=True))
+    ceiling.measure(other)
+    expected = self._options('whole', settings=other.settings)
+    ceiling.measure(expected)
+    self.assertEqual(self._read(other), self._read(expected))
+
+  def test_processes_change_nothing(self):
+    one, two = self._options('one'), self._options('two', workers=2)
+    ceiling.measure(one)
+    ceiling.measure(two)
+    self.assertEqual(self._read(one), self._read(two))
+
+  def test_sizes_from_images(self):
+    frames = self._options('frames')
+    ceiling.measure(frames)
+    images = os.path.join(self.folder, 'images')
+    os.makedirs(images)
+    for i in range(9):
+      with open(os.path.join(images, f'{i}.png'), 'wb') as f:
+        f.write(building.png(np.zeros((_FRAME, _FRAME, 3), np.uint8)))
+    own = self._options('own', click_frame=0, image_dir=images)
+    ceiling.measure(own)
+    self.assertEqual(self._read(own)[0], self._read(frames)[0])
+    os.remove(os.path.join(images, '4.png'))
+    with self.assertRaisesRegex(ValueError, 'size of 4.png in --image_dir'):
+      ceiling.measure(own)
+
+  def test_some_of_the_images(self):
+    options = self._options(images=5)
+    ceiling.measure(options)
+    self.assertLen(self._read(options)[0], 5)
+
+  def test_refuses_in_a_sentence(self):
+    cases = (
+        ({'click_frame': 0}, 'one of the two'),
+        ({'image_dir': self.folder}, 'one of the two'),
+        ({'clicks': ['nowhere.csv']}, '--clicks=nowhere.csv does not exist'),
+    )
+    for changes, message in cases:
+      with self.assertRaisesRegex(ValueError, message):
+        ceiling.measure(self._options(**changes))
+    self.rows = []
+    with self.assertRaisesRegex(ValueError, 'no click'):
+      ceiling.measure(self._options())
+
+  def test_the_flags_say_it_all(self):
+    typed = types.SimpleNamespace(
+        clicks=['/a.csv'], output_dir='/out', click_frame=64, image_dir=None,
+        size=32, iterations=6, resample=True, images=3, seed=4,
+        trust_pickle=True, workers=2)
+    rules = clicks.Rules(min_participants=7)
+    with mock.patch.object(ceiling, 'FLAGS', typed), mock.patch.object(
+        ceiling.build_clickme_records, 'rules_of_flags', lambda: rules):
+      options = ceiling.options_of_flags()
+    self.assertEqual(options, ceiling.Options(
+        rules, ceilings.Settings(6, True, 7, seed=4), ['/a.csv'], '/out', 64,
+        None, 32, 3, True, 2))
+
+
+if __name__ == '__main__':
+  tf.test.main()

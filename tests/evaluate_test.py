@@ -1,0 +1,174 @@
+"""Tests of the benchmark's command, from flags to files."""
+
+import csv
+import json
+import os
+from unittest import mock
+
+from absl import flags
+from absl.testing import parameterized
+import numpy as np
+from PIL import Image
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import evaluate
+from official_ext.harmonization.data import record_writer
+from official_ext.harmonization.evaluation.adapters import spec
+from tests import fixtures
+
+FLAGS = flags.FLAGS
+_WAS_PARSED = FLAGS.is_parsed()
+
+
+def setUpModule():
+  evaluate.define_flags()
+
+
+def tearDownModule():
+  # Other commands have flags of the same names.
+  for flag in FLAGS.flags_by_module_dict()[evaluate.__name__]:
+    delattr(FLAGS, flag.name)
+  if not _WAS_PARSED:
+    FLAGS.unparse_flags()
+
+
+def _save_model(path, seed):
+  tf_keras.utils.set_random_seed(seed)
+  layers = tf_keras.layers
+  tf_keras.Sequential([
+      layers.InputLayer((16, 16, 3)), layers.Rescaling(1 / 127.5, offset=-1),
+      layers.Conv2D(4, 3, 2, activation='relu'), layers.Flatten(),
+      layers.Dense(fixtures.CLASSES)
+  ]).save(path)
+
+
+def _write_stimuli(folder):
+  os.makedirs(folder)
+  rng = np.random.default_rng(0)
+  for level in (0, 50, 100, 'full'):
+    for name in ('panther1', 'panther2', 'airliner1'):
+      pixels = rng.integers(0, 256, (20, 20, 3), np.uint8)
+      Image.fromarray(pixels).save(
+          os.path.join(folder, f'{level}_{name}.png'))
+
+
+class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = self.get_temp_dir()
+    self.output_dir = self._path('out')
+    self.clickme = fixtures.write_numbered(self.folder, 'val.tfrecords', 5)
+    self.models = [f'--model=keras:{self._path(name)}.keras'
+                   for name in ('base', 'twin')]
+
+  def _path(self, *names):
+    return os.path.join(self.folder, *names)
+
+  def _read(self, *names):
+    with open(os.path.join(self.output_dir, *names)) as f:
+      return f.read()
+
+  def _evaluate(self, *given):
+    """Calls the command; returns its exit code or last words."""
+    values = {f.name: f.default
+              for f in FLAGS.flags_by_module_dict()[evaluate.__name__]}
+    for name, value in values.items():
+      FLAGS[name].value = value
+      FLAGS[name].present = 0
+    left = FLAGS(['evaluate', f'--output_dir={self.output_dir}',
+                  '--batch_size=2', *given])
+    try:
+      evaluate.main(left)
+    except SystemExit as e:
+      return e.code
+    return 0
+
+  def test_from_models_to_report(self):
+    for seed, name in enumerate(('base', 'twin')):
+      _save_model(self._path(f'{name}.keras'), seed)
+    _write_stimuli(self._path('stimuli'))
+    image = tf.io.encode_png(fixtures.pixels(0)).numpy()
+    imagenet = fixtures.write(self.folder, 'valid', [
+        record_writer.canonical_example(image, label) for label in (1, 4, 2)])
+    code = self._evaluate(
+        *self.models, f'--model=keras:{self._path("lost.keras")}',
+        f'--clickme={self.clickme}', f'--imagenet={imagenet}',
+        f'--psychophysics={self._path("stimuli")}', '--animal_classes=0,1',
+        '--twin=base:twin')
+    self.assertEqual(code, 1)
+    results = json.loads(self._read('results.json'))
+    self.assertEqual([m['name'] for m in results['models']], ['base', 'twin'])
+    self.assertEqual([f['name'] for f in results['failures']], ['lost'])
+    self.assertEqual(results['left_out'],
+                     {'clicktionary': 'no --clicktionary'})
+    self.assertEqual(results['twins'], [['base', 'twin']])
+    found = results['models'][0]['experiments']
+    self.assertEqual(
+        {name: e['scores'][score]['n'] for name, e, score in (
+            ('clickme', found['clickme'], 'spearman'),
+            ('imagenet', found['imagenet'], 'top1'),
+            ('psychophysics', found['psychophysics'],
+             'psychophysics_accuracy'))},
+        {'clickme': 5, 'imagenet': 3, 'psychophysics': 3})
+    self.assertAllClose(
+        found['clickme']['scores']['spearman']['ceiling'], 0.6575315343478081)
+    rows = list(csv.DictReader(self._read('models', 'base.clickme.csv')
+                               .splitlines()))
+    self.assertAllClose(
+        np.mean([float(row['spearman']) for row in rows]),
+        found['clickme']['scores']['spearman']['value'])
+    page = self._read('report.html')
+    for words in ('base → twin', 'lost.keras does not exist', 'Psychophysics',
+                  'data:image/png'):
+      self.assertIn(words, page)
+    self._check_resuming()
+
+  def _check_resuming(self):
+    """Typed again with less, more and other flags."""
+    given = (*self.models, f'--clickme={self.clickme}')
+    with mock.patch.object(spec, 'build') as build:
+      self.assertEqual(self._evaluate(*given, '--batch_size=5'), 0)
+      self.assertRegex(self._evaluate(*given, '--limit=2'),
+                       r'limit: None then, 2 now.*--rescore')
+      self.assertRegex(self._evaluate(*given, '--ceiling=1'), 'ceiling: 0.65')
+      build.assert_not_called()
+    results = json.loads(self._read('results.json'))
+    self.assertEqual(list(results['models'][0]['experiments']), ['clickme'])
+    self.assertEqual(
+        self._evaluate(*given, '--limit=2', '--ceiling=1', '--rescore'), 0)
+    score = json.loads(self._read('results.json'))['models'][1]['experiments'][
+        'clickme']['scores']['spearman']
+    self.assertEqual((score['n'], score['ceiling']), (2, None))
+
+  @parameterized.parameters(
+      ((), 'no model is named'),
+      (('--model=keras:a.keras',), 'nothing is to be measured'),
+      (('--model=keras:a.keras', '--clickme=none'), 'none does not exist'),
+      (('--model=a.keras', '--clickme=x'), "'a.keras' names no model"),
+      (('a.keras',), "'a.keras' is no flag"),
+      (('--model=keras:a.keras', '--clickme=x', '--twin=a:b'),
+       '--twin=a:b must be the names of two models.*called a'),
+      (('--model=keras:a.keras', '--clickme=x', '--map_decoder=canonical'),
+       'Set --label_offset'),
+      (('--model=keras:a.keras', '--clickme=x', '--human_trials=h.csv'),
+       'add --psychophysics'),
+      (('--model=keras:a.keras', '--psychophysics=nowhere'), 'nowhere'),
+      (('--model=keras:a.keras', '--model=mg:a', '--clickme=x'),
+       "both be called 'a'"))
+  def test_refuses_before_any_work(self, given, message):
+    with mock.patch.object(spec, 'build') as build:
+      self.assertRegex(self._evaluate(*given), '^evaluate: .*' + message)
+      build.assert_not_called()
+
+  def test_damaged_file_is_named(self):
+    path = fixtures.write(self.folder, 'cut', [fixtures.record()])
+    with open(path, 'r+b') as f:
+      f.truncate(os.path.getsize(path) - 3)
+    _save_model(self._path('base.keras'), 0)
+    self.assertRegex(self._evaluate(self.models[0], f'--clickme={path}'),
+                     r'^evaluate: Bad record: .*cut, record 0 ')
+
+
+if __name__ == '__main__':
+  tf.test.main()

@@ -1,0 +1,55 @@
+"""Tests of panels."""
+
+import os
+
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official.vision.ops import preprocess_ops
+from official_ext.harmonization.evaluation import panels
+
+
+class PanelsTest(tf.test.TestCase):
+
+  def test_display_undoes_the_hosts_normalization(self):
+    pixels = tf.random.stateless_uniform([8, 9, 3], [1, 2], maxval=255.)
+    normalized = preprocess_ops.normalize_image(
+        pixels, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
+    self.assertAllClose(
+        panels.to_display(normalized.numpy()[np.newaxis])[0], pixels / 255.,
+        atol=1e-5)
+
+  def test_shows_what_it_is_given(self):
+    red = np.zeros((2, 6, 6, 3))
+    red[0, ..., 0] = 1.
+    step = np.stack([np.triu(np.ones((6, 6)))] * 2)
+    picture = panels.render(red, {'human map': step})
+    self.assertEqual(picture.dtype, np.uint8)
+    rows, columns = picture.shape[0] // 2, picture.shape[1] // 2
+    quarters = [picture[:rows, :columns], picture[rows:, :columns],
+                picture[:rows, columns:]]
+
+    def share(quarter, color):
+      return np.mean(np.all(quarter == color, axis=-1))
+
+    for quarter, color in zip(quarters, ([255, 0, 0], [0, 0, 0], [0, 0, 3])):
+      self.assertGreater(share(quarter, color), .2)
+    self.assertEqual(share(quarters[1], [255, 0, 0]), 0.)
+    captioned = panels.render(red, {'human map': step}, ['one', 'two'])
+    self.assertNotAllEqual(
+        captioned if captioned.shape == picture.shape else 0, picture)
+
+  def test_written_pictures(self):
+    folder = self.get_temp_dir()
+    pixels = np.random.default_rng(0).random((2, 6, 7, 3))
+    picture = panels.render(pixels, {'a': pixels[..., 0]})
+    panels.write_png(os.path.join(folder, 'memory.png'), picture)
+    panels.draw(os.path.join(folder, 'file.png'), pixels, {'a': pixels[..., 0]})
+    self.assertCountEqual(os.listdir(folder), ['memory.png', 'file.png'])
+    for name in ('memory.png', 'file.png'):
+      with open(os.path.join(folder, name), 'rb') as f:
+        self.assertAllEqual(tf.io.decode_png(f.read(), channels=3), picture)
+
+
+if __name__ == '__main__':
+  tf.test.main()

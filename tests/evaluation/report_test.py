@@ -1,0 +1,296 @@
+"""Tests of the report: tables, plots, and a page that needs nothing else."""
+
+import base64
+import csv
+import html.parser
+import io
+import json
+import math
+import os
+import re
+
+from absl.testing import parameterized
+import numpy as np
+from PIL import Image
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.evaluation.report import curves
+from official_ext.harmonization.evaluation.report import figures
+from official_ext.harmonization.evaluation.report import html as html_lib
+from official_ext.harmonization.evaluation.report import leaderboard
+from official_ext.harmonization.evaluation.report import page
+from official_ext.harmonization.evaluation.report import trade_off
+from official_ext.harmonization.evaluation.report import writer
+from tests.evaluation import report_results as made
+
+_EVIL = '<script>alert("x")</script>&\'|'
+
+
+def _model(name, accuracy, rho, **more):
+  return made.model(
+      name, imagenet=made.experiment({'top1': accuracy}),
+      clickme=made.experiment({'spearman': rho, 'dice': .2}, ceiling=.5,
+                              **more))
+
+
+def _square():
+  """Four models at the corners of a square, one inside, and a twin far out."""
+  return [
+      _model('inside', .5, .25), _model('a', .4, .2), _model('b', .6, .2),
+      _model('c', .6, .3), _model('d', .4, .3), _model('twin', .9, .45)
+  ]
+
+
+class LeaderboardTest(parameterized.TestCase):
+
+  def test_ranked_by_alignment_undefined_last(self):
+    models = [_model('low', .9, .1), _model('none', .5, float('nan')),
+              _model('high', .2, .3)]
+    shown = leaderboard.columns(models)
+    self.assertEqual([m['name'] for m in leaderboard.ranked(models, shown)],
+                     ['high', 'low', 'none'])
+    self.assertEqual(leaderboard.ranking_column(shown).title,
+                     'ClickMe alignment')
+
+  def test_cells_are_over_the_ceiling_where_there_is_one(self):
+    model = _model('one', .9, .1)
+    cells = {c.title: leaderboard.cell(model, c).text()
+             for c in leaderboard.columns([model])}
+    self.assertEqual(cells, {
+        'ImageNet top-1': '0.900 [0.880, 0.920]',
+        'ClickMe alignment': '0.200 [0.160, 0.240]',
+        'ClickMe Dice': '0.200 [0.180, 0.220]'})
+
+  def test_missing_and_undefined_scores_are_dashes(self):
+    models = [_model('one', .9, float('nan')),
+              made.model('two', imagenet=made.experiment({'top1': .5}))]
+    lines = leaderboard.as_markdown(models).splitlines()
+    self.assertEqual(lines[2], '| one | 0.900 | - |')
+    self.assertEqual(lines[3], '| two | 0.500 | - |')
+
+  def test_csv_holds_every_number(self):
+    rows = list(csv.DictReader(io.StringIO(
+        leaderboard.as_csv([_model(_EVIL, .9, 1 / 3)]))))
+    self.assertEqual(rows[0]['model'], _EVIL)
+    self.assertEqual(float(rows[0]['clickme_spearman']), 1 / 3)
+    self.assertEqual(float(rows[0]['clickme_spearman_normalized']), 1 / 3 / .5)
+    self.assertEqual(rows[0]['clickme_spearman_n'], '500')
+    self.assertEqual(rows[0]['imagenet_top1_ceiling'], '')
+
+  def test_markdown_names_cannot_break_the_table(self):
+    table = leaderboard.as_markdown([_model('a|b', .9, .3)])
+    self.assertIn('| a\\|b |', table)
+
+  def test_text_lines_up(self):
+    first, *_ = leaderboard.as_text(_square()).split('\n\n')
+    starts = {line.rfind(line.split()[-1]) for line in first.splitlines()[1:]}
+    self.assertLen(starts, 1)
+
+
+class TradeOffTest(parameterized.TestCase):
+
+  def test_hull_is_that_of_the_ordinary_models(self):
+    points = trade_off.points(_square(), [('a', 'twin')])
+    self.assertEqual([p.name for p in points if p.is_twin], ['twin'])
+    corners = trade_off.hull([p for p in points if not p.is_twin])
+    # Alignment is over the ceiling of 0.5.
+    self.assertEqual({(round(x, 6), round(y, 6)) for x, y in corners},
+                     {(.4, .4), (.6, .4), (.6, .6), (.4, .6)})
+
+  def test_no_hull_without_an_area(self):
+    line = [_model(str(i), .1 * i, .05 * i) for i in range(4)]
+    for count in (0, 1, 2, 4):
+      self.assertIsNone(trade_off.hull(trade_off.points(line[:count], [])))
+
+  def test_arrows_join_twins(self):
+    plot = trade_off.draw(_square(), [('a', 'twin'), ('b', 'lost')]).axes[0]
+    arrows = [a for a in plot.texts if a.arrow_patch is not None]
+    self.assertLen(arrows, 1)
+    np.testing.assert_allclose(arrows[0].xyann, (.4, .4))
+    np.testing.assert_allclose(arrows[0].xy, (.9, .9))
+
+  def test_names_stand_apart(self):
+    picture = trade_off.draw(_square(), [])
+    names = [t for t in picture.axes[0].texts if t.get_text()]
+    self.assertLen(names, 6)
+    boxes = [t.get_window_extent() for t in names]
+    for i, box in enumerate(boxes):
+      self.assertFalse(any(box.overlaps(other) for other in boxes[:i]))
+
+  def test_accuracy_of_labelled_images_without_imagenet(self):
+    models = [made.model('one', clickme=made.experiment(
+        {'spearman': .3, 'top1': .8}))]
+    accuracy, alignment = trade_off.axes_of(models)
+    self.assertEqual((accuracy.experiment, alignment.normalized),
+                     ('clickme', False))
+    self.assertIsNone(trade_off.axes_of([made.model('none')]))
+
+  def test_models_without_a_place_are_left_out(self):
+    models = [_model('one', .5, .2), _model('two', .5, float('nan'))]
+    self.assertEqual([p.name for p in trade_off.points(models, [])], ['one'])
+
+
+class CurvesTest(parameterized.TestCase):
+
+  def _draw(self, count):
+    models = [
+        made.model(f'm{i}', psychophysics=made.experiment(
+            {}, curves={'model': made.curve(.5), 'human': made.curve(.3)}))
+        for i in range(count)
+    ]
+    return curves.draw(models, [('m0', 'm1')]).axes[0]
+
+  def test_draws_models_and_people(self):
+    plot = self._draw(2)
+    lines = {line.get_label(): line for line in plot.get_lines()}
+    np.testing.assert_allclose(
+        lines['people'].get_ydata(), made.curve(.3)['accuracy'])
+    np.testing.assert_allclose(lines['m1'].get_xdata()[:-1],
+                               made.PERCENTS[:-1])
+    self.assertGreater(lines['m1'].get_xdata()[-1], 100)
+    self.assertEqual([t.get_text() for t in plot.get_legend().get_texts()],
+                     ['m0', 'm1', 'people'])
+
+  def test_many_models_share_the_legend_of_their_kind(self):
+    plot = self._draw(20)
+    self.assertEqual([t.get_text() for t in plot.get_legend().get_texts()],
+                     ['ordinary models', 'harmonized models', 'people'])
+
+
+class _References(html.parser.HTMLParser):
+  """Collects what a page refers to, its tags and its texts."""
+
+  _ATTRIBUTES = ('src', 'srcset', 'href', 'data', 'action', 'poster', 'cite')
+
+  def __init__(self):
+    super().__init__()
+    self.references, self.tags, self.alts, self.ids = [], [], [], []
+    self.open, self.css = [], ''
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    for name, value in attrs:
+      if name in self._ATTRIBUTES:
+        self.references.append(value)
+      if name == 'id':
+        self.ids.append(value)
+      if name.startswith('on') or name == 'style':
+        self.css += value
+    if tag == 'img':
+      self.alts.append(dict(attrs).get('alt', ''))
+    if tag not in ('meta', 'img', 'source'):
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag, tag
+
+  def handle_data(self, data):
+    if self.open[-1:] == ['style']:
+      self.css += data
+
+
+class ReportTest(tf.test.TestCase):
+
+  def _write(self, results):
+    folder = self.get_temp_dir()
+    written = writer.write(folder, results)
+    with open(os.path.join(folder, writer.PAGE), encoding='utf-8') as f:
+      return folder, [os.path.basename(w) for w in written], f.read()
+
+  def _results(self):
+    folder = self.get_temp_dir()
+    models = [
+        _model(_EVIL, .4, .2, warnings=[_EVIL], table=_EVIL,
+               examples=made.write_examples(folder, 'a.npz', 0)),
+        _model('twin', .5, .3), _model('other', .6, .25)]
+    models[1]['experiments']['psychophysics'] = made.experiment(
+        {'psychophysics_l2': .4},
+        curves={'model': made.curve(.5), 'human': None})
+    failure = {'name': 'lost', 'spec': _EVIL, 'experiment': 'clickme',
+               'error': f'ValueError: {_EVIL}', 'traceback': 'x'}
+    results = made.results(models, [(_EVIL, 'twin')], [failure])
+    return {**results, 'command': _EVIL, 'limit': 7}
+
+  def test_page_refers_to_nothing_outside(self):
+    _, written, text = self._write(self._results())
+    self.assertContainsSubset(
+        ['results.json', 'leaderboard.txt', 'leaderboard.md', 'leaderboard.csv',
+         'trade_off.png', 'curves.png', 'panels_clickme_1.png', 'report.html'],
+        written)
+    found = _References()
+    found.feed(text)
+    found.close()
+    self.assertEqual(found.open, [])
+    outside = [r for r in found.references
+               if not r.startswith(('data:image/png;base64,', '#'))]
+    self.assertEqual(outside, [])
+    self.assertNotIn('url(', found.css)
+    self.assertNotIn('@import', found.css)
+    self.assertEmpty({'script', 'link', 'iframe', 'base',
+                      'object'}.intersection(found.tags))
+    # Pictures: two plots in two themes, and the panels; all of them open.
+    pictures = [r for r in found.references if r.startswith('data:')]
+    self.assertLen(pictures, 5)
+    for picture in pictures:
+      Image.open(io.BytesIO(base64.b64decode(picture.partition(',')[2]))).load()
+    self.assertLen(found.alts, 3)
+    self.assertTrue(all(len(alt) > 20 for alt in found.alts))
+    self.assertContainsSubset(
+        [r[1:] for r in found.references if r.startswith('#')], found.ids)
+
+  def test_everything_is_escaped(self):
+    _, _, text = self._write(self._results())
+    self.assertNotIn('<script', text)
+    self.assertGreater(text.count('&lt;script&gt;alert(&quot;x&quot;)'), 5)
+
+  def test_says_what_went_wrong_and_what_was_not_measured(self):
+    _, _, text = self._write(self._results())
+    for words in ('3 models scored, 1 failure', 'Only the first 7 records',
+                  'no --clicktionary', 'ValueError: ', '>Warnings<'):
+      self.assertIn(words, text)
+
+  def test_results_are_strict_json(self):
+    results = made.results([_model('one', .5, float('nan'))])
+    folder, _, _ = self._write({**results, 'odd': math.inf})
+    with open(os.path.join(folder, 'results.json')) as f:
+      text = f.read()
+
+    def refuse(word):
+      raise AssertionError(word)
+
+    found = json.loads(text, parse_constant=refuse)
+    score = found['models'][0]['experiments']['clickme']['scores']['spearman']
+    self.assertIsNone(score['value'])
+    self.assertEqual(found['experiments']['clickme']['settings']['explainer'],
+                     'gradient')
+
+  def test_without_any_scored_model(self):
+    _, written, text = self._write(made.results([], failures=[
+        {'name': 'lost', 'spec': 'x', 'experiment': 'clickme', 'error': 'no',
+         'traceback': 'x'}]))
+    self.assertEqual(written, ['results.json', 'report.html'])
+    self.assertIn('No model was scored', text)
+
+  def test_both_themes_are_drawn(self):
+    pngs = figures.both(lambda theme: trade_off.draw(_square(), [], theme))
+    corners = [Image.open(io.BytesIO(p)).convert('RGB').getpixel((1, 1))
+               for p in (pngs['light'], pngs['dark'])]
+    self.assertEqual(corners, [(255, 255, 255), (0x1b, 0x1d, 0x21)])
+
+  def test_twins_are_compared(self):
+    text = page.build(made.results([_model('a', .5, .2), _model('b', .6, .3)],
+                                   [('a', 'b')]), {'panels': {}})
+    self.assertRegex(text, re.escape('a → b') + '.*' + re.escape('+0.100'))
+    self.assertIn('0.400 → 0.600', text)
+
+
+class HtmlTest(parameterized.TestCase):
+
+  def test_escapes_children_and_attributes(self):
+    self.assertEqual(
+        html_lib.tag('p', '<', html_lib.tag('b', 1), class_='"'),
+        '<p class="&quot;">&lt;<b>1</b></p>')
+
+
+if __name__ == '__main__':
+  tf.test.main()

@@ -1,0 +1,237 @@
+"""Tests of the ClickMe and Clicktionary protocols."""
+
+import os
+import sys
+import types
+from unittest import mock
+
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.data import record_writer
+from official_ext.harmonization.evaluation import labelled_images
+from official_ext.harmonization.evaluation import where
+from tests import fixtures
+from tests import released
+from tests.evaluation import fakes
+
+
+def _released_sizes(count):
+  """Records of 256x256 with graded maps, as the release's."""
+  records = []
+  for i in range(count):
+    image, heatmap = (
+        tf.io.encode_jpeg(
+            fixtures.pixels(seed, (256, 256), channels), quality=95).numpy()
+        for seed, channels in ((i, 3), (i + 100, 1)))
+    records.append(fixtures.record(label=7 * i, image=image, heatmap=heatmap))
+  return records
+
+
+def _run(path, adapter=None, batch_size=2, name='clickme', explainer='gradient',
+         comparison_size=20, ceiling=None, **source):
+  source = labelled_images.Source(path, **source)
+  experiment = where.Where(
+      name, source, batch_size=batch_size, explainer=explainer,
+      comparison_size=comparison_size, ceiling=ceiling)
+  return experiment.run(adapter or fakes.Adapter(), lambda n: None)
+
+
+def _by_name(result):
+  return {s.name: s for s in result.scores}
+
+
+class ReleasedTest(tf.test.TestCase):
+
+  def test_equals_the_released_evaluation(self):
+    path = fixtures.write(self.get_temp_dir(), 'val.tfrecords',
+                          _released_sizes(5))
+    adapter = fakes.Adapter(224, 1000, patch=56)
+    # The release imports its explainer's package before it is told another.
+    package = {name: types.ModuleType(name)
+               for name in ('xplique', 'xplique.attributions')}
+    package['xplique.attributions'].Saliency = None
+    with mock.patch.dict(sys.modules, package):
+      theirs = released.load('evaluation.clickme')
+    dataset = released.load('common.clickme_dataset').load_clickme([path], 5)
+
+    def saliency(images, labels):
+      gradients = adapter.gradients(images.numpy(), labels.numpy())
+      return np.abs(gradients).max(-1)
+
+    expected = theirs.evaluate_clickme(
+        None, saliency, dataset, preprocess_inputs=lambda x: x / 255. - .5)
+    found = _run(path, adapter, comparison_size=224, ceiling=.65753)
+    for metric in where.METRICS:
+      self.assertAllClose([row[metric] for row in found.rows],
+                          expected[metric], atol=1e-4)
+      self.assertAllClose(_by_name(found)[metric].value,
+                          np.mean(expected[metric]), atol=1e-4)
+    self.assertAllClose(
+        _by_name(found)['spearman'].normalized, expected['alignment_score'],
+        atol=1e-4)
+    # The maps are no trivial ones.
+    self.assertGreater(np.std(expected['spearman']), .01)
+
+
+class WhereTest(tf.test.TestCase, parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.path = fixtures.write_numbered(self.get_temp_dir(), 'a.tfrecords', 5)
+
+  def test_every_record_once_whatever_the_batch_size(self):
+    results = []
+    for batch_size in (1, 2, 5, 64):
+      adapter = fakes.Adapter()
+      results.append(_run(self.path, adapter, batch_size))
+      self.assertEqual(sum(adapter.batches), 5)
+      self.assertLessEqual(max(adapter.batches), batch_size)
+    rows = results[0].rows
+    self.assertEqual([r['record'] for r in rows], [0, 1, 2, 3, 4])
+    self.assertEqual([r['label'] for r in rows], [0, 1, 2, 3, 0])
+    self.assertEqual({r['file'] for r in rows}, {self.path})
+    for other in results[1:]:
+      for metric in where.METRICS:
+        self.assertAllClose([r[metric] for r in other.rows],
+                            [r[metric] for r in rows], atol=1e-5)
+      self.assertEqual(_by_name(other)['top1'].value,
+                       _by_name(results[0])['top1'].value)
+
+  def test_files_are_read_in_order(self):
+    fixtures.write_numbered(self.get_temp_dir(), 'b.tfrecords', 2)
+    found = _run(os.path.join(self.get_temp_dir(), '?.tfrecords'))
+    self.assertEqual([(os.path.basename(r['file'])[0], r['record'])
+                      for r in found.rows],
+                     [*(('a', i) for i in range(5)), ('b', 0), ('b', 1)])
+
+  def test_one_pass_gives_map_and_decision(self):
+    adapter = fakes.Adapter()
+    found = _run(self.path, adapter, batch_size=5)
+    self.assertEqual(adapter.batches, [5])
+    decisions = [r['prediction'] for r in found.rows]
+    again = _run(self.path, adapter, 5, explainer='integrated_gradients')
+    self.assertEqual([r['prediction'] for r in again.rows], decisions)
+    self.assertEqual(_by_name(again)['spearman'].details['explainer'],
+                     'integrated_gradients')
+
+  def test_native_size_is_recorded(self):
+    native = _run(self.path, comparison_size=None)
+    self.assertEqual(_by_name(native)['dice'].details['compared_at'], [16, 16])
+    other = _run(self.path, comparison_size=20)
+    self.assertEqual(_by_name(other)['dice'].details['compared_at'], [20, 20])
+    self.assertNotEqual(_by_name(native)['spearman'].value,
+                        _by_name(other)['spearman'].value)
+    self.assertIn('20x20', _by_name(other)['spearman'].preprocessing)
+
+  def test_ceiling_belongs_to_the_rank_correlation_alone(self):
+    found = _by_name(_run(self.path, ceiling=.5))
+    self.assertAllClose(found['spearman'].normalized,
+                        found['spearman'].value / .5)
+    self.assertIsNone(found['dice'].ceiling)
+    self.assertIsNone(found['top1'].ceiling)
+    raw = _by_name(_run(self.path, name='clicktionary'))
+    self.assertIsNone(raw['spearman'].normalized)
+
+  def test_constant_map_is_counted_and_said(self):
+    flat = tf.io.encode_png(tf.fill([8, 8, 1], tf.constant(9, tf.uint8)))
+    path = fixtures.write(
+        self.get_temp_dir(), 'flat.tfrecords',
+        [fixtures.record(1), fixtures.record(2, heatmap=flat.numpy())])
+    # Without the blur, whose zero padding gives any map a rim.
+    found = _run(path, blur=False)
+    score = _by_name(found)['spearman']
+    self.assertEqual((score.n, score.n_undefined), (1, 1))
+    self.assertEqual(score.value, found.rows[0]['spearman'])
+    self.assertTrue(any('1 of 2 images' in w for w in found.warnings))
+
+  def test_label_offset_picks_the_class(self):
+    plain = _run(self.path, fakes.Adapter(classes=6))
+    moved = _run(self.path, fakes.Adapter(classes=6), label_offset=2)
+    self.assertEqual([r['label'] for r in moved.rows], [2, 3, 4, 5, 2])
+    self.assertNotAllClose([r['spearman'] for r in moved.rows],
+                           [r['spearman'] for r in plain.rows])
+
+  def test_label_outside_the_classes_is_named(self):
+    with self.assertRaisesRegex(
+        ValueError, r'a\.tfrecords, record 3 .*label 3 plus the label offset'):
+      _run(self.path, label_offset=1)
+
+  def test_limit(self):
+    found = _run(self.path, limit=3)
+    self.assertLen(found.rows, 3)
+    self.assertEqual(_by_name(found)['top1'].details['limit'], 3)
+
+  def test_examples_are_the_first_images(self):
+    found = _run(self.path, batch_size=2).examples
+    self.assertEqual(found.images.shape, (5, 20, 20, 3))
+    self.assertEqual((found.human.shape, found.model.shape),
+                     ((5, 20, 20), (5, 20, 20)))
+    expected = tf.io.decode_jpeg(_image_of(self.path))
+    for side in (16, 20):
+      expected = tf.image.resize(expected, [side, side])
+    self.assertAllClose(found.images[0], expected, atol=.5)
+
+  def test_settings_change_with_the_data(self):
+    source = labelled_images.Source(self.path)
+    before = where.Where('clickme', source, batch_size=1).settings()
+    self.assertEqual(
+        before, where.Where('clickme', source, batch_size=9).settings())
+    fixtures.write_numbered(self.get_temp_dir(), 'a.tfrecords', 6)
+    self.assertNotEqual(
+        before, where.Where('clickme', source, batch_size=1).settings())
+
+
+def _image_of(path):
+  serialized = next(tf.data.TFRecordDataset(path).as_numpy_iterator())
+  example = tf.train.Example.FromString(serialized)
+  return example.features.feature['image'].bytes_list.value[0]
+
+
+class BadRecordsTest(tf.test.TestCase):
+
+  def _write(self, *records):
+    return fixtures.write(self.get_temp_dir(), 'bad.tfrecords', records)
+
+  def test_bad_record_is_named(self):
+    for bad, reason in (
+        (fixtures.record(leave_out=['heatmap']), 'heatmap.*missing'),
+        (fixtures.record(image=b'no image'), 'not a decodable image'),
+        (b'nonsense', 'not a tf.train.Example')):
+      path = self._write(fixtures.record(), bad)
+      with self.assertRaisesRegex(
+          labelled_images.BadDataError,
+          r'bad\.tfrecords, record 1 \(counted from 0\): .*' + reason):
+        _run(path)
+
+  def test_flipped_byte_is_named(self):
+    path = self._write(fixtures.record(0), fixtures.record(1))
+    with open(path, 'r+b') as f:
+      f.seek(100)
+      byte = f.read(1)
+      f.seek(100)
+      f.write(bytes([byte[0] ^ 1]))
+    with self.assertRaisesRegex(
+        labelled_images.BadDataError,
+        r'bad\.tfrecords, record 0 .*checksum of the record\'s data'):
+      _run(path)
+
+  def test_missing_and_empty_files(self):
+    with self.assertRaisesRegex(labelled_images.BadDataError,
+                                'nowhere.*does not'):
+      _run(os.path.join(self.get_temp_dir(), 'nowhere*'))
+    with self.assertRaisesRegex(labelled_images.BadDataError, 'does not exist'):
+      _run(os.path.join(self.get_temp_dir(), 'nowhere'))
+    with self.assertRaisesRegex(labelled_images.BadDataError, 'no record'):
+      _run(self._write())
+
+  def test_canonical_record_without_a_map(self):
+    image = tf.io.encode_png(fixtures.pixels(0)).numpy()
+    path = self._write(record_writer.canonical_example(image, 1))
+    with self.assertRaisesRegex(labelled_images.BadDataError, 'no human map'):
+      _run(path, map_decoder='canonical')
+
+
+if __name__ == '__main__':
+  tf.test.main()

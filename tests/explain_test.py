@@ -1,0 +1,169 @@
+"""Tests of the command that draws saliency panels."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from unittest import mock
+
+from absl import flags
+import numpy as np
+from PIL import Image
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import explain
+from official_ext.harmonization.data import pictures
+from official_ext.harmonization.evaluation import panels
+from official_ext.harmonization.evaluation.adapters import base
+from official_ext.harmonization.evaluation.adapters import spec
+from tests.evaluation.adapters import networks
+
+_CLASSES = 5
+
+
+class ExplainTest(tf.test.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+    model = os.path.join(self.folder, 'net.keras')
+    networks.network(classes=_CLASSES).save(model)
+    self.model = f'keras:{model}?preprocessing=tf'
+    self.pixels = networks.pixels(3, (20, 24)).astype(np.uint8)
+    for i, name in enumerate(('a.png', 'b/c.PNG', 'd.png')):
+      self._write(f'images/{name}', pictures.encode_image(self.pixels[i]))
+    self.human = np.arange(20 * 24).reshape(20, 24).astype(np.uint8)
+    self._write('maps/c.png', pictures.encode_map(self.human))
+
+  def _path(self, *parts):
+    return os.path.join(self.folder, *parts)
+
+  def _write(self, name, contents):
+    os.makedirs(os.path.dirname(self._path(name)), exist_ok=True)
+    with open(self._path(name), 'wb') as f:
+      f.write(contents)
+
+  def _options(self, **fields):
+    defaults = dict(model=self.model, images=self._path('images'),
+                    output_dir=self._path('out'), rows=2)
+    return explain.Options(**{**defaults, **fields})
+
+  def _drawn(self, **fields):
+    """Draws, and returns what each panel was drawn of."""
+    with mock.patch.object(panels, 'render', wraps=panels.render) as render:
+      paths = list(explain.explain(self._options(**fields)))
+    for path in paths:
+      self.assertGreater(np.ptp(np.asarray(Image.open(path))), 0)
+    return [call.args for call in render.call_args_list], paths
+
+  def test_panels_of_the_predicted_class(self):
+    (first, second), paths = self._drawn(save_maps='npy')
+    self.assertEqual([os.path.basename(p) for p in paths],
+                     ['panels-0000.png', 'panels-0001.png'])
+    images = np.concatenate([first[0], second[0]])
+    self.assertAllClose(images, base.resize(self.pixels, (16, 16)) / 255)
+
+    adapter = spec.build(self.model)
+    inputs = adapter.preprocess(base.resize(self.pixels, (16, 16)))
+    predicted = np.argmax(adapter.logits(inputs), axis=-1)
+    gradients = adapter.gradients(
+        inputs, np.eye(_CLASSES, dtype=np.float32)[predicted])
+    wanted = np.abs(gradients).max(axis=-1)
+    self.assertEqual([*first[1]], ['gradient'])
+    self.assertAllClose(first[1]['gradient'], wanted[:2], rtol=1e-4, atol=1e-7)
+    self.assertEqual(
+        first[2] + second[2],
+        [f'{n}\npredicted: {p}' for n, p in zip('acd', predicted)])
+    for name, values in zip(('a', 'b/c', 'd'), wanted):
+      self.assertAllClose(np.load(self._path(f'out/maps/gradient/{name}.npy')),
+                          values, rtol=1e-4, atol=1e-7)
+
+  def test_human_maps_labels_and_several_explainers(self):
+    self._write('labels.csv', b'image,label\na.png,4\nb/c,3\nd.png,0\n')
+    (page, _), _ = self._drawn(
+        maps=self._path('maps'), labels=self._path('labels.csv'),
+        explainer=('training_map', 'gradient_x_input'), save_maps='png')
+    self.assertEqual(
+        [*page[1]], ['human map', 'training map', 'gradient x input'])
+    self.assertTrue(np.isnan(page[1]['human map'][0]).all())
+    self.assertAllClose(page[1]['human map'][1],
+                        base.resize(self.human[..., None], (16, 16))[..., 0])
+    self.assertRegex(page[2][0], '^a\nclass 4, predicted: [0-4]$')
+    adapter = spec.build(self.model)
+    inputs = adapter.preprocess(base.resize(self.pixels[:1], (16, 16)))
+    gradients = adapter.gradients(
+        inputs, np.eye(_CLASSES, dtype=np.float32)[[4]])
+    self.assertAllClose(page[1]['training map'][0], gradients[0].mean(axis=-1),
+                        rtol=1e-3, atol=1e-7)
+    with open(self._path('out/maps/training_map/a.png'), 'rb') as f:
+      saved = pictures.decode_map(f.read())
+    values = page[1]['training map'][0]
+    self.assertEqual(saved.max(), 65535)
+    self.assertAllClose(
+        saved / 65535, (values - values.min()) / np.ptp(values), atol=1e-4)
+
+  def test_goes_on_where_it_was(self):
+    _, paths = self._drawn()
+    os.remove(paths[1])
+    drawn, again = self._drawn()
+    self.assertEqual(again, paths)
+    self.assertLen(drawn, 1)
+    self.assertEqual(drawn[0][2][0].split('\n')[0], 'd')
+    with self.assertRaisesRegex(ValueError, r'command \(explainer, rows diff'):
+      self._drawn(rows=1, explainer=('smoothgrad',))
+    with open(self._path('out/settings.json')) as f:
+      settings = json.load(f)
+    self.assertEqual(settings['preprocessing'],
+                     '16x16 pixels, tf: RGB / 127.5 - 1')
+    self.assertContainsSubset(
+        [f.name for f in dataclasses.fields(explain.Options)], settings)
+
+  def test_one_image_by_the_command(self):
+    explain.define_flags()
+    self.addCleanup(flags.FLAGS.unparse_flags)
+    flags.FLAGS(['explain', f'--model={self.model}', '--explainer=smoothgrad',
+                 f'--images={self._path("images", "a.png")}',
+                 f'--output_dir={self._path("out")}'])
+    explain.main([])
+    self.assertTrue(os.path.exists(self._path('out/panels-0000.png')))
+    flags.FLAGS.model = 'keras:'
+    with self.assertRaisesRegex(SystemExit, 'explain: .* names no model'):
+      explain.main([])
+
+  def test_long_names_are_shortened(self):
+    self.assertEqual(explain._short('b/apple_618_100152_200078_00011.png'),
+                     'apple_618…0078_00011')
+    self.assertEqual(explain._short('x' * 20 + '.jpg'), 'x' * 20)
+
+  def test_names_what_cannot_be_used(self):
+    with self.assertRaisesRegex(ValueError, 'none is no image and no folder'):
+      self._drawn(images=self._path('none'))
+    with self.assertRaisesRegex(ValueError, 'no map with the name of an image'):
+      self._drawn(maps=self._path('images', 'b'), images=self._path(
+          'images', 'a.png'))
+    self._write('labels.csv', b'image,label\na.png,5\n')
+    with self.assertRaisesRegex(ValueError, r'a.png has class 5.*0\.\.4'):
+      self._drawn(labels=self._path('labels.csv'))
+    self._write('labels.csv', b'image,label\na.png,4\n')
+    with self.assertRaisesRegex(ValueError, 'b/c.PNG: not in the file'):
+      self._drawn(labels=self._path('labels.csv'), output_dir=self._path('o'))
+    self._write('images/d.jpg', b'')
+    with self.assertRaisesRegex(ValueError, 'differ by their endings alone'):
+      self._drawn(save_maps='npy', output_dir=self._path('o1'))
+    os.remove(self._path('images/d.jpg'))
+    self._write('images/d.png', b'no picture')
+    with self.assertRaisesRegex(ValueError, 'd.png: not a readable JPEG or P'):
+      self._drawn(output_dir=self._path('o2'))
+
+  def test_a_flat_map_is_no_picture(self):
+    flat = np.zeros((3, 3), np.float32)
+    page = explain.Page(['a.png'], None, [], {'gradient': [flat]})
+    with self.assertRaisesRegex(ValueError, 'a.png: gradient is .*=npy'):
+      explain._write_maps(page, self._options(save_maps='png'))
+    explain._write_maps(page, self._options(save_maps='npy'))
+    self.assertAllEqual(
+        np.load(self._path('out/maps/gradient/a.npy')), flat)
+
+
+if __name__ == '__main__':
+  tf.test.main()
