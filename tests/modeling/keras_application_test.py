@@ -137,7 +137,7 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
     expected = network(_converted(name, rgb), training=False)
     found = model(host, training=False)
     self.assertGreater(np.std(expected), 0.)
-    self.assertAllClose(found, expected, rtol=1e-4,
+    self.assertAllClose(found, expected, rtol=0.,
                         atol=1e-5 * np.abs(expected).max())
     self._step(task, model, host)
 

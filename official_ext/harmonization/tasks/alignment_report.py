@@ -22,17 +22,21 @@ _SCORES = alignment_metrics.Scores._fields
 _PANELS = 'alignment_panels'
 
 
-def _of_all_workers(rows: Mapping[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
-  """Gives every replica the rows of all.
+def _of_all_workers(rows: Mapping[str, tf.Tensor],
+                    batch_size: int) -> Dict[str, tf.Tensor]:
+  """Gives every replica the rows of all, `batch_size` of each.
 
   The host of a worker sees its own replicas alone, and all hosts have to come
   to the same numbers. This is a sum, in which every replica fills its own
-  place: `all_gather` fails where a worker has one device (TensorFlow 2.20).
+  place: `all_gather` fails where a worker has one device (TensorFlow 2.20). A
+  worker whose data have ended before the others' takes part with no rows.
   """
   context = tf.distribute.get_replica_context()
   number = tf.range(context.num_replicas_in_sync)
 
   def place(x):
+    missing = batch_size - tf.shape(x)[0]
+    x = tf.pad(x, [[0, missing]] + [[0, 0]] * (x.shape.rank - 1))
     own = number == context.replica_id_in_sync_group
     own = tf.reshape(own, [-1] + [1] * x.shape.rank)
     # float64 holds int32, and devices that sum no int32 sum it.
@@ -73,6 +77,7 @@ class Report:
     self._options = config.alignment_report
     self._ceiling = config.harmonization.ceiling
     self._source = config.mapped_validation_data
+    self._batch_size = config.validation_data.global_batch_size
     self._folder = folder
     self._shown = config.allow_image_summary
 
@@ -100,9 +105,10 @@ class Report:
         **scores._asdict(),
     }
     logs = {'rows': rows}
-    if isinstance(tf.distribute.get_strategy(),
-                  tf.distribute.MultiWorkerMirroredStrategy):
-      logs = {'all_rows': _of_all_workers(rows)}
+    strategy = tf.distribute.get_strategy()
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+      size = self._batch_size // strategy.num_replicas_in_sync
+      logs = {'all_rows': _of_all_workers(rows, size)}
     if self._options.panels:
       shown = slice(0, self._options.panels)
       logs['pictures'] = {
