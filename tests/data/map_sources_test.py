@@ -95,7 +95,7 @@ class ClicksTest(building.Case):
         {'cat/a.png': 1, 'cat/b.png': 5})
     labels = self.write('fewer.csv', b'image,label\ncat/a,bird\n')
     folder, _ = self.build('c', labels=labels, class_names=names, **common)
-    self.assertIn('cat/b.png is not in the file of --labels',
+    self.assertIn('not in the file of --labels as cat/b.png',
                   [row['detail'] for row in self.left_out(folder)])
 
   def test_npz_of_clicks(self):

@@ -52,7 +52,7 @@ class Labels:
     if self._table is not None:
       text = self._table.get(image, self._table.get(os.path.splitext(image)[0]))
       if text is None:
-        raise ValueError(f'{image} is not in the file of --labels')
+        raise ValueError(f'not in the file of --labels as {image}')
     else:
       text = recorded or os.path.dirname(image).split('/')[0]
     if text in self._numbers:
