@@ -169,6 +169,8 @@ class BenchmarkTest(tf.test.TestCase):
     def build(spec):
       self.assertEmpty(alive)
       adapter = fakes.Adapter(spec=spec)
+      # As in most networks, something inside refers to the whole.
+      adapter.myself = adapter
       alive.add(adapter)
       return adapter
 

@@ -97,6 +97,12 @@ class TradeOffTest(parameterized.TestCase):
     self.assertEqual({(round(x, 6), round(y, 6)) for x, y in corners},
                      {(.4, .4), (.6, .4), (.6, .6), (.4, .6)})
 
+  def test_shades_the_hull(self):
+    plot = trade_off.draw(_square(), [('a', 'twin')]).axes[0]
+    shade, = plot.patches
+    np.testing.assert_allclose(shade.get_xy().max(0), (.6, .6))
+    np.testing.assert_allclose(shade.get_xy().min(0), (.4, .4))
+
   def test_no_hull_without_an_area(self):
     line = [_model(str(i), .1 * i, .05 * i) for i in range(4)]
     for count in (0, 1, 2, 4):

@@ -111,6 +111,10 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
     found = _run(self.path, adapter, batch_size=5)
     self.assertEqual(adapter.batches, [5])
     decisions = [r['prediction'] for r in found.rows]
+    inputs = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    one_pass = where._OnePass(adapter, inputs)
+    one_pass.gradients(inputs + np.float32(.5), np.eye(4)[:2])
+    self.assertAllEqual(one_pass.logits(), adapter.logits(inputs))
     again = _run(self.path, adapter, 5, explainer='integrated_gradients')
     self.assertEqual([r['prediction'] for r in again.rows], decisions)
     self.assertEqual(_by_name(again)['spearman'].details['explainer'],
