@@ -131,6 +131,8 @@ class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
   are the release's: the whole image, the blurred map, no min-max.
 
   Attributes:
+    model: the stock model, its backbone one of the host's or of
+      `configs.backbones`.
     harmonization: how the network is harmonized.
     alignment_report: what an evaluation tells beside its mean scores.
     mapped_data: images with maps to train on.
@@ -141,6 +143,9 @@ class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
       Garden's records) to 1000 classes.
     validation_label_offset: as that, of `validation_data`.
   """
+  model: stock.ImageClassificationModel = dataclasses.field(
+      default_factory=lambda: stock.ImageClassificationModel(  # pylint: disable=g-long-lambda
+          backbone=backbones.Backbone(type='resnet')))
   harmonization: Harmonization = dataclasses.field(
       default_factory=Harmonization)
   alignment_report: AlignmentReport = dataclasses.field(

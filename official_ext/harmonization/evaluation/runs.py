@@ -9,6 +9,7 @@ import tensorflow as tf, tf_keras
 
 from official.core import base_trainer
 from official.core import config_definitions as cfg
+from official.core import exp_factory
 from official.core import task_factory
 from official.core import train_utils
 from official.modeling import hyperparams
@@ -36,14 +37,17 @@ def load_config(model_dir: str) -> cfg.ExperimentConfig:
   if not tf.io.gfile.exists(path):
     raise FileNotFoundError(
         f'{path} does not exist: give the --model_dir of a run of train.py.')
-  config = cfg.ExperimentConfig(
-      task=exp_cfg.HarmonizedImageClassificationTask())
-  try:
-    return hyperparams.override_params_dict(config, path, is_strict=True)
-  except KeyError as e:
-    raise ValueError(
-        f'{path} is not the configuration of an image-classification run: '
-        f'{e.args[0]}') from None
+  problems = []
+  # MaxViT has a model configuration of its own.
+  for task in (exp_cfg.HarmonizedImageClassificationTask(),
+               exp_factory.get_exp_config('harmonized_maxvit_imagenet').task):
+    try:
+      return hyperparams.override_params_dict(
+          cfg.ExperimentConfig(task=task), path, is_strict=True)
+    except KeyError as e:
+      problems.append(e.args[0])
+  raise ValueError(f'{path} is not the configuration of an '
+                   f'image-classification run: {problems[0]}')
 
 
 def find_checkpoint(model_dir: str, checkpoint: str = '') -> str:

@@ -116,6 +116,18 @@ class ModelGardenTest(tf.test.TestCase):
     for variable, value in zip(run.model.trainable_variables, weights):
       self.assertAllClose(variable, value, atol=1e-6)
 
+  def test_runs_of_all_backbones_are_read(self):
+    for name, backbone in (
+        ('harmonized_resnet_imagenet', {'type': 'custom_vit'}),
+        ('harmonized_resnet_imagenet', {'type': 'keras_application'}),
+        ('harmonized_maxvit_imagenet', {})):
+      config = exp_factory.get_exp_config(name)
+      config.task.model.backbone.override(backbone)
+      folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+      train_utils.serialize_config(config, folder)
+      found = runs.load_config(folder).task
+      self.assertEqual(found.as_dict(), config.task.as_dict())
+
   def test_a_harmonized_run_needs_its_weights_and_no_data(self):
     folder = tempfile.mkdtemp(dir=self.get_temp_dir())
     config = fixtures.experiment(size=_SIZE)
