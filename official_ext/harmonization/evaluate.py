@@ -44,6 +44,8 @@ from official_ext.harmonization.evaluation.report import writer
 
 FLAGS = flags.FLAGS
 
+_MODULE = 'official_ext.harmonization.evaluate'
+
 _EXPERIMENTS = ('imagenet', 'clickme', 'clicktionary', 'psychophysics')
 _PACKAGES = ('official-ext-harmonization', 'tf-models-official', 'tensorflow',
              'tf_keras', 'keras', 'torch', 'timm', 'numpy', 'scipy')
@@ -233,7 +235,8 @@ def _results(experiments, outcome, twins) -> Dict[str, Any]:
   return {
       'created': datetime.datetime.now().astimezone().isoformat(
           timespec='seconds'),
-      'command': shlex.join(sys.argv),
+      # However it was started: results travel, paths do not.
+      'command': f'python -m {_MODULE} {shlex.join(sys.argv[1:])}',
       'versions': _versions(),
       'limit': FLAGS.limit,
       'experiments': {name: {'title': e.title, 'settings': e.settings()}

@@ -155,6 +155,9 @@ class BenchmarkTest(tf.test.TestCase):
       experiment.scored.clear()
     self._run(experiments, _models('broken', 'bad', 'good'))
     self.assertEqual([e.scored for e in experiments], [[], ['bad']])
+    # What then works leaves no failure behind.
+    self._run([_Experiment('first'), _Experiment('second')], _models('bad'))
+    self.assertFalse(os.path.exists(self._path('bad.failure.txt')))
 
   def test_bad_data_stop_the_run(self):
     error = labelled_images.BadDataError('record 3')

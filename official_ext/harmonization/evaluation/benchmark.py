@@ -225,6 +225,9 @@ class Benchmark:
 
   def _open_and_run(self, model, record, experiments, failures):
     """Runs experiments on a model that is forgotten at the end."""
+    failure = self._path(model, 'failure.txt')
+    if tf.io.gfile.exists(failure):  # Of a time before.
+      tf.io.gfile.remove(failure)
     adapter = self._attempt(model, 'the model cannot be opened', failures,
                             lambda: self._build(model.spec))
     if adapter is None:
