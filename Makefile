@@ -52,8 +52,10 @@ train: setup ## Train a baseline and its harmonized twin on digits, and compare 
 	$(PY) train.py --experiment=harmonized_resnet_imagenet --config_file=experiments/local_cpu.yaml --seed=0 --model_dir=runs/digits/harmonized
 	$(PY) -m official_ext.harmonization.compare --baseline=runs/digits/baseline --harmonized=runs/digits/harmonized --output_dir=runs/digits
 
+# Two processes, a file at a time: TensorFlow slows down with all that a process
+# has traced.
 test: lint ## Lint, then run the tests
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests -n 2 --dist loadfile
 
 lint: setup ## Check style, docstrings and BUILD files
 	$(PY) -m ruff check .
