@@ -132,7 +132,7 @@ class GinTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(task.mapped_data.color_jitter, .3)
 
   def test_a_subclass_is_refused_by_name(self):
-    with self.assertRaisesRegex(ValueError, r'experiments_test\.Subclass.*only '
+    with self.assertRaisesRegex(ValueError, rf'{__name__}\.Subclass.*only '
                                 'the stock image-classification task'):
       _parse('never_seen_subclass')
 
