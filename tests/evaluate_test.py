@@ -26,7 +26,7 @@ def setUpModule():
 
 def tearDownModule():
   # Other commands have flags of the same names.
-  for flag in FLAGS.flags_by_module_dict()[evaluate.__name__]:
+  for flag in list(FLAGS.flags_by_module_dict()[evaluate.__name__]):
     delattr(FLAGS, flag.name)
   if not _WAS_PARSED:
     FLAGS.unparse_flags()

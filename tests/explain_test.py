@@ -7,6 +7,7 @@ import tempfile
 from unittest import mock
 
 from absl import flags
+from absl.testing import flagsaver
 import numpy as np
 from PIL import Image
 import tensorflow as tf, tf_keras
@@ -119,8 +120,8 @@ class ExplainTest(tf.test.TestCase):
         [f.name for f in dataclasses.fields(explain.Options)], settings)
 
   def test_one_image_by_the_command(self):
+    self.enter_context(flagsaver.flagsaver())
     explain.define_flags()
-    self.addCleanup(flags.FLAGS.unparse_flags)
     flags.FLAGS(['explain', f'--model={self.model}', '--explainer=smoothgrad',
                  f'--images={self._path("images", "a.png")}',
                  f'--output_dir={self._path("out")}'])
