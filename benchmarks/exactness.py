@@ -103,8 +103,10 @@ def _measure(model_name, weight, progress):
     return found
 
   reference = _build(model_name, 'float64')
-  expected = gradients(reference, tf.float64, False)
+  # The same weights for all: those that float32 can hold.
   weights = [w.astype('float32') for w in reference.get_weights()]
+  reference.set_weights(weights)
+  expected = gradients(reference, tf.float64, False)
   results, graph = {}, None
   for policy, compiled in _KINDS:
     found = gradients(_build(model_name, policy, weights), tf.float32, compiled)
