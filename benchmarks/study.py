@@ -25,6 +25,7 @@ import tqdm
 import yaml
 
 from official_ext.harmonization.evaluation import runs
+from benchmarks import decisions
 
 _STUDY = flags.DEFINE_string('study', None, 'YAML file of the study.',
                              required=True)
@@ -38,6 +39,7 @@ _RUNS = flags.DEFINE_string('runs_dir', 'runs/studies',
 _START = 'starts_from'
 _METRICS = ('clickme_accuracy', 'accuracy', 'alignment_spearman',
             'alignment_dice', 'alignment_n')
+_DIGITS = 'data/digits/{0}/{0}-*.tfrecords'
 
 
 def _overrides(values):
@@ -48,7 +50,8 @@ def _overrides(values):
 def _train(study, overrides, seed, model_dir):
   """Runs the driver and returns the final scores."""
   command = [
-      sys.executable, 'train.py', f'--experiment={study["experiment"]}',
+      sys.executable, 'train.py', '--mode=train',
+      f'--experiment={study["experiment"]}',
       f'--config_file={study["config_file"]}', f'--seed={seed}',
       f'--model_dir={model_dir}', f'--params_override={_overrides(overrides)}'
   ]
@@ -58,8 +61,13 @@ def _train(study, overrides, seed, model_dir):
     raise RuntimeError(f'{" ".join(command)} failed with exit code '
                        f'{result.returncode}: see {model_dir}.log.')
   tf_keras.backend.clear_session()
-  scores = runs.Run(model_dir).evaluate()
-  return {name: scores[name] for name in _METRICS}
+  run = runs.Run(model_dir)
+  scores = run.evaluate()
+  return {
+      **{name: scores[name] for name in _METRICS},
+      **decisions.measure(run, _DIGITS.format('val'),
+                          _DIGITS.format('swapped')),
+  }
 
 
 def _folder(name, setting, seed):

@@ -70,6 +70,18 @@ class MakeDigitsTest(tf.test.TestCase):
     self.assertBetween(agree['train'], .7 - .24, .7 + .24)
     self.assertEqual(agree['ood'], 0.)
 
+  def test_swapped_is_val_with_another_decoy(self):
+    pairs = list(zip(_read(self.folder, 'val'), _read(self.folder, 'swapped')))
+    self.assertLen(pairs, 20)
+    for val, swapped in pairs:
+      self.assertEqual(val['label'], swapped['label'])
+      self.assertAllEqual(val['heatmap'], swapped['heatmap'])
+      self.assertNotEqual(_decoy(swapped['image'].numpy()),
+                          int(swapped['label']))
+      # The decoy is a 36th of the image; JPEG spreads it by a block.
+      change = np.abs(val['image'].numpy().astype(float) - swapped['image'])
+      self.assertLess((change.max(-1) > 20).mean(), 1 / 30)
+
   def test_splits_share_no_digit(self):
     ranges = list(make_digits_clickme._IDENTITIES.values())
     taken = np.concatenate([np.arange(*r) for r in ranges])

@@ -6,7 +6,8 @@ Handwritten digits (the 1,797 that scikit-learn ships) stand, light and half the
 image wide, on coloured clutter. A decoy, a coloured patch in a corner, often
 names the class, as in decoy-MNIST (Ross et al., "Right for the Right Reasons",
 2017). The "human" map is the ink. Three splits of disjoint digits are written:
-train and val share the decoy's habit, in ood it always names another class.
+train and val share the decoy's habit, in ood it always names another class. A
+fourth, swapped, has the images of val with decoys that name another class.
 """
 
 import colorsys
@@ -33,17 +34,19 @@ _MANIFEST = 'manifest.json'
 _JPEG_QUALITY = 95
 # Parts of the 1,797 digits that the splits draw from.
 _IDENTITIES = {'train': (0, 1200), 'val': (1200, 1500), 'ood': (1500, 1797)}
+# Drawn as val, digit by digit.
+_SWAPPED = 'swapped'
 
 
 def define_flags():
   """Defines the tool's flags."""
   flags.DEFINE_string('output_dir', 'data/digits',
                       'Where <split>/<split>-<i>.tfrecords are written.')
-  flags.DEFINE_integer('train_images', 4000, 'Images in train.', lower_bound=1)
+  flags.DEFINE_integer('train_images', 1000, 'Images in train.', lower_bound=1)
   flags.DEFINE_integer('val_images', 500, 'Images in val.', lower_bound=1)
   flags.DEFINE_integer('ood_images', 500, 'Images in ood.', lower_bound=1)
   flags.DEFINE_float(
-      'decoy_strength', 0.7, 'Part of the images of train and val whose decoy '
+      'decoy_strength', 0.9, 'Part of the images of train and val whose decoy '
       'names their class.', 0., 1.)
   flags.DEFINE_integer('images_per_shard', 1000, 'Images in one shard.',
                        lower_bound=1)
@@ -115,19 +118,24 @@ def _write_split(folder, split, count, strength, per_shard, seed):
   digits = datasets.load_digits()
   # One order for all splits, so that they are disjoint.
   order = np.random.default_rng(0).permutation(len(digits.target))
-  identities = order[slice(*_IDENTITIES[split])]
+  source = 'val' if split == _SWAPPED else split
+  identities = order[slice(*_IDENTITIES[source])]
   folder = os.path.join(folder, split)
   tf.io.gfile.makedirs(folder)
   bar = tqdm.tqdm(
       total=count, desc=split, unit=' images', disable=None)
   for shard, start in enumerate(range(0, count, per_shard)):
-    rng = np.random.default_rng([seed, sorted(_IDENTITIES).index(split), shard])
+    rng = np.random.default_rng(
+        [seed, sorted(_IDENTITIES).index(source), shard])
+    swaps = np.random.default_rng([seed, len(_IDENTITIES), shard])
     path = os.path.join(folder, f'{split}-{shard}.tfrecords')
     with record_writer.shard(path) as writer:
       for _ in range(start, min(start + per_shard, count)):
         i = rng.choice(identities)
         label = int(digits.target[i])
         decoy = _decoy_class(label, strength, rng)
+        if split == _SWAPPED:
+          decoy = _decoy_class(label, 0., swaps)
         image, ink = compose(digits.images[i], decoy, rng)
         writer.write(
             record_writer.clickme_example(_jpeg(image), _jpeg(ink), label))
@@ -136,14 +144,14 @@ def _write_split(folder, split, count, strength, per_shard, seed):
 
 
 def make(output_dir: str,
-         train_images: int = 4000,
+         train_images: int = 1000,
          val_images: int = 500,
          ood_images: int = 500,
-         decoy_strength: float = 0.7,
+         decoy_strength: float = 0.9,
          images_per_shard: int = 1000,
          seed: int = 0,
          overwrite: bool = False) -> bool:
-  """Writes the three splits, or does nothing if they are already there.
+  """Writes the four splits, or does nothing if they are already there.
 
   Args:
     output_dir: folder of the splits.
@@ -173,12 +181,13 @@ def make(output_dir: str,
       raise ValueError(f'{output_dir} holds digits made with {found}, asked '
                        f'for are {settings}: choose another --output_dir or '
                        'add --overwrite.')
-  for split in _IDENTITIES:
+  for split in (*_IDENTITIES, _SWAPPED):
     folder = os.path.join(output_dir, split)
     for old in tf.io.gfile.glob(os.path.join(folder, f'{split}-*.tfrecords')):
       os.remove(old)
   for split, count, strength in (('train', train_images, decoy_strength),
                                  ('val', val_images, decoy_strength),
+                                 (_SWAPPED, val_images, decoy_strength),
                                  ('ood', ood_images, 0.)):
     _write_split(output_dir, split, count, strength, images_per_shard, seed)
   with open(manifest, 'w') as f:

@@ -1,0 +1,213 @@
+r"""Tables and pictures of a study's results.
+
+  python -m benchmarks.study_report --twins=benchmarks/results/twins.jsonl \
+      --ablations=benchmarks/results/ablations.jsonl \
+      --output_dir=docs/results/study
+
+Writes twins.md and ablations.md, trade_off.png (an arrow from each baseline to
+its twin of the same seed), revealed.png (accuracy where only the top of the
+human map is shown) and ablations.png. Intervals are 95 % confidence intervals
+of the mean over seeds, by Student's t; those of differences are of pairs of
+runs with the same seed.
+"""
+
+import json
+import os
+from typing import Dict, Sequence, Tuple
+
+from absl import app
+from absl import flags
+from matplotlib import figure
+import numpy as np
+from scipy import stats
+
+_TWINS = flags.DEFINE_string('twins', 'benchmarks/results/twins.jsonl',
+                             'Lines of baselines and their twins.')
+_ABLATIONS = flags.DEFINE_string(
+    'ablations', 'benchmarks/results/ablations.jsonl',
+    'Lines of one change at a time.')
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'docs/results/study',
+                                  'Where tables and pictures are written.')
+
+_CONFIDENCE = 0.95
+_BASELINE = 'baseline'
+_RECOMMENDED = 'recommended'
+_COLUMNS = {
+    'clickme_accuracy': 'accuracy',
+    'accuracy': 'out of distribution',
+    'swapped_accuracy': 'cue swapped',
+    'revealed_10': 'top 10 % revealed',
+    'alignment_spearman': 'rho',
+    'alignment_dice': 'Dice',
+}
+
+
+def read(path: str) -> Dict[str, Dict[int, Dict[str, float]]]:
+  """Reads a study's lines.
+
+  Args:
+    path: of a file of `benchmarks.study`.
+
+  Returns:
+    Settings to seeds to scores, in the order of the lines.
+  """
+  found = {}
+  with open(path) as f:
+    for line in map(json.loads, f):
+      found.setdefault(line['setting'], {})[line['seed']] = line['scores']
+  return found
+
+
+def interval(values: Sequence[float]) -> Tuple[float, float]:
+  """Returns the mean and the half width of its confidence interval.
+
+  Args:
+    values: one per seed; the half width of a single one is NaN.
+  """
+  values = np.asarray(values, float)
+  if len(values) < 2:
+    return float(values.mean()), float('nan')
+  error = stats.sem(values)
+  quantile = stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)
+  return float(values.mean()), float(error * quantile)
+
+
+def differences(base, twin, metric) -> np.ndarray:
+  """Twin minus baseline of one metric, one value per seed that both have."""
+  seeds = sorted(set(base) & set(twin))
+  return np.array([twin[s][metric] - base[s][metric] for s in seeds])
+
+
+def _cell(values, sign='') -> str:
+  mean, half = interval(values)
+  return f'{mean:{sign}.3f}' + ('' if np.isnan(half) else f' ± {half:.3f}')
+
+
+def table(runs, pairs=()) -> str:
+  """Formats scores, and differences of pairs, as Markdown.
+
+  Args:
+    runs: of `read`.
+    pairs: (baseline's setting, twin's setting); a row of differences each.
+
+  Returns:
+    The table.
+  """
+  lines = ['| setting | seeds | ' + ' | '.join(_COLUMNS.values()) + ' |',
+           '|---|---|' + '---|' * len(_COLUMNS)]
+  for name, seeds in runs.items():
+    cells = [_cell([s[m] for s in seeds.values()]) for m in _COLUMNS]
+    lines.append(f'| {name} | {len(seeds)} | ' + ' | '.join(cells) + ' |')
+  for base, twin in pairs:
+    changes = [differences(runs[base], runs[twin], m) for m in _COLUMNS]
+    cells = [_cell(c, '+') for c in changes]
+    better = '/'.join(
+        str(int(np.sum(differences(runs[base], runs[twin], m) > 0)))
+        for m in ('alignment_spearman', 'accuracy'))
+    lines.append(f'| **{twin} - {base}** (rho, out of distribution higher in '
+                 f'{better} seeds) | {len(changes[0])} | ' +
+                 ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
+def _pairs(runs):
+  """(baseline, twin) of settings named '<network>, baseline' and so on."""
+  networks = [n.split(',')[0] for n in runs if n.endswith(_BASELINE)]
+  return [(f'{n}, {_BASELINE}', f'{n}, harmonized') for n in networks]
+
+
+def _canvas(columns: int, width: float = 4., height: float = 3.6):
+  picture = figure.Figure(figsize=(width * columns, height), dpi=120,
+                          layout='constrained')
+  return picture, picture.subplots(1, columns, squeeze=False)[0]
+
+
+def draw_trade_off(path: str, runs):
+  """An arrow per seed, from baseline to twin, one panel per network."""
+  pairs = _pairs(runs)
+  picture, axes = _canvas(len(pairs))
+  for axis, (base, twin) in zip(axes, pairs):
+    for metric, colour in (('clickme_accuracy', 'tab:gray'),
+                           ('accuracy', 'tab:blue')):
+      for seed in sorted(set(runs[base]) & set(runs[twin])):
+        start, end = (
+            (s[metric], s['alignment_spearman'])
+            for s in (runs[base][seed], runs[twin][seed]))
+        axis.annotate('', end, start, arrowprops=dict(
+            arrowstyle='->', color=colour, alpha=0.7))
+        axis.plot(*start, 'o', color=colour, markersize=4)
+      axis.plot([], [], 'o-', color=colour, markersize=4,
+                label=_COLUMNS[metric])
+    axis.autoscale()
+    axis.margins(0.08)
+    axis.set(title=base.split(',')[0], xlabel='accuracy',
+             ylabel='alignment, Spearman rho')
+    axis.legend(fontsize=8)
+  picture.savefig(path)
+
+
+def draw_revealed(path: str, runs):
+  """Accuracy against the revealed part of the image, with intervals."""
+  pairs = _pairs(runs)
+  some = next(iter(next(iter(runs.values())).values()))
+  levels = sorted(int(m.split('_')[1]) for m in some
+                  if m.startswith('revealed_'))
+  picture, axes = _canvas(len(pairs))
+  for axis, names in zip(axes, pairs):
+    for name in names:
+      points = [interval([s[f'revealed_{k}'] for s in runs[name].values()])
+                for k in levels]
+      axis.errorbar(levels, *np.transpose(points), capsize=3, marker='o',
+                    label=name.split(', ')[1])
+    axis.set(title=names[0].split(',')[0], xscale='log', xticks=levels,
+             xticklabels=levels, xlabel='top of the human map shown, % of '
+             'the image', ylabel='accuracy', ylim=(0, 1))
+    axis.minorticks_off()
+    axis.axhline(.1, color='gray', linestyle=':', linewidth=1)
+    axis.legend(fontsize=8)
+  picture.savefig(path)
+
+
+def draw_ablations(path: str, runs):
+  """A row per setting: every seed's point, beside the recommended's mean."""
+  names = list(runs)[::-1]
+  metrics = ('alignment_spearman', 'accuracy', 'clickme_accuracy')
+  picture, axes = _canvas(len(metrics), 3.4, 1. + .22 * len(names))
+  for axis, metric in zip(axes, metrics):
+    for row, name in enumerate(names):
+      values = [s[metric] for s in runs[name].values()]
+      axis.plot(values, [row] * len(values), 'o', color='tab:blue',
+                markersize=4, alpha=0.7)
+      axis.plot(np.mean(values), row, '|', color='black', markersize=10)
+    for name, style in ((_RECOMMENDED, '--'), (_BASELINE, ':')):
+      if name in runs:
+        axis.axvline(
+            np.mean([s[metric] for s in runs[name].values()]), color='gray',
+            linestyle=style, linewidth=1)
+    axis.set(yticks=range(len(names)), xlabel=_COLUMNS[metric])
+    axis.set_yticklabels(names if axis is axes[0] else [], fontsize=8)
+    axis.grid(axis='y', alpha=0.3)
+  picture.savefig(path)
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'Unknown arguments: {argv[1:]}')
+  os.makedirs(_OUTPUT_DIR.value, exist_ok=True)
+
+  def path(name):
+    return os.path.join(_OUTPUT_DIR.value, name)
+
+  twins, ablations = read(_TWINS.value), read(_ABLATIONS.value)
+  for name, text in (('twins.md', table(twins, _pairs(twins))),
+                     ('ablations.md', table(ablations))):
+    with open(path(name), 'w') as f:
+      f.write(text)
+    print(text)
+  draw_trade_off(path('trade_off.png'), twins)
+  draw_revealed(path('revealed.png'), twins)
+  draw_ablations(path('ablations.png'), ablations)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,107 @@
+"""Tests of what the study of the digits measures and reports."""
+
+import json
+import os
+from unittest import mock
+
+import numpy as np
+from scipy import stats
+import tensorflow as tf, tf_keras
+
+from benchmarks import decisions
+from benchmarks import study_report
+from official_ext.harmonization.data import make_digits_clickme
+from official_ext.harmonization.data import stimuli
+
+_SIZE = 32
+
+
+def _scores(value):
+  metrics = [*study_report._COLUMNS, 'revealed_5']
+  return {m: value + i / 100 for i, m in enumerate(metrics)}
+
+
+class ReportTest(tf.test.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = self.get_temp_dir()
+    rng = np.random.default_rng(0)
+    self.runs = {
+        f'{network}, {kind}': {s: _scores(rng.random()) for s in range(4)}
+        for network in ('ResNet', 'ViT') for kind in ('baseline', 'harmonized')
+    }
+
+  def test_interval_is_students(self):
+    values = np.random.default_rng(1).random(5)
+    mean, half = study_report.interval(values)
+    self.assertAllClose((mean - half, mean + half), stats.t.interval(
+        .95, 4, loc=values.mean(), scale=stats.sem(values)))
+    self.assertTrue(np.isnan(study_report.interval([.5])[1]))
+
+  def test_differences_are_of_the_same_seed(self):
+    base, twin = self.runs['ViT, baseline'], self.runs['ViT, harmonized']
+    del base[1]
+    found = study_report.differences(base, twin, 'accuracy')
+    self.assertAllClose(
+        found, [twin[s]['accuracy'] - base[s]['accuracy'] for s in (0, 2, 3)])
+    values = [twin[s]['accuracy'] for s in (0, 2, 3)]
+    expected = stats.ttest_rel(
+        values, [base[s]['accuracy'] for s in (0, 2, 3)]).confidence_interval()
+    mean, half = study_report.interval(found)
+    self.assertAllClose((mean - half, mean + half), expected)
+
+  def test_files(self):
+    path = os.path.join(self.folder, 'twins.jsonl')
+    with open(path, 'w') as f:
+      for setting, seeds in self.runs.items():
+        for seed, scores in seeds.items():
+          f.write(json.dumps(
+              {'setting': setting, 'seed': seed, 'scores': scores}) + '\n')
+    runs = study_report.read(path)
+    self.assertEqual(runs, self.runs)
+    text = study_report.table(runs, study_report._pairs(runs))
+    self.assertEqual(text.count('\n'), 2 + 4 + 2)
+    changes = study_report.differences(
+        runs['ViT, baseline'], runs['ViT, harmonized'], 'accuracy')
+    self.assertIn(f'{changes.mean():+.3f} ± ', text.splitlines()[-1])
+    for draw in (study_report.draw_trade_off, study_report.draw_revealed,
+                 study_report.draw_ablations):
+      picture = os.path.join(self.folder, f'{draw.__name__}.png')
+      draw(picture, runs)
+      self.assertEqual(tf.io.decode_png(tf.io.read_file(picture)).shape[-1], 4)
+
+
+class DecisionsTest(tf.test.TestCase):
+
+  def test_measures_the_digits(self):
+    folder = self.get_temp_dir()
+    make_digits_clickme.make(folder, 1, 12, 1)
+    pattern = os.path.join(folder, '{0}', '{0}-*.tfrecords')
+    val, swapped = pattern.format('val'), pattern.format('swapped')
+    images, maps, labels = decisions._records(val, _SIZE)
+    self.assertEqual(images.shape, (12, _SIZE, _SIZE, 3))
+    run = mock.Mock()
+    run.config.task.model.input_size = [_SIZE, _SIZE, 3]
+    # A network that answers with one class, whatever it sees.
+    run.model = lambda batch, training: tf.one_hot(
+        tf.fill([len(batch)], int(labels[0])), 10)
+    scores = decisions.measure(run, val, swapped)
+    self.assertAllClose(list(scores.values()),
+                        [np.mean(labels == labels[0])] * len(scores))
+    self.assertLen(scores, 1 + len(decisions.LEVELS))
+    _, shown = decisions._stimuli(val, _SIZE)
+    grey = np.round(stimuli.grey(images))
+    before = np.zeros(grey.shape, bool)
+    for level in decisions.LEVELS:
+      same = (shown[level][..., 0] == grey)
+      self.assertTrue((same.mean((1, 2)) >= level / 100 - 1e-3).all())
+      self.assertTrue((shown[level][maps == maps.max((1, 2), keepdims=True)] ==
+                       grey[maps == maps.max((1, 2), keepdims=True)][
+                           :, np.newaxis]).all())
+      self.assertGreater(same[maps > 128].mean(), before[maps > 128].mean())
+      before = same
+
+
+if __name__ == '__main__':
+  tf.test.main()
