@@ -77,7 +77,7 @@ def _train(name, overrides):
   if tf.train.latest_checkpoint(model_dir) is None:
     settings = ','.join(f'{k}={v}' for k, v in overrides.items())
     _call('train.py', f'--experiment={_EXPERIMENT}', '--seed=0',
-          '--config_file=experiments/local_cpu.yaml',
+          '--config_file=benchmarks/studies/easy_digits.yaml',
           f'--model_dir={model_dir}', f'--params_override={settings}')
   return model_dir
 
@@ -144,7 +144,9 @@ def _train_torch(run_dir):
 
 def main(_):
   """Trains what is missing and calls the benchmark."""
-  make_digits_clickme.make(FLAGS.data_dir)
+  # As benchmarks/studies/easy_digits.yaml has them.
+  make_digits_clickme.make(
+      FLAGS.data_dir, train_images=4000, decoy_strength=0.7)
   specs, twins, folders = [], [], {}
   for family, overrides in _FAMILIES.items():
     for name, weight in ((family, 0.), (family + _TWIN, 1.)):

@@ -1,6 +1,6 @@
 r"""Trains a grid of settings over seeds and writes one JSON line per run.
 
-  python -m benchmarks.study --study=benchmarks/studies/batch_norm.yaml
+  python -m benchmarks.study --study=benchmarks/studies/twins.yaml
 
 A study is a YAML file: the experiment, its configuration file, `common`
 overrides, `seeds`, and `settings`, each a name and its overrides. With
