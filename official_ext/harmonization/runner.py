@@ -1,0 +1,94 @@
+"""The host's runner, for runs that are killed, or whose numbers blow up."""
+
+from typing import Any, List, Mapping, Optional, Tuple
+
+from absl import logging
+import tensorflow as tf, tf_keras
+
+from official.core import config_definitions as cfg
+from official.core import train_lib
+from official_ext.harmonization.tasks import poison
+
+
+def step_to_resume(model_dir: str) -> int:
+  """Finds where a run goes on.
+
+  Args:
+    model_dir: of the run.
+
+  Returns:
+    The step of its latest checkpoint, 0 where there is none.
+  """
+  path = tf.train.latest_checkpoint(model_dir)
+  return int(path.rpartition('-')[-1]) if path else 0
+
+
+def seed_at(seed: Optional[int], step: int, task: cfg.TaskConfig):
+  """Sets the seed of a run, and says what becomes of the order of its data.
+
+  Args:
+    seed: of the run; None for another in every process.
+    step: of `step_to_resume`.
+    task: the task's configuration.
+  """
+  if seed is not None:
+    # Else a run that is often killed would see the same images first again.
+    tf_keras.utils.set_random_seed(seed + step)
+  if not step:
+    return
+  fixed = [
+      f'task.{name}.seed' for name in ('train_data', 'mapped_data')
+      if getattr(getattr(task, name, None), 'seed', None) is not None
+  ]
+  order = 'in another order'
+  if seed is not None:
+    order += f', by the seed {seed} + {step}'
+  elif fixed:
+    order = f'in the order that they had at step 0, by {" and ".join(fixed)}'
+  logging.warning(
+      'The run goes on after step %d. A checkpoint holds no place in the '
+      'training data: they start over, %s.', step, order)
+
+
+class Runner(train_lib.OrbitExperimentRunner):
+  """Trains and evaluates; see the host's class for its arguments.
+
+  Attributes:
+    watch: of training, a `poison.Watch`; else None.
+  """
+
+  watch = None
+
+  def _build_controller(self, trainer, evaluator, *args,
+                        train_actions: Optional[List[Any]] = None, **kwargs):
+    if trainer:
+      self.watch = poison.Watch(trainer, self.checkpoint_manager)
+      # Before the host's recovery, which looks at what the watch writes.
+      train_actions = [self.watch] + (train_actions or [])
+    return super()._build_controller(
+        trainer, evaluator, *args, train_actions=train_actions, **kwargs)
+
+  def run(self) -> Tuple[tf_keras.Model, Mapping[str, Any]]:
+    """Runs the experiment.
+
+    A run that was killed evaluates at the steps at which it would have: the
+    host would count the interval from the step at which it goes on, and leave
+    out an evaluation during which the run was killed. A whole run that is
+    started again evaluates again.
+
+    Returns:
+      As the host's.
+    """
+    step = int(self.trainer.global_step.numpy())
+    if step and self._mode == 'train_and_eval':
+      train_steps = self.params.trainer.train_steps
+      interval = self.params.trainer.validation_interval or train_steps
+      with self.strategy.scope():
+        self.controller.train(
+            min(-(-step // interval) * interval, train_steps),
+            checkpoint_at_completion=False)
+        logs = self.controller.evaluate(self.params.trainer.validation_steps)
+      if step >= train_steps:
+        # The host would write the last checkpoint a second time.
+        return self.trainer.model, logs
+    return super().run()

@@ -1,0 +1,85 @@
+"""Tests of runs that go on where they were killed."""
+
+import os
+
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import runner
+from tests import fixtures
+from tests import tiny_run
+
+
+class ResumeTest(tf.test.TestCase):
+
+  def _run(self, train_steps, killed_at=None):
+    """Runs until it ends or is killed; returns the steps of evaluations."""
+    found = []
+
+    def note(_):
+      step = run.trainer.global_step.numpy()
+      if step == killed_at:
+        raise KeyboardInterrupt
+      found.append(int(step))
+
+    run = tiny_run.make_runner(
+        self.get_temp_dir(),
+        {'train_steps': train_steps, 'steps_per_loop': 1, 'summary_interval': 1,
+         'checkpoint_interval': 1, 'validation_interval': 3},
+        mode='train_and_eval', eval_actions=[note])
+    try:
+      run.run()
+    except KeyboardInterrupt:
+      pass
+    return found
+
+  def test_evaluates_at_the_steps_of_a_run_that_was_not_killed(self):
+    self.assertEqual(self._run(5), [3, 5])
+    self.assertEqual(self._run(9, killed_at=9), [6])
+    # All steps are done, but nobody has seen their score.
+    self.assertEqual(runner.step_to_resume(self.get_temp_dir()), 9)
+    last = os.path.join(self.get_temp_dir(), 'ckpt-9.index')
+    before = os.stat(last)
+    self.assertEqual(self._run(9), [9])
+    # Its only copy is not written again.
+    self.assertEqual(os.stat(last), before)
+
+  def test_a_new_run_starts_at_the_beginning(self):
+    self.assertEqual(runner.step_to_resume(self.get_temp_dir()), 0)
+    self.assertEqual(self._run(4, killed_at=3), [])
+    self.assertEqual(self._run(4), [3, 4])
+
+
+class SeedTest(tf.test.TestCase):
+
+  def _logged(self, seed, step, **seeds):
+    task = fixtures.experiment().task
+    for name, value in seeds.items():
+      task.override({name: {'seed': value}})
+    # Not to fail where nothing is logged.
+    with self.assertLogs('absl', 'INFO') as logs:
+      runner.logging.info('start')
+      runner.seed_at(seed, step, task)
+    return ' '.join(logs.output[1:])
+
+  def test_says_what_becomes_of_the_order_of_the_data(self):
+    self.assertEqual(self._logged(7, 0), '')
+    self.assertRegex(self._logged(7, 4), 'after step 4.*start over, in another '
+                     r'order, by the seed 7 \+ 4')
+    self.assertRegex(self._logged(None, 4), 'in another order')
+    self.assertRegex(
+        self._logged(None, 4, mapped_data=3),
+        'in the order that they had at step 0, by task.mapped_data.seed')
+
+  def test_the_order_is_another_after_the_resume(self):
+    task = fixtures.experiment().task
+    draws = []
+    for step in (0, 4, 4):
+      runner.seed_at(7, step, task)
+      draws.append(list(tf.data.Dataset.range(50).shuffle(50)
+                        .as_numpy_iterator()))
+    self.assertNotEqual(draws[0], draws[1])
+    self.assertEqual(draws[1], draws[2])
+
+
+if __name__ == '__main__':
+  tf.test.main()
