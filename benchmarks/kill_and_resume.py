@@ -160,7 +160,7 @@ class Run:
     """A function that tells whether a moment has come."""
     start = time.time()
     delay = rng.uniform(0., 12. if moment == 'start' else .3)
-    count = int(rng.integers(1, 4))
+    sightings_needed, steps_needed = rng.integers((1, 2), (4, 6))
     sightings = [False]
 
     def late(seen):
@@ -173,11 +173,12 @@ class Run:
       found = any(files_left(os.path.join(self.model_dir, f)) for f in folders)
       if found != sightings[-1]:
         sightings.append(found)
-      return sum(sightings) >= count
+      return sum(sightings) >= sightings_needed
 
     return {
         'start': lambda: time.time() > start + delay,
-        'step': lambda: late(self.log().count('train | step:') > count),
+        'step': lambda: late(
+            self.log().count('\ntrain | step:') > steps_needed),
         'checkpoint': lambda: unfinished(_SUBFOLDERS[:1]),
         'evaluation': lambda: late('running complete' in self.log()),
         'evaluation_files': lambda: unfinished(_SUBFOLDERS[1:]),

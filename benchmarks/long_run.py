@@ -166,6 +166,10 @@ def run(options) -> list:
     return [json.loads(line) for line in f]
 
 
+def _traces(line):
+  return {k: v for k, v in line.items() if k.startswith('traces')}
+
+
 def summary(lines: list) -> dict:
   """What grew from the first fifth of a run, when all is warm, to its end."""
   warm, last = lines[len(lines) // 5], lines[-1]
@@ -175,7 +179,9 @@ def summary(lines: list) -> dict:
       'megabytes_at_a_fifth': warm['resident_megabytes'],
       'megabytes_at_the_end': last['resident_megabytes'],
       'megabytes_at_most': max(memory),
-      'traces': {k: v for k, v in last.items() if k.startswith('traces')},
+      # The first call of a function may trace it twice, to make variables.
+      'traces_at_a_fifth': _traces(warm),
+      'traces_at_the_end': _traces(last),
       'checkpoints_at_most': max(line['checkpoints'] for line in lines),
       'checkpoint_megabytes_at_most': max(
           line['checkpoint_megabytes'] for line in lines),

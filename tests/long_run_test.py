@@ -11,7 +11,7 @@ from tests import tiny_run
 
 class LongRunTest(tf.test.TestCase):
 
-  def test_steps_are_traced_once_and_the_disk_is_bounded(self):
+  def test_nothing_is_traced_again_and_the_disk_is_bounded(self):
     model_dir = os.path.join(self.get_temp_dir(), 'run')
     output = os.path.join(self.get_temp_dir(), 'lines.jsonl')
     meter = long_run.Meter(model_dir, output)
@@ -24,8 +24,8 @@ class LongRunTest(tf.test.TestCase):
     with open(output) as f:
       found = long_run.summary([json.loads(line) for line in f])
     self.assertEqual(found['steps'], 40)
-    self.assertEqual(set(found['traces'].values()), {1})
-    self.assertLen(found['traces'], 2)
+    self.assertEqual(found['traces_at_the_end'], found['traces_at_a_fifth'])
+    self.assertGreater(min(found['traces_at_the_end'].values()), 0)
     self.assertEqual(found['checkpoints_at_most'], 2)
     self.assertGreater(found['checkpoint_megabytes_at_most'], 0.)
     self.assertLess(

@@ -11,6 +11,11 @@ from tests import tiny_run
 
 class ResumeTest(tf.test.TestCase):
 
+  def setUp(self):
+    super().setUp()
+    self.model_dir = os.path.join(self.get_temp_dir(),
+                                  self.id().split('.')[-1])
+
   def _run(self, train_steps, killed_at=None):
     """Runs until it ends or is killed; returns the steps of evaluations."""
     found = []
@@ -22,7 +27,7 @@ class ResumeTest(tf.test.TestCase):
       found.append(int(step))
 
     run = tiny_run.make_runner(
-        self.get_temp_dir(),
+        self.model_dir,
         {'train_steps': train_steps, 'steps_per_loop': 1, 'summary_interval': 1,
          'checkpoint_interval': 1, 'validation_interval': 3},
         mode='train_and_eval', eval_actions=[note])
@@ -36,15 +41,26 @@ class ResumeTest(tf.test.TestCase):
     self.assertEqual(self._run(5), [3, 5])
     self.assertEqual(self._run(9, killed_at=9), [6])
     # All steps are done, but nobody has seen their score.
-    self.assertEqual(runner.step_to_resume(self.get_temp_dir()), 9)
-    last = os.path.join(self.get_temp_dir(), 'ckpt-9.index')
-    before = os.stat(last)
+    self.assertEqual(runner.step_to_resume(self.model_dir), 9)
+    last = os.path.join(self.model_dir, 'ckpt-9.index')
+    written = os.stat(last).st_mtime_ns
     self.assertEqual(self._run(9), [9])
     # Its only copy is not written again.
-    self.assertEqual(os.stat(last), before)
+    self.assertEqual(os.stat(last).st_mtime_ns, written)
+
+  def test_checkpoints_that_were_not_finished_are_removed(self):
+    folders = [os.path.join(self.model_dir, folder, name) for folder, name
+               in (('', 'ckpt-4_temp'), ('ema_checkpoints', 'average-4_temp'))]
+    for folder in folders:
+      os.makedirs(folder)
+      with open(os.path.join(folder, 'part-0'), 'w') as f:
+        f.write('half')
+    self._run(1)
+    for folder in folders:
+      self.assertFalse(os.path.exists(folder))
 
   def test_a_new_run_starts_at_the_beginning(self):
-    self.assertEqual(runner.step_to_resume(self.get_temp_dir()), 0)
+    self.assertEqual(runner.step_to_resume(self.model_dir), 0)
     self.assertEqual(self._run(4, killed_at=3), [])
     self.assertEqual(self._run(4), [3, 4])
 

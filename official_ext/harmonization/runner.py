@@ -1,5 +1,6 @@
 """The host's runner, for runs that are killed, or whose numbers blow up."""
 
+import os
 from typing import Any, List, Mapping, Optional, Tuple
 
 from absl import logging
@@ -50,6 +51,19 @@ def seed_at(seed: Optional[int], step: int, task: cfg.TaskConfig):
       'training data: they start over, %s.', step, order)
 
 
+def clear_unfinished(folder: str):
+  """Removes checkpoints in whose writing a process was killed.
+
+  Nothing else does, and there is no bound on how many come together.
+
+  Args:
+    folder: of checkpoints.
+  """
+  for path in tf.io.gfile.glob(os.path.join(folder, '*-*_temp')):
+    logging.warning('%s, an unfinished checkpoint, is removed.', path)
+    tf.io.gfile.rmtree(path)
+
+
 class Runner(train_lib.OrbitExperimentRunner):
   """Trains and evaluates; see the host's class for its arguments.
 
@@ -58,6 +72,15 @@ class Runner(train_lib.OrbitExperimentRunner):
   """
 
   watch = None
+
+  def __init__(self, distribution_strategy, task, mode, params, model_dir,
+               *args, **kwargs):
+    if 'train' in mode:
+      for folder in ('', 'ema_checkpoints',
+                     params.trainer.best_checkpoint_export_subdir):
+        clear_unfinished(os.path.join(model_dir, folder))
+    super().__init__(distribution_strategy, task, mode, params, model_dir,
+                     *args, **kwargs)
 
   def _build_controller(self, trainer, evaluator, *args,
                         train_actions: Optional[List[Any]] = None, **kwargs):

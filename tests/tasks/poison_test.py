@@ -31,7 +31,7 @@ def _image_of(value):
 
 def _root_network():
   # At 0 the first derivative is 0, the second infinite.
-  return tiny_run.network(lambda x: tf.pow(tf.nn.relu(x), 1.5))
+  return tiny_run.network(lambda x: tf.pow(tf.abs(x), 1.5))
 
 
 class RunTest(tf.test.TestCase, parameterized.TestCase):
@@ -51,7 +51,9 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
     path = tf.train.latest_checkpoint(self.model_dir)
     self.assertEqual(os.path.basename(path), f'ckpt-{step}')
     self.assertNotEmpty(tf.io.gfile.glob(path + '*'))
-    self.assertLen(tf.io.gfile.glob(self.model_dir + '/ckpt-*.index'), step / 4)
+    steps = [int(p.split('-')[-1].split('.')[0])
+             for p in tf.io.gfile.glob(self.model_dir + '/ckpt-*')]
+    self.assertEqual(max(steps), step)
     reader = tf.train.load_checkpoint(path)
     for name in reader.get_variable_to_shape_map():
       value = reader.get_tensor(name)
@@ -98,16 +100,25 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
         'gradients; on the replicas [1] of 0..1.')
     self._assert_checkpoint(4)
 
-  @parameterized.parameters(-1, 1)
-  def test_without_a_way_back_the_run_ends(self, trials):
-    run = self._runner(trials=trials, trainer={
-        'steps_per_loop': 1, 'summary_interval': 1, 'optimizer_config': {
-            'learning_rate': {'constant': {'learning_rate': 1e39}}}})
+  def test_weights_are_looked_at_and_without_recovery_the_run_ends(self):
+    # A boundary past the last step is missing.
+    rate = {'type': 'step_cosine_with_offset', 'step_cosine_with_offset': {
+        'boundaries': [0, 1], 'values': [.1, .1]}}
+    run = self._runner(trials=-1, trainer={
+        'steps_per_loop': 1, 'summary_interval': 1,
+        'optimizer_config': {'learning_rate': rate}})
     with self.assertRaisesRegex(
-        RuntimeError, 'Trainable weights are not finite after step 1, '
-        'although every loss from step 1 on was. The learning rate is inf'):
+        RuntimeError, 'Trainable weights are not finite after step 2, '
+        'although every loss from step 2 on was. The learning rate is nan'):
+      run.run()
+    self._assert_checkpoint(1)
+
+  def test_without_a_checkpoint_to_go_back_to_the_run_ends(self):
+    run = self._runner(trials=3, batches={1: _map_of(_NAN)})
+    with self.assertRaisesRegex(RuntimeError, 'Step 1: harmonization_loss'):
       run.run()
     self.assertIsNone(tf.train.latest_checkpoint(self.model_dir))
+    self.assertEmpty(tf.io.gfile.glob(self.model_dir + '/ckpt-*'))
 
   def test_black_images_flat_maps_and_flat_saliency_are_no_poison(self):
 
