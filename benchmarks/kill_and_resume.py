@@ -213,7 +213,8 @@ def logged(paths) -> dict:
   for path in paths:
     with open(path) as f:
       for kind, step, output in _LINES.findall(f.read()):
-        values = dict(_SCORES.findall(output))
+        # The best score, read from a file, is written with more digits.
+        values = {k: str(np.float32(v)) for k, v in _SCORES.findall(output)}
         values.pop('steps_per_second', None)
         found.setdefault((kind, int(step)), []).append(values)
   return found
@@ -247,12 +248,15 @@ def compare(run: Run, unbroken: Run) -> dict:
   found, expected = logged(run.logs), logged(unbroken.logs)
   wrong = [f'{kind} {step}' for (kind, step), values in sorted(found.items())
            if any(v != expected[kind, step][0] for v in values)]
-  ends = [tf.train.latest_checkpoint(r.model_dir) for r in (run, unbroken)]
+  ends, bests = (
+      [tf.train.latest_checkpoint(os.path.join(r.model_dir, folder))
+       for r in (run, unbroken)] for folder in ('', 'best'))
   texts = [open(path).read() for path in run.logs]
   return {
       'final_step': runner.step_to_resume(run.model_dir),
       'final_differs': differences(*map(state, ends)),
       'final_tensors': len(state(ends[1])),
+      'best_differs': differences(*(state(b) if b else {} for b in bests)),
       'logs_that_differ': wrong,
       'logs_missing': [f'{k} {s}' for k, s in sorted(set(expected) -
                                                      set(found))],

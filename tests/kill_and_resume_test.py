@@ -32,7 +32,8 @@ class KillTest(tf.test.TestCase):
     last = points[-1]
     self.assertEqual(last['final_step'], 12)
     self.assertGreater(last['final_tensors'], 10)
-    for name in ('final_differs', 'logs_that_differ', 'logs_missing'):
+    for name in ('final_differs', 'best_differs', 'logs_that_differ',
+                 'logs_missing'):
       self.assertEqual(last[name], [], name)
     self.assertGreaterEqual(last['said_that_data_start_over'],
                             last['resumed'])

@@ -65,6 +65,30 @@ class ResumeTest(tf.test.TestCase):
     self.assertEqual(self._run(4), [3, 4])
 
 
+class BestTest(tf.test.TestCase):
+
+  def _forgets(self, text):
+    path = os.path.join(self.get_temp_dir(), 'info.json')
+    with open(path, 'w') as f:
+      f.write(text)
+    runner.forget_lost_best(self.get_temp_dir())
+    return not os.path.exists(path)
+
+  def test_a_best_score_stays_with_its_checkpoint_alone(self):
+    score = '{"alignment": 0.5, "best_ckpt_global_step": 8.0}'
+    self.assertTrue(self._forgets(score))
+    step = tf.Variable(4, dtype=tf.int64)
+    manager = tf.train.CheckpointManager(
+        tf.train.Checkpoint(global_step=step), self.get_temp_dir(), 1)
+    manager.save()
+    self.assertTrue(self._forgets(score))
+    step.assign(8)
+    manager.save()
+    self.assertFalse(self._forgets(score))
+    self.assertTrue(self._forgets(score[:30]))
+    runner.forget_lost_best(os.path.join(self.get_temp_dir(), 'nowhere'))
+
+
 class SeedTest(tf.test.TestCase):
 
   def _logged(self, seed, step, **seeds):

@@ -1,5 +1,6 @@
 """The host's runner, for runs that are killed, or whose numbers blow up."""
 
+import json
 import os
 from typing import Any, List, Mapping, Optional, Tuple
 
@@ -9,6 +10,8 @@ import tensorflow as tf, tf_keras
 from official.core import config_definitions as cfg
 from official.core import train_lib
 from official_ext.harmonization.tasks import poison
+
+_GLOBAL_STEP = 'global_step/.ATTRIBUTES/VARIABLE_VALUE'
 
 
 def step_to_resume(model_dir: str) -> int:
@@ -64,6 +67,32 @@ def clear_unfinished(folder: str):
     tf.io.gfile.rmtree(path)
 
 
+def forget_lost_best(folder: str):
+  """Removes the best score where its checkpoint was not written.
+
+  The host writes the score first. A run that is killed between the two would
+  never export what is only as good.
+
+  Args:
+    folder: that the best checkpoint is exported to.
+  """
+  path = os.path.join(folder, 'info.json')
+  if not tf.io.gfile.exists(path):
+    return
+  with tf.io.gfile.GFile(path) as f:
+    text = f.read()
+  try:
+    scored = json.loads(text)['best_ckpt_global_step']
+  except (ValueError, KeyError):
+    scored = None  # Killed while it was written.
+  checkpoint = tf.train.latest_checkpoint(folder)
+  if not checkpoint or scored != tf.train.load_variable(checkpoint,
+                                                        _GLOBAL_STEP):
+    logging.warning('%s is removed: the checkpoint of this best score was not '
+                    'written. The next evaluation exports its own.', path)
+    tf.io.gfile.remove(path)
+
+
 class Runner(train_lib.OrbitExperimentRunner):
   """Trains and evaluates; see the host's class for its arguments.
 
@@ -76,9 +105,11 @@ class Runner(train_lib.OrbitExperimentRunner):
   def __init__(self, distribution_strategy, task, mode, params, model_dir,
                *args, **kwargs):
     if 'train' in mode:
-      for folder in ('', 'ema_checkpoints',
-                     params.trainer.best_checkpoint_export_subdir):
+      best = params.trainer.best_checkpoint_export_subdir
+      for folder in ('', 'ema_checkpoints', best):
         clear_unfinished(os.path.join(model_dir, folder))
+      if best:
+        forget_lost_best(os.path.join(model_dir, best))
     super().__init__(distribution_strategy, task, mode, params, model_dir,
                      *args, **kwargs)
 
@@ -110,8 +141,5 @@ class Runner(train_lib.OrbitExperimentRunner):
         self.controller.train(
             min(-(-step // interval) * interval, train_steps),
             checkpoint_at_completion=False)
-        logs = self.controller.evaluate(self.params.trainer.validation_steps)
-      if step >= train_steps:
-        # The host would write the last checkpoint a second time.
-        return self.trainer.model, logs
+        self.controller.evaluate(self.params.trainer.validation_steps)
     return super().run()
