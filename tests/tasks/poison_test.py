@@ -100,17 +100,21 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
         'gradients; on the replicas [1] of 0..1.')
     self._assert_checkpoint(4)
 
-  def test_weights_are_looked_at_and_without_recovery_the_run_ends(self):
+  @parameterized.parameters(-1, 0)
+  def test_weights_are_looked_at(self, trials):
     # A boundary past the last step is missing.
     rate = {'type': 'step_cosine_with_offset', 'step_cosine_with_offset': {
         'boundaries': [0, 1], 'values': [.1, .1]}}
-    run = self._runner(trials=-1, trainer={
+    run = self._runner(trials=trials, trainer={
         'steps_per_loop': 1, 'summary_interval': 1,
         'optimizer_config': {'learning_rate': rate}})
-    with self.assertRaisesRegex(
-        RuntimeError, 'Trainable weights are not finite after step 2, '
-        'although every loss from step 2 on was. The learning rate is nan'):
+    report = ('Trainable weights are not finite after step 2, although every '
+              'loss from step 2 on was. The learning rate is nan.')
+    # Without the host's recovery it is the watch that ends the run.
+    with self.assertRaisesRegex(RuntimeError,
+                                'loss value is NaN' if trials == 0 else report):
       run.run()
+    self.assertEqual(run.watch.report, report)
     self._assert_checkpoint(1)
 
   def test_without_a_checkpoint_to_go_back_to_the_run_ends(self):
