@@ -112,6 +112,10 @@ class Runner(train_lib.OrbitExperimentRunner):
         forget_lost_best(os.path.join(model_dir, best))
     super().__init__(distribution_strategy, task, mode, params, model_dir,
                      *args, **kwargs)
+    latest = tf.train.latest_checkpoint(model_dir)
+    if latest and self.checkpoint_manager.directory != model_dir:
+      # A worker that saves elsewhere, and would start at step 0 beside others.
+      self.controller.restore_checkpoint(latest)
 
   def _build_controller(self, trainer, evaluator, *args,
                         train_actions: Optional[List[Any]] = None, **kwargs):

@@ -178,6 +178,16 @@ class RecordTest(tf.test.TestCase, parameterized.TestCase):
     step(tiny_run.good_batch(), model, optimizer, metrics)
     self.assertTrue(np.isnan(task.poison.read()).all())
 
+  def test_a_bad_gradient_shows_in_the_loss_that_the_host_looks_at(self):
+    task = tiny_run.Task(fixtures.experiment().task,
+                         make_network=_root_network)
+    losses = [
+        task.train_step(batch, task.build_model(), tf_keras.optimizers.SGD(),
+                        [])['loss']
+        for batch in (tiny_run.good_batch(), _image_of(0.))
+    ]
+    self.assertAllEqual(np.isfinite(losses), [True, False])
+
   def test_a_stock_task_has_no_record(self):
     task = task_lib.HarmonizedImageClassificationTask(
         fixtures.experiment(enabled=False).task)
