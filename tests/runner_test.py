@@ -1,6 +1,7 @@
 """Tests of runs that go on where they were killed."""
 
 import os
+from unittest import mock
 
 import tensorflow as tf, tf_keras
 
@@ -63,6 +64,22 @@ class ResumeTest(tf.test.TestCase):
     self.assertEqual(runner.step_to_resume(self.model_dir), 0)
     self.assertEqual(self._run(4, killed_at=3), [])
     self.assertEqual(self._run(4), [3, 4])
+
+
+class WorkersTest(tf.test.TestCase):
+
+  def _check(self, workers, step):
+    strategy = mock.Mock(spec=tf.distribute.MultiWorkerMirroredStrategy)
+    spec = tf.train.ClusterSpec({'worker': workers})
+    strategy.cluster_resolver.cluster_spec.return_value = spec
+    runner.check_workers(strategy, step)
+
+  def test_several_processes_start_but_do_not_go_on(self):
+    self._check(['a:1', 'b:1'], 0)
+    self._check(['a:1'], 8)
+    with self.assertRaisesRegex(ValueError, 'step 8.*task.init_checkpoint'):
+      self._check(['a:1', 'b:1'], 8)
+    runner.check_workers(tf.distribute.OneDeviceStrategy('CPU:0'), 8)
 
 
 class BestTest(tf.test.TestCase):

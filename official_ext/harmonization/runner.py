@@ -54,6 +54,29 @@ def seed_at(seed: Optional[int], step: int, task: cfg.TaskConfig):
       'training data: they start over, %s.', step, order)
 
 
+def check_workers(strategy: tf.distribute.Strategy, step: int):
+  """Refuses to go on in several processes: the host restores the first alone.
+
+  Args:
+    strategy: of the run.
+    step: of `step_to_resume`.
+
+  Raises:
+    ValueError: the others would start at step 0 beside it.
+  """
+  if not step or not isinstance(strategy,
+                                tf.distribute.MultiWorkerMirroredStrategy):
+    return
+  cluster = strategy.cluster_resolver.cluster_spec().as_dict()
+  if sum(map(len, cluster.values())) > 1:
+    raise ValueError(
+        f'--model_dir holds a checkpoint of step {step}, and '
+        'runtime.distribution_strategy is multi_worker_mirrored: the host '
+        'restores it in the first process alone. Go on in one process, or '
+        'start from its weights: a new --model_dir, with it as '
+        'task.init_checkpoint.')
+
+
 def clear_unfinished(folder: str):
   """Removes checkpoints in whose writing a process was killed.
 
@@ -105,6 +128,7 @@ class Runner(train_lib.OrbitExperimentRunner):
   def __init__(self, distribution_strategy, task, mode, params, model_dir,
                *args, **kwargs):
     if 'train' in mode:
+      check_workers(distribution_strategy, step_to_resume(model_dir))
       best = params.trainer.best_checkpoint_export_subdir
       for folder in ('', 'ema_checkpoints', best):
         clear_unfinished(os.path.join(model_dir, folder))
@@ -112,10 +136,6 @@ class Runner(train_lib.OrbitExperimentRunner):
         forget_lost_best(os.path.join(model_dir, best))
     super().__init__(distribution_strategy, task, mode, params, model_dir,
                      *args, **kwargs)
-    latest = tf.train.latest_checkpoint(model_dir)
-    if latest and self.checkpoint_manager.directory != model_dir:
-      # A worker that saves elsewhere, and would start at step 0 beside others.
-      self.controller.restore_checkpoint(latest)
 
   def _build_controller(self, trainer, evaluator, *args,
                         train_actions: Optional[List[Any]] = None, **kwargs):
