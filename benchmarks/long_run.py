@@ -38,9 +38,9 @@ def define_flags():
                        'written.', lower_bound=1)
   flags.DEFINE_integer('interval', 500, 'Steps between checkpoints, and '
                        'between evaluations.', lower_bound=1)
-  flags.DEFINE_integer('size', 32, 'Pixels of an image\'s side.',
+  flags.DEFINE_integer('size', 24, 'Pixels of an image\'s side.',
                        lower_bound=16)
-  flags.DEFINE_integer('batch_size', 16, 'Images of a batch.', lower_bound=1)
+  flags.DEFINE_integer('batch_size', 8, 'Images of a batch.', lower_bound=1)
   flags.DEFINE_integer('max_to_keep', 2, 'Checkpoints to keep.', lower_bound=1)
   flags.DEFINE_string('data', 'data/digits', 'Folder of the digits.')
   flags.DEFINE_string('model_dir', 'runs/long_run', 'Folder of the run.')
