@@ -185,6 +185,36 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     self.assertFalse(os.path.exists(self.model_dir))
 
 
+def _main(params, model_dir, **fakes):
+  """Runs the driver on an experiment, with parts of it replaced."""
+  typed = types.SimpleNamespace(
+      dry_run=False, mode='eval', model_dir=model_dir, seed=None,
+      enable_async_checkpointing=False)
+  with mock.patch.multiple(train, FLAGS=typed, _configure=lambda: params), \
+      mock.patch.object(train.runner, 'Runner', **fakes):
+    train.main([])
+
+
+class PoisonTest(tf.test.TestCase):
+
+  def _run(self, report):
+    experiment = mock.Mock(spec=train.runner.Runner)
+    experiment.run.side_effect = RuntimeError('The loss value is NaN')
+    experiment.watch.report = report
+    experiment.checkpoint_manager.latest_checkpoint = 'runs/x/ckpt-4'
+    _main(fixtures.experiment(), self.get_temp_dir(), return_value=experiment)
+
+  def test_is_named(self):
+    with self.assertRaisesRegex(
+        SystemExit, r'train.py: Step 7: logits not finite\. .*runs/x/ckpt-4.*'
+        'trainer.recovery_max_trials is 0'):
+      self._run('Step 7: logits not finite.')
+
+  def test_other_errors_stay_what_they_are(self):
+    with self.assertRaisesRegex(RuntimeError, 'The loss value is NaN'):
+      self._run('')
+
+
 class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
 
   def setUp(self):
@@ -212,14 +242,8 @@ class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_the_driver_asks(self):
     params = fixtures.experiment(mapped=self.bad, validation=self.good)
-    typed = types.SimpleNamespace(
-        dry_run=False, mode='eval', model_dir=self.get_temp_dir(), seed=None,
-        enable_async_checkpointing=False)
-    with mock.patch.multiple(train, FLAGS=typed, _configure=lambda: params), \
-        mock.patch.object(train.train_lib, 'run_experiment',
-                          side_effect=self.error):
-      with self.assertRaisesRegex(SystemExit, self.bad):
-        train.main([])
+    with self.assertRaisesRegex(SystemExit, self.bad):
+      _main(params, self.get_temp_dir(), side_effect=self.error)
 
   def test_good_files_are_not_blamed(self):
     config = fixtures.experiment(mapped=self.good, validation=self.good)

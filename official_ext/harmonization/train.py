@@ -32,7 +32,6 @@ from official.common import flags as tfm_flags
 from official.core import config_definitions as cfg
 from official.core import input_reader
 from official.core import task_factory
-from official.core import train_lib
 from official.core import train_utils
 from official.modeling import performance
 from official.vision.utils import summary_manager
@@ -40,6 +39,7 @@ from official_ext.harmonization import (
     registry_imports)  # pylint: disable=unused-import
 from official_ext.harmonization import cli
 from official_ext.harmonization import resources
+from official_ext.harmonization import runner
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
@@ -259,6 +259,22 @@ def _configure():
   return params
 
 
+def _run(experiment: runner.Runner, params: cfg.ExperimentConfig):
+  """Runs an experiment; ends the program with the name of what poisoned it."""
+  try:
+    experiment.run()
+  except RuntimeError as e:
+    if not experiment.watch or not experiment.watch.report:
+      raise
+    trials = params.trainer.recovery_max_trials
+    raise SystemExit(
+        f'train.py: {experiment.watch.report} No checkpoint was written since '
+        f'({experiment.checkpoint_manager.latest_checkpoint or "there is none"}'
+        f' is the last). trainer.recovery_max_trials is {trials}: a higher one '
+        'goes back to the last checkpoint that often; a lower '
+        'learning rate, or task.harmonization.weight, may avoid it.') from e
+
+
 def main(_):
   """Runs the experiment that the flags describe."""
   params = _configure()
@@ -271,8 +287,8 @@ def main(_):
                pprint.pformat(params.as_dict()))
   if 'train' in FLAGS.mode:
     _write_start(params, model_dir)
-  if FLAGS.seed is not None:
-    tf_keras.utils.set_random_seed(FLAGS.seed)
+  step = runner.step_to_resume(model_dir) if 'train' in FLAGS.mode else 0
+  runner.seed_at(FLAGS.seed, step, params.task)
   if params.runtime.mixed_precision_dtype:
     performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
 
@@ -287,7 +303,7 @@ def main(_):
   summaries = summary_manager.maybe_build_eval_summary_manager(
       params=params, model_dir=model_dir)
   try:
-    train_lib.run_experiment(
+    experiment = runner.Runner(
         distribution_strategy=strategy,
         task=task,
         mode=FLAGS.mode,
@@ -295,6 +311,7 @@ def main(_):
         model_dir=model_dir,
         eval_summary_manager=summaries,
         enable_async_checkpointing=FLAGS.enable_async_checkpointing)
+    _run(experiment, params)
   except tf.errors.DataLossError as e:
     stop_at_bad_record(params.task, e)
   train_utils.save_gin_config(FLAGS.mode, model_dir)

@@ -4,6 +4,7 @@ Read `train_step` from top to bottom: it is the whole method. What it does not
 say is the stock task's.
 """
 
+import math
 from typing import Any, Dict, List, Optional, Tuple
 
 from absl import logging
@@ -26,6 +27,7 @@ from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.ops import second_order
 from official_ext.harmonization.tasks import alignment_evaluation
 from official_ext.harmonization.tasks import guards
+from official_ext.harmonization.tasks import poison
 
 _LOSS_METRICS = ('classification_loss', 'harmonization_loss')
 _BAD_RECORDS = alignment_evaluation.BAD_RECORDS
@@ -55,6 +57,7 @@ class HarmonizedImageClassificationTask(
     super().__init__(params, *args, **kwargs)
     self._harmonization = params.harmonization
     self._evaluation = None
+    self.poison = None  # The `poison.Record` of training.
     if params.harmonization.enabled:
       guards.check_strategy()
       second_order.install()
@@ -206,6 +209,7 @@ class HarmonizedImageClassificationTask(
     if not self._harmonization.enabled:
       return super().build_metrics(training)
     if training:
+      self.poison = poison.Record()
       metrics = super().build_metrics(training)
       if self.task_config.mapped_data.on_bad_record == 'skip':
         metrics.append(tf_keras.metrics.Sum(_BAD_RECORDS, dtype=tf.float32))
@@ -262,8 +266,10 @@ class HarmonizedImageClassificationTask(
       stock_labels = (
           self._loss_labels(batch['labels'])
           if self.task_config.losses.soft_labels else batch['labels'])
-      return super().train_step((images, stock_labels), model, optimizer,
+      logs = super().train_step((images, stock_labels), model, optimizer,
                                 metrics)
+      poison.record(self.poison, poison.marks(training_loss=logs[self.loss]))
+      return logs
 
     labels = self._loss_labels(batch['labels'])
     # Outside of the conditional, in which replicas cannot meet.
@@ -274,19 +280,21 @@ class HarmonizedImageClassificationTask(
     interval = self._harmonization.interval
     with tf.init_scope():
       step = optimizer.iterations  # The first look may create the variable.
-    due = step % interval == 0
     if interval == 1:
       results = self._backward(*arguments, harmonize=True)
     else:
-      results = tf.cond(due, lambda: self._backward(*arguments, harmonize=True),
+      results = tf.cond(step % interval == 0,
+                        lambda: self._backward(*arguments, harmonize=True),
                         lambda: self._backward(*arguments, harmonize=False))
-    gradients, logits, loss, classification, harmonization = results
+    (gradients, logits, loss, classification, harmonization, measured,
+     marked) = results
     optimizer.apply_gradients(list(zip(gradients, model.trainable_variables)))
+    poison.record(self.poison, marked)
 
     if metrics:
       self.process_metrics(metrics, labels, logits)
       updates = dict(zip(_LOSS_METRICS, ((classification,),
-                                         (harmonization, due))))
+                                         (harmonization, measured))))
       for metric in metrics:
         if metric.name in updates:
           metric.update_state(*updates[metric.name])
@@ -298,7 +306,7 @@ class HarmonizedImageClassificationTask(
 
     Returns:
       The gradients of the trainable variables, the logits, the whole loss and
-      its two parts.
+      its two parts, whether the second was measured, and `poison.marks`.
     """
     options = self._harmonization
     float16 = isinstance(optimizer, tf_keras.mixed_precision.LossScaleOptimizer)
@@ -334,14 +342,24 @@ class HarmonizedImageClassificationTask(
       if float16:
         scaled_loss = optimizer.get_scaled_loss(scaled_loss)
     gradients = double_backward.gradients(tape, scaled_loss, model)
+    measured, lowers = tf.constant(harmonize), tf.constant(False)
     if float16:
       gradients = optimizer.get_unscaled_gradients(gradients)
       # A saliency that overflowed comes back as a gradient that is not finite:
-      # the optimizer leaves the step out and lowers its scale.
-      overflow = ~tf.math.is_finite(harmonization)
+      # the optimizer leaves the step out and lowers its scale, down to 1.
+      lowers = optimizer.dynamic & (optimizer.loss_scale > 1.)
+      overflow = lowers & ~tf.math.is_finite(harmonization)
       loss = tf.where(overflow, classification, loss)
       harmonization = tf.where(overflow, 0., harmonization)
-    return gradients, logits, loss, classification, harmonization
+      measured &= ~overflow
+    marked = poison.marks(
+        lowers, regularization=aux_losses, logits=logits,
+        classification_loss=classification, harmonization_loss=harmonization,
+        gradients=gradients)
+    # The host's recovery looks at the loss, and has to see bad gradients too.
+    loss = tf.where(tf.reduce_any(marked), math.nan, loss)
+    return (gradients, logits, loss, classification, harmonization, measured,
+            marked)
 
   def validation_step(
       self,
