@@ -136,6 +136,7 @@ def draw_trade_off(path: str, runs):
         axis.annotate('', end, start, arrowprops=dict(
             arrowstyle='->', color=colour, alpha=0.7))
         axis.plot(*start, 'o', color=colour, markersize=4)
+        axis.plot(*end, '.', color=colour, markersize=1)  # Widens the axes.
       axis.plot([], [], 'o-', color=colour, markersize=4,
                 label=_COLUMNS[metric])
     axis.autoscale()
