@@ -32,7 +32,7 @@ _OUTPUT = flags.DEFINE_string(
     'File for the results, one JSON line per chunk.')
 _RECORDS = flags.DEFINE_integer(
     'records', 10000, 'Mutations of all formats together.', lower_bound=1)
-_CHUNK = flags.DEFINE_integer('chunk', 100, 'Mutations per line.',
+_CHUNK = flags.DEFINE_integer('chunk', 200, 'Mutations per line.',
                               lower_bound=1)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the mutations.')
 _TIMEOUT = flags.DEFINE_float(
@@ -51,9 +51,10 @@ _BAD = ('silent', 'unnamed', 'crash', 'hang')
 def _work():
   """Answers jobs, one JSON line each, until there are no more."""
   from benchmarks.mutations import runs  # pylint: disable=g-import-not-at-top
-  runner = runs.Runs(tempfile.mkdtemp(), _say)
-  for line in sys.stdin:
-    _say({'results': runner.run(**json.loads(line))})
+  with tempfile.TemporaryDirectory() as folder:
+    runner = runs.Runs(folder, _say)
+    for line in sys.stdin:
+      _say({'results': runner.run(**json.loads(line))})
 
 
 def _say(message):

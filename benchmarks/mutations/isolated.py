@@ -1,8 +1,9 @@
 """Runs jobs in a second process, which may crash or hang."""
 
 import json
-import selectors
+import queue
 import subprocess
+import threading
 from typing import Any, List, Sequence, Tuple, Union
 
 
@@ -21,7 +22,16 @@ class Reader:
       timeout: seconds without a word after which it hangs.
     """
     self._command, self._timeout = command, timeout
-    self._process = None
+    self._process = self._lines = None
+
+  def _start(self):
+    self._process = subprocess.Popen(
+        self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL)
+    self._lines = queue.Queue()
+    threading.Thread(
+        target=_listen, args=(self._process.stdout, self._lines.put),
+        daemon=True).start()
 
   def run(self, **job) -> Union[List[Any], Tuple[str, str]]:
     """Runs one job.
@@ -34,18 +44,15 @@ class Reader:
       a new process then.
     """
     if self._process is None:
-      self._process = subprocess.Popen(
-          self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-          stderr=subprocess.DEVNULL)
+      self._start()
     self._process.stdin.write(json.dumps(job).encode() + b'\n')
     self._process.stdin.flush()
     said = {}
     while 'results' not in said:
-      with selectors.DefaultSelector() as selector:
-        selector.register(self._process.stdout, selectors.EVENT_READ)
-        if not selector.select(self._timeout):
-          return self._gone('hang', said)
-      line = self._process.stdout.readline()
+      try:
+        line = self._lines.get(timeout=self._timeout)
+      except queue.Empty:
+        return self._gone('hang', said)
       if not line:
         return self._gone('crash', said)
       said = json.loads(line)
@@ -63,6 +70,13 @@ class Reader:
     if self._process:
       self._process.stdin.close()
       self._process.wait()
+
+
+def _listen(stream, put):
+  """Hands on a process's lines, and b'' when it has ended."""
+  for line in stream:
+    put(line)
+  put(b'')
 
 
 def run(reader: Reader, numbers: Sequence[int], **job) -> List[List[Any]]:

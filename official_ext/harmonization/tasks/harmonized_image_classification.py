@@ -122,6 +122,8 @@ class HarmonizedImageClassificationTask(
 
   def _build_validation_inputs(self, params, input_context):
     replicas = input_context.num_replicas_in_sync if input_context else 1
+    per_replica = checks.per_replica_batch_size(
+        params, 'task.validation_data', replicas)
     size = dict(global_batch_size=params.global_batch_size,
                 drop_remainder=False)
     mapped_params = self.task_config.mapped_validation_data
@@ -139,8 +141,7 @@ class HarmonizedImageClassificationTask(
     return sources.join_for_evaluation(
         mapped,
         plain,
-        batch_size=checks.per_replica_batch_size(
-            params, 'task.validation_data', replicas),
+        batch_size=per_replica,
         replicas=replicas // pipelines)
 
   def _read_mapped(self, params, input_context):
