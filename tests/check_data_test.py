@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import types
 from unittest import mock
 
 from absl.testing import parameterized
@@ -94,7 +95,8 @@ class UnreadableTest(tf.test.TestCase, parameterized.TestCase):
 
   @parameterized.parameters(
       (lambda: dict(image=_png()),
-       r'field image is not an image that can be read \(.*decode_jpeg_only'),
+       r'field image is not an image that can be read \(Invalid JPEG data, '
+       r'size \d+\). Repair .* set task.train_data.decode_jpeg_only to False'),
       (lambda: dict(image=b'?'), 'field image is not an image'),
       (lambda: dict(leave_out=['image']),
        'field image is missing .*image_field_key'))
@@ -107,6 +109,19 @@ class UnreadableTest(tf.test.TestCase, parameterized.TestCase):
         SystemExit, r'train.py: Bad record: \S+bad.tfrecords, record 1 '
         rf'\(counted from 0\): {reason}'):
       train.stop_at_unreadable(task, caught.exception)
+
+  def test_the_driver_asks(self):
+    params = fixtures.experiment(plain=self.good)
+    params.task = self._task(fixtures.record(image=b'?'))
+    typed = types.SimpleNamespace(
+        dry_run=False, mode='eval', model_dir=self.folder, seed=None,
+        enable_async_checkpointing=False)
+    error = tf.errors.InvalidArgumentError(None, None, 'DecodeJpeg')
+    with mock.patch.multiple(train, FLAGS=typed, _configure=lambda: params), \
+        mock.patch.object(train.train_lib, 'run_experiment',
+                          side_effect=error):
+      with self.assertRaisesRegex(SystemExit, 'bad.tfrecords, record 1 '):
+        train.main([])
 
   def test_pngs_pass_where_they_may(self):
     task = self._task(fixtures.record(image=_png()))

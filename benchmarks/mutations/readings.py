@@ -78,9 +78,25 @@ def _with_opencv(encoded: bytes) -> Optional[np.ndarray]:
   return None if pixels is None else pixels[..., ::-1]
 
 
+def _cut_to_frame(gif: bytes) -> bytes:
+  """Gives a GIF the size of its first frame, which is what TensorFlow reads."""
+  place = 13 + (3 << (gif[10] & 7) + 1) * (gif[10] >> 7)
+  while gif[place] == 0x21:  # An extension: blocks until an empty one.
+    place += 2
+    while gif[place]:
+      place += gif[place] + 1
+    place += 1
+  return gif[:6] + gif[place + 5:place + 9] + gif[10:]
+
+
 def _pictures(encoded: bytes) -> List[np.ndarray]:
   """Every way to read an encoded picture, uint8 (H, W, 3)."""
   found = []
+  if encoded.startswith(b'GIF'):
+    try:
+      encoded = _cut_to_frame(encoded)
+    except IndexError:
+      raise Unreadable('a GIF that ends before its first frame') from None
   # A PNG whose checksums are wrong outside of its pixels is read by some.
   for tolerant in {False, encoded.startswith(b'\x89PNG')}:
     ImageFile.LOAD_TRUNCATED_IMAGES = tolerant

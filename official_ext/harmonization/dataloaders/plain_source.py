@@ -3,6 +3,7 @@
 The host's errors about an image say neither file nor record.
 """
 
+import re
 from typing import Sequence
 
 import tensorflow as tf, tf_keras
@@ -21,8 +22,9 @@ def _reason(serialized: bytes, field: str, error: tf.errors.OpError) -> str:
   values = example.features.feature[field].bytes_list.value
   if not values or not values[0]:
     return f'field {field} is missing (task.train_data.image_field_key)'
-  return f'field {field} is not an image that can be read (' + (
-      error.message.strip().partition('\n')[0]) + ')'
+  # Before its own words stand those of the dataset.
+  words = re.sub(r'.*Iterator::\S+: ', '', error.message.partition('\n')[0])
+  return f'field {field} is not an image that can be read ({words.strip()})'
 
 
 def first_unreadable(files: Sequence[str], data, keys, size) -> str:
