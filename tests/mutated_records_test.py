@@ -54,6 +54,8 @@ class ReadingsTest(tf.test.TestCase):
       changed = {**event, name: event[name] + 1 if name == 'labels' else
                  event[name] * .8}
       self.assertIn(message, run._differs(changed, reading))
+    self.assertIn('numbers of label 4',
+                  run._differs(event, reading._replace(label=4)))
 
 
 _PROCESS = """

@@ -213,6 +213,8 @@ class Trials:
   def _differs(self, event, reading) -> str:
     """Says how a batch differs from a second reading of its record."""
     has_map = bool(reading.heatmaps)
+    if not 0 <= reading.label < mutations.CLASSES:
+      return f'numbers of label {reading.label}'
     if int(event['labels'][0]) != reading.label:
       return f'label {event["labels"][0]}, not {reading.label}'
     if float(event['heatmap_weights'][0]) != has_map:
