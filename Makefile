@@ -67,11 +67,14 @@ bazel-test: setup ## Run the tests under Bazel (BAZEL_FLAGS=... for more options
 	$(BAZEL) test $(BAZEL_FLAGS) //...
 
 RESULTS := benchmarks/results
-benchmark: setup ## Measure time, memory and exactness of a step, and the input pipeline (over an hour)
+benchmark: setup ## Measure a step, the input pipeline and the metrics, and what faults do (two hours)
 	$(PY) -m benchmarks.step_cost --output=$(RESULTS)/step_cost.json
 	$(PY) -m benchmarks.exactness --output=$(RESULTS)/exactness.json
 	$(PY) -m benchmarks.input_pipeline --output=$(RESULTS)/input_pipeline.json
 	$(PY) -m benchmarks.alignment_metrics --output=$(RESULTS)/alignment_metrics.json
+	$(PY) -m benchmarks.mutated_records --output=$(RESULTS)/mutated_records.jsonl
+	$(PY) -m benchmarks.kill_and_resume
+	$(PY) -m benchmarks.long_run
 
 notebook: setup ## Run docs/walkthrough.ipynb and write what it shows (5 minutes)
 	$(PY) tools/run_notebook.py docs/walkthrough.ipynb

@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import pprint
+import re
 import sys
 
 from absl import flags
@@ -41,10 +42,12 @@ from official_ext.harmonization import cli
 from official_ext.harmonization import resources
 from official_ext.harmonization import runner
 from official_ext.harmonization.configs import checks
+from official_ext.harmonization.configs import experiment_checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
 from official_ext.harmonization.data import manifest
 from official_ext.harmonization.data import verify_records
+from official_ext.harmonization.dataloaders import plain_source
 
 FLAGS = flags.FLAGS
 
@@ -52,6 +55,10 @@ _PACKAGES = ('tf-models-official', 'tensorflow', 'tf_keras', 'gin-config',
              'numpy', 'scipy')
 _DOWNLOAD = ('python -m official_ext.harmonization.data.download_clickme '
              '--output_dir=DIR')
+_SOURCES = ('train_data', 'validation_data', 'mapped_data',
+            'mapped_validation_data')
+# Where the host reads an image, by names of TensorFlow's operations.
+_IMAGE_OPS = re.compile('Decode|Jpeg|JPEG|PNG|ParseSingleExample|ParseExample')
 _VERIFY = 'python -m official_ext.harmonization.data.verify_records'
 
 
@@ -94,20 +101,19 @@ def parse_configuration(flags_obj) -> cfg.ExperimentConfig:
     KeyError: an override names a field that there is not.
   """
   params = HarmonizedExperimentParser(flags_obj).parse()
+  experiment_checks.check_gin()
+  experiment_checks.check(params)
   idle = exp_cfg.idle_bindings(params)
   if idle:
     raise ValueError(
         f'gin binds {", ".join(idle)}, but the experiment '
         f'{flags_obj.experiment} is not harmonized: add '
         'harmonize.enabled = True or remove the bindings.')
-  harmonized = params.task.harmonization.enabled
-  if harmonized and params.trainer.validation_steps != -1:
-    raise ValueError(
-        f'trainer.validation_steps is {params.trainer.validation_steps}: set '
-        'it to -1, the two validation sources come after each other and every '
-        'image counts once.')
+  if params.trainer.best_checkpoint_eval_metric:
+    experiment_checks.check_best_metric(
+        params.trainer,
+        task_factory.get_task(params.task).evaluation_logs())
   params.validate()
-  checks.check(params.task)
   params.lock()
   return params
 
@@ -120,9 +126,15 @@ def check_data(params: cfg.ExperimentConfig, mode: str):
     mode: as the flag.
 
   Raises:
-    ValueError: a field names no files. The message says which, and what to do.
+    ValueError: a field names no files, or nothing in them; or there are no
+      steps to train. The message says which field, and what to do.
   """
   task = params.task
+  if 'train' in mode:
+    if params.trainer.train_steps < 1:
+      raise ValueError(f'trainer.train_steps is {params.trainer.train_steps}: '
+                       'set it to 1 or more.')
+    _check_checkpoint(task.init_checkpoint)
   needed, optional = [], []
   if not task.harmonization.enabled:
     needed = ['train_data'] if 'train' in mode else []
@@ -142,6 +154,39 @@ def check_data(params: cfg.ExperimentConfig, mode: str):
     _check_source(getattr(task, name), name)
 
 
+def _check_checkpoint(path: str):
+  """Checks that the weights that training starts from are there."""
+  if path and not (tf.train.latest_checkpoint(path)
+                   if tf.io.gfile.isdir(path) else
+                   tf.io.gfile.exists(f'{path}.index')):
+    raise ValueError(
+        f'task.init_checkpoint is {path!r}, which is no checkpoint: give its '
+        'path without .index, or a folder that holds some.')
+
+
+def _faults(files, name: str) -> str:
+  """Says what is wrong with the files of a source, if it cannot be read."""
+  empty = []
+  for file in files:
+    try:
+      found = tf.io.gfile.stat(file)
+    except tf.errors.NotFoundError:
+      return f'{file} does not exist'
+    if found.is_directory:
+      return f'{file} is a folder'
+    if not found.length:
+      empty.append(file)
+  if len(empty) == len(files):
+    return f'{empty[0]} is empty' + ', as are all that it names' * (
+        len(empty) > 1)
+  if empty:
+    logging.warning(
+        'task.%s.input_path: %d of its %d files are empty, %s is the first. '
+        '%s says whether they should be.', name, len(empty), len(files),
+        empty[0], _VERIFY)
+  return ''
+
+
 def _check_source(data, name: str):
   """Checks that one source has files."""
   if data.tfds_name or not isinstance(data.input_path, (str, list, tuple)):
@@ -149,13 +194,8 @@ def _check_source(data, name: str):
   try:
     files = input_reader.match_files(data.input_path or '')
     strays = [f for f in files if f.endswith((manifest.FILE, '.partial'))]
-    missing = [f for f in files if not tf.io.gfile.exists(f)]
-    problem = ''
-    if strays:
-      problem = (f'{strays[0]}, which it matches, is no shard (*.tfrecords '
-                 'would not match it)')
-    elif missing:
-      problem = f'{missing[0]} does not exist'
+    problem = (f'{strays[0]}, which it matches, is no shard (*.tfrecords would '
+               'not match it)') if strays else _faults(files, name)
   except ValueError as e:
     problem = str(e) if data.input_path else 'it is empty'
   if problem:
@@ -170,12 +210,10 @@ def _check_source(data, name: str):
         'official_ext.harmonization.data.make_digits_clickme makes.')
 
 
-def _input_files(task):
-  """The TFRecord files that a task's sources name and that exist."""
+def _input_files(*sources):
+  """The TFRecord files that sources name and that exist."""
   files = []
-  for name in ('train_data', 'validation_data', 'mapped_data',
-               'mapped_validation_data'):
-    data = getattr(task, name, None)
+  for data in sources:
     if not data or not data.input_path or data.file_type != 'tfrecord':
       continue
     paths = data.input_path
@@ -199,7 +237,7 @@ def stop_at_bad_record(task, error: tf.errors.DataLossError):
     SystemExit: a record is bad; the message names its file, place and fault.
     tf.errors.DataLossError: all files are good, so it is about something else.
   """
-  files = _input_files(task)
+  files = _input_files(*(getattr(task, name) for name in _SOURCES))
   logging.error('TensorFlow says: %s', error.message)
   bad = verify_records.locate(files, error)
   if bad:
@@ -210,6 +248,35 @@ def stop_at_bad_record(task, error: tf.errors.DataLossError):
       f'The {len(files)} files that task.*.input_path name were read again, '
       'and every checksum matches: the data that are lost are others, such as '
       "a checkpoint's, or a file could not be read for a moment.")
+  raise error
+
+
+def stop_at_unreadable(task, error: tf.errors.InvalidArgumentError):
+  """Ends the program with the record of a source without maps that is bad.
+
+  Args:
+    task: the task's configuration, whose files are looked through.
+    error: that TensorFlow raised. It names no file.
+
+  Raises:
+    SystemExit: a record is bad; the message names its file, place and fault.
+    tf.errors.InvalidArgumentError: it is about something else.
+  """
+  if not _IMAGE_OPS.search(error.message):
+    raise error
+  logging.error('TensorFlow says: %s', error.message)
+  train = task.train_data  # The host asks it for the fields of both.
+  for name in ('train_data', 'validation_data'):
+    data = getattr(task, name)
+    files = _input_files(data)
+    bad = files and plain_source.first_unreadable(
+        files, data, (train.image_field_key, train.label_field_key),
+        task.model.input_size[:2])
+    if bad:
+      raise SystemExit(
+          f'train.py: Bad record: {bad}. Repair or remove it' +
+          f', or, if it is no JPEG, set task.{name}.decode_jpeg_only to False.'
+          * data.decode_jpeg_only) from None
   raise error
 
 
@@ -253,7 +320,8 @@ def _configure():
     params = parse_configuration(FLAGS)
     if not FLAGS.dry_run:
       check_data(params, FLAGS.mode)
-  except (ValueError, LookupError, OSError, tf.errors.OpError) as e:
+  except (ValueError, LookupError, OSError, yaml.YAMLError,
+          tf.errors.OpError) as e:
     message = ' '.join(str(a) for a in e.args) or str(e)
     raise SystemExit(f'train.py: {" ".join(message.split())}') from None
   return params
@@ -314,6 +382,8 @@ def main(_):
     _run(experiment, params)
   except tf.errors.DataLossError as e:
     stop_at_bad_record(params.task, e)
+  except tf.errors.InvalidArgumentError as e:
+    stop_at_unreadable(params.task, e)
   train_utils.save_gin_config(FLAGS.mode, model_dir)
 
 

@@ -117,11 +117,16 @@ class GinTest(tf.test.TestCase, parameterized.TestCase):
         ['never_seen', 'resnet_imagenet', 'maxvit_imagenet', 'revnet_imagenet',
          'efficientnet_imagenet', 'image_classification'], names)
     for name in names:
-      config = _parse(name)
+      # One leaves its network to the user.
+      sized = 'task.model.num_classes=4,task.model.input_size=[32,32,3]'
+      bare = name == 'image_classification'
+      config = _parse(name, params_override=sized if bare else None)
       self.assertTrue(config.task.harmonization.enabled, name)
       self.assertEqual(config.task.mapped_data.input_path, 'a', name)
       expected = exp_factory.get_exp_config(name).as_dict()
       expected['trainer']['validation_steps'] = -1
+      if bare:
+        expected['task']['model'].update(num_classes=4, input_size=[32, 32, 3])
       self.assertEqual(_part_of(config.as_dict(), expected), expected, name)
 
   def test_images_with_maps_are_augmented_as_those_without(self):

@@ -134,6 +134,15 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       ('mapped_validation_data.three_augment', True),
       ('mapped_data.global_batch_size', 3), ('train_data.is_multilabel', True),
       ('losses.use_binary_cross_entropy', True), ('losses.soft_labels', True),
+      ('losses.label_smoothing', 1.), ('losses.label_smoothing', -.1),
+      ('model.input_size', []), ('model.input_size', [32, 32, 1]),
+      ('model.input_size', [32, 0, 3]), ('model.num_classes', 0),
+      ('harmonization.levels', 7), ('mapped_data.dtype', 'float8'),
+      ('mapped_data.tf_resize_method', 'bilinera'),
+      ('mapped_data.input_path', {'a': 'b'}),
+      ('mapped_data.crop_area_range', [.5, .1]),
+      ('mapped_data.crop_area_range', [0., 1.]),
+      ('mapped_validation_data.center_crop_fraction', 0.),
       ('model.output_softmax', True))
   def test_names_the_field(self, field, value):
     task = fixtures.experiment().task
@@ -144,6 +153,39 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       checks.check(task)
     task.harmonization.enabled = False
     checks.check(task)
+
+  @parameterized.parameters((6, 'before_pyramid'), (5, 'per_level'))
+  def test_levels_that_the_image_has(self, most, standardization):
+    task = fixtures.experiment(levels=most,
+                               standardization=standardization).task
+    checks.check(task)
+    task.harmonization.levels = most + 1
+    with self.assertRaisesRegex(
+        ValueError, f'levels is {most + 1}: images of 32x32 .* have {most} '):
+      checks.check(task)
+
+  def test_both_sources_of_a_batch_have_one_dtype(self):
+    task = fixtures.experiment(mapped='a', plain='b').task
+    task.train_data.dtype = 'bfloat16'
+    with self.assertRaisesRegex(ValueError, "mapped_data.dtype is 'float32': "
+                                'set it to bfloat16'):
+      checks.check(task)
+    task.mapped_data.dtype = 'bfloat16'
+    checks.check(task)
+
+  def test_smoothing_that_nothing_would_do(self):
+    task = exp_factory.get_exp_config('harmonized_resnet_imagenet').task
+    task.losses.label_smoothing = .2
+    with self.assertRaisesRegex(ValueError, 'label_smoothing is 0.2: mixed .*'
+                                'smoothed by 0.1'):
+      checks.check(task)
+    task = fixtures.experiment().task
+    task.override({'losses': {'label_smoothing': .1}})
+    checks.check(task)
+    task.losses.one_hot = False
+    with self.assertRaisesRegex(ValueError, 'label_smoothing is 0.1: .*one_hot'
+                               ):
+      checks.check(task)
 
   def test_interval_without_a_loss_is_refused(self):
     task = fixtures.experiment(interval=4).task

@@ -1,6 +1,7 @@
 """Tests of the decoders of records with human maps, whole and mutilated."""
 
 import io
+from unittest import mock
 
 from absl.testing import parameterized
 import numpy as np
@@ -127,6 +128,19 @@ class ImageTest(_DecoderTest):
     found = self._decode(_encoded(deep))
     self.assertAllEqual(found, np.repeat(pixels[..., :1], 3, axis=-1))
 
+  def test_too_many_pixels_are_no_image(self):
+    pixels = fixtures.pixels(3).numpy()
+    for most, problem in ((40 * 48, '^$'), (40 * 48 - 1, 'not a decodable')):
+      with mock.patch.object(decoding, 'MAX_PIXELS', most):
+        for image_format in ('JPEG', 'PNG'):
+          self.assert_problem(
+              clickme_decoder.Decoder(),
+              {'image': _encoded(pixels, image_format), 'label': 1,
+               'heatmap': _encoded(pixels[:8, :8, 0])}, problem)
+        self.assert_problem(
+            canonical_decoder.Decoder(),
+            _canonical(image__encoded=_encoded(pixels[:8, :8])), problem)
+
   def test_12_bit_jpeg_is_no_image(self):
     encoded = bytearray(_encoded(fixtures.pixels(3), 'JPEG'))
     frame = encoded.index(b'\xff\xc0')
@@ -219,7 +233,9 @@ class CanonicalDecoderTest(_DecoderTest):
   @parameterized.parameters(None, b'')
   def test_record_without_a_map(self, encoded):
     decoded = canonical_decoder.Decoder().decode(
-        _serialized(_canonical(image__heatmap_encoded=encoded)))
+        _serialized(_canonical(
+            image__heatmap_encoded=encoded, image__heatmap_height=None,
+            image__heatmap_width=None)))
     self.assertEqual((decoded['problem'], decoded['has_map']), (b'', False))
     self.assertAllEqual(decoded['heatmap'], np.zeros([1, 1, 1]))
 
@@ -242,6 +258,9 @@ class CanonicalDecoderTest(_DecoderTest):
       (dict(image__heatmap_encoded=_encoded(
           np.zeros((4, 4), np.uint8), 'JPEG')),
        'not a decodable PNG of one channel'),
+      # What a damaged name leaves of a map is no record without one.
+      (dict(image__heatmap_encoded=None),
+       'field image/heatmap/encoded is missing, but image/heatmap/height or'),
       (dict(image__heatmap_width=49), '40 x 48 .*contradict'),
       (dict(image__heatmap_height=48), '40 x 48 .*contradict'),
       (dict(image__heatmap_width=1.5), 'not a tf.train.Example'))

@@ -96,11 +96,15 @@ class ReportTest(tf.test.TestCase, parameterized.TestCase):
     self.assertLess(low, high)
     self.assertEqual((logs['alignment_dice_n'], logs['alignment_auc_n']),
                      (4., 3.))
+    self.assertEqual(
+        alignment_report.Report(self.config, None).log_names(), set(logs))
 
   def test_what_is_switched_off_is_not_there(self):
     self.config.alignment_report.override({'resamples': 0, 'per_image': ''})
     logs = self._report(*self._steps(), folder=self.folder)
     self.assertEqual({k for k in logs if not k.endswith('_n')}, set())
+    self.assertEqual(
+        alignment_report.Report(self.config, None).log_names(), set(logs))
     self.assertEqual(os.listdir(self.folder), [])
 
   def test_one_image_has_no_interval(self):

@@ -220,6 +220,23 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
         [0, 0, 3], [0, 1, 2], [0, 2, 1],
         [1, 0, 0], [1, 1, 1], [1, 2, 2], [1, 3, 3]])
 
+  def test_batch_that_replicas_cannot_share(self):
+    for replicas, size in ((3, 4), (8, 4), (1, 0)):
+      task = _task(mapped=self.mapped, validation=self.mapped, batch_size=size)
+      context = tf.distribute.InputContext(num_replicas_in_sync=replicas)
+      for name in ('train_data', 'validation_data'):
+        with self.assertRaisesRegex(
+            ValueError, f'task.{name}.global_batch_size is {size}: .*{replicas}'
+            ' replicas'):
+          task.build_inputs(getattr(task.task_config, name), context)
+
+  @parameterized.parameters(('', .5, 'mapped_data'), ('a', .5, 'train_data'))
+  def test_nothing_to_train_on(self, mapped, fraction, name):
+    task = _task(mapped=mapped and self.mapped, mapped_fraction=fraction)
+    with self.assertRaisesRegex(ValueError, f'task.{name}.input_path is .*'
+                                'mapped_fraction'):
+      task.build_inputs(task.task_config.train_data)
+
   def test_nothing_to_evaluate_on(self):
     task = _task()
     with self.assertRaisesRegex(ValueError,

@@ -1,6 +1,9 @@
 """Checks of a harmonized task configuration, before anything is built."""
 
+import math
+
 from official.core import config_definitions as cfg
+from official_ext.harmonization.configs import field_types
 from official_ext.harmonization.dataloaders import augmentation
 from official_ext.harmonization.dataloaders import labels
 from official_ext.harmonization.dataloaders import registry as map_decoders
@@ -9,6 +12,9 @@ from official_ext.harmonization.ops import saliency as saliency_ops
 
 BLURS = ('before_crop', 'after_crop', 'none')
 ON_BAD_RECORD = ('fail', 'skip')
+_DTYPES = ('float32', 'bfloat16', 'float16')
+_RESIZE_METHODS = ('area', 'bicubic', 'bilinear', 'gaussian', 'lanczos3',
+                   'lanczos5', 'mitchellcubic', 'nearest')
 
 
 def _refuse(field: str, found, expected: str):
@@ -18,6 +24,46 @@ def _refuse(field: str, found, expected: str):
 def _check_choice(field: str, found, choices):
   if found not in choices:
     _refuse(field, found, f'choose one of {sorted(choices)}')
+
+
+def require_source(data: cfg.DataConfig, name: str):
+  """Refuses a source that names no data.
+
+  Args:
+    data: the source.
+    name: of its field.
+
+  Raises:
+    ValueError: it names none.
+  """
+  if not has_source(data):
+    _refuse(f'{name}.input_path', data.input_path,
+            'name the files to train on (and see '
+            'task.harmonization.mapped_fraction for how many images come from '
+            'task.mapped_data, how many from task.train_data)')
+
+
+def per_replica_batch_size(data: cfg.DataConfig, name: str,
+                           replicas: int) -> int:
+  """Divides a batch among replicas.
+
+  Args:
+    data: the source that says how large it is.
+    name: of its field.
+    replicas: how many share it.
+
+  Returns:
+    The images of a replica.
+
+  Raises:
+    ValueError: they would not all have the same number, or none.
+  """
+  size = data.global_batch_size
+  if size < 1 or size % replicas:
+    _refuse(f'{name}.global_batch_size', size,
+            f'it must be a multiple of the {replicas} replicas, and more than '
+            '0')
+  return size // replicas
 
 
 def has_source(data: cfg.DataConfig) -> bool:
@@ -52,6 +98,26 @@ def _check_harmonization(h):
     _refuse(name + 'mapped_fraction', h.mapped_fraction,
             'it must be more than 0 and at most 1; to train without maps set '
             'task.harmonization.weight to 0')
+
+
+def _check_model(task):
+  """Checks that the network takes images, and that the pyramid fits them."""
+  size = list(task.model.input_size)
+  if len(size) != 3 or size[2] != 3 or not all(
+      isinstance(n, int) and n > 0 for n in size):
+    _refuse('task.model.input_size', size, 'give [height, width, 3] in pixels')
+  if task.model.num_classes < 2:
+    _refuse('task.model.num_classes', task.model.num_classes,
+            'it must be 2 or more')
+  levels = task.harmonization.levels
+  # The last level but one must have something to be made smaller.
+  most = 1 + math.ceil(math.log2(min(size[:2])))
+  if task.harmonization.standardization == 'per_level':
+    most -= 1  # One pixel, standardized, is 0 whatever it was.
+  if levels > max(most, 1):
+    _refuse('task.harmonization.levels', levels,
+            f'images of {size[0]}x{size[1]} pixels (task.model.input_size) '
+            f'have {max(most, 1)} that say something, set it to that or less')
 
 
 def _check_report(report):
@@ -104,10 +170,39 @@ def _check_mapped_data(task, name: str):
     if getattr(data, field) and not data.is_training:
       _refuse(name + field, getattr(data, field),
               'it has no effect in evaluation, leave it unset')
+  _check_choice(name + 'dtype', data.dtype, _DTYPES)
+  _check_choice(name + 'tf_resize_method', data.tf_resize_method,
+                _RESIZE_METHODS)
+  if not isinstance(data.input_path, (str, list, tuple)):
+    _refuse(name + 'input_path', data.input_path.as_dict(),
+            'images with maps come from one list of files, not from a mixture')
+  _check_crop(data, name)
   if data.aug_type:
     problem = augmentation.problem(data.aug_type)
     if problem:
       _refuse(name + 'aug_type', data.aug_type.as_dict(), problem)
+
+
+def _check_crop(data, name: str):
+  """Checks how much of an image is shown."""
+  if not 0 < data.center_crop_fraction <= 1:
+    _refuse(name + 'center_crop_fraction', data.center_crop_fraction,
+            'it must be more than 0 and at most 1')
+  low, high = data.crop_area_range
+  if not 0 < low <= high <= 1:
+    _refuse(name + 'crop_area_range', list(data.crop_area_range),
+            'give the smallest and the largest part of the area, more than 0 '
+            'and at most 1')
+
+
+def _check_dtypes(task):
+  """Checks that both sources of a batch give images of the same dtype."""
+  for mapped, plain in (('mapped_data', 'train_data'),
+                        ('mapped_validation_data', 'validation_data')):
+    found, other = (getattr(task, n) for n in (mapped, plain))
+    if has_source(found) and has_source(other) and found.dtype != other.dtype:
+      _refuse(f'task.{mapped}.dtype', found.dtype,
+              f'set it to {other.dtype}, that of task.{plain}')
 
 
 def _check_data_service(task):
@@ -155,6 +250,14 @@ def _check_labels(task):
   if task.model.output_softmax:
     _refuse('task.model.output_softmax', True,
             'saliency is a gradient of logits, set it to False')
+  if not 0 <= task.losses.label_smoothing < 1:
+    _refuse('task.losses.label_smoothing', task.losses.label_smoothing,
+            'it must be 0 or more and less than 1')
+  if task.losses.label_smoothing and not (
+      task.losses.one_hot or task.losses.soft_labels):
+    _refuse('task.losses.label_smoothing', task.losses.label_smoothing,
+            'it has no effect on class numbers, set task.losses.one_hot to '
+            'True')
   smoothings = set()
   for name in ('train_data', 'mapped_data'):
     mixing = getattr(task, name).mixup_and_cutmix
@@ -168,6 +271,10 @@ def _check_labels(task):
     _refuse('task.mapped_data.mixup_and_cutmix.label_smoothing',
             task.mapped_data.mixup_and_cutmix.label_smoothing,
             'it must equal that of task.train_data.mixup_and_cutmix')
+  if smoothings and task.losses.label_smoothing not in (0, *smoothings):
+    _refuse('task.losses.label_smoothing', task.losses.label_smoothing,
+            f'mixed labels are smoothed by {smoothings.pop()} '
+            '(mixup_and_cutmix.label_smoothing), set it to that or to 0')
 
 
 def check(task):
@@ -180,15 +287,18 @@ def check(task):
     ValueError: a field, or a combination of fields, cannot work. The message
       names the field, what was found and what to do.
   """
+  field_types.check(task, 'task')
   _check_plain_offsets(task)
   if not task.harmonization.enabled:
     return
   _check_harmonization(task.harmonization)
+  _check_model(task)
   _check_report(task.alignment_report)
   _check_labels(task)
   _check_data_service(task)
   _check_mapped_data(task, 'mapped_data')
   _check_mapped_data(task, 'mapped_validation_data')
+  _check_dtypes(task)
   for mapped, plain in (('mapped_data', 'train_data'),
                         ('mapped_validation_data', 'validation_data')):
     batch_size = getattr(task, plain).global_batch_size

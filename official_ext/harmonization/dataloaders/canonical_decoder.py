@@ -16,7 +16,8 @@ def _decode_map(encoded: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
   """The map, uint16 (h, w, 1), 8 bits widened; whether it is a grey PNG."""
   is_grey_png = (tf.strings.substr(encoded, 0, len(_PNG)) == _PNG) & (
       tf.strings.substr(encoded, _COLOUR_TYPE, 1) == _GREY)
-  return tf.io.decode_png(encoded, 1, tf.uint16), is_grey_png
+  heatmap = decoding.bounded(tf.io.decode_png(encoded, 1, tf.uint16))
+  return heatmap, is_grey_png
 
 
 class Decoder(decoding.Decoder):
@@ -25,10 +26,11 @@ class Decoder(decoding.Decoder):
   Fields: `image/encoded`, a JPEG or PNG; `image/class/label`, int64;
   `image/heatmap/encoded`, a PNG of one channel and 8 or 16 bits, of any size
   and of the image's framing; `image/heatmap/width` and `height`, checked where
-  they are there. Left out or empty, `image/heatmap/encoded` says that there is
-  no map. A constant map is no problem: its alignment is undefined, and counted
-  as such. `image/heatmap/source`, `clicks` and `participants` are for people
-  and tools, and not read; neither are the host's other fields.
+  they are there. Without these, and with `image/heatmap/encoded` left out or
+  empty, there is no map. A constant map is no problem: its alignment is
+  undefined, and counted as such. `image/heatmap/source`, `clicks` and
+  `participants` are for people and tools, and not read; neither are the host's
+  other fields.
 
   The decoded image is uint8; the map float32 with white at 255 (16 bits keep
   their fractions), or zeros (1, 1, 1) where the further field `has_map`, bool
@@ -69,6 +71,9 @@ class Decoder(decoding.Decoder):
             (has_map & ~is_grey_png,
              'field image/heatmap/encoded is not a decodable PNG of one '
              'channel'),
+            (~has_map & tf.reduce_any(said != decoding.MISSING),
+             'field image/heatmap/encoded is missing, but image/heatmap/height '
+             'or width is there'),
             (has_map & tf.reduce_any(
                 (said != decoding.MISSING) & (said != size[:2])),
              tf.strings.join([

@@ -10,6 +10,10 @@ from official.vision.dataloaders import decoder
 # An integer that no record holds: says that the field was not there.
 MISSING = tf.int64.min
 
+# Pillow's bound for what is no attack. TensorFlow decodes more, which would
+# take gigabytes as float32.
+MAX_PIXELS = 89_478_485
+
 _DEFAULTS = {tf.string: '', tf.int64: MISSING}
 _MEANINGS = {'heatmap': 'heatmap (the human map)'}
 
@@ -108,8 +112,19 @@ def parse(serialized: tf.Tensor, required: Dict[str, tf.DType],
         for n, d in required.items()))
 
 
+def bounded(pixels: tf.Tensor) -> tf.Tensor:
+  """Lets pixels (H, W, channels) pass unless they are too many, by an error."""
+  area = tf.reduce_prod(tf.shape(pixels, tf.int64)[:2])
+  with tf.control_dependencies([
+      tf.debugging.assert_less_equal(area, tf.constant(MAX_PIXELS, tf.int64))
+  ]):
+    return tf.identity(pixels)
+
+
 def decode_image(encoded: tf.Tensor, channels: int, attempt) -> tf.Tensor:
-  """Decodes a JPEG, PNG, GIF or BMP; uint8, (0, 0, channels) if that fails.
+  """Decodes a picture; uint8, (0, 0, channels) if that fails.
+
+  JPEG, PNG, BMP, WebP, or a GIF's first frame, of at most `MAX_PIXELS`.
 
   Args:
     encoded: string scalar.
@@ -120,7 +135,8 @@ def decode_image(encoded: tf.Tensor, channels: int, attempt) -> tf.Tensor:
     uint8 (H, W, channels).
   """
   image = attempt(
-      lambda e: tf.io.decode_image(e, channels, expand_animations=False),
+      lambda e: bounded(
+          tf.io.decode_image(e, channels, expand_animations=False)),
       encoded, tf.zeros([0, 0, channels], tf.uint8))
   return tf.ensure_shape(image, [None, None, channels])
 

@@ -6,6 +6,7 @@ from typing import Dict
 import numpy as np
 import orbit
 import tensorflow as tf, tf_keras
+import yaml
 
 from official.core import base_trainer
 from official.core import config_definitions as cfg
@@ -44,8 +45,8 @@ def load_config(model_dir: str) -> cfg.ExperimentConfig:
     try:
       return hyperparams.override_params_dict(
           cfg.ExperimentConfig(task=task), path, is_strict=True)
-    except KeyError as e:
-      problems.append(e.args[0])
+    except (KeyError, yaml.YAMLError) as e:
+      problems.append(' '.join(str(e).split()))
   raise ValueError(f'{path} is not the configuration of an '
                    f'image-classification run: {problems[0]}')
 

@@ -4,7 +4,7 @@ One step scores a batch, of images with maps or without; every image that counts
 counts once.
 """
 
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 import tensorflow as tf, tf_keras
 
@@ -121,6 +121,10 @@ class Evaluation:
           tf_keras.metrics.Sum('alignment_n_undefined', dtype=tf.float32),
       ]
     return metrics
+
+  def report_logs(self) -> Set[str]:
+    """Returns the names of what the report logs beside the metrics."""
+    return self._report.log_names() if self._report else set()
 
   def step(self, inputs: Tuple[tf.Tensor, Mapping[str, tf.Tensor]],
            one_hot: tf.Tensor, model: tf_keras.Model,

@@ -6,7 +6,7 @@ step could: confidence intervals, a table, pictures.
 """
 
 import os
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set
 
 import numpy as np
 import tensorflow as tf, tf_keras
@@ -173,6 +173,15 @@ class Report:
         tf.distribute.get_strategy().extended.should_save_summary):
       self._write(rows, picture, int(step.numpy()))
     return logs
+
+  def log_names(self) -> Set[str]:
+    """Returns the names of the numbers that `reduce` logs."""
+    names = {f'alignment_{name}_n' for name in _SCORES[1:]}
+    if self._options.resamples:
+      for end in ('low', 'high'):
+        names.add(f'alignment_{end}')
+        names |= {f'alignment_{name}_{end}' for name in _SCORES}
+    return names
 
   def _intervals(self, rows) -> Dict[str, float]:
     if not self._options.resamples:

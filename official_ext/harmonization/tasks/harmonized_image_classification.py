@@ -5,7 +5,7 @@ say is the stock task's.
 """
 
 import math
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from absl import logging
 import tensorflow as tf, tf_keras
@@ -94,7 +94,9 @@ class HarmonizedImageClassificationTask(
 
   def _build_training_inputs(self, params, input_context):
     replicas = input_context.num_replicas_in_sync if input_context else 1
-    per_replica = params.global_batch_size // replicas
+    per_replica = checks.per_replica_batch_size(params, 'task.train_data',
+                                                replicas)
+    checks.require_source(self.task_config.mapped_data, 'task.mapped_data')
     mapped = sources.mapped_rows(per_replica,
                                  self._harmonization.mapped_fraction)
     logging.info(
@@ -114,6 +116,7 @@ class HarmonizedImageClassificationTask(
         input_context)
     plain_data = None
     if mapped < per_replica:
+      checks.require_source(params, 'task.train_data')
       plain_data = self._read_plain(
           params.replace(
               global_batch_size=(per_replica - mapped) * replicas,
@@ -122,6 +125,8 @@ class HarmonizedImageClassificationTask(
 
   def _build_validation_inputs(self, params, input_context):
     replicas = input_context.num_replicas_in_sync if input_context else 1
+    per_replica = checks.per_replica_batch_size(
+        params, 'task.validation_data', replicas)
     size = dict(global_batch_size=params.global_batch_size,
                 drop_remainder=False)
     mapped_params = self.task_config.mapped_validation_data
@@ -139,7 +144,7 @@ class HarmonizedImageClassificationTask(
     return sources.join_for_evaluation(
         mapped,
         plain,
-        batch_size=params.global_batch_size // replicas,
+        batch_size=per_replica,
         replicas=replicas // pipelines)
 
   def _read_mapped(self, params, input_context):
@@ -220,6 +225,13 @@ class HarmonizedImageClassificationTask(
         ]
       return metrics
     return self._evaluation.build_metrics(super().build_metrics(training))
+
+  def evaluation_logs(self) -> Set[str]:
+    """Returns the names of what an evaluation logs: all that can be best."""
+    names = {metric.name for metric in self.build_metrics(training=False)}
+    if self._evaluation:
+      return names | self._evaluation.report_logs()
+    return names | {'validation_loss'}
 
   def process_metrics(self, metrics, labels, model_outputs, **kwargs):
     """Updates the stock training metrics; those of harmonization are apart."""

@@ -1,12 +1,13 @@
 """Keras models, of Keras 2 (tf_keras) and of Keras 3, and their logits."""
 
 import json
-from typing import Any, Iterator, Mapping, Optional, Tuple
+from typing import Any, Mapping, Optional, Tuple
 import zipfile
 
 import h5py
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization.evaluation.adapters import keras_safety
 from official_ext.harmonization.evaluation.adapters import sizes
 
 _RESCALING = ('Rescaling', 'Normalization')
@@ -14,7 +15,8 @@ _RESCALING = ('Rescaling', 'Normalization')
 
 def _saved_config(path: str) -> Tuple[dict[str, Any], str]:
   """Reads a file's configuration and the version of Keras that wrote it."""
-  if zipfile.is_zipfile(path):
+  # As Keras decides: what is read here must be what it opens.
+  if path.endswith('.keras') and zipfile.is_zipfile(path):
     with zipfile.ZipFile(path) as archive:
       try:
         metadata = json.loads(archive.read('metadata.json'))
@@ -39,32 +41,6 @@ def _saved_config(path: str) -> Tuple[dict[str, Any], str]:
   return json.loads(text), version
 
 
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
-  """Yields all dictionaries inside a configuration."""
-  if isinstance(value, dict):
-    yield value
-    value = list(value.values())
-  if isinstance(value, (list, tuple)):
-    for item in value:
-      yield from _dicts(item)
-
-
-def _refuse_code(config: Any, path: str):
-  """Raises where a layer may run code that the file carries.
-
-  Keras knows a safe mode for .keras alone, not for HDF5.
-  """
-  for layer in _dicts(config):
-    if layer.get('class_name') == 'Lambda':
-      inner = layer.get('config')
-      name = inner.get('name') if isinstance(inner, dict) else None
-      raise ValueError(
-          f'{path}: the layer {name!r} is a Lambda, whose code stands in the '
-          'file, and running it would be trusting the file with this machine. '
-          'Save the model without it, or export it as a SavedModel with a '
-          'float input.')
-
-
 def load(path: str,
          custom_objects: Optional[Mapping[str, Any]] = None) -> Any:
   """Loads a whole model, by the Keras that wrote it, running none of its code.
@@ -84,7 +60,7 @@ def load(path: str,
   if not tf.io.gfile.exists(path):
     raise FileNotFoundError(f'{path} does not exist.')
   config, version = _saved_config(path)
-  _refuse_code(config, path)
+  keras_safety.refuse_code(config, path, custom_objects or ())
   keras = _keras3(path) if version.startswith('3.') else tf_keras
   try:
     return keras.models.load_model(

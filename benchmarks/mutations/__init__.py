@@ -1,0 +1,1 @@
+"""Damage to records, and what becomes of it."""

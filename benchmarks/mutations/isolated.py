@@ -1,0 +1,101 @@
+"""Runs jobs in a second process, which may crash or hang."""
+
+import json
+import queue
+import subprocess
+import threading
+from typing import Any, List, Sequence, Tuple, Union
+
+
+class Reader:
+  """A process that answers jobs, started as often as it must be.
+
+  It reads one JSON object per line. It may say `{"at": ...}` where it is, and
+  ends a job by `{"results": [...]}`.
+  """
+
+  def __init__(self, command: Sequence[str], timeout: float):
+    """Initializes the reader; the process starts with the first job.
+
+    Args:
+      command: of the process.
+      timeout: seconds without a word after which it hangs.
+    """
+    self._command, self._timeout = command, timeout
+    self._process = self._lines = None
+
+  def _start(self):
+    self._process = subprocess.Popen(
+        self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL)
+    self._lines = queue.Queue()
+    threading.Thread(
+        target=_listen, args=(self._process.stdout, self._lines.put),
+        daemon=True).start()
+
+  def run(self, **job) -> Union[List[Any], Tuple[str, str]]:
+    """Runs one job.
+
+    Args:
+      **job: what the process is sent.
+
+    Returns:
+      The results; or 'crash' or 'hang', and where that was. The next job has
+      a new process then.
+    """
+    if self._process is None:
+      self._start()
+    self._process.stdin.write(json.dumps(job).encode() + b'\n')
+    self._process.stdin.flush()
+    said = {}
+    while 'results' not in said:
+      try:
+        line = self._lines.get(timeout=self._timeout)
+      except queue.Empty:
+        return self._gone('hang', said)
+      if not line:
+        return self._gone('crash', said)
+      said = json.loads(line)
+    return said['results']
+
+  def _gone(self, how: str, said) -> Tuple[str, str]:
+    self._process.kill()
+    self._process.stdin.close()
+    code = self._process.wait()
+    self._process = None
+    return how, f'in {said.get("at")}, exit code {code}'
+
+  def close(self):
+    """Ends the process."""
+    if self._process:
+      self._process.stdin.close()
+      self._process.wait()
+
+
+def _listen(stream, put):
+  """Hands on a process's lines, and b'' when it has ended."""
+  for line in stream:
+    put(line)
+  put(b'')
+
+
+def run(reader: Reader, numbers: Sequence[int], **job) -> List[List[Any]]:
+  """Runs numbered jobs together, or one by one where the process is lost.
+
+  Args:
+    reader: that runs them.
+    numbers: of the jobs.
+    **job: what else the process is sent.
+
+  Returns:
+    Lists of number, kind, pipeline, outcome and detail; of a job that does not
+    come back number, '?', 'all', 'crash' or 'hang', and where.
+  """
+  results = reader.run(numbers=numbers, **job)
+  if isinstance(results, list):
+    return results
+  found = []
+  for number in numbers:
+    one = reader.run(numbers=[number], **job)
+    found += [[number, '?', 'all', *one]] if isinstance(one, tuple) else one
+  return found
