@@ -78,9 +78,10 @@ class MakeDigitsTest(tf.test.TestCase):
       self.assertAllEqual(val['heatmap'], swapped['heatmap'])
       self.assertNotEqual(_decoy(swapped['image'].numpy()),
                           int(swapped['label']))
-      # The decoy is a 36th of the image; JPEG spreads it by a block.
+      # A decoy of 42 pixels lies in three JPEG blocks of 16, whose colours run
+      # a pixel further.
       change = np.abs(val['image'].numpy().astype(float) - swapped['image'])
-      self.assertLess((change.max(-1) > 20).mean(), 1 / 30)
+      self.assertLessEqual((change.max(-1) > 20).mean(), (49 / 256)**2)
 
   def test_splits_share_no_digit(self):
     ranges = list(make_digits_clickme._IDENTITIES.values())
