@@ -5,6 +5,7 @@ from typing import Dict, Tuple
 import tensorflow as tf, tf_keras
 
 from official.vision.configs import common
+from official.vision.ops import augment
 
 
 def mixup(images: tf.Tensor,
@@ -137,3 +138,25 @@ def _average(x, coefficients):
   c = tf.cast(
       tf.reshape(coefficients, [-1] + [1] * (x.shape.rank - 1)), x.dtype)
   return c * x + (1 - c) * tf.reverse(x, [0])
+
+
+def mix_unmapped(dataset: tf.data.Dataset, options: common.MixupAndCutmix,
+                 num_classes: int) -> tf.data.Dataset:
+  """Mixes batches without maps as the host does, but for the smoothing.
+
+  Args:
+    dataset: batches of images (B, H, W, C) and class numbers (B,).
+    options: of the host's configuration; its label smoothing is not taken.
+    num_classes: of the network.
+
+  Returns:
+    Batches of mixed images and labels (B, num_classes), float32.
+  """
+  return dataset.map(
+      augment.MixupAndCutmix(
+          num_classes,
+          mixup_alpha=options.mixup_alpha,
+          cutmix_alpha=options.cutmix_alpha,
+          prob=options.prob,
+          label_smoothing=0.),
+      num_parallel_calls=tf.data.AUTOTUNE)

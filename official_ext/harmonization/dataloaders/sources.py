@@ -79,7 +79,15 @@ def join_for_evaluation(mapped: Optional[tf.data.Dataset],
   Returns:
     A dataset of batches as this module describes them, M = B. A batch is all
     of one source; the weights of a plain one are all 0.
+
+  Raises:
+    ValueError: there is no source.
   """
+  if mapped is None and plain is None:
+    raise ValueError(
+        'There is nothing to evaluate on: set '
+        'task.mapped_validation_data.input_path, '
+        'task.validation_data.input_path, or both.')
 
   def complete(images, batch):
     rows = [tf.shape(images)[0]]

@@ -11,13 +11,13 @@ from absl import logging
 import tensorflow as tf, tf_keras
 
 from official.core import task_factory
-from official.vision.ops import augment
 from official.vision.tasks import image_classification
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
 from official_ext.harmonization.dataloaders import labels as label_lib
 from official_ext.harmonization.dataloaders import mapped_source
+from official_ext.harmonization.dataloaders import mixing as mixing_lib
 from official_ext.harmonization.dataloaders import sources
 from official_ext.harmonization.losses import (
     harmonization as harmonization_losses)
@@ -135,11 +135,6 @@ class HarmonizedImageClassificationTask(
       mapped = self._read_mapped(mapped_params.replace(**size), input_context)
     if checks.has_source(params):
       plain = self._read_plain(params.replace(**size), input_context)
-    if mapped is None and plain is None:
-      raise ValueError(
-          'There is nothing to evaluate on: set '
-          'task.mapped_validation_data.input_path, '
-          'task.validation_data.input_path, or both.')
     pipelines = input_context.num_input_pipelines if input_context else 1
     return sources.join_for_evaluation(
         mapped,
@@ -169,14 +164,7 @@ class HarmonizedImageClassificationTask(
         f'task.{field}_label_offset)')
     mixing = params.mixup_and_cutmix
     if mixing:
-      dataset = dataset.map(
-          augment.MixupAndCutmix(
-              classes,
-              mixup_alpha=mixing.mixup_alpha,
-              cutmix_alpha=mixing.cutmix_alpha,
-              prob=mixing.prob,
-              label_smoothing=0.),
-          num_parallel_calls=tf.data.AUTOTUNE)
+      dataset = mixing_lib.mix_unmapped(dataset, mixing, classes)
     elif params.is_training and self.task_config.losses.soft_labels:
       dataset = dataset.map(
           lambda images, labels: (images, self._one_hot(labels)))
