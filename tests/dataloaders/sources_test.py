@@ -194,6 +194,8 @@ class SourcesTest(tf.test.TestCase):
     valid = [float(tf.reduce_sum(b['valid'])) for _, b in dataset]
     # Three real batches and enough empty ones for one full step of four.
     self.assertEqual(valid, [2, 2, 1, 0, 0, 0])
+    with self.assertRaisesRegex(ValueError, 'nothing to evaluate on: set task'):
+      sources.join_for_evaluation(None, None, 2)
 
 
 if __name__ == '__main__':
