@@ -8,7 +8,7 @@ Writes twins.md and ablations.md, trade_off.png (an arrow from each baseline to
 its twin of the same seed), revealed.png (accuracy where only the top of the
 human map is shown) and ablations.png. Intervals are 95 % confidence intervals
 of the mean over seeds, by Student's t; those of differences are of pairs of
-runs with the same seed.
+runs with the same seed. Of one or two seeds the values stand there.
 """
 
 import json
@@ -79,8 +79,11 @@ def differences(base, twin, metric) -> np.ndarray:
 
 
 def _cell(values, sign='') -> str:
+  """Mean and interval; one or two values, from which there is none, as such."""
+  if len(values) < 3:
+    return ' / '.join(f'{v:{sign}.3f}' for v in values)
   mean, half = interval(values)
-  return f'{mean:{sign}.3f}' + ('' if np.isnan(half) else f' ± {half:.3f}')
+  return f'{mean:{sign}.3f} ± {half:.3f}'
 
 
 def table(runs, pairs=()) -> str:
