@@ -15,19 +15,14 @@ import json
 import os
 from typing import Dict, Sequence, Tuple
 
-from absl import app
 from absl import flags
 from matplotlib import figure
 import numpy as np
 from scipy import stats
 
-_TWINS = flags.DEFINE_string('twins', 'benchmarks/results/twins.jsonl',
-                             'Lines of baselines and their twins.')
-_ABLATIONS = flags.DEFINE_string(
-    'ablations', 'benchmarks/results/ablations.jsonl',
-    'Lines of one change at a time.')
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'docs/results/study',
-                                  'Where tables and pictures are written.')
+from official_ext.harmonization import cli
+
+FLAGS = flags.FLAGS
 
 _CONFIDENCE = 0.95
 _BASELINE = 'baseline'
@@ -40,6 +35,16 @@ _COLUMNS = {
     'alignment_spearman': 'rho',
     'alignment_dice': 'Dice',
 }
+
+
+def define_flags():
+  """Defines the tool's flags."""
+  flags.DEFINE_string('twins', 'benchmarks/results/twins.jsonl',
+                      'Lines of baselines and their twins.')
+  flags.DEFINE_string('ablations', 'benchmarks/results/ablations.jsonl',
+                      'Lines of one change at a time.')
+  flags.DEFINE_string('output_dir', 'docs/results/study',
+                      'Where tables and pictures are written.')
 
 
 def read(path: str) -> Dict[str, Dict[int, Dict[str, float]]]:
@@ -194,15 +199,14 @@ def draw_ablations(path: str, runs):
   picture.savefig(path)
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unknown arguments: {argv[1:]}')
-  os.makedirs(_OUTPUT_DIR.value, exist_ok=True)
+def main(_):
+  """Writes what the flags name."""
+  os.makedirs(FLAGS.output_dir, exist_ok=True)
 
   def path(name):
-    return os.path.join(_OUTPUT_DIR.value, name)
+    return os.path.join(FLAGS.output_dir, name)
 
-  twins, ablations = read(_TWINS.value), read(_ABLATIONS.value)
+  twins, ablations = read(FLAGS.twins), read(FLAGS.ablations)
   for name, text in (('twins.md', table(twins, _pairs(twins))),
                      ('ablations.md', table(ablations))):
     with open(path(name), 'w') as f:
@@ -213,5 +217,11 @@ def main(argv):
   draw_ablations(path('ablations.png'), ablations)
 
 
+def run():
+  """The command."""
+  define_flags()
+  cli.run(main, __name__)
+
+
 if __name__ == '__main__':
-  app.run(main)
+  run()

@@ -118,8 +118,7 @@ class UnreadableTest(tf.test.TestCase, parameterized.TestCase):
         enable_async_checkpointing=False)
     error = tf.errors.InvalidArgumentError(None, None, 'DecodeJpeg')
     with mock.patch.multiple(train, FLAGS=typed, _configure=lambda: params), \
-        mock.patch.object(train.train_lib, 'run_experiment',
-                          side_effect=error):
+        mock.patch.object(train.runner, 'Runner', side_effect=error):
       with self.assertRaisesRegex(SystemExit, 'bad.tfrecords, record 1 '):
         train.main([])
 
