@@ -12,23 +12,26 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official.vision.ops import preprocess_ops
+from official_ext.harmonization.data import make_digits_clickme
 from official_ext.harmonization.data import stimuli
 from official_ext.harmonization.evaluation import labelled_images
 from official_ext.harmonization.evaluation import runs
 
 # Percent of the pixels that are revealed: the ink is about 8 of them.
 LEVELS = (2, 5, 10, 20, 40)
-_CLASSES = 10
 _BATCH = 100
 
 
+@functools.lru_cache
 def _records(pattern: str, size: int):
   """All images (N, size, size, 3), ink maps and labels of some records."""
   source = labelled_images.Source(pattern, blur=False)
   batches = list(labelled_images.batches(
-      source, (size, size), (size, size), _CLASSES, _BATCH))
-  return (np.concatenate([getattr(b, field) for b in batches])
-          for field in ('images', 'maps', 'labels'))
+      source, (size, size), (size, size), make_digits_clickme.NUM_CLASSES,
+      _BATCH))
+  return tuple(
+      np.concatenate([getattr(b, field) for b in batches])
+      for field in ('images', 'maps', 'labels'))
 
 
 @functools.lru_cache

@@ -147,7 +147,6 @@ def draw_trade_off(path: str, runs):
         axis.plot(*end, '.', color=colour, markersize=1)  # Widens the axes.
       axis.plot([], [], 'o-', color=colour, markersize=4,
                 label=_COLUMNS[metric])
-    axis.autoscale()
     axis.margins(0.08)
     axis.set(title=base.split(',')[0], xlabel='accuracy',
              ylabel='alignment, Spearman rho')

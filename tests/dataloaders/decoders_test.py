@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 import tensorflow as tf, tf_keras
 
+from benchmarks.mutations import records
 from official_ext.harmonization.dataloaders import canonical_decoder
 from official_ext.harmonization.dataloaders import clickme_decoder
 from official_ext.harmonization.dataloaders import decoding
@@ -24,19 +25,7 @@ _LENGTH_OF_FOUR_GB = (
     b'\n\x16\n\x14\n\x05image\x12\x0b\n\t\n\xf0\xff\xff\xff\x0fabc')
 
 
-def _serialized(fields):
-  """A `tf.train.Example`; values are bytes, ints, floats or lists of them."""
-  example = tf.train.Example()
-  for name, values in fields.items():
-    feature = example.features.feature[name]
-    for value in values if isinstance(values, list) else [values]:
-      if isinstance(value, bytes):
-        feature.bytes_list.value.append(value)
-      elif isinstance(value, int):
-        feature.int64_list.value.append(value)
-      else:
-        feature.float_list.value.append(value)
-  return example.SerializeToString()
+_serialized = records.serialize
 
 
 def _encoded(pixels, image_format='PNG', mode=None):

@@ -17,13 +17,14 @@ _RESIZE_METHODS = ('area', 'bicubic', 'bilinear', 'gaussian', 'lanczos3',
                    'lanczos5', 'mitchellcubic', 'nearest')
 
 
-def _refuse(field: str, found, expected: str):
+def refuse(field: str, found, expected: str):
+  """Raises a ValueError: a field, what was found in it and what to do."""
   raise ValueError(f'{field} is {found!r}: {expected}.')
 
 
 def _check_choice(field: str, found, choices):
   if found not in choices:
-    _refuse(field, found, f'choose one of {sorted(choices)}')
+    refuse(field, found, f'choose one of {sorted(choices)}')
 
 
 def require_source(data: cfg.DataConfig, name: str):
@@ -37,10 +38,10 @@ def require_source(data: cfg.DataConfig, name: str):
     ValueError: it names none.
   """
   if not has_source(data):
-    _refuse(f'{name}.input_path', data.input_path,
-            'name the files to train on (and see '
-            'task.harmonization.mapped_fraction for how many images come from '
-            'task.mapped_data, how many from task.train_data)')
+    refuse(f'{name}.input_path', data.input_path,
+           'name the files to train on (and see '
+           'task.harmonization.mapped_fraction for how many images come from '
+           'task.mapped_data, how many from task.train_data)')
 
 
 def per_replica_batch_size(data: cfg.DataConfig, name: str,
@@ -60,9 +61,9 @@ def per_replica_batch_size(data: cfg.DataConfig, name: str,
   """
   size = data.global_batch_size
   if size < 1 or size % replicas:
-    _refuse(f'{name}.global_batch_size', size,
-            f'it must be a multiple of the {replicas} replicas, and more than '
-            '0')
+    refuse(f'{name}.global_batch_size', size,
+           f'it must be a multiple of the {replicas} replicas, and more than '
+           '0')
   return size // replicas
 
 
@@ -82,22 +83,22 @@ def _check_harmonization(h):
                 saliency_ops.TARGETS)
   _check_choice(name + 'batch_norm', h.batch_norm, saliency_ops.BATCH_NORMS)
   if h.weight < 0:
-    _refuse(name + 'weight', h.weight, 'it must be 0 or more')
+    refuse(name + 'weight', h.weight, 'it must be 0 or more')
   if h.levels < 1:
-    _refuse(name + 'levels', h.levels, 'it must be 1 or more')
+    refuse(name + 'levels', h.levels, 'it must be 1 or more')
   if h.interval < 1:
-    _refuse(name + 'interval', h.interval, 'it must be 1 or more')
+    refuse(name + 'interval', h.interval, 'it must be 1 or more')
   if h.interval > 1 and not h.weight:
-    _refuse(name + 'interval', h.interval,
-            f'it has no effect with {name}weight 0, set it to 1')
+    refuse(name + 'interval', h.interval,
+           f'it has no effect with {name}weight 0, set it to 1')
   if h.warmup_steps < 0:
-    _refuse(name + 'warmup_steps', h.warmup_steps, 'it must be 0 or more')
+    refuse(name + 'warmup_steps', h.warmup_steps, 'it must be 0 or more')
   if h.ceiling <= 0:
-    _refuse(name + 'ceiling', h.ceiling, 'it must be more than 0')
+    refuse(name + 'ceiling', h.ceiling, 'it must be more than 0')
   if not 0 < h.mapped_fraction <= 1:
-    _refuse(name + 'mapped_fraction', h.mapped_fraction,
-            'it must be more than 0 and at most 1; to train without maps set '
-            'task.harmonization.weight to 0')
+    refuse(name + 'mapped_fraction', h.mapped_fraction,
+           'it must be more than 0 and at most 1; to train without maps set '
+           'task.harmonization.weight to 0')
 
 
 def _check_model(task):
@@ -105,34 +106,34 @@ def _check_model(task):
   size = list(task.model.input_size)
   if len(size) != 3 or size[2] != 3 or not all(
       isinstance(n, int) and n > 0 for n in size):
-    _refuse('task.model.input_size', size, 'give [height, width, 3] in pixels')
+    refuse('task.model.input_size', size, 'give [height, width, 3] in pixels')
   if task.model.num_classes < 2:
-    _refuse('task.model.num_classes', task.model.num_classes,
-            'it must be 2 or more')
+    refuse('task.model.num_classes', task.model.num_classes,
+           'it must be 2 or more')
   levels = task.harmonization.levels
   # The last level but one must have something to be made smaller.
   most = 1 + math.ceil(math.log2(min(size[:2])))
   if task.harmonization.standardization == 'per_level':
     most -= 1  # One pixel, standardized, is 0 whatever it was.
   if levels > max(most, 1):
-    _refuse('task.harmonization.levels', levels,
-            f'images of {size[0]}x{size[1]} pixels (task.model.input_size) '
-            f'have {max(most, 1)} that say something, set it to that or less')
+    refuse('task.harmonization.levels', levels,
+           f'images of {size[0]}x{size[1]} pixels (task.model.input_size) '
+           f'have {max(most, 1)} that say something, set it to that or less')
 
 
 def _check_report(report):
   """Checks what an evaluation is asked to tell."""
   name = 'task.alignment_report.'
   if not 0 < report.confidence < 1:
-    _refuse(name + 'confidence', report.confidence,
-            'it must be between 0 and 1')
+    refuse(name + 'confidence', report.confidence,
+           'it must be between 0 and 1')
   for field in ('resamples', 'panels'):
     if getattr(report, field) < 0:
-      _refuse(name + field, getattr(report, field), 'it must be 0 or more')
+      refuse(name + field, getattr(report, field), 'it must be 0 or more')
   file = report.per_image
   if file and (not file.endswith(('.csv', '.parquet')) or '/' in file):
-    _refuse(name + 'per_image', file, 'give the name of a .csv or .parquet '
-            "file in the run's folder, or '' for none")
+    refuse(name + 'per_image', file, 'give the name of a .csv or .parquet '
+           "file in the run's folder, or '' for none")
 
 
 def _check_mapped_data(task, name: str):
@@ -143,56 +144,56 @@ def _check_mapped_data(task, name: str):
   _check_choice(name + 'blur', data.blur, BLURS)
   offset = labels.mapped_offset(data, task.model.num_classes)
   if offset is None:
-    _refuse(name + 'label_offset', None,
-            'say what to add to the labels of the records, 0 if they are the '
-            "network's own classes")
+    refuse(name + 'label_offset', None,
+           'say what to add to the labels of the records, 0 if they are the '
+           "network's own classes")
   expected = labels.OFFSETS.get(task.model.num_classes)
   if data.map_decoder == 'clickme' and expected not in (None, offset):
-    _refuse(name + 'label_offset', data.label_offset,
-            f'ClickMe labels are 0..999, so {task.model.num_classes} classes '
-            f'need {expected}')
+    refuse(name + 'label_offset', data.label_offset,
+           f'ClickMe labels are 0..999, so {task.model.num_classes} classes '
+           f'need {expected}')
   _check_choice(name + 'on_bad_record', data.on_bad_record, ON_BAD_RECORD)
   if data.max_bad_records < 1:
-    _refuse(name + 'max_bad_records', data.max_bad_records,
-            'it must be 1 or more; to let none pass set on_bad_record to fail')
+    refuse(name + 'max_bad_records', data.max_bad_records,
+           'it must be 1 or more; to let none pass set on_bad_record to fail')
   if data.raw_image_max <= 0:
-    _refuse(name + 'raw_image_max', data.raw_image_max,
-            'it must be more than 0')
+    refuse(name + 'raw_image_max', data.raw_image_max,
+           'it must be more than 0')
   if data.raw_image_max != 255 and not map_decoders.is_raw(data.map_decoder):
-    _refuse(name + 'raw_image_max', data.raw_image_max,
-            f'the format {data.map_decoder} is not raw, leave it at 255')
+    refuse(name + 'raw_image_max', data.raw_image_max,
+           f'the format {data.map_decoder} is not raw, leave it at 255')
   for field in ('repeated_augment', 'is_multilabel', 'tfds_name', 'cache'):
     if getattr(data, field):
-      _refuse(name + field, getattr(data, field),
-              'images with maps do not support it, leave it unset')
+      refuse(name + field, getattr(data, field),
+             'images with maps do not support it, leave it unset')
   for field in ('aug_type', 'three_augment', 'random_erasing', 'color_jitter',
                 'mixup_and_cutmix'):
     if getattr(data, field) and not data.is_training:
-      _refuse(name + field, getattr(data, field),
-              'it has no effect in evaluation, leave it unset')
+      refuse(name + field, getattr(data, field),
+             'it has no effect in evaluation, leave it unset')
   _check_choice(name + 'dtype', data.dtype, _DTYPES)
   _check_choice(name + 'tf_resize_method', data.tf_resize_method,
                 _RESIZE_METHODS)
   if not isinstance(data.input_path, (str, list, tuple)):
-    _refuse(name + 'input_path', data.input_path.as_dict(),
-            'images with maps come from one list of files, not from a mixture')
+    refuse(name + 'input_path', data.input_path.as_dict(),
+           'images with maps come from one list of files, not from a mixture')
   _check_crop(data, name)
   if data.aug_type:
     problem = augmentation.problem(data.aug_type)
     if problem:
-      _refuse(name + 'aug_type', data.aug_type.as_dict(), problem)
+      refuse(name + 'aug_type', data.aug_type.as_dict(), problem)
 
 
 def _check_crop(data, name: str):
   """Checks how much of an image is shown."""
   if not 0 < data.center_crop_fraction <= 1:
-    _refuse(name + 'center_crop_fraction', data.center_crop_fraction,
-            'it must be more than 0 and at most 1')
+    refuse(name + 'center_crop_fraction', data.center_crop_fraction,
+           'it must be more than 0 and at most 1')
   low, high = data.crop_area_range
   if not 0 < low <= high <= 1:
-    _refuse(name + 'crop_area_range', list(data.crop_area_range),
-            'give the smallest and the largest part of the area, more than 0 '
-            'and at most 1')
+    refuse(name + 'crop_area_range', list(data.crop_area_range),
+           'give the smallest and the largest part of the area, more than 0 '
+           'and at most 1')
 
 
 def _check_dtypes(task):
@@ -201,20 +202,20 @@ def _check_dtypes(task):
                         ('mapped_validation_data', 'validation_data')):
     found, other = (getattr(task, n) for n in (mapped, plain))
     if has_source(found) and has_source(other) and found.dtype != other.dtype:
-      _refuse(f'task.{mapped}.dtype', found.dtype,
-              f'set it to {other.dtype}, that of task.{plain}')
+      refuse(f'task.{mapped}.dtype', found.dtype,
+             f'set it to {other.dtype}, that of task.{plain}')
 
 
 def _check_data_service(task):
   """Checks which sources are read by a tf.data service."""
   if task.mapped_data.enable_tf_data_service:
-    _refuse('task.mapped_data.enable_tf_data_service', True,
-            'it follows task.train_data, set it there')
+    refuse('task.mapped_data.enable_tf_data_service', True,
+           'it follows task.train_data, set it there')
   for name in ('validation_data', 'mapped_validation_data'):
     if getattr(task, name).enable_tf_data_service:
-      _refuse(f'task.{name}.enable_tf_data_service', True,
-              'every worker of the service would give every image, and each '
-              'has to count once: leave it unset')
+      refuse(f'task.{name}.enable_tf_data_service', True,
+             'every worker of the service would give every image, and each '
+             'has to count once: leave it unset')
 
 
 def _check_plain_offsets(task):
@@ -225,56 +226,56 @@ def _check_plain_offsets(task):
                        ('validation_data', 'validation_label_offset')):
     offset, data = getattr(task, name), getattr(task, source)
     if offset and not task.harmonization.enabled:
-      _refuse(f'task.{name}', offset,
-              'the stock task knows no offset, set task.harmonization.enabled '
-              'to True (and weight to 0 to train as the stock task does)')
+      refuse(f'task.{name}', offset,
+             'the stock task knows no offset, set task.harmonization.enabled '
+             'to True (and weight to 0 to train as the stock task does)')
     if (task.harmonization.enabled and
         str(data.tfds_name).startswith('imagenet2012') and
         expected not in (None, offset)):
-      _refuse(f'task.{name}', offset,
-              f'labels of TFDS imagenet2012 are 0..999, so {classes} classes '
-              f'need {expected}')
+      refuse(f'task.{name}', offset,
+             f'labels of TFDS imagenet2012 are 0..999, so {classes} classes '
+             f'need {expected}')
 
 
 def _check_labels(task):
   """Checks that labels, losses and mixing fit together."""
   if task.train_data.is_multilabel:
-    _refuse('task.train_data.is_multilabel', True,
-            'harmonization needs one class per image')
+    refuse('task.train_data.is_multilabel', True,
+           'harmonization needs one class per image')
   if task.losses.use_binary_cross_entropy:
-    _refuse('task.losses.use_binary_cross_entropy', True,
-            'harmonization needs a softmax loss')
+    refuse('task.losses.use_binary_cross_entropy', True,
+           'harmonization needs a softmax loss')
   if task.losses.one_hot and task.losses.soft_labels:
-    _refuse('task.losses.soft_labels', True,
-            'set task.losses.one_hot to False beside it')
+    refuse('task.losses.soft_labels', True,
+           'set task.losses.one_hot to False beside it')
   if task.model.output_softmax:
-    _refuse('task.model.output_softmax', True,
-            'saliency is a gradient of logits, set it to False')
+    refuse('task.model.output_softmax', True,
+           'saliency is a gradient of logits, set it to False')
   if not 0 <= task.losses.label_smoothing < 1:
-    _refuse('task.losses.label_smoothing', task.losses.label_smoothing,
-            'it must be 0 or more and less than 1')
+    refuse('task.losses.label_smoothing', task.losses.label_smoothing,
+           'it must be 0 or more and less than 1')
   if task.losses.label_smoothing and not (
       task.losses.one_hot or task.losses.soft_labels):
-    _refuse('task.losses.label_smoothing', task.losses.label_smoothing,
-            'it has no effect on class numbers, set task.losses.one_hot to '
-            'True')
+    refuse('task.losses.label_smoothing', task.losses.label_smoothing,
+           'it has no effect on class numbers, set task.losses.one_hot to '
+           'True')
   smoothings = set()
   for name in ('train_data', 'mapped_data'):
     mixing = getattr(task, name).mixup_and_cutmix
     if mixing and not task.losses.soft_labels:
-      _refuse(f'task.{name}.mixup_and_cutmix', mixing.as_dict(),
-              'mixed labels are soft: set task.losses.soft_labels to True and '
-              'task.losses.one_hot to False')
+      refuse(f'task.{name}.mixup_and_cutmix', mixing.as_dict(),
+             'mixed labels are soft: set task.losses.soft_labels to True and '
+             'task.losses.one_hot to False')
     if mixing:
       smoothings.add(mixing.label_smoothing)
   if len(smoothings) > 1:
-    _refuse('task.mapped_data.mixup_and_cutmix.label_smoothing',
-            task.mapped_data.mixup_and_cutmix.label_smoothing,
-            'it must equal that of task.train_data.mixup_and_cutmix')
+    refuse('task.mapped_data.mixup_and_cutmix.label_smoothing',
+           task.mapped_data.mixup_and_cutmix.label_smoothing,
+           'it must equal that of task.train_data.mixup_and_cutmix')
   if smoothings and task.losses.label_smoothing not in (0, *smoothings):
-    _refuse('task.losses.label_smoothing', task.losses.label_smoothing,
-            f'mixed labels are smoothed by {smoothings.pop()} '
-            '(mixup_and_cutmix.label_smoothing), set it to that or to 0')
+    refuse('task.losses.label_smoothing', task.losses.label_smoothing,
+           f'mixed labels are smoothed by {smoothings.pop()} '
+           '(mixup_and_cutmix.label_smoothing), set it to that or to 0')
 
 
 def check(task):
@@ -303,6 +304,6 @@ def check(task):
                         ('mapped_validation_data', 'validation_data')):
     batch_size = getattr(task, plain).global_batch_size
     if getattr(task, mapped).global_batch_size not in (0, batch_size):
-      _refuse(f'task.{mapped}.global_batch_size',
-              getattr(task, mapped).global_batch_size,
-              f'leave it 0, it follows task.{plain} ({batch_size})')
+      refuse(f'task.{mapped}.global_batch_size',
+             getattr(task, mapped).global_batch_size,
+             f'leave it 0, it follows task.{plain} ({batch_size})')

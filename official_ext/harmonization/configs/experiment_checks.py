@@ -13,10 +13,6 @@ _PRECISIONS = (None, '', 'float32', 'float16', 'bfloat16')
 _COMPARISONS = ('higher', 'lower')
 
 
-def _refuse(field: str, found, expected: str):
-  raise ValueError(f'{field} is {found!r}: {expected}.')
-
-
 def check(params: cfg.ExperimentConfig):
   """Checks that an experiment can be trained and evaluated.
 
@@ -31,8 +27,8 @@ def check(params: cfg.ExperimentConfig):
   checks.check(params.task)
   precision = params.runtime.mixed_precision_dtype
   if precision not in _PRECISIONS:
-    _refuse('runtime.mixed_precision_dtype', precision,
-            f'choose one of {[p for p in _PRECISIONS if p]}')
+    checks.refuse('runtime.mixed_precision_dtype', precision,
+                  f'choose one of {[p for p in _PRECISIONS if p]}')
   _check_best_checkpoint(params.trainer)
   if params.task.harmonization.enabled:
     _check_harmonized(params)
@@ -46,32 +42,33 @@ def _check_best_checkpoint(trainer):
       ('best_checkpoint_export_subdir', folder, metric),
       ('best_checkpoint_eval_metric', metric, folder)):
     if other and not value:
-      _refuse(f'trainer.{name}', value, 'the best checkpoint needs both a '
-              'best_checkpoint_export_subdir and a best_checkpoint_eval_metric')
+      checks.refuse(
+          f'trainer.{name}', value, 'the best checkpoint needs both a '
+          'best_checkpoint_export_subdir and a best_checkpoint_eval_metric')
   if trainer.best_checkpoint_metric_comp not in _COMPARISONS:
-    _refuse('trainer.best_checkpoint_metric_comp',
-            trainer.best_checkpoint_metric_comp,
-            f'choose one of {list(_COMPARISONS)}')
+    checks.refuse('trainer.best_checkpoint_metric_comp',
+                  trainer.best_checkpoint_metric_comp,
+                  f'choose one of {list(_COMPARISONS)}')
 
 
 def _check_harmonized(params):
   """Checks what harmonization asks of the trainer and the runtime."""
   trainer = params.trainer
   if trainer.validation_steps != -1:
-    _refuse('trainer.validation_steps', trainer.validation_steps,
+    checks.refuse('trainer.validation_steps', trainer.validation_steps,
             'set it to -1, the two validation sources come after each other '
-            'and every image counts once')
+                  'and every image counts once')
   warmup = params.task.harmonization.warmup_steps
   if warmup > trainer.train_steps > 0:
-    _refuse('task.harmonization.warmup_steps', warmup,
-            f'training ends after {trainer.train_steps} steps '
-            '(trainer.train_steps), before the weight is reached')
+    checks.refuse('task.harmonization.warmup_steps', warmup,
+                  f'training ends after {trainer.train_steps} steps '
+                  '(trainer.train_steps), before the weight is reached')
   ema = trainer.optimizer_config.ema
   if params.runtime.mixed_precision_dtype == 'float16' and ema is not None:
-    _refuse('trainer.optimizer_config.ema', ema.as_dict(),
-            'the host leaves the moving average out where '
-            'runtime.mixed_precision_dtype is float16: use bfloat16 or '
-            'float32, or set ema to null')
+    checks.refuse('trainer.optimizer_config.ema', ema.as_dict(),
+                  'the host leaves the moving average out where '
+                  'runtime.mixed_precision_dtype is float16: use bfloat16 or '
+                  'float32, or set ema to null')
 
 
 def check_best_metric(trainer: cfg.TrainerConfig, names: Iterable[str]):
@@ -89,9 +86,9 @@ def check_best_metric(trainer: cfg.TrainerConfig, names: Iterable[str]):
   """
   metric = trainer.best_checkpoint_eval_metric
   if metric and metric not in names:
-    _refuse('trainer.best_checkpoint_eval_metric', metric,
+    checks.refuse('trainer.best_checkpoint_eval_metric', metric,
             'evaluation with these sources does not log it, choose one of '
-            f'{sorted(names)}')
+                  f'{sorted(names)}')
 
 
 def check_gin():
