@@ -6,9 +6,10 @@ r"""Tables and pictures of a study's results.
 
 Writes twins.md and ablations.md, trade_off.png (an arrow from each baseline to
 its twin of the same seed), revealed.png (accuracy where only the top of the
-human map is shown) and ablations.png. Intervals are 95 % confidence intervals
-of the mean over seeds, by Student's t; those of differences are of pairs of
-runs with the same seed. Of one or two seeds the values stand there.
+human map is shown), ablations.png (every setting) and curves.png (along each
+knob). Intervals are 95 % confidence intervals of the mean over seeds, by
+Student's t; those of differences are of pairs of runs with the same seed. Of
+one or two seeds the values stand there.
 """
 
 import json
@@ -34,6 +35,32 @@ _COLUMNS = {
     'revealed_10': 'top 10 % revealed',
     'alignment_spearman': 'rho',
     'alignment_dice': 'Dice',
+}
+# Knobs to curves to settings of the ablations along them.
+_CURVES = {
+    'weight': {
+        '': {'0': 'baseline', '.1': 'weight 0.1', '.3': 'recommended',
+             '.6': 'weight 0.6', '1': 'weight 1', '2': 'weight 2',
+             '5': 'weight 5', '20': 'weight 20'},
+    },
+    'part of the batch with maps': {
+        'by batch': {'1': 'recommended', '.5': 'half mapped, by batch',
+                     '.2': 'fifth mapped, by batch',
+                     '.05': 'twentieth mapped, by batch'},
+        'by map': {'1': 'recommended', '.5': 'half mapped, by map',
+                   '.2': 'fifth mapped, by map',
+                   '.05': 'twentieth mapped, by map'},
+        'baseline': {'1': 'baseline', '.5': 'half mapped, baseline',
+                     '.2': 'fifth mapped, baseline',
+                     '.05': 'twentieth mapped, baseline'},
+    },
+    'interval': {
+        '': {'1': 'recommended', '2': 'interval 2', '4': 'interval 4',
+             '8': 'interval 8'},
+    },
+    'levels': {
+        '': {'1': '1 level', '3': '3 levels', '5': 'recommended'},
+    },
 }
 
 
@@ -91,37 +118,54 @@ def _cell(values, sign='') -> str:
   return f'{mean:{sign}.3f} ± {half:.3f}'
 
 
-def table(runs, pairs=()) -> str:
-  """Formats scores, and differences of pairs, as Markdown.
-
-  Args:
-    runs: of `read`.
-    pairs: (baseline's setting, twin's setting); a row of differences each.
-
-  Returns:
-    The table.
-  """
+def table(runs) -> str:
+  """Formats the scores of settings (those of `read`) as Markdown."""
   lines = ['| setting | seeds | ' + ' | '.join(_COLUMNS.values()) + ' |',
            '|---|---|' + '---|' * len(_COLUMNS)]
   for name, seeds in runs.items():
     cells = [_cell([s[m] for s in seeds.values()]) for m in _COLUMNS]
     lines.append(f'| {name} | {len(seeds)} | ' + ' | '.join(cells) + ' |')
-  for base, twin in pairs:
-    changes = [differences(runs[base], runs[twin], m) for m in _COLUMNS]
-    cells = [_cell(c, '+') for c in changes]
-    better = '/'.join(
-        str(int(np.sum(differences(runs[base], runs[twin], m) > 0)))
-        for m in ('alignment_spearman', 'accuracy'))
-    lines.append(f'| **{twin} - {base}** (rho, out of distribution higher in '
-                 f'{better} seeds) | {len(changes[0])} | ' +
-                 ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
 
 
-def _pairs(runs):
-  """(baseline, twin) of settings named '<network>, baseline' and so on."""
-  networks = [n.split(',')[0] for n in runs if n.endswith(_BASELINE)]
-  return [(f'{n}, {_BASELINE}', f'{n}, harmonized') for n in networks]
+def baselines(runs) -> Dict[str, str]:
+  """Names the baseline of every other setting.
+
+  Args:
+    runs: of `read`.
+
+  Returns:
+    Settings to baselines: 'a, b' to 'a, baseline', where there is one, and
+    else to 'baseline'.
+  """
+  found = {}
+  for name in runs:
+    if not name.endswith(_BASELINE):
+      own = f'{name.split(",")[0]}, {_BASELINE}'
+      found[name] = own if own in runs else _BASELINE
+  return found
+
+
+def table_of_differences(runs) -> str:
+  """Formats each setting's differences from its baseline as Markdown.
+
+  Args:
+    runs: of `read`.
+
+  Returns:
+    The table. Its last column counts the seeds in which rho rises, and those
+    in which accuracy out of distribution does.
+  """
+  lines = ['| setting | seeds | ' + ' | '.join(_COLUMNS.values()) + ' | rise |',
+           '|---|---|' + '---|' * (len(_COLUMNS) + 1)]
+  for name, base in baselines(runs).items():
+    changes = {m: differences(runs[base], runs[name], m) for m in _COLUMNS}
+    cells = [_cell(c, '+') for c in changes.values()]
+    rise = ', '.join(str(int(np.sum(changes[m] > 0)))
+                     for m in ('alignment_spearman', 'accuracy'))
+    lines.append(f'| {name} | {len(changes["accuracy"])} | ' +
+                 ' | '.join(cells) + f' | {rise} |')
+  return '\n'.join(lines) + '\n'
 
 
 def _canvas(columns: int, width: float = 4., height: float = 3.6):
@@ -132,9 +176,9 @@ def _canvas(columns: int, width: float = 4., height: float = 3.6):
 
 def draw_trade_off(path: str, runs):
   """An arrow per seed, from baseline to twin, one panel per network."""
-  pairs = _pairs(runs)
+  pairs = baselines(runs)
   picture, axes = _canvas(len(pairs))
-  for axis, (base, twin) in zip(axes, pairs):
+  for axis, (twin, base) in zip(axes, pairs.items()):
     for metric, colour in (('clickme_accuracy', 'tab:gray'),
                            ('accuracy', 'tab:blue')):
       for seed in sorted(set(runs[base]) & set(runs[twin])):
@@ -156,13 +200,13 @@ def draw_trade_off(path: str, runs):
 
 def draw_revealed(path: str, runs):
   """Accuracy against the revealed part of the image, with intervals."""
-  pairs = _pairs(runs)
+  pairs = baselines(runs)
   some = next(iter(next(iter(runs.values())).values()))
   levels = sorted(int(m.split('_')[1]) for m in some
                   if m.startswith('revealed_'))
   picture, axes = _canvas(len(pairs))
-  for axis, names in zip(axes, pairs):
-    for name in names:
+  for axis, names in zip(axes, pairs.items()):
+    for name in reversed(names):
       points = [interval([s[f'revealed_{k}'] for s in runs[name].values()])
                 for k in levels]
       axis.errorbar(levels, *np.transpose(points), capsize=3, marker='o',
@@ -198,6 +242,30 @@ def draw_ablations(path: str, runs):
   picture.savefig(path)
 
 
+def draw_curves(path: str, runs):
+  """Three scores along each knob that has an order, of settings in `runs`."""
+  picture, axes = _canvas(len(_CURVES), 3.4, 3.4)
+  for axis, (knob, curves) in zip(axes, _CURVES.items()):
+    for style, (label, names) in zip(('-', '--', ':'), curves.items()):
+      for metric, colour in (('alignment_spearman', 'tab:orange'),
+                             ('accuracy', 'tab:blue'),
+                             ('clickme_accuracy', 'tab:gray')):
+        points = [(i, *interval([s[metric] for s in runs[name].values()]))
+                  for i, name in enumerate(names.values()) if name in runs]
+        axis.errorbar(
+            *np.reshape(points, (-1, 3)).T, capsize=2, marker='.',
+            color=colour, linestyle=style,
+            label=_COLUMNS[metric] if style == '-' else None)
+      if label:
+        axis.plot([], [], color='black', linestyle=style, label=label)
+      axis.set(xticks=range(len(names)), xlabel=knob)
+      axis.set_xticklabels(names, fontsize=8)
+    axis.set_ylim(-.35, 1.)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, loc='lower left', ncols=2)
+  picture.savefig(path)
+
+
 def main(_):
   """Writes what the flags name."""
   os.makedirs(FLAGS.output_dir, exist_ok=True)
@@ -206,14 +274,15 @@ def main(_):
     return os.path.join(FLAGS.output_dir, name)
 
   twins, ablations = read(FLAGS.twins), read(FLAGS.ablations)
-  for name, text in (('twins.md', table(twins, _pairs(twins))),
-                     ('ablations.md', table(ablations))):
-    with open(path(name), 'w') as f:
+  for name, found in (('twins', twins), ('ablations', ablations)):
+    text = f'{table(found)}\n{table_of_differences(found)}'
+    with open(path(f'{name}.md'), 'w') as f:
       f.write(text)
     print(text)
   draw_trade_off(path('trade_off.png'), twins)
   draw_revealed(path('revealed.png'), twins)
   draw_ablations(path('ablations.png'), ablations)
+  draw_curves(path('curves.png'), ablations)
 
 
 def run():

@@ -7,6 +7,7 @@ from unittest import mock
 import numpy as np
 from scipy import stats
 import tensorflow as tf, tf_keras
+import yaml
 
 from benchmarks import decisions
 from benchmarks import study_report
@@ -52,6 +53,22 @@ class ReportTest(tf.test.TestCase):
     self.assertAllClose((mean - half, mean + half),
                         (expected.low, expected.high))
 
+  def test_a_setting_is_compared_with_its_own_baseline(self):
+    names = ('baseline', 'weight 1', 'weight 1, warm-up', 'half mapped, by map',
+             'half mapped, baseline')
+    self.assertEqual(
+        study_report.baselines(dict.fromkeys(names)),
+        {'weight 1': 'baseline', 'weight 1, warm-up': 'baseline',
+         'half mapped, by map': 'half mapped, baseline'})
+
+  def test_curves_are_of_settings_of_the_study(self):
+    with open('benchmarks/studies/ablations.yaml') as f:
+      settings = yaml.safe_load(f)['settings']
+    runs = {name: {s: _scores(s / 4) for s in range(3)} for name in settings}
+    picture = os.path.join(self.folder, 'curves.png')
+    study_report.draw_curves(picture, runs)
+    self.assertEqual(tf.io.decode_png(tf.io.read_file(picture)).shape[-1], 4)
+
   def test_files(self):
     path = os.path.join(self.folder, 'twins.jsonl')
     with open(path, 'w') as f:
@@ -61,11 +78,13 @@ class ReportTest(tf.test.TestCase):
               {'setting': setting, 'seed': seed, 'scores': scores}) + '\n')
     runs = study_report.read(path)
     self.assertEqual(runs, self.runs)
-    text = study_report.table(runs, study_report._pairs(runs))
-    self.assertEqual(text.count('\n'), 2 + 4 + 2)
+    self.assertEqual(study_report.table(runs).count('\n'), 2 + 4)
+    text = study_report.table_of_differences(runs)
+    self.assertEqual(text.count('\n'), 2 + 2)
     changes = study_report.differences(
         runs['ViT, baseline'], runs['ViT, harmonized'], 'accuracy')
     self.assertIn(f'{changes.mean():+.3f} ± ', text.splitlines()[-1])
+    self.assertEndsWith(text.splitlines()[-1], f', {(changes > 0).sum()} |')
     for draw in (study_report.draw_trade_off, study_report.draw_revealed,
                  study_report.draw_ablations):
       picture = os.path.join(self.folder, f'{draw.__name__}.png')
