@@ -6,155 +6,213 @@ A study is a YAML file: the experiment, its configuration file, `common`
 overrides, `seeds`, and `settings`, each a name and its overrides. With
 `starts_from`, the name of a setting above, a run starts from the weights of
 that one's with the same seed. A run whose line stands in the results is not
-repeated, so that a study can be stopped and started again. Needs the digits of
+repeated, so that a study can be stopped and started again; one that failed has
+a line that says so. Needs the digits of
 `python -m official_ext.harmonization.data.make_digits_clickme`.
+
+Runs are trained on one core, because the same seed gives other numbers on
+another number of them. Two studies fill two cores: --core=0 and --core=1.
 """
 
+import hashlib
 import json
 import os
+import pathlib
 import shutil
-import statistics
 import subprocess
 import sys
 import time
+from typing import Any, Dict
 
-from absl import app
 from absl import flags
 import tf_keras
 import tqdm
 import yaml
 
+from benchmarks import digit_decisions
+from benchmarks import study_report
+from official_ext.harmonization import cli
 from official_ext.harmonization.evaluation import runs
-from benchmarks import decisions
 
-_STUDY = flags.DEFINE_string('study', None, 'YAML file of the study.',
-                             required=True)
-_OUTPUT = flags.DEFINE_string(
-    'output', None,
-    'File for the results, one JSON line per run. '
-    'benchmarks/results/<name of the study>.jsonl by default.')
-_RUNS = flags.DEFINE_string('runs_dir', 'runs/studies',
-                            'Where runs are kept while they are needed.')
+FLAGS = flags.FLAGS
 
 _START = 'starts_from'
 _METRICS = ('clickme_accuracy', 'accuracy', 'alignment_spearman',
             'alignment_dice', 'alignment_n')
 _DIGITS = 'data/digits/{0}/{0}-*.tfrecords'
+_MANIFEST = 'data/digits/manifest.json'
+_CODE = 'official_ext'
 
 
-def _overrides(values):
-  """A flat dict as the driver's --params_override."""
-  return ','.join(f'{k}={json.dumps(v)}' for k, v in values.items())
+def define_flags():
+  """Defines the tool's flags."""
+  flags.DEFINE_string('study', None, 'YAML file of the study.', required=True)
+  flags.DEFINE_string(
+      'output', None, 'File for the results, one JSON line per run. '
+      'benchmarks/results/<name of the study>.jsonl by default.')
+  flags.DEFINE_string('runs_dir', 'runs/studies',
+                      'Where runs are kept while they are needed, in a folder '
+                      'of the name of the results.')
+  flags.DEFINE_bool('keep_runs', False, 'Keep every run.')
+  flags.DEFINE_integer('core', 0, 'The processor core to train on.',
+                       lower_bound=0)
+
+
+class RunError(RuntimeError):
+  """A run that cannot be trained; the next ones may."""
+
+
+def made_with(config_file: str) -> Dict[str, Any]:
+  """Names what a run's numbers depend on beside its overrides and seed.
+
+  Args:
+    config_file: of the study.
+
+  Returns:
+    SHA-256 of the library's modules and of the configuration file, and the
+    settings of the digits.
+  """
+  code = hashlib.sha256()
+  for path in sorted(pathlib.Path(_CODE).rglob('*.py')):
+    code.update(str(path).encode() + b'\0' + path.read_bytes())
+  if not os.path.exists(_MANIFEST):
+    raise FileNotFoundError(
+        f'There is no {_MANIFEST}: make the digits with `python -m '
+        'official_ext.harmonization.data.make_digits_clickme`.')
+  return {
+      'code': code.hexdigest()[:16],
+      'config': hashlib.sha256(
+          pathlib.Path(config_file).read_bytes()).hexdigest()[:16],
+      'digits': json.loads(pathlib.Path(_MANIFEST).read_text()),
+  }
 
 
 def _train(study, overrides, seed, model_dir):
   """Runs the driver and returns the final scores."""
+  values = ','.join(f'{k}={json.dumps(v)}' for k, v in overrides.items())
   command = [
       sys.executable, 'train.py', '--mode=train',
       f'--experiment={study["experiment"]}',
       f'--config_file={study["config_file"]}', f'--seed={seed}',
-      f'--model_dir={model_dir}', f'--params_override={_overrides(overrides)}'
+      f'--model_dir={model_dir}', f'--params_override={values}'
   ]
   with open(f'{model_dir}.log', 'w') as log:
     result = subprocess.run(command, stdout=log, stderr=log, check=False)
   if result.returncode:
-    raise RuntimeError(f'{" ".join(command)} failed with exit code '
-                       f'{result.returncode}: see {model_dir}.log.')
+    raise RunError(f'{" ".join(command)} failed with exit code '
+                   f'{result.returncode}: see {model_dir}.log.')
   tf_keras.backend.clear_session()
   run = runs.Run(model_dir)
   scores = run.evaluate()
   return {
       **{name: scores[name] for name in _METRICS},
-      **decisions.measure(run, _DIGITS.format('val'),
-                          _DIGITS.format('swapped')),
+      **digit_decisions.measure(run, _DIGITS.format('val'),
+                                _DIGITS.format('swapped')),
   }
 
 
-def _folder(name, setting, seed):
-  """Where a run of a study is kept while it is needed."""
-  return os.path.join(_RUNS.value, name, f'{setting}-{seed}'.replace(' ', '_'))
+class _Study:
+  """A study, its results so far, and where its runs lie."""
 
+  def __init__(self, path: str, output: str, runs_dir: str):
+    with open(path) as f:
+      self.plan = yaml.safe_load(f)
+    self.output = output
+    name = os.path.splitext(os.path.basename(output))[0]
+    self.folder = os.path.join(runs_dir, name)
+    for folder in (os.path.dirname(output) or '.', self.folder):
+      os.makedirs(folder, exist_ok=True)
+    self.made_with = made_with(self.plan['config_file'])
+    settings = self.plan['settings'].values()
+    self.starts = {s[_START] for s in settings if _START in s}
+    # Seed by seed, so that one that is stopped early compares like with like.
+    self.grid = [(setting, seed) for seed in self.plan['seeds']
+                 for setting in self.plan['settings']]
+    self.lines = {}
+    if os.path.exists(output):
+      with open(output) as f:
+        self.lines = {(line['setting'], line['seed']): line
+                      for line in map(json.loads, f)}
+    self._check()
 
-def _with_start(overrides, name, seed):
-  """Overrides with the checkpoint to start from in the place of its name."""
-  overrides = dict(overrides)
-  setting = overrides.pop(_START, None)
-  if setting is not None:
-    folder = _folder(name, setting, seed)
+  def _overrides(self, setting):
+    return {**self.plan.get('common', {}), **self.plan['settings'][setting]}
+
+  def _model_dir(self, setting, seed):
+    return os.path.join(self.folder, f'{setting}-{seed}'.replace(' ', '_'))
+
+  def _check(self):
+    """Refuses results of something else, and starts that are gone."""
+    for setting, seed in self.grid:
+      overrides = self._overrides(setting)
+      expected = {'overrides': overrides, **self.made_with}
+      line = self.lines.get((setting, seed))
+      if line:
+        found = {'overrides': line['overrides'], **line.get('made_with', {})}
+        for what, value in expected.items():
+          if found.get(what) != value:
+            raise ValueError(
+                f'{self.output} holds {setting!r}, seed {seed}, whose {what} '
+                f'is {found.get(what)}, where it is {value} now: give another '
+                '--output.')
+        continue
+      start = overrides.get(_START)
+      if start and 'scores' in self.lines.get((start, seed), {}):
+        self._start(start, seed)
+
+  def _start(self, setting, seed):
+    """The folder of a run to start from."""
+    folder = self._model_dir(setting, seed)
     if not os.path.exists(os.path.join(folder, 'checkpoint')):
-      raise ValueError(
-          f'{folder}, which a run starts from, is gone: remove the line of '
-          f'{setting!r}, seed {seed}, from the results, and it is trained '
+      raise RunError(
+          f'{folder}, which a run starts from, is not there: remove the line '
+          f'of {setting!r}, seed {seed}, from {self.output}, and it is trained '
           'again.')
-    overrides['task.init_checkpoint'] = folder
-  return overrides
+    return folder
 
-
-def _read(path):
-  """The lines that are there, by setting and seed."""
-  if not os.path.exists(path):
-    return {}
-  with open(path) as f:
-    lines = [json.loads(line) for line in f]
-  return {(line['setting'], line['seed']): line for line in lines}
-
-
-def _table(study, lines):
-  """Mean and standard deviation over seeds of each setting, as Markdown."""
-  text = ['| setting | seeds | ' + ' | '.join(_METRICS) + ' | minutes |',
-          '|---|---|' + '---|' * (len(_METRICS) + 1)]
-  for setting in study['settings']:
-    found = [line for (name, _), line in lines.items() if name == setting]
-    if not found:
-      continue
-    cells = []
-    for metric in _METRICS:
-      values = [line['scores'][metric] for line in found]
-      spread = statistics.stdev(values) if len(values) > 1 else float('nan')
-      cells.append(f'{statistics.mean(values):.3f} ± {spread:.3f}')
-    minutes = statistics.mean(line['seconds'] for line in found) / 60.
-    text.append(f'| {setting} | {len(found)} | ' + ' | '.join(cells) +
-                f' | {minutes:.1f} |')
-  return '\n'.join(text)
-
-
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unknown arguments: {argv[1:]}')
-  with open(_STUDY.value) as f:
-    study = yaml.safe_load(f)
-  name = os.path.splitext(os.path.basename(_STUDY.value))[0]
-  output = _OUTPUT.value or f'benchmarks/results/{name}.jsonl'
-  os.makedirs(os.path.dirname(output) or '.', exist_ok=True)
-  os.makedirs(os.path.join(_RUNS.value, name), exist_ok=True)
-  lines = _read(output)
-  starts = {s.get(_START) for s in study['settings'].values()}
-  # Seed by seed, so that a study that is stopped early compares like with like.
-  grid = [(setting, seed) for seed in study['seeds']
-          for setting in study['settings']]
-  for setting, seed in tqdm.tqdm(grid, unit='run'):
-    overrides = {**study.get('common', {}), **study['settings'][setting]}
-    done = lines.get((setting, seed))
-    if done:
-      if done['overrides'] != overrides:
-        raise ValueError(
-            f'{output} holds {setting!r}, seed {seed}, with the overrides '
-            f'{done["overrides"]}, the study has {overrides}: give another '
-            '--output.')
-      continue
-    model_dir = _folder(name, setting, seed)
+  def run(self, setting, seed, keep):
+    """Trains one, unless its line is there, and appends its line."""
+    if (setting, seed) in self.lines:
+      return
+    overrides = self._overrides(setting)
+    line = {'setting': setting, 'seed': seed, 'overrides': overrides}
+    model_dir = self._model_dir(setting, seed)
     shutil.rmtree(model_dir, ignore_errors=True)
-    start = time.time()
-    scores = _train(study, _with_start(overrides, name, seed), seed, model_dir)
-    line = {'setting': setting, 'seed': seed, 'overrides': overrides,
-            'scores': scores, 'seconds': round(time.time() - start, 1)}
-    lines[setting, seed] = line
-    with open(output, 'a') as f:
+    begun = time.time()
+    try:
+      changes = dict(overrides)
+      if _START in changes:
+        changes['task.init_checkpoint'] = self._start(changes.pop(_START), seed)
+      line['scores'] = _train(self.plan, changes, seed, model_dir)
+    except RunError as e:
+      line['error'] = str(e)
+      tqdm.tqdm.write(f'{setting}, seed {seed}: {e}')
+    line['seconds'] = round(time.time() - begun, 1)
+    line['made_with'] = self.made_with
+    self.lines[setting, seed] = line
+    with open(self.output, 'a') as f:
       f.write(json.dumps(line) + '\n')
-    if setting not in starts:
-      shutil.rmtree(model_dir)
-  print(_table(study, lines))
+    if not keep and setting not in self.starts:
+      shutil.rmtree(model_dir, ignore_errors=True)
+
+
+def main(_):
+  """Trains what the results do not hold yet."""
+  os.sched_setaffinity(0, {FLAGS.core})
+  name = os.path.splitext(os.path.basename(FLAGS.study))[0]
+  study = _Study(FLAGS.study,
+                 FLAGS.output or f'benchmarks/results/{name}.jsonl',
+                 FLAGS.runs_dir)
+  for setting, seed in tqdm.tqdm(study.grid, unit='run'):
+    study.run(setting, seed, FLAGS.keep_runs)
+  print(study_report.table(study_report.read(study.output)))
+
+
+def run():
+  """The command."""
+  define_flags()
+  cli.run(main, __name__)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run()

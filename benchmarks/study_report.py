@@ -14,6 +14,7 @@ one or two seeds the values stand there.
 
 import json
 import os
+import sys
 from typing import Dict, Sequence, Tuple
 
 from absl import flags
@@ -81,12 +82,18 @@ def read(path: str) -> Dict[str, Dict[int, Dict[str, float]]]:
     path: of a file of `benchmarks.study`.
 
   Returns:
-    Settings to seeds to scores, in the order of the lines.
+    Settings to seeds to scores, in the order of the lines. Runs that failed
+    are named on standard error and left out.
   """
   found = {}
   with open(path) as f:
     for line in map(json.loads, f):
-      found.setdefault(line['setting'], {})[line['seed']] = line['scores']
+      setting, seed = line['setting'], line['seed']
+      if 'error' in line:
+        print(f'{path}: {setting}, seed {seed}, failed: {line["error"]}',
+              file=sys.stderr)
+      else:
+        found.setdefault(setting, {})[seed] = line['scores']
   return found
 
 
@@ -136,13 +143,15 @@ def baselines(runs) -> Dict[str, str]:
 
   Returns:
     Settings to baselines: 'a, b' to 'a, baseline', where there is one, and
-    else to 'baseline'.
+    else to 'baseline'. Settings that share no seed with theirs are left out.
   """
   found = {}
   for name in runs:
     if not name.endswith(_BASELINE):
       own = f'{name.split(",")[0]}, {_BASELINE}'
-      found[name] = own if own in runs else _BASELINE
+      base = own if own in runs else _BASELINE
+      if set(runs[name]) & set(runs.get(base, ())):
+        found[name] = base
   return found
 
 
@@ -156,7 +165,8 @@ def table_of_differences(runs) -> str:
     The table. Its last column counts the seeds in which rho rises, and those
     in which accuracy out of distribution does.
   """
-  lines = ['| setting | seeds | ' + ' | '.join(_COLUMNS.values()) + ' | rise |',
+  lines = ['| setting | seeds | ' + ' | '.join(_COLUMNS.values()) +
+           ' | seeds up: rho, out of distribution |',
            '|---|---|' + '---|' * (len(_COLUMNS) + 1)]
   for name, base in baselines(runs).items():
     changes = {m: differences(runs[base], runs[name], m) for m in _COLUMNS}
@@ -166,6 +176,12 @@ def table_of_differences(runs) -> str:
     lines.append(f'| {name} | {len(changes["accuracy"])} | ' +
                  ' | '.join(cells) + f' | {rise} |')
   return '\n'.join(lines) + '\n'
+
+
+def _bar(values) -> Tuple[float, float]:
+  """Mean and half width for a picture: none of fewer than three values."""
+  mean, half = interval(values)
+  return (mean, half if len(values) > 2 else float('nan'))
 
 
 def _canvas(columns: int, width: float = 4., height: float = 3.6):
@@ -207,7 +223,7 @@ def draw_revealed(path: str, runs):
   picture, axes = _canvas(len(pairs))
   for axis, names in zip(axes, pairs.items()):
     for name in reversed(names):
-      points = [interval([s[f'revealed_{k}'] for s in runs[name].values()])
+      points = [_bar([s[f'revealed_{k}'] for s in runs[name].values()])
                 for k in levels]
       axis.errorbar(levels, *np.transpose(points), capsize=3, marker='o',
                     label=name.split(', ')[1])
@@ -250,7 +266,7 @@ def draw_curves(path: str, runs):
       for metric, colour in (('alignment_spearman', 'tab:orange'),
                              ('accuracy', 'tab:blue'),
                              ('clickme_accuracy', 'tab:gray')):
-        points = [(i, *interval([s[metric] for s in runs[name].values()]))
+        points = [(i, *_bar([s[metric] for s in runs[name].values()]))
                   for i, name in enumerate(names.values()) if name in runs]
         axis.errorbar(
             *np.reshape(points, (-1, 3)).T, capsize=2, marker='.',
@@ -260,7 +276,7 @@ def draw_curves(path: str, runs):
         axis.plot([], [], color='black', linestyle=style, label=label)
       axis.set(xticks=range(len(names)), xlabel=knob)
       axis.set_xticklabels(names, fontsize=8)
-    axis.set_ylim(-.35, 1.)
+    axis.margins(y=.3)  # Below the curves stands the legend.
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, loc='lower left', ncols=2)
   picture.savefig(path)

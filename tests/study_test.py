@@ -9,7 +9,8 @@ from scipy import stats
 import tensorflow as tf, tf_keras
 import yaml
 
-from benchmarks import decisions
+from benchmarks import digit_decisions
+from benchmarks import study
 from benchmarks import study_report
 from official_ext.harmonization.data import make_digits_clickme
 from official_ext.harmonization.data import stimuli
@@ -54,16 +55,24 @@ class ReportTest(tf.test.TestCase):
                         (expected.low, expected.high))
 
   def test_a_setting_is_compared_with_its_own_baseline(self):
-    names = ('baseline', 'weight 1', 'weight 1, warm-up', 'half mapped, by map',
-             'half mapped, baseline')
+    seeds = {'baseline': (0, 1), 'weight 1': (1,), 'weight 1, warm-up': (0, 1),
+             'half mapped, by map': (0,), 'half mapped, baseline': (0,),
+             'weight 2': (2,)}
     self.assertEqual(
-        study_report.baselines(dict.fromkeys(names)),
+        study_report.baselines({n: dict.fromkeys(s) for n, s in seeds.items()}),
         {'weight 1': 'baseline', 'weight 1, warm-up': 'baseline',
          'half mapped, by map': 'half mapped, baseline'})
+    del seeds['baseline']
+    self.assertEqual(
+        study_report.baselines({n: dict.fromkeys(s) for n, s in seeds.items()}),
+        {'half mapped, by map': 'half mapped, baseline'})
 
   def test_curves_are_of_settings_of_the_study(self):
     with open('benchmarks/studies/ablations.yaml') as f:
       settings = yaml.safe_load(f)['settings']
+    for curves in study_report._CURVES.values():
+      for names in curves.values():
+        self.assertContainsSubset(names.values(), settings)
     runs = {name: {s: _scores(s / 4) for s in range(3)} for name in settings}
     picture = os.path.join(self.folder, 'curves.png')
     study_report.draw_curves(picture, runs)
@@ -92,6 +101,124 @@ class ReportTest(tf.test.TestCase):
       self.assertEqual(tf.io.decode_png(tf.io.read_file(picture)).shape[-1], 4)
 
 
+class StudyTest(tf.test.TestCase):
+  """Of the grid: what is trained is the driver's, and not trained here."""
+
+  def setUp(self):
+    super().setUp()
+    self.folder = self.get_temp_dir()
+    self.output = os.path.join(self.folder, 'results', 'small.jsonl')
+    self.path = os.path.join(self.folder, 'small.yaml')
+    self.plan = {
+        'experiment': 'e', 'config_file': 'c.yaml', 'seeds': [0, 1],
+        'common': {'a': 1},
+        'settings': {'first': {}, 'second': {'a': 2},
+                     'third': {'starts_from': 'first', 'b': 3}},
+    }
+    self.trained = []
+    self.broken = ()
+    self.made_with = {'code': 'x'}
+    self.real = study.made_with
+    self.enter_context(mock.patch.object(
+        study, 'made_with', lambda config_file: dict(self.made_with)))
+    self.enter_context(mock.patch.object(study, '_train', self._train))
+
+  def _train(self, plan, overrides, seed, model_dir):
+    self.assertEqual(plan, self.plan)
+    name = os.path.basename(model_dir)
+    self.trained.append((name, overrides))
+    if name in self.broken:
+      raise study.RunError('not finite')
+    os.makedirs(model_dir)
+    with open(os.path.join(model_dir, 'checkpoint'), 'w') as f:
+      f.write(name)
+    return _scores(seed + overrides['a'])
+
+  def _run(self):
+    with open(self.path, 'w') as f:
+      yaml.safe_dump(self.plan, f, sort_keys=False)
+    self.trained.clear()
+    grid = study._Study(self.path, self.output, self.folder)
+    for setting, seed in grid.grid:
+      grid.run(setting, seed, keep=False)
+    return study_report.read(self.output)
+
+  def test_every_setting_of_every_seed_is_trained_once(self):
+    start = os.path.join(self.folder, 'small', 'first-0')
+    found = self._run()
+    self.assertEqual(found, {
+        name: {s: _scores(s + a) for s in (0, 1)}
+        for name, a in (('first', 1), ('second', 2), ('third', 1))})
+    self.assertEqual(self.trained[:3], [
+        ('first-0', {'a': 1}), ('second-0', {'a': 2}),
+        ('third-0', {'a': 1, 'b': 3, 'task.init_checkpoint': start})])
+    # What runs start from is kept, the others are not.
+    self.assertCountEqual(os.listdir(os.path.dirname(start)),
+                          ['first-0', 'first-1'])
+    with open(self.output) as f:
+      lines = f.readlines()
+    with open(self.output, 'w') as f:
+      f.writelines(lines[:4])
+    self.assertEqual(self._run(), found)
+    self.assertEqual([name for name, _ in self.trained],
+                     ['second-1', 'third-1'])
+
+  def test_a_failed_run_has_a_line_and_the_next_goes_on(self):
+    self.broken = ('first-0',)
+    found = self._run()
+    self.assertEqual({name: list(seeds) for name, seeds in found.items()},
+                     {'first': [1], 'second': [0, 1], 'third': [1]})
+    with open(self.output) as f:
+      errors = {(line['setting'], line['seed']): line['error']
+                for line in map(json.loads, f) if 'error' in line}
+    self.assertEqual(errors['first', 0], 'not finite')
+    self.assertIn('starts from', errors['third', 0])
+    self._run()
+    self.assertEmpty(self.trained)
+
+  def test_results_of_something_else_are_refused(self):
+    self._run()
+    self.made_with['code'] = 'y'
+    with self.assertRaisesRegex(ValueError, "'first', seed 0, whose code is x"):
+      self._run()
+    self.made_with['code'] = 'x'
+    self.plan['settings']['second']['a'] = 5
+    with self.assertRaisesRegex(ValueError, "'second', seed 0, whose override"):
+      self._run()
+    self.assertEmpty(self.trained)
+
+  def test_a_start_that_is_gone_is_named_before_the_first_run(self):
+    self._run()
+    os.remove(os.path.join(self.folder, 'small', 'first-1', 'checkpoint'))
+    self.plan['seeds'] = [2, 1]
+    self.plan['settings']['fourth'] = {'starts_from': 'first'}
+    with self.assertRaisesRegex(study.RunError, "'first', seed 1, from"):
+      self._run()
+    self.assertEmpty(self.trained)
+
+  def test_made_with_names_code_and_configuration(self):
+    config = os.path.join(self.folder, 'c.yaml')
+    manifest = os.path.join(self.folder, 'manifest.json')
+    for path in (config, manifest):
+      with open(path, 'w') as f:
+        f.write('{"seed": 0}')
+    made_with = self.real
+    with mock.patch.object(study, '_MANIFEST', manifest):
+      found = made_with(config)
+      self.assertEqual(found['digits'], {'seed': 0})
+      with open(config, 'a') as f:
+        f.write(' ')
+      changed = made_with(config)
+      with mock.patch.object(study, '_CODE', 'benchmarks'):
+        other = made_with(config)
+    self.assertEqual(changed['code'], found['code'])
+    self.assertNotEqual(changed['config'], found['config'])
+    self.assertNotEqual(other['code'], found['code'])
+    with self.assertRaisesRegex(FileNotFoundError, 'make_digits_clickme'):
+      with mock.patch.object(study, '_MANIFEST', manifest + '.gone'):
+        made_with(config)
+
+
 class DecisionsTest(tf.test.TestCase):
 
   def test_measures_the_digits(self):
@@ -99,21 +226,21 @@ class DecisionsTest(tf.test.TestCase):
     make_digits_clickme.make(folder, 1, 12, 1)
     pattern = os.path.join(folder, '{0}', '{0}-*.tfrecords')
     val, swapped = pattern.format('val'), pattern.format('swapped')
-    images, maps, labels = decisions._records(val, _SIZE)
+    images, maps, labels = digit_decisions._records(val, _SIZE)
     self.assertEqual(images.shape, (12, _SIZE, _SIZE, 3))
     run = mock.Mock()
     run.config.task.model.input_size = [_SIZE, _SIZE, 3]
     # A network that answers with one class, whatever it sees.
     run.model = lambda batch, training: tf.one_hot(
         tf.fill([len(batch)], int(labels[0])), 10)
-    scores = decisions.measure(run, val, swapped)
+    scores = digit_decisions.measure(run, val, swapped)
     self.assertAllClose(list(scores.values()),
                         [np.mean(labels == labels[0])] * len(scores))
-    self.assertLen(scores, 1 + len(decisions.LEVELS))
-    _, shown = decisions._stimuli(val, _SIZE)
+    self.assertLen(scores, 1 + len(digit_decisions.LEVELS))
+    _, shown = digit_decisions._stimuli(val, _SIZE)
     grey = np.round(stimuli.grey(images))
     ink_shown = []
-    for level in decisions.LEVELS:
+    for level in digit_decisions.LEVELS:
       same = shown[level][..., 0] == grey
       self.assertTrue((same.mean((1, 2)) >= level / 100 - 1e-3).all())
       peaks = maps.reshape(12, -1).argmax(-1)
