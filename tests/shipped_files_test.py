@@ -97,6 +97,18 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(_part_of(params.as_dict(), alone), alone)
     self._check_schedule(params)
 
+  def test_the_digits_have_the_magnitude_form(self):
+    digits = _resolve(os.path.join(_ROOT, 'experiments', 'local_cpu.yaml'))[1]
+    gin.clear_config()
+    form = _resolve(os.path.join(_ROOT, 'gin', 'magnitude_form.gin'))[1]
+    for name in ('saliency', 'saliency_target', 'standardization', 'levels',
+                 'batch_norm', 'weight', 'interval'):
+      self.assertEqual(getattr(digits.task.harmonization, name),
+                       getattr(form.task.harmonization, name), name)
+    for params in (digits, form):
+      self.assertEqual(2 * params.task.harmonization.warmup_steps,
+                       params.trainer.train_steps)
+
   @parameterized.parameters('vgg16.yaml', 'resnet50v2.yaml',
                             'efficientnet_b0.yaml')
   def test_kerass_weights_by_what_the_header_says(self, name):
