@@ -1,10 +1,10 @@
 r"""Tables and pictures of a study's results.
 
-  python -m benchmarks.study_report --twins=benchmarks/results/twins.jsonl \
-      --ablations=benchmarks/results/ablations.jsonl \
+  python -m benchmarks.study_report --results_dir=benchmarks/results \
       --output_dir=docs/results/study
 
-Writes twins.md and ablations.md, trade_off.png (an arrow from each baseline to
+Reads regime.jsonl, twins.jsonl and ablations.jsonl. Writes a table of each as
+Markdown, trade_off.png (an arrow from each baseline to
 its twin of the same seed), revealed.png (accuracy where only the top of the
 human map is shown), ablations.png (every setting) and curves.png (along each
 knob). Intervals are 95 % confidence intervals of the mean over seeds, by
@@ -26,6 +26,7 @@ from official_ext.harmonization import cli
 
 FLAGS = flags.FLAGS
 
+STUDIES = ('regime', 'twins', 'ablations')
 _CONFIDENCE = 0.95
 _BASELINE = 'baseline'
 _RECOMMENDED = 'recommended'
@@ -67,10 +68,8 @@ _CURVES = {
 
 def define_flags():
   """Defines the tool's flags."""
-  flags.DEFINE_string('twins', 'benchmarks/results/twins.jsonl',
-                      'Lines of baselines and their twins.')
-  flags.DEFINE_string('ablations', 'benchmarks/results/ablations.jsonl',
-                      'Lines of one change at a time.')
+  flags.DEFINE_string('results_dir', 'benchmarks/results',
+                      'Where the lines of the studies are.')
   flags.DEFINE_string('output_dir', 'docs/results/study',
                       'Where tables and pictures are written.')
 
@@ -190,6 +189,11 @@ def _canvas(columns: int, width: float = 4., height: float = 3.6):
   return picture, picture.subplots(1, columns, squeeze=False)[0]
 
 
+def _title(twin: str) -> str:
+  """The network, and what is special about its twin."""
+  return twin.replace(', harmonized', '')
+
+
 def draw_trade_off(path: str, runs):
   """An arrow per seed, from baseline to twin, one panel per network."""
   pairs = baselines(runs)
@@ -208,7 +212,7 @@ def draw_trade_off(path: str, runs):
       axis.plot([], [], 'o-', color=colour, markersize=4,
                 label=_COLUMNS[metric])
     axis.margins(0.08)
-    axis.set(title=base.split(',')[0], xlabel='accuracy',
+    axis.set(title=_title(twin), xlabel='accuracy',
              ylabel='alignment, Spearman rho')
     axis.legend(fontsize=8)
   picture.savefig(path)
@@ -227,7 +231,7 @@ def draw_revealed(path: str, runs):
                 for k in levels]
       axis.errorbar(levels, *np.transpose(points), capsize=3, marker='o',
                     label=name.split(', ')[1])
-    axis.set(title=names[0].split(',')[0], xscale='log', xticks=levels,
+    axis.set(title=_title(names[0]), xscale='log', xticks=levels,
              xticklabels=levels, xlabel='top of the human map shown, % of '
              'the image', ylabel='accuracy', ylim=(0, 1))
     axis.minorticks_off()
@@ -289,12 +293,14 @@ def main(_):
   def path(name):
     return os.path.join(FLAGS.output_dir, name)
 
-  twins, ablations = read(FLAGS.twins), read(FLAGS.ablations)
-  for name, found in (('twins', twins), ('ablations', ablations)):
-    text = f'{table(found)}\n{table_of_differences(found)}'
+  found = {name: read(os.path.join(FLAGS.results_dir, f'{name}.jsonl'))
+           for name in STUDIES}
+  for name, scores in found.items():
+    text = f'{table(scores)}\n{table_of_differences(scores)}'
     with open(path(f'{name}.md'), 'w') as f:
       f.write(text)
     print(text)
+  twins, ablations = found['twins'], found['ablations']
   draw_trade_off(path('trade_off.png'), twins)
   draw_revealed(path('revealed.png'), twins)
   draw_ablations(path('ablations.png'), ablations)
