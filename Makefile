@@ -66,15 +66,17 @@ bazel-test: setup ## Run the tests under Bazel (BAZEL_FLAGS=... for more options
 	BAZEL=$(BAZEL) tools/write_bazelrc_offline.sh
 	$(BAZEL) test $(BAZEL_FLAGS) //...
 
-RESULTS := benchmarks/results
-benchmark: setup ## Measure a step, the input pipeline and the metrics, and what faults do (two hours)
+RESULTS := runs/benchmarks
+benchmark: setup ## Measure a step, the input pipeline and the metrics, and what faults do (two hours), into runs/benchmarks
+	mkdir -p $(RESULTS)
+	$(PY) -m official_ext.harmonization.data.make_digits_clickme --output_dir=data/digits
 	$(PY) -m benchmarks.step_cost --output=$(RESULTS)/step_cost.json
 	$(PY) -m benchmarks.exactness --output=$(RESULTS)/exactness.json
 	$(PY) -m benchmarks.input_pipeline --output=$(RESULTS)/input_pipeline.json
 	$(PY) -m benchmarks.alignment_metrics --output=$(RESULTS)/alignment_metrics.json
 	$(PY) -m benchmarks.mutated_records --output=$(RESULTS)/mutated_records.jsonl
-	$(PY) -m benchmarks.kill_and_resume
-	$(PY) -m benchmarks.long_run
+	$(PY) -m benchmarks.kill_and_resume --output=$(RESULTS)/kill_and_resume.jsonl
+	$(PY) -m benchmarks.long_run --output=$(RESULTS)/long_run.jsonl
 
 notebook: setup ## Run docs/walkthrough.ipynb and write what it shows (5 minutes)
 	$(PY) tools/run_notebook.py docs/walkthrough.ipynb

@@ -1,7 +1,7 @@
 r"""Measures what alignment scores cost.
 
   python -m benchmarks.alignment_metrics \
-      --output=benchmarks/results/alignment_metrics.json
+      --output=runs/benchmarks/alignment_metrics.json
 
 The released loop, the host path and the in-graph path (graph and XLA) score the
 same 224x224 maps in one run and take turns; so do the saliency pass of a

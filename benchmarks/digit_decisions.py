@@ -17,7 +17,7 @@ from official_ext.harmonization.data import stimuli
 from official_ext.harmonization.evaluation import labelled_images
 from official_ext.harmonization.evaluation import runs
 
-# Percent of the pixels that are revealed: the ink is about 8 of them. All of
+# Percent of the pixels that are revealed: about 8 of them are ink. All of
 # them are the whole image in grey, without the decoy's colour.
 LEVELS = (2, 5, 10, 20, 40, 100)
 _BATCH = 100

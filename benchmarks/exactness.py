@@ -1,6 +1,6 @@
 r"""Measures how exact the gradient of a whole network's harmonized loss is.
 
-  python -m benchmarks.exactness --output=benchmarks/results/exactness.json
+  python -m benchmarks.exactness --output=runs/benchmarks/exactness.json
 
 Each network's gradient, of cross-entropy plus harmonization loss, is compared
 with that of the same network in float64 by relative L2 distance over all

@@ -54,7 +54,7 @@ def define_flags():
   flags.DEFINE_integer('train_steps', 24, 'Steps of a run.', lower_bound=1)
   flags.DEFINE_string('work_dir', 'runs/kill_and_resume',
                       'Where the runs are kept while they are needed.')
-  flags.DEFINE_string('output', 'benchmarks/results/kill_and_resume.jsonl',
+  flags.DEFINE_string('output', 'runs/benchmarks/kill_and_resume.jsonl',
                       'File for the results, one JSON line per kill.')
 
 
@@ -304,6 +304,7 @@ def main(_):
   names = [f'seed{FLAGS.seed}-run{k}' for k in range(FLAGS.runs)]
   todo = [(k, n) for k, n in enumerate(names) if n not in done]
   if not todo:
+    print(f'{FLAGS.output} has all of them: give another --output.')
     return
   shutil.rmtree(FLAGS.work_dir, ignore_errors=True)
   os.makedirs(FLAGS.work_dir)

@@ -44,7 +44,7 @@ def define_flags():
   flags.DEFINE_integer('max_to_keep', 2, 'Checkpoints to keep.', lower_bound=1)
   flags.DEFINE_string('data', 'data/digits', 'Folder of the digits.')
   flags.DEFINE_string('model_dir', 'runs/long_run', 'Folder of the run.')
-  flags.DEFINE_string('output', 'benchmarks/results/long_run.jsonl',
+  flags.DEFINE_string('output', 'runs/benchmarks/long_run.jsonl',
                       'File for the results, one JSON line per loop.')
 
 
@@ -63,7 +63,12 @@ def experiment(options):
   source = '{}/{}/{}-*.tfrecords'.format
   config.override({
       'task': {
-          'model': {'input_size': [options.size, options.size, 3]},
+          # The network and the loss that the figures were measured with.
+          'model': {
+              'input_size': [options.size, options.size, 3],
+              'backbone': {'resnet': {'depth_multiplier': 1.}},
+          },
+          'harmonization': {'batch_norm': 'mapped', 'warmup_steps': 0},
           'train_data': {'global_batch_size': options.batch_size},
           'validation_data': {'input_path': source(options.data, 'ood', 'ood')},
           'mapped_data': {'input_path': source(options.data, 'train', 'train')},

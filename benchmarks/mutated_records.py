@@ -1,7 +1,7 @@
 r"""Damages records in every way and says what became of each.
 
   python -m benchmarks.mutated_records \
-      --output=benchmarks/results/mutated_records.jsonl
+      --output=runs/benchmarks/mutated_records.jsonl
 
 A few good records of every format are mutated (`mutations.records`), and each
 mutation goes through training and evaluation, with on_bad_record 'fail' and
@@ -28,7 +28,7 @@ import tqdm
 from benchmarks.mutations import isolated
 
 _OUTPUT = flags.DEFINE_string(
-    'output', 'benchmarks/results/mutated_records.jsonl',
+    'output', 'runs/benchmarks/mutated_records.jsonl',
     'File for the results, one JSON line per chunk.')
 _RECORDS = flags.DEFINE_integer(
     'records', 10000, 'Mutations of all formats together.', lower_bound=1)

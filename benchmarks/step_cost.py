@@ -1,6 +1,6 @@
 r"""Measures what harmonization adds to a training step: time and memory.
 
-  python -m benchmarks.step_cost --output=benchmarks/results/step_cost.json
+  python -m benchmarks.step_cost --output=runs/benchmarks/step_cost.json
 
 Times every case of one model in one process, in turns, and reports the median
 over the rounds and the ratio to the plain step of the same kind (graph or

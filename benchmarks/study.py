@@ -6,9 +6,13 @@ A study is a YAML file: the experiment, its configuration file, `common`
 overrides, `seeds`, and `settings`, each a name and its overrides. With
 `starts_from`, the name of a setting above, a run starts from the weights of
 that one's with the same seed. A run whose line stands in the results is not
-repeated, so that a study can be stopped and started again; one that failed has
-a line that says so. Needs the digits of
-`python -m official_ext.harmonization.data.make_digits_clickme`.
+repeated, so that a study can be stopped and started again. One that failed has
+a line that says so, and is tried again when that line is removed. Needs the
+digits of `python -m official_ext.harmonization.data.make_digits_clickme`.
+
+Every line names the library's code, the configuration file and the digits that
+it was made with; results of others are not added to. To repeat results that
+stand in the repository, give another --output.
 
 Runs are trained on one core, because the same seed gives other numbers on
 another number of them. Two studies fill two cores: --core=0 and --core=1.
@@ -18,6 +22,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -51,8 +56,9 @@ def define_flags():
       'output', None, 'File for the results, one JSON line per run. '
       'benchmarks/results/<name of the study>.jsonl by default.')
   flags.DEFINE_string('runs_dir', 'runs/studies',
-                      'Where runs are kept while they are needed, in a folder '
-                      'of the name of the results.')
+                      'Where runs, and their logs, are kept while they are '
+                      'needed, in a folder of the name of the results. Those '
+                      'that others start from stay.')
   flags.DEFINE_bool('keep_runs', False, 'Keep every run.')
   flags.DEFINE_integer('core', 0, 'The processor core to train on.',
                        lower_bound=0)
@@ -63,7 +69,7 @@ class RunError(RuntimeError):
 
 
 def made_with(config_file: str) -> Dict[str, Any]:
-  """Names what a run's numbers depend on beside its overrides and seed.
+  """Names what a run was trained with, beside its overrides and seed.
 
   Args:
     config_file: of the study.
@@ -89,7 +95,11 @@ def made_with(config_file: str) -> Dict[str, Any]:
 
 def _train(study, overrides, seed, model_dir):
   """Runs the driver and returns the final scores."""
-  values = ','.join(f'{k}={json.dumps(v)}' for k, v in overrides.items())
+  # YAML's own writing: it reads JSON's 1e-05 as a word.
+  values = ','.join(
+      f'{k}=' + yaml.safe_dump(v, default_flow_style=True,
+                               width=float('inf')).split('\n')[0]
+      for k, v in overrides.items())
   command = [
       sys.executable, 'train.py', '--mode=train',
       f'--experiment={study["experiment"]}',
@@ -139,16 +149,26 @@ class _Study:
     return {**self.plan.get('common', {}), **self.plan['settings'][setting]}
 
   def _model_dir(self, setting, seed):
-    return os.path.join(self.folder, f'{setting}-{seed}'.replace(' ', '_'))
+    return os.path.join(self.folder,
+                        re.sub(r'[^\w.-]+', '_', f'{setting}-{seed}'))
 
   def _check(self):
-    """Refuses results of something else, and starts that are gone."""
+    """Refuses results of something else, and starts that are not there."""
+    names = list(self.plan['settings'])
+    for setting, values in self.plan['settings'].items():
+      above = names[:names.index(setting)]
+      start = values.get(_START)
+      if start is not None and start not in above:
+        raise ValueError(f'{setting!r} {_START} {start!r}, which is no setting '
+                         'above it.')
     for setting, seed in self.grid:
       overrides = self._overrides(setting)
       expected = {'overrides': overrides, **self.made_with}
       line = self.lines.get((setting, seed))
       if line:
-        found = {'overrides': line['overrides'], **line.get('made_with', {})}
+        unsaid = dict.fromkeys(self.made_with, 'not said')
+        found = {'overrides': line['overrides'],
+                 **line.get('made_with', unsaid)}
         for what, value in expected.items():
           if found.get(what) != value:
             raise ValueError(
@@ -167,7 +187,7 @@ class _Study:
       raise RunError(
           f'{folder}, which a run starts from, is not there: remove the line '
           f'of {setting!r}, seed {seed}, from {self.output}, and it is trained '
-          'again.')
+          'again; so are runs that failed for want of it without theirs.')
     return folder
 
   def run(self, setting, seed, keep):
@@ -198,11 +218,17 @@ class _Study:
 
 def main(_):
   """Trains what the results do not hold yet."""
+  cores = os.sched_getaffinity(0)
+  if FLAGS.core not in cores:
+    raise SystemExit(f'study: --core is {FLAGS.core}, not one of {cores}.')
   os.sched_setaffinity(0, {FLAGS.core})
   name = os.path.splitext(os.path.basename(FLAGS.study))[0]
-  study = _Study(FLAGS.study,
-                 FLAGS.output or f'benchmarks/results/{name}.jsonl',
-                 FLAGS.runs_dir)
+  try:
+    study = _Study(FLAGS.study,
+                   FLAGS.output or f'benchmarks/results/{name}.jsonl',
+                   FLAGS.runs_dir)
+  except (OSError, ValueError, RunError) as e:
+    raise SystemExit(f'study: {e}') from None
   for setting, seed in tqdm.tqdm(study.grid, unit='run'):
     study.run(setting, seed, FLAGS.keep_runs)
   print(study_report.table(study_report.read(study.output)))

@@ -129,7 +129,7 @@ def table(runs) -> str:
   lines = ['| setting | seeds | ' + ' | '.join(_COLUMNS.values()) + ' |',
            '|---|---|' + '---|' * len(_COLUMNS)]
   for name, seeds in runs.items():
-    cells = [_cell([s[m] for s in seeds.values()]) for m in _COLUMNS]
+    cells = [_cell([seeds[s][m] for s in sorted(seeds)]) for m in _COLUMNS]
     lines.append(f'| {name} | {len(seeds)} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
 
@@ -214,7 +214,7 @@ def draw_trade_off(path: str, runs):
     axis.margins(0.08)
     axis.set(title=_title(twin), xlabel='accuracy',
              ylabel='alignment, Spearman rho')
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc='lower center')
   picture.savefig(path)
 
 
@@ -235,13 +235,13 @@ def draw_revealed(path: str, runs):
              xticklabels=levels, xlabel='top of the human map shown, % of '
              'the image', ylabel='accuracy', ylim=(0, 1))
     axis.minorticks_off()
-    axis.axhline(.1, color='gray', linestyle=':', linewidth=1)
-    axis.legend(fontsize=8)
+    axis.axhline(.1, color='gray', linestyle=':', linewidth=1, label='chance')
+    axis.legend(fontsize=8, loc='upper left')
   picture.savefig(path)
 
 
 def draw_ablations(path: str, runs):
-  """A row per setting: every seed's point, beside the recommended's mean."""
+  """A row per setting, a point per seed; lines at recommended and baseline."""
   names = list(runs)[::-1]
   metrics = ('alignment_spearman', 'accuracy', 'clickme_accuracy')
   picture, axes = _canvas(len(metrics), 3.4, 1. + .22 * len(names))
@@ -293,8 +293,18 @@ def main(_):
   def path(name):
     return os.path.join(FLAGS.output_dir, name)
 
-  found = {name: read(os.path.join(FLAGS.results_dir, f'{name}.jsonl'))
+  files = {name: os.path.join(FLAGS.results_dir, f'{name}.jsonl')
            for name in STUDIES}
+  missing = [f for f in files.values() if not os.path.exists(f)]
+  if missing:
+    raise SystemExit(f'study_report: there is no {", ".join(missing)}: train '
+                     'them with benchmarks.study.')
+  found = {name: read(f) for name, f in files.items()}
+  without = [files[name] for name, scores in found.items()
+             if not baselines(scores)]
+  if without:
+    raise SystemExit(f'study_report: {", ".join(without)} has no setting with '
+                     'its baseline yet: train on.')
   for name, scores in found.items():
     text = f'{table(scores)}\n{table_of_differences(scores)}'
     with open(path(f'{name}.md'), 'w') as f:

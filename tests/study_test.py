@@ -9,6 +9,7 @@ from scipy import stats
 import tensorflow as tf, tf_keras
 import yaml
 
+from official.vision.ops import preprocess_ops
 from benchmarks import digit_decisions
 from benchmarks import study
 from benchmarks import study_report
@@ -20,7 +21,7 @@ _SIZE = 32
 
 def _scores(value):
   metrics = [*study_report._COLUMNS, 'revealed_5']
-  return {m: value + i / 100 for i, m in enumerate(metrics)}
+  return {m: value * (i + 1) / 10 for i, m in enumerate(metrics)}
 
 
 class ReportTest(tf.test.TestCase):
@@ -78,6 +79,19 @@ class ReportTest(tf.test.TestCase):
     study_report.draw_curves(picture, runs)
     self.assertEqual(tf.io.decode_png(tf.io.read_file(picture)).shape[-1], 4)
 
+  def test_the_document_holds_the_tables_of_the_results(self):
+    found = []
+    for name in study_report.STUDIES:
+      runs = study_report.read(f'benchmarks/results/{name}.jsonl')
+      if name == 'twins':
+        found += study_report.table(runs).splitlines()
+      found += study_report.table_of_differences(runs).splitlines()
+    with open('docs/results.md') as f:
+      lines = f.read().splitlines()
+    start = lines.index('How it was come to:')
+    self.assertEqual(
+        [line for line in lines[start:] if line.startswith('|')], found)
+
   def test_files(self):
     path = os.path.join(self.folder, 'twins.jsonl')
     with open(path, 'w') as f:
@@ -118,7 +132,7 @@ class StudyTest(tf.test.TestCase):
     self.trained = []
     self.broken = ()
     self.made_with = {'code': 'x'}
-    self.real = study.made_with
+    self.real, self.real_train = study.made_with, study._train
     self.enter_context(mock.patch.object(
         study, 'made_with', lambda config_file: dict(self.made_with)))
     self.enter_context(mock.patch.object(study, '_train', self._train))
@@ -176,6 +190,27 @@ class StudyTest(tf.test.TestCase):
     self._run()
     self.assertEmpty(self.trained)
 
+  def test_the_driver_is_called_and_its_failure_told(self):
+    model_dir = os.path.join(self.folder, 'run')
+    with mock.patch.object(study.subprocess, 'run') as driver:
+      driver.return_value.returncode = 3
+      with self.assertRaisesRegex(study.RunError, f'code 3: see {model_dir}.l'):
+        self.real_train(self.plan, {'a.b': 1e-5, 'c': 'x/*', 'd': True,
+                                    'e': 'x'}, 7, model_dir)
+    command = driver.call_args.args[0]
+    self.assertEqual(command[1], 'train.py')
+    self.assertContainsSubset(
+        ['--experiment=e', '--config_file=c.yaml', '--seed=7',
+         f'--model_dir={model_dir}'], command)
+    values = dict(v.split('=') for v in command[-1].split('=', 1)[1].split(','))
+    self.assertEqual({k: yaml.safe_load(v) for k, v in values.items()},
+                     {'a.b': 1e-5, 'c': 'x/*', 'd': True, 'e': 'x'})
+
+  def test_a_start_has_to_stand_above(self):
+    self.plan['settings']['third']['starts_from'] = 'fist'
+    with self.assertRaisesRegex(ValueError, "'third' starts_from 'fist',"):
+      self._run()
+
   def test_results_of_something_else_are_refused(self):
     self._run()
     self.made_with['code'] = 'y'
@@ -230,19 +265,38 @@ class DecisionsTest(tf.test.TestCase):
     self.assertEqual(images.shape, (12, _SIZE, _SIZE, 3))
     run = mock.Mock()
     run.config.task.model.input_size = [_SIZE, _SIZE, 3]
-    # A network that answers with one class, whatever it sees.
-    run.model = lambda batch, training: tf.one_hot(
-        tf.fill([len(batch)], int(labels[0])), 10)
+    seen = []
+
+    def model(batch, training):
+      """Knows as many of the labels as it was called before."""
+      self.assertFalse(training)
+      seen.append(batch.numpy() * preprocess_ops.STDDEV_RGB +
+                  preprocess_ops.MEAN_RGB)
+      return tf.one_hot(np.where(np.arange(12) < len(seen), labels, -1), 10,
+                        off_value=.1)
+
+    run.model = model
     scores = digit_decisions.measure(run, val, swapped)
-    self.assertAllClose(list(scores.values()),
-                        [np.mean(labels == labels[0])] * len(scores))
-    self.assertLen(scores, 1 + len(digit_decisions.LEVELS))
+    run.use_averages.assert_called_once_with()
+    levels = digit_decisions.LEVELS
+    zeros = set(np.flatnonzero(labels == 0))  # Of equal scores 0's is taken.
+    self.assertEqual(
+        list(scores), ['swapped_accuracy', *(f'revealed_{k}' for k in levels)])
+    for count, score in enumerate(scores.values(), 1):
+      self.assertAllClose(score, len(zeros | set(range(count))) / 12)
     _, shown = digit_decisions._stimuli(val, _SIZE)
+    expected = [digit_decisions._records(swapped, _SIZE)[0]]
+    self.assertNotAllClose(expected[0], images)
+    for batch, pictures in zip(seen, expected + [shown[k] for k in levels],
+                               strict=True):
+      self.assertAllClose(batch, pictures, atol=.01)
     grey = np.round(stimuli.grey(images))
     ink_shown = []
     for level in digit_decisions.LEVELS:
       same = shown[level][..., 0] == grey
       self.assertTrue((same.mean((1, 2)) >= level / 100 - 1e-3).all())
+      # Elsewhere is the ground, which is the image by chance alone.
+      self.assertLess(same.mean(), level / 100 + .05)
       peaks = maps.reshape(12, -1).argmax(-1)
       self.assertTrue(same.reshape(12, -1)[np.arange(12), peaks].all())
       ink_shown.append(same[maps > 128].mean())
