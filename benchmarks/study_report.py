@@ -264,25 +264,28 @@ def draw_ablations(path: str, runs):
 
 def draw_curves(path: str, runs):
   """Three scores along each knob that has an order, of settings in `runs`."""
-  picture, axes = _canvas(len(_CURVES), 3.4, 3.4)
+  picture, axes = _canvas(len(_CURVES), 3.4, 3.8)
+  colours = {'alignment_spearman': 'tab:orange', 'accuracy': 'tab:blue',
+             'clickme_accuracy': 'tab:gray'}
   for axis, (knob, curves) in zip(axes, _CURVES.items()):
+    axis.sharey(axes[0])
     for style, (label, names) in zip(('-', '--', ':'), curves.items()):
-      for metric, colour in (('alignment_spearman', 'tab:orange'),
-                             ('accuracy', 'tab:blue'),
-                             ('clickme_accuracy', 'tab:gray')):
+      for metric, colour in colours.items():
         points = [(i, *_bar([s[metric] for s in runs[name].values()]))
                   for i, name in enumerate(names.values()) if name in runs]
-        axis.errorbar(
-            *np.reshape(points, (-1, 3)).T, capsize=2, marker='.',
-            color=colour, linestyle=style,
-            label=_COLUMNS[metric] if style == '-' else None)
+        axis.errorbar(*np.reshape(points, (-1, 3)).T, capsize=2, marker='.',
+                      color=colour, linestyle=style)
       if label:
         axis.plot([], [], color='black', linestyle=style, label=label)
-      axis.set(xticks=range(len(names)), xlabel=knob)
-      axis.set_xticklabels(names, fontsize=8)
-    axis.margins(y=.3)  # Below the curves stands the legend.
+        axis.legend(fontsize=8)
+    axis.set(xticks=range(len(names)), xlabel=knob)
+    axis.set_xticklabels(names, fontsize=8)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, loc='lower left', ncols=2)
+  picture.legend(
+      handles=[axes[0].plot([], [], '.-', color=colour,
+                            label=_COLUMNS[metric])[0]
+               for metric, colour in colours.items()],
+      loc='outside lower center', ncols=len(colours))
   picture.savefig(path)
 
 
