@@ -109,7 +109,7 @@ def _train(study, overrides, seed, model_dir):
   with open(f'{model_dir}.log', 'w') as log:
     result = subprocess.run(command, stdout=log, stderr=log, check=False)
   if result.returncode:
-    raise RunError(f'{" ".join(command)} failed with exit code '
+    raise RunError(f'{" ".join(command[1:])} failed with exit code '
                    f'{result.returncode}: see {model_dir}.log.')
   tf_keras.backend.clear_session()
   run = runs.Run(model_dir)
