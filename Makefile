@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup torch train test lint bazel-test benchmark notebook lock clean
+.PHONY: help setup torch digits train test lint bazel-test benchmark notebook lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort \
@@ -46,8 +46,10 @@ torch: .cache/torch/.stamp ## Fetch PyTorch for the tests of its adapter (about 
 	$(PIP) install --quiet --upgrade --target .cache/torch -r requirements-torch.txt
 	@touch $@
 
-train: setup ## Train a baseline and its harmonized twin on digits, and compare them
+digits: setup
 	$(PY) -m official_ext.harmonization.data.make_digits_clickme --output_dir=data/digits
+
+train: digits ## Train a baseline and its harmonized twin on digits, and compare them
 	$(PY) train.py --experiment=harmonized_resnet_imagenet --config_file=experiments/local_cpu.yaml --seed=0 --model_dir=runs/digits/baseline --params_override=task.harmonization.weight=0
 	$(PY) train.py --experiment=harmonized_resnet_imagenet --config_file=experiments/local_cpu.yaml --seed=0 --model_dir=runs/digits/harmonized
 	$(PY) -m official_ext.harmonization.compare --baseline=runs/digits/baseline --harmonized=runs/digits/harmonized --output_dir=runs/digits
@@ -67,9 +69,7 @@ bazel-test: setup ## Run the tests under Bazel (BAZEL_FLAGS=... for more options
 	$(BAZEL) test $(BAZEL_FLAGS) //...
 
 RESULTS := runs/benchmarks
-benchmark: setup ## Measure a step, the input pipeline and the metrics, and what faults do (two hours), into runs/benchmarks
-	mkdir -p $(RESULTS)
-	$(PY) -m official_ext.harmonization.data.make_digits_clickme --output_dir=data/digits
+benchmark: digits ## Measure a step, the input pipeline and the metrics, and what faults do (two hours), into runs/benchmarks
 	$(PY) -m benchmarks.step_cost --output=$(RESULTS)/step_cost.json
 	$(PY) -m benchmarks.exactness --output=$(RESULTS)/exactness.json
 	$(PY) -m benchmarks.input_pipeline --output=$(RESULTS)/input_pipeline.json

@@ -30,13 +30,14 @@ import time
 from typing import Any, Dict
 
 from absl import flags
-import tf_keras
+import tensorflow as tf, tf_keras
 import tqdm
 import yaml
 
 from benchmarks import digit_decisions
 from benchmarks import study_report
 from official_ext.harmonization import cli
+from official_ext.harmonization.data import manifest
 from official_ext.harmonization.evaluation import runs
 
 FLAGS = flags.FLAGS
@@ -87,8 +88,7 @@ def made_with(config_file: str) -> Dict[str, Any]:
         'official_ext.harmonization.data.make_digits_clickme`.')
   return {
       'code': code.hexdigest()[:16],
-      'config': hashlib.sha256(
-          pathlib.Path(config_file).read_bytes()).hexdigest()[:16],
+      'config': manifest.sha256(config_file)[:16],
       'digits': json.loads(pathlib.Path(_MANIFEST).read_text()),
   }
 
@@ -143,7 +143,9 @@ class _Study:
       with open(output) as f:
         self.lines = {(line['setting'], line['seed']): line
                       for line in map(json.loads, f)}
-    self._check()
+    self._check_starts()
+    for setting, seed in self.grid:
+      self._check_run(setting, seed)
 
   def _overrides(self, setting):
     return {**self.plan.get('common', {}), **self.plan['settings'][setting]}
@@ -152,33 +154,32 @@ class _Study:
     return os.path.join(self.folder,
                         re.sub(r'[^\w.-]+', '_', f'{setting}-{seed}'))
 
-  def _check(self):
-    """Refuses results of something else, and starts that are not there."""
-    names = list(self.plan['settings'])
+  def _check_starts(self):
+    """Refuses to start from what is no setting above."""
+    above = set()
     for setting, values in self.plan['settings'].items():
-      above = names[:names.index(setting)]
       start = values.get(_START)
       if start is not None and start not in above:
         raise ValueError(f'{setting!r} {_START} {start!r}, which is no setting '
                          'above it.')
-    for setting, seed in self.grid:
-      overrides = self._overrides(setting)
-      expected = {'overrides': overrides, **self.made_with}
-      line = self.lines.get((setting, seed))
-      if line:
-        unsaid = dict.fromkeys(self.made_with, 'not said')
-        found = {'overrides': line['overrides'],
-                 **line.get('made_with', unsaid)}
-        for what, value in expected.items():
-          if found.get(what) != value:
-            raise ValueError(
-                f'{self.output} holds {setting!r}, seed {seed}, whose {what} '
-                f'is {found.get(what)}, where it is {value} now: give another '
-                '--output.')
-        continue
+      above.add(setting)
+
+  def _check_run(self, setting, seed):
+    """Refuses a line of something else, or a run whose start is gone."""
+    overrides = self._overrides(setting)
+    line = self.lines.get((setting, seed))
+    if line is None:
       start = overrides.get(_START)
-      if start and 'scores' in self.lines.get((start, seed), {}):
+      if 'scores' in self.lines.get((start, seed), {}):
         self._start(start, seed)
+      return
+    found = {'overrides': line['overrides'], **line.get('made_with', {})}
+    for what, value in {'overrides': overrides, **self.made_with}.items():
+      if found.get(what) != value:
+        raise ValueError(
+            f'{self.output} holds {setting!r}, seed {seed}, whose {what} is '
+            f'{found.get(what, "not said")}, where it is {value} now: give '
+            'another --output.')
 
   def _start(self, setting, seed):
     """The folder of a run to start from."""
@@ -227,7 +228,7 @@ def main(_):
     study = _Study(FLAGS.study,
                    FLAGS.output or f'benchmarks/results/{name}.jsonl',
                    FLAGS.runs_dir)
-  except (OSError, ValueError, RunError) as e:
+  except (OSError, ValueError, tf.errors.OpError, RunError) as e:
     raise SystemExit(f'study: {e}') from None
   for setting, seed in tqdm.tqdm(study.grid, unit='run'):
     study.run(setting, seed, FLAGS.keep_runs)

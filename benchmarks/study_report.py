@@ -4,12 +4,12 @@ r"""Tables and pictures of a study's results.
       --output_dir=docs/results/study
 
 Reads regime.jsonl, twins.jsonl and ablations.jsonl. Writes a table of each as
-Markdown, trade_off.png (an arrow from each baseline to
-its twin of the same seed), revealed.png (accuracy where only the top of the
-human map is shown), ablations.png (every setting) and curves.png (along each
-knob). Intervals are 95 % confidence intervals of the mean over seeds, by
-Student's t; those of differences are of pairs of runs with the same seed. Of
-one or two seeds the values stand there.
+Markdown, trade_off.png (an arrow from each baseline to its twin of the same
+seed), revealed.png (accuracy where only the top of the human map is shown),
+ablations.png (every setting) and curves.png (along each knob). Intervals are
+95 % confidence intervals of the mean over seeds, by Student's t; those of
+differences are of pairs of runs with the same seed. Of one or two seeds the
+values stand there, and pictures have no interval.
 """
 
 import json
@@ -28,6 +28,8 @@ FLAGS = flags.FLAGS
 
 STUDIES = ('regime', 'twins', 'ablations')
 _CONFIDENCE = 0.95
+# Of fewer values no interval is told.
+_FEWEST = 3
 _BASELINE = 'baseline'
 _RECOMMENDED = 'recommended'
 _COLUMNS = {
@@ -100,10 +102,10 @@ def interval(values: Sequence[float]) -> Tuple[float, float]:
   """Returns the mean and the half width of its confidence interval.
 
   Args:
-    values: one per seed; the half width of a single one is NaN.
+    values: one per seed; the half width of one or two is NaN.
   """
   values = np.asarray(values, float)
-  if len(values) < 2:
+  if len(values) < _FEWEST:
     return float(values.mean()), float('nan')
   error = stats.sem(values)
   quantile = stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)
@@ -118,7 +120,7 @@ def differences(base, twin, metric) -> np.ndarray:
 
 def _cell(values, sign='') -> str:
   """Mean and interval; one or two values, from which there is none, as such."""
-  if len(values) < 3:
+  if len(values) < _FEWEST:
     return ' / '.join(f'{v:{sign}.3f}' for v in values)
   mean, half = interval(values)
   return f'{mean:{sign}.3f} ± {half:.3f}'
@@ -177,12 +179,6 @@ def table_of_differences(runs) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _bar(values) -> Tuple[float, float]:
-  """Mean and half width for a picture: none of fewer than three values."""
-  mean, half = interval(values)
-  return (mean, half if len(values) > 2 else float('nan'))
-
-
 def _canvas(columns: int, width: float = 4., height: float = 3.6):
   picture = figure.Figure(figsize=(width * columns, height), dpi=120,
                           layout='constrained')
@@ -227,7 +223,7 @@ def draw_revealed(path: str, runs):
   picture, axes = _canvas(len(pairs))
   for axis, names in zip(axes, pairs.items()):
     for name in reversed(names):
-      points = [_bar([s[f'revealed_{k}'] for s in runs[name].values()])
+      points = [interval([s[f'revealed_{k}'] for s in runs[name].values()])
                 for k in levels]
       axis.errorbar(levels, *np.transpose(points), capsize=3, marker='o',
                     label=name.split(', ')[1])
@@ -271,7 +267,7 @@ def draw_curves(path: str, runs):
     axis.sharey(axes[0])
     for style, (label, names) in zip(('-', '--', ':'), curves.items()):
       for metric, colour in colours.items():
-        points = [(i, *_bar([s[metric] for s in runs[name].values()]))
+        points = [(i, *interval([s[metric] for s in runs[name].values()]))
                   for i, name in enumerate(names.values()) if name in runs]
         axis.errorbar(*np.reshape(points, (-1, 3)).T, capsize=2, marker='.',
                       color=colour, linestyle=style)
