@@ -8,6 +8,7 @@ from unittest import mock
 from absl.testing import parameterized
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization import input_checks
 from official_ext.harmonization import train
 from official_ext.harmonization.dataloaders import plain_source
 from tests import fixtures
@@ -28,7 +29,7 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
     config = fixtures.experiment(**{
         'mapped': self.good, 'validation': self.good, **fields})
     config.trainer.train_steps = 1
-    train.check_data(config, mode)
+    input_checks.check_data(config, mode)
 
   def _empty(self, name):
     return fixtures.write(self.folder, name, [])
@@ -66,18 +67,18 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
     config = fixtures.experiment(mapped=self.good, validation=self.good)
     config.trainer.train_steps = 0
     with self.assertRaisesRegex(ValueError, 'trainer.train_steps is 0'):
-      train.check_data(config, 'train')
-    train.check_data(config, 'eval')
+      input_checks.check_data(config, 'train')
+    input_checks.check_data(config, 'eval')
     config.trainer.train_steps = 1
     for path in (self.good, self.folder, '/nowhere'):
       config.task.init_checkpoint = path
       with self.assertRaisesRegex(
           ValueError, f"task.init_checkpoint is '{path}', which is no"):
-        train.check_data(config, 'train')
+        input_checks.check_data(config, 'train')
     written = tf.train.Checkpoint(v=tf.Variable(1.)).write(
         os.path.join(self.folder, 'ckpt'))
     config.task.init_checkpoint = written
-    train.check_data(config, 'train')
+    input_checks.check_data(config, 'train')
 
 
 class UnreadableTest(tf.test.TestCase, parameterized.TestCase):
@@ -108,7 +109,7 @@ class UnreadableTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(
         SystemExit, r'train.py: Bad record: \S+bad.tfrecords, record 1 '
         rf'\(counted from 0\): {reason}'):
-      train.stop_at_unreadable(task, caught.exception)
+      input_checks.stop_at_unreadable(task, caught.exception)
 
   def test_the_driver_asks(self):
     params = fixtures.experiment(plain=self.good)
@@ -127,13 +128,13 @@ class UnreadableTest(tf.test.TestCase, parameterized.TestCase):
     task.train_data.decode_jpeg_only = False
     error = tf.errors.InvalidArgumentError(None, None, 'DecodeJpeg')
     with self.assertRaises(tf.errors.InvalidArgumentError):
-      train.stop_at_unreadable(task, error)
+      input_checks.stop_at_unreadable(task, error)
 
   def test_other_errors_are_not_looked_into(self):
     error = tf.errors.InvalidArgumentError(None, None, 'MatMul: 3 is not 4')
     with mock.patch.object(plain_source, 'first_unreadable') as look:
       with self.assertRaises(tf.errors.InvalidArgumentError):
-        train.stop_at_unreadable(self._task(fixtures.record()), error)
+        input_checks.stop_at_unreadable(self._task(fixtures.record()), error)
     look.assert_not_called()
 
 

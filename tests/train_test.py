@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf, tf_keras
 import yaml
 
+from official_ext.harmonization import input_checks
 from official_ext.harmonization import train
 from official_ext.harmonization.evaluation import runs
 from tests import fixtures
@@ -238,7 +239,8 @@ class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(
         SystemExit, rf'train.py: Bad record: {self.bad}, record 2 .*at byte '
         r'\d+: the checksum .*verify_records'):
-      train.stop_at_bad_record(fixtures.experiment(**paths).task, self.error)
+      input_checks.stop_at_bad_record(
+          fixtures.experiment(**paths).task, self.error)
 
   def test_the_driver_asks(self):
     params = fixtures.experiment(mapped=self.bad, validation=self.good)
@@ -248,7 +250,7 @@ class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
   def test_good_files_are_not_blamed(self):
     config = fixtures.experiment(mapped=self.good, validation=self.good)
     with self.assertRaises(tf.errors.DataLossError) as caught:
-      train.stop_at_bad_record(config.task, self.error)
+      input_checks.stop_at_bad_record(config.task, self.error)
     self.assertIn('The 1 files', caught.exception.__notes__[0])
 
   @parameterized.parameters('manifest.json', 'good.tfrecords.partial')
@@ -260,9 +262,10 @@ class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
         f.write('{}')
     with self.assertRaisesRegex(ValueError, rf'mapped_data.*{name}, which it '
                                 r'matches, is no shard.*\*\.tfrecords'):
-      train.check_data(fixtures.experiment(mapped=folder + '/*'), 'train')
-    train.check_data(fixtures.experiment(mapped=folder + '/*.tfrecords'),
-                     'train')
+      input_checks.check_data(
+          fixtures.experiment(mapped=folder + '/*'), 'train')
+    input_checks.check_data(
+        fixtures.experiment(mapped=folder + '/*.tfrecords'), 'train')
 
 
 if __name__ == '__main__':
