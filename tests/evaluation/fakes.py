@@ -25,6 +25,9 @@ class Adapter:
     self._readout = tf.constant(
         rng.normal(size=(cells, classes)) / 8, tf.float32)
 
+  def parameters(self):
+    yield from (self._filters.numpy(), self._readout.numpy())
+
   def preprocess(self, images):
     assert images.shape[1:] == (*self.input_size, 3), images.shape
     assert images.dtype == np.float32

@@ -39,3 +39,11 @@ def expected(model, inputs, one_hot):
     logits = model(inputs, training=False)
     score = tf.reduce_sum(logits * one_hot)
   return logits.numpy(), tape.gradient(score, inputs).numpy()
+
+
+def weights_in(network):
+  """How many numbers and what absolute sum a network's weights have."""
+  weights = (network.parameters() if hasattr(network, 'parameters')
+             else network.get_weights())
+  weights = np.concatenate([np.ravel(w) for w in weights])
+  return weights.size, round(float(np.abs(weights).sum()), 2)

@@ -31,6 +31,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllClose(gradients, wanted[1], rtol=1e-4, atol=1e-6)
     self.assertGreater(np.abs(gradients).max(), 0)
     self.assertAllClose(adapter.logits(inputs), logits)
+    self.assertEqual(networks.weights_in(adapter), networks.weights_in(model))
 
   def test_export_of_the_host(self):
     config = exp_factory.get_exp_config('harmonized_resnet_imagenet')

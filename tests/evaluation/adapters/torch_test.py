@@ -104,6 +104,22 @@ class TorchTest(tf.test.TestCase):
       self.assertAllEqual(value, before[key])
     self.assertTrue(all(p.grad is None for p in twin.parameters()))
 
+  def test_parameters_are_those_in_memory(self):
+    torch = optional.load('torch')
+    twin = torch_twin(self.model)
+    with _module_of(lambda: twin):
+      adapter = spec.build(f'torch:my_models.net?{_SIZE}')
+    self.assertEqual([p.tobytes() for p in adapter.parameters()], [
+        t.detach().numpy().tobytes()
+        for t in (*twin.parameters(), *twin.buffers())])
+    before = [p.tobytes() for p in adapter.parameters()]
+    twin.norm.running_var[0] += 1
+    changed = [p.tobytes() for p in adapter.parameters()]
+    self.assertLen([i for i, p in enumerate(before) if p != changed[i]], 1)
+    twin.to(torch.bfloat16)
+    self.assertEqual(sum(p.size for p in adapter.parameters()) - 8,
+                     (sum(map(len, changed)) - 8) // 2)
+
   def test_weights_of_a_file(self):
     torch = optional.load('torch')
     folder = tempfile.mkdtemp(dir=self.get_temp_dir())

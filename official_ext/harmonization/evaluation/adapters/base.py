@@ -6,7 +6,7 @@ Its memory is bounded by the batch that it is given.
 """
 
 import abc
-from typing import Tuple
+from typing import Iterator, Tuple
 
 from absl import logging
 import numpy as np
@@ -87,6 +87,10 @@ class Adapter(abc.ABC):
       self, inputs: np.ndarray,
       labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """As `logits_and_gradients`, for the network's own classes."""
+
+  @abc.abstractmethod
+  def parameters(self) -> Iterator[np.ndarray]:
+    """Yields the network's weights in memory, always in the same order."""
 
   def preprocess(self, images: np.ndarray) -> np.ndarray:
     """Takes pixels to what the network takes.

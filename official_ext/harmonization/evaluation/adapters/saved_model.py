@@ -72,6 +72,7 @@ class _Function:
 
   Attributes:
     shape: of its input: batch, height, width, 3; None where it takes any.
+    variables: that it reads.
   """
 
   def __init__(self, spec: str, loaded: Any, signature: str, output: str):
@@ -99,6 +100,7 @@ class _Function:
       raise ValueError(f'{spec}: it has no output {output!r}: write ?output= '
                        f'and one of {", ".join(outputs)}.')
     self._output = output
+    self.variables = self._function.variables
 
   def _input(self, spec: str):
     """Returns name and shape of the input, if a gradient passes it."""

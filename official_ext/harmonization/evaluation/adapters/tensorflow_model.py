@@ -1,7 +1,7 @@
 """Networks that are TensorFlow callables."""
 
 import functools
-from typing import Callable, Optional, Tuple
+from typing import Callable, Iterator, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf, tf_keras
@@ -37,6 +37,12 @@ class TensorFlowAdapter(base.Adapter):
     self._model = model
     self._batch_size = batch_size
     self._probe()
+
+  def parameters(self) -> Iterator[np.ndarray]:
+    """See `base.Adapter`; Keras's random seeds are not among `weights`."""
+    model = self._model
+    for variable in getattr(model, 'weights', getattr(model, 'variables', ())):
+      yield np.asarray(variable.numpy())
 
   # Both leave the batch size open, so that a smaller last batch is no new
   # trace, and are concrete: TensorFlow would take several networks for one

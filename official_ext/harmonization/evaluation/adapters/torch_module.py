@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from typing import Any, Optional, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 import numpy as np
 
@@ -63,6 +63,13 @@ class TorchAdapter(base.Adapter):
     # Gradients of weights would double the memory for nothing.
     self._module = module.to(self._device).eval().requires_grad_(False)
     self._probe()
+
+  def parameters(self) -> Iterator[np.ndarray]:
+    """See `base.Adapter`; as bytes, since NumPy lacks bfloat16."""
+    module = self._module
+    for _, tensor in (*module.named_parameters(), *module.named_buffers()):
+      flat = tensor.detach().cpu().contiguous().reshape(-1)
+      yield flat.view(self._torch.uint8).numpy()
 
   def _run(self, inputs: np.ndarray, differentiate: bool):
     """Returns the images as PyTorch has them, and their logits."""
