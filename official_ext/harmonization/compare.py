@@ -114,7 +114,7 @@ def main(_):
 def run():
   """The console command."""
   define_flags()
-  cli.run(main, __name__)
+  cli.run(main, __name__, resumes=False)
 
 
 if __name__ == '__main__':

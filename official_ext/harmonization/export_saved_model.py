@@ -7,16 +7,16 @@ r"""Exports a run with the host's exporter, our experiments registered.
       --input_image_size=64,64
 """
 
-from absl import app
-
 from official.vision.serving import export_saved_model
 from official_ext.harmonization import (
     registry_imports)  # pylint: disable=unused-import
+from official_ext.harmonization import cli
 
 
 def run():
   """The console command."""
-  app.run(export_saved_model.main)
+  cli.run(export_saved_model.main, __name__,
+          flags_of=(export_saved_model.__name__,), resumes=False)
 
 
 if __name__ == '__main__':

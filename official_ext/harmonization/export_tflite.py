@@ -14,16 +14,16 @@ Integer quantization (--quant_type=int8...) is calibrated on task.train_data,
 the images without maps, by the stock task.
 """
 
-from absl import app
-
 from official.vision.serving import export_tflite
 from official_ext.harmonization import (
     registry_imports)  # pylint: disable=unused-import
+from official_ext.harmonization import cli
 
 
 def run():
   """The console command."""
-  app.run(export_tflite.main)
+  cli.run(export_tflite.main, __name__, flags_of=(export_tflite.__name__,),
+          resumes=False)
 
 
 if __name__ == '__main__':

@@ -216,7 +216,7 @@ def main(_):
 def run():
   """The console command."""
   define_flags()
-  cli.run(main, __name__)
+  cli.run(main, __name__, name='train.py')
 
 
 if __name__ == '__main__':

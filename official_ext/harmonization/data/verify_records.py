@@ -324,7 +324,7 @@ def main(argv):
 def run():
   """The console command."""
   define_flags()
-  cli.run(main, __name__)
+  cli.run(main, __name__, takes_arguments=True, resumes=False)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,105 @@
+"""Tests of files that are whole or absent, and of what differs."""
+
+import multiprocessing
+import os
+
+from absl.testing import parameterized
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import files
+
+
+class AtomicTest(tf.test.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = os.path.join(self.get_temp_dir(), self._testMethodName)
+    os.mkdir(self.folder)
+    self.path = os.path.join(self.folder, 'table.csv')
+
+  def _read(self):
+    with open(self.path, 'rb') as f:
+      return f.read()
+
+  def test_text_and_bytes(self):
+    files.write(self.path, 'é')
+    self.assertEqual(self._read(), 'é'.encode())
+    files.write(self.path, b'\xff')
+    self.assertEqual(self._read(), b'\xff')
+    self.assertEqual(os.listdir(self.folder), ['table.csv'])
+
+  def test_a_failure_leaves_what_was_there(self):
+    files.write(self.path, 'old')
+    for error in (ValueError, KeyboardInterrupt):
+      with self.assertRaises(error), files.atomic(self.path) as f:
+        f.write('new')
+        raise error
+    self.assertEqual(self._read(), b'old')
+    self.assertEqual(os.listdir(self.folder), ['table.csv'])
+
+  def test_two_writers_do_not_mix(self):
+    with files.atomic(self.path) as a:
+      with files.atomic(self.path) as b:
+        b.write('bb')
+      a.write('a')
+    self.assertEqual(self._read(), b'a')
+
+  def test_processes_have_names_of_their_own(self):
+    with multiprocessing.get_context('fork').Pool(2) as pool:
+      names = set(pool.map(files.partial, ['x/train-0'] * 20, chunksize=1))
+    names.add(files.partial('x/train-0'))
+    self.assertLen(names, 21)
+    for name in names:
+      self.assertEqual(files.final(name), 'x/train-0')
+      self.assertRegex(name, r'^x/\.train-0\..*\.partial$')
+
+  def test_names_of_any_length(self):
+    self.path = os.path.join(self.folder, 'é' * 127)
+    files.write(self.path, 'x')
+    self.assertEqual(self._read(), b'x')
+
+  def test_json(self):
+    files.write_json(self.path, {'a': [1]})
+    self.assertEqual(files.read_json(self.path), {'a': [1]})
+    for content, words in (('{"a": [1', 'not JSON'), ('', 'it is empty')):
+      files.write(self.path, content)
+      with self.assertRaisesRegex(ValueError, f'table.csv: .*{words}'):
+        files.read_json(self.path)
+
+
+class DifferencesTest(tf.test.TestCase, parameterized.TestCase):
+
+  @parameterized.parameters(
+      ({'a': 1}, {'a': 1}, {}),
+      ({'a': {'b': 1, 'c': 2}}, {'a': {'b': 3, 'c': 2}}, {'a.b': (1, 3)}),
+      ({'a': 1}, {}, {'a': (1, files.ABSENT)}),
+      ({}, {'a': {'b': 1}}, {'a': (files.ABSENT, {'b': 1})}),
+      ({'a': (1, 2)}, {'a': [1, 2]}, {}),
+      ({'a': [1, 2]}, {'a': [1]}, {'a': ([1, 2], [1])}),
+      ({'a': float('nan')}, {'a': float('nan')}, {}),
+      ({'a': True}, {'a': 1}, {'a': (True, 1)}),
+      ({'a': 1}, {'a': 1.}, {}),
+      ({'a': None}, {}, {'a': (None, files.ABSENT)}),
+      ({'a': [{'b': 1}]}, {'a': [{'b': 1}]}, {}),
+      ({1: 2}, {1: 3}, {'1': (2, 3)}))
+  def test_differences(self, old, new, expected):
+    self.assertEqual(files.differences(old, new), expected)
+
+  def test_arrays(self):
+    a = {'a': np.arange(3)}
+    self.assertEmpty(files.differences(a, {'a': np.arange(3)}))
+    self.assertLen(files.differences(a, {'a': np.arange(3) + 1}), 1)
+
+  def test_in_words(self):
+    found = files.differences({'rules': {'radius': 3}, 'seed': 1},
+                              {'rules': {'radius': 5}, 'size': 'x' * 200})
+    words = files.in_words(found)
+    self.assertStartsWith(words, 'rules.radius was 3 and is now 5; seed was 1 '
+                          "and is now absent; size was absent and is now 'x")
+    self.assertLess(len(words), 200)
+    self.assertEndsWith(files.in_words(found, 1), '; and 2 more')
+
+
+if __name__ == '__main__':
+  tf.test.main()
