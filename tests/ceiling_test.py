@@ -183,14 +183,14 @@ class CeilingTest(tf.test.TestCase):
     typed = types.SimpleNamespace(
         clicks=['/a.csv'], output_dir='/out', click_frame=64, image_dir=None,
         size=32, iterations=6, resample=True, images=3, seed=4,
-        trust_pickle=True, workers=2)
+        trust_pickle=True, workers=2, strip_prefix='imagenet/train')
     rules = clicks.Rules(min_participants=7)
     with mock.patch.object(ceiling, 'FLAGS', typed), mock.patch.object(
         ceiling.build_clickme_records, 'rules_of_flags', lambda: rules):
       options = ceiling.options_of_flags()
     self.assertEqual(options, ceiling.Options(
         rules, ceilings.Settings(6, True, 7, seed=4), ['/a.csv'], '/out', 64,
-        None, 32, 3, True, 2))
+        None, 32, 3, True, 2, 'imagenet/train'))
 
 
 if __name__ == '__main__':

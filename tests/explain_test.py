@@ -34,7 +34,7 @@ class ExplainTest(tf.test.TestCase):
     for i, name in enumerate(('a.png', 'b/c.PNG', 'd.png')):
       self._write(f'images/{name}', pictures.encode_image(self.pixels[i]))
     self.human = np.arange(20 * 24).reshape(20, 24).astype(np.uint8)
-    self._write('maps/c.png', pictures.encode_map(self.human))
+    self._write('maps/b/c.png', pictures.encode_map(self.human))
 
   def _path(self, *parts):
     return os.path.join(self.folder, *parts)

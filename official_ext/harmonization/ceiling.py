@@ -73,6 +73,7 @@ def define_flags():
                     'pickle can run any code: only for files you would run.')
   flags.DEFINE_integer('workers', os.cpu_count() or 1, 'Processes.',
                        lower_bound=1)
+  build_clickme_records.define_strip_prefix()
   build_clickme_records.define_rules()
   flags.adopt_module_key_flags(build_clickme_records)
   flags.mark_flags_as_required(['clicks', 'output_dir'])
@@ -93,6 +94,7 @@ class Options:
     images: how many are measured; 0 for all.
     trust_pickle: whether arrays of objects may be unpickled.
     workers: processes.
+    strip_prefix: folders that are taken off the start of images' paths.
   """
   # Before the field `clicks`, which hides the module.
   rules: clicks.Rules
@@ -105,6 +107,7 @@ class Options:
   images: int = 0
   trust_pickle: bool = False
   workers: int = 1
+  strip_prefix: str = ''
 
 
 def options_of_flags() -> Options:
@@ -121,7 +124,8 @@ def options_of_flags() -> Options:
       size=FLAGS.size,
       images=FLAGS.images,
       trust_pickle=FLAGS.trust_pickle,
-      workers=FLAGS.workers)
+      workers=FLAGS.workers,
+      strip_prefix=FLAGS.strip_prefix)
 
 
 def _check(options: Options):
@@ -146,6 +150,22 @@ def _names(table: click_files.Table, options: Options) -> list[str]:
     return names
   generator = np.random.default_rng(options.settings.seed)
   return sorted(generator.choice(names, options.images, replace=False).tolist())
+
+
+def _check_people(source: participant_maps.ParticipantMaps, options: Options):
+  """Checks that there is something to measure: a mean over nothing is NaN."""
+  names = source.names()
+  most = max(names, key=source.participants)
+  if source.participants(most) >= options.settings.min_participants:
+    return
+  reasons = [f'{count} {reason}' for reason, count in source.left_out.items()]
+  reasons += [f'{place}: {why}' for place, why in source.unreadable[:1]]
+  raise ValueError(
+      f'None of the {len(names)} images in --clicks={",".join(options.clicks)} '
+      f'has {options.settings.min_participants} participants whose clicks '
+      f'count; {most} has the most, {source.participants(most)}. Not counted: '
+      f'{"; ".join(reasons) or "nothing"}. Give more clicks, or lower '
+      '--min_participants.')
 
 
 class _Progress:
@@ -243,11 +263,15 @@ def measure(options: Options) -> dict[str, scores.Score]:
   with tempfile.TemporaryDirectory() as folder:
     table = click_files.Table(os.path.join(folder, 'clicks.sqlite'))
     table.fill(itertools.chain.from_iterable(
-        click_files.read(file, trust_pickle=options.trust_pickle)
+        click_files.read(
+            file, trust_pickle=options.trust_pickle,
+            prefix=options.strip_prefix,
+            needed=('is_mobile',) if options.rules.drop_mobile else ())
         for file in options.clicks))
     source = participant_maps.ParticipantMaps(
         table, _names(table, options), options.rules, options.size,
-        options.click_frame, options.image_dir)
+        options.click_frame, options.image_dir, options.strip_prefix)
+    _check_people(source, options)
     progress = _Progress(
         os.path.join(options.output_dir, _PROGRESS),
         [table.fingerprint, dataclasses.asdict(options.rules),

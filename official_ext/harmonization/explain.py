@@ -4,11 +4,11 @@ r"""Draws where a network looks: saliency panels of one image or a folder.
       --model='keras_app:ResNet50V2' --images=photos --maps=human_maps \
       --output_dir=runs/panels
 
-Each row of a panel is an image, the human map of the same name where there is
-one, and the network's map of the class that it predicts, or of the class in
---labels. Images are shown as the network takes them: whole, at its input size.
-A model is KIND:TARGET?OPTION=VALUE; docs/models.md lists the kinds. Typed
-again, the command goes on where it was.
+Each row of a panel is an image, the human map with the same path below --maps
+where there is one, and the network's map of the class that it predicts, or of
+the class in --labels. Images are shown as the network takes them: whole, at its
+input size. A model is KIND:TARGET?OPTION=VALUE; docs/models.md lists the kinds.
+Run again, the command resumes.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import os
 from typing import Any, Iterator, NamedTuple, Optional
 
 from absl import flags
+from absl import logging
 import numpy as np
 import tensorflow as tf, tf_keras
 import tqdm
@@ -26,8 +27,10 @@ import tqdm
 from official_ext.harmonization import cli
 from official_ext.harmonization import resources
 from official_ext.harmonization.data import class_labels
+from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
 from official_ext.harmonization.data import map_index
+from official_ext.harmonization.data import pairs
 from official_ext.harmonization.data import pictures
 from official_ext.harmonization.evaluation import explainers
 from official_ext.harmonization.evaluation import panels
@@ -49,7 +52,11 @@ def define_flags():
   flags.DEFINE_string('output_dir', None, 'Where panels-<i>.png and '
                       f'{_SETTINGS} are written, and maps/ if asked for.')
   flags.DEFINE_string('maps', None, 'Folder of human maps (PNG, JPEG, npy, '
-                      'npz), each with its image\'s name; some may be missing.')
+                      'npz), each with its image\'s path below --images and '
+                      'name; some may be missing.')
+  flags.DEFINE_string('image_suffix', '', 'End of the images\' names, before '
+                      'the extension, that the maps\' names have not.')
+  flags.DEFINE_string('map_suffix', '', 'The same of the maps\' names.')
   flags.DEFINE_string('labels', None, 'CSV with the columns image (its path '
                       'below the folder) and label, a number from 0 of the '
                       'classes that are scored. Left out, the predicted class.')
@@ -74,6 +81,19 @@ class Options:
   explainer: tuple[str, ...] = ('gradient',)
   save_maps: str = 'none'
   rows: int = 8
+  image_suffix: str = ''
+  map_suffix: str = ''
+
+
+def _maps(folder: str, options: Options, log: bool) -> dict[str, str]:
+  """Returns the map of each image in a folder, '' where it has none."""
+  found = pairs.find(folder, options.maps, options.image_suffix,
+                     options.map_suffix, log).named.values()
+  unused = [pair.map for pair in found if not pair.image]
+  if log and unused:
+    logging.warning('%d maps in --maps=%s have no image (%s, ...).',
+                    len(unused), options.maps, unused[0])
+  return {pair.image: pair.map for pair in found if pair.image}
 
 
 class _Images:
@@ -81,13 +101,19 @@ class _Images:
 
   def __init__(self, options: Options):
     """Finds them; see `explain` for what is raised."""
-    if tf.io.gfile.isdir(options.images):
-      self.folder = options.images
-      self.names = sorted(
-          n for n, _ in map_files.files(self.folder, map_files.IMAGE_TYPES))
-    else:
-      self.folder, name = os.path.split(options.images)
+    self._map_dir = options.maps
+    whole = tf.io.gfile.isdir(options.images)
+    folder, name = ((options.images, '') if whole else
+                    os.path.split(options.images))
+    self.folder = folder or '.'
+    self._maps = _maps(self.folder, options, whole) if options.maps else {}
+    if not whole:
       self.names = [name] if tf.io.gfile.exists(options.images) else []
+    elif options.maps:
+      self.names = sorted(self._maps)
+    else:
+      self.names = [image for image, _ in folders.find(
+          self.folder, map_files.IMAGE_TYPES)]
     if not self.names:
       raise ValueError(f'--images={options.images} is no image and no folder '
                        f'that holds one ({", ".join(map_files.IMAGE_TYPES)}).')
@@ -95,12 +121,19 @@ class _Images:
     if options.save_maps != 'none' and len(stems) < len(self.names):
       raise ValueError(f'--images={options.images}: two images differ by their '
                        'endings alone, and so would their maps: rename one.')
-    self._maps = map_index.of_folder(options.maps) if options.maps else {}
-    if options.maps and not any(
-        map_index.image_id(n) in self._maps for n in self.names):
+    mapped = sum(bool(self._maps.get(n)) for n in self.names)
+    if options.maps and not mapped:
+      expected = os.path.splitext(self.names[0])[0].removesuffix(
+          options.image_suffix) + options.map_suffix
       raise ValueError(
-          f'--maps={options.maps} holds no map with the name of an image, such '
-          f'as {map_index.image_id(self.names[0])}.png.')
+          f'--maps={options.maps} holds no map with the name of an image; '
+          f'expected the same path below both folders, such as {expected}.png '
+          f'for {self.names[0]}. Rename the maps, or say by --image_suffix and '
+          '--map_suffix how the names end.')
+    if options.maps and mapped < len(self.names):
+      logging.warning('%d of %d images have no map in --maps=%s and are drawn '
+                      'without one.', len(self.names) - mapped,
+                      len(self.names), options.maps)
     self._labels = None
     if options.labels:
       self._labels = class_labels.Labels(class_labels.read(options.labels))
@@ -115,15 +148,18 @@ class _Images:
 
   def human_map(self, name: str, size) -> np.ndarray:
     """Returns an image's human map at a size, NaN where there is none."""
-    place = self._maps.get(map_index.image_id(name))
-    if not place:
+    if not self._maps.get(name):
       return np.full(size, np.nan, np.float32)
+    path = os.path.join(self._map_dir, self._maps[name])
     try:
-      values = np.squeeze(map_files.read_map(place.file))
+      if pairs.is_same_file(map_files.read_file(self.folder, name), path):
+        raise ValueError(f'the same file as its image {name}, or a copy of it; '
+                         'expected a map')
+      values = np.squeeze(map_files.read_map(path))
       if values.ndim != 2:
         raise ValueError(f'a map of shape {values.shape}')
     except ValueError as e:
-      raise ValueError(f'{place.file}: {e}.') from None
+      raise ValueError(f'{path}: {e}.') from None
     return base.resize(values[..., np.newaxis], size)[..., 0]
 
   def label(self, name: str, classes: int) -> Optional[int]:
@@ -231,7 +267,8 @@ def _begin(options: Options, settings: dict[str, Any]):
   if tf.io.gfile.exists(path):
     with tf.io.gfile.GFile(path, 'r') as f:
       before = json.loads(f.read())
-    different = [k for k, v in settings.items() if before.get(k) != v]
+    # Files written before there were suffixes have none.
+    different = [k for k, v in settings.items() if before.get(k, '') != v]
     if different:
       raise ValueError(
           f'{path} is of another command ({", ".join(different)} differ): '

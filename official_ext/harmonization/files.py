@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and what differs between two settings.
+"""Files that are whole or absent, paths, and how two settings differ.
 
 TensorFlow is imported where a path is opened: settings can be compared, and
 `cli` loaded, without it.
@@ -8,13 +8,16 @@ import contextlib
 import itertools
 import json
 import os
+import posixpath
 import re
 import reprlib
 import socket
 from typing import Any, Iterator, Mapping, Union
+import unicodedata
 
 PARTIAL = '.partial'
 _OURS = re.compile(rf'\.([^/]+)\.[^/.]+-\d+-\d+{re.escape(PARTIAL)}')
+_DRIVE = re.compile(r'[A-Za-z]:/')
 _count = itertools.count()
 
 
@@ -154,6 +157,31 @@ def read_json(path: str, what: str = 'JSON') -> Any:
     found = e if content.strip() else 'it is empty'
     raise ValueError(f'{path}: not JSON ({found}); expected {what}. Remove the '
                      'file, or restore it.') from None
+
+
+def normal(path: str) -> str:
+  r"""Writes a path below a folder in one way, so that equal ones are equal.
+
+    normal('cat\\.//e\u0301.png') == 'cat/\xe9.png'
+
+  Args:
+    path: as a table or a file system has it: with / or \, in any of Unicode's
+      forms (macOS takes letters and their accents apart), with ., .. or //.
+
+  Returns:
+    The path with single /, without . and with .. only at its start, in
+    Unicode's form NFC; '' where it names the folder itself.
+  """
+  path = unicodedata.normalize('NFC', path).replace('\\', '/')
+  path = posixpath.normpath(re.sub('/+', '/', path)) if path else ''
+  return '' if path == '.' else path
+
+
+def is_below(path: str) -> bool:
+  """Whether a normal path stays below the folder that it is relative to."""
+  return bool(path) and not (
+      path.startswith('/') or path.split('/')[0] == '..' or
+      _DRIVE.match(path))
 
 
 def differences(old: Any, new: Any, name: str = '') -> dict[str, tuple]:

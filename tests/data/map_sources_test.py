@@ -87,12 +87,12 @@ class ClicksTest(building.Case):
     self.assertEqual(totals['counts'], {'images: no label': 1,
                                         'images: too few participants': 1,
                                         'rows: too few clicks': 1})
-    labels = self.write('labels.csv', b'image,label\ncat/a,bird\ncat/b.png,5\n')
+    labels = self.write('labels.csv', b'image,label\ncat/a,bird\ncat/b.png,0\n')
     names = self.write('names.txt', b'fish\nbird\n')
     folder, _ = self.build('b', labels=labels, class_names=names, **common)
     self.assertEqual(
         {k: r['image/class/label'] for k, r in building.read(folder).items()},
-        {'cat/a.png': 1, 'cat/b.png': 5})
+        {'cat/a.png': 1, 'cat/b.png': 0})
     labels = self.write('fewer.csv', b'image,label\ncat/a,bird\n')
     folder, _ = self.build('c', labels=labels, class_names=names, **common)
     self.assertIn('not in the file of --labels as cat/b.png',

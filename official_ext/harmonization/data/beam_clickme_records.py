@@ -10,6 +10,7 @@ extra (pip install '.[beam]'), and writes the same bytes: shards, manifest.json,
 left_out.csv. Clicks need --shards. Shards that are whole are not built again.
 """
 
+import posixpath
 from typing import Iterable, Sequence
 
 from absl import flags
@@ -36,10 +37,10 @@ def define_flags():
                     'Options of the runner, with commas between them.')
 
 
-def _ordered_rows(job, label_column: str, trust_pickle: bool):
+def _ordered_rows(job, reading):
   """Yields image, place and row of a file of clicks."""
   number, file = job
-  rows = click_files.read(file, label_column, trust_pickle)
+  rows = click_files.read(file, **reading)
   for i, (image, row) in enumerate(rows):
     yield image, ((number, i), row)
 
@@ -103,8 +104,7 @@ def _outcomes(pipeline, options, names, maker, todo, count):
             | beam.Reshuffle() | beam.Map(maker.outcome))
   return (pipeline | beam.Create(list(enumerate(options.clicks)))
           | beam.Reshuffle()
-          | beam.FlatMap(_ordered_rows, options.label_column,
-                         options.trust_pickle)
+          | beam.FlatMap(_ordered_rows, build_clickme_records.reading(options))
           | beam.Filter(lambda placed: wanted(placed[0])) | beam.GroupByKey()
           | beam.Map(_outcome_of_rows, maker))
 
@@ -132,10 +132,19 @@ def build(options: build_clickme_records.Options,
   source = build_clickme_records.source(options, classes)
   if options.clicks:
     names, count = None, options.shards
-    fingerprint = click_files.fingerprint(
-        build_clickme_records.click_rows(options))
+    places = set()
+
+    def noted():
+      for image, row in build_clickme_records.click_rows(options):
+        places.add(posixpath.dirname(image))
+        yield image, row
+
+    fingerprint = click_files.fingerprint(noted())
+    build_clickme_records.check_folders(
+        options, [f'{place}/' for place in places], classes)
   else:
     names = source.names()
+    build_clickme_records.check_folders(options, names, classes)
     count = build_clickme_records.shard_count(options, names)
     fingerprint = source.fingerprint()
   order = shards.names(options.split, count)

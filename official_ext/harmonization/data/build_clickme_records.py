@@ -13,7 +13,8 @@ Stopped and started again, it goes on where it was.
 import dataclasses
 import itertools
 import os
-from typing import Any, Callable, Optional, Sequence
+import posixpath
+from typing import Any, Callable, Iterable, Optional, Sequence
 
 from absl import flags
 import tensorflow as tf, tf_keras
@@ -24,8 +25,10 @@ from official_ext.harmonization.data import canonical_maker
 from official_ext.harmonization.data import class_labels
 from official_ext.harmonization.data import click_files
 from official_ext.harmonization.data import clicks
+from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
 from official_ext.harmonization.data import map_sources
+from official_ext.harmonization.data import pairs
 from official_ext.harmonization.data import shards
 
 FLAGS = flags.FLAGS
@@ -53,6 +56,8 @@ class Options:
     labels: CSV of image and label.
     label_column: of the clicks' CSV that holds the class.
     class_names: file of names, one per line.
+    strip_prefix: folders above those of the classes, which images' paths may
+      begin with.
     label_offset: is added to every label.
     jpeg_quality: of images that came as numbers; 0 for PNG.
     trust_pickle: whether arrays of objects may be unpickled.
@@ -75,6 +80,7 @@ class Options:
   labels: str = ''
   label_column: str = ''
   class_names: str = ''
+  strip_prefix: str = ''
   label_offset: int = 0
   jpeg_quality: int = 0
   trust_pickle: bool = False
@@ -98,8 +104,8 @@ def define_flags():
   flags.DEFINE_string('map_suffix', '', 'The same of the maps\' names.')
   flags.DEFINE_list('clicks', [], 'Files of raw clicks: CSV with image_path, '
                     'clicks, user_id, or NPZ with file_pointer, clickmap_x, '
-                    'clickmap_y, user_id, user_catch_trial, is_mobile. Image '
-                    'paths are below --image_dir.')
+                    'clickmap_y, user_id; both may have user_catch_trial and '
+                    'is_mobile. Image paths are below --image_dir.')
   flags.DEFINE_integer('click_frame', 0, 'Side of the square in whose pixels '
                        'clicks are given (256); 0: in the image\'s own pixels.',
                        lower_bound=0)
@@ -111,6 +117,7 @@ def define_flags():
   flags.DEFINE_string('class_names', None, 'File of class names, one per line, '
                       'class 0 first. Without it, folders are numbered in '
                       'alphabetical order.')
+  define_strip_prefix()
   flags.DEFINE_integer('label_offset', 0, 'Is added to every label.')
   define_rules()
   flags.DEFINE_integer('jpeg_quality', 0, 'Of images that --npz gives as '
@@ -126,6 +133,13 @@ def define_flags():
   flags.DEFINE_integer('seed', 0, 'Decides the order of the images.')
   flags.DEFINE_integer('workers', os.cpu_count() or 1, 'Processes.',
                        lower_bound=1)
+
+
+def define_strip_prefix():
+  """Defines the flag for paths that begin above the classes' folders."""
+  flags.DEFINE_string('strip_prefix', '', 'Folders that images\' paths may '
+                      'begin with, above those of the classes, such as '
+                      'imagenet/train in ClickMe 2.0\'s files.')
 
 
 def define_rules():
@@ -191,22 +205,57 @@ def labels(options: Options) -> class_labels.Labels:
   """Returns the classes of the images; npz files bring their own."""
   if options.npz:
     return class_labels.Labels()
+  prefix = options.strip_prefix
   table = class_labels.read(options.labels) if options.labels else None
   names = []
   if options.class_names:
     names = class_labels.read_names(options.class_names)
   elif table is None and not options.label_column:
-    names = class_labels.folders(
-        image for image, _ in map_files.files(options.image_dir,
-                                              map_files.IMAGE_TYPES))
-  return class_labels.Labels(table, names)
+    names = class_labels.folders(_images(options), prefix)
+  return class_labels.Labels(table, names, prefix)
+
+
+def _images(options: Options) -> list[str]:
+  """Returns the images in the folder of images."""
+  if options.map_dir:
+    return pairs.images(pairs.find(
+        options.image_dir, options.map_dir, options.image_suffix,
+        options.map_suffix, log=False))
+  return [image for image, _ in folders.find(options.image_dir,
+                                             map_files.IMAGE_TYPES)]
+
+
+def check_folders(options: Options, images: Iterable[str],
+                  classes: class_labels.Labels):
+  """Checks that images' folders can be their classes, where they are to be.
+
+  Args:
+    options: what is built from what.
+    images: their paths.
+    classes: of the images.
+
+  Raises:
+    ValueError: all images would be in one class, see
+      `class_labels.check_folders`.
+  """
+  if not (options.npz or options.labels or options.label_column):
+    class_labels.check_folders(
+        {posixpath.dirname(image) for image in images},
+        classes.names if options.class_names else (), options.strip_prefix)
 
 
 def click_rows(options: Options):
   """Yields the images and rows of all files of clicks."""
   return itertools.chain.from_iterable(
-      click_files.read(file, options.label_column, options.trust_pickle)
-      for file in options.clicks)
+      click_files.read(file, **reading(options)) for file in options.clicks)
+
+
+def reading(options: Options) -> dict[str, Any]:
+  """Returns how files of clicks are read, for `click_files.read`."""
+  return {'label_column': options.label_column,
+          'trust_pickle': options.trust_pickle,
+          'prefix': options.strip_prefix,
+          'needed': ('is_mobile',) if options.rules.drop_mobile else ()}
 
 
 def source(options: Options, classes: class_labels.Labels,
@@ -227,9 +276,9 @@ def source(options: Options, classes: class_labels.Labels,
   if options.map_dir:
     return map_sources.Pictures(options.image_dir, options.map_dir, classes,
                                 options.image_suffix, options.map_suffix)
-  kind = os.path.splitext(options.clicks[0])[1][1:].lower()
-  return map_sources.Clicks(options.image_dir, classes, options.rules,
-                            options.click_frame, kind, table)
+  return map_sources.Clicks(
+      options.image_dir, classes, options.rules, options.click_frame,
+      click_files.kind(options.clicks[0]), table, options.strip_prefix)
 
 
 def shard_count(options: Options, names: Sequence[str]) -> int:
@@ -294,6 +343,7 @@ def _build(options: Options) -> dict[str, Any]:
     table.fill(click_rows(options))
   images = source(options, classes, table)
   names = images.names()
+  check_folders(options, names, classes)
   jobs = shards.assign(names, options.split, shard_count(options, names),
                        options.seed)
   used = settings(options, images.fingerprint(), classes)

@@ -6,7 +6,6 @@ a flat disc of 21 pixels on images of 256; an earlier version used a Gaussian
 with sigma sqrt(21).
 """
 
-import ast
 import collections
 import dataclasses
 import math
@@ -14,6 +13,8 @@ from typing import NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 from scipy import ndimage
+
+from official_ext.harmonization.data import click_points
 
 BLURS = ('disc', 'gaussian')
 _DISC = 21
@@ -28,20 +29,22 @@ class Row:
 
   Attributes:
     user: the participant.
-    clicks: as recorded: the text of a list of (x, y), or a pair of sequences of
-      x and of y.
+    clicks: as recorded, see `click_points.read`.
     place: file and row, for messages.
     label: the image's class as recorded, or empty.
     catch_trial: the part of the participant's catch trials that was passed, or
       None where there were none.
-    is_mobile: whether the participant used a phone.
+    is_mobile: whether the participant used a phone; None where the file does
+      not say so for this row.
+    problem: why the row cannot be used, or empty.
   """
   user: str
   clicks: Union[str, tuple[Sequence[float], Sequence[float]]]
   place: str = ''
   label: str = ''
   catch_trial: Optional[float] = None
-  is_mobile: bool = False
+  is_mobile: Optional[bool] = False
+  problem: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,33 +85,18 @@ class ClickMap(NamedTuple):
 
 
 def parse(clicks) -> np.ndarray:
-  """Reads clicks as they are recorded.
+  """Returns the places of clicks; see `click_points.read`.
 
   Args:
-    clicks: the text of a list of (x, y), read as a Python literal and never
-      run; or a pair of sequences of x and of y, padded with NaN or not.
+    clicks: as recorded.
 
   Returns:
     float64 (n, 2), x and y of each click in pixels.
 
   Raises:
-    ValueError: this is neither.
+    ValueError: they cannot be read.
   """
-  try:
-    if isinstance(clicks, str):
-      points = np.array(ast.literal_eval(clicks.strip()), np.float64)
-      points = points.reshape(-1, 2) if points.size == 0 else points
-    else:
-      points = np.stack([np.asarray(c, np.float64) for c in clicks], -1)
-      points = points[~np.isnan(points).all(-1)]
-  except (SyntaxError, TypeError, ValueError, MemoryError,
-          OverflowError, RecursionError):
-    raise ValueError('the clicks are no list of (x, y)') from None
-  if points.ndim != 2 or points.shape[-1] != 2:
-    raise ValueError('the clicks are no list of (x, y)')
-  if not np.isfinite(points).all():
-    raise ValueError('a click has no finite place')
-  return points
+  return click_points.read(clicks).places
 
 
 def disc_width(height: int, width: int) -> int:
@@ -207,7 +195,10 @@ def participants(rows: Sequence[Row], height: int, width: int,
   unreadable = []
   taken = {}
   for row in rows:
-    if row.catch_trial is not None and not (
+    if row.problem:
+      left_out['rows: unreadable'] += 1
+      unreadable.append((row.place, row.problem))
+    elif row.catch_trial is not None and not (
         row.catch_trial >= rules.min_catch_trial):
       left_out['rows: catch trials not passed'] += 1
     elif rules.drop_mobile and row.is_mobile:
@@ -215,8 +206,12 @@ def participants(rows: Sequence[Row], height: int, width: int,
     elif row.user in taken:
       left_out['rows: participant again on the same image'] += 1
     else:
+      if rules.drop_mobile and row.is_mobile is None:
+        left_out['rows: taken, not known whether made on a phone'] += 1
       try:
-        points = np.floor(parse(row.clicks))
+        found = click_points.read(row.clicks)
+        points = np.floor(found.places)
+        left_out['clicks: without a place (null)'] += found.nulls
       except ValueError as e:
         left_out['rows: unreadable'] += 1
         unreadable.append((row.place, str(e)))

@@ -65,6 +65,7 @@ class Options:
   map_suffix: str = ''
   labels: str = ''
   class_names: str = ''
+  strip_prefix: str = ''
   animal_classes: Sequence[str] = ()
   vehicle_classes: Sequence[str] = ()
   images_per_target: int = 0
@@ -94,6 +95,7 @@ def define_flags():
                       'folders.')
   flags.DEFINE_string('class_names', None, 'File of class names, one per line, '
                       'class 0 first.')
+  build_clickme_records.define_strip_prefix()
   flags.DEFINE_list('animal_classes', [], 'Classes that are animals: names, '
                     'numbers or ranges (0-397). May be left out where classes '
                     'are called animal and vehicle.')
@@ -233,6 +235,7 @@ def source(options: Options):
   build_clickme_records.check(folders)
   labels = build_clickme_records.labels(folders)
   found = build_clickme_records.source(folders, labels)
+  build_clickme_records.check_folders(folders, found.names(), labels)
   return (stimulus_sources.of_maps(found, options.seed), len(found.names()),
           [found.fingerprint(), labels.fingerprint()], labels.names or names)
 

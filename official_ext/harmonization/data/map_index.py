@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf, tf_keras
 from tensorflow.python.lib.io import tf_record
 
+from official_ext.harmonization import files
+from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
 from official_ext.harmonization.data import pictures
 from official_ext.harmonization.data import record_reader
@@ -28,7 +30,7 @@ class Place(NamedTuple):
 
 def image_id(name: str) -> str:
   """Returns the id of an image: its file's name without folder and ending."""
-  return posixpath.splitext(posixpath.basename(name.replace('\\', '/')))[0]
+  return posixpath.splitext(posixpath.basename(files.normal(name)))[0]
 
 
 def text(example: tf.train.Example, key: str) -> str:
@@ -93,7 +95,7 @@ def of_folder(folder: str) -> dict[str, Place]:
     ValueError: two maps are of the same image.
   """
   index = {}
-  for path, _ in sorted(map_files.files(folder, map_files.MAP_TYPES)):
+  for path, _ in folders.find(folder, map_files.MAP_TYPES):
     _add(index, image_id(path), Place(os.path.join(folder, path)))
   return index
 

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import io
 import os
-import posixpath
 from typing import Iterable, Optional, Sequence
 import zipfile
 import zlib
@@ -16,11 +15,14 @@ import zlib
 import numpy as np
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization import files
 from official_ext.harmonization.data import class_labels
 from official_ext.harmonization.data import click_files
 from official_ext.harmonization.data import clicks
+from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
 from official_ext.harmonization.data import npz
+from official_ext.harmonization.data import pairs
 from official_ext.harmonization.data import pictures
 
 
@@ -100,11 +102,12 @@ class NpzFiles:
   def _found(self):
     """Returns names and what tells their contents apart."""
     if tf.io.gfile.isdir(self._path):
-      return sorted(map_files.files(self._path, ('.npz',)))
+      return folders.find(self._path, ('.npz',))
     try:
       return sorted((i.filename, (i.file_size, i.CRC))
                     for i in self._zip().infolist()
-                    if i.filename.lower().endswith('.npz'))
+                    if i.filename.lower().endswith('.npz')
+                    and not folders.is_hidden(i.filename))
     except (zipfile.BadZipFile, tf.errors.OpError) as e:
       raise ValueError(f'{self._path} is neither a folder nor a readable zip '
                        f'file ({e}): check --npz.') from None
@@ -124,7 +127,8 @@ class NpzFiles:
           map_files.read_file(self._path, name)
           if tf.io.gfile.isdir(self._path) else self._zip().read(name))
       arrays = npz.load(io.BytesIO(content), name, self._FIELDS, self._trust)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as e:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError,
+            tf.errors.OpError) as e:
       raise Unusable('npz not readable', e) from None
     label = np.asarray(arrays['label'])
     if label.size != 1 or label.dtype.kind not in 'iuf' or (
@@ -140,20 +144,27 @@ class NpzFiles:
 class _Folder:
   """Images of a folder, with their classes."""
 
-  def __init__(self, folder: str, labels: class_labels.Labels):
+  def __init__(self, folder: str, labels: class_labels.Labels,
+               prefix: str = ''):
     self._folder = folder
     self._labels = labels
+    self._prefix = prefix
 
   def image(self, path: str) -> bytes:
     """Returns an image's bytes, decoded once to see that they are whole."""
-    inside = posixpath.normpath(path.replace('\\', '/'))
-    if posixpath.isabs(inside) or inside.split('/')[0] == '..':
+    inside = files.normal(path)
+    if not inside:
+      raise Unusable('image_path is empty', path)
+    if not files.is_below(inside):
       raise Unusable('image outside --image_dir', path)
     try:
-      encoded = map_files.read_file(self._folder, inside)
+      encoded = map_files.read_file(
+          folders.locate(self._folder, inside, self._prefix))
       pictures.check(encoded)
-    except tf.errors.OpError:
+    except tf.errors.NotFoundError:
       raise Unusable('image not found', path) from None
+    except (tf.errors.OpError, OSError) as e:
+      raise Unusable('image not readable', e) from None
     except ValueError as e:
       raise Unusable('image not usable', e) from None
     return encoded
@@ -185,44 +196,33 @@ class Pictures(_Folder):
     """
     super().__init__(image_dir, labels)
     self._map_dir = map_dir
-    self._pairs = {}
-    self._seen = []
-    self._find(0, image_dir, image_suffix, map_files.IMAGE_TYPES)
-    self._find(1, map_dir, map_suffix, map_files.MAP_TYPES)
-
-  def _find(self, place, folder, suffix, types):
-    """Notes the files of one folder by what they have in common."""
-    for path, size in sorted(map_files.files(folder, types)):
-      stem = os.path.splitext(path)[0]
-      if not stem.endswith(suffix):
-        continue
-      name = stem[:len(stem) - len(suffix)]
-      pair = self._pairs.setdefault(name, [None, None])
-      if pair[place] is not None:
-        raise ValueError(f'{folder} holds {pair[place]} and {path}: leave one '
-                         'of them, or tell images and maps apart by '
-                         '--image_suffix and --map_suffix.')
-      pair[place] = path
-      self._seen.append((path, size))
+    self._pairs, self._seen = pairs.find(
+        image_dir, map_dir, image_suffix, map_suffix)
 
   def names(self) -> list[str]:
     """Returns what images and maps have in common, sorted."""
-    return sorted(self._pairs)
+    return list(self._pairs)
 
   def fingerprint(self) -> str:
     """Returns a checksum of what the source holds."""
-    return _digest([*self._seen, *sorted(self._pairs)])
+    return _digest([*self._seen, *self._pairs])
 
   def sample(self, name: str) -> Sample:
     """Loads one image; raises `Unusable` where it must be left out."""
     image, heatmap = self._pairs[name]
-    if image is None:
+    if not image:
       raise Unusable('map without an image', heatmap)
-    if heatmap is None:
+    if not heatmap:
       raise Unusable('image without a map', image)
     encoded = self.image(image)
+    path = os.path.join(self._map_dir, heatmap)
     try:
-      values = map_files.read_map(os.path.join(self._map_dir, heatmap))
+      if pairs.is_same_file(encoded, path):
+        raise ValueError(f'{path} is the same file as its image {image}, or a '
+                         'copy of it')
+      values = map_files.read_map(path)
+    except (tf.errors.OpError, OSError) as e:
+      raise Unusable('map not readable', e) from None
     except ValueError as e:
       raise Unusable('map not usable', e) from None
     return Sample(encoded, name + os.path.splitext(image)[1],
@@ -234,7 +234,7 @@ class Clicks(_Folder):
 
   def __init__(self, image_dir: str, labels: class_labels.Labels,
                rules: clicks.Rules, frame: int, kind: str,
-               table: Optional[click_files.Table] = None):
+               table: Optional[click_files.Table] = None, prefix: str = ''):
     """Initializes the source.
 
     Args:
@@ -245,8 +245,10 @@ class Clicks(_Folder):
         they are given in the image's own.
       kind: of the file of clicks, 'csv' or 'npz'.
       table: of the clicks; None where they are handed to `from_rows`.
+      prefix: folders that were taken off the images' paths, which may be in
+        the folder of images all the same.
     """
-    super().__init__(image_dir, labels)
+    super().__init__(image_dir, labels, files.normal(prefix))
     self.kind = kind
     self._rules = rules
     self._frame = frame

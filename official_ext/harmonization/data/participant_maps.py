@@ -7,8 +7,10 @@ import numpy as np
 import tensorflow as tf, tf_keras
 import tqdm
 
+from official_ext.harmonization import files
 from official_ext.harmonization.data import click_files
 from official_ext.harmonization.data import clicks
+from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
 from official_ext.harmonization.data import pictures
 
@@ -27,7 +29,7 @@ class ParticipantMaps:
 
   def __init__(self, table: click_files.Table, names: Sequence[str],
                rules: clicks.Rules, size: int, frame: int = 0,
-               image_dir: str = ''):
+               image_dir: str = '', prefix: str = ''):
     """Looks through the clicks once, behind a progress bar.
 
     Args:
@@ -38,6 +40,8 @@ class ParticipantMaps:
       frame: side of the square in whose pixels clicks are given; 0 where they
         are given in the image's own.
       image_dir: folder of the images, whose sizes are needed without a frame.
+      prefix: folders that were taken off the images' paths, which may be in
+        that folder all the same.
 
     Raises:
       ValueError: an image is not there, or is none.
@@ -47,6 +51,7 @@ class ParticipantMaps:
     self._size = size
     self._frame = frame
     self._image_dir = image_dir
+    self._prefix = files.normal(prefix)
     self._counts = {}
     self.left_out = collections.Counter()
     self.unreadable = []
@@ -61,9 +66,12 @@ class ParticipantMaps:
     if self._frame:
       return self._frame, self._frame
     try:
-      encoded = map_files.read_file(self._image_dir, name)
+      if not files.is_below(name):
+        raise ValueError('it is not below that folder')
+      encoded = map_files.read_file(
+          folders.locate(self._image_dir, name, self._prefix))
       return tuple(pictures.shape(encoded)[:2])
-    except (tf.errors.OpError, ValueError) as e:
+    except (tf.errors.OpError, OSError, ValueError) as e:
       raise ValueError(f'The size of {name} in --image_dir={self._image_dir} '
                        f'is not known ({e}): give the folder of all images, or '
                        '--click_frame.') from None

@@ -11,7 +11,7 @@ from typing import Mapping, Optional, Sequence
 
 import numpy as np
 
-from official_ext.harmonization.data import map_files
+from official_ext.harmonization.data import folders
 
 ANIMAL, VEHICLE = TARGETS = ('animal', 'vehicle')
 FULL = 200
@@ -150,7 +150,7 @@ def find(folder: str,
   """
   given = {letters(name): target for name, target in (classes or {}).items()}
   found = {}
-  for file, _ in sorted(map_files.files(folder, ('.png',))):
+  for file, _ in folders.find(folder, ('.png',)):
     stimulus = _stimulus(folder, file, given)
     key = (stimulus.image, stimulus.level)
     if key in found:

@@ -1,0 +1,183 @@
+"""Reads the places of clicks from the many ways in which they are written.
+
+A CSV holds them as text: a list of points in the notation of Python, NumPy,
+JSON or PostgreSQL. Nothing of it is ever run.
+"""
+
+import ast
+import json
+import math
+import re
+from typing import Any, NamedTuple, Optional, Sequence, Union
+
+import numpy as np
+
+_WRONG = 'the clicks are no list of (x, y)'
+# A number as numpy's own types are written, such as np.int64(3).
+_SCALAR = re.compile(
+    r'\b(?:(?:np|numpy)\.)?(?:u?int|float)(?:8|16|32|64)?_?\(([^()]*)\)')
+_WRAPPED = re.compile(r'\b(?:(?:np|numpy)\.)?(?:array|asarray|list|tuple)\(')
+_DTYPE = re.compile(r',\s*dtype=[\w.\'"<>]+\s*(?=\))')
+_NULL = re.compile(r'\b(?:null|nan|none)\b', re.IGNORECASE)
+# Between numbers of an array that was printed, which has no commas.
+_SPACES = re.compile(r'(?<=[\d.\]])\s+(?=[-\d\[])')
+_NUMBER = r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?'
+_PAIR = re.compile(rf'\(?\s*({_NUMBER})\s*[,; ]\s*({_NUMBER})\s*\)?')
+_BRACES = str.maketrans('{}', '[]', '"\\')
+
+
+class Points(NamedTuple):
+  """The clicks of one participant on one image.
+
+  Attributes:
+    places: float64 (n, 2), x and y of each click in pixels.
+    nulls: how many clicks were recorded without a place (null).
+  """
+  places: np.ndarray
+  nulls: int
+
+
+def read(clicks: Union[str, tuple[Sequence[float], Sequence[float]]]) -> Points:
+  """Reads clicks as they are recorded.
+
+  Args:
+    clicks: the text of a list of points, or a pair of sequences of x and of y,
+      padded with NaN or not. In a text a point is (x, y), [x, y], "(x,y)" or
+      {"x": x, "y": y}. A third value is its time where that can be told: it
+      never falls from one click to the next. The list may be one of Python,
+      NumPy (np.int64(3), array([...]), printed or not), JSON (with nulls) or an
+      array of PostgreSQL, {"(1,2)","(3,4)"}; or {"x": [...], "y": [...]}.
+
+  Returns:
+    The points.
+
+  Raises:
+    ValueError: this is none of them, or a click has half of a place.
+  """
+  try:
+    if not isinstance(clicks, str):
+      places = np.stack([np.asarray(c, np.float64) for c in clicks], -1)
+      # Padding, which is not counted.
+      found = Points(places[~np.isnan(places).all(-1)], 0)
+    else:
+      found = _points(*_parse(clicks))
+  except (SyntaxError, TypeError, ValueError, MemoryError, OverflowError,
+          RecursionError) as e:
+    # A sentence of ours says more than one of Python's.
+    raise ValueError(
+        str(e) if isinstance(e, _Unclear) else _WRONG) from None
+  if found.places.ndim != 2 or found.places.shape[-1] != 2:
+    raise ValueError(_WRONG)
+  if not np.isfinite(found.places).all():
+    raise ValueError('a click has no finite place')
+  return found
+
+
+class _Unclear(ValueError):
+  """What was recorded can be read in more than one way, or in none."""
+
+
+def _parse(text: str) -> tuple[Any, bool]:
+  """Returns the value of a text, and whether it is data and not Python."""
+  text = text.strip()
+  if '...' in text:
+    raise _Unclear('NumPy shortened the clicks when it printed them ("...")')
+  # To JSON an empty array of PostgreSQL would be an object, to Python a full
+  # one a set, which keeps neither order nor equal clicks.
+  if text.startswith('{') and ':' not in text:
+    return ast.literal_eval(_NULL.sub('None', text.translate(_BRACES))), True
+  try:
+    value = json.loads(text)
+  except ValueError:
+    pass
+  else:
+    # JSON in JSON, as programs that encode twice write it.
+    return _parse(value) if isinstance(value, str) else (value, True)
+  if '(' in text:
+    text = _WRAPPED.sub('(', _DTYPE.sub('', _SCALAR.sub(r'\1', text)))
+  if ',' not in text:
+    text = _SPACES.sub(',', text)
+  value = ast.literal_eval(_NULL.sub('None', text))
+  if isinstance(value, bytes):
+    value = value.decode()
+  return _parse(value) if isinstance(value, str) else (value, False)
+
+
+def _points(value: Any, data: bool) -> Points:
+  """Returns the points of a value.
+
+  Args:
+    value: lists and dicts of numbers.
+    data: whether three numbers are taken as x, y and a time even where there
+      are no others to compare with.
+  """
+  if isinstance(value, dict):
+    columns = _by_name(value)
+    if not all(isinstance(c, (list, tuple)) for c in columns):
+      raise TypeError
+    if len(columns[0]) != len(columns[1]):
+      raise _Unclear(f'{len(columns[0])} values of x, but {len(columns[1])} of '
+                     'y')
+    value = [*zip(*columns)]
+  if not isinstance(value, (list, tuple)):
+    raise TypeError
+  found = [_point(p) for p in value]
+  times = [p[2] for p in found if p is not None and p[2:]]
+  if times:
+    _check_times(times, sum(p is not None for p in found), data)
+  places, nulls = [], 0
+  for point in found:
+    x, y = (None, None) if point is None else map(_number, point[:2])
+    if x is None and y is None:
+      nulls += 1
+    elif x is None or y is None:
+      raise _Unclear('a click has no finite place')
+    else:
+      places.append((x, y))
+  return Points(np.array(places, np.float64).reshape(-1, 2), nulls)
+
+
+def _by_name(point: dict) -> tuple[Any, Any]:
+  """Returns what a dictionary has under x and y."""
+  named = {str(key).lower(): value for key, value in point.items()}
+  if not {'x', 'y'} <= {*named}:
+    raise _Unclear(f'the clicks have the keys {[*point]}; expected x and y')
+  return named['x'], named['y']
+
+
+def _point(point: Any) -> Optional[Sequence[Any]]:
+  """Returns x, y and perhaps a time of a point; None where it is null."""
+  if point is None:
+    return None
+  if isinstance(point, dict):
+    return _by_name(point)
+  if isinstance(point, str):
+    match = _PAIR.fullmatch(point.strip())
+    if match:
+      return match.groups()
+  elif isinstance(point, (list, tuple)) and len(point) in (2, 3):
+    return point
+  raise TypeError
+
+
+def _number(value: Any) -> Optional[float]:
+  """Returns a coordinate; None where it is null or NaN."""
+  if value is None:
+    return None
+  if isinstance(value, bool):
+    raise TypeError
+  number = float(value)
+  return None if math.isnan(number) else number
+
+
+def _check_times(times: Sequence[Any], points: int, data: bool):
+  """Checks that third values can only be times."""
+  if len(times) != points:
+    raise _Unclear('some clicks have two values and others three')
+  # What is written as text is not a place in the image.
+  if not all(isinstance(t, str) for t in times):
+    numbers = [_number(t) for t in times]
+    known = [n for n in numbers if n is not None]
+    if not (data or points > 1) or known != sorted(known):
+      raise _Unclear('the clicks have three values; expected (x, y), or '
+                     '(x, y, time) in the order of time')

@@ -1,0 +1,273 @@
+"""Text files as other programs save them: encodings, line ends, CSV dialects.
+
+Every text file that a user writes is read here, so that all commands take the
+same ones: UTF-8 and UTF-16, with a byte order mark or without, and lines that
+end as on Unix, Windows or an old Mac. Any other encoding is refused, since a
+guess would change names without a word.
+"""
+
+import ast
+import codecs
+import contextlib
+import csv
+import io
+import itertools
+import re
+import sys
+from typing import Iterator, NamedTuple, Sequence
+
+import tensorflow as tf, tf_keras
+
+# UTF-32 first: its mark begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32',
+    codecs.BOM_UTF8: 'utf-8-sig',
+    codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16',
+}
+_NOT_TEXT = {
+    b'PK\x03\x04': 'a zip archive or a spreadsheet (.xlsx, .ods)',
+    b'\xd0\xcf\x11\xe0': 'a spreadsheet (.xls)',
+    b'\x1f\x8b': 'compressed by gzip',
+    b'\x93NUMPY': 'an npy file',
+}
+_HEAD = 4096
+_BUFFER = 1 << 20
+_DELIMITERS = ',;\t|'
+# What a spreadsheet writes above a table, and heeds.
+_SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+_BYTES = re.compile(r'(?:np\.(?:str_|bytes_)\()?(b?(["\']).*\2)\)?', re.DOTALL)
+_NUMBER = re.compile(r'(?:np|numpy)\.\w+\(([^()]*)\)')
+
+
+def _encoding(head: bytes, path: str) -> str:
+  """Tells the encoding of a file from its first bytes."""
+  for mark, encoding in _MARKS.items():
+    if head.startswith(mark):
+      return encoding
+  for magic, what in _NOT_TEXT.items():
+    if head.startswith(magic):
+      raise ValueError(f'{path} is {what}; expected text. Save it as UTF-8 '
+                       'text (a table as CSV).')
+  if b'\0' not in head:
+    return 'utf-8'
+  # Half of the bytes of English in UTF-16 are zero, always the same half.
+  half = len(head) // 4
+  low, high = head[1::2].count(0), head[::2].count(0)
+  if low > half and not high:
+    return 'utf-16-le'
+  if high > half and not low:
+    return 'utf-16-be'
+  raise ValueError(f'{path} has zero bytes; expected text. Save it as UTF-8 '
+                   'text.')
+
+
+def decode(content: bytes, path: str) -> str:
+  """Decodes a text file.
+
+  Args:
+    content: of the file.
+    path: of the file, for messages.
+
+  Returns:
+    Its text without a byte order mark; lines end in a line feed.
+
+  Raises:
+    ValueError: it is not text in UTF-8 or UTF-16; the message names the line.
+  """
+  encoding = _encoding(content[:_HEAD], path)
+  try:
+    text = content.decode(encoding)
+  except UnicodeDecodeError as e:
+    before = _lines_ended(content[:e.start].decode(encoding, 'replace'))
+    raise ValueError(
+        f'{path}, line {before.count(chr(10)) + 1}: byte '
+        f'0x{content[e.start]:02x} is not {e.encoding.upper()}; expected text '
+        'in UTF-8 or UTF-16. Save the file as UTF-8 (it may be in Latin-1 or '
+        'Windows-1252).') from None
+  return _lines_ended(text)
+
+
+def _lines_ended(text: str) -> str:
+  return text.replace('\r\n', '\n').replace('\r', '\n')
+
+
+def read(path: str) -> str:
+  """Reads a text file; see `decode` for what it returns and raises."""
+  with tf.io.gfile.GFile(path, 'rb') as f:
+    return decode(f.read(), path)
+
+
+def opened(path: str) -> io.StringIO:
+  """Reads a text file that others want as a file, as `gin` and `yaml` do."""
+  return io.StringIO(read(path))
+
+
+class _Bytes(io.RawIOBase):
+  """A file, local or not, as Python's own readers want it."""
+
+  def __init__(self, path: str):
+    super().__init__()
+    self._file = tf.io.gfile.GFile(path, 'rb')
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer) -> int:
+    found = self._file.read(len(buffer))
+    buffer[:len(found)] = found
+    return len(found)
+
+  def close(self):
+    self._file.close()
+    super().close()
+
+
+class Row(NamedTuple):
+  """A line of a table.
+
+  Attributes:
+    line: its number in the file, from 1.
+    cells: text by the column's name in lower case; '' where it is empty.
+    problem: why the cells may not be what was meant, or ''.
+  """
+  line: int
+  cells: dict[str, str]
+  problem: str
+
+
+class Table(NamedTuple):
+  """A table whose first line names the columns.
+
+  Attributes:
+    path: of the file.
+    columns: their names in lower case.
+    rows: the lines below, read one by one.
+  """
+  path: str
+  columns: list[str]
+  rows: Iterator[Row]
+
+  def check(self, needed: Sequence[str], optional: Sequence[str] = ()):
+    """Checks that columns are there, and once.
+
+    Args:
+      needed: names in lower case.
+      optional: names that may be missing.
+
+    Raises:
+      ValueError: they are not.
+    """
+    missing = [c for c in needed if c not in self.columns]
+    if missing:
+      raise ValueError(
+          f'{self.path} has no column {missing[0]}, only {self.columns}: name '
+          f'the columns in its first line, {", ".join(needed)} among them.')
+    for name in (*needed, *optional):
+      if self.columns.count(name) > 1:
+        raise ValueError(f'{self.path} has {self.columns.count(name)} columns '
+                         f'{name}; expected one. Rename or remove the others.')
+
+
+@contextlib.contextmanager
+def table(path: str) -> Iterator[Table]:
+  """Opens a CSV file, separated by commas, semicolons, tabs or bars.
+
+    with text_files.table('labels.csv') as table:
+      table.check(['image', 'label'])
+      for row in table.rows:
+        print(row.line, row.cells['image'])
+
+  Args:
+    path: of the file.
+
+  Yields:
+    The table; one row is held at a time.
+
+  Raises:
+    ValueError: it is not text, or a line is not CSV; the message names it.
+  """
+  # The limit is of the csv module; a row of many clicks exceeds the usual one.
+  csv.field_size_limit(sys.maxsize)
+  with io.BufferedReader(_Bytes(path), _BUFFER) as raw:
+    encoding = _encoding(raw.peek(_HEAD)[:_HEAD], path)
+    # Line ends are the csv module's: there are some inside of quotes.
+    with io.TextIOWrapper(raw, encoding, newline='') as f:
+      try:
+        yield _table(path, f)
+      except UnicodeDecodeError:
+        read(path)  # Knows the line.
+        raise
+
+
+def _table(path: str, lines: Iterator[str]) -> Table:
+  """Reads the first line, and the others when they are asked for."""
+  skipped, first, delimiter = 0, '', ''
+  for first in lines:
+    separator = _SEPARATOR.fullmatch(first)
+    if separator:
+      delimiter = separator[1]
+    elif first.strip():
+      break
+    skipped += 1
+  delimiter = delimiter or max(
+      _DELIMITERS, key=lambda d: len(next(csv.reader([first], delimiter=d))))
+  # Strict: a stray quote would otherwise swallow the lines after it.
+  reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter,
+                      skipinitialspace=True, strict=True)
+  rows = _rows(path, reader, skipped)
+  columns = [_cell(c).lower() for c in next(rows, (0, []))[1]]
+  return Table(path, columns, _named(columns, rows))
+
+
+def _rows(path, reader, skipped):
+  """Yields the number of each line that is not empty, and its cells."""
+  while True:
+    line = reader.line_num + 1
+    try:
+      cells = next(reader)
+    except StopIteration:
+      return
+    except csv.Error as e:
+      raise ValueError(
+          f'{path}, line {line + skipped}, is not a line of CSV ({e}): repair '
+          'or remove it (a quote inside of a cell is written twice).') from None
+    if any(map(str.strip, cells)):
+      yield line + skipped, cells
+
+
+def _cell(text: str) -> str:
+  # Files that were joined have marks inside.
+  return text.replace('\ufeff', '').strip()
+
+
+def _named(columns, rows):
+  """Yields rows with their cells by name."""
+  for line, found in rows:
+    cells = [*map(_cell, found)]
+    extra = [c for c in cells[len(columns):] if c]
+    problem = '' if not extra else (
+        f'{len(cells)} cells under {len(columns)} columns; put a cell that '
+        'holds the separator into double quotes')
+    cells += [''] * (len(columns) - len(cells))
+    yield Row(line, dict(zip(columns, cells)), problem)
+
+
+def plain(text: str) -> str:
+  """Returns what was meant by the Python notation of a cell.
+
+  Args:
+    text: of a cell, such as b'cat.png', np.str_('cat.png') or np.int64(3).
+
+  Returns:
+    The text or number in it: cat.png, 3; the text itself where it is another.
+  """
+  match = _BYTES.fullmatch(text)
+  # Quotes alone are part of a name.
+  if match and (match[1] != text or text.startswith('b')):
+    try:
+      found = ast.literal_eval(match[1])
+      return found.decode() if isinstance(found, bytes) else str(found)
+    except (SyntaxError, ValueError):
+      return text
+  match = _NUMBER.fullmatch(text)
+  return match[1] if match else text
