@@ -10,7 +10,7 @@ import unicodedata
 from typing import Iterable, Mapping, Optional, Sequence
 
 from official_ext.harmonization import files
-from official_ext.harmonization.data import text_files
+from official_ext.harmonization import text_files
 
 # ASCII: Unicode has digits that int does not take. A table program turns 5
 # into 5.0 where other cells of the column are empty.

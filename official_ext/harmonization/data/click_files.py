@@ -18,7 +18,7 @@ from official_ext.harmonization import files
 from official_ext.harmonization.data import class_labels
 from official_ext.harmonization.data import clicks
 from official_ext.harmonization.data import npz
-from official_ext.harmonization.data import text_files
+from official_ext.harmonization import text_files
 
 _CSV_COLUMNS = ('image_path', 'clicks', 'user_id')
 _OPTIONAL = ('user_catch_trial', 'is_mobile')

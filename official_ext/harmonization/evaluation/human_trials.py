@@ -6,14 +6,12 @@ the level, object_response and category are animal or vehicle. A table of
 accuracies has level and accuracy, and standard_error where it is known.
 """
 
-import csv
 import dataclasses
 import math
-from typing import Any, Iterable, Mapping, Union
-
-import tensorflow as tf, tf_keras
+from typing import Any, Iterable, Iterator, Mapping, Union
 
 from official_ext.harmonization.data import stimulus_files
+from official_ext.harmonization import text_files
 
 COLUMNS = ('subj', 'session', 'trial', 'rt', 'object_response', 'category',
            'condition', 'imagename')
@@ -76,19 +74,27 @@ def read(path: str) -> Union[Trials, Accuracies]:
   Raises:
     ValueError: the file is neither, or a line cannot be read; it is named.
   """
-  with tf.io.gfile.GFile(path, 'r') as f:
-    reader = csv.DictReader(f)
-    columns = [name.strip().lower() for name in reader.fieldnames or ()]
+  with text_files.table(path) as table:
     # Some files of model-vs-human write Session.
-    reader.fieldnames = columns
-    lines = ((f'{path}, line {reader.line_num}', row) for row in reader)
+    columns = table.columns
     if set(_NEEDED) <= {*columns}:
-      return _trials(path, lines)
+      table.check(_NEEDED)
+      return _trials(path, _lines(table))
     if {'level', 'accuracy'} <= {*columns}:
-      return _accuracies(path, lines)
+      table.check(('level', 'accuracy'), ('standard_error',))
+      return _accuracies(path, _lines(table))
   raise ValueError(
       f'{path} has the columns {columns}: trials need {", ".join(_NEEDED)}; a '
       'table of accuracies needs level and accuracy.')
+
+
+def _lines(table: text_files.Table) -> Iterator[tuple[str, Mapping[str, str]]]:
+  """Yields where a row is, and its cells."""
+  for row in table.rows:
+    where = f'{table.path}, line {row.line}'
+    if row.problem:
+      raise ValueError(f'{where}: {row.problem}.')
+    yield where, row.cells
 
 
 def _target(where: str, column: str, text: str) -> str:
@@ -119,8 +125,6 @@ def _trials(path: str, lines: Iterable[tuple[str, Mapping]]) -> Trials:
   """Reads trials, line by line."""
   trials, missing = [], 0
   for where, row in lines:
-    row = {name: (value or '').strip() for name, value in row.items()
-           if isinstance(name, str) and not isinstance(value, list)}
     if not row['subj'] or not row['imagename']:
       raise ValueError(f'{where}: subj or imagename is empty.')
     level = _level(where, 'condition', row['condition'])
@@ -151,10 +155,10 @@ def _accuracies(path: str, lines: Iterable[tuple[str, Mapping]]) -> Accuracies:
   """Reads a table of accuracies, line by line."""
   accuracy, error = {}, {}
   for where, row in lines:
-    level = _level(where, 'level', row['level'] or '')
+    level = _level(where, 'level', row['level'])
     if level in accuracy:
       raise ValueError(f'{where}: level {level} stands in the file twice.')
-    accuracy[level] = _number(where, 'accuracy', row['accuracy'] or '', 1.)
+    accuracy[level] = _number(where, 'accuracy', row['accuracy'], 1.)
     given = row.get('standard_error') or ''
     error[level] = math.nan if given.strip().lower() in _NO_ANSWER else _number(
         where, 'standard_error', given, 1.)
