@@ -64,7 +64,7 @@ class AtomicTest(tf.test.TestCase):
     self.assertEqual(files.read_json(self.path), {'a': [1]})
     for content, words in (('{"a": [1', 'not JSON'), ('', 'it is empty')):
       files.write(self.path, content)
-      with self.assertRaisesRegex(ValueError, f'table.csv: .*{words}'):
+      with self.assertRaisesRegex(ValueError, f'table.csv .*{words}'):
         files.read_json(self.path)
 
 

@@ -121,7 +121,7 @@ def sentence(error: BaseException) -> str:
   # KeyError's own text is the repr of its message.
   message = ' '.join(map(str, error.args)) if isinstance(
       error, LookupError) else str(error)
-  message = ' '.join(message.split())
+  message = ' '.join(files.without_addresses(message).split())
   if _is_our_sentence(error) and message and not (
       isinstance(error, OSError) and error.strerror):
     return message

@@ -18,6 +18,8 @@ import unicodedata
 PARTIAL = '.partial'
 _OURS = re.compile(rf'\.([^/]+)\.[^/.]+-\d+-\d+{re.escape(PARTIAL)}')
 _DRIVE = re.compile(r'[A-Za-z]:/')
+# How Python prints an object that has no text of its own.
+_ADDRESS = re.compile(r'\s*<[\w.]+(?: [^<>]*)? at 0x[0-9a-fA-F]+>')
 _count = itertools.count()
 
 
@@ -62,6 +64,29 @@ def final(text: str) -> str:
     The same with the names that `partial` was given.
   """
   return _OURS.sub(r'\1', text)
+
+
+def remove_partial(folder: str):
+  """Removes the partial files that processes left that were killed.
+
+  Args:
+    folder: local, and locked by this process: no other writes to it.
+  """
+  for name in os.listdir(folder):
+    if _OURS.fullmatch(name):
+      os.remove(os.path.join(folder, name))
+
+
+def without_addresses(text: Any) -> str:
+  """Returns a message without the addresses of objects.
+
+  Libraries put their arguments into their messages, such as <_io.BytesIO object
+  at 0x7f...>, which say nothing and differ from run to run.
+
+  Args:
+    text: or an exception.
+  """
+  return _ADDRESS.sub('', str(text))
 
 
 @contextlib.contextmanager
@@ -155,8 +180,8 @@ def read_json(path: str, what: str = 'JSON') -> Any:
     return json.loads(content)
   except ValueError as e:
     found = e if content.strip() else 'it is empty'
-    raise ValueError(f'{path}: not JSON ({found}); expected {what}. Remove the '
-                     'file, or restore it.') from None
+    raise ValueError(f'{path} is not JSON ({found}); expected {what}. Remove '
+                     'or restore the file.') from None
 
 
 def normal(path: str) -> str:

@@ -17,6 +17,7 @@ from official.vision.dataloaders import classification_input
 from official_ext.harmonization.data import build_clickme_records
 from official_ext.harmonization.data import canonical_maker
 from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import output_folder
 from official_ext.harmonization.data import shards
 from tests.data import building
 
@@ -147,7 +148,7 @@ class ResumeTest(building.Case):
     process.start()
     jobs = shards.names('train', 5)
     while not (any(shards.is_whole(options.output_dir, s) for s in jobs) and
-               list(self.folder.glob('killed/*.partial'))):
+               list(self.folder.glob('killed/.*.partial'))):
       self.assertTrue(process.is_alive())
       time.sleep(.01)
     os.kill(process.pid, signal.SIGKILL)
@@ -159,9 +160,9 @@ class ResumeTest(building.Case):
     built = []
     write = shards.write
 
-    def counting(directory, shard, outcomes):
+    def counting(directory, shard, *args):
       built.append(shard)
-      return write(directory, shard, outcomes)
+      return write(directory, shard, *args)
 
     with mock.patch.object(shards, 'write', counting):
       build_clickme_records.build(options)
@@ -188,10 +189,14 @@ class ResumeTest(building.Case):
     before = building.contents(folder)
     for other in (dict(seed=1), dict(label_offset=1), dict(jpeg_quality=90),
                   dict(images_per_shard=2)):
-      with self.assertRaisesRegex(ValueError, f'{list(other)[0]} = .*--output'):
+      with self.assertRaisesRegex(ValueError,
+                                  f'{list(other)[0]} was .*--output'):
         self.build(npz=archive, **other)
-    with self.assertRaisesRegex(ValueError, 'input = '):
-      self.build(npz=self.archive(5))
+    with self.assertRaisesRegex(
+        ValueError, r'input has changed \(different: sub/001.npz; new: '
+        r'sub/004.npz\)') as caught:
+      self.build(npz=self.archive(5, n1=building.entry(9)))
+    self.assertNotRegex(str(caught.exception), '[0-9a-f]{16}')
     self.assertEqual(building.contents(folder), before)
 
   def test_a_folder_of_others_is_not_written_to(self):
@@ -201,7 +206,7 @@ class ResumeTest(building.Case):
 
   def test_a_second_run_is_kept_out(self):
     archive = self.archive(2)
-    with shards.alone(str(self.folder / 'out')):
+    with output_folder.alone(str(self.folder / 'out')):
       with self.assertRaisesRegex(ValueError, 'Another run'):
         self.build(npz=archive)
     self.build(npz=archive)
@@ -219,7 +224,7 @@ class ResumeTest(building.Case):
       alive.pop()
 
     with mock.patch.object(tf.io.TFRecordWriter, 'write', write):
-      shards.claim(str(self.folder / 'o'), ['s'], {})
+      output_folder.claim(str(self.folder / 'o'), ['s'], {})
       shards.write(str(self.folder / 'o'), 's', outcomes())
 
 

@@ -289,12 +289,15 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
       download_clickme.main([])
       self._assert_whole('/train/train-0.tfrecords', '/val/val-0.tfrecords')
       typed.shards = ['7']
-      with self.assertRaisesRegex(SystemExit,
-                                  'download_clickme: .*-7.*404'):
+      with self.assertRaisesRegex(http_shard.DownloadError, '-7.*404'):
         download_clickme.main([])
       typed.base_url = 'file:///etc'
-      with self.assertRaisesRegex(SystemExit, '--base_url'):
+      with self.assertRaisesRegex(ValueError, '--base_url'):
         download_clickme.main([])
+      typed.base_url, typed.output_dir = self.url, 'gs://bucket/clickme'
+      with self.assertRaisesRegex(ValueError, 'gs://bucket.*a local folder'):
+        download_clickme.main([])
+      self.assertFalse(os.path.exists('gs:'))
 
 
 if __name__ == '__main__':

@@ -111,7 +111,7 @@ class MakeDigitsTest(tf.test.TestCase):
     with mock.patch.object(make_digits_clickme, '_jpeg', side_effect=OSError):
       with self.assertRaises(OSError):
         make_digits_clickme.make(folder, 2, 2, 2)
-    self.assertEmpty(tf.io.gfile.glob(os.path.join(folder, '*', '*')))
+    self.assertEmpty(tf.io.gfile.glob(os.path.join(folder, '[a-z]*', '*')))
     self.assertTrue(make_digits_clickme.make(folder, 2, 2, 2))
     with open(os.path.join(folder, 'manifest.json')) as f:
       self.assertEqual(json.load(f)['train_images'], 2)

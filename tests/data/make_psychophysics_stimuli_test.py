@@ -177,7 +177,7 @@ class FolderTest(Case):
   def test_other_settings_are_refused(self):
     self.pairs('animal/a', 'vehicle/b')
     self.make()
-    with self.assertRaisesRegex(ValueError, 'seed = 1'):
+    with self.assertRaisesRegex(ValueError, 'seed was 0 and is now 1'):
       self.make(seed=1)
     with self.assertRaisesRegex(ValueError, 'percent_of'):
       self.make(percent_of='map')

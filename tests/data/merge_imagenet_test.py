@@ -143,7 +143,7 @@ class MergeImagenetTest(tf.test.TestCase):
       self.assertEqual(self.merge(map_records=maps), 2)
     self.assertEqual(write.call_count, 1)
     self.assertEqual([p.read_bytes() for p in paths], before)
-    with self.assertRaisesRegex(ValueError, 'label_offset = '):
+    with self.assertRaisesRegex(ValueError, 'label_offset was 0 and is now 1'):
       self.merge(map_records=maps, label_offset=1)
 
   def test_no_match_fails_the_command(self):

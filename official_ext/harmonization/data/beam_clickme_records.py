@@ -24,6 +24,7 @@ from official_ext.harmonization import cli
 from official_ext.harmonization.data import build_clickme_records
 from official_ext.harmonization.data import canonical_maker
 from official_ext.harmonization.data import click_files
+from official_ext.harmonization.data import output_folder
 from official_ext.harmonization.data import shards
 
 FLAGS = flags.FLAGS
@@ -148,9 +149,11 @@ def build(options: build_clickme_records.Options,
     count = build_clickme_records.shard_count(options, names)
     fingerprint = source.fingerprint()
   order = shards.names(options.split, count)
-  used = build_clickme_records.settings(
-      options, fingerprint, classes)
-  shards.claim(directory, order, used)
+  used = build_clickme_records.settings(options, fingerprint, classes, count)
+  output_folder.claim(
+      directory, order, used,
+      {} if options.clicks else {'input': source.inventory()},
+      defaults={'shard_count': count})
   todo = {i for i in range(count) if not shards.is_whole(directory, order[i])}
   with beam.Pipeline(argv=list(runner)) as pipeline:
     maker = canonical_maker.Maker(source, options.label_offset)

@@ -28,6 +28,7 @@ from official_ext.harmonization.data import clicks
 from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
 from official_ext.harmonization.data import map_sources
+from official_ext.harmonization.data import output_folder
 from official_ext.harmonization.data import pairs
 from official_ext.harmonization.data import shards
 
@@ -284,6 +285,10 @@ def source(options: Options, classes: class_labels.Labels,
 def shard_count(options: Options, names: Sequence[str]) -> int:
   """Returns how many shards are asked for.
 
+  Where --shards does not say: as many as --images_per_shard asks for, and one
+  for each worker, so that none is idle. A build that is resumed keeps its
+  number, whatever the number of workers is now.
+
   Args:
     options: what is built from what.
     names: of the images.
@@ -294,17 +299,25 @@ def shard_count(options: Options, names: Sequence[str]) -> int:
   if not names:
     raise ValueError('The source holds no images: check --npz, --image_dir, '
                      '--map_dir or --clicks.')
-  return options.shards or -(-len(names) // options.images_per_shard)
+  if options.shards:
+    return options.shards
+  started = output_folder.claimed(options.output_dir)
+  if 'shard_count' in started:
+    return started['shard_count']
+  count = -(-len(names) // options.images_per_shard)
+  # A folder of an earlier version has as many as the images ask for.
+  return count if started else max(count, min(options.workers, len(names)))
 
 
 def settings(options: Options, fingerprint: str,
-             classes: class_labels.Labels) -> dict[str, Any]:
+             classes: class_labels.Labels, count: int) -> dict[str, Any]:
   """Returns what the shards' content depends on.
 
   Args:
     options: what is built from what.
     fingerprint: of the source.
     classes: of the images.
+    count: of the shards.
   """
   kept = ['split', 'label_offset', 'seed', 'shards', 'images_per_shard']
   if options.npz:
@@ -313,7 +326,8 @@ def settings(options: Options, fingerprint: str,
     kept += ['rules', 'click_frame']
   everything = dataclasses.asdict(options)
   return {**{name: everything[name] for name in kept},
-          'input': fingerprint, 'classes': classes.fingerprint()}
+          'shard_count': count, 'input': fingerprint,
+          'classes': classes.fingerprint()}
 
 
 def build(options: Options) -> dict[str, Any]:
@@ -329,7 +343,7 @@ def build(options: Options) -> dict[str, Any]:
     ValueError: the options or their files do not allow it.
   """
   check(options)
-  with shards.alone(options.output_dir):
+  with output_folder.alone(options.output_dir):
     return _build(options)
 
 
@@ -339,17 +353,21 @@ def _build(options: Options) -> dict[str, Any]:
   classes = labels(options)
   table = None
   if options.clicks:
-    table = click_files.Table(shards.working_file(directory, _TABLE))
+    table = click_files.Table(output_folder.working_file(directory, _TABLE))
     table.fill(click_rows(options))
   images = source(options, classes, table)
   names = images.names()
   check_folders(options, names, classes)
-  jobs = shards.assign(names, options.split, shard_count(options, names),
-                       options.seed)
-  used = settings(options, images.fingerprint(), classes)
-  shards.claim(directory, jobs, used)
+  count = shard_count(options, names)
+  jobs = shards.assign(names, options.split, count, options.seed)
+  used = settings(options, images.fingerprint(), classes, count)
+  output_folder.claim(
+      directory, jobs, used,
+      {'input': images.inventory(), 'classes': classes.inventory()},
+      defaults={'shard_count': count})
   maker = canonical_maker.Maker(images, options.label_offset)
-  shards.build(directory, jobs, maker, options.workers)
+  shards.build(directory, jobs, maker, options.workers,
+               {shard: len(images) for shard, images in jobs.items()})
   totals = finish(options, list(jobs), classes, used)
   if table:
     os.remove(table.path)
@@ -361,24 +379,21 @@ def finish(options: Options, jobs, classes, used) -> dict[str, Any]:
   given = options.npz or options.map_dir or ','.join(options.clicks)
   totals = shards.finish(options.output_dir, jobs, source=given, settings=used,
                          class_names=classes.names)
-  print(shards.summary(options.output_dir, totals))
+  print(shards.summary(options.output_dir, totals, classes.names))
   return totals
 
 
 def report(command: str, make: Callable[[Options], dict[str, Any]]):
-  """Ends a command whose input is at fault with one sentence.
+  """Runs a command that builds records; making none is a failure.
 
   Args:
     command: its name.
     make: builds what the flags describe, and returns what `shards.finish` does.
   """
-  try:
-    totals = make(options_of_flags())
-  except (ValueError, PermissionError) as e:
-    raise SystemExit(f'{command}: {e}') from None
+  totals = make(options_of_flags())
   if not totals['records']:
-    raise SystemExit(f'{command}: not one record was made; the reasons stand '
-                     'above.')
+    raise SystemExit(f'{command}: not one record was made, for the reasons '
+                     'above. Repair the input, or change the flags.')
 
 
 def main(_):

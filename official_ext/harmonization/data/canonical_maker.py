@@ -64,4 +64,5 @@ class Maker:
     record = record_writer.canonical_example(
         sample.image, label, sample.filename, heatmap, sample.source,
         sample.clicks, sample.participants)
-    return shards.Outcome(name, record, counts=sample.counts, rows=sample.rows)
+    return shards.Outcome(name, record, counts=sample.counts, rows=sample.rows,
+                          label=label)

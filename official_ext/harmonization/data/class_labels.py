@@ -63,6 +63,11 @@ class Labels:
         sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
+  def inventory(self) -> dict[str, str]:
+    """Returns what the checksum sums up: names and classes."""
+    return {**{f'class {i}': name for i, name in enumerate(self.names)},
+            **(self._table or {})}
+
   def of(self, image: str, recorded: str = '') -> int:
     """Returns the class of an image.
 

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -257,6 +258,15 @@ class Table:
     """Returns the images, sorted."""
     return [image for image, in self._query(
         'select distinct image from rows order by image')]
+
+  def digests(self) -> dict[str, str]:
+    """Returns a short checksum of each image's rows."""
+    found = self._query('select image, row from rows order by image, rowid')
+    return {
+        image: hashlib.sha256(''.join(row for _, row in rows).encode()
+                             ).hexdigest()[:16]
+        for image, rows in itertools.groupby(found, lambda row: row[0])
+    }
 
   def rows(self, image: str) -> Sequence[clicks.Row]:
     """Returns an image's rows, in the order in which they were recorded."""

@@ -22,6 +22,7 @@ from official_ext.harmonization import cli
 from official_ext.harmonization import resources
 from official_ext.harmonization.data import http_shard
 from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import output_folder
 
 FLAGS = flags.FLAGS
 
@@ -192,18 +193,16 @@ def download(output_dir: str,
 def main(_):
   """Downloads what the flags describe."""
   output_dir = resources.working_path(FLAGS.output_dir)
-  try:
-    if not FLAGS.base_url.startswith(('http://', 'https://')):
-      raise ValueError(f'--base_url is {FLAGS.base_url!r}: it must begin with '
-                       'http:// or https://.')
-    numbers = {s: shard_numbers(s, FLAGS.shards) for s in FLAGS.split}
+  if not FLAGS.base_url.startswith(('http://', 'https://')):
+    raise ValueError(f'--base_url is {FLAGS.base_url!r}; expected an address '
+                     'that begins with http:// or https://.')
+  if '://' in output_dir:
+    raise ValueError(f'--output_dir is {output_dir}; expected a local folder. '
+                     'Download to one, then copy the files.')
+  numbers = {s: shard_numbers(s, FLAGS.shards) for s in FLAGS.split}
+  with output_folder.alone(output_dir):
     download(output_dir, numbers, FLAGS.base_url, FLAGS.retries, FLAGS.timeout,
              FLAGS.workers)
-  except (http_shard.DownloadError, OSError, ValueError) as e:
-    raise SystemExit(f'download_clickme: {e}') from None
-  except KeyboardInterrupt:
-    raise SystemExit('download_clickme: stopped. Type the command again to go '
-                     'on.') from None
   for split, chosen in numbers.items():
     print(f'{os.path.join(output_dir, split)}: {len(chosen)} of '
           f'{SHARDS[split]} shards are there and whole.')

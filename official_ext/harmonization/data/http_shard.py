@@ -23,7 +23,7 @@ _PASSING = (408, 429)
 _LOCAL = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS)
 
 
-class DownloadError(Exception):
+class DownloadError(LookupError):
   """A shard cannot be had; the message says which and why."""
 
 

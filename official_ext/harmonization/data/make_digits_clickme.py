@@ -12,7 +12,6 @@ fourth, swapped, has the images of val with decoys that name another class.
 
 import colorsys
 import io
-import json
 import os
 
 from absl import flags
@@ -23,7 +22,9 @@ import tensorflow as tf, tf_keras
 import tqdm
 
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
 from official_ext.harmonization import resources
+from official_ext.harmonization.data import output_folder
 from official_ext.harmonization.data import record_writer
 
 FLAGS = flags.FLAGS
@@ -32,6 +33,8 @@ SIZE = 256
 NUM_CLASSES = 10
 _MANIFEST = 'manifest.json'
 _JPEG_QUALITY = 95
+# Is there while a dataset is being made: its shards are ours to replace.
+_UNFINISHED = 'unfinished'
 # Parts of the 1,797 digits that the splits draw from.
 _IDENTITIES = {'train': (0, 1200), 'val': (1200, 1500), 'ood': (1500, 1797)}
 # Drawn as val, digit by digit.
@@ -171,39 +174,58 @@ def make(output_dir: str,
   """
   settings = {k: v for k, v in locals().items()
               if k not in ('output_dir', 'overwrite')}
+  with output_folder.alone(output_dir):
+    return _make(output_dir, settings, overwrite)
+
+
+def _make(output_dir, settings, overwrite) -> bool:
+  """Writes the splits; no other run does in the same folder."""
   manifest = os.path.join(output_dir, _MANIFEST)
-  if os.path.exists(manifest):
-    with open(manifest) as f:
-      found = json.load(f)
+  unfinished = output_folder.working_file(output_dir, _UNFINISHED)
+  found = None
+  if tf.io.gfile.exists(manifest):
+    found = files.read_json(manifest, 'the settings of digits')
     if found == settings:
       return False
-    if not overwrite:
-      raise ValueError(f'{output_dir} holds digits made with {found}, asked '
-                       f'for are {settings}: choose another --output_dir or '
-                       'add --overwrite.')
-  for split in (*_IDENTITIES, _SWAPPED):
-    folder = os.path.join(output_dir, split)
-    for old in tf.io.gfile.glob(os.path.join(folder, f'{split}-*.tfrecords')):
-      os.remove(old)
+  if found and not overwrite:
+    differ = files.in_words(files.differences(found, settings))
+    raise ValueError(f'{output_dir} holds digits of other settings: {differ}. '
+                     'Choose another --output_dir, or add --overwrite.')
+  shards = [shard for split in (*_IDENTITIES, _SWAPPED)
+            for shard in tf.io.gfile.glob(
+                os.path.join(output_dir, split, f'{split}-*.tfrecords'))]
+  if shards and not (found or overwrite or tf.io.gfile.exists(unfinished)):
+    raise ValueError(f'{output_dir} holds {shards[0]}, which was not made by '
+                     'this command. Choose another --output_dir, or add '
+                     '--overwrite to replace it.')
+  files.write_json(unfinished, settings)
+  # First, so that a run that is killed does not leave it beside other shards.
+  if found:
+    tf.io.gfile.remove(manifest)
+  for shard in shards:
+    tf.io.gfile.remove(shard)
+  _write_splits(output_dir, **settings)
+  files.write_json(manifest, settings)
+  tf.io.gfile.remove(unfinished)
+  return True
+
+
+def _write_splits(output_dir, train_images, val_images, ood_images,
+                  decoy_strength, images_per_shard, seed):
+  """Writes all shards."""
   for split, count, strength in (('train', train_images, decoy_strength),
                                  ('val', val_images, decoy_strength),
                                  (_SWAPPED, val_images, decoy_strength),
                                  ('ood', ood_images, 0.)):
     _write_split(output_dir, split, count, strength, images_per_shard, seed)
-  with open(manifest, 'w') as f:
-    json.dump(settings, f, indent=2)
-  return True
 
 
 def main(_):
   """Makes what the flags describe."""
   output_dir = resources.working_path(FLAGS.output_dir)
-  try:
-    written = make(output_dir, FLAGS.train_images, FLAGS.val_images,
-                   FLAGS.ood_images, FLAGS.decoy_strength,
-                   FLAGS.images_per_shard, FLAGS.seed, FLAGS.overwrite)
-  except ValueError as e:
-    raise SystemExit(f'make_digits_clickme: {e}') from None
+  written = make(output_dir, FLAGS.train_images, FLAGS.val_images,
+                 FLAGS.ood_images, FLAGS.decoy_strength,
+                 FLAGS.images_per_shard, FLAGS.seed, FLAGS.overwrite)
   print(f'{output_dir}: ' + ('written.' if written else 'already there.'))
 
 

@@ -20,9 +20,8 @@ defines all of it.
 import collections
 import csv
 import dataclasses
-import io
 import os
-from typing import Iterator, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from absl import flags
 import numpy as np
@@ -31,11 +30,14 @@ import tensorflow as tf, tf_keras
 import tqdm
 
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
 from official_ext.harmonization import resources
 from official_ext.harmonization.data import build_clickme_records
 from official_ext.harmonization.data import class_labels
 from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import output_folder
 from official_ext.harmonization.data import pictures
+from official_ext.harmonization.data import record_files
 from official_ext.harmonization.data import shards
 from official_ext.harmonization.data import stimuli
 from official_ext.harmonization.data import stimulus_files
@@ -45,7 +47,7 @@ from official_ext.harmonization.dataloaders import registry
 
 FLAGS = flags.FLAGS
 
-LIST = 'stimuli.csv'
+LIST = record_files.STIMULI
 _COLUMNS = ('file', 'target', 'class', 'image', 'level', 'percent', 'pixels',
             'sha256', 'source')
 _PATHS = ('output_dir', 'npz', 'image_dir', 'map_dir', 'labels', 'class_names')
@@ -200,15 +202,31 @@ def _folders(options: Options) -> build_clickme_records.Options:
          if name in names - {'rules', 'shards', 'split'}})
 
 
-def source(options: Options):
+class _Source(NamedTuple):
+  """Where images come from.
+
+  Attributes:
+    items: the images.
+    total: how many they are, or None.
+    fingerprint: what tells the source from others; survives JSON.
+    inventory: what the fingerprint sums up, by name.
+    names: of the classes.
+  """
+  items: Iterator[stimulus_sources.Item]
+  total: Optional[int]
+  fingerprint: list
+  inventory: Mapping[str, Any]
+  names: list[str]
+
+
+def source(options: Options) -> _Source:
   """Opens what the options name.
 
   Args:
     options: what is made from what.
 
   Returns:
-    The images, an iterator of `stimulus_sources.Item`; how many they are, or
-    None; what tells the source from others, for JSON; names of the classes.
+    The source.
 
   Raises:
     ValueError: there is no source, more than one, it is not there, or another
@@ -226,22 +244,28 @@ def source(options: Options):
     if options.npz or options.map_dir:
       raise ValueError('--records stands beside --npz or --map_dir: one source '
                        'is read at a time.')
-    paths = stimulus_sources.files(options.records)
+    paths = record_files.expand(options.records, 'records')
     sizes = [(os.path.basename(p), tf.io.gfile.stat(p).length) for p in paths]
-    return (stimulus_sources.of_records(paths, options.map_decoder,
-                                        options.raw_image_max), None,
-            [options.map_decoder, options.raw_image_max, sizes], names)
+    return _Source(
+        stimulus_sources.of_records(paths, options.map_decoder,
+                                    options.raw_image_max),
+        manifest.count(paths),
+        [options.map_decoder, options.raw_image_max, sizes],
+        {'--map_decoder': options.map_decoder,
+         '--raw_image_max': options.raw_image_max, **dict(sizes)}, names)
   folders = _folders(options)
   build_clickme_records.check(folders)
   labels = build_clickme_records.labels(folders)
   found = build_clickme_records.source(folders, labels)
   build_clickme_records.check_folders(folders, found.names(), labels)
-  return (stimulus_sources.of_maps(found, options.seed), len(found.names()),
-          [found.fingerprint(), labels.fingerprint()], labels.names or names)
+  return _Source(
+      stimulus_sources.of_maps(found, options.seed), len(found.names()),
+      [found.fingerprint(), labels.fingerprint()],
+      {**found.inventory(), **labels.inventory()}, labels.names or names)
 
 
 def make(options: Options) -> dict[str, int]:
-  """Makes the stimuli that are not there yet, and their list.
+  """Makes the stimuli that are not there yet, and their list; says which.
 
   Args:
     options: what is made from what.
@@ -252,25 +276,31 @@ def make(options: Options) -> dict[str, int]:
   Raises:
     ValueError: the options or their files do not allow it.
   """
-  items, total, fingerprint, names = source(options)
+  found = source(options)
   targets = stimulus_targets.Targets(options.animal_classes,
-                                     options.vehicle_classes, names)
-  with shards.alone(options.output_dir):
-    shards.claim(options.output_dir, [], {
-        'input': fingerprint, 'class_names': names,
+                                     options.vehicle_classes, found.names)
+  with output_folder.alone(options.output_dir):
+    output_folder.claim(options.output_dir, [], {
+        'input': found.fingerprint, 'class_names': found.names,
         **{name: getattr(options, name) for name in (
             'animal_classes', 'vehicle_classes', 'images_per_target', 'size',
-            'connectivity', 'percent_of', 'seed')}})
+            'connectivity', 'percent_of', 'seed')}}, {'input': found.inventory})
+    for target in stimulus_files.TARGETS:
+      folder = os.path.join(options.output_dir, target)
+      if os.path.isdir(folder):
+        files.remove_partial(folder)
     maker = _Maker(options, targets)
-    limit = options.images_per_target
-    bar = tqdm.tqdm(items, total=2 * limit or total, unit=' images',
-                    desc=os.path.basename(os.path.normpath(options.output_dir)),
-                    disable=None)
-    for item in bar:
-      maker.take(item)
-      if maker.is_full():
-        break
+    limit = 2 * options.images_per_target
+    with tqdm.tqdm(total=limit or found.total, unit=' images', disable=None,
+                   desc=os.path.basename(os.path.normpath(options.output_dir))
+                  ) as bar:
+      for item in found.items:
+        made = maker.take(item)
+        bar.update(made if limit else 1)
+        if maker.is_full():
+          break
     maker.finish()
+  print(maker.summary())
   return dict(maker.totals)
 
 
@@ -281,7 +311,7 @@ class _Maker:
     self._options = options
     self._targets = targets
     self._digits = collections.Counter()
-    self._rows, self._left_out = [], []
+    self._rows, self._left_out, self._first = [], [], {}
     self.totals = collections.Counter()
 
   def is_full(self) -> bool:
@@ -290,48 +320,57 @@ class _Maker:
     return 0 < limit <= min(self.totals[t] for t in stimulus_files.TARGETS)
 
   def _leave_out(self, item, reason, detail=''):
+    detail = files.without_addresses(detail)
     self.totals[reason] += 1
     self._left_out.append((item.name, reason, detail))
+    self._first.setdefault(reason, (item.name, detail))
+    return False
 
-  def take(self, item: stimulus_sources.Item):
-    """Writes an image's stimuli, or notes why there are none."""
+  def take(self, item: stimulus_sources.Item) -> bool:
+    """Writes an image's stimuli, or notes why there are none.
+
+    Args:
+      item: the image.
+
+    Returns:
+      Whether it has stimuli now.
+    """
     if item.reason:
-      self._leave_out(item, item.reason, item.detail)
-      return
+      return self._leave_out(item, item.reason, item.detail)
     target = self._targets.of(item.label)
     if not target:
-      self._leave_out(item, 'class is neither animal nor vehicle', item.label)
-      return
+      return self._leave_out(item, 'class is neither animal nor vehicle',
+                             f'class {item.label}')
     limit = self._options.images_per_target
     if limit and self.totals[target] >= limit:
-      return
+      return False
     image_class = self._targets.image_class(item.label)
     digit = self._digits[image_class]
     try:
       rows = self._write(item, target, image_class, digit)
     except ValueError as e:
-      self._leave_out(item, 'map not usable', e)
-      return
+      return self._leave_out(item, 'map not usable', e)
     self._rows += rows
     self._digits[image_class] += 1
     self.totals[target] += 1
+    return True
 
   def _write(self, item, target, image_class, digit):
     """Writes the stimuli of an image that are not there; returns all rows."""
     bright, values = square(*item.load(), self._options.size)
-    files = {level: os.path.join(target, stimulus_files.file_name(
+    names = {level: os.path.join(target, stimulus_files.file_name(
         level, image_class, digit)) for level in stimulus_files.LEVELS}
     paths = {level: os.path.join(self._options.output_dir, file)
-             for level, file in files.items()}
+             for level, file in names.items()}
     if not all(map(tf.io.gfile.exists, paths.values())):
       tf.io.gfile.makedirs(os.path.join(self._options.output_dir, target))
       for level, picture in render(bright, values, item.name, self._options):
-        _write(paths[level], pictures.encode_image(picture))
+        files.write(paths[level], pictures.encode_image(picture))
     revealed = counts(values, self._options.percent_of)
-    return [(files[level], target, image_class, f'{image_class}{digit}',
+    return [(names[level], target, image_class, f'{image_class}{digit}',
              stimulus_files.level_name(level), stimulus_files.percent(level),
              revealed[level], manifest.sha256(paths[level]), item.name)
-            for level in files]
+            for level in names]
 
   def finish(self):
     """Writes the lists, when all stimuli are there."""
@@ -340,35 +379,32 @@ class _Maker:
                  ('name', 'reason', 'detail'), self._left_out)
     _write_table(os.path.join(folder, LIST), _COLUMNS, self._rows)
 
-
-def _write(path: str, content: bytes):
-  """Writes a file, whole or not at all."""
-  with tf.io.gfile.GFile(f'{path}.partial', 'wb') as f:
-    f.write(content)
-  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+  def summary(self) -> str:
+    """Says in a few lines what was made and what was left out."""
+    folder = self._options.output_dir
+    lines = [f'{folder}:']
+    lines += shards.counted(self.totals, self._first)
+    if self._left_out:
+      lines.append('All that was left out is listed in '
+                   f'{os.path.join(folder, shards.LEFT_OUT)}.')
+    return '\n'.join(lines)
 
 
 def _write_table(path: str, columns: Sequence[str], rows):
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(columns)
-  writer.writerows(rows)
-  _write(path, text.getvalue().encode())
+  with files.atomic(path) as f:
+    writer = csv.writer(f, lineterminator='\n')
+    writer.writerow(columns)
+    writer.writerows(rows)
 
 
 def main(_):
   """Makes what the flags describe."""
-  try:
-    totals = make(options_of_flags())
-  except (ValueError, PermissionError) as e:
-    raise SystemExit(f'make_psychophysics_stimuli: {e}') from None
-  print(f'{FLAGS.output_dir}:')
-  for what, count in totals.items():
-    print(f'{count:>10}  {what}')
+  totals = make(options_of_flags())
   missing = [t for t in stimulus_files.TARGETS if not totals.get(t)]
   if missing:
-    raise SystemExit('make_psychophysics_stimuli: not one image of a(n) '
-                     f'{" or ".join(missing)}; check the classes.')
+    raise SystemExit('make_psychophysics_stimuli: no image of the target '
+                     f'{" or ".join(missing)} was made; expected both. Check '
+                     '--animal_classes and --vehicle_classes.')
 
 
 def run():

@@ -16,12 +16,13 @@
 """
 
 import hashlib
-import json
 import os
 import re
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import files
 
 FILE = 'manifest.json'
 _FIELDS = {'file': str, 'records': int, 'bytes': int, 'sha256': str}
@@ -78,10 +79,7 @@ def write(directory: str, *, source: str, shards: Sequence[dict[str, Any]],
       'records': sum(shard['records'] for shard in shards),
       'shards': sorted(shards, key=lambda shard: _natural(shard['file'])),
   }
-  path = os.path.join(directory, FILE)
-  with tf.io.gfile.GFile(f'{path}.partial', 'w') as f:
-    f.write(json.dumps(content, indent=2, sort_keys=True) + '\n')
-  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+  files.write_json(os.path.join(directory, FILE), content, sort_keys=True)
 
 
 def read(directory: str) -> dict[str, Any]:
@@ -102,19 +100,34 @@ def read(directory: str) -> dict[str, Any]:
     raise FileNotFoundError(
         f'{path} does not exist: the tool that writes the shards writes it '
         'last, so let that tool finish.')
-  try:
-    with tf.io.gfile.GFile(path, 'r') as f:
-      content = json.load(f)
-  except ValueError as e:
-    raise ValueError(
-        f'{path} is not JSON ({e}): remove it and run the tool that writes the '
-        'shards again.') from None
+  content = files.read_json(path, 'a manifest of shards')
   problem = _problem(content)
   if problem:
     raise ValueError(
         f'{path} is not a manifest of shards, for {problem}: remove it or '
         'choose the folder that the shards are in.')
   return content
+
+
+def count(paths: Sequence[str]) -> Optional[int]:
+  """Returns how many records files hold, by the manifests beside them.
+
+  Args:
+    paths: of the files.
+
+  Returns:
+    The number, for a progress bar; None where a manifest does not say.
+  """
+  records = {}
+  for folder in {os.path.dirname(path) for path in paths}:
+    try:
+      shards = read(folder)['shards']
+    except (ValueError, FileNotFoundError):
+      return None
+    records.update({os.path.join(folder, shard['file']): shard['records']
+                    for shard in shards})
+  found = [records.get(path) for path in paths]
+  return None if None in found else sum(found)
 
 
 def _problem(content) -> str:

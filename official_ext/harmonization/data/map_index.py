@@ -13,6 +13,7 @@ from official_ext.harmonization import files
 from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
 from official_ext.harmonization.data import pictures
+from official_ext.harmonization.data import record_files
 from official_ext.harmonization.data import record_reader
 from official_ext.harmonization.data import record_writer
 
@@ -114,7 +115,7 @@ def of_records(pattern: str, key: str) -> dict[str, Place]:
     ValueError: a record has no name, or two are of the same image.
   """
   index = {}
-  for file in sorted(tf.io.gfile.glob(pattern)):
+  for file in record_files.expand([pattern], 'map_records'):
     for where, offset, example in examples(file):
       if f'{_MAP}encoded' not in example.features.feature:
         continue

@@ -1,7 +1,7 @@
 """Where images and their maps come from: npz archives, pictures, clicks.
 
 A source lists names (`names`), says by a checksum what it holds
-(`fingerprint`) and loads one image at a time (`sample`).
+(`fingerprint`, of its `inventory`) and loads one image at a time (`sample`).
 """
 
 import dataclasses
@@ -120,6 +120,10 @@ class NpzFiles:
     """Returns a checksum of what the source holds."""
     return _digest(self._found())
 
+  def inventory(self) -> dict:
+    """Returns what the checksum sums up, by name."""
+    return dict(self._found())
+
   def sample(self, name: str) -> Sample:
     """Loads one image; raises `Unusable` where it must be left out."""
     try:
@@ -207,6 +211,14 @@ class Pictures(_Folder):
     """Returns a checksum of what the source holds."""
     return _digest([*self._seen, *self._pairs])
 
+  def inventory(self) -> dict:
+    """Returns what the checksum sums up, by name."""
+    found = {}
+    for path, size in self._seen:
+      # An image and its map may have the same path below their folders.
+      found.setdefault(path, []).append(size)
+    return found
+
   def sample(self, name: str) -> Sample:
     """Loads one image; raises `Unusable` where it must be left out."""
     image, heatmap = self._pairs[name]
@@ -261,6 +273,10 @@ class Clicks(_Folder):
   def fingerprint(self) -> str:
     """Returns a checksum of the clicks."""
     return self._table.fingerprint
+
+  def inventory(self) -> dict:
+    """Returns what the checksum sums up, by image."""
+    return self._table.digests()
 
   def sample(self, name: str) -> Sample:
     """Loads one image; raises `Unusable` where it must be left out."""

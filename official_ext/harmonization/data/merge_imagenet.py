@@ -20,15 +20,18 @@ from absl import flags
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
 from official_ext.harmonization import resources
 from official_ext.harmonization.data import map_index
+from official_ext.harmonization.data import output_folder
 from official_ext.harmonization.data import pictures
+from official_ext.harmonization.data import record_files
 from official_ext.harmonization.data import record_writer
 from official_ext.harmonization.data import shards
 
 FLAGS = flags.FLAGS
 
-UNMATCHED = 'maps_without_image.csv'
+UNMATCHED = record_files.UNMATCHED
 _LABEL = 'image/class/label'
 _PATHS = ('imagenet', 'output_dir', 'map_records', 'map_dir')
 
@@ -113,7 +116,8 @@ class Merger:
       record_writer.add_fields(example, fields)
     return shards.Outcome(
         name, example.SerializeToString(deterministic=True), counts=counts,
-        map_id=image_id if place else '')
+        map_id=image_id if place else '',
+        label=example.features.feature[_LABEL].int64_list.value[0])
 
   def _complete(self, example, where) -> tuple[int, int]:
     """Sees to the fields of an image; returns its height and width."""
@@ -142,10 +146,8 @@ class Merger:
 
 def _inputs(pattern: str) -> dict[str, str]:
   """Returns the paths of the ImageNet shards by their names."""
-  paths = sorted(tf.io.gfile.glob(pattern))
+  paths = record_files.expand([pattern], 'imagenet')
   jobs = {os.path.basename(path): path for path in paths}
-  if not jobs:
-    raise ValueError(f'--imagenet={pattern} matches no file.')
   if len(jobs) < len(paths):
     raise ValueError(f'--imagenet={pattern} matches files of the same name in '
                      'several folders: merge one folder at a time.')
@@ -164,6 +166,13 @@ def _fingerprint(jobs, index) -> str:
     digest.update(f'{image_id} {os.path.basename(place.file)} {place.offset} '
                   f'{sizes[place.file]}\n'.encode())
   return digest.hexdigest()
+
+
+def _inventory(jobs, index) -> dict[str, int]:
+  """Returns the sizes of the files that the checksum is of."""
+  maps = {place.file for place in index.values()}
+  return {path: tf.io.gfile.stat(path).length
+          for path in sorted({*jobs.values(), *maps})}
 
 
 def merge(imagenet: str, output_dir: str, map_records: str = '',
@@ -205,13 +214,14 @@ def merge(imagenet: str, output_dir: str, map_records: str = '',
   settings = {'key': key, 'framing': framing, 'label_offset': label_offset,
               'only_mapped': only_mapped, 'input': _fingerprint(jobs, index)}
   merger = Merger(index, key, framing, label_offset, only_mapped)
-  with shards.alone(output_dir):
-    shards.claim(output_dir, jobs, settings)
+  with output_folder.alone(output_dir):
+    output_folder.claim(output_dir, jobs, settings,
+                        {'input': _inventory(jobs, index)})
     shards.build(output_dir, jobs, merger, workers)
-  totals = shards.finish(output_dir, list(jobs), settings=settings,
-                         source=f'{imagenet} and {map_dir or map_records}')
-  unmatched = sorted(index.keys() - totals['map_ids'])
-  _write_unmatched(os.path.join(output_dir, UNMATCHED), index, unmatched)
+    totals = shards.finish(output_dir, list(jobs), settings=settings,
+                           source=f'{imagenet} and {map_dir or map_records}')
+    unmatched = sorted(index.keys() - totals['map_ids'])
+    _write_unmatched(os.path.join(output_dir, UNMATCHED), index, unmatched)
   print(shards.summary(output_dir, totals))
   print(f'{len(index) - len(unmatched)} of {len(index)} maps found an image'
         f'{f"; the others are listed in {UNMATCHED}" if unmatched else ""}.')
@@ -220,23 +230,19 @@ def merge(imagenet: str, output_dir: str, map_records: str = '',
 
 def _write_unmatched(path, index, unmatched):
   """Lists maps that found no image, whole or not at all."""
-  with tf.io.gfile.GFile(f'{path}.partial', 'w') as f:
+  with files.atomic(path) as f:
     writer = csv.writer(f, lineterminator='\n')
     writer.writerow(('image_id', 'file', 'offset'))
     writer.writerows((name, *index[name]) for name in unmatched)
-  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
 
 
 def main(_):
   """Merges what the flags describe."""
-  try:
-    paths = {flag: resources.working_path(FLAGS[flag].value)
-             if FLAGS[flag].value else '' for flag in _PATHS}
-    matched = merge(**paths, key=FLAGS.key, map_key=FLAGS.map_key,
-                    framing=FLAGS.framing, label_offset=FLAGS.label_offset,
-                    only_mapped=FLAGS.only_mapped, workers=FLAGS.workers)
-  except ValueError as e:
-    raise SystemExit(f'merge_imagenet: {e}') from None
+  paths = {flag: resources.working_path(FLAGS[flag].value)
+           if FLAGS[flag].value else '' for flag in _PATHS}
+  matched = merge(**paths, key=FLAGS.key, map_key=FLAGS.map_key,
+                  framing=FLAGS.framing, label_offset=FLAGS.label_offset,
+                  only_mapped=FLAGS.only_mapped, workers=FLAGS.workers)
   if not matched:
     raise SystemExit(
         'merge_imagenet: no map found an image: compare the ids in '

@@ -5,6 +5,7 @@ from typing import Optional, Union
 
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization import files
 from official_ext.harmonization.data import pictures
 
 
@@ -129,11 +130,6 @@ def shard(path: str):
   Yields:
     A `tf.io.TFRecordWriter`.
   """
-  partial = f'{path}.partial'
-  try:
+  with files.replacing(path) as partial:
     with tf.io.TFRecordWriter(partial) as writer:
       yield writer
-    tf.io.gfile.rename(partial, path, overwrite=True)
-  finally:
-    if tf.io.gfile.exists(partial):
-      tf.io.gfile.remove(partial)

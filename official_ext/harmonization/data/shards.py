@@ -2,30 +2,29 @@
 
 A shard is built by one process, record by record, and appears when it is
 whole, together with a note of what is in it (`.build/<shard>.json`). What has
-both is not built again. The manifest is written last.
+both is not built again. The manifest is written last, from the notes.
 """
 
 import collections
-from concurrent import futures
-import contextlib
 import csv
 import dataclasses
-import fcntl
 import hashlib
-import json
-import multiprocessing
 import os
-from typing import Any, Callable, Iterable, Mapping, Sequence
+import textwrap
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 import tensorflow as tf, tf_keras
 import tqdm
 
+from official_ext.harmonization import files
 from official_ext.harmonization.data import manifest
-from official_ext.harmonization.data import record_writer
+from official_ext.harmonization.data import output_folder
+from official_ext.harmonization.data import record_files
+from official_ext.harmonization.data import workers
 
-_NOTES = '.build'
-_SETTINGS = 'settings.json'
-LEFT_OUT = 'left_out.csv'
+LEFT_OUT = record_files.LEFT_OUT
+# The records of each of more classes are not listed.
+_CLASSES_SHOWN = 20
 
 # What makes the records of a shard, in the process that builds it.
 _make = None
@@ -43,6 +42,7 @@ class Outcome:
     counts: how many clicks and the like were left out, by reason.
     rows: other things that were left out: name, reason and detail of each.
     map_id: of the map that was attached, where maps are looked up by id.
+    label: class in the record.
   """
   name: str
   record: bytes = b''
@@ -51,6 +51,7 @@ class Outcome:
   counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
   rows: Sequence[tuple[str, str, str]] = ()
   map_id: str = ''
+  label: Optional[int] = None
 
 
 def position(name: str, seed: int) -> int:
@@ -100,134 +101,54 @@ def assign(images: Iterable[str], split: str, count: int, seed: int
   return jobs
 
 
-def _write_json(path: str, content):
-  """Writes a small file, whole or not at all."""
-  with tf.io.gfile.GFile(f'{path}.partial', 'w') as f:
-    f.write(json.dumps(content, indent=1, sort_keys=True))
-  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
-
-
-def _read_json(path: str):
-  with tf.io.gfile.GFile(path) as f:
-    return json.load(f)
-
-
-def working_file(directory: str, name: str) -> str:
-  """Returns the path of a file that only the building needs.
-
-  Args:
-    directory: of the shards.
-    name: of the file.
-
-  Returns:
-    Its path, in a folder that exists.
-  """
-  folder = os.path.join(directory, _NOTES)
-  tf.io.gfile.makedirs(folder)
-  return os.path.join(folder, name)
-
-
-def _note(directory: str, shard: str) -> str:
-  return os.path.join(directory, _NOTES, f'{shard}.json')
-
-
-def claim(directory: str, shards: Iterable[str], settings: Mapping[str, Any]):
-  """Says what a folder is going to hold, or that it is not free for that.
-
-  Args:
-    directory: of the shards.
-    shards: their names.
-    settings: what their content depends on; must survive JSON.
-
-  Raises:
-    ValueError: the folder holds something else.
-  """
-  # As JSON gives it back.
-  settings = json.loads(json.dumps(settings))
-  path = os.path.join(directory, _NOTES, _SETTINGS)
-  if tf.io.gfile.exists(path):
-    found = _read_json(path)
-    differ = sorted(k for k in {*found, *settings}
-                    if found.get(k) != settings.get(k))
-    if differ:
-      raise ValueError(
-          f'{directory} holds shards made with ' +
-          ', '.join(f'{k} = {found.get(k)!r}' for k in differ) +
-          ', asked for is ' +
-          ', '.join(f'{k} = {settings.get(k)!r}' for k in differ) +
-          ': choose another --output_dir, or remove this one.')
-    return
-  for file in (*shards, manifest.FILE):
-    if tf.io.gfile.exists(os.path.join(directory, file)):
-      raise ValueError(
-          f'{directory} holds {file}, which was not made by this command: '
-          'choose another --output_dir.')
-  _write_json(working_file(directory, _SETTINGS), settings)
-
-
-@contextlib.contextmanager
-def alone(directory: str):
-  """Keeps a second run on this machine out of a folder.
-
-  Args:
-    directory: of the shards, local or not; a folder elsewhere is not locked.
-
-  Yields:
-    Nothing.
-
-  Raises:
-    ValueError: another run is at work there.
-  """
-  if '://' in directory:
-    yield
-    return
-  # The system lets go of it when the process ends, however it ends.
-  with open(working_file(directory, 'lock'), 'w') as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise ValueError(f'Another run is writing to {directory}: let it end, or '
-                       'choose another --output_dir.') from None
-    yield
-
-
 def is_whole(directory: str, shard: str) -> bool:
   """Whether a shard stands there as its note has it."""
-  path, note = os.path.join(directory, shard), _note(directory, shard)
+  path = os.path.join(directory, shard)
+  note = output_folder.note(directory, shard)
   if not (tf.io.gfile.exists(path) and tf.io.gfile.exists(note)):
     return False
-  size = _read_json(note)['shard']['bytes']
+  size = files.read_json(note)['shard']['bytes']
   return tf.io.gfile.stat(path).length == size
 
 
-def write(directory: str, shard: str, outcomes: Iterable[Outcome]) -> int:
+def write(directory: str, shard: str, outcomes: Iterable[Outcome],
+          progress: Callable[[int], None] = lambda images: None) -> int:
   """Writes one shard, and its note.
 
   Args:
     directory: of the shards.
     shard: its name.
     outcomes: of its images, in order; only one is held at a time.
+    progress: is called with how many more images are done.
 
   Returns:
     The number of its records.
   """
   path = os.path.join(directory, shard)
   counts, left_out, map_ids, records = collections.Counter(), [], [], 0
-  with record_writer.shard(path) as writer:
-    for outcome in outcomes:
-      counts.update(outcome.counts)
-      left_out.extend(outcome.rows)
-      if outcome.map_id:
-        map_ids.append(outcome.map_id)
-      if outcome.record:
-        writer.write(outcome.record)
-        records += 1
-      else:
-        counts[f'images: {outcome.reason}'] += 1
-        left_out.append((outcome.name, outcome.reason, outcome.detail))
-  _write_json(_note(directory, shard), {
-      'shard': manifest.describe(path, records), 'counts': counts,
-      'left_out': left_out, 'map_ids': map_ids})
+  classes = collections.Counter()
+  with files.replacing(path) as partial:
+    with tf.io.TFRecordWriter(partial) as writer:
+      for outcome in outcomes:
+        counts.update(outcome.counts)
+        left_out.extend(outcome.rows)
+        if outcome.map_id:
+          map_ids.append(outcome.map_id)
+        if outcome.record:
+          writer.write(outcome.record)
+          records += 1
+          if outcome.label is not None:
+            classes[outcome.label] += 1
+        else:
+          counts[f'images: {outcome.reason}'] += 1
+          left_out.append((outcome.name, outcome.reason,
+                           files.without_addresses(outcome.detail)))
+        progress(1)
+    # Of the bytes that this process wrote, whoever else writes the shard.
+    described = {**manifest.describe(partial, records), 'file': shard}
+  files.write_json(output_folder.note(directory, shard), {
+      'shard': described, 'counts': counts, 'left_out': left_out,
+      'map_ids': map_ids, 'classes': classes}, sort_keys=True)
   return records
 
 
@@ -237,53 +158,40 @@ def _start(make):
   _make = make
 
 
-def _build_one(directory: str, shard: str, job: Any) -> int:
-  return write(directory, shard, _make(job))
+def _build_one(directory, shard, job, progress) -> int:
+  return write(directory, shard, _make(job), progress)
 
 
 def build(directory: str, jobs: Mapping[str, Any],
-          make: Callable[[Any], Iterable[Outcome]], workers: int = 1):
-  """Builds the shards that are not there yet, behind a progress bar.
+          make: Callable[[Any], Iterable[Outcome]], processes: int = 1,
+          images: Optional[Mapping[str, int]] = None):
+  """Builds the shards that are not there yet, behind a progress bar of images.
 
   Args:
     directory: of the shards; claimed.
     jobs: what `make` needs for each shard, by the shard's name.
     make: yields the outcomes of a shard's images, in order. Where there are
-      several workers it must survive pickling.
-    workers: processes that build; each holds one record at a time. With 1,
-      this process does.
+      several processes it must survive pickling.
+    processes: that build; each holds one record at a time. With 1, this process
+      does.
+    images: how many each shard is made of; None where that is not known. The
+      bar then expects as many in each as in those that are done.
   """
   todo = [shard for shard in jobs if not is_whole(directory, shard)]
-  bar = tqdm.tqdm(total=len(jobs), initial=len(jobs) - len(todo),
+  total = sum(images.values()) if images else None
+  left = sum(images[shard] for shard in todo) if images else 0
+  bar = tqdm.tqdm(total=total, initial=total - left if images else 0,
                   desc=os.path.basename(os.path.normpath(directory)),
-                  unit=' shards', disable=None)
-  total = 0
+                  unit=' images', disable=None)
+  done = records = 0
   with bar:
-    for records in _run(directory, jobs, todo, make, workers):
-      total += records
-      bar.set_postfix(records=total, refresh=False)
-      bar.update()
-
-
-def _run(directory, jobs, todo, make, workers):
-  """Yields the number of records of each shard that is done."""
-  workers = min(workers, len(todo))
-  if workers <= 1:
-    _start(make)
-    for shard in todo:
-      yield _build_one(directory, shard, jobs[shard])
-    return
-  # Forking a process in which TensorFlow is loaded may lock up.
-  pool = futures.ProcessPoolExecutor(
-      workers, multiprocessing.get_context('spawn'), _start, (make,))
-  try:
-    for done in futures.as_completed([
-        pool.submit(_build_one, directory, shard, jobs[shard])
-        for shard in todo
-    ]):
-      yield done.result()
-  finally:
-    pool.shutdown(cancel_futures=True)
+    for made in workers.run(
+        _build_one, [(directory, shard, jobs[shard]) for shard in todo],
+        processes, bar.update, _start, (make,)):
+      done, records = done + 1, records + made
+      if not images:
+        bar.total = round(bar.n * len(todo) / done)
+      bar.set_postfix(records=records, shards=f'{done}/{len(todo)}')
 
 
 def finish(directory: str, shards: Sequence[str], source: str,
@@ -297,49 +205,95 @@ def finish(directory: str, shards: Sequence[str], source: str,
     **facts: what else the manifest is to say.
 
   Returns:
-    `records` and `counts` as in the manifest, `map_ids` of the maps that were
-    attached, and `left_out`, the number of lines of the list.
+    `records` and `counts` as in the manifest; `map_ids` of the maps that were
+    attached; `left_out`, the number of lines of the list; `first`, the name and
+    the detail of the first image or row of each reason; and `classes`, how many
+    records there are by class, None where a shard of an earlier version does
+    not say.
 
   Raises:
     ValueError: a shard is missing.
   """
-  counts, map_ids, described = collections.Counter(), set(), []
-  left_out = 0
-  path = os.path.join(directory, LEFT_OUT)
-  with tf.io.gfile.GFile(f'{path}.partial', 'w') as f:
+  counts, classes = collections.Counter(), collections.Counter()
+  map_ids, described, first, left_out = set(), [], {}, 0
+  with files.atomic(os.path.join(directory, LEFT_OUT)) as f:
     writer = csv.writer(f, lineterminator='\n')
     writer.writerow(('name', 'reason', 'detail'))
     for shard in shards:
       if not is_whole(directory, shard):
-        raise ValueError(f'{os.path.join(directory, shard)} is missing or cut: '
-                         'run the same command again, it goes on from here.')
-      note = _read_json(_note(directory, shard))
+        raise ValueError(
+            f'{os.path.join(directory, shard)} is missing or cut. Run the same '
+            'command again: it builds what is missing.')
+      note = files.read_json(output_folder.note(directory, shard))
       described.append(note['shard'])
       counts.update(note['counts'])
       map_ids.update(note['map_ids'])
+      if 'classes' in note or not note['shard']['records']:
+        classes.update({int(k): n for k, n in note.get('classes', {}).items()})
       writer.writerows(note['left_out'])
       left_out += len(note['left_out'])
-  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+      for name, reason, detail in note['left_out']:
+        first.setdefault(reason, (name, detail))
   counts = dict(sorted(counts.items()))
+  records = sum(shard['records'] for shard in described)
   manifest.write(directory, source=source, shards=described, counts=counts,
                  **facts)
-  return {'records': sum(shard['records'] for shard in described),
-          'counts': counts, 'map_ids': map_ids, 'left_out': left_out}
+  return {'records': records, 'counts': counts, 'map_ids': map_ids,
+          'left_out': left_out, 'first': first,
+          'classes': dict(sorted(classes.items()))
+                     if sum(classes.values()) == records else None}
 
 
-def summary(directory: str, totals: Mapping[str, Any]) -> str:
+def summary(directory: str, totals: Mapping[str, Any],
+            class_names: Sequence[str] = ()) -> str:
   """Says in a few lines what was made and what was left out.
 
   Args:
     directory: of the shards.
     totals: as from `finish`.
+    class_names: in the order of the classes' numbers, where they have names.
 
   Returns:
     The lines.
   """
   lines = [f'{directory}: {totals["records"]} records.']
-  lines += [f'{count:>10}  {reason}'
-            for reason, count in totals['counts'].items()]
+  if totals['classes']:
+    lines += _of_classes(totals['classes'], class_names)
+  lines += counted(totals['counts'], totals['first'])
   if totals['left_out']:
-    lines.append(f'Images and rows left out are listed in {LEFT_OUT} there.')
+    lines.append('All that was left out is listed in '
+                 f'{os.path.join(directory, LEFT_OUT)}.')
   return '\n'.join(lines)
+
+
+def counted(counts: Mapping[str, int],
+            first: Mapping[str, tuple[str, str]]) -> list[str]:
+  """Says how many there are of each kind, with an example.
+
+  Args:
+    counts: by kind.
+    first: name and detail of the first of a kind, where there is one.
+
+  Returns:
+    The lines.
+  """
+  lines = []
+  for kind, count in counts.items():
+    lines.append(f'{count:>10}  {kind}')
+    if found := first.get(kind.removeprefix('images: ')):
+      name, detail = found
+      lines.append(' ' * 12 + textwrap.shorten(
+          f'such as {name}' + f': {detail}' * bool(detail), 200,
+          placeholder=' ...'))
+  return lines
+
+
+def _of_classes(classes: Mapping[int, int], names: Sequence[str]) -> list[str]:
+  """Says how many records there are of each class."""
+  if len(classes) <= _CLASSES_SHOWN:
+    return [f'{count:>10}  of class {label}' +
+            (f' ({names[label]})' if label < len(names) else '')
+            for label, count in classes.items()]
+  least, most = min(classes.values()), max(classes.values())
+  return [f'{len(classes):>10}  classes, {min(classes)} to {max(classes)}, of '
+          f'{least} to {most} records each']

@@ -59,28 +59,6 @@ def of_maps(source, seed: int) -> Iterator[Item]:
                lambda s=sample: (_pixels(s.image), np.squeeze(s.heatmap)))
 
 
-def files(patterns: Sequence[str]) -> list[str]:
-  """Returns the record files of some patterns.
-
-  Args:
-    patterns: paths with wildcards.
-
-  Returns:
-    Their paths, sorted.
-
-  Raises:
-    ValueError: a pattern matches none.
-  """
-  found = []
-  for pattern in patterns:
-    matches = [path for path in tf.io.gfile.glob(pattern)
-               if not path.endswith('.partial')]
-    if not matches:
-      raise ValueError(f'--records={pattern} matches no file.')
-    found += matches
-  return sorted({*found})
-
-
 def of_records(paths: Sequence[str], map_decoder: str,
                raw_image_max: float) -> Iterator[Item]:
   """Reads records in the order in which they stand.
