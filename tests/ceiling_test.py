@@ -103,6 +103,9 @@ class CeilingTest(tf.test.TestCase):
     self.assertAllClose(found['leave_one_out'].value, expected, atol=1e-4)
     self.assertAllClose(found['split_half'].value, expected, atol=1e-4)
     self.assertTrue(np.isnan(found['floor'].value))
+    lines = ceiling.summary(found).split('\n')
+    self.assertIn('no interval from one image  1 images', lines[0])
+    self.assertIn('not measured: it needs another image', lines[3])
 
   def test_goes_on_where_it_was(self):
     whole = self._options('whole')
@@ -161,6 +164,16 @@ class CeilingTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'size of 4.png in --image_dir'):
       ceiling.measure(own)
 
+  def test_one_image_in_several_writings(self):
+    whole = self._options('whole')
+    ceiling.measure(whole)
+    ways = ['x/y/{}', 'x\\y\\{}', './x//y/{}', 'x/z/../y/{}', '{}']
+    self.rows = [(ways[i % 5].format(image), clicked, user)
+                 for i, (image, clicked, user) in enumerate(self.rows)]
+    options = self._options(strip_prefix='x/y')
+    ceiling.measure(options)
+    self.assertEqual(self._read(options)[0], self._read(whole)[0])
+
   def test_some_of_the_images(self):
     options = self._options(images=5)
     ceiling.measure(options)
@@ -175,6 +188,15 @@ class CeilingTest(tf.test.TestCase):
     for changes, message in cases:
       with self.assertRaisesRegex(ValueError, message):
         ceiling.measure(self._options(**changes))
+    self.rows = [
+        ('a.png', '[(1, 1)]', 'u'), ('', '[(1, 1)]', 'u'),
+        ('', '[(2, 2)]', 'v'), ('', '[(3, 3)]', 'w'), ('', '[(4, 4)]', 'x'),
+        ('', '[(5, 5)]', 'y'), ('a.png', '[(', 'z')]
+    with self.assertRaisesRegex(
+        ValueError, "None of the 2 images .* 5 participants .* 'a.png' has the "
+        'most, 1. .*unreadable .6.; clicks.csv, row'):
+      ceiling.measure(self._options('none'))
+    self.assertEmpty(os.listdir(self._options('none').output_dir))
     self.rows = []
     with self.assertRaisesRegex(ValueError, 'no click'):
       ceiling.measure(self._options())

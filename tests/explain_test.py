@@ -103,6 +103,41 @@ class ExplainTest(tf.test.TestCase):
     self.assertAllClose(
         saved / 65535, (values - values.min()) / np.ptp(values), atol=1e-4)
 
+  def test_maps_by_their_path_and_suffixes(self):
+    other = self.human.max() - self.human
+    for folder, values in (('Cat', self.human), ('Dog', other)):
+      self._write(f'pets/{folder}/1_image.png',
+                  pictures.encode_image(self.pixels[0]))
+      self._write(f'pets/{folder}/1_map.PNG', pictures.encode_map(values))
+      self._write(f'pets/.thumbs/{folder}.png', b'hidden')
+    self._write('pets/Fox/1_image.png', pictures.encode_image(self.pixels[1]))
+    pets = self._path('pets')
+    suffixes = dict(image_suffix='_image', map_suffix='_map')
+    with self.assertLogs(level='WARNING') as logs:
+      (page,), _ = self._drawn(images=pets, maps=pets, rows=3, **suffixes)
+    self.assertIn('1 of 3 images have no map', ' '.join(logs.output))
+    self.assertLen(page[0], 3)
+    for drawn, values in zip(page[1]['human map'], (self.human, other)):
+      self.assertAllClose(drawn,
+                          base.resize(values[..., None], (16, 16))[..., 0])
+    self.assertTrue(np.isnan(page[1]['human map'][2]).all())
+    (page,), _ = self._drawn(
+        images=f'{pets}/Dog/1_image.png', maps=f'{pets}/Dog',
+        output_dir=self._path('one'), **suffixes)
+    self.assertAllClose(page[1]['human map'][0],
+                        base.resize(other[..., None], (16, 16))[..., 0])
+    with self.assertRaisesRegex(ValueError, 'nothing tells them apart'):
+      self._drawn(images=pets, maps=pets, output_dir=self._path('o1'))
+    # A base name in another folder is not enough.
+    with self.assertRaisesRegex(ValueError, 'such as Cat/1_map.png for Cat/'):
+      self._drawn(images=pets, maps=f'{pets}/Dog', output_dir=self._path('o2'),
+                  **suffixes)
+    os.makedirs(self._path('linked/Fox'))
+    os.symlink(f'{pets}/Fox/1_image.png', self._path('linked/Fox/1_map.png'))
+    with self.assertRaisesRegex(ValueError, '1_map.png: the same file as its'):
+      self._drawn(images=pets, maps=self._path('linked'),
+                  output_dir=self._path('o3'), **suffixes)
+
   def test_goes_on_where_it_was(self):
     _, paths = self._drawn()
     os.remove(paths[1])

@@ -14,6 +14,7 @@ from concurrent import futures
 import dataclasses
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import tempfile
@@ -158,13 +159,13 @@ def _check_people(source: participant_maps.ParticipantMaps, options: Options):
   most = max(names, key=source.participants)
   if source.participants(most) >= options.settings.min_participants:
     return
-  reasons = [f'{count} {reason}' for reason, count in source.left_out.items()]
+  reasons = [f'{reason} ({n})' for reason, n in source.left_out.items()]
   reasons += [f'{place}: {why}' for place, why in source.unreadable[:1]]
   raise ValueError(
       f'None of the {len(names)} images in --clicks={",".join(options.clicks)} '
       f'has {options.settings.min_participants} participants whose clicks '
-      f'count; {most} has the most, {source.participants(most)}. Not counted: '
-      f'{"; ".join(reasons) or "nothing"}. Give more clicks, or lower '
+      f'count; {most!r} has the most, {source.participants(most)}. Not '
+      f'counted: {"; ".join(reasons) or "nothing"}. Give more clicks, or lower '
       '--min_participants.')
 
 
@@ -280,6 +281,11 @@ def measure(options: Options) -> dict[str, scores.Score]:
     rows = _rows(source, progress, options)
   found = ceilings.summarize(
       rows, options.settings, preprocessing=_preprocessing(options))
+  if not found['split_half'].n:
+    raise ValueError(
+        f'The agreement on none of the {len(rows)} images is defined; expected '
+        'maps that are not constant. Compare them at a larger --size, or give '
+        'more clicks.')
   scores.write_rows(os.path.join(options.output_dir, _IMAGES), rows)
   scores.write_json(os.path.join(options.output_dir, _RESULTS), {
       'clicks': list(options.clicks),
@@ -313,14 +319,21 @@ def summary(found: dict[str, scores.Score]) -> str:
     The lines.
   """
   width = max(map(len, _TITLES.values()))
-  lines = [f'{title:<{width}} {found[name].value:7.4f}  '
-           f'[{found[name].low:.4f}, {found[name].high:.4f}]  '
-           f'{found[name].n} images' for name, title in _TITLES.items()]
+  lines = [f'{title:<{width}} {_in_words(found[name])}'
+           for name, title in _TITLES.items()]
   few = found['split_half'].details['too_few_participants']
   if few:
     lines.append(f'{len(few)} images have too few participants; they are named '
                  f'in {_IMAGES}.')
   return '\n'.join(lines)
+
+
+def _in_words(score: scores.Score) -> str:
+  if not score.n:
+    return 'not measured: it needs another image'
+  interval = ('no interval from one image' if math.isnan(score.low) else
+              f'[{score.low:.4f}, {score.high:.4f}]')
+  return f'{score.value:7.4f}  {interval}  {score.n} images'
 
 
 def run():

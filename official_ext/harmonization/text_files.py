@@ -88,7 +88,8 @@ def decode(content: bytes, path: str) -> str:
 
 
 def _lines_ended(text: str) -> str:
-  return text.replace('\r\n', '\n').replace('\r', '\n')
+  # Files that were joined have marks inside.
+  return text.replace('\ufeff', '').replace('\r\n', '\n').replace('\r', '\n')
 
 
 def read(path: str) -> str:
@@ -236,7 +237,6 @@ def _rows(path, reader, skipped):
 
 
 def _cell(text: str) -> str:
-  # Files that were joined have marks inside.
   return text.replace('\ufeff', '').strip()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization.data import click_points
 from official_ext.harmonization.data import clicks
 
 _ALL = clicks.Rules(min_participants=1)
@@ -72,11 +73,58 @@ class ParseTest(tf.test.TestCase):
     nan = float('nan')
     self.assertAllEqual(clicks.parse(([1, nan], [2, nan])), [[1, 2]])
 
+  def test_reads_what_programs_write(self):
+    wanted = [[111, 98], [90, 76.5]]
+    for text in (
+        # PostgreSQL, the clicks of ClickMe 2.0.
+        '{"(111,98)","(90,76.5)"}', '{{111,98},{90,76.5}}',
+        '{"(111,98,5)","(90,76.5,5)"}',
+        # NumPy: its numbers, its arrays, and those printed.
+        '[(np.int64(111), np.float64(98.0)), (numpy.int32(90), 76.5)]',
+        'array([[111. ,  98. ],\n       [ 90. ,  76.5]])',
+        '[array([111, 98], dtype=int64), np.array([ 90. ,  76.5])]',
+        '[[111.   98. ]\n [ 90.   76.5]]',
+        # JSON: keys, nulls, times, and JSON as a text in JSON.
+        '[{"x": 111, "y": 98}, {"Y": 76.5, "X": "90", "t": 1}]',
+        '{"x": [111, 90], "y": [98, 76.5]}', '"[[111, 98], [90, 76.5]]"',
+        '[[111, 98], null, [90, 76.5], [null, null], [NaN, NaN]]',
+        '[[111, 98, 0.25], [90, 76.5, 1.5]]', '["(111,98)", "90, 76.5"]',
+        '[[111, 98, "9:59:59"], [90, 76.5, "10:00:00"]]',
+        # Bytes, and Python's own names of nothing.
+        "b'[(111, 98), (90, 76.5)]'", '[(111, 98), None, (90, 76.5)]',
+        '[(111, 98), (nan, nan), (90, 76.5)]'):
+      self.assertAllEqual(clicks.parse(text), wanted, text)
+    for text in ('{}', '[]', '()', '[null]', '{NULL}', '{"x": [], "y": []}'):
+      self.assertEqual(clicks.parse(text).shape, (0, 2), text)
+    # A set would lose one of two equal clicks.
+    self.assertLen(clicks.parse('{"(5,5)","(5,5)"}'), 2)
+    self.assertAllEqual(clicks.parse('[[1, 2, 30]]'), [[1, 2]])
+
+  def test_counts_clicks_without_a_place(self):
+    self.assertEqual(click_points.read('[[1,2],null,[null,null]]').nulls, 2)
+    self.assertEqual(click_points.read('{NULL,"(1,2)"}').nulls, 1)
+    made = clicks.click_map([clicks.Row('u', '[[1,2],null]')], 40, 40, _ALL)
+    self.assertEqual((made.clicks, made.left_out),
+                     (1, {'clicks: without a place (null)': 1}))
+
+  def test_says_what_is_unclear(self):
+    for text, message in (
+        ('[(1, 2, 9), (3, 4, 5)]', 'in the order of time'),
+        ('[(1, 2), (3, 4, 5)]', 'some clicks have two values'),
+        ('[[1 2]\n ...\n [3 4]]', 'shortened'),
+        ('[{"left": 1, "top": 2}]', r"keys \['left', 'top'\]"),
+        ('[{"x": 1, "y": null}]', 'no finite place'),
+        ('{"x": [1, 2], "y": [3]}', '2 values of x')):
+      with self.assertRaisesRegex(ValueError, message):
+        clicks.parse(text)
+
   def test_refuses_everything_else_and_runs_nothing(self):
     marker = os.path.join(self.get_temp_dir(), 'run')
     for text in ('', 'None', '[1, 2, 3]', '[(1, 2, 3)]', '[(1, 2)', '{1: 2}',
                  '[(1, "a")]', '[(1, 1e999)]', '(' * 5000, '[(1, [2])]',
-                 f'[(open({marker!r}, "w"), 1)]', f'[({10**400}, 1)]'):
+                 f'[(open({marker!r}, "w"), 1)]', f'[({10**400}, 1)]',
+                 f'np.int64(open({marker!r}, "w"))', '[[true, 1]]', '3',
+                 f'array(open({marker!r}, "w"))', '[Point(1, 2)]', '[' * 10**5):
       with self.assertRaises(ValueError, msg=text[:40]):
         clicks.parse(text)
     with self.assertRaises(ValueError):

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import pathlib
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,14 @@ from tests.data import building
 _SAMPLES = pathlib.Path(os.environ.get(
     'CLICKME_SAMPLES',
     pathlib.Path(__file__).resolve().parents[3] / 'shared/clickme_samples'))
+
+
+def _objects(*values):
+  """An array that holds any objects."""
+  out = np.empty(len(values), object)
+  for i, value in enumerate(values):
+    out[i] = value
+  return out
 
 
 class ClicksTest(building.Case):
@@ -94,20 +103,104 @@ class ClicksTest(building.Case):
         {k: r['image/class/label'] for k, r in building.read(folder).items()},
         {'cat/a.png': 1, 'cat/b.png': 0})
     labels = self.write('fewer.csv', b'image,label\ncat/a,bird\n')
+    beyond = self.write('beyond.csv', b'image,label\ncat/a,2\ncat/b.png,1\n')
+    folder, _ = self.build('n', labels=beyond, class_names=names, **common)
+    self.assertEqual([*self.labels(folder)], ['cat/b.png'])
+    self.assertIn('class 2 is beyond the 2 names; expected 0 to 1 or a name',
+                  [row['detail'] for row in self.left_out(folder)])
     folder, _ = self.build('c', labels=labels, class_names=names, **common)
     self.assertIn('not in the file of --labels as cat/b.png',
                   [row['detail'] for row in self.left_out(folder)])
 
-  def test_npz_of_clicks(self):
-    def objects(*lists):
-      out = np.empty(len(lists), object)
-      out[:] = lists
-      return out
+  def labels(self, folder):
+    return {k: r['image/class/label'] for k, r in building.read(folder).items()}
 
+  def test_a_table_as_people_have_it(self):
+    """UTF-16 of Windows, PostgreSQL's arrays, paths and ids in many ways."""
+    text = 'Image_Path;user_id;clicks;is_mobile\r\n' + ''.join(
+        f'{path};{user};"{points}";{mobile}\r\n'
+        for path, user, points, mobile in (
+            ('imagenet\\train\\cat\\a.png', '3', '{""(9,5)"",""(11,6)""}', '0'),
+            ('./imagenet//train/cat/a.png', '3.0', '{""(1,1)""}', 'False'),
+            ("b'imagenet/train/cat/a.png'", "b'bob'", '[[1,1],null]', '[]'),
+            ('imagenet/train/dog/c.png', 'ann', '[(np.int64(4),4)]', '[False]'),
+            ('imagenet/train/dog/c.png', 'eve', '[(4, 4)]', 'True'),
+            ('imagenet/train/dog/c.png', '', '[(4, 4)]', 'false'),
+            ('imagenet/train/dog/c.png', 'nan', '[(4, 4)]', 'false'),
+            ('imagenet/train/dog/c.png', 'x', '[(4, 4)]', 'maybe'),
+            ('', 'y', '[(4, 4)]', 'no')))
+    common = dict(clicks=[self.write('c.csv', text.encode('utf-16'))],
+                  rules=clicks.Rules(min_participants=1, drop_mobile=True),
+                  image_dir=self.images_dir)
+    with self.assertRaisesRegex(ValueError, '--strip_prefix=imagenet/train,'):
+      self.build('silent', **common)
+    folder, totals = self.build(strip_prefix='imagenet/train', **common)
+    self.assertEqual(self.labels(folder), {'cat/a.png': 0, 'dog/c.png': 1})
+    self.assertEqual(
+        building.read(folder)['cat/a.png']['image/heatmap/clicks'], 3)
+    self.assertEqual(totals['counts'], {
+        'clicks: without a place (null)': 1, 'rows: made on a phone': 1,
+        'rows: participant again on the same image': 1, 'rows: unreadable': 3,
+        'rows: taken, not known whether made on a phone': 1,
+        'images: image_path is empty': 1})
+    details = {row['detail'] for row in self.left_out(folder)}
+    self.assertEqual(details, {
+        'dog/c.png: user_id is empty', '1 rows, the first is c.csv, row 9',
+        "dog/c.png: is_mobile is 'maybe'; expected true or false"})
+
+  def test_the_prefix_may_be_below_the_folder_of_images(self):
+    (self.folder / 'imagenet').mkdir()
+    os.rename(self.images_dir, self.folder / 'imagenet/train')
+    rows = [(f'imagenet/train/{n}.png', '[(1, 1)]', 'u')
+            for n in ('cat/a', 'dog/c')]
+    folder, _ = self.build(
+        clicks=[self.csv(rows)], image_dir=str(self.folder),
+        rules=clicks.Rules(min_participants=1), strip_prefix='imagenet/train/')
+    self.assertEqual(self.labels(folder), {'cat/a.png': 0, 'dog/c.png': 1})
+
+  def test_what_a_table_lacks_is_not_ignored(self):
+    rules = clicks.Rules(min_participants=1, drop_mobile=True)
+    with self.assertRaisesRegex(ValueError, 'no column is_mobile'):
+      self.build(clicks=[self.csv(self.rows())], image_dir=self.images_dir,
+                 rules=rules)
+    rows = [('cat/a.png', '[(1, 1)]', 'a', '.9'), ('cat/a.png', '[]', 'b', ''),
+            ('cat/a.png', '[(1, 1)]', 'c', '1.0')]
+    folder, totals = self.build(
+        'catch', image_dir=self.images_dir,
+        clicks=[self.csv(rows, ('image_path', 'clicks', 'user_id',
+                                'user_catch_trial'))],
+        rules=clicks.Rules(min_participants=1))
+    self.assertEqual(self.labels(folder), {'cat/a.png': 0})
+    self.assertEqual(totals['counts'], {'rows: catch trials not passed': 2})
+
+  def test_npz_of_odd_types(self):
+    fields = dict(
+        file_pointer=np.array([b'cat/a.png'] * 6),
+        clickmap_x=_objects([5], [6], [7], [[1, 2], [3]], None, [8]),
+        clickmap_y=_objects([5], [6], [7], [1], None, [8]),
+        user_id=_objects(b'a', 'b', 3., 'd', 'e', None),
+        is_mobile=_objects([False], [True], [], [False], np.array([]), [False]))
+    folder, totals = self.build(
+        clicks=[self.write('c.NPZ', building.npz(**fields))], trust_pickle=True,
+        image_dir=self.images_dir,
+        rules=clicks.Rules(min_participants=1, drop_mobile=True))
+    record = building.read(folder)['cat/a.png']
+    self.assertEqual([record[f'image/heatmap/{k}'] for k in (
+        'source', 'clicks', 'participants')], [b'npz', 2, 2])
+    self.assertEqual(totals['counts'], {
+        'rows: made on a phone': 1, 'rows: too few clicks': 1,
+        'rows: unreadable': 2,
+        'rows: taken, not known whether made on a phone': 2})
+    fields['user_id'] = np.array('a')
+    with self.assertRaisesRegex(ValueError, 'user_id is a single value'):
+      self.build('scalar', trust_pickle=True, image_dir=self.images_dir,
+                 clicks=[self.write('c.npz', building.npz(**fields))])
+
+  def test_npz_of_clicks(self):
     fields = dict(
         file_pointer=np.array(['cat/a.png'] * 3 + ['dog/c.png']),
-        clickmap_x=objects([200, 201], [200], [1], [128]),
-        clickmap_y=objects([30, 31], [30], [1], [64]),
+        clickmap_x=_objects([200, 201], [200], [1], [128]),
+        clickmap_y=_objects([30, 31], [30], [1], [64]),
         user_id=np.array(['a', 'b', 'cheat', 'a']),
         user_catch_trial=np.array([1., .95, .5, 1.]),
         is_mobile=np.array([False, True, False, False]))
@@ -162,6 +255,39 @@ class PicturesTest(building.Case):
     self.assertEqual(totals['counts'], {
         'images: image without a map': 1, 'images: map without an image': 1,
         'images: map not usable': 1})
+
+  def test_a_map_that_is_its_image(self):
+    rng = np.random.default_rng(0)
+    for name in 'abcd':
+      self.write(f'i/0/{name}.png', building.png(
+          rng.integers(0, 256, (4, 4), np.uint8)))
+    images, maps = self.folder / 'i/0', self.folder / 'm/0'
+    maps.mkdir(parents=True)
+    os.symlink(images / 'a.png', maps / 'a.png')
+    os.link(images / 'b.png', maps / 'b.png')
+    maps.joinpath('c.png').write_bytes(images.joinpath('c.png').read_bytes())
+    maps.joinpath('d.png').write_bytes(images.joinpath('a.png').read_bytes())
+    os.symlink('gone.png', images / 'e.png')
+    os.symlink('gone.png', maps / 'e.png')
+    folder, totals = self.build(image_dir=str(images.parent),
+                                map_dir=str(maps.parent))
+    self.assertCountEqual(building.read(folder), ['0/d.png'])
+    self.assertEqual(totals['counts'], {'images: map not usable': 3,
+                                        'images: image not found': 1})
+    self.assertIn('is the same file as its image 0/a.png',
+                  ' '.join(row['detail'] for row in self.left_out(folder)))
+    with self.assertRaisesRegex(ValueError, 'nothing tells them apart'):
+      self.build('same', image_dir=str(images), map_dir=str(images))
+
+  def test_an_archive_of_a_mac(self):
+    archive = self.archive(2)
+    with zipfile.ZipFile(archive, 'a') as z:
+      z.writestr('__MACOSX/sub/._000.npz', b'Mac OS X')
+      z.writestr('sub/B.NPZ', building.entry(5))
+    folder, totals = self.build(npz=archive)
+    self.assertEqual(totals['counts'], {})
+    self.assertCountEqual(building.read(folder),
+                          ['sub/000.npz', 'sub/001.npz', 'sub/B.NPZ'])
 
   def test_the_twenty_real_pairs_come_back(self):
     if not _SAMPLES.is_dir():

@@ -156,18 +156,21 @@ def check_folders(places: Iterable[str], names: Sequence[str] = (),
     ValueError: all images are in one folder with several others in it, as
       ClickMe 2.0's imagenet/train/n01440764.
   """
-  found = sorted({strip_prefix(files.normal(p), prefix) for p in places})
+  found = sorted({strip_prefix(files.normal(p), prefix) for p in places} - {''})
   parts = [place.split('/') for place in found]
   first = {p[0] for p in parts}
   if len(found) < 2 or len(first) > 1 or first <= {*names}:
     return
   above = posixpath.commonpath(found)
-  prefix = posixpath.join(files.normal(prefix), above)
+  prefix = files.normal(prefix)
+  # Not where the prefix is a wrong one, which took nothing off.
+  if prefix and prefix.split('/')[0] != parts[0][0]:
+    above = f'{prefix}/{above}'
   raise ValueError(
-      f'All images are in folders below {above} ({found[0]}, {found[1]}, ...) '
+      f'All images are in folders like {found[0]} and {found[1]} '
       f'and would be of one class, {parts[0][0]}; expected a first folder for '
       'each class. Name the folders above those of the classes by '
-      f'--strip_prefix={prefix}, or give the classes by --labels.')
+      f'--strip_prefix={above}, or give the classes by --labels.')
 
 
 def read(path: str) -> dict[str, str]:

@@ -73,6 +73,10 @@ def _with_paths(rows, path, prefix):
   taken_off = total = 0
   for image, row in rows:
     image = files.normal(_text(image))
+    if not image:
+      # Rows of no image may be of several: they are never put together.
+      row = dataclasses.replace(row, problem=row.problem or
+                                'image_path is empty')
     below = class_labels.strip_prefix(image, prefix)
     taken_off += below != image
     total += 1
@@ -111,9 +115,20 @@ def _read_npz(path, trust_pickle, needed):
                      'must hold one entry per participant and image.')
   for i, pointer in enumerate(arrays['file_pointer']):
     values = {c: arrays[c][i] for c in ('user_id', *_OPTIONAL) if c in arrays}
-    yield pointer, _row(
-        tuple(np.ravel(arrays[c][i]).tolist() for c in (
-            'clickmap_x', 'clickmap_y')), path, i, values)
+    places, problem = (), ''
+    try:
+      places = tuple(_numbers(arrays[c][i]) for c in (
+          'clickmap_x', 'clickmap_y'))
+    except (TypeError, ValueError):
+      problem = 'clickmap_x or clickmap_y is not a list of numbers'
+    yield pointer, _row(places, path, i, values, problem=problem)
+
+
+def _numbers(values: Any) -> list[Any]:
+  """Returns numbers, of which some may be missing (None)."""
+  found = np.ravel(values).tolist()
+  np.asarray(found, np.float64)
+  return [v.decode() if isinstance(v, bytes) else v for v in found]
 
 
 def _row(recorded, path: str, index: int, values, label: str = '',

@@ -85,7 +85,7 @@ def find(folder: str, types: Sequence[str], but: str = '',
       passed_over['pictures of other kinds'].append(path)
   if log and passed_over:
     logging.warning('%s: passed over %s.', folder, '; '.join(
-        f'{len(paths)} {what} ({paths[0]}{", ..." * (len(paths) > 1)})'
+        f'{what} ({len(paths)}: {paths[0]}{", ..." * (len(paths) > 1)})'
         for what, paths in sorted(passed_over.items())))
   return sorted(found)
 
@@ -140,7 +140,9 @@ def _local(folder: str, below: str, above: list[str], but: str,
     elif not stat.S_ISDIR(found.st_mode):
       # Reading a pipe would wait for ever.
       passed_over['pipes and devices'].append(path)
-    elif not is_hidden(name):
+    elif is_hidden(name):
+      passed_over['hidden or system folders'].append(path)
+    else:
       real = os.path.realpath(whole)
       if real in above:
         passed_over['links to a folder they are in'].append(path)

@@ -157,8 +157,6 @@ class _Folder:
   def image(self, path: str) -> bytes:
     """Returns an image's bytes, decoded once to see that they are whole."""
     inside = files.normal(path)
-    if not inside:
-      raise Unusable('image_path is empty', path)
     if not files.is_below(inside):
       raise Unusable('image outside --image_dir', path)
     try:
@@ -295,6 +293,9 @@ class Clicks(_Folder):
     Raises:
       Unusable: it must be left out.
     """
+    if not name:
+      raise Unusable('image_path is empty',
+                     f'{len(rows)} rows, the first is {rows[0].place}')
     encoded = self.image(name)
     height, width = (
         self._frame or side for side in pictures.shape(encoded)[:2])
