@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import pathlib
+from unittest import mock
 import zipfile
 
 import numpy as np
@@ -172,6 +173,17 @@ class ClicksTest(building.Case):
         rules=clicks.Rules(min_participants=1))
     self.assertEqual(self.labels(folder), {'cat/a.png': 0})
     self.assertEqual(totals['counts'], {'rows: catch trials not passed': 2})
+
+  def test_the_summary_names_one_class_and_the_first_unreadable_row(self):
+    rows = [('cat/a.png', '[(1, 1)]', 'u'), ('cat/b.png', '[(1, 1)]', 'u'),
+            ('cat/a.png', '[(1', 'v')]
+    with mock.patch('sys.stdout', io.StringIO()) as printed:
+      self.build(clicks=[self.csv(rows)], image_dir=self.images_dir,
+                 rules=clicks.Rules(min_participants=1))
+    self.assertIn('2  of class 0 (cat)\nAll records are of one class',
+                  printed.getvalue())
+    self.assertIn('such as clicks.csv, row 3: cat/a.png: the clicks are',
+                  printed.getvalue())
 
   def test_npz_of_odd_types(self):
     fields = dict(

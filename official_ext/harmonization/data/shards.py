@@ -280,7 +280,9 @@ def counted(counts: Mapping[str, int],
   lines = []
   for kind, count in counts.items():
     lines.append(f'{count:>10}  {kind}')
-    if found := first.get(kind.removeprefix('images: ')):
+    # A list of rows names each: 'row: unreadable'.
+    if found := first.get(kind.removeprefix('images: ').replace(
+        'rows: ', 'row: ')):
       name, detail = found
       lines.append(' ' * 12 + textwrap.shorten(
           f'such as {name}' + f': {detail}' * bool(detail), 200,
@@ -291,9 +293,13 @@ def counted(counts: Mapping[str, int],
 def _of_classes(classes: Mapping[int, int], names: Sequence[str]) -> list[str]:
   """Says how many records there are of each class."""
   if len(classes) <= _CLASSES_SHOWN:
-    return [f'{count:>10}  of class {label}' +
-            (f' ({names[label]})' if label < len(names) else '')
-            for label, count in classes.items()]
+    lines = [f'{count:>10}  of class {label}' +
+             (f' ({names[label]})' if label < len(names) else '')
+             for label, count in classes.items()]
+    if len(classes) == 1 and sum(classes.values()) > 1:
+      lines.append('All records are of one class: check the folders, labels or '
+                   '--strip_prefix if there should be more.')
+    return lines
   least, most = min(classes.values()), max(classes.values())
   return [f'{len(classes):>10}  classes, {min(classes)} to {max(classes)}, of '
           f'{least} to {most} records each']
