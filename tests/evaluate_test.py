@@ -12,7 +12,11 @@ from PIL import Image
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import evaluate
+from official_ext.harmonization.data import clickme_release
+from official_ext.harmonization.data import download_clickme
+from official_ext.harmonization.data import manifest
 from official_ext.harmonization.data import record_writer
+from official_ext.harmonization.evaluation import where
 from official_ext.harmonization.evaluation.adapters import spec
 from tests import fixtures
 
@@ -111,8 +115,8 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
             ('psychophysics', found['psychophysics'],
              'psychophysics_accuracy'))},
         {'clickme': 5, 'imagenet': 3, 'psychophysics': 3})
-    self.assertAllClose(
-        found['clickme']['scores']['spearman']['ceiling'], 0.6575315343478081)
+    # These records are not the release.
+    self.assertIsNone(found['clickme']['scores']['spearman']['ceiling'])
     rows = list(csv.DictReader(self._read('models', 'base.clickme.csv')
                                .splitlines()))
     self.assertAllClose(
@@ -127,19 +131,70 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
   def _check_resuming(self):
     """Typed again with less, more and other flags."""
     given = (*self.models, f'--clickme={self.clickme}')
-    with mock.patch.object(spec, 'build') as build:
-      self.assertEqual(self._evaluate(*given, '--batch_size=5'), 0)
-      self.assertRegex(self._evaluate(*given, '--limit=2'),
-                       r'limit: None then, 2 now.*--rescore')
-      self.assertRegex(self._evaluate(*given, '--ceiling=1'), 'ceiling: 0.65')
-      build.assert_not_called()
-    results = json.loads(self._read('results.json'))
-    self.assertEqual(list(results['models'][0]['experiments']), ['clickme'])
-    self.assertEqual(
-        self._evaluate(*given, '--limit=2', '--ceiling=1', '--rescore'), 0)
-    score = json.loads(self._read('results.json'))['models'][1]['experiments'][
-        'clickme']['scores']['spearman']
-    self.assertEqual((score['n'], score['ceiling']), (2, None))
+
+    def score(*more):
+      self.assertEqual(self._evaluate(*given, *more), 0)
+      experiments = json.loads(self._read('results.json'))['models'][1][
+          'experiments']
+      self.assertEqual(list(experiments), ['clickme'])
+      return experiments['clickme']['scores']['spearman']
+
+    with mock.patch.object(where.Where, 'run') as run:
+      raw = score('--batch_size=5')
+      half = score('--ceiling=.5')
+      run.assert_not_called()
+    self.assertEqual((raw['n'], raw['ceiling'], raw['normalized']),
+                     (5, None, None))
+    self.assertEqual((half['value'], half['ceiling'], half['normalized']),
+                     (raw['value'], .5, raw['value'] / .5))
+    page = self._read('report.html')
+    self.assertIn('from an earlier run of ', page)
+    self.assertIn('from an earlier run of ', self._read('leaderboard.txt'))
+    # A picture of what is not in the report would be taken for a part of it.
+    self.assertFalse(os.path.exists(self._path('out', 'curves.png')))
+    self.assertEqual(score('--limit=2')['n'], 2)
+    self.assertIn('limit was None and is now 2', self._read('report.html'))
+    self.assertLen([f for f in os.listdir(self._path('out/models/earlier'))
+                    if f.startswith('twin.clickme.')], 3)
+    # The other order of the same bytes of labels: another score.
+    records = [*tf.data.TFRecordDataset(self.clickme).as_numpy_iterator()]
+    with tf.io.TFRecordWriter(self.clickme) as writer:
+      for record in records[::-1]:
+        writer.write(record)
+    self.assertEqual(score()['n'], 5)
+    self.assertIn('data.sha256 was', self._read('report.html'))
+
+  def test_the_release_is_recognized_and_nothing_else(self):
+    _save_model(self._path('base.keras'), 0)
+    folder = self._path('val')
+    os.makedirs(folder)
+    shard = fixtures.write_numbered(folder, 'val-3.tfrecords', 2)
+
+    def ceiling(*more):
+      self.assertEqual(self._evaluate(
+          self.models[0], f'--clickme={folder}/val-*', *more), 0)
+      score = json.loads(self._read('results.json'))['models'][0][
+          'experiments']['clickme']['scores']['spearman']
+      return score['ceiling']
+
+    self.assertIsNone(ceiling())
+
+    def write(source):
+      manifest.write(folder, source=source,
+                     shards=[manifest.describe(shard, 2)])
+
+    with mock.patch.object(where.Where, 'run') as run:
+      write('the digits')
+      self.assertIsNone(ceiling())
+      write(f'{download_clickme.BASE_URL}/val')
+      self.assertEqual(ceiling(), 0.6575315343478081)
+      self.assertEqual(ceiling('--ceiling=.5'), .5)
+      self.assertIsNone(ceiling('--ceiling=1'))
+      run.assert_not_called()
+    with open(shard, 'r+b') as f:  # The record's checksum is not looked at.
+      f.seek(-1, os.SEEK_END)
+      f.write(b'x')
+    self.assertFalse(clickme_release.is_release([shard]))
 
   @parameterized.parameters(
       ((), 'no model is named'),

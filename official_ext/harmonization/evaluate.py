@@ -11,13 +11,14 @@ the other experiments run on every one), and at least one of --clickme,
 report.html, which needs nothing beside it, leaderboard.txt, .md and .csv,
 results.json, the plots, and a table of every image or trial per model.
 
-Typed again, the command goes on where it was: what is finished is not scored
-again. A model that fails is reported and does not lose the others; the exit
-code is then 1. docs/benchmark.md describes the protocols.
+Run it again to resume: a result is scored again only if something that it
+depends on has changed, and is otherwise labelled with its date. Several
+processes may share --output_dir. A model that fails is reported and does not
+lose the others; the exit code is then 1. docs/benchmark.md describes the
+protocols.
 """
 
 import datetime
-from importlib import metadata
 import platform
 import shlex
 import sys
@@ -29,12 +30,14 @@ from official_ext.harmonization import cli
 from official_ext.harmonization import resources
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
+from official_ext.harmonization.data import clickme_release
 from official_ext.harmonization.dataloaders import registry
 from official_ext.harmonization.evaluation import accuracy
 from official_ext.harmonization.evaluation import benchmark
 from official_ext.harmonization.evaluation import decisions
 from official_ext.harmonization.evaluation import explainers
 from official_ext.harmonization.evaluation import how
+from official_ext.harmonization.evaluation import identity
 from official_ext.harmonization.evaluation import labelled_images
 from official_ext.harmonization.evaluation import psychophysics
 from official_ext.harmonization.evaluation import where
@@ -47,8 +50,6 @@ FLAGS = flags.FLAGS
 _MODULE = 'official_ext.harmonization.evaluate'
 
 _EXPERIMENTS = ('imagenet', 'clickme', 'clicktionary', 'psychophysics')
-_PACKAGES = ('official-ext-harmonization', 'tf-models-official', 'tensorflow',
-             'tf_keras', 'keras', 'torch', 'timm', 'numpy', 'scipy')
 
 
 def define_flags():
@@ -66,7 +67,8 @@ def define_flags():
       'twin', [], 'BASELINE:HARMONIZED, names of two models: an arrow in the '
       'plot. May be given several times.')
   flags.DEFINE_bool('rescore', False,
-                    'Score again what was scored with other settings.')
+                    'Score again, even where nothing has changed. Earlier '
+                    'results are kept in models/earlier.')
   _define_where_flags()
   _define_other_flags()
 
@@ -94,8 +96,10 @@ def _define_where_flags():
       'comparison_size', where.RELEASED_SIZE, 'Height and width that maps are '
       "compared at; 0 for each model's own input size.", lower_bound=0)
   flags.DEFINE_float(
-      'ceiling', exp_cfg.CLICKME_CEILING, 'The rank correlation of people '
-      'among each other, which counts as 1 in --clickme. 1 for raw scores.')
+      'ceiling', None, 'The rank correlation of people among each other, which '
+      f'counts as 1 in --clickme. By default {exp_cfg.CLICKME_CEILING:.5f} for '
+      "ClickMe's release as data.download_clickme left it, and for all other "
+      'records 1: raw scores.')
   flags.DEFINE_float('clicktionary_ceiling', 1.,
                      '--ceiling of --clicktionary. 1 for raw scores.')
   flags.DEFINE_enum('explainer', 'gradient', sorted(explainers.EXPLAINERS),
@@ -130,7 +134,7 @@ def _label_offset(offset: Optional[int], map_decoder: str, flag: str) -> int:
 
 
 def _where(name: str, path: str, map_decoder: str, label_offset: Optional[int],
-           ceiling: float) -> where.Where:
+           ceiling: Optional[float]) -> where.Where:
   """ClickMe or Clicktionary as the flags have it."""
   prefix = '' if name == 'clickme' else f'{name}_'
   source = labelled_images.Source(
@@ -141,10 +145,22 @@ def _where(name: str, path: str, map_decoder: str, label_offset: Optional[int],
       raw_image_max=FLAGS.raw_image_max,
       blur=FLAGS.blur,
       limit=FLAGS.limit)
+  if ceiling is None:
+    ceiling = _known_ceiling(source)
   return where.Where(
       name, source, batch_size=FLAGS.batch_size, explainer=FLAGS.explainer,
       ceiling=None if ceiling == 1. else ceiling,
       comparison_size=FLAGS.comparison_size or None)
+
+
+def _known_ceiling(source: labelled_images.Source) -> float:
+  """The ceiling of records that do not come with one on the command line."""
+  digests = identity.Digests(benchmark.digests_path(
+      resources.working_path(FLAGS.output_dir)))
+  if source.map_decoder == 'clickme' and clickme_release.is_release(
+      source.files(), digests.file):
+    return exp_cfg.CLICKME_CEILING
+  return 1.
 
 
 def _working_paths(paths: str) -> str:
@@ -218,17 +234,6 @@ def _twins(models: List[benchmark.Model]) -> List[Tuple[str, str]]:
   return pairs
 
 
-def _versions() -> Dict[str, str]:
-  """Versions of what the scores depend on, as far as it is installed."""
-  versions = {'python': platform.python_version()}
-  for package in _PACKAGES:
-    try:
-      versions[package] = metadata.version(package)
-    except metadata.PackageNotFoundError:
-      pass
-  return versions
-
-
 def _results(experiments, outcome, twins) -> Dict[str, Any]:
   """The content of results.json."""
   asked = {e.name: e for e in experiments}
@@ -237,7 +242,8 @@ def _results(experiments, outcome, twins) -> Dict[str, Any]:
           timespec='seconds'),
       # However it was started: results travel, paths do not.
       'command': f'python -m {_MODULE} {shlex.join(sys.argv[1:])}',
-      'versions': _versions(),
+      'versions': {'python': platform.python_version(),
+                   **identity.versions(*FLAGS.model)},
       'limit': FLAGS.limit,
       'experiments': {name: {'title': e.title, 'settings': e.settings()}
                       for name, e in asked.items()},
@@ -258,10 +264,12 @@ def _evaluate() -> Dict[str, Any]:
   models = benchmark.parse_models(FLAGS.model)
   twins = _twins(models)
   experiments = _experiments()
+  written = []
   outcome = benchmark.Benchmark(
-      experiments, output_dir, spec.build, FLAGS.rescore).run(models)
+      experiments, output_dir, spec.build, FLAGS.rescore).run(
+          models, lambda outcome: written.extend(writer.write(
+              output_dir, _results(experiments, outcome, twins))))
   results = _results(experiments, outcome, twins)
-  written = writer.write(output_dir, results)
   if outcome['models']:
     print('\n' + leaderboard.as_text(outcome['models']))
   _print_notes(results)
@@ -271,6 +279,8 @@ def _evaluate() -> Dict[str, Any]:
 
 def _print_notes(results):
   """Says what a reader of the table must know."""
+  for sentence in leaderboard.origins(results['models']):
+    print(sentence)
   for model in results['models']:
     for name, result in model['experiments'].items():
       for warning in result['warnings']:

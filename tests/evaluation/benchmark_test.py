@@ -3,6 +3,11 @@
 import csv
 import json
 import os
+import subprocess
+import sys
+import tempfile
+import time
+from unittest import mock
 import weakref
 
 from absl.testing import absltest
@@ -11,24 +16,31 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.evaluation import benchmark
+from official_ext.harmonization.evaluation import claims
+from official_ext.harmonization.evaluation import identity
+from official_ext.harmonization.evaluation import journal as journal_lib
 from official_ext.harmonization.evaluation import labelled_images
 from official_ext.harmonization.evaluation import results
 from official_ext.harmonization.evaluation import scores
 from tests.evaluation import fakes
 
 
-class _Experiment:
+class _Experiment(results.Experiment):
   """Scores the length of a model's name, and counts its runs."""
 
-  def __init__(self, name, error=None, **settings):
+  def __init__(self, name, error=None, data=(), **settings):
     self.name, self.title = name, name.title()
-    self._error, self._settings = error, settings
+    self._error, self._data, self._settings = error, data, settings
     self.scored = []
 
   def settings(self):
     return self._settings
 
-  def run(self, adapter, progress):
+  def identity(self, digests):
+    return {'protocol': f'{self.name} {self.version}',
+            'data': digests.of(self._data), 'options': self._settings}
+
+  def run(self, adapter, progress, journal=None):
     self.scored.append(adapter.name)
     if self._error and adapter.name == 'bad':
       raise type(self._error)(*self._error.args)
@@ -48,6 +60,42 @@ def _build(spec):
   return fakes.Adapter(spec=spec)
 
 
+class _Counted(results.Experiment):
+  """Scores ten images one by one; may stop for good before one of them."""
+
+  name, title = 'first', 'First'
+
+  def __init__(self, stop_before=None):
+    self._stop_before = stop_before
+    self.computed = []
+
+  def settings(self):
+    return {}
+
+  def identity(self, digests):
+    return {'protocol': 'first 1', 'data': {}, 'options': {}}
+
+  def run(self, adapter, progress, journal=None):
+    rows = journal_lib.kept(journal)
+    for i in range(len(rows), 10):
+      if i == self._stop_before:
+        print('waiting', flush=True)
+        time.sleep(3600)
+      self.computed.append(i)
+      rows.append({'value': 1. / (i + 1) if i != 2 else float('nan')})
+      if journal:
+        journal.add(rows[-1:])
+    return results.Result(scores=[scores.score(
+        'mean', [row['value'] for row in rows], preprocessing='none')],
+                          rows=rows)
+
+
+def score_in_folder(folder, stop_before, *names):
+  """What another process does that shares the folder."""
+  benchmark.Benchmark([_Counted(stop_before)], folder, _build).run(
+      _models(*names))
+
+
 def _models(*names):
   return [benchmark.parse_model(f'mg:{name}') for name in names]
 
@@ -56,7 +104,7 @@ class BenchmarkTest(tf.test.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.folder = self.get_temp_dir()
+    self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
 
   def _run(self, experiments, models, build=_build, rescore=False):
     return benchmark.Benchmark(experiments, self.folder, build,
@@ -93,49 +141,212 @@ class BenchmarkTest(tf.test.TestCase):
     again = self._run([first, second], _models('one', 'two', 'three'))
     self.assertEqual(first.scored, ['one', 'two', 'three'])
     self.assertEqual(second.scored, ['one', 'two', 'three'])
-    self.assertEqual(again['models'][0]['experiments']['first'],
-                     before['models'][0]['experiments']['first'])
+    result = again['models'][0]['experiments']['first']
+    self.assertStartsWith(result.pop('earlier'), 'from an earlier run of ')
+    self.assertEqual(result, before['models'][0]['experiments']['first'])
 
-    def build(spec):
-      raise AssertionError(f'{spec} is finished')
-
-    done = self._run([first], _models('one', 'two', 'three'), build)
-    self.assertEqual(done['failures'], [])
+    first.scored.clear()
+    done = self._run([first], _models('one', 'two', 'three'))
+    self.assertEqual((done['failures'], first.scored), ([], []))
     self.assertEqual([list(m['experiments']) for m in done['models']],
                      [['first']] * 3)
 
-  def test_other_settings_are_refused_or_scored_again(self):
+  def test_what_was_not_scored_now_says_so(self):
+    outcome = self._run([_Experiment('first')], _models('one'))
+    result = outcome['models'][0]['experiments']['first']
+    self.assertNotIn('earlier', result)
+    again = self._run([_Experiment('first')], _models('one'))
+    again = again['models'][0]['experiments']['first']
+    date = result['created'].replace('T', ' ')
+    self.assertEqual(again.pop('earlier'), f'from an earlier run of {date}')
+    self.assertEqual(again, result)
+
+  def _is_scored_again(self, experiment, reason, build=_build, name='one'):
+    """Checks that a result is computed anew, and the old one kept."""
+    with open(self._path(f'{name}.json')) as f:
+      before = json.load(f)
+    outcome = self._run([experiment], _models(name), build)
+    self.assertEqual(experiment.scored, [name])
+    note = outcome['notes'][0]
+    self.assertRegex(note, reason)
+    kept, = [f for f in os.listdir(self._path('earlier'))
+             if f.startswith(f'{name}.first') and f.endswith('.json')]
+    self.assertIn(os.path.join('earlier', kept), note)
+    with open(self._path(f'earlier/{kept}')) as f:
+      kept = json.load(f)
+    self.assertEqual(kept['experiments']['first']['scores'],
+                     before['experiments']['first']['scores'])
+    return outcome, kept['experiments']['first']
+
+  def test_other_settings_are_scored_beside_the_old_ones(self):
     self._run([_Experiment('first', limit=8), _Experiment('second')],
               _models('one'))
-    changed = [_Experiment('first', limit=None), _Experiment('second')]
-    with self.assertRaisesRegex(
-        benchmark.SettingsError,
-        r'one\.json .*first \(limit: 8 then, None now\).*--rescore'):
-      self._run(changed, _models('one'))
-    self.assertEqual(changed[0].scored, [])
-    outcome = self._run(changed, _models('one'), rescore=True)
-    self.assertEqual((changed[0].scored, changed[1].scored), (['one'], []))
+    with open(self._path('one.first.csv'), 'rb') as f:
+      table = f.read()
+    second = _Experiment('second')
+    outcome, kept = self._is_scored_again(
+        _Experiment('first', limit=None), 'limit was 8 and is now None')
     self.assertEqual(
         outcome['models'][0]['experiments']['first']['settings'],
         {'limit': None})
+    with open(os.path.join(self.folder, kept['table']), 'rb') as f:
+      self.assertEqual(f.read(), table)
+    # The other experiment is not touched, and what was kept is found again.
+    back = _Experiment('first', limit=8)
+    outcome = self._run([back, second], _models('one'))
+    self.assertEqual((back.scored, second.scored), ([], []))
+    self.assertEqual(outcome['models'][0]['experiments']['first']['settings'],
+                     {'limit': 8})
 
-  def test_a_model_that_was_trained_on_is_another(self):
-    run = os.path.join(self.folder, 'run')
-    os.makedirs(run)
+  def test_another_network_is_scored_again(self):
+    self._run([_Experiment('first'), _Experiment('second')], _models('one'))
+    self._is_scored_again(
+        _Experiment('first'), 'parameters was .*other logits or gradients',
+        lambda spec: fakes.Adapter(spec=spec, seed=1))
+    # Nor is the old network's other result this one's.
+    with open(self._path('one.json')) as f:
+      self.assertEqual(list(json.load(f)['experiments']), ['first'])
 
-    def write(name, content):
-      with open(os.path.join(run, name), 'w') as f:
+  def test_other_contents_of_the_data(self):
+    data = os.path.join(self.folder, 'data')
+    for content in ('labels 1 2', 'labels 2 1'):
+      with open(data, 'w') as f:
         f.write(content)
+      if content == 'labels 1 2':
+        self._run([_Experiment('first', data=[data])], _models('one'))
+    self._is_scored_again(_Experiment('first', data=[data]),
+                          'data.sha256 was ')
 
-    write('checkpoint', 'model-1')
-    write('events', 'x')
-    models = [benchmark.parse_model(f'mg:{run}')]
-    self._run([_Experiment('first')], models)
-    write('events', 'xyz')
-    self._run([_Experiment('first')], models)
-    write('checkpoint', 'model-20')
-    with self.assertRaisesRegex(benchmark.SettingsError, 'the model .*files'):
-      self._run([_Experiment('first')], models)
+  def test_another_version_of_a_package_or_the_protocol(self):
+    self._run([_Experiment('first')], _models('one'))
+    changed = _Experiment('first')
+    changed.version = 2
+    self._is_scored_again(changed, "protocol was 'first 1'")
+    with mock.patch.object(identity.metadata, 'version', lambda _: '99'):
+      outcome = self._run([_Experiment('first')], _models('one'))
+    self.assertRegex(outcome['notes'][0], "versions.numpy was '.*now '99'")
+
+  def test_rescore(self):
+    self._run([_Experiment('first')], _models('one'))
+    again = _Experiment('first')
+    outcome = self._run([again], _models('one'), rescore=True)
+    self.assertEqual(again.scored, ['one'])
+    self.assertRegex(outcome['notes'][0], 'earlier/one.first.*--rescore')
+
+  def test_edited_and_missing_files_are_noticed(self):
+
+    def edit(name, old, new):
+      with open(self._path(name)) as f:
+        text = f.read()
+      self.assertIn(old, text)
+      with open(self._path(name), 'w') as f:
+        f.write(text.replace(old, new))
+
+    for change, reason in (
+        (lambda: edit('one.json', '"value": 3.0', '"value": 4.0'),
+         'the scores of first were changed'),
+        (lambda: edit('one.json', '"digest"', '"gone"'), 'were changed'),
+        (lambda: edit('one.first.csv', '3.0', '4.0'),
+         'one.first.csv was changed'),
+        (lambda: os.remove(self._path('one.first.csv')),
+         'one.first.csv is missing'),
+        (lambda: os.remove(self._path('one.first.npz')),
+         'one.first.npz is missing')):
+      self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+      self._run([_Experiment('first')], _models('one'))
+      change()
+      experiment = _Experiment('first')
+      outcome = self._run([experiment], _models('one'))
+      self.assertEqual(experiment.scored, ['one'])
+      self.assertRegex(outcome['notes'][0], reason)
+      self.assertEqual(outcome['models'][0]['experiments']['first']['scores'][
+          'length']['value'], 3.)
+      self.assertTrue(os.path.exists(self._path('one.first.csv')))
+
+  def test_damaged_and_foreign_files_are_named(self):
+    for text, reason in (
+        ('', 'empty'), ('{"name": "one", "exp', 'not JSON'),
+        ('[1, 2]', 'not an object'), ('{"a": 1}', '"name" is None'),
+        ('\xff', 'not JSON'),
+        (json.dumps({'name': 'two', 'settings': {}, 'experiments': {'a': 1}}),
+         "it is of 'two'")):
+      self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+      os.makedirs(self._path(''))
+      for name in ('one', 'other'):
+        with open(self._path(f'{name}.json'), 'wb') as f:
+          f.write(text.encode('latin1'))
+      experiment = _Experiment('first')
+      outcome = self._run([experiment], _models('one'))
+      self.assertEqual(experiment.scored, ['one'])
+      moved, named = outcome['notes']
+      self.assertRegex(moved, rf'one\.json: .*{reason}.*expected.*moved to')
+      self.assertRegex(named, rf'other\.json: .*{reason}.*expected')
+      kept, = os.listdir(self._path('earlier'))
+      with open(self._path(f'earlier/{kept}'), 'rb') as f:
+        self.assertEqual(f.read(), text.encode('latin1'))
+      self.assertTrue(os.path.exists(self._path('other.json')))
+
+  def _write_old(self, **settings):
+    """Writes a result as they were before they had identities."""
+    self._run([_Experiment('first', **settings)], _models('one'))
+    with open(self._path('one.json')) as f:
+      record = json.load(f)
+    for field in ('identity', 'created', 'contents', 'digest'):
+      del record['experiments']['first'][field]
+    with open(self._path('one.json'), 'w') as f:
+      json.dump(record, f)
+    os.utime(self._path('one.json'), (1e9, 1e9))
+
+  def test_old_records_open_unverified(self):
+    self._write_old(limit=8)
+    same = _Experiment('first', limit=8, another='new')
+    second = _Experiment('second')
+    for _ in range(2):  # The date is not that of the second's saving.
+      outcome = self._run([same, second], _models('one'))
+      result = outcome['models'][0]['experiments']['first']
+      self.assertRegex(result['earlier'], r'^from an earlier run of 2001-09-0.*'
+                       'unverified.*--rescore')
+      self.assertEqual(result['scores']['length']['value'], 3.)
+    self.assertEqual(same.scored, [])
+    self._is_scored_again(_Experiment('first', limit=9), 'limit was 8')
+
+  def test_a_name_is_only_a_name(self):
+    first = _Experiment('first')
+    self._run([first], _models('one'))
+    first.scored.clear()
+    outcome = self._run([first], [benchmark.parse_model('mg:one?name=Fine')])
+    self.assertEqual(first.scored, [])
+    model, = outcome['models']  # Not under both names.
+    self.assertEqual(model['name'], 'Fine')
+    self.assertRegex(outcome['notes'][0], 'Fine: first is that of .*one.json')
+    with open(self._path('Fine.first.csv')) as f:
+      self.assertEqual([r['model'] for r in csv.DictReader(f)], ['Fine'] * 2)
+    # And sealed, so that it needs no scoring again.
+    again = self._run([first], [benchmark.parse_model('mg:one?name=Fine')])
+    self.assertEqual((first.scored, again['notes']), ([], []))
+
+  def test_the_report_holds_all_models_of_the_folder(self):
+    self._run([_Experiment('first')], _models('one'))
+    self._run([_Experiment('first', limit=3)], _models('other'))
+    outcome = self._run(
+        [_Experiment('first')], _models('two'),
+        lambda spec: fakes.Adapter(spec=spec, seed=1))
+    self.assertEqual([m['name'] for m in outcome['models']], ['two', 'one'])
+    label = outcome['models'][1]['experiments']['first']['earlier']
+    self.assertRegex(label, '^from an earlier run of .*not opened|process')
+    note, = outcome['notes']
+    self.assertRegex(note, 'other.json: first is not shown: .*limit was 3')
+
+  def test_a_claimed_model_is_passed_over(self):
+    self._run([_Experiment('first')], _models('one'))
+    first = _Experiment('first')
+    with claims.Claim(self._path('two.claim')):
+      outcome = self._run([first], _models('one', 'two', 'three'))
+    self.assertEqual(first.scored, ['three'])
+    self.assertEqual([m['name'] for m in outcome['models']], ['one', 'three'])
+    self.assertRegex(outcome['notes'][0], rf'two is .*process {os.getpid()},')
+    self.assertEqual(
+        [f for f in os.listdir(self._path('')) if 'claim' in f], [])
 
   def test_a_failure_does_not_lose_the_others(self):
     experiments = [_Experiment('first'),
@@ -165,6 +376,51 @@ class BenchmarkTest(tf.test.TestCase):
       self._run([_Experiment('first', error)], _models('good', 'bad', 'other'))
     self.assertTrue(os.path.exists(self._path('good.json')))
     self.assertFalse(os.path.exists(self._path('other.json')))
+
+  def test_processes_share_a_folder_and_one_is_killed(self):
+
+    code = ('from tests.evaluation import benchmark_test as t; '
+            f't.score_in_folder({self.folder!r}, 4, "one", "two")')
+    other = subprocess.Popen(
+        [sys.executable, '-c', code], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+    self.addCleanup(other.kill)
+    self.assertEqual(other.stdout.readline(), 'waiting\n')
+    # It is at the first model, so the second is scored here.
+    here = _Counted()
+    outcome = self._run([here], _models('one', 'two'))
+    self.assertEqual([m['name'] for m in outcome['models']], ['two'])
+    self.assertEqual(here.computed, [*range(10)])
+    note, = outcome['notes']
+    self.assertRegex(note, f'one is .*, process {other.pid},')
+    # Killed, and not waited for: a zombie has ended, too.
+    other.kill()
+    while claims._process(other.pid):
+      time.sleep(.05)
+    last = _Counted()
+    outcome = self._run([last], _models('one', 'two'))
+    self.assertEqual(last.computed, [*range(4, 10)])
+    note, = outcome['notes']
+    self.assertRegex(note, 'one: first goes on after 4 images')
+    # The interrupted model's scores are the other's, bit by bit.
+    one, two = (m['experiments']['first']['scores']
+                for m in outcome['models'])
+    self.assertEqual(one, two)
+    self.assertAllClose(one['mean']['value'],
+                        np.delete(1 / (1 + np.arange(10.)), 2).mean())
+    self.assertEqual([f for f in os.listdir(self._path(''))
+                      if 'claim' in f or 'partial' in f], [])
+
+  def test_a_journal_of_something_else_is_not_gone_on_with(self):
+    path = self._path('one.first.partial.jsonl')
+    for text in ('', 'x', '{"identity": {"network": {}}, "begun": "now"}\n'
+                 '{"start": 0, "items": [{"value": 5.0}]}\n'):
+      scores._write(path, text.encode())
+      first = _Counted()
+      outcome = self._run([first], _models('one'), rescore=True)
+      self.assertEqual(first.computed, [*range(10)])
+      self.assertTrue(any('one.first.partial.jsonl: ' in n
+                          for n in outcome['notes']))
 
   def test_holds_one_model_at_a_time(self):
     alive = weakref.WeakSet()

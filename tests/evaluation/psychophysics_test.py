@@ -13,6 +13,7 @@ from scipy import stats
 from official_ext.harmonization.data import stimulus_files
 from official_ext.harmonization.evaluation import decisions
 from official_ext.harmonization.evaluation import human_trials
+from official_ext.harmonization.evaluation import journal
 from official_ext.harmonization.evaluation import psychometrics
 from official_ext.harmonization.evaluation import psychophysics
 from official_ext.harmonization.evaluation import scores
@@ -224,6 +225,32 @@ class AlignmentTest(Case):
       self.assertEqual(sum(adapter.batches), len(stimuli))
     self.assertEqual(results[0], results[1])
     self.assertEqual(results[0], results[2])
+
+
+  def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(self):
+    stimuli = self.stimuli(10)
+    right = experiment.draws(stimuli, lambda _: .7, self.rng)
+    for rule in ('split_398', 'readout'):
+      whole = self.evaluate(experiment.FakeAdapter(stimuli, right), rule=rule)
+      path = str(self.folder / f'{rule}.jsonl')
+      killed = experiment.FakeAdapter(stimuli, right)
+      answer = killed.logits
+
+      def logits(inputs, killed=killed, answer=answer):
+        if len(killed.batches) == 2:
+          raise KeyboardInterrupt
+        return answer(inputs)
+
+      killed.logits = logits
+      with self.assertRaises(KeyboardInterrupt):
+        self.evaluate(killed, rule=rule, batch_size=9,
+                      journal=journal.Journal(path, {}))
+      adapter = experiment.FakeAdapter(stimuli, right)
+      again = self.evaluate(adapter, rule=rule, batch_size=9,
+                            journal=journal.Journal(path, {}))
+      self.assertEqual(sum(adapter.batches), len(stimuli) - 18)
+      self.assertEqual(again.to_json(), whole.to_json())
+      self.assertEqual(again.trials, whole.trials)
 
 
 class RefusalTest(Case):

@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.data import record_writer
+from official_ext.harmonization.evaluation import identity
+from official_ext.harmonization.evaluation import journal
 from official_ext.harmonization.evaluation import labelled_images
 from official_ext.harmonization.evaluation import where
 from tests import fixtures
@@ -128,6 +130,62 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
     self.assertNotEqual(_by_name(native)['spearman'].value,
                         _by_name(other)['spearman'].value)
     self.assertIn('20x20', _by_name(other)['spearman'].preprocessing)
+
+  def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(self):
+    experiment = where.Where(
+        'clickme', labelled_images.Source(self.path), batch_size=2,
+        comparison_size=20)
+    whole = experiment.run(fakes.Adapter(), lambda n: None)
+    journal_path = os.path.join(self.get_temp_dir(), 'rows.jsonl')
+    for _ in range(2):  # After a batch each.
+      with self.assertRaises(KeyboardInterrupt):
+        experiment.run(fakes.Adapter(), mock.Mock(
+            side_effect=KeyboardInterrupt), journal.Journal(journal_path, {}))
+    kept = journal.Journal(journal_path, {})
+    self.assertLen(kept.items, 4)
+    adapter = fakes.Adapter()
+    again = experiment.run(adapter, lambda n: None, kept)
+    # All five for the pictures, and the one that was missing.
+    self.assertEqual(sum(adapter.batches), 5 + 1)
+    self.assertEqual(again.rows, whole.rows)
+    self.assertEqual([s.to_json() for s in again.scores],
+                     [s.to_json() for s in whole.scores])
+    for name in ('images', 'human', 'model'):
+      self.assertAllEqual(getattr(again.examples, name),
+                          getattr(whole.examples, name))
+
+  def test_identity_is_of_contents_and_options(self):
+    copy = os.path.join(self.get_temp_dir(), 'copy.tfrecords')
+    tf.io.gfile.copy(self.path, copy, overwrite=True)
+    digests = identity.Digests()
+
+    def of(path=self.path, explainer='gradient', size=20, ceiling=None,
+           batch_size=2, **source):
+      return where.Where(
+          'clickme', labelled_images.Source(path, **source),
+          explainer=explainer, batch_size=batch_size, comparison_size=size,
+          ceiling=ceiling).identity(digests)
+
+    for same in (dict(path=copy), dict(ceiling=.5), dict(batch_size=7),
+                 dict(raw_image_max=1.)):
+      self.assertEqual(identity.differences(of(), of(**same)), '')
+    for other in (dict(limit=2), dict(blur=False), dict(label_offset=1),
+                  dict(map_decoder='canonical'), dict(size=None),
+                  dict(explainer='smoothgrad')):
+      self.assertNotEqual(identity.differences(of(), of(**other)), '')
+    with open(copy, 'r+b') as f:
+      f.seek(-1, os.SEEK_END)
+      f.write(b'x')
+    self.assertIn('data.sha256', identity.differences(of(), of(copy)))
+
+  def test_another_ceiling_is_another_way_to_show_a_score(self):
+    experiment = where.Where(
+        'clickme', labelled_images.Source(self.path), batch_size=2, ceiling=.5,
+        comparison_size=20)
+    stored = {s.name: s.to_json() for s in _run(self.path).scores}
+    self.assertEqual(
+        experiment.present(stored),
+        {s.name: s.to_json() for s in _run(self.path, ceiling=.5).scores})
 
   def test_ceiling_belongs_to_the_rank_correlation_alone(self):
     found = _by_name(_run(self.path, ceiling=.5))

@@ -10,6 +10,8 @@ from typing import Any, Callable, Dict, Optional, Sequence
 import numpy as np
 from scipy import stats
 
+from official_ext.harmonization.evaluation import identity
+from official_ext.harmonization.evaluation import journal as journal_lib
 from official_ext.harmonization.evaluation import labelled_images
 from official_ext.harmonization.evaluation import results
 from official_ext.harmonization.evaluation import scores
@@ -96,7 +98,7 @@ def measure(predictions: Sequence[int], labels: Sequence[int], *,
   ]
 
 
-class ImageNet:
+class ImageNet(results.Experiment):
   """Top-1 accuracy on labelled images without maps: ImageNet's validation set.
 
   Records have Model Garden's fields. The central 87.5 % of an image is resized
@@ -120,24 +122,36 @@ class ImageNet:
     """What the scores depend on, but for the model."""
     return self._source.settings()
 
-  def run(self, adapter,
-          progress: Callable[[int], Any]) -> results.Result:
+  def identity(self, digests: identity.Digests) -> Dict[str, Any]:
+    """See `results.Experiment`."""
+    return {
+        'protocol': f'{self.name} {self.version}',
+        'data': self._source.contents(digests),
+        'options': self._source.options(),
+    }
+
+  def run(self, adapter, progress: Callable[[int], Any],
+          journal: Optional[journal_lib.Journal] = None) -> results.Result:
     """Scores a model.
 
     Args:
       adapter: of the model, an `adapters.base.Adapter`.
       progress: called with the number of images of every batch.
+      journal: see `results.Experiment`; its items are rows.
 
     Returns:
       The score 'top1', and a row per image.
     """
-    rows = []
+    rows = journal_lib.kept(journal)
     for batch in labelled_images.batches(
         self._source, adapter.input_size, adapter.input_size,
-        adapter.scored_classes, self._batch_size):
+        adapter.scored_classes, self._batch_size, start=len(rows)):
       predictions = predict(adapter.logits(adapter.preprocess(batch.images)))
-      rows += decision_rows(batch, predictions)
-      progress(len(batch.labels))
+      found = decision_rows(batch, predictions)
+      rows += found
+      if journal:
+        journal.add(found)
+      progress(len(found))
     if not rows:
       raise labelled_images.BadDataError(
           f'{self._source.input_path} holds no record.')

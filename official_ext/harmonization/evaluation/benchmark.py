@@ -1,14 +1,14 @@
 """Runs experiments over models: resumable, and no failure loses the others.
 
-What is finished stands in `<output_dir>/models`: `<name>.json` with the scores
-of every experiment that a model has been through, and beside it the tables and
-the examples for pictures. A finished experiment is not run again.
+What is finished is in `<output_dir>/models`, see `stored_results`. A result is
+used again if nothing that it depends on has changed (`identity`), and is then
+labelled; otherwise it is kept in `models/earlier` and computed again. Several
+processes may share the folder: each claims the model that it scores.
 """
 
 import dataclasses
 import gc
 import io
-import json
 import os
 import re
 import time
@@ -19,13 +19,20 @@ import numpy as np
 import tensorflow as tf, tf_keras
 import tqdm
 
+from official_ext.harmonization import files
 from official_ext.harmonization import resources
+from official_ext.harmonization.evaluation import claims
+from official_ext.harmonization.evaluation import identity as identity_lib
+from official_ext.harmonization.evaluation import journal as journal_lib
 from official_ext.harmonization.evaluation import labelled_images
 from official_ext.harmonization.evaluation import results
+from official_ext.harmonization.evaluation import reuse
 from official_ext.harmonization.evaluation import scores
+from official_ext.harmonization.evaluation import stored_results
 from official_ext.harmonization.evaluation.adapters import spec as spec_lib
 
 _FOLDER = 'models'
+_DIGESTS = 'digests.json'
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9 ._+-]*')
 # Of a model's folder, the files that change when the model does, and not when
 # it is only looked at.
@@ -70,6 +77,11 @@ def _fingerprint(path: str) -> Dict[str, List[int]]:
       stats[name or os.path.basename(file)] = [
           found.length, found.mtime_nsec // 10**9]
   return stats
+
+
+def digests_path(output_dir: str) -> str:
+  """Where digests of the data are kept, see `identity.Digests`."""
+  return os.path.join(output_dir, _DIGESTS)
 
 
 def parse_model(text: str) -> Model:
@@ -127,123 +139,119 @@ def parse_models(texts: Sequence[str]) -> List[Model]:
 class Benchmark:
   """The experiments, and the folder that holds what came out of them."""
 
-  def __init__(self, experiments: Sequence[Any], output_dir: str,
-               build: Callable[..., Any], rescore: bool = False):
+  def __init__(self, experiments: Sequence[results.Experiment],
+               output_dir: str, build: Callable[..., Any],
+               rescore: bool = False):
     """Initializes the benchmark.
 
     Args:
-      experiments: objects with `name`, `title`, `settings()` and `run(adapter,
-        progress)`, such as `where.Where`.
+      experiments: such as `where.Where`.
       output_dir: folder of the results.
       build: makes an adapter from a spec.
-      rescore: whether to score again what was scored with other settings,
-        instead of refusing.
-    """
-    self._experiments = experiments
-    self._folder = os.path.join(output_dir, _FOLDER)
-    self._build = build
-    self._rescore = rescore
-    self._settings = {
-        e.name: scores.json_safe(e.settings()) for e in experiments
-    }
+      rescore: whether to score again what needs no scoring.
 
-  def run(self, models: Sequence[Model]) -> Dict[str, Any]:
+    Raises:
+      labelled_images.BadDataError: data cannot be read.
+    """
+    self._experiments = list(experiments)
+    self._folder = os.path.join(output_dir, _FOLDER)
+    self._store = stored_results.Store(output_dir, _FOLDER)
+    self._build = build
+    self._reuse = reuse.Reuse(
+        self._store, experiments,
+        identity_lib.Digests(digests_path(output_dir)), rescore)
+
+  def run(self, models: Sequence[Model],
+          finish: Callable[[Dict[str, Any]], Any] = lambda outcome: None
+         ) -> Dict[str, Any]:
     """Scores what is not scored yet, behind progress bars.
 
     Args:
-      models: with names that differ.
+      models: with names that differ. One that another process is scoring is
+        passed over.
+      finish: called with what is returned, while no other process that shares
+        the folder does the same: the last one has all results.
 
     Returns:
       `models`: a dict per model that has been through an experiment, as in its
-      file, with the experiments of this benchmark alone; `failures`: a dict of
-      `name`, `spec`, `experiment` and `error` per failure.
+      file, with the experiments of this benchmark alone: first those that were
+      asked for, then the others in the folder. A result that was not computed
+      now says so in `earlier`. `failures`: a dict of `name`, `spec`,
+      `experiment` and `error` per failure. `notes`: sentences on what was
+      found in the folder.
 
     Raises:
-      SettingsError: something was scored with other settings.
       labelled_images.BadDataError: a record cannot be used.
     """
     tf.io.gfile.makedirs(self._folder)
-    found = [self._load(model) for model in models]
-    failures = []
-    bar = tqdm.tqdm(list(zip(models, found)), unit=' models', disable=None)
-    for model, record in bar:
+    scored, failures = {}, []
+    names = [model.name for model in models]
+    bar = tqdm.tqdm(models, unit=' models', disable=None)
+    for model in bar:
       bar.set_description(model.name)
-      failures += self._score(model, record)
-    return {
-        'models': [self._asked_for(r) for r in found if r['experiments']],
-        'failures': failures,
-    }
+      try:
+        with claims.Claim(self._store.path(model.name, 'claim')) as claim:
+          scored[model.name] = self._score(model, claim, failures, names)
+      except claims.Taken as e:
+        self._reuse.note(f'{model.name} is being scored by {e}; passed over.')
+    with claims.locked(self._folder):
+      others = self._reuse.others(scored)
+      others.sort(key=lambda r: names.index(r['name']) if r['name'] in names
+                  else len(names))
+      outcome = {
+          'models': [r for r in (*scored.values(), *others)
+                     if r and r['experiments']],
+          'failures': failures,
+          'notes': self._reuse.notes,
+      }
+      finish(outcome)
+    return outcome
 
-  def _path(self, model: Model, ending: str) -> str:
-    return os.path.join(self._folder, f'{model.name}.{ending}')
-
-  def _load(self, model: Model) -> Dict[str, Any]:
-    """What is known of a model, without what has to be scored again."""
-    settings = scores.json_safe(model.settings())
-    record = {'name': model.name, 'settings': settings, 'experiments': {}}
-    path = self._path(model, 'json')
-    if not tf.io.gfile.exists(path):
-      return record
-    with tf.io.gfile.GFile(path) as f:
-      known = json.load(f)
-    if self._differs(path, 'the model', known['settings'], settings):
-      return record
-    for name, wanted in self._settings.items():
-      done = known['experiments'].get(name)
-      if done and self._differs(path, name, done['settings'], wanted):
-        del known['experiments'][name]
-    return known
-
-  def _differs(self, path: str, what: str, known, wanted) -> bool:
-    """Whether settings differ; says so, or raises `SettingsError`."""
-    names = sorted(k for k in {*known, *wanted}
-                   if known.get(k) != wanted.get(k))
-    if not names:
-      return False
-    changes = ', '.join(f'{name}: {known.get(name)!r} then, '
-                        f'{wanted.get(name)!r} now' for name in names)
-    if not self._rescore:
-      raise SettingsError(
-          f'{path} was scored with other settings of {what} ({changes}): '
-          'choose another --output_dir, or add --rescore to score it again.')
-    tqdm.tqdm.write(f'{path}: {what} is scored again ({changes}).')
-    return True
-
-  def _score(self, model: Model, record) -> List[Dict[str, str]]:
-    """Runs what is missing; returns failures."""
-    todo = [e for e in self._experiments if e.name not in record['experiments']]
-    if not todo:
-      return []
-    failures = []
+  def _score(self, model: Model, claim, failures, named):
+    """Scores a model; returns its record, None if it cannot be opened."""
     try:
-      self._open_and_run(model, record, todo, failures)
+      return self._open_and_run(model, claim, failures, named)
     finally:
       # What one model holds must not pile up over all of them.
       tf_keras.backend.clear_session()
       gc.collect()
-    return failures
 
-  def _open_and_run(self, model, record, experiments, failures):
+  def _open_and_run(self, model, claim, failures, named):
     """Runs experiments on a model that is forgotten at the end."""
-    failure = self._path(model, 'failure.txt')
+    failure = self._store.path(model.name, 'failure.txt')
     if tf.io.gfile.exists(failure):  # Of a time before.
       tf.io.gfile.remove(failure)
-    adapter = self._attempt(model, 'the model cannot be opened', failures,
-                            lambda: self._build(model.spec))
-    if adapter is None:
-      return
-    record['adapter'] = _describe(adapter)
-    for experiment in experiments:
-      self._attempt(
-          model, experiment.name, failures,
-          lambda e=experiment: self._run_one(model, record, adapter, e))
+    opened = self._attempt(model, 'the model cannot be opened', failures,
+                           lambda: self._open(model))
+    if opened is None:
+      return None
+    adapter, network = opened
+    record = self._reuse.current(
+        {'name': model.name, 'settings': scores.json_safe(model.settings()),
+         'adapter': _describe(adapter), 'experiments': {}},
+        network, adapter.name, named)
+    shown = {}
+    for experiment in self._experiments:
+      name = experiment.name
+      if name in record['experiments']:
+        shown[name] = self._reuse.presented(record, name)
+        continue
+      self._attempt(model, name, failures, lambda e=experiment: self._run_one(
+          model, record, adapter, network, e, claim))
+      if name in record['experiments']:
+        shown[name] = record['experiments'][name]
+    return {**record, 'experiments': shown}
+
+  def _open(self, model):
+    adapter = self._build(model.spec)
+    return adapter, identity_lib.network(adapter)
 
   def _attempt(self, model, stage, failures, function):
     """Returns `function()`, or None and notes a failure of the model."""
-    path = self._path(model, 'failure.txt')
+    path = self._store.path(model.name, 'failure.txt')
     try:
       return function()
-    except labelled_images.BadDataError:
+    except (labelled_images.BadDataError, claims.Taken):
       # The data are the same for all models.
       raise
     except Exception as e:  # pylint: disable=broad-except
@@ -257,24 +265,41 @@ class Benchmark:
       })
       return None
 
-  def _run_one(self, model, record, adapter, experiment):
+  def _run_one(self, model, record, adapter, network, experiment, claim):
     """Runs one experiment, and writes what came out."""
     start = time.monotonic()
+    identity = self._reuse.identity(experiment.name, model.spec, network)
+    path = self._store.path(model.name, f'{experiment.name}.partial.jsonl')
+    journal = journal_lib.Journal(path, identity)
+    if journal.note:
+      self._reuse.note(f'{path}: {journal.note}; {experiment.name} begins at '
+                       'the first image.')
+    if journal.items:
+      self._reuse.note(
+          f'{model.name}: {experiment.name} goes on after '
+          f'{len(journal.items)} images of a run that began on '
+          f'{identity_lib.date(journal.begun)}.')
     with tqdm.tqdm(desc=f'{model.name}: {experiment.name}', unit=' images',
-                   leave=False, disable=None) as bar:
-      result = experiment.run(adapter, bar.update)
-    self._save(model, record, experiment, result, time.monotonic() - start)
+                   initial=len(journal.items), leave=False,
+                   disable=None) as bar:
+      result = experiment.run(adapter, bar.update, journal)
+    claim.check()
+    self._save(model, record, experiment, identity, result,
+               time.monotonic() - start)
+    journal.end()
 
-  def _save(self, model, record, experiment, result: results.Result, seconds):
+  def _save(self, model, record, experiment, identity, result, seconds):
     """Writes tables and examples, and then the file that says they are done."""
-    table = self._path(model, f'{experiment.name}.csv')
+    table = self._store.path(model.name, f'{experiment.name}.csv')
     scores.write_rows(table, [{'model': model.name, **r} for r in result.rows])
     examples = None
     if result.examples is not None:
-      examples = self._path(model, f'{experiment.name}.npz')
+      examples = self._store.path(model.name, f'{experiment.name}.npz')
       _write_examples(examples, result.examples)
     record['experiments'][experiment.name] = scores.json_safe({
-        'settings': self._settings[experiment.name],
+        'settings': experiment.settings(),
+        'identity': identity,
+        'created': identity_lib.now(),
         'scores': {s.name: s.to_json() for s in result.scores},
         'warnings': list(result.warnings),
         'curves': result.curves,
@@ -283,13 +308,8 @@ class Benchmark:
                                               os.path.basename(examples)),
         'seconds': round(seconds, 1),
     })
-    scores.write_json(self._path(model, 'json'), record)
-
-  def _asked_for(self, record) -> Dict[str, Any]:
-    """A model's record with the experiments of this benchmark alone."""
-    return {**record, 'experiments': {
-        name: record['experiments'][name] for name in self._settings
-        if name in record['experiments']}}
+    self._store.seal(record, experiment.name)
+    self._store.save(record)
 
 
 def _describe(adapter) -> Dict[str, Any]:
@@ -307,9 +327,7 @@ def _write_examples(path: str, examples: results.Examples):
   np.savez_compressed(
       buffer, images=examples.images, human=_eight_bits(examples.human),
       model=_eight_bits(examples.model))
-  with tf.io.gfile.GFile(f'{path}.partial', 'wb') as f:
-    f.write(buffer.getvalue())
-  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+  files.write(path, buffer.getvalue())
 
 
 def _eight_bits(maps: np.ndarray) -> np.ndarray:

@@ -1,14 +1,19 @@
 """HOW people decide, as an experiment of the benchmark."""
 
-from typing import Any, Callable, Dict
+import os
+from typing import Any, Callable, Dict, Optional
+
+import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.data import stimulus_files
+from official_ext.harmonization.evaluation import identity
+from official_ext.harmonization.evaluation import journal as journal_lib
 from official_ext.harmonization.evaluation import labelled_images
 from official_ext.harmonization.evaluation import psychophysics
 from official_ext.harmonization.evaluation import results
 
 
-class How:
+class How(results.Experiment):
   """The psychophysics protocol of `evaluation.psychophysics`."""
 
   name = 'psychophysics'
@@ -42,18 +47,42 @@ class How:
     return {'input_path': self._folder, 'stimuli': len(stimuli),
             **self._options}
 
-  def run(self, adapter, progress: Callable[[int], Any]) -> results.Result:
+  def identity(self, digests: identity.Digests) -> Dict[str, Any]:
+    """See `results.Experiment`; a stimulus's name says what it shows."""
+    options = {**self._options}
+    human = options.pop('human', None)
+    names = [s.file for s in stimulus_files.find(self._folder)]
+    try:
+      return {
+          'protocol': f'{self.name} {self.version}',
+          'data': {
+              'stimuli': digests.of(
+                  [os.path.join(self._folder, n) for n in names], names),
+              'human_trials': digests.of([human]) if human else None,
+          },
+          'options': options,
+      }
+    except (OSError, tf.errors.OpError) as e:
+      raise labelled_images.BadDataError(
+          f'{self._folder}: a stimulus or the table of answers cannot be read '
+          f'({e}).') from None
+
+  def run(self, adapter, progress: Callable[[int], Any],
+          journal: Optional[journal_lib.Journal] = None) -> results.Result:
     """Scores a model; `psychophysics.evaluate` shows its own progress.
 
     Args:
       adapter: of the model, an `adapters.base.Adapter`.
       progress: is told at the end.
+      journal: see `results.Experiment`; its items are those of
+        `psychophysics.decide`.
 
     Returns:
       The scores, a row per trial, and the curves of model and people.
     """
     found = psychophysics.evaluate(
-        adapter, self._folder, batch_size=self._batch_size, **self._options)
+        adapter, self._folder, batch_size=self._batch_size, journal=journal,
+        **self._options)
     progress(len(found.trials))
     return results.Result(
         scores=found.scores, rows=found.trials,

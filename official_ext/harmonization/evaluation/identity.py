@@ -20,13 +20,15 @@ import json
 import os
 import time
 import tomllib
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from absl import logging
 import numpy as np
 import tensorflow as tf, tf_keras
 
-_PROBE = ('network', 'response')
+from official_ext.harmonization import files
+
+_RESPONSE = 'network.response'
 # Responses are equal up to this part of their size. Two runs on one machine
 # differ by about 1e-7, a CPU and a GPU by up to 1e-5 in float32.
 TOLERANCE = 1e-4
@@ -56,6 +58,11 @@ _SETTLED = 2.
 def now() -> str:
   """Returns the local time with its zone, to the second."""
   return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
+
+
+def date(time_of: str) -> str:
+  """Returns a time of `now` as it is shown to people."""
+  return time_of.replace('T', ' ')
 
 
 def sha256(*parts: Any) -> str:
@@ -137,17 +144,19 @@ def _same_response(known: Any, present: Any) -> bool:
   return bool((abs(pairs[0] - pairs[1]) <= TOLERANCE * size).all())
 
 
-def versions(spec: str = '') -> Dict[str, str]:
+def versions(*specs: str) -> Dict[str, str]:
   """Names the versions of what computes a result.
 
   Args:
-    spec: of the network, whose kind may need more packages.
+    *specs: of networks, whose kinds may need more packages.
 
   Returns:
     Versions by package, of those that are installed.
   """
   found = {_PRODUCT: _product_version()}
-  for package in (*_PACKAGES, *_OF_KINDS.get(spec.partition(':')[0], ())):
+  kinds = [spec.partition(':')[0] for spec in specs]
+  for package in dict.fromkeys(
+      [*_PACKAGES, *(p for kind in kinds for p in _OF_KINDS.get(kind, ()))]):
     try:
       found[package] = metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -173,8 +182,7 @@ def _product_version() -> str:
     return 'unknown'
 
 
-def differences(known: Mapping[str, Any],
-                present: Mapping[str, Any]) -> List[str]:
+def differences(known: Mapping[str, Any], present: Mapping[str, Any]) -> str:
   """Says in what two identities differ.
 
   Args:
@@ -182,36 +190,21 @@ def differences(known: Mapping[str, Any],
     present: what it would be now.
 
   Returns:
-    A phrase for each difference, such as 'options.limit: 8 then, None now'.
-    A field that one of them lacks is None there.
+    Such as 'options.limit was 8 and is now None'; '' if they are the same.
   """
-  before, after = (dict(_flat(x)) for x in (known, present))
-  found = []
-  for key in dict.fromkeys([*before, *after]):
-    old, new = before.get(key), after.get(key)
-    if old == new or key == _PROBE and _same_response(old, new):
-      continue
-    if key == _PROBE:
-      found.append('the network\'s logits or gradients for one image')
-    else:
-      found.append(f'{".".join(key)}: {_short(old)} then, {_short(new)} now')
-  return found
+  found = files.differences(known, present)
+  response = found.pop(_RESPONSE, None)
+  found = {k: tuple(map(_short, v)) for k, v in found.items()}
+  words = [files.in_words(found)] if found else []
+  if response and not _same_response(*response):
+    words.append('the network gives other logits or gradients for one image')
+  return '; '.join(words)
 
 
-def _flat(value: Any, path: Tuple[str, ...] = ()
-         ) -> Iterator[Tuple[Tuple[str, ...], Any]]:
-  """Yields paths and values of a nested dict."""
-  if isinstance(value, Mapping):
-    for key, inner in value.items():
-      yield from _flat(inner, (*path, str(key)))
-  else:
-    yield path, list(value) if isinstance(value, tuple) else value
-
-
-def _short(value: Any) -> str:
-  text = repr(value)
+def _short(value: Any) -> Any:
+  """Shows as much of a digest as people can compare."""
   is_digest = isinstance(value, str) and len(value) >= 64
-  return f'{value[:12]}...' if is_digest else text
+  return f'{value[:20]}...' if is_digest else value
 
 
 class Digests:
@@ -243,10 +236,9 @@ class Digests:
     self.changed: List[str] = []
     if path and tf.io.gfile.exists(path):
       try:
-        with tf.io.gfile.GFile(path, 'r') as f:
-          kept = json.load(f)
+        kept = files.read_json(path)
         self._kept = {k: (list(s), str(d)) for k, (s, d) in kept.items()}
-      except (AttributeError, TypeError, ValueError, tf.errors.OpError):
+      except (AttributeError, TypeError, ValueError):
         logging.warning('%s: not a table of digests; they are computed again '
                         'and it is replaced.', path)
 
@@ -271,6 +263,10 @@ class Digests:
     self._keep()
     return {'files': len(found), 'sha256': sha256(found, list(names or ()))}
 
+  def file(self, path: str) -> str:
+    """Returns the digest of one file, of all its bytes if it is local."""
+    return self._one(path, _stat(path), False)
+
   def _one(self, path: str, stat: List[int], sampled: bool) -> str:
     sampled = sampled or '://' in path
     kept_stat, digest = self._kept.get(path, ([], ''))
@@ -289,12 +285,8 @@ class Digests:
     limit = (time.time() - _SETTLED) * 1e9
     kept = {path: entry for path, entry in self._kept.items()
             if max(entry[0][1:3]) < limit}
-    content = json.dumps(kept, indent=0).encode()
-    partial = f'{self._path}.{os.getpid()}.partial'
     tf.io.gfile.makedirs(os.path.dirname(self._path) or '.')
-    with tf.io.gfile.GFile(partial, 'wb') as f:
-      f.write(content)
-    tf.io.gfile.rename(partial, self._path, overwrite=True)
+    files.write_json(self._path, kept, indent=0)
 
 
 def _stat(path: str) -> List[int]:

@@ -20,6 +20,7 @@ from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.dataloaders import decoding
 from official_ext.harmonization.dataloaders import records
 from official_ext.harmonization.dataloaders import registry
+from official_ext.harmonization.evaluation import identity
 from official_ext.harmonization.ops import blur
 
 _NO_MAP = 'it has no human map to compare with'
@@ -80,6 +81,31 @@ class Source:
     }
     return {**dataclasses.asdict(self), 'bytes': sum(sizes.values()),
             'files': len(sizes)}
+
+  def options(self) -> Dict[str, Any]:
+    """How records are read, whatever their files are called."""
+    options = dataclasses.asdict(self)
+    del options['input_path']
+    if not registry.is_raw(self.map_decoder):
+      del options['raw_image_max']  # Which only raw pixels need.
+    return options
+
+  def contents(self, digests: identity.Digests) -> Dict[str, Any]:
+    """Identifies the records.
+
+    Args:
+      digests: of files' contents.
+
+    Returns:
+      As `identity.Digests.of`.
+
+    Raises:
+      BadDataError: a file is missing, or cannot be read.
+    """
+    try:
+      return digests.of(self.files())
+    except (OSError, tf.errors.OpError) as e:
+      raise BadDataError(f'{self.input_path} cannot be read: {e}') from None
 
 
 class Batch(NamedTuple):
@@ -154,7 +180,7 @@ def _check(batch: Mapping[str, np.ndarray], source: Source, num_classes: int):
 
 def batches(source: Source, image_size: Tuple[int, int],
             map_size: Tuple[int, int], num_classes: int,
-            batch_size: int) -> Iterator[Batch]:
+            batch_size: int, start: int = 0) -> Iterator[Batch]:
   """Reads every record once.
 
   An image is resized to `image_size` (bilinear), as a whole or after a central
@@ -167,6 +193,7 @@ def batches(source: Source, image_size: Tuple[int, int],
     map_size: (height, width) that maps are compared at.
     num_classes: that the network is scored in.
     batch_size: of all batches but the last.
+    start: the number of records that are passed over.
 
   Yields:
     The batches; only a few are held at a time.
@@ -181,6 +208,7 @@ def batches(source: Source, image_size: Tuple[int, int],
   dataset = read(files)
   if source.limit is not None:
     dataset = dataset.take(source.limit)
+  dataset = dataset.skip(start)
   dataset = dataset.map(
       lambda record: _prepare(record, decoder, source, image_size, map_size),
       num_parallel_calls=tf.data.AUTOTUNE)

@@ -5,6 +5,7 @@ docs/psychophysics.md has it: a network answers for every stimulus of a folder,
 and its accuracy curve is compared with people's.
 """
 
+import base64
 import dataclasses
 import io
 from typing import Any, Mapping, Optional, Sequence
@@ -18,6 +19,7 @@ from official_ext.harmonization.data import stimulus_files
 from official_ext.harmonization.evaluation import accuracy_curves
 from official_ext.harmonization.evaluation import decisions
 from official_ext.harmonization.evaluation import human_trials
+from official_ext.harmonization.evaluation import journal as journal_lib
 from official_ext.harmonization.evaluation import psychometrics
 from official_ext.harmonization.evaluation import scores
 
@@ -115,8 +117,8 @@ def _logits(adapter, folder, stimuli, batch_size, framing):
 def decide(adapter, folder: str, stimuli: Sequence[stimulus_files.Stimulus],
            *, rule: str = 'split_398',
            animal_classes: Optional[Sequence[int]] = None,
-           batch_size: int = 32, framing: str = 'resize',
-           seed: int = 0) -> np.ndarray:
+           batch_size: int = 32, framing: str = 'resize', seed: int = 0,
+           journal: Optional[journal_lib.Journal] = None) -> np.ndarray:
   """Lets a network answer.
 
   Args:
@@ -128,6 +130,8 @@ def decide(adapter, folder: str, stimuli: Sequence[stimulus_files.Stimulus],
     batch_size: stimuli held at a time.
     framing: as in `read_image`.
     seed: decides the folds of a read-out.
+    journal: of what is known of the first stimuli; None to keep nothing. Its
+      items are answers, of a read-out the logits.
 
   Returns:
     bool (n,), True where it answers animal.
@@ -136,24 +140,39 @@ def decide(adapter, folder: str, stimuli: Sequence[stimulus_files.Stimulus],
     ValueError: rule or classes do not fit the network, or a stimulus cannot be
       read or answered.
   """
-  batches = _logits(adapter, folder, stimuli, batch_size, framing)
-  if rule == 'readout':
-    if animal_classes is not None:
-      raise ValueError('animal_classes has no use with the rule readout, which '
-                       'learns what speaks for animals: leave it out.')
-    images, animals, whole = (np.array(values) for values in zip(*(
-        (s.image, s.target == stimulus_files.ANIMAL,
-         s.level == stimulus_files.FULL) for s in stimuli)))
-    return decisions.readout(np.concatenate(list(batches)), images, animals,
-                             whole, seed)
+  is_readout = rule == 'readout'
+  if is_readout and animal_classes is not None:
+    raise ValueError('animal_classes has no use with the rule readout, which '
+                     'learns what speaks for animals: leave it out.')
   answer = decisions.split if rule == 'split_398' else decisions.mean_logit
-  mask = None
-  answers = []
-  for logits in batches:
-    if mask is None:
+  items = journal_lib.kept(journal)
+  for logits in _logits(adapter, folder, stimuli[len(items):], batch_size,
+                        framing):
+    if is_readout:
+      found = [_as_text(row) for row in logits]
+    else:
       mask = decisions.animal_mask(logits.shape[1], animal_classes)
-    answers.append(answer(logits, mask))
-  return np.concatenate(answers)
+      found = answer(logits, mask).tolist()
+    items += found
+    if journal:
+      journal.add(found)
+  if not is_readout:
+    return np.array(items, bool)
+  images, animals, whole = (np.array(values) for values in zip(*(
+      (s.image, s.target == stimulus_files.ANIMAL,
+       s.level == stimulus_files.FULL) for s in stimuli)))
+  return decisions.readout(np.stack([_of_text(item) for item in items]),
+                           images, animals, whole, seed)
+
+
+def _as_text(logits: np.ndarray) -> str:
+  """Writes one stimulus's logits without loss."""
+  return base64.b64encode(np.asarray(logits, '<f4').tobytes()).decode()
+
+
+def _of_text(text: str) -> np.ndarray:
+  """Reads what `_as_text` wrote."""
+  return np.frombuffer(base64.b64decode(text), '<f4')
 
 
 def common_levels(shown: Sequence[int], answered: Optional[Sequence[int]],
@@ -202,8 +221,8 @@ def evaluate(adapter, folder: str, *, human: Optional[str] = None,
              classes: Optional[Mapping[str, str]] = None,
              levels: Optional[Sequence[int]] = None,
              framing: str = 'resize', batch_size: int = 32,
-             confidence: float = 0.95, resamples: int = 1000,
-             seed: int = 0) -> Result:
+             confidence: float = 0.95, resamples: int = 1000, seed: int = 0,
+             journal: Optional[journal_lib.Journal] = None) -> Result:
   """Scores a network against people.
 
   Args:
@@ -222,6 +241,7 @@ def evaluate(adapter, folder: str, *, human: Optional[str] = None,
     confidence: of the intervals.
     resamples: of the bootstrap.
     seed: of bootstrap and read-out.
+    journal: as in `decide`.
 
   Returns:
     Curves, scores and trials.
@@ -243,7 +263,7 @@ def evaluate(adapter, folder: str, *, human: Optional[str] = None,
     stimuli = [s for s in stimuli if s.level in levels]
   animal = decide(adapter, folder, stimuli, rule=rule,
                   animal_classes=animal_classes, batch_size=batch_size,
-                  framing=framing, seed=seed)
+                  framing=framing, seed=seed, journal=journal)
   answered = [(s, stimulus_files.ANIMAL if a else stimulus_files.VEHICLE)
               for s, a in zip(stimuli, animal) if s.level in levels]
   model = accuracy_curves.Answers(

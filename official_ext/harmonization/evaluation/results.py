@@ -1,10 +1,13 @@
-"""What an experiment of the benchmark hands back for a model."""
+"""An experiment of the benchmark, and what it hands back for a model."""
 
+import abc
 import dataclasses
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 import numpy as np
 
+from official_ext.harmonization.evaluation import identity
+from official_ext.harmonization.evaluation import journal as journal_lib
 from official_ext.harmonization.evaluation import scores
 
 
@@ -38,3 +41,57 @@ class Result:
   warnings: Sequence[str] = ()
   curves: Optional[Mapping[str, Any]] = None
   examples: Optional[Examples] = None
+
+
+class Experiment(abc.ABC):
+  """A protocol with its data and options, that any model can go through.
+
+  Attributes:
+    name: in tables and file names.
+    title: for people.
+    version: of the protocol; another one gives other scores.
+  """
+  name: str
+  title: str
+  version = 1
+
+  @abc.abstractmethod
+  def settings(self) -> Dict[str, Any]:
+    """What a reader of the report must know of data and options."""
+
+  @abc.abstractmethod
+  def identity(self, digests: identity.Digests) -> Dict[str, Any]:
+    """What the scores depend on, but for the model and versions.
+
+    Args:
+      digests: of files' contents.
+
+    Returns:
+      The parts `protocol`, `data` and `options` of an identity.
+    """
+
+  @abc.abstractmethod
+  def run(self, adapter, progress: Callable[[int], Any],
+          journal: Optional[journal_lib.Journal] = None) -> Result:
+    """Scores a model.
+
+    Args:
+      adapter: of the model, an `adapters.base.Adapter`.
+      progress: called with the number of images of every batch.
+      journal: of this result, whose items are not computed again; None to
+        keep none.
+
+    Returns:
+      The scores, a row per image or trial, and what belongs to them.
+    """
+
+  def present(self, stored: Mapping[str, Any]) -> Dict[str, Any]:
+    """Shows stored scores by today's settings that only affect how they look.
+
+    Args:
+      stored: of each score by its name, as `scores.Score.to_json`.
+
+    Returns:
+      The same, or with another ceiling.
+    """
+    return dict(stored)

@@ -16,6 +16,8 @@ from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization import files
+
 # Draws held at a time: 8 bytes for the index and 8 for the value of each.
 _CHUNK = 1 << 19
 
@@ -180,6 +182,23 @@ def score(name: str,
       details=dict(details or {}))
 
 
+def over_ceiling(stored: Mapping[str, Any],
+                 ceiling: Optional[float]) -> dict[str, Any]:
+  """Gives a stored score another ceiling, which changes how it is shown.
+
+  Args:
+    stored: of `Score.to_json`.
+    ceiling: the value that people reach, or None.
+
+  Returns:
+    The score with that ceiling and its normalized values.
+  """
+  known = {f.name: stored[f.name] for f in dataclasses.fields(Score)}
+  for name in ('value', 'low', 'high'):
+    known[name] = math.nan if known[name] is None else known[name]
+  return Score(**{**known, 'ceiling': ceiling}).to_json()
+
+
 def json_safe(value: Any) -> Any:
   """Returns a value as strict JSON can hold it.
 
@@ -209,11 +228,9 @@ def json_safe(value: Any) -> Any:
 
 
 def _write(path: str, content: bytes):
-  """Writes a file, whole or not at all."""
+  """Writes a file and the folder that it is in."""
   tf.io.gfile.makedirs(os.path.dirname(path) or '.')
-  with tf.io.gfile.GFile(f'{path}.partial', 'wb') as f:
-    f.write(content)
-  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+  files.write(path, content)
 
 
 def write_json(path: str, value: Any):

@@ -7,7 +7,7 @@ their 90th percentile (Fel et al., NeurIPS 2022; `harmonization` 0.0.9,
 that people reach.
 """
 
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf, tf_keras
@@ -15,6 +15,8 @@ import tensorflow as tf, tf_keras
 from official_ext.harmonization.evaluation import accuracy
 from official_ext.harmonization.evaluation import explainers
 from official_ext.harmonization.evaluation import host_metrics
+from official_ext.harmonization.evaluation import identity
+from official_ext.harmonization.evaluation import journal as journal_lib
 from official_ext.harmonization.evaluation import labelled_images
 from official_ext.harmonization.evaluation import results
 from official_ext.harmonization.evaluation import scores
@@ -65,7 +67,7 @@ def resize_maps(maps: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
   return tf.image.resize(maps[..., np.newaxis], size).numpy()[..., 0]
 
 
-class Where:
+class Where(results.Experiment):
   """Alignment with human maps, and accuracy on the same images."""
 
   def __init__(self, name: str, source: labelled_images.Source, *,
@@ -101,13 +103,31 @@ class Where:
         'comparison_size': self._comparison_size or 'native',
     }
 
-  def run(self, adapter,
-          progress: Callable[[int], Any]) -> results.Result:
+  def identity(self, digests: identity.Digests) -> Dict[str, Any]:
+    """See `results.Experiment`; a ceiling only changes what is shown."""
+    return {
+        'protocol': f'{self.name} {self.version}',
+        'data': self._source.contents(digests),
+        'options': {
+            **self._source.options(),
+            'explainer': self._explainer,
+            'comparison_size': self._comparison_size or 'native',
+        },
+    }
+
+  def present(self, stored: Mapping[str, Any]) -> Dict[str, Any]:
+    """See `results.Experiment`: of another ceiling."""
+    return {**stored, 'spearman': scores.over_ceiling(
+        stored['spearman'], self._ceiling)}
+
+  def run(self, adapter, progress: Callable[[int], Any],
+          journal: Optional[journal_lib.Journal] = None) -> results.Result:
     """Scores a model.
 
     Args:
       adapter: of the model, an `adapters.base.Adapter`.
       progress: called with the number of images of every batch.
+      journal: see `results.Experiment`; its items are rows.
 
     Returns:
       The scores 'spearman', 'dice', 'iou' and 'top1', a row per image, and
@@ -118,18 +138,32 @@ class Where:
     """
     size = (adapter.input_size if self._comparison_size is None else
             (self._comparison_size,) * 2)
-    rows, examples = [], None
-    for batch in labelled_images.batches(
-        self._source, adapter.input_size, size, adapter.scored_classes,
-        self._batch_size):
+    rows, examples = journal_lib.kept(journal), None
+    resumed = bool(rows)
+    if resumed:  # The pictures were in the memory of a process that ended.
+      for batch in self._batches(adapter, size):
+        maps, _ = self._explain(adapter, batch, size)
+        examples = _extend(examples, batch, maps, size)
+        if len(examples.images) == _EXAMPLES:
+          break
+    for batch in self._batches(adapter, size, start=len(rows)):
       maps, predictions = self._explain(adapter, batch, size)
-      rows += _rows(batch, maps, predictions)
-      examples = _extend(examples, batch, maps, size)
+      found = _rows(batch, maps, predictions)
+      rows += found
+      if journal:
+        journal.add(found)
+      if not resumed:
+        examples = _extend(examples, batch, maps, size)
       progress(len(maps))
     if not rows:
       raise labelled_images.BadDataError(
           f'{self._source.input_path} holds no record.')
     return self._result(adapter, rows, examples, size)
+
+  def _batches(self, adapter, size, start: int = 0):
+    return labelled_images.batches(
+        self._source, adapter.input_size, size, adapter.scored_classes,
+        self._batch_size, start)
 
   def _explain(self, adapter, batch, size):
     """The model's maps at the comparison size, and its decisions."""

@@ -182,6 +182,13 @@ def as_markdown(models: Sequence[Mapping[str, Any]]) -> str:
   return '\n\n'.join(map(_markdown, _tables(models)))
 
 
+def origins(models: Sequence[Mapping[str, Any]]) -> List[str]:
+  """Sentences on the results that were not scored this time."""
+  return [f'{model["name"]} ({name}): {result["earlier"]}.'
+          for model in models for name, result in model['experiments'].items()
+          if 'earlier' in result]
+
+
 def as_csv(models: Sequence[Mapping[str, Any]]) -> str:
   """The table for other programs: every number of every score, unrounded."""
   fields = ('value', 'low', 'high', 'n', 'n_undefined', 'ceiling', 'normalized',

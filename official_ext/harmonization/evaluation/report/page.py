@@ -82,7 +82,16 @@ def _alarms(results) -> html.Markup:
   ]
   trial = [f'Only the first {results["limit"]} records were scored.'
           ] if results['limit'] else []
-  parts = (('A trial', trial), ('Failures', failures), ('Warnings', warnings))
+  earlier = [
+      html.join(html.tag('strong', model['name']), f' ({experiment}): ',
+                result['earlier'], '.')
+      for model in results['models']
+      for experiment, result in model['experiments'].items()
+      if 'earlier' in result
+  ]
+  parts = (('A trial', trial), ('Failures', failures), ('Warnings', warnings),
+           ('Not scored this time', earlier),
+           ('Found in the folder', results.get('notes', ())))
   return html.join(*(
       html.tag('div', html.tag('h3', title), html.listed(items), class_='alarm')
       for title, items in parts if items))

@@ -1,10 +1,12 @@
 """Writes everything that people read: tables, plots, and the page."""
 
 import os
+import re
 from typing import Any, Dict, List, Mapping, Union
 
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization import files as files_lib
 from official_ext.harmonization.evaluation import scores
 from official_ext.harmonization.evaluation.report import curves
 from official_ext.harmonization.evaluation.report import examples
@@ -15,6 +17,8 @@ from official_ext.harmonization.evaluation.report import trade_off
 
 PAGE = 'report.html'
 RESULTS = 'results.json'
+_OURS = re.compile(r'leaderboard\.(txt|md|csv)|'
+                   r'(trade_off|curves|panels_[a-z]+_\d+)\.png')
 
 
 def _pictures(output_dir: str, results: Mapping[str, Any]) -> Dict[str, Any]:
@@ -40,8 +44,9 @@ def _files(results, pictures) -> Dict[str, Union[str, bytes]]:
   models = results['models']
   files: Dict[str, Union[str, bytes]] = {}
   if models:
-    files['leaderboard.txt'] = leaderboard.as_text(models) + '\n'
-    files['leaderboard.md'] = leaderboard.as_markdown(models) + '\n'
+    notes = ''.join(f'\n{line}\n' for line in leaderboard.origins(models))
+    files['leaderboard.txt'] = leaderboard.as_text(models) + '\n' + notes
+    files['leaderboard.md'] = leaderboard.as_markdown(models) + '\n' + notes
     files['leaderboard.csv'] = leaderboard.as_csv(models)
   for name in ('trade_off', 'curves'):
     if name in pictures:
@@ -65,11 +70,13 @@ def write(output_dir: str, results: Mapping[str, Any]) -> List[str]:
   """
   written = [os.path.join(output_dir, RESULTS)]
   scores.write_json(written[0], results)
-  for name, content in _files(results, _pictures(output_dir, results)).items():
+  contents = _files(results, _pictures(output_dir, results))
+  for name in tf.io.gfile.listdir(output_dir):
+    # A picture of an earlier report would be taken for one of this.
+    if _OURS.fullmatch(name) and name not in contents:
+      tf.io.gfile.remove(os.path.join(output_dir, name))
+  for name, content in contents.items():
     path = os.path.join(output_dir, name)
-    mode = 'wb' if isinstance(content, bytes) else 'w'
-    with tf.io.gfile.GFile(f'{path}.partial', mode) as f:
-      f.write(content)
-    tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+    files_lib.write(path, content)
     written.append(path)
   return written
