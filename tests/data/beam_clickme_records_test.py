@@ -65,7 +65,8 @@ class BeamTest(building.Case):
     for i in range(6):
       Image.new('RGB', (30, 20), (i, 0, 0)).save(images / f'{i}.png')
       # The same participant again: which row is the first decides the map.
-      lines += [f'{i}.png,"[({i + r}, 5)]",u{r % 2}' for r in range(4)]
+      lines += [f'{("x/{}.png", "x//{}.png")[r > 2].format(i)},'
+                f'"[({i + r}, 5)]",u{r % 2}' for r in range(4)]
     files = []
     for part, chunk in enumerate((lines, lines[:1] + lines[1:9])):
       files.append(self.folder / f'{part}.csv')
@@ -74,11 +75,19 @@ class BeamTest(building.Case):
         'image,label\n' + ''.join(f'{i},{i}\n' for i in range(6)))
     plain, beam = self.both(
         clicks=[str(f) for f in files], image_dir=str(images), shards=9,
-        labels=str(self.folder / 'labels.csv'),
+        labels=str(self.folder / 'labels.csv'), strip_prefix='x',
         rules=clicks.Rules(min_participants=2))
     # More shards than images: some are there, and empty.
     self.assertLen(plain, 9 + 2)
     self.assertEqual(plain, beam)
+
+  def test_folders_that_are_not_classes(self):
+    text = 'image_path,clicks,user_id\nx/y/a/1.png,[],u\nx/y/b/1.png,[],u\n'
+    (self.folder / 'clicks.csv').write_text(text)
+    with self.assertRaisesRegex(ValueError, '--strip_prefix=x/y,'):
+      beam_clickme_records.build(Options(
+          output_dir=str(self.folder / 'out'), image_dir=str(self.folder),
+          clicks=[str(self.folder / 'clicks.csv')], shards=1))
 
   def test_whole_shards_are_not_built_again(self):
     options = Options(output_dir=str(self.folder / 'out'), npz=self.numbered(),

@@ -300,6 +300,10 @@ class PicturesTest(building.Case):
     self.assertEqual(totals['counts'], {})
     self.assertCountEqual(building.read(folder),
                           ['sub/000.npz', 'sub/001.npz', 'sub/B.NPZ'])
+    with zipfile.ZipFile(archive, 'a') as z, self.assertWarns(UserWarning):
+      z.writestr('sub/B.NPZ', building.entry(6))
+    with self.assertRaisesRegex(ValueError, 'holds sub/B.NPZ twice'):
+      self.build('twice', npz=archive)
 
   def test_the_twenty_real_pairs_come_back(self):
     if not _SAMPLES.is_dir():

@@ -104,13 +104,18 @@ class NpzFiles:
     if tf.io.gfile.isdir(self._path):
       return folders.find(self._path, ('.npz',))
     try:
-      return sorted((i.filename, (i.file_size, i.CRC))
-                    for i in self._zip().infolist()
-                    if i.filename.lower().endswith('.npz')
-                    and not folders.is_hidden(i.filename))
+      found = sorted((i.filename, (i.file_size, i.CRC))
+                     for i in self._zip().infolist()
+                     if i.filename.lower().endswith('.npz')
+                     and not folders.is_hidden(i.filename))
     except (zipfile.BadZipFile, tf.errors.OpError) as e:
       raise ValueError(f'{self._path} is neither a folder nor a readable zip '
                        f'file ({e}): check --npz.') from None
+    for (name, _), (following, _) in zip(found, found[1:]):
+      if name == following:  # A zip file may; only the last can be read.
+        raise ValueError(f'{self._path} holds {name} twice; expected one file '
+                         'of a name. Remove one of them.')
+    return found
 
   def names(self) -> list[str]:
     """Returns the names of the images, sorted."""
