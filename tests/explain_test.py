@@ -154,6 +154,77 @@ class ExplainTest(tf.test.TestCase):
     self.assertContainsSubset(
         [f.name for f in dataclasses.fields(explain.Options)], settings)
 
+  def _edit_settings(self, **fields):
+    path = self._path('out/settings.json')
+    with open(path) as f:
+      settings = {**json.load(f), **fields}
+    with open(path, 'w') as f:
+      json.dump({k: v for k, v in settings.items() if v is not None}, f)
+
+  def test_what_changed_is_drawn_again_beside_what_was(self):
+    self._drawn(maps=self._path('maps'), save_maps='npy')
+
+    def again(count, **fields):
+      """Draws again; returns what was kept of the first panel then."""
+      kept = self._path('out/earlier')
+      before = set(os.listdir(kept)) if os.path.exists(kept) else set()
+      drawn, _ = self._drawn(
+          maps=self._path('maps'), save_maps='npy', **fields)
+      self.assertLen(drawn, count)
+      new = set(os.listdir(kept)) - before if os.path.exists(kept) else set()
+      self.assertLen(new, count)
+      # And once it is drawn it is current.
+      self.assertEmpty(self._drawn(
+          maps=self._path('maps'), save_maps='npy', **fields)[0])
+      return new
+
+    again(0)
+    again(0, model=f'{self.model}&name=Fine')
+    self._write('images/a.png', pictures.encode_image(self.pixels[2]))
+    new = again(1)  # b/c.PNG is on the same panel.
+    for name in ('panels-0000.png', 'maps/gradient/a.npy'):
+      self.assertTrue(os.path.exists(
+          self._path('out/earlier', *new, name)), name)
+    self._write('maps/b/c.png', pictures.encode_map(self.human[::-1]))
+    again(1)
+    networks.network(classes=_CLASSES, seed=3).save(self._path('net.keras'))
+    again(2)
+    with open(self._path('out/panels-0001.png'), 'ab') as f:
+      f.write(b'edited')
+    again(1)
+    os.remove(self._path('out/maps/gradient/d.npy'))
+    again(1)
+    # The images are elsewhere, and are the same.
+    os.rename(self._path('images'), self._path('photos'))
+    again(0, images=self._path('photos'))
+
+  def test_folders_of_before_open_unverified(self):
+    self._drawn()
+    self._edit_settings(panels=None)
+    with mock.patch.object(explain.tqdm.tqdm, 'write') as write:
+      self.assertEmpty(self._drawn()[0])
+    self.assertRegex(write.call_args.args[0], '^2 of .*unverified')
+
+  def test_says_when_panels_were_drawn(self):
+    self._drawn()
+    with mock.patch.object(explain.tqdm.tqdm, 'write') as write:
+      self.assertEmpty(self._drawn()[0])
+    self.assertRegex(write.call_args.args[0],
+                     r'^2 of the panels are from an earlier run of \d{4}-')
+
+  def test_damaged_settings_are_named(self):
+    for text in ('', '{"rows"', '[]', '{"panels": 3}'):
+      self._drawn()
+      with open(self._path('out/settings.json'), 'w') as f:
+        f.write(text)
+      with mock.patch.object(explain.tqdm.tqdm, 'write') as write:
+        drawn, _ = self._drawn()
+      self.assertLen(drawn, 2)
+      self.assertIn('out/settings.json: ', write.call_args_list[0].args[0])
+    # As a kill between a panel and its entry leaves it.
+    self._edit_settings(panels={})
+    self.assertLen(self._drawn()[0], 2)
+
   def test_one_image_by_the_command(self):
     self.enter_context(flagsaver.flagsaver())
     explain.define_flags()

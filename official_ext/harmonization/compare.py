@@ -19,6 +19,7 @@ from official_ext.harmonization import resources
 from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.evaluation import runs
 from official_ext.harmonization.ops import saliency as saliency_ops
+from official_ext.harmonization.tasks import human_ceiling
 
 FLAGS = flags.FLAGS
 
@@ -39,7 +40,7 @@ def _rows(config):
   """The table's rows: metric, what it is, digits."""
   validation = config.task.validation_data.input_path
   mapped = config.task.mapped_validation_data.input_path
-  ceiling = config.task.harmonization.ceiling
+  ceiling = human_ceiling.of(config.task)
   normalized = 'raw' if ceiling == 1 else f'over the ceiling {ceiling:.4f}'
   return (
       ('step', 'training steps'),

@@ -8,13 +8,13 @@ Each row of a panel is an image, the human map with the same path below --maps
 where there is one, and the network's map of the class that it predicts, or of
 the class in --labels. Images are shown as the network takes them: whole, at its
 input size. A model is KIND:TARGET?OPTION=VALUE; docs/models.md lists the kinds.
-Run again, the command resumes.
+Run it again to resume: a panel is drawn again only if the network, an image, a
+map or a class has changed, and the earlier one is then kept in earlier/.
 """
 
 import dataclasses
 import hashlib
 import io
-import json
 import os
 from typing import Any, Iterator, NamedTuple, Optional
 
@@ -25,6 +25,7 @@ import tensorflow as tf, tf_keras
 import tqdm
 
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
 from official_ext.harmonization import resources
 from official_ext.harmonization.data import class_labels
 from official_ext.harmonization.data import folders
@@ -32,14 +33,17 @@ from official_ext.harmonization.data import map_files
 from official_ext.harmonization.data import map_index
 from official_ext.harmonization.data import pairs
 from official_ext.harmonization.data import pictures
+from official_ext.harmonization.evaluation import drawn_panels
 from official_ext.harmonization.evaluation import explainers
+from official_ext.harmonization.evaluation import identity
 from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.evaluation.adapters import base
 from official_ext.harmonization.evaluation.adapters import spec
 
 FLAGS = flags.FLAGS
 
-_SETTINGS = 'settings.json'
+# Of what a panel shows, and how.
+_VERSION = 1
 # Characters of a name on a panel.
 _LONGEST = 20
 _MAPS = ('none', 'npy', 'png')
@@ -50,7 +54,8 @@ def define_flags():
   flags.DEFINE_string('model', None, 'The network, as a SPEC. ' + spec.usage())
   flags.DEFINE_string('images', None, 'A JPEG or PNG, or a folder of them.')
   flags.DEFINE_string('output_dir', None, 'Where panels-<i>.png and '
-                      f'{_SETTINGS} are written, and maps/ if asked for.')
+                      f'{drawn_panels.SETTINGS} are written, and maps/ if '
+                      'asked for.')
   flags.DEFINE_string('maps', None, 'Folder of human maps (PNG, JPEG, npy, '
                       'npz), each with its image\'s path below --images and '
                       'name; some may be missing.')
@@ -162,6 +167,18 @@ class _Images:
       raise ValueError(f'{path}: {e}.') from None
     return base.resize(values[..., np.newaxis], size)[..., 0]
 
+  def contents(self, names: list[str], classes: int,
+               digests: identity.Digests) -> dict[str, Any]:
+    """Identifies images, their maps and their classes."""
+    maps = [self._maps[n] for n in names if self._maps.get(n)]
+    return {
+        'images': digests.of([os.path.join(self.folder, n) for n in names],
+                             names),
+        'maps': digests.of([os.path.join(self._map_dir, m) for m in maps],
+                           maps) if maps else None,
+        'labels': [self.label(n, classes) for n in names],
+    }
+
   def label(self, name: str, classes: int) -> Optional[int]:
     """Returns an image's class; None where the predicted one is meant."""
     if self._labels is None:
@@ -231,21 +248,22 @@ def _encoded(values: np.ndarray, kind: str) -> bytes:
   return buffer.getvalue()
 
 
-def _write_maps(page: Page, options: Options):
-  """Writes the network's maps on their own."""
+def _write_maps(page: Page, options: Options) -> list[str]:
+  """Writes the network's maps on their own; returns their names."""
+  written = []
   for name in options.explainer:
     for image, values in zip(page.names, page.maps[_title(name)]):
-      path = os.path.join(
-          options.output_dir, 'maps', name,
-          f'{os.path.splitext(image)[0]}.{options.save_maps}')
+      written.append(f'maps/{name}/{os.path.splitext(image)[0]}.'
+                     f'{options.save_maps}')
+      path = os.path.join(options.output_dir, written[-1])
       tf.io.gfile.makedirs(os.path.dirname(path))
       try:
         encoded = _encoded(values, options.save_maps)
       except ValueError as e:
         raise ValueError(f'{image}: {name} is {e}, which is no picture: write '
                          '--save_maps=npy.') from None
-      with tf.io.gfile.GFile(path, 'wb') as f:
-        f.write(encoded)
+      files.write(path, encoded)
+  return written
 
 
 def _title(explainer: str) -> str:
@@ -254,39 +272,35 @@ def _title(explainer: str) -> str:
 
 def _settings(options: Options, adapter: base.Adapter,
               names: list[str]) -> dict[str, Any]:
-  """What the panels depend on."""
+  """What is written of a command."""
   digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()
   return {**dataclasses.asdict(options), 'explainer': [*options.explainer],
           'preprocessing': adapter.preprocessing, 'images_found': len(names),
           'names_sha256': digest}
 
 
-def _begin(options: Options, settings: dict[str, Any]):
-  """Writes the settings, or checks that they are those that stand there."""
-  path = os.path.join(options.output_dir, _SETTINGS)
-  if tf.io.gfile.exists(path):
-    with tf.io.gfile.GFile(path, 'r') as f:
-      before = json.loads(f.read())
-    # Files written before there were suffixes have none.
-    different = [k for k, v in settings.items() if before.get(k, '') != v]
-    if different:
-      raise ValueError(
-          f'{path} is of another command ({", ".join(different)} differ): '
-          'choose another --output_dir, or remove that one.')
-    return
-  tf.io.gfile.makedirs(options.output_dir)
-  with tf.io.gfile.GFile(path, 'w') as f:
-    f.write(json.dumps(settings, indent=2) + '\n')
+def _command(settings: dict[str, Any]) -> dict[str, Any]:
+  """What makes it another command; contents of files are in identities."""
+  # Files written before there were suffixes have none.
+  found = {name: settings.get(name, '') for name in (
+      'explainer', 'save_maps', 'rows', 'image_suffix', 'map_suffix',
+      'images_found', 'names_sha256')}
+  try:
+    kind, target, options = spec.parse(settings['model'])
+  except (AttributeError, KeyError, ValueError):
+    return {**found, 'model': settings.get('model')}
+  options.pop('name', None)
+  return {**found, 'model': (kind, target, sorted(options.items()))}
 
 
 def explain(options: Options) -> Iterator[str]:
-  """Draws the panels that are not there yet.
+  """Draws the panels that are not there yet, or show something else.
 
   Args:
     options: what is drawn.
 
   Yields:
-    The path of each panel, which then stands there.
+    The path of each panel, which then exists.
 
   Raises:
     ValueError: an option, an image, a map or a label cannot be used; or what
@@ -294,18 +308,32 @@ def explain(options: Options) -> Iterator[str]:
   """
   images = _Images(options)
   adapter = spec.build(options.model)
-  _begin(options, _settings(options, adapter, images.names))
+  folder = drawn_panels.Folder(
+      options.output_dir, _settings(options, adapter, images.names), _command)
+  digests = identity.Digests()
+  network = identity.network(adapter)
   for i in tqdm.trange(0, len(images.names), options.rows, disable=None,
                        unit='panel'):
-    path = os.path.join(options.output_dir,
-                        f'panels-{i // options.rows:04d}.png')
-    if not tf.io.gfile.exists(path):
-      page = _page(adapter, images, images.names[i:i + options.rows], options)
+    names = images.names[i:i + options.rows]
+    shown = {
+        'network': network,
+        'protocol': f'panels {_VERSION}',
+        'data': images.contents(names, adapter.scored_classes, digests),
+        'versions': identity.versions(options.model),
+    }
+    panel = f'panels-{i // options.rows:04d}.png'
+    path = os.path.join(options.output_dir, panel)
+    if not folder.is_current(panel, shown):
+      page = _page(adapter, images, names, options)
+      written = [panel]
       if options.save_maps != 'none':
-        _write_maps(page, options)
+        written += _write_maps(page, options)
       panels.write_png(
           path, panels.render(page.images, page.maps, page.captions))
+      folder.add(panel, shown, written)
     yield path
+  if folder.used:
+    tqdm.tqdm.write(drawn_panels.origin(folder.used))
 
 
 def main(_):

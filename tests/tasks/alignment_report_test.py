@@ -2,6 +2,7 @@
 
 import csv
 import os
+import tempfile
 from unittest import mock
 
 from absl.testing import parameterized
@@ -9,6 +10,10 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.configs import checks
+from official_ext.harmonization.configs import (
+    harmonized_image_classification as exp_cfg)
+from official_ext.harmonization.data import download_clickme
+from official_ext.harmonization.data import manifest
 from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.evaluation import scores as scores_lib
 from official_ext.harmonization.tasks import alignment_report
@@ -69,6 +74,27 @@ class ReportTest(tf.test.TestCase, parameterized.TestCase):
         {'rows': _replicas(_rows([_NAN, 9.], [1, 0], [2, 0], file=1),
                            _rows([.9, .4], [1, 1], [1, 0]))},
     ]
+
+  def test_the_ceiling_is_the_release_s_only_for_the_release(self):
+    folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+    shard = fixtures.write_numbered(folder, 'val-0.tfrecords', 2)
+    config = fixtures.experiment(validation=shard, ceiling=None).task
+
+    def ceiling():
+      return alignment_report.Report(config, None).ceiling
+
+    with self.assertLogs(level='INFO') as logs:
+      self.assertEqual(ceiling(), 1.)
+    self.assertIn('not recognized as the ClickMe release', logs.output[-1])
+    manifest.write(folder, source=f'{download_clickme.BASE_URL}/val',
+                   shards=[manifest.describe(shard, 2)])
+    self.assertEqual(ceiling(), exp_cfg.CLICKME_CEILING)
+    config.harmonization.ceiling = .5
+    self.assertEqual(ceiling(), .5)
+    config.harmonization.ceiling = None
+    config.mapped_validation_data.map_decoder = 'canonical'
+    self.assertEqual(ceiling(), 1.)
+    self.assertIsNone(exp_cfg.Harmonization().ceiling)
 
   def test_rows_are_those_that_count_by_file_and_record(self):
     path = os.path.join(self.folder, 'alignment_per_image.csv')

@@ -52,7 +52,9 @@ class Harmonization(hyperparams.Config):
     interval: the loss is taken every so many steps, with the weight multiplied
       by as many (lazy regularization).
     warmup_steps: the weight grows linearly from 0 over these first steps.
-    ceiling: human score that `alignment` is divided by.
+    ceiling: human score that `alignment` is divided by. None takes that of the
+      ClickMe release where `task.mapped_validation_data` is recognized as such
+      (see `data.clickme_release`), and 1, the raw score, for all other records.
   """
   enabled: bool = False
   weight: float = 1.0
@@ -65,7 +67,7 @@ class Harmonization(hyperparams.Config):
   mapped_fraction: float = 1.0
   interval: int = 1
   warmup_steps: int = 0
-  ceiling: float = CLICKME_CEILING
+  ceiling: Optional[float] = None
 
 
 @dataclasses.dataclass

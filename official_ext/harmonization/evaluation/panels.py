@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official.vision.ops import preprocess_ops
+from official_ext.harmonization import files
 
 _INCHES = 1.4
 _DPI = 120
@@ -88,6 +89,4 @@ def write_png(path: str, picture: np.ndarray):
     path: of the file, on any file system that TensorFlow knows.
     picture: uint8 (height, width, 3).
   """
-  with tf.io.gfile.GFile(f'{path}.partial', 'wb') as f:
-    f.write(tf.io.encode_png(picture).numpy())
-  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+  files.write(path, tf.io.encode_png(picture).numpy())

@@ -114,7 +114,7 @@ class Evaluation:
       metrics += [
           tf_keras.metrics.SparseCategoricalAccuracy('clickme_accuracy'),
           alignment_metrics.AlignmentScore(
-              'alignment', ceiling=config.harmonization.ceiling),
+              'alignment', ceiling=self._report.ceiling),
           *(alignment_metrics.AlignmentScore(f'alignment_{name}')
             for name in _SCORES),
           tf_keras.metrics.Sum('alignment_n', dtype=tf.float32),

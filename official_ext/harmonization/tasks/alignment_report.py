@@ -17,6 +17,7 @@ from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.evaluation import metrics as alignment_metrics
 from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.evaluation import scores as scores_lib
+from official_ext.harmonization.tasks import human_ceiling
 
 _SCORES = alignment_metrics.Scores._fields
 _PANELS = 'alignment_panels'
@@ -64,7 +65,11 @@ def _mapped_rows(outputs: Mapping[str, Sequence[tf.Tensor]]):
 
 
 class Report:
-  """Collects the scores of every image and reports on them."""
+  """Collects the scores of every image and reports on them.
+
+  Attributes:
+    ceiling: the human score that `alignment` is divided by.
+  """
 
   def __init__(self, config: exp_cfg.HarmonizedImageClassificationTask,
                folder: Optional[str]):
@@ -75,7 +80,7 @@ class Report:
       folder: where files are written; '' or None for none.
     """
     self._options = config.alignment_report
-    self._ceiling = config.harmonization.ceiling
+    self.ceiling = human_ceiling.of(config)
     self._source = config.mapped_validation_data
     self._batch_size = config.validation_data.global_batch_size
     self._folder = folder
@@ -195,7 +200,7 @@ class Report:
       for end, value in zip(('low', 'high'), ends):
         logs[f'alignment_{name}_{end}'] = value
         if name == 'spearman':
-          logs[f'alignment_{end}'] = value / self._ceiling
+          logs[f'alignment_{end}'] = value / self.ceiling
     return logs
 
   def _draw(self, pictures) -> np.ndarray:
