@@ -98,6 +98,7 @@ def define_flags():
   flags.DEFINE_string('class_names', None, 'File of class names, one per line, '
                       'class 0 first.')
   build_clickme_records.define_strip_prefix()
+  flags.adopt_module_key_flags(build_clickme_records)
   flags.DEFINE_list('animal_classes', [], 'Classes that are animals: names, '
                     'numbers or ranges (0-397). May be left out where classes '
                     'are called animal and vehicle.')
