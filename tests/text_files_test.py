@@ -5,6 +5,7 @@ import io
 import os
 
 from absl.testing import parameterized
+import gin
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import text_files
@@ -12,6 +13,11 @@ from official_ext.harmonization import text_files
 _TEXT = 'image,label\ncat/é.png,5\ndog/b.png,"a, ""b"""\n'
 _ROWS = [{'image': 'cat/é.png', 'label': '5'},
          {'image': 'dog/b.png', 'label': 'a, "b"'}]
+
+
+@gin.configurable
+def _named(name=''):
+  return name
 
 
 class TextFilesTest(tf.test.TestCase, parameterized.TestCase):
@@ -37,6 +43,23 @@ class TextFilesTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(columns, ['image', 'label'])
     self.assertEqual([row.cells for row in rows], _ROWS)
     self.assertEqual([row.line for row in rows], [2, 3])
+
+  @parameterized.parameters('utf-8-sig', 'utf-16', 'utf-16-be')
+  def test_gin_files(self, encoding):
+    text_files.teach_gin()
+    text_files.teach_gin()
+    self.addCleanup(gin.clear_config)
+    folder = self.get_temp_dir()
+    for name, text in (('inner.gin', "_named.name = 'é'\r\n"),
+                       ('outer.gin', "include 'inner.gin'\r\n")):
+      with open(os.path.join(folder, name), 'wb') as f:
+        f.write(text.encode(encoding))
+    gin.add_config_file_search_path(folder)
+    gin.parse_config_file(os.path.join(folder, 'outer.gin'))
+    self.assertEqual(_named(), 'é')
+    path = self._path('# é\n'.encode('latin-1'))
+    with self.assertRaisesRegex(ValueError, 'table.csv, line 1: byte 0xe9'):
+      gin.parse_config_file(path)
 
   def test_big_endian_with_a_mark(self):
     content = b'\xfe\xff' + _TEXT.encode('utf-16-be')

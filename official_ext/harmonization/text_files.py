@@ -12,10 +12,12 @@ import contextlib
 import csv
 import io
 import itertools
+import os
 import re
 import sys
 from typing import Iterator, NamedTuple, Sequence
 
+import gin
 import tensorflow as tf, tf_keras
 
 # UTF-32 first: its mark begins with that of UTF-16.
@@ -98,9 +100,16 @@ def read(path: str) -> str:
     return decode(f.read(), path)
 
 
-def opened(path: str) -> io.StringIO:
-  """Reads a text file that others want as a file, as `gin` and `yaml` do."""
+def _opened(path: str) -> io.StringIO:
   return io.StringIO(read(path))
+
+
+def teach_gin():
+  """Lets gin read files, and those that they include, as `read` does."""
+  readers = gin.config._FILE_READERS  # pylint: disable=protected-access
+  if readers[0][0] is not _opened:
+    # The first that knows a path reads it, and gin's own takes UTF-8 only.
+    readers.insert(0, (_opened, os.path.isfile))
 
 
 class _Bytes(io.RawIOBase):

@@ -40,6 +40,7 @@ from official_ext.harmonization import cli
 from official_ext.harmonization import input_checks
 from official_ext.harmonization import resources
 from official_ext.harmonization import runner
+from official_ext.harmonization import text_files
 from official_ext.harmonization.configs import experiment_checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
@@ -124,6 +125,7 @@ def _write_start(params: cfg.ExperimentConfig, model_dir: str):
 
 def _resolve_files(flags_obj):
   """Finds the gin and YAML files that were named."""
+  text_files.teach_gin()
   for root in resources.search_path():
     for folder in (root, os.path.join(root, 'gin')):
       gin.add_config_file_search_path(folder)

@@ -48,6 +48,20 @@ class HumanTrialsTest(unittest.TestCase):
     self.assertEqual(found.trials[0], human_trials.Trial(
         '1', 100, 'whatever', 'vehicle', 'vehicle'))
 
+  def test_tables_of_other_programs(self):
+    lines = _HEAD + 'é,1,1,.4,animal,animal,10,10_dog3.png\n'
+    lines = lines.replace(',', ';')
+    for encoding in ('utf-8-sig', 'utf-16', 'utf-16-be'):
+      self.path.write_bytes(lines.replace('\n', '\r').encode(encoding))
+      found = human_trials.read(str(self.path))
+      self.assertEqual([t.participant for t in found.trials], ['é'])
+    self.path.write_bytes(lines.encode('latin-1'))
+    with self.assertRaisesRegex(ValueError, 'people.csv, line 2: byte 0xe9'):
+      human_trials.read(str(self.path))
+    self.assert_refused(_HEAD.replace('rt', 'subj'), '2 columns subj')
+    self.assert_refused(_HEAD + 'a,1,1,.4,animal,animal,10,10_dog,3.png\n',
+                        'line 2', '9 cells under 8 columns')
+
   def test_round_trip_of_a_networks_rows(self):
     rows = [human_trials.row('net', i, f'{level}_{target}{i}.png', target,
                              answer, level)
