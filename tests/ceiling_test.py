@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import types
 from unittest import mock
 
@@ -14,6 +15,7 @@ import tensorflow as tf, tf_keras
 from official_ext.harmonization import ceiling
 from official_ext.harmonization.data import clicks
 from official_ext.harmonization.evaluation import ceilings
+from official_ext.harmonization.evaluation import claims
 from tests.data import building
 
 _FRAME, _SIZE = 64, 32
@@ -57,7 +59,10 @@ class CeilingTest(tf.test.TestCase):
     with open(os.path.join(folder, 'images.csv'), encoding='utf-8') as f:
       rows = {row['image']: row for row in csv.DictReader(f)}
     with open(os.path.join(folder, 'ceilings.json'), encoding='utf-8') as f:
-      return rows, json.load(f)
+      results = json.load(f)
+    # The date, which is sealed with the rest, is no result.
+    del results['created'], results['digest']
+    return rows, results
 
   def test_measures_what_the_clicks_say(self):
     options = self._options()
@@ -142,6 +147,63 @@ class CeilingTest(tf.test.TestCase):
     expected = self._options('whole', settings=other.settings)
     ceiling.measure(expected)
     self.assertEqual(self._read(other), self._read(expected))
+
+  def test_what_is_replaced_is_kept(self):
+    options = self._options()
+    for name in ('ceilings.json', 'images.csv'):
+      ceiling.measure(options)
+      self._read(options)  # Nothing is kept of the same measurement.
+      path = os.path.join(options.output_dir, name)
+      with open(path, encoding='utf-8') as f:
+        text = f.read()
+      for change in (text.replace('0.', '1.'), text[:40], ''):
+        with open(path, 'w', encoding='utf-8') as f:
+          f.write(change)
+        with mock.patch.object(ceiling.tqdm.tqdm, 'write') as write:
+          ceiling.measure(options)
+        self.assertIn('ceilings.json was not of this', write.call_args.args[0])
+        kept, = os.listdir(os.path.join(options.output_dir, 'earlier'))
+        kept = os.path.join(options.output_dir, 'earlier', kept)
+        with open(os.path.join(kept, name), encoding='utf-8') as f:
+          self.assertEqual(f.read(), change)
+        shutil.rmtree(os.path.dirname(kept))
+        self._read(options)
+    other = self._options(settings=dataclasses.replace(
+        options.settings, resample=True))
+    with mock.patch.object(ceiling.tqdm.tqdm, 'write') as write:
+      ceiling.measure(other)
+    self.assertRegex(write.call_args.args[0],
+                     'settings.resample was False and is now True')
+
+  def test_other_image_sizes_are_another_measurement(self):
+    images = os.path.join(self.folder, 'images')
+    os.makedirs(images)
+
+    def write(name, side):
+      with open(os.path.join(images, name), 'wb') as f:
+        f.write(building.png(np.zeros((side, side, 3), np.uint8)))
+
+    for i in range(9):
+      write(f'{i}.png', _FRAME)
+    options = self._options(click_frame=0, image_dir=images)
+    with mock.patch.object(ceilings, 'summarize', side_effect=MemoryError):
+      with self.assertRaises(MemoryError):
+        ceiling.measure(options)
+    write('8.png', 2 * _FRAME)
+    with mock.patch.object(ceiling.tqdm.tqdm, 'write') as message:
+      ceiling.measure(options)
+    self.assertRegex(message.call_args_list[0].args[0],
+                     'partial.jsonl: .*data.frames')
+    expected = self._options('whole', click_frame=0, image_dir=images)
+    ceiling.measure(expected)
+    self.assertEqual(self._read(options)[0], self._read(expected)[0])
+
+  def test_a_folder_is_of_one_process(self):
+    options = self._options()
+    os.makedirs(options.output_dir)
+    with claims.Claim(os.path.join(options.output_dir, 'ceilings.claim')):
+      with self.assertRaisesRegex(ValueError, f'in use by .*{os.getpid()}'):
+        ceiling.measure(options)
 
   def test_processes_change_nothing(self):
     one, two = self._options('one'), self._options('two', workers=2)

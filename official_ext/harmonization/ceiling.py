@@ -7,13 +7,13 @@ From raw ClickMe 2.0 clicks, CSV or NPZ. Halves of each image's participants are
 scored against each other, each participant against the others, and halves
 against those of another image (the floor), by Spearman's rank correlation of
 their maps. images.csv gets a row per image, ceilings.json the means with their
-intervals. Stopped and started again, it goes on where it was.
+intervals. Run it again to resume. Results of other clicks or settings in
+--output_dir are kept in its folder earlier.
 """
 
 from concurrent import futures
 import dataclasses
 import itertools
-import json
 import math
 import multiprocessing
 import os
@@ -26,12 +26,18 @@ import tensorflow as tf, tf_keras
 import tqdm
 
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
 from official_ext.harmonization import resources
 from official_ext.harmonization.data import build_clickme_records
 from official_ext.harmonization.data import click_files
 from official_ext.harmonization.data import clicks
+from official_ext.harmonization.data import manifest
 from official_ext.harmonization.data import participant_maps
 from official_ext.harmonization.evaluation import ceilings
+from official_ext.harmonization.evaluation import claims
+from official_ext.harmonization.evaluation import earlier
+from official_ext.harmonization.evaluation import identity
+from official_ext.harmonization.evaluation import journal
 from official_ext.harmonization.evaluation import scores
 
 FLAGS = flags.FLAGS
@@ -40,6 +46,9 @@ _IMAGES = 'images.csv'
 _RESULTS = 'ceilings.json'
 # Rows of the groups that are done, as long as not all are.
 _PROGRESS = 'ceilings.partial.jsonl'
+_CLAIM = 'ceilings.claim'
+# Of how agreement is measured.
+_VERSION = 1
 _TITLES = {
     'split_half': 'half of the participants against the other half',
     'spearman_brown': 'the same, corrected to all participants',
@@ -169,40 +178,6 @@ def _check_people(source: participant_maps.ParticipantMaps, options: Options):
       '--min_participants.')
 
 
-class _Progress:
-  """The rows of groups that are done, kept over a stop."""
-
-  def __init__(self, path: str, basis: Any):
-    """Opens the file, and drops what was made of something else.
-
-    Args:
-      path: of the file.
-      basis: what the rows depend on; must survive JSON.
-    """
-    self._path = path
-    head = json.dumps(basis, sort_keys=True)
-    lines = ['']
-    if tf.io.gfile.exists(path):
-      with tf.io.gfile.GFile(path, 'r') as f:
-        lines = f.read().split('\n')
-    if lines[0] != head:
-      lines = [head, '']
-    # The last line ends without a newline, or is empty.
-    self.done = dict(json.loads(line) for line in lines[1:-1])
-    with tf.io.gfile.GFile(path, 'w') as f:
-      f.write('\n'.join([*lines[:-1], '']))
-
-  def add(self, group: int, rows: list[dict[str, Any]]):
-    """Keeps the rows of a group."""
-    self.done[group] = rows
-    with tf.io.gfile.GFile(self._path, 'a') as f:
-      f.write(json.dumps((group, rows)) + '\n')
-
-  def end(self):
-    """Removes the file: the results are written."""
-    tf.io.gfile.remove(self._path)
-
-
 def _measure(groups: dict[int, list[str]], source: ceilings.Source,
              options: Options) -> Iterator[tuple[int, list[dict[str, Any]]]]:
   """Yields the rows of each group, in any order."""
@@ -223,19 +198,20 @@ def _measure(groups: dict[int, list[str]], source: ceilings.Source,
     pool.shutdown(cancel_futures=True)
 
 
-def _rows(source: participant_maps.ParticipantMaps, progress: _Progress,
-          options: Options) -> list[dict[str, Any]]:
+def _rows(source: participant_maps.ParticipantMaps,
+          progress: journal.Journal, options: Options) -> list[dict[str, Any]]:
   """Returns the rows of all images, sorted by their names."""
   groups, rows = ceilings.plan(source, options.settings)
-  todo = {i: g for i, g in enumerate(groups) if i not in progress.done}
+  done = {i for i, _ in progress.items}
+  todo = {i: g for i, g in enumerate(groups) if i not in done}
   total = sum(map(len, groups))
   bar = tqdm.tqdm(total=total, initial=total - sum(map(len, todo.values())),
                   desc='agreement', unit=' images', disable=None)
   with bar:
     for i, found in _measure(todo, source, options):
-      progress.add(i, found)
+      progress.add([[i, found]])
       bar.update(len(found))
-  rows += itertools.chain.from_iterable(progress.done.values())
+  rows += itertools.chain.from_iterable(found for _, found in progress.items)
   return sorted(rows, key=lambda row: row['image'])
 
 
@@ -244,6 +220,73 @@ def _preprocessing(options: Options) -> str:
            else 'the image\'s own pixels')
   return (f'clicks counted in {frame}, blur {options.rules.blur}, resized to '
           f'{options.size} x {options.size} (bilinear)')
+
+
+def _identity(source: participant_maps.ParticipantMaps, clicks_digest: str,
+              options: Options) -> dict[str, Any]:
+  """What the rows depend on, see `evaluation.identity`."""
+  return scores.json_safe({
+      'protocol': f'ceiling {_VERSION}',
+      'data': {
+          'clicks': clicks_digest,
+          'frames': identity.sha256(source.shapes),
+      },
+      'options': {
+          'rules': dataclasses.asdict(options.rules),
+          'settings': dataclasses.asdict(options.settings),
+          'preprocessing': _preprocessing(options),
+          'images': options.images,
+      },
+      'versions': identity.versions(),
+  })
+
+
+def _open_progress(options: Options,
+                   depends_on: dict[str, Any]) -> journal.Journal:
+  """Opens the rows so far, and says what becomes of them."""
+  path = os.path.join(options.output_dir, _PROGRESS)
+  progress = journal.Journal(path, depends_on)
+  if progress.note:
+    tqdm.tqdm.write(f'{path}: {progress.note}; the measurement begins anew.')
+  if progress.items:
+    number = sum(len(rows) for _, rows in progress.items)
+    tqdm.tqdm.write(f'{number} images are from a run that began on '
+                    f'{identity.date(progress.begun)}.')
+  return progress
+
+
+def _write(options: Options, rows: list[dict[str, Any]],
+           results: dict[str, Any]):
+  """Writes table and results; what they replace is kept if it is another."""
+  folder = options.output_dir
+  path = os.path.join(folder, _RESULTS)
+  if tf.io.gfile.exists(path):
+    reason, date = _difference(folder, results['identity'])
+    if reason:
+      kept = earlier.move(folder, [_RESULTS, _IMAGES], date)
+      tqdm.tqdm.write(f'{path} was not of this measurement: {reason}. It is '
+                      f'kept in {kept}.')
+  scores.write_rows(os.path.join(folder, _IMAGES), rows)
+  results['contents'] = {_IMAGES: manifest.sha256(
+      os.path.join(folder, _IMAGES))}
+  scores.write_json(path, {
+      **results, 'digest': identity.sha256(scores.json_safe(results))})
+
+
+def _difference(folder: str, depends_on: dict[str, Any]) -> tuple[str, str]:
+  """Says why results in the folder are not those of now, and their date."""
+  try:
+    found = files.read_json(os.path.join(folder, _RESULTS))
+    digest, date = found.pop('digest'), found['created']
+    table = os.path.join(folder, _IMAGES)
+    if digest != identity.sha256(found):
+      return 'it was edited', date
+    if not tf.io.gfile.exists(table) or (
+        manifest.sha256(table) != found['contents'][_IMAGES]):
+      return f'{_IMAGES} was edited or removed', date
+    return identity.differences(found['identity'], depends_on), date
+  except (AttributeError, KeyError, TypeError, ValueError):
+    return ('it is damaged, or does not say what it depends on', 'unverified')
 
 
 def measure(options: Options) -> dict[str, scores.Score]:
@@ -261,6 +304,17 @@ def measure(options: Options) -> dict[str, scores.Score]:
   """
   _check(options)
   tf.io.gfile.makedirs(options.output_dir)
+  try:
+    with claims.Claim(os.path.join(options.output_dir, _CLAIM)):
+      return _claimed(options)
+  except claims.Taken as e:
+    raise ValueError(
+        f'--output_dir={options.output_dir} is in use by {e}. Wait for it, or '
+        'choose another folder.') from None
+
+
+def _claimed(options: Options) -> dict[str, scores.Score]:
+  """As `measure`, in a folder that no other process writes to."""
   with tempfile.TemporaryDirectory() as folder:
     table = click_files.Table(os.path.join(folder, 'clicks.sqlite'))
     table.fill(itertools.chain.from_iterable(
@@ -273,11 +327,8 @@ def measure(options: Options) -> dict[str, scores.Score]:
         table, _names(table, options), options.rules, options.size,
         options.click_frame, options.image_dir, options.strip_prefix)
     _check_people(source, options)
-    progress = _Progress(
-        os.path.join(options.output_dir, _PROGRESS),
-        [table.fingerprint, dataclasses.asdict(options.rules),
-         dataclasses.asdict(options.settings), _preprocessing(options),
-         options.image_dir, options.images])
+    depends_on = _identity(source, table.fingerprint, options)
+    progress = _open_progress(options, depends_on)
     rows = _rows(source, progress, options)
   found = ceilings.summarize(
       rows, options.settings, preprocessing=_preprocessing(options))
@@ -286,8 +337,9 @@ def measure(options: Options) -> dict[str, scores.Score]:
         f'The agreement on none of the {len(rows)} images is defined; expected '
         'maps that are not constant. Compare them at a larger --size, or give '
         'more clicks.')
-  scores.write_rows(os.path.join(options.output_dir, _IMAGES), rows)
-  scores.write_json(os.path.join(options.output_dir, _RESULTS), {
+  _write(options, rows, {
+      'identity': depends_on,
+      'created': identity.now(),
       'clicks': list(options.clicks),
       'rules': dataclasses.asdict(options.rules),
       'left_out': source.left_out,

@@ -25,6 +25,7 @@ class ParticipantMaps:
   Attributes:
     left_out: how many clicks or rows were left out, by reason.
     unreadable: of rows that could not be read, place and reason.
+    shapes: height and width of the frame of each image's clicks.
   """
 
   def __init__(self, table: click_files.Table, names: Sequence[str],
@@ -53,6 +54,7 @@ class ParticipantMaps:
     self._image_dir = image_dir
     self._prefix = files.normal(prefix)
     self._counts = {}
+    self.shapes = {}
     self.left_out = collections.Counter()
     self.unreadable = []
     for name in tqdm.tqdm(names, 'clicks', unit=' images', disable=None):
@@ -63,6 +65,11 @@ class ParticipantMaps:
 
   def _shape(self, name: str) -> tuple[int, int]:
     """Returns height and width of the frame of an image's clicks."""
+    if name not in self.shapes:
+      self.shapes[name] = self._read_shape(name)
+    return self.shapes[name]
+
+  def _read_shape(self, name: str) -> tuple[int, int]:
     if self._frame:
       return self._frame, self._frame
     try:

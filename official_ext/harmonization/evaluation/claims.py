@@ -47,12 +47,22 @@ def locked(folder: str) -> Iterator[None]:
   if _is_remote(folder):
     yield
     return
-  with open(os.path.join(folder, '.lock'), 'w') as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX)
-    except OSError:  # Some network disks have no locks.
-      pass
-    yield
+  path = os.path.join(folder, '.lock')
+  while True:
+    with open(path, 'w') as f:
+      try:
+        fcntl.flock(f, fcntl.LOCK_EX)
+      except OSError:  # Some network disks have no locks.
+        pass
+      # Whoever had the lock removed the file: it is not that one any more.
+      if os.path.exists(path) and os.path.samestat(
+          os.fstat(f.fileno()), os.stat(path)):
+        try:
+          yield
+        finally:
+          with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+        return
 
 
 def _machine() -> str:

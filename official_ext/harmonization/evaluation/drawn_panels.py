@@ -6,7 +6,6 @@ that was edited, is moved to `earlier` and drawn again.
 """
 
 import os
-import re
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 import tensorflow as tf, tf_keras
@@ -14,10 +13,10 @@ import tqdm
 
 from official_ext.harmonization import files
 from official_ext.harmonization.evaluation import claims
+from official_ext.harmonization.evaluation import earlier
 from official_ext.harmonization.evaluation import identity as identity_lib
 
 SETTINGS = 'settings.json'
-_EARLIER = 'earlier'
 _PANELS = 'panels'
 
 
@@ -67,7 +66,7 @@ class Folder:
         return found
     except ValueError:
       pass
-    kept = self._move([SETTINGS], 'damaged')
+    kept = earlier.move(self._folder, [SETTINGS], 'damaged')
     tqdm.tqdm.write(f'{self._path}: empty, cut off or of something else; '
                     f'expected settings of panels. It was moved to {kept}, and '
                     'the panels are drawn again.')
@@ -103,7 +102,7 @@ class Folder:
     if not reason:
       self.used.append(identity_lib.date(date))
       return True
-    kept = self._move(names, re.sub(r'\D', '', date)[:14] or date)
+    kept = earlier.move(self._folder, names, date)
     tqdm.tqdm.write(f'{panel} is drawn again: {reason}. What was there is kept '
                     f'in {kept}.')
     return False
@@ -130,21 +129,6 @@ class Folder:
         return identity_lib.sha256(f.read())
     except tf.errors.NotFoundError:
       return ''
-
-  def _move(self, names: Sequence[str], label: str) -> str:
-    """Moves files to a new folder below `earlier`; returns the folder."""
-    stem = os.path.join(self._folder, _EARLIER, label)
-    folder, number = stem, 1
-    while tf.io.gfile.exists(folder):
-      number += 1
-      folder = f'{stem}-{number}'
-    for name in dict.fromkeys(names):
-      source = os.path.join(self._folder, name)
-      if tf.io.gfile.exists(source):
-        target = os.path.join(folder, name)
-        tf.io.gfile.makedirs(os.path.dirname(target))
-        tf.io.gfile.rename(source, target)
-    return folder
 
 
 def origin(used: Sequence[str]) -> str:

@@ -130,7 +130,7 @@ class Reuse:
     """Takes over results of the same network under another name or date."""
     missing = [name for name in self._experiments
                if name not in record['experiments']]
-    for path, other in self._store.all(earlier=True) if missing else ():
+    for path, other in self._store.all(kept=True) if missing else ():
       if isinstance(other, str) or other['name'] in named and (
           other['name'] != record['name']):
         continue

@@ -17,10 +17,10 @@ from typing import Any, Dict, Iterator, Mapping, Optional
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import files
+from official_ext.harmonization.evaluation import earlier
 from official_ext.harmonization.evaluation import identity as identity_lib
 from official_ext.harmonization.evaluation import scores
 
-_EARLIER = 'earlier'
 # Files of a result, by the field that names them.
 _ENDINGS = {'table': 'csv', 'examples': 'npz'}
 # What has no part in the seal: where files lie, and the seal.
@@ -116,13 +116,13 @@ class Store:
       tf.io.gfile.rename(path, f'{kept}.json')
       return None, f'{e} It was moved to {kept}.json.'
 
-  def all(self, earlier: bool = False) -> Iterator[tuple[str, Any]]:
+  def all(self, kept: bool = False) -> Iterator[tuple[str, Any]]:
     """Yields every path and its record, or a sentence on why it is none.
 
     Args:
-      earlier: whether those that are not current follow.
+      kept: whether those that are not current follow.
     """
-    for folder in ('', _EARLIER) if earlier else ('',):
+    for folder in ('', earlier.FOLDER) if kept else ('',):
       pattern = os.path.join(self._root, self._folder, folder, '*.json')
       for path in sorted(tf.io.gfile.glob(pattern)):
         # Names of files below `earlier` say more than the model.
@@ -238,7 +238,7 @@ class Store:
 
   def _free(self, stem: str, endings) -> str:
     """A path without ending below `earlier` that no file has."""
-    folder = os.path.join(self._root, self._folder, _EARLIER)
+    folder = os.path.join(self._root, self._folder, earlier.FOLDER)
     tf.io.gfile.makedirs(folder)
     for number in range(1, 1000):
       path = os.path.join(folder, stem + (f'-{number}' if number > 1 else ''))

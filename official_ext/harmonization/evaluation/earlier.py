@@ -1,0 +1,33 @@
+"""Keeps results that are replaced."""
+
+import os
+import re
+from typing import Sequence
+
+import tensorflow as tf, tf_keras
+
+FOLDER = 'earlier'
+
+
+def move(folder: str, names: Sequence[str], date: str) -> str:
+  """Moves files to a new folder below `earlier`.
+
+  Args:
+    folder: that holds them.
+    names: of the files, below it; those that do not exist are passed over.
+    date: when they were written, or another word, for the new folder's name.
+
+  Returns:
+    The new folder.
+  """
+  stem = os.path.join(folder, FOLDER, re.sub(r'\D', '', date)[:14] or date)
+  target, number = stem, 1
+  while tf.io.gfile.exists(target):
+    number += 1
+    target = f'{stem}-{number}'
+  for name in dict.fromkeys(names):
+    source = os.path.join(folder, name)
+    if tf.io.gfile.exists(source):
+      tf.io.gfile.makedirs(os.path.dirname(os.path.join(target, name)))
+      tf.io.gfile.rename(source, os.path.join(target, name))
+  return target
