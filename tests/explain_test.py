@@ -262,6 +262,42 @@ class ExplainTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'd.png: not a readable JPEG or P'):
       self._drawn(output_dir=self._path('o2'))
 
+  def test_what_people_see_is_drawn(self):
+    # 16 bits of grey, stored on its side; the map upright.
+    deep = np.uint16(np.arange(20 * 24).reshape(24, 20) * 136)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(deep).save(self._path('images/c.tif'), exif=exif)
+    np.save(self._path('maps/c.npy'), np.float16(self.human))
+    (images, maps, _), = self._drawn(
+        images=self._path('images/c.tif'), maps=self._path('maps'))[0]
+    seen = np.rot90(np.round(deep / 257.), -1)
+    self.assertAllClose(
+        images[0, ..., 0], base.resize(seen[..., None], (16, 16))[..., 0] / 255,
+        atol=1e-6)
+    expected = base.resize(self.human[..., None] / 255., (16, 16))[..., 0]
+    self.assertAllClose(maps['human map'][0], expected, atol=1e-6)
+
+  def test_a_map_of_another_shape_is_refused(self):
+    os.remove(self._path('maps/b/c.png'))
+    np.save(self._path('maps/b/c.npy'), self.human.T)
+    with self.assertRaisesRegex(
+        ValueError, r'c.npy: map of 24x20 .*20x24; its rows.*--framing'):
+      self._drawn(maps=self._path('maps'))
+    self._drawn(maps=self._path('maps'), framing='stretched',
+                output_dir=self._path('stretched'))
+
+  def test_single_fixations_are_drawn(self):
+    image = np.zeros((200, 240, 3), np.uint8)
+    self._write('images/b/c.PNG', pictures.encode_image(image))
+    fixation = np.zeros((200, 240), bool)
+    fixation[100, 120] = True
+    os.remove(self._path('maps/b/c.png'))
+    np.save(self._path('maps/b/c.npy'), fixation)
+    drawn, _ = self._drawn(maps=self._path('maps'))
+    maps = drawn[0][1]['human map'][1]
+    self.assertAllClose(maps.sum() * (200 / 16) * (240 / 16), 1., atol=1e-3)
+
   def test_a_flat_map_is_no_picture(self):
     flat = np.zeros((3, 3), np.float32)
     page = explain.Page(['a.png'], None, [], {'gradient': [flat]})

@@ -44,6 +44,7 @@ from official_ext.harmonization.evaluation import where
 from official_ext.harmonization.evaluation.adapters import spec
 from official_ext.harmonization.evaluation.report import leaderboard
 from official_ext.harmonization.evaluation.report import writer
+from official_ext.harmonization.ops import blur
 
 FLAGS = flags.FLAGS
 
@@ -92,6 +93,12 @@ def _define_where_flags():
                      "format's pixels are raw: 255 or 1.")
   flags.DEFINE_bool('blur', True,
                     'Blur human maps as the ClickMe release does.')
+  flags.DEFINE_enum(
+      'map_resize', None, blur.RESIZES, 'How human maps come to the size that '
+      'is blurred: by the few pixels that the release looks at, or by all. By '
+      'default antialias for canonical records, else released.')
+  flags.DEFINE_enum('blur_kernel', 'released', blur.KERNELS, 'The kernel of '
+                    '--blur: the released one moves maps by half a cell.')
   flags.DEFINE_integer(
       'comparison_size', where.RELEASED_SIZE, 'Height and width that maps are '
       "compared at; 0 for each model's own input size.", lower_bound=0)
@@ -144,6 +151,8 @@ def _where(name: str, path: str, map_decoder: str, label_offset: Optional[int],
                                  f'{prefix}label_offset'),
       raw_image_max=FLAGS.raw_image_max,
       blur=FLAGS.blur,
+      map_resize=FLAGS.map_resize,
+      blur_kernel=FLAGS.blur_kernel,
       limit=FLAGS.limit)
   if ceiling is None:
     ceiling = _known_ceiling(source)

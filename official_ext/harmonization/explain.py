@@ -30,6 +30,7 @@ from official_ext.harmonization import resources
 from official_ext.harmonization.data import class_labels
 from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
+from official_ext.harmonization.data import map_framing
 from official_ext.harmonization.data import map_index
 from official_ext.harmonization.data import pairs
 from official_ext.harmonization.data import pictures
@@ -43,7 +44,7 @@ from official_ext.harmonization.evaluation.adapters import spec
 FLAGS = flags.FLAGS
 
 # Of what a panel shows, and how.
-_VERSION = 1
+_VERSION = 2
 # Characters of a name on a panel.
 _LONGEST = 20
 _MAPS = ('none', 'npy', 'png')
@@ -52,16 +53,18 @@ _MAPS = ('none', 'npy', 'png')
 def define_flags():
   """Defines the tool's flags."""
   flags.DEFINE_string('model', None, 'The network, as a SPEC. ' + spec.usage())
-  flags.DEFINE_string('images', None, 'A JPEG or PNG, or a folder of them.')
+  flags.DEFINE_string('images', None, 'A picture, or a folder of them.')
   flags.DEFINE_string('output_dir', None, 'Where panels-<i>.png and '
                       f'{drawn_panels.SETTINGS} are written, and maps/ if '
                       'asked for.')
-  flags.DEFINE_string('maps', None, 'Folder of human maps (PNG, JPEG, npy, '
-                      'npz), each with its image\'s path below --images and '
-                      'name; some may be missing.')
+  flags.DEFINE_string('maps', None, 'Folder of human maps (grey pictures, '
+                      'npy, npz), each with its image\'s path below --images '
+                      'and name; some may be missing.')
   flags.DEFINE_string('image_suffix', '', 'End of the images\' names, before '
                       'the extension, that the maps\' names have not.')
   flags.DEFINE_string('map_suffix', '', 'The same of the maps\' names.')
+  map_framing.define_flag()
+  flags.adopt_module_key_flags(map_framing)
   flags.DEFINE_string('labels', None, 'CSV with the columns image (its path '
                       'below the folder) and label, a number from 0 of the '
                       'classes that are scored. Left out, the predicted class.')
@@ -82,6 +85,7 @@ class Options:
   images: str
   output_dir: str
   maps: Optional[str] = None
+  framing: str = 'same'
   labels: Optional[str] = None
   explainer: tuple[str, ...] = ('gradient',)
   save_maps: str = 'none'
@@ -126,6 +130,8 @@ class _Images:
     if options.save_maps != 'none' and len(stems) < len(self.names):
       raise ValueError(f'--images={options.images}: two images differ by their '
                        'endings alone, and so would their maps: rename one.')
+    self._framing = options.framing
+    self._sizes = {}
     mapped = sum(bool(self._maps.get(n)) for n in self.names)
     if options.maps and not mapped:
       expected = os.path.splitext(self.names[0])[0].removesuffix(
@@ -149,10 +155,19 @@ class _Images:
       image = pictures.decode_image(map_files.read_file(self.folder, name))
     except ValueError as e:
       raise ValueError(f'{os.path.join(self.folder, name)}: {e}.') from None
+    self._sizes[name] = image.shape[:2]
     return base.resize(image, size)
 
   def human_map(self, name: str, size) -> np.ndarray:
-    """Returns an image's human map at a size, NaN where there is none."""
+    """Returns the human map of an image whose pixels were read, at a size.
+
+    Args:
+      name: of the image.
+      size: height and width.
+
+    Returns:
+      float32 of that size, not negative; NaN where the image has no map.
+    """
     if not self._maps.get(name):
       return np.full(size, np.nan, np.float32)
     path = os.path.join(self._map_dir, self._maps[name])
@@ -160,12 +175,15 @@ class _Images:
       if pairs.is_same_file(map_files.read_file(self.folder, name), path):
         raise ValueError(f'the same file as its image {name}, or a copy of it; '
                          'expected a map')
-      values = np.squeeze(map_files.read_map(path))
-      if values.ndim != 2:
-        raise ValueError(f'a map of shape {values.shape}')
+      values = map_framing.fit(map_files.read_map(path), *self._sizes[name],
+                               self._framing)
     except ValueError as e:
       raise ValueError(f'{path}: {e}.') from None
-    return base.resize(values[..., np.newaxis], size)[..., 0]
+    # Bilinear resizing looks at two pixels a side: where there are more to each
+    # of the result, single fixations would vanish.
+    skips = bool(max(np.divide(values.shape, size)) > 2)
+    return tf.image.resize(values[..., np.newaxis].astype(np.float32), size,
+                           antialias=skips)[..., 0].numpy()
 
   def contents(self, names: list[str], classes: int,
                digests: identity.Digests) -> dict[str, Any]:
@@ -281,10 +299,11 @@ def _settings(options: Options, adapter: base.Adapter,
 
 def _command(settings: dict[str, Any]) -> dict[str, Any]:
   """What makes it another command; contents of files are in identities."""
-  # Files written before there were suffixes have none.
+  # Files written before there were suffixes and framings have none.
   found = {name: settings.get(name, '') for name in (
       'explainer', 'save_maps', 'rows', 'image_suffix', 'map_suffix',
       'images_found', 'names_sha256')}
+  found['framing'] = settings.get('framing', 'same')
   try:
     kind, target, options = spec.parse(settings['model'])
   except (AttributeError, KeyError, ValueError):

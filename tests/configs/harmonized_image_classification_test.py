@@ -16,6 +16,7 @@ from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
 from official_ext.harmonization.dataloaders import labels
+from official_ext.harmonization.dataloaders import registry
 from tests import fixtures
 
 
@@ -65,6 +66,23 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
     gin.parse_config('harmonize.weight = 3.5')
     config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
     self.assertEqual(config.task.harmonization.weight, 3.5)
+
+  def test_gin_reaches_resizing_and_kernel_of_both_sources(self):
+    gin.parse_config(["harmonize.map_resize = 'antialias'",
+                      "harmonize.blur_kernel = 'centred'"])
+    config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
+    for data in (config.task.mapped_data, config.task.mapped_validation_data):
+      self.assertEqual((data.map_resize, data.blur_kernel),
+                       ('antialias', 'centred'))
+    checks.check(config.task)
+
+  def test_resizing_follows_the_format(self):
+    data = exp_cfg.MappedDataConfig()
+    self.assertEqual((data.map_resize, data.blur_kernel), (None, 'released'))
+    self.assertEqual({n: registry.map_resize(n) for n in registry.names()}, {
+        'canonical': 'antialias', 'clickme': 'released',
+        'clickme_2018': 'released', 'clickme_per_category': 'released'})
+    self.assertEqual(registry.map_resize('canonical', 'released'), 'released')
 
   def test_unknown_binding_stops(self):
     with self.assertRaisesRegex(ValueError, 'wieght'):
@@ -118,6 +136,8 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       ('harmonization.interval', 0), ('harmonization.warmup_steps', -1),
       ('harmonization.ceiling', 0.),
       ('mapped_data.map_decoder', 'clikme'), ('mapped_data.blur', 'before'),
+      ('mapped_data.map_resize', 'area'),
+      ('mapped_validation_data.blur_kernel', 'centered'),
       ('mapped_data.label_offset', None),
       ('mapped_validation_data.label_offset', None),
       ('mapped_data.repeated_augment', 2), ('mapped_data.cache', True),

@@ -142,6 +142,31 @@ class FolderTest(Case):
     np.testing.assert_allclose(ndimage.center_of_mass(values), (11.5, 21.5),
                                atol=.01)
 
+  def test_images_are_shown_as_people_see_them(self):
+    self.pairs('animal/a', 'animal/b', 'vehicle/c')
+    deep = np.uint16(np.arange(_SIZE**2).reshape(_SIZE, _SIZE) * 64)
+    self.write('images/animal/a.png', _png(deep))
+    exif = Image.Exif()
+    exif[0x112] = 3
+    image = Image.open(self.folder / 'images/animal/b.png')
+    image.save(self.folder / 'images/animal/b.png', exif=exif)
+    # A map of half precision, and one that is tiny.
+    heatmap = _pair(0)[1]
+    for name, values in (('a', np.float16(heatmap)), ('c', heatmap * 1e-50)):
+      (self.folder / f'maps/{"vehicle" if name == "c" else "animal"}'
+       f'/{name}.png').unlink()
+      np.save(self.folder / f'maps/{"vehicle" if name == "c" else "animal"}'
+              f'/{name}.npy', values)
+    totals = self.make()
+    self.assertEqual((totals['animal'], totals['vehicle']), (2, 1))
+    names = {r['source']: r['image'] for r in self.rows()}
+    shown = self.pixels(f'animal/full_{names["animal/a"]}.png')
+    np.testing.assert_allclose(shown, np.round(deep / 257.), atol=1)
+    self.assertAlmostEqual(shown.mean(), 127.4, delta=.5)
+    np.testing.assert_array_equal(
+        self.pixels(f'animal/full_{names["animal/b"]}.png'),
+        np.round(stimuli.grey(np.rot90(image, 2))))
+
   def test_percent_of_the_map(self):
     self.pairs('animal/a', 'vehicle/b')
     heatmap = np.zeros((_SIZE, _SIZE), np.uint8)

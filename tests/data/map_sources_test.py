@@ -14,6 +14,7 @@ import tensorflow as tf, tf_keras
 from official.vision.dataloaders import classification_input
 from official_ext.harmonization.data import clicks
 from official_ext.harmonization.data import manifest
+from official_ext.harmonization.dataloaders import canonical_decoder
 from tests.data import building
 
 _SAMPLES = pathlib.Path(os.environ.get(
@@ -231,6 +232,74 @@ class ClicksTest(building.Case):
     heatmap = tf.io.decode_png(record['image/heatmap/encoded'], 1, tf.uint16)
     self.assertEqual(heatmap.numpy()[30, 200, 0], 65535)
 
+  def _clicks(self, side, reach, count=24):
+    """Images of side x side pixels and clicks that reach all of a square."""
+    self.write('images/cat/big.png', building.png(
+        np.zeros((side, side + 20, 3), np.uint8)))
+    places = [(i * 7 % reach, i * 11 % reach) for i in range(count - 1)]
+    return self.csv([('cat/big.png', str([place]), f'u{i}') for i, place in
+                     enumerate([*places, (reach - 1, reach - 1)])])
+
+  def test_clicks_of_a_smaller_frame_are_refused_until_it_is_named(self):
+    csv_file = self._clicks(side=200, reach=100)
+    common = dict(clicks=[csv_file], image_dir=self.images_dir,
+                  rules=clicks.Rules(min_participants=1))
+    with self.assertRaisesRegex(
+        ValueError, 'none of 24 clicks lies beyond x = 100, y = 100, but 1 of '
+        '1 images .*--click_frame'):
+      self.build(**common)
+    folder, _ = self.build('own', click_frame=0, **common)
+    record = building.read(folder)['cat/big.png']
+    self.assertEqual(record['image/heatmap/width'], 220)
+    folder, _ = self.build('squeezed', click_frame=100, **common)
+    record = building.read(folder)['cat/big.png']
+    self.assertEqual((record['image/heatmap/height'],
+                      record['image/heatmap/width']), (100, 100))
+    folder, _ = self.build('square', click_frame=100, framing='center_crop',
+                           **common)
+    square = building.read(folder)['cat/big.png']
+    self.assertEqual((square['image/heatmap/height'],
+                      square['image/heatmap/width']), (100, 110))
+    values, padded = (tf.io.decode_png(
+        r['image/heatmap/encoded'], 1, tf.uint16)[..., 0].numpy()
+                      for r in (record, square))
+    self.assertAllEqual(padded, np.pad(values, [(0, 0), (5, 5)]))
+
+  def test_clicks_that_fill_their_images_are_left_alone(self):
+    for side, reach, count in ((200, 190, 24), (200, 100, 8)):
+      folder, _ = self.build(
+          f'{reach}', clicks=[self._clicks(side, reach, count)],
+          image_dir=self.images_dir, rules=clicks.Rules(min_participants=1))
+      self.assertIn('cat/big.png', building.read(folder))
+
+  def test_a_build_whose_clicks_lie_outside_stops(self):
+    rows = [('cat/a.png', '[(60, 10), (10, 70), (-3, 2), (1, 1)]', f'u{u}')
+            for u in range(3)]
+    common = dict(clicks=[self.csv(rows)], image_dir=self.images_dir,
+                  rules=clicks.Rules(min_participants=1))
+    with self.assertRaisesRegex(ValueError, '9 of the 12 clicks .* images'):
+      self.build(**common)
+    with self.assertRaisesRegex(ValueError, 'outside the square of .*=20'):
+      self.build(click_frame=20, **common)
+    self.build(click_frame=80, **common)
+
+  def test_clicks_are_on_the_image_as_seen(self):
+    turned = Image.fromarray(np.zeros((30, 60, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x112] = 8
+    turned.save(self.folder / 'images/cat/turned.jpg', exif=exif)
+    # Below the 30 rows that the file has, but not below the 60 that are seen.
+    rows = [('cat/turned.jpg', '[(5, 50)]', f'u{u}') for u in range(3)]
+    folder, totals = self.build(
+        clicks=[self.csv(rows)], image_dir=self.images_dir,
+        rules=clicks.Rules(min_participants=1))
+    record = building.read(folder)['cat/turned.jpg']
+    self.assertEqual((record['image/height'], record['image/width']), (60, 30))
+    heatmap = tf.io.decode_png(record['image/heatmap/encoded'], 1, tf.uint16)
+    self.assertEqual(heatmap.numpy()[50, 5, 0], 65535)
+    self.assertEqual(totals['counts'],
+                     {'images: encoded anew, as people see them': 1})
+
   def test_wrong_files_are_refused(self):
     good = self.csv(self.rows())
     for fields, problem in (
@@ -304,6 +373,118 @@ class PicturesTest(building.Case):
       z.writestr('sub/B.NPZ', building.entry(6))
     with self.assertRaisesRegex(ValueError, 'holds sub/B.NPZ twice'):
       self.build('twice', npz=archive)
+
+  def _pair(self, name, image, heatmap, ending='npy', **options):
+    """Writes an image and its map, an array or a picture."""
+    for place in 'im':
+      (self.folder / place / '0').mkdir(parents=True, exist_ok=True)
+    image.save(self.folder / f'i/0/{name}', **options)
+    path = self.folder / f'm/0/{name.partition(".")[0]}.{ending}'
+    if ending == 'npy':
+      np.save(path, heatmap)
+    else:
+      heatmap.save(path)
+
+  def _built(self, out='out', **options):
+    folder, totals = self.build(out, image_dir=str(self.folder / 'i'),
+                                map_dir=str(self.folder / 'm'), **options)
+    return building.read(folder), totals['counts'], self.left_out(folder)
+
+  def test_image_and_map_stay_together_however_they_are_stored(self):
+    # A bright block in the upper left of what people see, and a map of it.
+    seen = np.full((24, 36, 3), 30, np.uint8)
+    seen[:8, :12] = 220
+    values = np.float16(seen[..., 0] > 100) * np.float16(6e-8)
+    upright = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2),
+               4: np.flipud, 5: lambda a: np.swapaxes(a, 0, 1),
+               6: np.rot90, 7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
+               8: lambda a: np.rot90(a, -1)}
+    names = []
+    for kind in ('jpg', 'png', 'webp', 'tif'):
+      for orientation, turn in upright.items():
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        names.append(f'{kind}{orientation}.{kind}')
+        self._pair(names[-1], Image.fromarray(turn(seen)), values, exif=exif)
+    records, counts, _ = self._built()
+    self.assertCountEqual(records, [f'0/{name}' for name in names])
+    self.assertEqual(counts, {'images: encoded anew, as people see them':
+                              8 * 4 - 2})
+    decoder = canonical_decoder.Decoder()
+    for name, record in records.items():
+      decoded = decoder.decode(record['serialized'])
+      self.assertEqual(decoded['problem'], b'')
+      self.assertAllClose(decoded['image'], seen, atol=25, msg=name)
+      self.assertAllClose(decoded['heatmap'][..., 0],
+                          np.where(seen[..., 0] > 100, 255., 0.))
+      self.assertEqual((record['image/height'], record['image/width']),
+                       (24, 36))
+
+  def test_16_bits_of_grey_become_8(self):
+    deep = np.uint16(np.arange(24 * 36).reshape(24, 36) * 75)
+    self._pair('a.png', Image.fromarray(deep), Image.fromarray(deep), 'tif')
+    record = self._built()[0]['0/a.png']
+    image = tf.io.decode_image(record['image/encoded'], 3)
+    self.assertAllEqual(image[..., 1], np.round(deep / 257.))
+    self.assertAllEqual(
+        tf.io.decode_png(record['image/heatmap/encoded'], 1, tf.uint16)[..., 0],
+        deep)
+
+  def test_what_cannot_be_used_is_named(self):
+    image = Image.fromarray(np.zeros((20, 40, 3), np.uint8))
+    drawn = np.zeros((20, 40, 3), np.uint8)
+    drawn[3, 3] = 9, 0, 0
+    for name, heatmap in (
+        ('transposed', np.eye(40, 20)), ('three', np.eye(36, 12)),
+        ('square', np.eye(20)), ('complex', np.eye(20, 40) * 1j),
+        ('flat', 1 + 1e-9 * np.eye(20, 40)), ('line', np.arange(800.)),
+        ('good', np.eye(20, 40)), ('small', np.eye(4, 8)),
+        ('rounded', np.eye(7, 13))):
+      self._pair(f'{name}.png', image, heatmap)
+    self._pair('colour.png', image, Image.fromarray(drawn), 'png')
+    image.save(self.folder / 'i/0/film.gif', save_all=True, append_images=[
+        Image.fromarray(drawn)])
+    np.save(self.folder / 'm/0/film.npy', np.eye(20, 40))
+    records, counts, left_out = self._built()
+    self.assertCountEqual(records, ['0/good.png', '0/small.png',
+                                    '0/rounded.png'])
+    self.assertEqual(counts, {'images: map not usable': 7,
+                              'images: image not usable': 1})
+    details = {row['name']: row['detail'] for row in left_out}
+    for name, words in (
+        ('transposed', '40x20 pixels, image of 20x40; its rows and columns'),
+        ('three', 'map of 36x12 pixels'), ('square', '--framing'),
+        ('complex', 'complex128'), ('flat', 'equal in 16 bits'),
+        ('line', '(800,)'), ('colour', 'in colour'), ('film', '2 frames')):
+      self.assertIn(words, details[f'0/{name}'])
+
+  def test_framing(self):
+    image = Image.fromarray(np.zeros((20, 40, 3), np.uint8))
+    square = np.arange(100, dtype=np.uint8).reshape(10, 10)
+    self._pair('a.png', image, square)
+    for framing, expected in (('stretched', square), (
+        'center_crop', np.pad(square, [(0, 0), (5, 5)]))):
+      record = self._built(framing, framing=framing)[0]['0/a.png']
+      self.assertAllEqual(tf.io.decode_png(
+          record['image/heatmap/encoded'])[..., 0], expected)
+    with self.assertRaisesRegex(ValueError, 'framing'):
+      self._built('stretched', framing='center_crop')
+
+  def test_a_build_that_loses_mass_says_so(self):
+    image = Image.fromarray(np.zeros((256, 256, 3), np.uint8))
+    rng = np.random.default_rng(0)
+    vanish = 0
+    for i in range(12):
+      fixation = np.zeros((256, 256), bool)
+      y, x = rng.integers(4, 252, 2)
+      fixation[y, x] = True
+      # The release looks at pixels 1 and 2 of every 4.
+      vanish += not (y % 4 in (1, 2) and x % 4 in (1, 2))
+      self._pair(f'{i}.png', image, fixation)
+    self.assertEqual(self._built()[1], {})
+    self.assertEqual(self._built('released', map_resize='released')[1], {
+        'maps: lose most of their mass (map_resize=released)': vanish})
+    self.assertGreater(vanish, 6)
 
   def test_the_twenty_real_pairs_come_back(self):
     if not _SAMPLES.is_dir():

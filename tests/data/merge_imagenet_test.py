@@ -11,6 +11,7 @@ from PIL import Image
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import map_framing
 from official_ext.harmonization.data import map_index
 from official_ext.harmonization.data import merge_imagenet
 from official_ext.harmonization.data import pictures
@@ -132,6 +133,30 @@ class MergeImagenetTest(tf.test.TestCase):
         tf.io.decode_png(second['image/heatmap/encoded'], 1,
                          tf.uint16)[..., 0], np.round(scaled))
 
+  def test_a_turned_image_is_stored_as_its_map_shows_it(self):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    sideways = io.BytesIO()
+    Image.new('RGB', (32, 16), (9, 99, 199)).save(sideways, 'JPEG', exif=exif)
+    sideways = sideways.getvalue()
+    self.shard('imagenet/train-0', [_imagenet(f'n0_{i}.JPEG', image=sideways)
+                                    for i in range(2)])
+    maps = self.folder / 'maps'
+    maps.mkdir()
+    np.save(maps / 'n0_1.npy', _map(0, (32, 16)))
+    self.assertEqual(self.merge(map_dir=str(maps)), 1)
+    (without, with_map), = self.read()
+    self.assertEqual(without['image/encoded'], sideways)
+    self.assertEqual(
+        (without['image/height'], without['image/width']), (16, 32))
+    self.assertEqual(
+        (with_map['image/height'], with_map['image/width']), (32, 16))
+    self.assertAllClose(tf.io.decode_image(with_map['image/encoded']),
+                        np.full((32, 16, 3), (9, 99, 199)), atol=3)
+    self.assertEqual(manifest.read(self.out)['counts'], {
+        'images: with a map': 1, 'images: without a map': 1,
+        'images: encoded anew, as people see them': 1})
+
   def test_resumes_to_the_same_bytes(self):
     self.imagenet()
     maps = self.map_records('n0_4', 'n0_1')
@@ -220,6 +245,23 @@ class FitTest(tf.test.TestCase):
     for height, width in ((375, 500), (500, 375), (270, 256)):
       with self.assertRaisesRegex(ValueError, f'{height}x{width}'):
         self.fit((256, 256), height, width, 'same')
+
+  def test_the_slack_is_relative_to_the_map(self):
+    # Any factor, and either way of rounding, gives a map of the same framing.
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(100, 1000, (50, 2)):
+      for side in (7, 14, 64, 300, 2000):
+        factor = side / min(height, width)
+        for step in (np.round, np.floor, np.ceil):
+          exact = np.round(np.array([height, width]) * factor, 6)
+          rows, columns = step(exact)
+          map_framing.check(int(rows), int(columns), height, width)
+    # Small maps are not let off, as by a pixel and a half.
+    for shape, height, width in (((2, 2), 10, 20), ((3, 3), 20, 40),
+                                 ((1, 3), 40, 20), ((4, 4), 30, 20),
+                                 ((2000, 2100), 1000, 1000)):
+      with self.assertRaisesRegex(ValueError, 'expected the same aspect'):
+        map_framing.check(*shape, height, width)
 
   def test_stretched(self):
     self.assertAllEqual(self.fit((16, 16), 10, 90, 'stretched'),

@@ -55,6 +55,25 @@ class PickleTest(building.Case, parameterized.TestCase):
       map_files.read_map(self.write(name, self.array.dumps()))
     self.assertFalse(self.marker.exists())
 
+  def test_headers_that_lie_are_named(self):
+    fields = "{'descr': '%s', 'fortran_order': False, 'shape': (%d,)}"
+    for header in (fields % ('<f8', 10**13), fields % ('<f8', 10**30),
+                   fields % ('<f8', -3), fields % ('??', 1), '{'):
+      array = (b'\x93NUMPY\x01\x00' + len(header).to_bytes(2, 'little') +
+               header.encode())
+      with self.assertRaisesRegex(ValueError, 'map.npy is no npy file'):
+        map_files.read_map(self.write('map.npy', array))
+      archive = io.BytesIO()
+      with zipfile.ZipFile(archive, 'w') as z:
+        z.writestr('heatmap.npy', array)
+      with self.assertRaisesRegex(ValueError, 'map.npz'):
+        map_files.read_map(self.write('map.npz', archive.getvalue()))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, 'w') as z:
+      z.writestr('heatmap', b'text')
+    with self.assertRaisesRegex(ValueError, 'heatmap of .*not an array'):
+      map_files.read_map(self.write('map.npz', archive.getvalue()))
+
   def test_pictures_of_a_benchmark(self):
     pictures = np.zeros((1, 2, 2), np.uint8)
     path = self.write('examples.npz', building.npz(

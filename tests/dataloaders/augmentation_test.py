@@ -38,14 +38,15 @@ def _autoaug(name):
       autoaug=common.AutoAugment(augmentation_name=name, translate_const=20.))
 
 
-def _parse(image, heatmap, seeds, window=False, **fields):
-  """Runs the parser in a dataset, one example a seed; no blur, no min-max."""
+def _parse(image, heatmap, seeds, window=False, blur='none', min_max=False,
+           **fields):
+  """Runs the parser in a dataset, one example a seed."""
   data = stock.DataConfig(is_training=True, **fields)
   parse = harmonization_input.Parser(
       [_SIZE, _SIZE],
       4,
-      blur='none',
-      min_max=False,
+      blur=blur,
+      min_max=min_max,
       aug_rand_hflip=window,
       aug_crop=window,
       crop_area_range=(0.3, 1.0),
@@ -170,6 +171,36 @@ class TogetherTest(tf.test.TestCase, parameterized.TestCase):
     some = hidden.any(axis=(1, 2))
     self.assertBetween(some.sum(), 10, 59)
     self.assertGreater(len({h.tobytes() for h in hidden[some]}), 5)
+
+
+  @parameterized.product(
+      fields=[{'aug_type': _only('Cutout')},
+              {'random_erasing': common.RandomErasing(probability=.7)}],
+      blur=['before_crop', 'after_crop'], min_max=[False, True])
+  def test_what_is_hidden_stays_hidden_from_the_blur(self, fields, blur,
+                                                     min_max):
+    image = np.full((_SIZE, _SIZE, 3), _DARK, np.uint8)
+    heatmap = np.full((_SIZE, _SIZE, 1), 9, np.uint8)
+    heatmap[20:40] = 200
+    images, heatmaps = _parse(image, heatmap, 60, blur=blur, min_max=min_max,
+                              **fields)
+    plain, whole = _parse(image, heatmap, 1, blur=blur)
+    hidden = (np.abs(images - plain) > 1e-6).any(-1)
+    self.assertBetween(hidden.any((1, 2)).sum(), 10, 59)
+    self.assertAllEqual(heatmaps[hidden], np.zeros(hidden.sum()))
+    self.assertGreater(whole.min(), 0.)
+    if not min_max:
+      self.assertGreater(heatmaps[~hidden].min(), 0.)
+
+  def test_what_is_hidden_moves_along(self):
+    # Cutout, and then a move: the grey box of the image is where it ends up.
+    image = np.full((_SIZE, _SIZE, 3), _DARK, np.uint8)
+    heatmap = np.full((_SIZE, _SIZE, 1), 9, np.uint8)
+    images, heatmaps = _parse(image, heatmap, 60, blur='after_crop',
+                              aug_type=_only('Cutout', 'TranslateX'))
+    plain, _ = _parse(image, heatmap, 1)
+    hidden = (np.abs(images - plain) > 1e-6).any(-1)
+    self.assertAllEqual(heatmaps == 0., hidden)
 
 
 class SeedTest(tf.test.TestCase):

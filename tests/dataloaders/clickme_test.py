@@ -2,6 +2,8 @@
 
 from absl.testing import parameterized
 import numpy as np
+from PIL import Image
+from scipy import ndimage
 import tensorflow as tf, tf_keras
 
 from official.vision.ops import preprocess_ops
@@ -81,6 +83,67 @@ class RecordsTest(tf.test.TestCase):
     self.assertEqual([(r['file'].decode(), r['index']) for r in found],
                      [(f, i) for f in files for i in range(3)])
     self.assertEqual([r['serialized'] for r in found], [b'x', b'y', b'z'] * 2)
+
+
+class WindowTest(tf.test.TestCase, parameterized.TestCase):
+
+  def _window(self, heatmap, image_size, begin, size, output, **options):
+    return harmonization_input.window_of_map(
+        tf.constant(heatmap[..., np.newaxis]), tf.constant(image_size),
+        tf.constant(begin), tf.constant(size), output, **options)[0, ..., 0]
+
+  def test_antialiased_is_the_slice_antialiased(self):
+    heatmap = np.random.default_rng(0).random((90, 130)).astype(np.float32)
+    found = self._window(heatmap, [90, 130], [11, 23], [70, 96], [16, 24],
+                         antialias=True)
+    expected = Image.fromarray(heatmap[11:81, 23:119]).resize(
+        (24, 16), Image.BILINEAR)
+    self.assertAllClose(found, expected, atol=1e-5)
+
+  def test_both_are_the_same_where_nothing_is_made_smaller(self):
+    heatmap = np.random.default_rng(0).random((9, 13)).astype(np.float32)
+    args = (heatmap, [90, 130], [11, 23], [47, 61], [32, 40])
+    self.assertAllClose(self._window(*args, antialias=True),
+                        self._window(*args), atol=1e-5)
+
+  def test_a_window_between_pixels_keeps_places_and_mass(self):
+    # One click in a map of half the image's size, at 20.5, 30.5 of its pixels.
+    heatmap = np.zeros((45, 65), np.float32)
+    heatmap[20, 30] = 1.
+    found = self._window(heatmap, [90, 130], [5, 7], [80, 121], [10, 11],
+                         antialias=True).numpy()
+    self.assertAllClose(found.sum() * (40 / 10) * (60.5 / 11), 1., atol=1e-3)
+    self.assertAllClose(
+        ndimage.center_of_mass(found),
+        [(20.5 - 2.5) / 4. - .5, (30.5 - 3.5) / 5.5 - .5], atol=1e-3)
+
+  @parameterized.parameters(
+      (dict(aug_crop=False),), (dict(aug_crop=True, center_crop_fraction=1.),),
+      (dict(aug_crop=False, blur='before_crop'),),
+      (dict(aug_crop=False, blur='none'),))
+  def test_a_click_is_not_lost(self, fields):
+    heatmap = np.zeros((256, 256, 1), np.uint8)
+    heatmap[128, 128] = 255
+    record = _decoded(np.zeros((256, 256, 3)), heatmap)
+    seen = {}
+    for map_resize in ('released', 'antialias'):
+      parser = harmonization_input.Parser(
+          [64, 64], 4, min_max=False, map_resize=map_resize, **fields)
+      _, batch = parser.parse_fn(is_training=False)(record)
+      seen[map_resize] = float(tf.reduce_sum(batch['heatmaps']))
+    self.assertEqual(seen['released'], 0.)
+    self.assertAllClose(seen['antialias'], 255. / 16., rtol=1e-3)
+
+  def test_the_kernel_may_be_centred(self):
+    heatmap = np.zeros((64, 64, 1), np.uint8)
+    heatmap[31:33, 31:33] = 255
+    record = _decoded(np.zeros((64, 64, 3)), heatmap)
+    for kernel, moved in (('released', True), ('centred', False)):
+      parser = harmonization_input.Parser(
+          [64, 64], 4, aug_crop=False, min_max=False, blur_kernel=kernel)
+      _, batch = parser.parse_fn(is_training=False)(record)
+      place = np.array(ndimage.center_of_mass(batch['heatmaps'].numpy()))
+      self.assertEqual(bool((np.abs(place - 31.5) > .3).all()), moved)
 
 
 class ParserTest(tf.test.TestCase, parameterized.TestCase):

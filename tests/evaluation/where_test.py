@@ -7,6 +7,7 @@ from unittest import mock
 
 from absl.testing import parameterized
 import numpy as np
+from scipy import ndimage
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.data import record_writer
@@ -249,6 +250,43 @@ def _image_of(path):
   serialized = next(tf.data.TFRecordDataset(path).as_numpy_iterator())
   example = tf.train.Example.FromString(serialized)
   return example.features.feature['image'].bytes_list.value[0]
+
+
+  def test_map_resize_and_kernel(self):
+    # Of a click at (128, 128) the release sees nothing: it is of every 4 pixels
+    # neither the second nor the third.
+    click = np.zeros((256, 256, 1), np.uint8)
+    click[128, 128] = 255
+    image = tf.io.encode_png(fixtures.pixels(0)).numpy()
+    heatmap = tf.io.encode_png(click).numpy()
+    released = fixtures.write(self.get_temp_dir(), 'released', [
+        fixtures.record(image=image, heatmap=heatmap)])
+    canonical = fixtures.write(self.get_temp_dir(), 'canonical', [
+        record_writer.canonical_example(image, 1, 'a.png', heatmap)])
+    for path, decoder, options, seen, centred in (
+        (released, 'clickme', {}, False, False),
+        (canonical, 'canonical', {}, True, False),
+        (canonical, 'canonical', {'map_resize': 'released'}, False, False),
+        (released, 'clickme', {'map_resize': 'antialias'}, True, False),
+        (canonical, 'canonical', {'blur_kernel': 'centred'}, True, True)):
+      source = labelled_images.Source(path, decoder, **options)
+      batch, = labelled_images.batches(source, (32, 32), (224, 224), 6, 1)
+      self.assertEqual(batch.maps.max() > 0, seen)
+      if seen:
+        place = np.array(ndimage.center_of_mass(batch.maps[0]))
+        # A pixel of 256 is .875 of 224; antialiasing spreads it evenly.
+        self.assertAllClose(
+            place, np.full(2, 128.5 * .875 - .5) - (
+                0. if centred else np.array([1.6, 1.9])), atol=.02)
+      experiment = where.Where('clickme', source, batch_size=1)
+      settings = experiment.settings()
+      self.assertEqual(settings.get('map_resize', 'released'),
+                       'antialias' if seen else 'released')
+      self.assertEqual(settings.get('blur_kernel', 'released'),
+                       'centred' if centred else 'released')
+      line = experiment._preprocessing(fakes.Adapter(), (224, 224))
+      self.assertEqual('antialiased' in line, seen)
+      self.assertEqual('(centred)' in line, centred)
 
 
 class BadRecordsTest(tf.test.TestCase):

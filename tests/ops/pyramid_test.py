@@ -1,6 +1,8 @@
 """Tests of the pyramid and of the release's blur."""
 
 import numpy as np
+from PIL import Image
+from scipy import ndimage
 from scipy import signal
 import tensorflow as tf, tf_keras
 
@@ -74,6 +76,48 @@ class BlurTest(tf.test.TestCase):
     expected = tf.image.resize(expected, (224, 224))
     self.assertAllClose(blur.blur_maps(maps, [224, 224])[0], expected,
                         rtol=1e-5, atol=1e-4)
+
+  def _moved(self, kernel):
+    """How far a map's centre of mass moves, (y, x) in pixels of 224."""
+    maps = np.zeros((1, 256, 256, 1), np.float32)
+    maps[0, 124:132, 124:132] = 1.
+    found = blur.blur_maps(maps, [224, 224], kernel=kernel)[0, ..., 0]
+    return np.array(ndimage.center_of_mass(found.numpy())) - 111.5
+
+  def test_the_released_kernel_is_off_centre_and_the_centred_one_is_not(self):
+    offsets = np.arange(-5, 5)
+    weights = np.exp(-offsets**2 / 200.)
+    # A tap at k looks k - 4 cells ahead: what is there moves back as far.
+    x = -(weights * np.arange(-4, 6)).sum() / weights.sum()
+    y = -(weights[::-1] * np.arange(-4, 6)).sum() / weights.sum()
+    self.assertAllClose(self._moved('released'), [y * 3.5, x * 3.5], atol=1e-3)
+    self.assertAllClose([y * 3.5, x * 3.5], [-1.6, -1.9], atol=.02)
+    self.assertAllClose(self._moved('centred'), [0., 0.], atol=1e-4)
+
+  def test_the_centred_kernel_is_the_mean_of_the_four_reflections(self):
+    maps = tf.random.stateless_uniform([1, 64, 64, 1], [1, 2])
+    expected = 0.
+    for axes in ([], [1], [2], [1, 2]):
+      expected += tf.reverse(
+          blur.blur_cells(tf.reverse(maps, axes)), axes) / 4.
+    self.assertAllClose(blur.blur_cells(maps, 'centred'), expected, atol=1e-5)
+
+  def test_single_fixations_keep_their_mass_where_all_pixels_are_seen(self):
+    rng = np.random.default_rng(0)
+    maps = np.zeros((64, 256, 256, 1), np.float32)
+    for one, (y, x) in zip(maps, rng.integers(8, 248, (64, 2))):
+      one[y, x] = 1.
+    mass = {kind: blur.to_cells(maps, kind).numpy().sum((1, 2, 3)) * 16.
+            for kind in blur.RESIZES}
+    self.assertAllClose(mass['antialias'], np.ones(64), atol=1e-4)
+    # Two pixels of four, in both directions.
+    self.assertGreater((mass['released'] == 0.).mean(), .6)
+    # Pillow's bilinear resizing is antialiased too.
+    smooth = rng.random((90, 130)).astype(np.float32)
+    expected = Image.fromarray(smooth).resize((64, 64), Image.BILINEAR)
+    self.assertAllClose(
+        blur.to_cells(smooth[np.newaxis, ..., np.newaxis],
+                      'antialias')[0, ..., 0], expected, atol=1e-5)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ from official_ext.harmonization.dataloaders import augmentation
 from official_ext.harmonization.dataloaders import labels
 from official_ext.harmonization.dataloaders import registry as map_decoders
 from official_ext.harmonization.losses import harmonization as losses
+from official_ext.harmonization.ops import blur
 from official_ext.harmonization.ops import saliency as saliency_ops
 
 BLURS = ('before_crop', 'after_crop', 'none')
@@ -142,6 +143,12 @@ def _check_mapped_data(task, name: str):
   name = f'task.{name}.'
   _check_choice(name + 'map_decoder', data.map_decoder, map_decoders.names())
   _check_choice(name + 'blur', data.blur, BLURS)
+  if data.map_resize is not None:
+    _check_choice(name + 'map_resize', data.map_resize, blur.RESIZES)
+  _check_choice(name + 'blur_kernel', data.blur_kernel, blur.KERNELS)
+  if data.blur == 'none' and data.blur_kernel != 'released':
+    refuse(name + 'blur_kernel', data.blur_kernel,
+           f'it has no effect with {name}blur none, leave it at released')
   offset = labels.mapped_offset(data, task.model.num_classes)
   if offset is None:
     refuse(name + 'label_offset', None,

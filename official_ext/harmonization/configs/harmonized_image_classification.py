@@ -20,6 +20,8 @@ from official_ext.harmonization.configs import backbones
 # correlation that counts as human.
 CLICKME_CEILING = 0.6575315343478081
 
+# Fields of both mapped sources that `harmonize` sets.
+_MAPPED = ('map_decoder', 'label_offset', 'map_resize', 'blur_kernel')
 # What changes a training image: images with a map are changed as those without.
 _AUGMENTATION = ('aug_rand_hflip', 'aug_crop', 'aug_type', 'three_augment',
                  'color_jitter', 'random_erasing', 'mixup_and_cutmix',
@@ -91,6 +93,11 @@ class MappedDataConfig(stock.DataConfig):
     max_bad_records: how many different records every worker may skip.
     blur: when the map is blurred as in the release: 'before_crop',
       'after_crop' or 'none'.
+    map_resize: how a map comes to the 64x64 cells that are blurred: 'released'
+      samples few of its pixels, so that single fixations vanish; 'antialias'
+      averages over all. None is 'antialias' for 'canonical', else 'released'.
+    blur_kernel: 'released', which moves maps by (-1.6, -1.9) of 224 pixels (y,
+      x), or 'centred'.
     min_max: whether a map is scaled to [0, 1] at the end.
     global_batch_size: 0 follows `task.train_data` or `task.validation_data`;
       so does the tf.data service in training.
@@ -101,6 +108,8 @@ class MappedDataConfig(stock.DataConfig):
   on_bad_record: str = 'fail'
   max_bad_records: int = 100
   blur: str = 'after_crop'
+  map_resize: Optional[str] = None
+  blur_kernel: str = 'released'
   min_max: bool = True
 
 
@@ -215,7 +224,9 @@ def harmonize(config: cfg.ExperimentConfig,
               input_path: Optional[str] = None,
               validation_input_path: Optional[str] = None,
               map_decoder: Optional[str] = None,
-              label_offset: Optional[int] = None) -> cfg.ExperimentConfig:
+              label_offset: Optional[int] = None,
+              map_resize: Optional[str] = None,
+              blur_kernel: Optional[str] = None) -> cfg.ExperimentConfig:
   """Gives an image-classification experiment its harmonization option.
 
   This is the one function that gin binds (`harmonize.weight = 10`). Callers
@@ -241,6 +252,8 @@ def harmonize(config: cfg.ExperimentConfig,
     validation_input_path: of `task.mapped_validation_data`.
     map_decoder: of both mapped sources.
     label_offset: of both mapped sources.
+    map_resize: of both mapped sources.
+    blur_kernel: of both mapped sources.
 
   Returns:
     `config`, its task a `HarmonizedImageClassificationTask`. One that was the
@@ -258,12 +271,9 @@ def harmonize(config: cfg.ExperimentConfig,
   for data, key in zip(sources, ('input_path', 'validation_input_path')):
     if key in given:
       data.input_path = given.pop(key)
+  of_sources = {k: given.pop(k) for k in _MAPPED if k in given}
   for data in sources:
-    data.override({
-        k: given[k] for k in ('map_decoder', 'label_offset') if k in given
-    })
-  given.pop('map_decoder', None)
-  given.pop('label_offset', None)
+    data.override(of_sources)
   task.harmonization.override(given)
   if task.harmonization.enabled:
     # Every image of both validation sources counts.
@@ -285,7 +295,7 @@ def idle_bindings(config: cfg.ExperimentConfig):
     return []
   parameters = [
       f.name for f in dataclasses.fields(Harmonization)
-  ] + ['input_path', 'validation_input_path', 'map_decoder', 'label_offset']
+  ] + ['input_path', 'validation_input_path', *_MAPPED]
   bound = []
   for name in parameters:
     try:

@@ -143,6 +143,8 @@ def build(options: build_clickme_records.Options,
     fingerprint = click_files.fingerprint(noted())
     build_clickme_records.check_folders(
         options, [f'{place}/' for place in places], classes)
+    build_clickme_records.check_frame(
+        build_clickme_records.click_rows(options), source, options)
   else:
     names = source.names()
     build_clickme_records.check_folders(options, names, classes)
@@ -156,7 +158,8 @@ def build(options: build_clickme_records.Options,
       defaults={'shard_count': count})
   todo = {i for i in range(count) if not shards.is_whole(directory, order[i])}
   with beam.Pipeline(argv=list(runner)) as pipeline:
-    maker = canonical_maker.Maker(source, options.label_offset)
+    maker = canonical_maker.Maker(source, options.label_offset,
+                                  options.map_resize)
     outcomes = _outcomes(pipeline, options, names, maker, todo, count)
     _ = outcomes | WriteShards(directory, order, sorted(todo), options.seed)
   return build_clickme_records.finish(options, order, classes, used)

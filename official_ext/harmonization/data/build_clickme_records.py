@@ -17,6 +17,7 @@ import posixpath
 from typing import Any, Callable, Iterable, Optional, Sequence
 
 from absl import flags
+from absl import logging
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import cli
@@ -24,16 +25,22 @@ from official_ext.harmonization import resources
 from official_ext.harmonization.data import canonical_maker
 from official_ext.harmonization.data import class_labels
 from official_ext.harmonization.data import click_files
+from official_ext.harmonization.data import click_frames
 from official_ext.harmonization.data import clicks
 from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
+from official_ext.harmonization.data import map_framing
 from official_ext.harmonization.data import map_sources
 from official_ext.harmonization.data import output_folder
 from official_ext.harmonization.data import pairs
 from official_ext.harmonization.data import shards
+from official_ext.harmonization.ops import blur
 
 FLAGS = flags.FLAGS
 
+# Rows of clicks, and images, that are looked at before a build.
+_LOOKED_AT = 20_000
+_SOME_IMAGES = 1000
 # Clicks by image, as long as the shards are being built.
 _TABLE = 'clicks.sqlite'
 _PATHS = ('output_dir', 'npz', 'image_dir', 'map_dir', 'labels', 'class_names')
@@ -53,14 +60,17 @@ class Options:
     image_suffix: end of images' names that their maps' names have not.
     map_suffix: end of maps' names that their images' names have not.
     clicks: files of raw clicks.
-    click_frame: side of the square in whose pixels clicks are given, or 0.
+    click_frame: side of the square in whose pixels clicks are given; 0 for the
+      image's own; None where it is not known.
+    framing: what a map shows of its image.
     labels: CSV of image and label.
     label_column: of the clicks' CSV that holds the class.
     class_names: file of names, one per line.
     strip_prefix: folders above those of the classes, which images' paths may
       begin with.
     label_offset: is added to every label.
-    jpeg_quality: of images that came as numbers; 0 for PNG.
+    jpeg_quality: of images that are encoded anew; 0 for PNG.
+    map_resize: how the maps will be resized before they are blurred.
     trust_pickle: whether arrays of objects may be unpickled.
     images_per_shard: about how many.
     shards: their number; 0 for as many as images_per_shard asks for.
@@ -77,13 +87,15 @@ class Options:
   image_suffix: str = ''
   map_suffix: str = ''
   clicks: Sequence[str] = ()
-  click_frame: int = 0
+  click_frame: Optional[int] = None
+  framing: str = 'same'
   labels: str = ''
   label_column: str = ''
   class_names: str = ''
   strip_prefix: str = ''
   label_offset: int = 0
   jpeg_quality: int = 0
+  map_resize: str = 'antialias'
   trust_pickle: bool = False
   images_per_shard: int = 1000
   shards: int = 0
@@ -97,9 +109,10 @@ def define_flags():
   flags.DEFINE_string('split', 'train', 'First part of the shards\' names.')
   flags.DEFINE_string('npz', None, 'Folder or zip of npz files with image, '
                       'heatmap and label.')
-  flags.DEFINE_string('image_dir', None, 'Folder of JPEG or PNG images.')
-  flags.DEFINE_string('map_dir', None, 'Folder of maps: grey PNG or JPEG, npy, '
-                      'or npz with heatmap; named as the images are.')
+  flags.DEFINE_string('image_dir', None, 'Folder of images: JPEG, PNG, '
+                      'WebP, GIF, BMP, TIFF.')
+  flags.DEFINE_string('map_dir', None, 'Folder of maps: grey pictures, npy, or '
+                      'npz with heatmap; named as the images are.')
   flags.DEFINE_string('image_suffix', '', 'End of the images\' names, before '
                       'the extension, that the maps\' names have not.')
   flags.DEFINE_string('map_suffix', '', 'The same of the maps\' names.')
@@ -107,9 +120,12 @@ def define_flags():
                     'clicks, user_id, or NPZ with file_pointer, clickmap_x, '
                     'clickmap_y, user_id; both may have user_catch_trial and '
                     'is_mobile. Image paths are below --image_dir.')
-  flags.DEFINE_integer('click_frame', 0, 'Side of the square in whose pixels '
-                       'clicks are given (256); 0: in the image\'s own pixels.',
-                       lower_bound=0)
+  flags.DEFINE_integer('click_frame', None, 'Side of the square in whose '
+                       'pixels clicks are given (256); 0: in the image\'s own '
+                       'pixels, which is assumed unless the clicks contradict '
+                       'it.', lower_bound=0)
+  map_framing.define_flag()
+  flags.adopt_module_key_flags(map_framing)
   flags.DEFINE_string('labels', None, 'CSV with image and label. Without it, '
                       'a class is in --label_column or the first folder of the '
                       'image\'s path.')
@@ -122,9 +138,14 @@ def define_flags():
   flags.DEFINE_integer('label_offset', 0, 'Is added to every label.')
   define_rules()
   flags.DEFINE_integer('jpeg_quality', 0, 'Of images that --npz gives as '
-                       'numbers; 0: PNG, which loses nothing. The host\'s own '
-                       'stream wants JPEG unless decode_jpeg_only is false.',
-                       0, 100)
+                       'numbers, and of others that must be encoded anew, such '
+                       'as turned ones; 0: PNG, which loses nothing. Model '
+                       'Garden\'s own stream wants JPEG unless '
+                       'decode_jpeg_only is false.', 0, 100)
+  flags.DEFINE_enum('map_resize', 'antialias', blur.RESIZES, 'How maps will be '
+                    'resized before they are blurred, as in '
+                    'task.mapped_data.map_resize. Maps that lose most of their '
+                    'mass by that are counted; records do not depend on it.')
   flags.DEFINE_bool('trust_pickle', False, 'Unpickle arrays of objects. A '
                     'pickle can run any code: only for files you would run.')
   flags.DEFINE_integer('images_per_shard', 1000, 'Images in one shard, about.',
@@ -273,13 +294,35 @@ def source(options: Options, classes: class_labels.Labels,
   """
   if options.npz:
     return map_sources.NpzFiles(options.npz, options.jpeg_quality,
-                                options.trust_pickle)
+                                options.trust_pickle, options.framing)
   if options.map_dir:
     return map_sources.Pictures(options.image_dir, options.map_dir, classes,
-                                options.image_suffix, options.map_suffix)
+                                options.image_suffix, options.map_suffix,
+                                options.jpeg_quality, options.framing)
   return map_sources.Clicks(
       options.image_dir, classes, options.rules, options.click_frame,
-      click_files.kind(options.clicks[0]), table, options.strip_prefix)
+      click_files.kind(options.clicks[0]), table, options.strip_prefix,
+      options.jpeg_quality, options.framing)
+
+
+def check_frame(rows, images: map_sources.Clicks, options: Options):
+  """Checks some clicks for whether they lie in the frame that was named.
+
+  Args:
+    rows: images and rows of clicks, of which the first are looked at.
+    images: the source of the images.
+    options: what is built from what.
+
+  Raises:
+    ValueError: most lie outside, or they seem to be of a smaller frame.
+  """
+  click_frames.check(itertools.islice(rows, _LOOKED_AT), images.size,
+                     options.click_frame)
+  if options.click_frame and options.framing == 'same':
+    logging.warning(
+        '--click_frame=%d: people are taken to have seen the whole image, '
+        'squeezed into that square where it is not one. If they saw its '
+        'central square, add --framing=center_crop.', options.click_frame)
 
 
 def shard_count(options: Options, names: Sequence[str]) -> int:
@@ -325,6 +368,11 @@ def settings(options: Options, fingerprint: str,
   if options.clicks:
     kept += ['rules', 'click_frame']
   everything = dataclasses.asdict(options)
+  everything['click_frame'] = options.click_frame or 0
+  # Folders of a time before these could be set were built with the defaults.
+  defaults = Options()
+  kept += [name for name in ('framing', 'jpeg_quality', 'map_resize')
+           if everything[name] != getattr(defaults, name)]
   return {**{name: everything[name] for name in kept},
           'shard_count': count, 'input': fingerprint,
           'classes': classes.fingerprint()}
@@ -358,6 +406,11 @@ def _build(options: Options) -> dict[str, Any]:
   images = source(options, classes, table)
   names = images.names()
   check_folders(options, names, classes)
+  if table:
+    # Of images all over the table, which is in the order of their names.
+    some = names[::max(1, len(names) // _SOME_IMAGES)]
+    check_frame(((name, row) for name in some for row in table.rows(name)),
+                images, options)
   count = shard_count(options, names)
   jobs = shards.assign(names, options.split, count, options.seed)
   used = settings(options, images.fingerprint(), classes, count)
@@ -365,7 +418,8 @@ def _build(options: Options) -> dict[str, Any]:
       directory, jobs, used,
       {'input': images.inventory(), 'classes': classes.inventory()},
       defaults={'shard_count': count})
-  maker = canonical_maker.Maker(images, options.label_offset)
+  maker = canonical_maker.Maker(images, options.label_offset,
+                                options.map_resize)
   shards.build(directory, jobs, maker, options.workers,
                {shard: len(images) for shard, images in jobs.items()})
   totals = finish(options, list(jobs), classes, used)

@@ -2,28 +2,37 @@
 
 from typing import Iterator, Optional, Sequence
 
+import numpy as np
+
 from official_ext.harmonization.data import clicks
 from official_ext.harmonization.data import map_sources
 from official_ext.harmonization.data import pictures
 from official_ext.harmonization.data import record_writer
 from official_ext.harmonization.data import shards
+from official_ext.harmonization.ops import blur
 
 # A one-hot vector of more would not fit into memory.
 _LABELS = 1 << 31
+# The part of a map's mass that must be left where it is blurred.
+_ENOUGH = 0.5
 
 
 class Maker:
   """Makes canonical records of a source's images."""
 
-  def __init__(self, source, label_offset: int = 0):
+  def __init__(self, source, label_offset: int = 0,
+               map_resize: str = 'antialias'):
     """Initializes the maker.
 
     Args:
       source: of the images.
       label_offset: is added to every label.
+      map_resize: how maps will be brought to the cells that are blurred, see
+        `ops.blur.to_cells`: a map that loses its mass there is counted.
     """
     self._source = source
     self._label_offset = label_offset
+    self._map_resize = map_resize
 
   def __call__(self, images: Sequence[str]) -> Iterator[shards.Outcome]:
     """Yields the outcome of each image."""
@@ -64,5 +73,19 @@ class Maker:
     record = record_writer.canonical_example(
         sample.image, label, sample.filename, heatmap, sample.source,
         sample.clicks, sample.participants)
-    return shards.Outcome(name, record, counts=sample.counts, rows=sample.rows,
+    counts = dict(sample.counts)
+    if self._loses_mass(sample.heatmap, heatmap):
+      counts[f'maps: lose most of their mass (map_resize={self._map_resize})'
+            ] = 1
+    return shards.Outcome(name, record, counts=counts, rows=sample.rows,
                           label=label)
+
+  def _loses_mass(self, values: np.ndarray, encoded: bytes) -> bool:
+    """Whether less than half of a map is left of it where it is blurred."""
+    stored = pictures.decode_map(encoded)
+    cells = blur.to_cells(
+        stored[np.newaxis, ..., np.newaxis].astype(np.float32),
+        self._map_resize).numpy()
+    # As parts of the maxima: the unit of what is stored is another one.
+    left = cells.mean(dtype=np.float64) / stored.max()
+    return left < _ENOUGH * values.mean(dtype=np.float64) / values.max()

@@ -35,6 +35,7 @@ from official_ext.harmonization import resources
 from official_ext.harmonization.data import build_clickme_records
 from official_ext.harmonization.data import class_labels
 from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import map_framing
 from official_ext.harmonization.data import output_folder
 from official_ext.harmonization.data import pictures
 from official_ext.harmonization.data import record_files
@@ -65,6 +66,7 @@ class Options:
   map_dir: str = ''
   image_suffix: str = ''
   map_suffix: str = ''
+  framing: str = 'same'
   labels: str = ''
   class_names: str = ''
   strip_prefix: str = ''
@@ -87,12 +89,14 @@ def define_flags():
   flags.DEFINE_float('raw_image_max', 255., 'White in records of raw pixels.')
   flags.DEFINE_string('npz', None, 'Folder or zip of npz files with image, '
                       'heatmap and label.')
-  flags.DEFINE_string('image_dir', None, 'Folder of JPEG or PNG images; the '
+  flags.DEFINE_string('image_dir', None, 'Folder of images; the '
                       'class is the first folder of an image\'s path.')
   flags.DEFINE_string('map_dir', None, 'Folder of maps, named as the images.')
   flags.DEFINE_string('image_suffix', '', 'End of the images\' names that the '
                       'maps\' names have not.')
   flags.DEFINE_string('map_suffix', '', 'The same of the maps\' names.')
+  map_framing.define_flag()
+  flags.adopt_module_key_flags(map_framing)
   flags.DEFINE_string('labels', None, 'CSV with image and label, instead of '
                       'folders.')
   flags.DEFINE_string('class_names', None, 'File of class names, one per line, '
@@ -285,7 +289,10 @@ def make(options: Options) -> dict[str, int]:
         'input': found.fingerprint, 'class_names': found.names,
         **{name: getattr(options, name) for name in (
             'animal_classes', 'vehicle_classes', 'images_per_target', 'size',
-            'connectivity', 'percent_of', 'seed')}}, {'input': found.inventory})
+            'connectivity', 'percent_of', 'seed')},
+        # A folder of a time before it could be set was made with 'same'.
+        **({} if options.framing == 'same' else {'framing': options.framing}),
+    }, {'input': found.inventory})
     for target in stimulus_files.TARGETS:
       folder = os.path.join(options.output_dir, target)
       if os.path.isdir(folder):

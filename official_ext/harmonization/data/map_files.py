@@ -8,8 +8,8 @@ import tensorflow as tf, tf_keras
 from official_ext.harmonization.data import npz
 from official_ext.harmonization.data import pictures
 
-IMAGE_TYPES = ('.jpg', '.jpeg', '.png')
-MAP_TYPES = ('.png', '.npy', '.npz', '.jpg', '.jpeg')
+IMAGE_TYPES = pictures.ENDINGS
+MAP_TYPES = (*pictures.ENDINGS, '.npy', '.npz')
 
 
 def read_file(*parts: str) -> bytes:
@@ -25,14 +25,17 @@ def read_map(path: str) -> np.ndarray:
     path: of the file.
 
   Returns:
-    The map as it stands there.
+    (H, W), see `pictures.as_map`.
 
   Raises:
-    ValueError: it cannot be read.
+    ValueError: it cannot be read, or is not a map.
   """
-  if path.lower().endswith('.npy'):
-    return npz.single(read_file(path), path)
-  if path.lower().endswith('.npz'):
+  ending = os.path.splitext(path)[1].lower()
+  if ending == '.npy':
+    values = npz.single(read_file(path), path)
+  elif ending == '.npz':
     with tf.io.gfile.GFile(path, 'rb') as f:
-      return npz.load(f, path, {'heatmap': True})['heatmap']
-  return pictures.decode_map(read_file(path))
+      values = npz.load(f, path, {'heatmap': True})['heatmap']
+  else:
+    values = pictures.decode_map(read_file(path))
+  return pictures.as_map(values)

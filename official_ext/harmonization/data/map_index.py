@@ -5,22 +5,19 @@ import posixpath
 from typing import Iterator, NamedTuple
 
 from google.protobuf import message
-import numpy as np
 import tensorflow as tf, tf_keras
 from tensorflow.python.lib.io import tf_record
 
 from official_ext.harmonization import files
 from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
+from official_ext.harmonization.data import map_framing
 from official_ext.harmonization.data import pictures
 from official_ext.harmonization.data import record_files
 from official_ext.harmonization.data import record_reader
 from official_ext.harmonization.data import record_writer
 
-FRAMINGS = ('same', 'stretched', 'center_crop')
 _MAP = 'image/heatmap/'
-# Sides of a picture are rounded when it is resized.
-_SLACK = 1.5
 
 
 class Place(NamedTuple):
@@ -87,7 +84,7 @@ def of_folder(folder: str) -> dict[str, Place]:
   """Indexes a folder of maps, each named by its image's id.
 
   Args:
-    folder: of PNG, JPEG, npy or npz (heatmap) files, at any depth.
+    folder: of grey pictures, npy or npz (heatmap) files, at any depth.
 
   Returns:
     Places by id.
@@ -154,42 +151,27 @@ def read(place: Place) -> dict:
 
 
 def fit(fields: dict, height: int, width: int, framing: str) -> dict:
-  """Gives a map the framing of an image.
+  """Gives a map the framing of an image, see `map_framing.fit`.
 
   Args:
     fields: of the map, as from `read`.
     height: of the image.
     width: of the image.
-    framing: 'same', the map shows what the image shows; 'stretched', the image
-      was squeezed to the map's shape, so the map goes with it as it is;
-      'center_crop', it shows the largest central square of the image.
+    framing: what the map shows of it.
 
   Returns:
-    The fields of the map in the image's framing. What lies outside a central
-    square, where nobody could click, is 0.
+    The fields of the map in the image's framing.
 
   Raises:
-    ValueError: the framing is 'same', but the shapes are not; or the map is to
-      be a square, and is not.
+    ValueError: the shapes do not allow that framing.
   """
-  rows, columns = fields[f'{_MAP}height'], fields[f'{_MAP}width']
   if framing == 'stretched':
     return fields
   if framing == 'same':
-    # The side that would be right, from either side.
-    if (abs(rows - columns * height / width) > _SLACK and
-        abs(columns - rows * width / height) > _SLACK):
-      raise ValueError(
-          f'map of {rows}x{columns} pixels, image of {height}x{width}')
+    map_framing.check(fields[f'{_MAP}height'], fields[f'{_MAP}width'], height,
+                      width)
     return fields
-  if rows != columns:
-    raise ValueError(f'map of {rows}x{columns} pixels is no central square')
-  short = min(height, width)
-  values = pictures.decode_map(fields[f'{_MAP}encoded'])
-  canvas = np.zeros((round(rows * height / short), round(rows * width / short)),
-                    values.dtype)
-  top, left = ((canvas.shape[0] - rows) // 2, (canvas.shape[1] - rows) // 2)
-  canvas[top:top + rows, left:left + rows] = values
-  encoded = pictures.encode_map(canvas)
+  encoded = pictures.encode_map(map_framing.fit(
+      pictures.decode_map(fields[f'{_MAP}encoded']), height, width, framing))
   return {**fields, **record_writer.map_fields(
       encoded, fields.get(f'{_MAP}source', b'').decode())}

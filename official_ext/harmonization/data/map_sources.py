@@ -21,6 +21,7 @@ from official_ext.harmonization.data import click_files
 from official_ext.harmonization.data import clicks
 from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
+from official_ext.harmonization.data import map_framing
 from official_ext.harmonization.data import npz
 from official_ext.harmonization.data import pairs
 from official_ext.harmonization.data import pictures
@@ -45,11 +46,12 @@ class Sample:
     image: a JPEG or PNG.
     filename: what the image is called; its stem is the image's id.
     label: class.
-    heatmap: (H, W), not negative.
+    heatmap: (H, W) of the image's framing, as from `pictures.as_map`.
     source: where the map is from, as records have it.
     clicks: how many made the map, where that is known.
     participants: how many people made it, where that is known.
-    counts: how many clicks and the like were left out, by reason.
+    counts: how many clicks and the like were left out, by reason, and what else
+      happened.
     rows: name, reason and detail of rows that were left out.
   """
   image: bytes
@@ -61,6 +63,15 @@ class Sample:
   participants: Optional[int] = None
   counts: dict[str, int] = dataclasses.field(default_factory=dict)
   rows: Sequence[tuple[str, str, str]] = ()
+
+
+def _fitted(values: np.ndarray, image: bytes, framing: str) -> np.ndarray:
+  """Returns a map in its image's framing, or raises `Unusable`."""
+  try:
+    return map_framing.fit(
+        pictures.as_map(values), *pictures.shape(image)[:2], framing)
+  except ValueError as e:
+    raise Unusable('map not usable', e) from None
 
 
 def _digest(parts: Iterable) -> str:
@@ -77,14 +88,16 @@ class NpzFiles:
   _FIELDS = {'image': True, 'heatmap': True, 'label': True}
 
   def __init__(self, path: str, jpeg_quality: int = 0,
-               trust_pickle: bool = False):
+               trust_pickle: bool = False, framing: str = 'same'):
     """Initializes the source.
 
     Args:
       path: of the folder, or of the zip, which is read where it is.
       jpeg_quality: of the encoded images; 0 for PNG.
       trust_pickle: whether arrays of Python objects may be unpickled.
+      framing: what a map shows of its image, see `map_framing.fit`.
     """
+    self._framing = framing
     self._path = path
     self._quality = jpeg_quality
     self._trust = trust_pickle
@@ -147,34 +160,40 @@ class NpzFiles:
       image = pictures.encode_image(arrays['image'], self._quality)
     except ValueError as e:
       raise Unusable('image not usable', e) from None
-    return Sample(image, name, int(label.item()), arrays['heatmap'], self.kind)
+    return Sample(image, name, int(label.item()),
+                  _fitted(arrays['heatmap'], image, self._framing), self.kind)
 
 
 class _Folder:
   """Images of a folder, with their classes."""
 
   def __init__(self, folder: str, labels: class_labels.Labels,
-               prefix: str = ''):
+               jpeg_quality: int, prefix: str = ''):
     self._folder = folder
     self._labels = labels
+    self._quality = jpeg_quality
     self._prefix = prefix
 
-  def image(self, path: str) -> bytes:
-    """Returns an image's bytes, decoded once to see that they are whole."""
+  def read(self, path: str) -> bytes:
+    """Returns the bytes of an image, or raises `Unusable`."""
     inside = files.normal(path)
     if not files.is_below(inside):
       raise Unusable('image outside --image_dir', path)
     try:
-      encoded = map_files.read_file(
+      return map_files.read_file(
           folders.locate(self._folder, inside, self._prefix))
-      pictures.check(encoded)
     except tf.errors.NotFoundError:
       raise Unusable('image not found', path) from None
     except (tf.errors.OpError, OSError) as e:
       raise Unusable('image not readable', e) from None
+
+  def seen(self, found: bytes) -> tuple[bytes, dict[str, int]]:
+    """Returns an image as people see it, and a count if it was changed."""
+    try:
+      encoded = pictures.as_seen(found, self._quality)
     except ValueError as e:
       raise Unusable('image not usable', e) from None
-    return encoded
+    return encoded, {} if encoded == found else {pictures.ANEW: 1}
 
   def label(self, path: str, recorded: str = '') -> int:
     try:
@@ -190,7 +209,8 @@ class Pictures(_Folder):
 
   def __init__(self, image_dir: str, map_dir: str,
                labels: class_labels.Labels, image_suffix: str = '',
-               map_suffix: str = ''):
+               map_suffix: str = '', jpeg_quality: int = 0,
+               framing: str = 'same'):
     """Initializes the source.
 
     Args:
@@ -200,8 +220,11 @@ class Pictures(_Folder):
       image_suffix: end of an image's name before its extension that its map's
         name has not, such as '_image'.
       map_suffix: the same of a map's name, such as '_map'.
+      jpeg_quality: of images that must be encoded anew, see `pictures.as_seen`.
+      framing: what a map shows of its image, see `map_framing.fit`.
     """
-    super().__init__(image_dir, labels)
+    super().__init__(image_dir, labels, jpeg_quality)
+    self._framing = framing
     self._map_dir = map_dir
     self._pairs, self._seen = pairs.find(
         image_dir, map_dir, image_suffix, map_suffix)
@@ -229,10 +252,11 @@ class Pictures(_Folder):
       raise Unusable('map without an image', heatmap)
     if not heatmap:
       raise Unusable('image without a map', image)
-    encoded = self.image(image)
+    found = self.read(image)
+    encoded, counts = self.seen(found)
     path = os.path.join(self._map_dir, heatmap)
     try:
-      if pairs.is_same_file(encoded, path):
+      if pairs.is_same_file(found, path):
         raise ValueError(f'{path} is the same file as its image {image}, or a '
                          'copy of it')
       values = map_files.read_map(path)
@@ -241,30 +265,36 @@ class Pictures(_Folder):
     except ValueError as e:
       raise Unusable('map not usable', e) from None
     return Sample(encoded, name + os.path.splitext(image)[1],
-                  self.label(image), values, self.kind)
+                  self.label(image), _fitted(values, encoded, self._framing),
+                  self.kind, counts=counts)
 
 
 class Clicks(_Folder):
   """Images of a folder, and people's clicks on them."""
 
   def __init__(self, image_dir: str, labels: class_labels.Labels,
-               rules: clicks.Rules, frame: int, kind: str,
-               table: Optional[click_files.Table] = None, prefix: str = ''):
+               rules: clicks.Rules, frame: Optional[int], kind: str,
+               table: Optional[click_files.Table] = None, prefix: str = '',
+               jpeg_quality: int = 0, framing: str = 'same'):
     """Initializes the source.
 
     Args:
       image_dir: folder of images.
       labels: classes of the images.
       rules: which clicks count, and how they become a map.
-      frame: side of the square in whose pixels the clicks are given; 0 where
-        they are given in the image's own.
+      frame: side of the square in whose pixels the clicks are given; 0 or
+        None where they are given in the image's own.
       kind: of the file of clicks, 'csv' or 'npz'.
       table: of the clicks; None where they are handed to `from_rows`.
       prefix: folders that were taken off the images' paths, which may be in
         the folder of images all the same.
+      jpeg_quality: of images that must be encoded anew, see `pictures.as_seen`.
+      framing: what a square frame shows of the image: all of it, squeezed
+        ('same' and 'stretched'), or its largest central square.
     """
-    super().__init__(image_dir, labels, files.normal(prefix))
+    super().__init__(image_dir, labels, jpeg_quality, files.normal(prefix))
     self.kind = kind
+    self._framing = 'stretched' if frame and framing == 'same' else framing
     self._rules = rules
     self._frame = frame
     self._table = table
@@ -285,6 +315,13 @@ class Clicks(_Folder):
     """Loads one image; raises `Unusable` where it must be left out."""
     return self.from_rows(name, self._table.rows(name))
 
+  def size(self, name: str) -> Optional[tuple[int, int]]:
+    """Returns an image's height and width as seen; None if it is not usable."""
+    try:
+      return pictures.size_as_seen(self.read(name))
+    except (Unusable, ValueError):
+      return None
+
   def from_rows(self, name: str, rows: Sequence[clicks.Row]) -> Sample:
     """Loads one image whose clicks are at hand.
 
@@ -301,11 +338,11 @@ class Clicks(_Folder):
     if not name:
       raise Unusable('image_path is empty',
                      f'{len(rows)} rows, the first is {rows[0].place}')
-    encoded = self.image(name)
+    encoded, counts = self.seen(self.read(name))
     height, width = (
         self._frame or side for side in pictures.shape(encoded)[:2])
     made = clicks.click_map(rows, height, width, self._rules)
-    counts = dict(made.left_out)
+    counts.update(made.left_out)
     unreadable = [(place, 'row: unreadable', f'{name}: {problem}')
                   for place, problem in made.unreadable]
     if made.values is None:
@@ -317,7 +354,8 @@ class Clicks(_Folder):
                      counts, unreadable)
     try:
       label = self.label(name, recorded[0])
+      values = _fitted(made.values, encoded, self._framing)
     except Unusable as e:
       raise Unusable(e.reason, e.detail, counts, unreadable) from None
-    return Sample(encoded, name, label, made.values, self.kind, made.clicks,
+    return Sample(encoded, name, label, values, self.kind, made.clicks,
                   made.participants, counts, unreadable)

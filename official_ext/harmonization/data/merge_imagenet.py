@@ -22,6 +22,7 @@ import tensorflow as tf, tf_keras
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization import resources
+from official_ext.harmonization.data import map_framing
 from official_ext.harmonization.data import map_index
 from official_ext.harmonization.data import output_folder
 from official_ext.harmonization.data import pictures
@@ -41,15 +42,14 @@ def define_flags():
   flags.DEFINE_string('imagenet', None, 'Pattern of the ImageNet shards.')
   flags.DEFINE_string('map_records', None, 'Pattern of canonical shards with '
                       'maps and image/filename.')
-  flags.DEFINE_string('map_dir', None, 'Folder of maps (grey PNG or JPEG, npy, '
+  flags.DEFINE_string('map_dir', None, 'Folder of maps (grey pictures, npy, '
                       'npz with heatmap) named by image id.')
   flags.DEFINE_string('output_dir', None, 'Where the shards are written.')
   flags.DEFINE_string('key', 'image/filename', 'Field of the ImageNet records '
                       'that holds the image\'s name.')
   flags.DEFINE_string('map_key', 'image/filename', 'The same of --map_records.')
-  flags.DEFINE_enum('framing', 'same', map_index.FRAMINGS, 'What a map shows: '
-                    'what its image shows; the image squeezed to the map\'s '
-                    'shape; or the image\'s largest central square.')
+  map_framing.define_flag()
+  flags.adopt_module_key_flags(map_framing)
   flags.DEFINE_integer('label_offset', 0, 'Is added to every label.')
   flags.DEFINE_bool('only_mapped', False, 'Leave out images without a map.')
   flags.DEFINE_integer('workers', os.cpu_count() or 1, 'Processes.',
@@ -66,7 +66,7 @@ class Merger:
     Args:
       index: where maps are, by image id.
       key: of the field that holds an image's name.
-      framing: what a map shows of its image, see `map_index.fit`.
+      framing: what a map shows of its image, see `map_framing.fit`.
       label_offset: is added to every label.
       only_mapped: whether images without a map are left out.
     """
@@ -94,10 +94,10 @@ class Merger:
 
   def _outcome(self, example, where) -> shards.Outcome:
     """Returns what becomes of a record."""
-    height, width = self._complete(example, where)
     name = map_index.text(example, self._key)
     image_id = map_index.image_id(name)
     place = self._index.get(image_id) if image_id else None
+    shape, is_new = self._complete(example, where, place is not None)
     if place is None:
       reason = 'without a map' if image_id else f'without {self._key}'
       if self._only_mapped:
@@ -105,22 +105,34 @@ class Merger:
       counts = {f'images: {reason}': 1}
     else:
       counts = {'images: with a map': 1}
+      if is_new:
+        counts[pictures.ANEW] = 1
       try:
-        fields = map_index.fit(
-            map_index.read(place), height, width, self._framing)
+        fields = map_index.fit(map_index.read(place), shape.height, shape.width,
+                               self._framing)
       except ValueError as e:
         raise ValueError(
             f'The map in {place.file} does not fit {name} in {where}: {e}. '
-            'Say by --framing what maps show of their images, or remove it.'
-        ) from None
+            'Repair or remove it.') from None
       record_writer.add_fields(example, fields)
     return shards.Outcome(
         name, example.SerializeToString(deterministic=True), counts=counts,
         map_id=image_id if place else '',
         label=example.features.feature[_LABEL].int64_list.value[0])
 
-  def _complete(self, example, where) -> tuple[int, int]:
-    """Sees to the fields of an image; returns its height and width."""
+  def _complete(self, example, where,
+                has_map: bool) -> tuple[pictures.Shape, bool]:
+    """Completes the fields of an image.
+
+    Args:
+      example: is changed.
+      where: it is from.
+      has_map: whether a map is attached. The image is then stored as people see
+        it, since the map belongs to that; others are kept as they are.
+
+    Returns:
+      The image's shape, and whether it was encoded anew.
+    """
     feature = example.features.feature
     labels = feature[_LABEL].int64_list.value
     encoded = feature['image/encoded'].bytes_list.value
@@ -129,19 +141,22 @@ class Merger:
       raise ValueError(f'{where} has no {lacking}: give records in Model '
                        'Garden\'s ImageNet format.')
     try:
-      shape = pictures.shape(encoded[0])
+      image = pictures.as_seen(encoded[0]) if has_map else encoded[0]
+      shape = pictures.shape(image)
     except ValueError as e:
-      raise ValueError(f'image/encoded of {where} is {e}: repair or remove it.'
+      raise ValueError(f'image/encoded of {where} is {e}. Repair or remove it.'
                       ) from None
+    is_new = image != encoded[0]
     record_writer.add_fields(
         example, {
+            'image/encoded': image,
             _LABEL: labels[0] + self._label_offset,
             'image/height': shape.height,
             'image/width': shape.width,
             'image/channels': shape.channels,
             'image/format': shape.format.encode(),
         })
-    return shape.height, shape.width
+    return shape, is_new
 
 
 def _inputs(pattern: str) -> dict[str, str]:
@@ -189,7 +204,7 @@ def merge(imagenet: str, output_dir: str, map_records: str = '',
     map_dir: folder of maps, or empty.
     key: of the ImageNet records' field that holds the image's name.
     map_key: the same of the canonical records.
-    framing: what a map shows of its image, see `map_index.fit`.
+    framing: what a map shows of its image, see `map_framing.fit`.
     label_offset: is added to every label.
     only_mapped: whether images without a map are left out.
     workers: processes.

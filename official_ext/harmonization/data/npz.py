@@ -1,6 +1,7 @@
 """Reads numpy's files without running what may be hidden in them."""
 
 import io
+import tokenize
 import zipfile
 import zlib
 from typing import Any, BinaryIO
@@ -8,6 +9,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 _ZIP = b'PK\x03\x04'
+# What numpy raises for arrays that are damaged, or larger than the memory.
+_DAMAGE = (ValueError, EOFError, MemoryError, OverflowError, TypeError,
+           SyntaxError, LookupError, RuntimeError, tokenize.TokenError)
 
 
 def load(file: BinaryIO, name: str, fields: dict[str, bool],
@@ -41,19 +45,21 @@ def load(file: BinaryIO, name: str, fields: dict[str, bool],
         raise ValueError(
             f'{name} has no array {missing[0]}, only {", ".join(arrays.files)}')
       return {f: _array(arrays, f, name) for f in fields if f in arrays}
-  except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError,
-          RuntimeError) as e:
+  except (zipfile.BadZipFile, zlib.error, *_DAMAGE[1:]) as e:
     raise ValueError(f'{name} is no readable npz file ({e})') from None
 
 
 def _array(arrays, field: str, name: str) -> np.ndarray:
   """Reads one array."""
   try:
-    return arrays[field]
-  except ValueError as e:
+    array = arrays[field]
+  except _DAMAGE as e:
     if 'allow_pickle' in str(e):
       raise _untrusted(f'{field} of {name}') from None
     raise ValueError(f'{field} of {name} cannot be read ({e})') from None
+  if not isinstance(array, np.ndarray):  # numpy returns other members as bytes.
+    raise ValueError(f'{field} of {name} is not an array')
+  return array
 
 
 def _untrusted(what: str) -> PermissionError:
@@ -79,5 +85,5 @@ def single(array: bytes, name: str) -> np.ndarray:
   """
   try:
     return np.lib.format.read_array(io.BytesIO(array), allow_pickle=False)
-  except (ValueError, EOFError) as e:
+  except _DAMAGE as e:
     raise ValueError(f'{name} is no npy file of numbers ({e})') from None

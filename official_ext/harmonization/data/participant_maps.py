@@ -77,7 +77,7 @@ class ParticipantMaps:
         raise ValueError('it is not below that folder')
       encoded = map_files.read_file(
           folders.locate(self._image_dir, name, self._prefix))
-      return tuple(pictures.shape(encoded)[:2])
+      return pictures.size_as_seen(encoded)
     except (tf.errors.OpError, OSError, ValueError) as e:
       raise ValueError(f'The size of {name} in --image_dir={self._image_dir} '
                        f'is not known ({e}): give the folder of all images, or '

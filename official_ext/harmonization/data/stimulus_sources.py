@@ -1,15 +1,14 @@
 """Images and people's maps for stimuli: pixels, from folders or records."""
 
 import dataclasses
-import io
 import os
 from typing import Callable, Iterator, Sequence
 
 import numpy as np
-from PIL import Image
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.data import map_sources
+from official_ext.harmonization.data import pictures
 from official_ext.harmonization.data import record_reader
 from official_ext.harmonization.data import shards
 from official_ext.harmonization.dataloaders import registry
@@ -33,11 +32,6 @@ class Item:
   detail: str = ''
 
 
-def _pixels(encoded: bytes) -> np.ndarray:
-  with Image.open(io.BytesIO(encoded)) as picture:
-    return np.asarray(picture.convert('RGB'))
-
-
 def of_maps(source, seed: int) -> Iterator[Item]:
   """Reads a source of `map_sources`, in an order that the seed gives.
 
@@ -56,7 +50,7 @@ def of_maps(source, seed: int) -> Iterator[Item]:
       yield Item(name, reason=e.reason, detail=e.detail)
       continue
     yield Item(name, sample.label,
-               lambda s=sample: (_pixels(s.image), np.squeeze(s.heatmap)))
+               lambda s=sample: (pictures.decode_image(s.image), s.heatmap))
 
 
 def of_records(paths: Sequence[str], map_decoder: str,

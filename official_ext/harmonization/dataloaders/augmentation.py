@@ -7,7 +7,8 @@ pixel that it was drawn on, and does what that one does:
     map is reflected too; what they leave empty is 0 in the map.
   - operations that change colours leave the map alone.
   - operations that hide pixels (cutout, random erasing) set the map to 0 there:
-    nobody can find important what cannot be seen. Cutmix does the same.
+    nobody can find important what cannot be seen. Cutmix does the same. The
+    parser sees to it that this still holds when the map has been blurred.
 All of it is drawn from the example's own seed.
 """
 
@@ -38,8 +39,9 @@ def _joint(operation):
 
     def move_map():
       # The operations know three channels.
-      colours = tf.tile(bboxes, [1, 1, 3])
-      return operation(colours, *levels, [0] * 3)[..., :1]
+      channels = bboxes.shape[-1]
+      colours = tf.concat([bboxes] + [bboxes[..., :1]] * (3 - channels), -1)
+      return operation(colours, *levels, [0] * 3)[..., :channels]
 
     return seeded_host.twice(lambda: operation(image, *args), move_map)
 
@@ -127,7 +129,7 @@ class Augmenter:
 
     Args:
       image: float (H, W, 3), 0..255.
-      heatmap: float (1, H, W, 1), any value range.
+      heatmap: float (1, H, W, 1 to 3), any value range.
       seed: int (2,), the example's draw.
 
     Returns:
@@ -148,7 +150,7 @@ class Augmenter:
 
     Args:
       image: float (H, W, 3), normalized.
-      heatmap: float (1, H, W, 1).
+      heatmap: float (1, H, W, channels).
       seed: int (2,), the example's draw.
 
     Returns:

@@ -17,7 +17,8 @@ _ASPECT_RATIO_RANGE = (3. / 4., 4. / 3.)
 
 
 def window_of_map(heatmap: tf.Tensor, image_size: tf.Tensor, begin: tf.Tensor,
-                  size: tf.Tensor, output_size: Sequence[int]) -> tf.Tensor:
+                  size: tf.Tensor, output_size: Sequence[int],
+                  antialias: bool = False) -> tf.Tensor:
   """Cuts out of a map what a window shows of its image, and resizes it.
 
   A map may have another size than its image: the window's edges then fall
@@ -30,6 +31,8 @@ def window_of_map(heatmap: tf.Tensor, image_size: tf.Tensor, begin: tf.Tensor,
     begin: int32 (2,), the window's upper left corner in the image's pixels.
     size: int32 (2,), the window's height and width in the image's pixels.
     output_size: (height, width) of the result.
+    antialias: whether every pixel of the window has its part in the result, or
+      only two a side around each place that is sampled.
 
   Returns:
     float32 `Tensor` (1, height, width, 1), bilinearly sampled.
@@ -41,7 +44,6 @@ def window_of_map(heatmap: tf.Tensor, image_size: tf.Tensor, begin: tf.Tensor,
   end = -(-(begin + size) * map_size // image_size)
   cut = tf.slice(heatmap, [first[0], first[1], 0],
                  [end[0] - first[0], end[1] - first[1], 1])
-  cut = tf.pad(cut, [[1, 1], [1, 1], [0, 0]], mode='SYMMETRIC')
 
   def real(x):
     return tf.cast(x, tf.float32)
@@ -50,7 +52,13 @@ def window_of_map(heatmap: tf.Tensor, image_size: tf.Tensor, begin: tf.Tensor,
   # over the place of its last pixel: the op's coordinates.
   pixels = real(map_size) / real(image_size)
   step = real(size) * pixels / tf.constant(output_size, tf.float32)
-  low = real(begin) * pixels - real(first) + 0.5 * step + 0.5
+  edge = real(begin) * pixels - real(first)
+  if antialias:
+    return tf.raw_ops.ScaleAndTranslate(
+        images=cut[tf.newaxis], size=output_size, scale=1. / step,
+        translation=-edge / step, kernel_type='triangle', antialias=True)
+  cut = tf.pad(cut, [[1, 1], [1, 1], [0, 0]], mode='SYMMETRIC')
+  low = edge + 0.5 * step + 0.5
   high = low + step * (tf.constant(output_size, tf.float32) - 1.)
   box = tf.concat([low, high], 0) / tf.tile(real(end - first + 1), [2])
   return tf.image.crop_and_resize(cut[tf.newaxis], box[tf.newaxis], [0],
@@ -77,6 +85,8 @@ class Parser(parser.Parser):
                num_classes: int,
                label_offset: int = 0,
                blur: str = 'after_crop',
+               map_resize: str = 'released',
+               blur_kernel: str = 'released',
                min_max: bool = True,
                aug_rand_hflip: bool = True,
                aug_crop: bool = True,
@@ -93,6 +103,8 @@ class Parser(parser.Parser):
       num_classes: the network's number of classes.
       label_offset: added to the recorded label.
       blur: 'before_crop', 'after_crop' or 'none', of the map.
+      map_resize: of `blur_ops.RESIZES`, how maps are made smaller.
+      blur_kernel: of `blur_ops.KERNELS`.
       min_max: whether the map is scaled to [0, 1]; a constant map becomes 0.
       aug_rand_hflip: whether to flip at random, in training.
       aug_crop: whether to crop: at random in training, the centre in
@@ -108,6 +120,8 @@ class Parser(parser.Parser):
     self._num_classes = num_classes
     self._label_offset = label_offset
     self._blur = blur
+    self._map_resize = map_resize
+    self._blur_kernel = blur_kernel
     self._min_max = min_max
     self._aug_rand_hflip = aug_rand_hflip
     self._aug_crop = aug_crop
@@ -188,15 +202,18 @@ class Parser(parser.Parser):
     cells = [blur_ops.WORKING_SIZE] * 2
     if self._blur == 'before_crop':
       heatmap = blur_ops.blur_cells(
-          tf.image.resize(heatmap[tf.newaxis], cells))[0]
+          blur_ops.to_cells(heatmap[tf.newaxis], self._map_resize),
+          self._blur_kernel)[0]
     blur = self._blur == 'after_crop'
+    antialias = self._map_resize == 'antialias'
     map_size = cells if blur and not augmenter else self._output_size
     if window is None:
-      heatmap = tf.image.resize(heatmap[tf.newaxis], map_size)
+      heatmap = tf.image.resize(
+          heatmap[tf.newaxis], map_size, antialias=antialias)
     else:
       begin, size = window
       heatmap = window_of_map(heatmap, tf.shape(image)[:2], begin, size,
-                              map_size)
+                              map_size, antialias)
       image = tf.slice(image, [begin[0], begin[1], 0], [size[0], size[1], 3])
     if flip is not None:
       image, heatmap = tf.cond(
@@ -211,15 +228,21 @@ class Parser(parser.Parser):
         method=self._tf_resize_method)
     image = tf.ensure_shape(image, self._output_size + [3])
     if augmenter:
+      # Beside the map goes what is still seen of the image: 1, hidden 0.
+      heatmap = tf.concat([heatmap, tf.ones_like(heatmap)], -1)
       image, heatmap = augmenter.distort(image, heatmap, decoded['seed'])
     image = _normalize(image)
     if augmenter:
       image, heatmap = augmenter.erase(image, heatmap, decoded['seed'])
+      heatmap, seen = heatmap[..., :1], heatmap[..., 1:]
       if blur:
-        heatmap = tf.image.resize(heatmap, cells)
+        heatmap = blur_ops.to_cells(heatmap, self._map_resize)
     if blur:
       heatmap = tf.image.resize(
-          blur_ops.blur_cells(heatmap), self._output_size)
+          blur_ops.blur_cells(heatmap, self._blur_kernel), self._output_size)
+      if augmenter:
+        # The blur has brought importance back into what is hidden.
+        heatmap *= seen
     return tf.cast(image, self._dtype), {
         'labels': decoded['label'],
         'heatmaps': self._scaled(heatmap[0, ..., 0]),

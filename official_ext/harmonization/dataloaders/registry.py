@@ -1,7 +1,7 @@
 """The record formats that hold images with human maps, by name."""
 
 import functools
-from typing import List
+from typing import List, Optional
 
 from official.vision.dataloaders import decoder
 from official_ext.harmonization.dataloaders import canonical_decoder
@@ -28,6 +28,20 @@ def names() -> List[str]:
 def is_raw(name: str) -> bool:
   """Whether a format's pixels are raw, so that white has to be told."""
   return name in _RAW_DECODERS
+
+
+def map_resize(name: str, asked: Optional[str] = None) -> str:
+  """Returns how maps of a format are resized.
+
+  Args:
+    name: of the format.
+    asked: one of `ops.blur.RESIZES`, or None for the format's own.
+
+  Returns:
+    `asked`; or 'antialias' for canonical records, 'released' for the release's
+    formats, whose published scores depend on it.
+  """
+  return asked or ('antialias' if name == 'canonical' else 'released')
 
 
 def get_decoder(name: str, raw_image_max: float = 255.) -> decoder.Decoder:

@@ -41,6 +41,9 @@ class Source:
       network is scored in (0..999 for ImageNet).
     raw_image_max: the value of white where a format's pixels are raw.
     blur: whether maps are blurred as in the release.
+    map_resize: how they come to the size that is blurred, see `ops.blur`; None
+      for what `dataloaders.registry` says of the format.
+    blur_kernel: of that blur, see there.
     has_maps: whether images come with maps; without, the map is not read.
     center_crop: whether the central 87.5 % of the image is taken, as the host
       evaluates ImageNet; the release takes the whole image.
@@ -51,6 +54,8 @@ class Source:
   label_offset: int = 0
   raw_image_max: float = 255.
   blur: bool = True
+  map_resize: Optional[str] = None
+  blur_kernel: str = 'released'
   has_maps: bool = True
   center_crop: bool = False
   limit: Optional[int] = None
@@ -73,18 +78,29 @@ class Source:
         raise BadDataError(f'{file} does not exist.')
     return files
 
+  def resize(self) -> str:
+    """How maps are resized, see `ops.blur.RESIZES`."""
+    return registry.map_resize(self.map_decoder, self.map_resize)
+
+  def _fields(self) -> Dict[str, Any]:
+    """What the fields come to, but for those that are as released."""
+    fields = {**dataclasses.asdict(self), 'map_resize': self.resize()}
+    # Scores of a time before these could be chosen do not name them.
+    return {name: value for name, value in fields.items()
+            if name not in ('map_resize', 'blur_kernel') or value != 'released'}
+
   def settings(self) -> Dict[str, Any]:
     """What a score depends on: the fields, and every file and its size."""
     sizes = {
         os.path.basename(file): tf.io.gfile.stat(file).length
         for file in self.files()
     }
-    return {**dataclasses.asdict(self), 'bytes': sum(sizes.values()),
+    return {**self._fields(), 'bytes': sum(sizes.values()),
             'files': len(sizes)}
 
   def options(self) -> Dict[str, Any]:
     """How records are read, whatever their files are called."""
-    options = dataclasses.asdict(self)
+    options = self._fields()
     del options['input_path']
     if not registry.is_raw(self.map_decoder):
       del options['raw_image_max']  # Which only raw pixels need.
@@ -144,8 +160,10 @@ def _prepare(record: Mapping[str, tf.Tensor], decoder: decoding.Decoder,
 
   def human_map():
     if source.blur:
-      return blur.blur_maps(decoded['heatmap'][tf.newaxis], map_size)[0]
-    return tf.image.resize(decoded['heatmap'], map_size)
+      return blur.blur_maps(decoded['heatmap'][tf.newaxis], map_size,
+                            source.resize(), source.blur_kernel)[0]
+    return tf.image.resize(decoded['heatmap'], map_size,
+                           antialias=source.resize() == 'antialias')
 
   good = problem == ''
   prepared = {

@@ -7,7 +7,6 @@ and its accuracy curve is compared with people's.
 
 import base64
 import dataclasses
-import io
 from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 import tqdm
 
 from official_ext.harmonization.data import map_files
+from official_ext.harmonization.data import pictures
 from official_ext.harmonization.data import stimulus_files
 from official_ext.harmonization.evaluation import accuracy_curves
 from official_ext.harmonization.evaluation import decisions
@@ -77,11 +77,10 @@ def read_image(folder: str, file: str, size: Sequence[int],
   """
   height, width = size
   try:
-    picture = Image.open(io.BytesIO(map_files.read_file(folder, file)))
-    picture = picture.convert('RGB')
-  except (OSError, SyntaxError, ValueError) as e:
-    raise ValueError(f'{folder}/{file} is no readable picture ({e}): make or '
-                     'fetch it again.') from None
+    picture = Image.fromarray(
+        pictures.decode_image(map_files.read_file(folder, file)))
+  except ValueError as e:
+    raise ValueError(f'{folder}/{file}: {e}. Make or fetch it again.') from None
   if framing == 'resize':
     picture = picture.resize((width, height), Image.BILINEAR)
   else:

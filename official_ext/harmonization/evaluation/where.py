@@ -198,7 +198,12 @@ class Where(results.Experiment):
 
   def _preprocessing(self, adapter, size) -> str:
     """What became of images and maps before they were compared, in a line."""
-    blurred = '64x64, 10x10 Gaussian of sigma 10, ' if self._source.blur else ''
+    source, blurred = self._source, ''
+    if source.blur:
+      blurred = '64x64, 10x10 Gaussian of sigma 10{}, '.format(
+          ' (centred)' if source.blur_kernel == 'centred' else '')
+    if source.resize() == 'antialias':
+      blurred = f'antialiased, {blurred}'
     return (
         'whole image resized to {}x{} (bilinear); '.format(*adapter.input_size)
         + f'{adapter.preprocessing}; human map: {blurred}'
