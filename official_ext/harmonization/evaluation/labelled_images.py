@@ -85,9 +85,11 @@ class Source:
   def _fields(self) -> Dict[str, Any]:
     """What the fields come to, but for those that are as released."""
     fields = {**dataclasses.asdict(self), 'map_resize': self.resize()}
-    # Scores of a time before these could be chosen do not name them.
+    # Scores of a time before these could be chosen do not name them; nor do
+    # those that no map has a part in.
     return {name: value for name, value in fields.items()
-            if name not in ('map_resize', 'blur_kernel') or value != 'released'}
+            if name not in ('map_resize', 'blur_kernel') or
+            self.has_maps and value != 'released'}
 
   def settings(self) -> Dict[str, Any]:
     """What a score depends on: the fields, and every file and its size."""
