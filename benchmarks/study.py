@@ -5,14 +5,16 @@ r"""Trains a grid of settings over seeds and writes one JSON line per run.
 A study is a YAML file: the experiment, its configuration file, `common`
 overrides, `seeds`, and `settings`, each a name and its overrides. With
 `starts_from`, the name of a setting above, a run starts from the weights of
-that one's with the same seed. A run whose line stands in the results is not
-repeated, so that a study can be stopped and started again. One that failed has
-a line that says so, and is tried again when that line is removed. Needs the
+that one's with the same seed. A run whose line is in the results is not
+repeated, so that a study can be stopped and started again, and several
+processes may share it: each claims the run that it trains. A run that failed
+has a line that says so, and is tried again when that line is removed. Needs the
 digits of `python -m official_ext.harmonization.data.make_digits_clickme`.
 
-Every line names the library's code, the configuration file and the digits that
-it was made with; results of others are not added to. To repeat results that
-stand in the repository, give another --output.
+Every line names the library's code, the configuration file, the digits, their
+contents, the code that measures and the versions of packages that it was made
+with, and has a digest; results of others are not added to. To repeat results
+that are in the repository, give another --output.
 
 Runs are trained on one core, because the same seed gives other numbers on
 another number of them. Two studies fill two cores: --core=0 and --core=1.
@@ -27,7 +29,7 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Any, Dict
+from typing import Any, Dict, Iterable
 
 from absl import flags
 import tensorflow as tf, tf_keras
@@ -37,7 +39,10 @@ import yaml
 from benchmarks import digit_decisions
 from benchmarks import study_report
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
 from official_ext.harmonization.data import manifest
+from official_ext.harmonization.evaluation import claims
+from official_ext.harmonization.evaluation import identity
 from official_ext.harmonization.evaluation import runs
 
 FLAGS = flags.FLAGS
@@ -48,6 +53,9 @@ _METRICS = ('clickme_accuracy', 'accuracy', 'alignment_spearman',
 _DIGITS = 'data/digits/{0}/{0}-*.tfrecords'
 _MANIFEST = 'data/digits/manifest.json'
 _CODE = 'official_ext'
+_MEASURING = ('benchmarks/digit_decisions.py', 'train.py')
+# Lines of before have none of these, and are unverified.
+_NEWER = ('records', 'measured_by', 'versions')
 
 
 def define_flags():
@@ -76,21 +84,41 @@ def made_with(config_file: str) -> Dict[str, Any]:
     config_file: of the study.
 
   Returns:
-    SHA-256 of the library's modules and of the configuration file, and the
-    settings of the digits.
+    SHA-256 of the library's modules, of the configuration file, of the digits
+    and of the modules that measure; the settings of the digits; and versions.
   """
-  code = hashlib.sha256()
-  for path in sorted(pathlib.Path(_CODE).rglob('*.py')):
-    code.update(str(path).encode() + b'\0' + path.read_bytes())
   if not os.path.exists(_MANIFEST):
     raise FileNotFoundError(
         f'There is no {_MANIFEST}: make the digits with `python -m '
         'official_ext.harmonization.data.make_digits_clickme`.')
   return {
-      'code': code.hexdigest()[:16],
+      'code': _code(pathlib.Path(_CODE).rglob('*.py')),
       'config': manifest.sha256(config_file)[:16],
-      'digits': json.loads(pathlib.Path(_MANIFEST).read_text()),
+      'digits': files.read_json(_MANIFEST, 'the settings of the digits'),
+      'records': _contents(pathlib.Path(_MANIFEST).parent.rglob(
+          '*.tfrecords')),
+      'measured_by': _code(map(pathlib.Path, _MEASURING)),
+      'versions': identity.versions(),
   }
+
+
+def _code(paths: Iterable[pathlib.Path]) -> str:
+  """Digest of modules and their names."""
+  code = hashlib.sha256()
+  for path in sorted(paths):
+    code.update(str(path).encode() + b'\0' + path.read_bytes())
+  return code.hexdigest()[:16]
+
+
+def _contents(paths: Iterable[pathlib.Path]) -> str:
+  """Digest of files' contents, in the order of their paths."""
+  return identity.Digests().of([*map(str, sorted(paths))])['sha256'][:16]
+
+
+def _weights(model_dir: str) -> str:
+  """Digest of the checkpoints in a run's folder."""
+  return _contents(path for path in pathlib.Path(model_dir).iterdir()
+                   if 'ckpt' in path.name or path.name == 'checkpoint')
 
 
 def _train(study, overrides, seed, model_dir):
@@ -138,14 +166,17 @@ class _Study:
     # Seed by seed, so that one that is stopped early compares like with like.
     self.grid = [(setting, seed) for seed in self.plan['seeds']
                  for setting in self.plan['settings']]
-    self.lines = {}
-    if os.path.exists(output):
-      with open(output) as f:
-        self.lines = {(line['setting'], line['seed']): line
-                      for line in map(json.loads, f)}
+    self.lines = self._read()
     self._check_starts()
     for setting, seed in self.grid:
       self._check_run(setting, seed)
+
+  def _read(self):
+    """The lines that are there, by setting and seed."""
+    if not os.path.exists(self.output):
+      return {}
+    return {(line['setting'], line['seed']): line
+            for line in study_report.lines(self.output)}
 
   def _overrides(self, setting):
     return {**self.plan.get('common', {}), **self.plan['settings'][setting]}
@@ -173,9 +204,9 @@ class _Study:
       if 'scores' in self.lines.get((start, seed), {}):
         self._start(start, seed)
       return
-    found = {'overrides': line['overrides'], **line.get('made_with', {})}
+    found = {'overrides': line.get('overrides'), **line.get('made_with', {})}
     for what, value in {'overrides': overrides, **self.made_with}.items():
-      if found.get(what) != value:
+      if found.get(what) != value and (what in found or what not in _NEWER):
         raise ValueError(
             f'{self.output} holds {setting!r}, seed {seed}, whose {what} is '
             f'{found.get(what, "not said")}, where it is {value} now: give '
@@ -189,12 +220,39 @@ class _Study:
           f'{folder}, which a run starts from, is not there: remove the line '
           f'of {setting!r}, seed {seed}, from {self.output}, and it is trained '
           'again; so are runs that failed for want of it without theirs.')
+    weights = self.lines.get((setting, seed), {}).get('weights')
+    if weights and weights != _weights(folder):
+      raise RunError(
+          f'{folder}, which a run starts from, holds other weights than those '
+          f'of the line of {setting!r}, seed {seed}, in {self.output}: remove '
+          'that line, and it is trained again.')
     return folder
 
   def run(self, setting, seed, keep):
-    """Trains one, unless its line is there, and appends its line."""
+    """Trains one, unless its line is there, and appends its line.
+
+    Args:
+      setting: its name.
+      seed: of the run.
+      keep: whether the run's folder stays.
+    """
     if (setting, seed) in self.lines:
       return
+    claim = claims.Claim(f'{self._model_dir(setting, seed)}.claim')
+    try:
+      with claim:
+        self.lines = self._read()  # Others may have trained it.
+        start = self._overrides(setting).get(_START)
+        if start and (start, seed) not in self.lines:
+          raise claims.Taken(f'the process that trains {start!r}, from which '
+                             'it starts')
+        if (setting, seed) not in self.lines:
+          self._claimed(setting, seed, keep)
+    except claims.Taken as e:
+      tqdm.tqdm.write(f'{setting}, seed {seed}, is left to {e}.')
+
+  def _claimed(self, setting, seed, keep):
+    """Trains one that no other process trains."""
     overrides = self._overrides(setting)
     line = {'setting': setting, 'seed': seed, 'overrides': overrides}
     model_dir = self._model_dir(setting, seed)
@@ -210,6 +268,9 @@ class _Study:
       tqdm.tqdm.write(f'{setting}, seed {seed}: {e}')
     line['seconds'] = round(time.time() - begun, 1)
     line['made_with'] = self.made_with
+    if 'scores' in line and setting in self.starts:
+      line['weights'] = _weights(model_dir)
+    line['digest'] = study_report.digest(line)
     self.lines[setting, seed] = line
     with open(self.output, 'a') as f:
       f.write(json.dumps(line) + '\n')

@@ -15,7 +15,7 @@ values stand there, and pictures have no interval.
 import json
 import os
 import sys
-from typing import Dict, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from absl import flags
 from matplotlib import figure
@@ -23,6 +23,8 @@ import numpy as np
 from scipy import stats
 
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
+from official_ext.harmonization.evaluation import identity
 
 FLAGS = flags.FLAGS
 
@@ -76,25 +78,95 @@ def define_flags():
                       'Where tables and pictures are written.')
 
 
+def lines(path: str) -> List[Dict[str, Any]]:
+  """Reads and checks the lines of a study.
+
+  Args:
+    path: of a file of `benchmarks.study`.
+
+  Returns:
+    The lines, each of another setting and seed, and all made with the same.
+
+  Raises:
+    ValueError: a line is cut off, foreign, edited or there twice, or lines were
+      made with different code, configurations or digits.
+  """
+  with open(path, encoding='utf-8', errors='replace') as f:
+    texts = f.read().splitlines()
+  found = {}
+  for number, text in enumerate(texts, 1):
+    where = f'{path}, line {number}'
+    try:
+      line = json.loads(text)
+    except ValueError:
+      raise ValueError(f'{where}: cut off or not JSON; expected a run. Remove '
+                       'the line, and the run is trained again.') from None
+    key = _key(line)
+    if key is None:
+      raise ValueError(f'{where}: not a run of a study; expected setting, '
+                       'seed, overrides, and scores or an error. Remove the '
+                       'line.')
+    if 'digest' in line and line['digest'] != digest(line):
+      raise ValueError(f'{where}: {key[0]!r}, seed {key[1]}, was edited after '
+                       'it was written. Remove the line, and the run is '
+                       'trained again.')
+    if key in found:
+      raise ValueError(f'{where}: {key[0]!r}, seed {key[1]}, is there twice. '
+                       'Remove one of the lines.')
+    found[key] = line
+  made = [line.get('made_with') or {} for line in found.values()]
+  for other in made[1:]:
+    # Older lines say less.
+    both = made[0].keys() & other.keys()
+    differ = files.differences({k: made[0][k] for k in both},
+                               {k: other[k] for k in both})
+    if differ:
+      raise ValueError(f'{path}: not all lines were made alike: '
+                       f'{files.in_words(differ)}. Keep them in two files.')
+  return list(found.values())
+
+
+def _key(line: Any):
+  """Setting and seed of a line; None where it is none of a study."""
+  if not isinstance(line, dict) or not {'setting', 'seed'} <= line.keys():
+    return None
+  scores = line.get('scores')
+  if not (isinstance(scores, dict) or 'error' in line):
+    return None
+  return line['setting'], line['seed']
+
+
+def digest(line: Dict[str, Any]) -> str:
+  """Returns the digest that seals a line, of all its other fields."""
+  return identity.sha256({k: v for k, v in line.items() if k != 'digest'})
+
+
 def read(path: str) -> Dict[str, Dict[int, Dict[str, float]]]:
-  """Reads a study's lines.
+  """Reads a study's scores.
 
   Args:
     path: of a file of `benchmarks.study`.
 
   Returns:
     Settings to seeds to scores, in the order of the lines. Runs that failed
-    are named on standard error and left out.
+    are named on standard error and left out; so is the number of lines that
+    have no digest, and may have been edited.
+
+  Raises:
+    ValueError: as `lines`.
   """
-  found = {}
-  with open(path) as f:
-    for line in map(json.loads, f):
-      setting, seed = line['setting'], line['seed']
-      if 'error' in line:
-        print(f'{path}: {setting}, seed {seed}, failed: {line["error"]}',
-              file=sys.stderr)
-      else:
-        found.setdefault(setting, {})[seed] = line['scores']
+  found, unverified = {}, 0
+  for line in lines(path):
+    setting, seed = line['setting'], line['seed']
+    unverified += 'digest' not in line
+    if 'error' in line:
+      print(f'{path}: {setting}, seed {seed}, failed: {line["error"]}',
+            file=sys.stderr)
+    else:
+      found.setdefault(setting, {})[seed] = line['scores']
+  if unverified:
+    print(f'{path}: {unverified} lines are unverified, written before lines '
+          'had a digest.', file=sys.stderr)
   return found
 
 
@@ -292,14 +364,14 @@ def main(_):
   def path(name):
     return os.path.join(FLAGS.output_dir, name)
 
-  files = {name: os.path.join(FLAGS.results_dir, f'{name}.jsonl')
+  paths = {name: os.path.join(FLAGS.results_dir, f'{name}.jsonl')
            for name in STUDIES}
-  missing = [f for f in files.values() if not os.path.exists(f)]
+  missing = [f for f in paths.values() if not os.path.exists(f)]
   if missing:
     raise SystemExit(f'study_report: there is no {", ".join(missing)}: train '
                      'them with benchmarks.study.')
-  found = {name: read(f) for name, f in files.items()}
-  without = [files[name] for name, scores in found.items()
+  found = {name: read(f) for name, f in paths.items()}
+  without = [paths[name] for name, scores in found.items()
              if not baselines(scores)]
   if without:
     raise SystemExit(f'study_report: {", ".join(without)} has no setting with '

@@ -1,5 +1,6 @@
 """Tests of what the study of the digits measures and reports."""
 
+import io
 import json
 import os
 from unittest import mock
@@ -15,6 +16,7 @@ from benchmarks import study
 from benchmarks import study_report
 from official_ext.harmonization.data import make_digits_clickme
 from official_ext.harmonization.data import stimuli
+from official_ext.harmonization.evaluation import claims
 
 _SIZE = 32
 
@@ -222,6 +224,71 @@ class StudyTest(tf.test.TestCase):
       self._run()
     self.assertEmpty(self.trained)
 
+  def _edit(self, change):
+    with open(self.output, encoding='utf-8') as f:
+      text = f.read()
+    with open(self.output, 'w', encoding='utf-8') as f:
+      f.write(change(text))
+
+  def test_damaged_edited_and_mixed_lines_are_named(self):
+    self._run()
+    with open(self.output, encoding='utf-8') as f:
+      whole = f.read()
+    first = whole.splitlines(keepends=True)[0]
+    for change, message in (
+        (lambda t: t[:-9], 'line 6: cut off'),
+        (lambda t: 'x' + t, 'line 1: cut off or not'),
+        (lambda t: '[1]\n' + t, 'line 1: not a run of a study'),
+        (lambda t: t + '{"setting": "a", "seed": 0}\n', 'line 7: not a run'),
+        (lambda t: t.replace('"accuracy": ', '"accuracy": 9', 1),
+         "line 1: 'first', seed 0, was edited"),
+        (lambda t: t + first, "line 7: 'first', seed 0, is there twice"),
+        (lambda t: t + json.dumps({
+            'setting': 'new', 'seed': 0, 'overrides': {}, 'scores': {},
+            'made_with': {'code': 'z'}}) + '\n', "code was 'x' and is now 'z'"),
+    ):
+      self._edit(lambda _: whole)
+      self._edit(change)
+      for read in (study_report.read, lambda _: self._run()):
+        with self.assertRaisesRegex(ValueError, f'small.jsonl.*{message}'):
+          read(self.output)
+    self._edit(lambda _: whole)
+    self._run()
+    self.assertEmpty(self.trained)
+
+  def test_lines_of_before_are_unverified(self):
+    self._run()
+    with open(self.output, encoding='utf-8') as f:
+      lines = [json.loads(line) for line in f]
+    self.assertTrue(all(line.pop('digest') for line in lines))
+    self._edit(lambda _: ''.join(json.dumps(x) + '\n' for x in lines))
+    self.made_with['versions'] = {'numpy': '9'}
+    with mock.patch.object(study_report.sys, 'stderr', io.StringIO()) as told:
+      self._run()
+    self.assertIn('6 lines are unverified', told.getvalue())
+    self.assertEmpty(self.trained)
+
+  def test_processes_share_a_study(self):
+    os.makedirs(os.path.join(self.folder, 'small'))
+    with claims.Claim(os.path.join(self.folder, 'small', 'first-0.claim')):
+      found = self._run()
+    # Neither the one that is being trained, nor what starts from it.
+    self.assertEqual({name: list(seeds) for name, seeds in found.items()},
+                     {'second': [0, 1], 'first': [1], 'third': [1]})
+    self.assertEqual({name: list(seeds) for name, seeds in self._run().items()
+                     }, {'second': [0, 1], 'first': [1, 0], 'third': [1, 0]})
+    self.assertEqual([name for name, _ in self.trained],
+                     ['first-0', 'third-0'])
+
+  def test_other_weights_to_start_from(self):
+    self._run()
+    with open(os.path.join(self.folder, 'small', 'first-1', 'checkpoint'),
+              'a') as f:
+      f.write('other')
+    self._edit(lambda text: ''.join(text.splitlines(keepends=True)[:-1]))
+    with self.assertRaisesRegex(study.RunError, 'holds other weights'):
+      self._run()
+
   def test_a_start_that_is_gone_is_named_before_the_first_run(self):
     self._run()
     os.remove(os.path.join(self.folder, 'small', 'first-1', 'checkpoint'))
@@ -246,6 +313,13 @@ class StudyTest(tf.test.TestCase):
       changed = made_with(config)
       with mock.patch.object(study, '_CODE', 'benchmarks'):
         other = made_with(config)
+      os.makedirs(os.path.join(self.folder, 'val'))
+      shard = os.path.join(self.folder, 'val', 'val-0.tfrecords')
+      with open(shard, 'w') as f:
+        f.write('labels')
+      records = made_with(config)
+    self.assertEqual({k for k in records if records[k] != changed[k]},
+                     {'records'})
     self.assertEqual(changed['code'], found['code'])
     self.assertNotEqual(changed['config'], found['config'])
     self.assertNotEqual(other['code'], found['code'])
