@@ -245,6 +245,8 @@ class ExplainTest(tf.test.TestCase):
   def test_names_what_cannot_be_used(self):
     with self.assertRaisesRegex(ValueError, 'none is no image and no folder'):
       self._drawn(images=self._path('none'))
+    with self.assertRaisesRegex(ValueError, 'none is no image and no folder'):
+      self._drawn(images='none', maps=self._path('maps'))
     with self.assertRaisesRegex(ValueError, 'no map with the name of an image'):
       self._drawn(maps=self._path('images', 'b'), images=self._path(
           'images', 'a.png'))

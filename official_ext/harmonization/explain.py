@@ -115,9 +115,11 @@ class _Images:
     folder, name = ((options.images, '') if whole else
                     os.path.split(options.images))
     self.folder = folder or '.'
-    self._maps = _maps(self.folder, options, whole) if options.maps else {}
+    exists = tf.io.gfile.exists(options.images)
+    self._maps = (_maps(self.folder, options, whole)
+                  if exists and options.maps else {})
     if not whole:
-      self.names = [name] if tf.io.gfile.exists(options.images) else []
+      self.names = [name] * exists
     elif options.maps:
       self.names = sorted(self._maps)
     else:
