@@ -246,6 +246,7 @@ class CeilingTest(tf.test.TestCase):
         ({'click_frame': 0}, 'one of the two'),
         ({'image_dir': self.folder}, 'one of the two'),
         ({'clicks': ['nowhere.csv']}, '--clicks=nowhere.csv does not exist'),
+        ({'click_frame': 16}, 'outside the square of --click_frame=16'),
     )
     for changes, message in cases:
       with self.assertRaisesRegex(ValueError, message):

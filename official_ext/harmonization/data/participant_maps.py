@@ -9,10 +9,14 @@ import tqdm
 
 from official_ext.harmonization import files
 from official_ext.harmonization.data import click_files
+from official_ext.harmonization.data import click_frames
 from official_ext.harmonization.data import clicks
 from official_ext.harmonization.data import folders
 from official_ext.harmonization.data import map_files
 from official_ext.harmonization.data import pictures
+
+# Images whose clicks are looked at before all are.
+_LOOKED_AT = 1000
 
 
 class ParticipantMaps:
@@ -45,7 +49,7 @@ class ParticipantMaps:
         that folder all the same.
 
     Raises:
-      ValueError: an image is not there, or is none.
+      ValueError: an image is not there, or is none; or most clicks lie outside.
     """
     self._table = table
     self._rules = rules
@@ -57,6 +61,9 @@ class ParticipantMaps:
     self.shapes = {}
     self.left_out = collections.Counter()
     self.unreadable = []
+    some = names[:_LOOKED_AT]
+    click_frames.check(((name, row) for name in some
+                        for row in table.rows(name)), self._shape, frame)
     for name in tqdm.tqdm(names, 'clicks', unit=' images', disable=None):
       people = self._people(name)
       self._counts[name] = len(people.points)
