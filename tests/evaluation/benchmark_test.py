@@ -268,6 +268,12 @@ class BenchmarkTest(tf.test.TestCase):
         ('', 'empty'), ('{"name": "one", "exp', 'not JSON'),
         ('[1, 2]', 'not an object'), ('{"a": 1}', '"name" is None'),
         ('\xff', 'not JSON'),
+        (json.dumps({
+            'name': 'one', 'settings': {'spec': 'mg:one'}, 'adapter': {
+                'input_size': [1, 1], 'num_classes': 2, 'preprocessing': ''},
+            'experiments': {'first': {
+                'settings': {}, 'scores': {'a': {'value': '3'}},
+                'warnings': [], 'table': 'x'}}}), '(incomplete|of .one)'),
         (json.dumps({'name': 'two', 'settings': {}, 'experiments': {'a': 1}}),
          "it is of 'two'")):
       self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
@@ -307,7 +313,12 @@ class BenchmarkTest(tf.test.TestCase):
       self.assertRegex(result['earlier'], r'^from an earlier run of 2001-09-0.*'
                        'unverified.*--rescore')
       self.assertEqual(result['scores']['length']['value'], 3.)
+    # Nor does another name score it again, or verify it.
+    outcome = self._run([same], [benchmark.parse_model('mg:one?name=Fine')])
+    result = outcome['models'][0]['experiments']['first']
+    self.assertRegex(result['earlier'], '^from an earlier run of 2001-.*unver')
     self.assertEqual(same.scored, [])
+    os.remove(self._path('Fine.json'))
     self._is_scored_again(_Experiment('first', limit=9), 'limit was 8')
 
   def test_a_name_is_only_a_name(self):

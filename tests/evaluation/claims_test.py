@@ -101,6 +101,14 @@ class ClaimsTest(absltest.TestCase):
         if len(taken) == 8:
           end.set()
 
+    is_stale = claims.Claim._is_stale
+
+    def slowly(*args):  # So that without a lock all would come to the same.
+      found = is_stale(*args)
+      time.sleep(.05)
+      return found
+
+    self.enter_context(mock.patch.object(claims.Claim, '_is_stale', slowly))
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
       thread.start()

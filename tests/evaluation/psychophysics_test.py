@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import shutil
 import tempfile
 import unittest
 
@@ -12,7 +13,9 @@ from scipy import stats
 
 from official_ext.harmonization.data import stimulus_files
 from official_ext.harmonization.evaluation import decisions
+from official_ext.harmonization.evaluation import how
 from official_ext.harmonization.evaluation import human_trials
+from official_ext.harmonization.evaluation import identity
 from official_ext.harmonization.evaluation import journal
 from official_ext.harmonization.evaluation import psychometrics
 from official_ext.harmonization.evaluation import psychophysics
@@ -251,6 +254,36 @@ class AlignmentTest(Case):
       self.assertEqual(sum(adapter.batches), len(stimuli) - 18)
       self.assertEqual(again.to_json(), whole.to_json())
       self.assertEqual(again.trials, whole.trials)
+
+
+  def test_identity_is_of_stimuli_answers_and_options(self):
+    stimuli = self.stimuli()
+    people = self.people(stimuli)
+
+    def of(folder=self.stimuli_folder, human=people, batch_size=3,
+           **options):
+      return how.How(folder, batch_size=batch_size, human=human,
+                     **options).identity(identity.Digests())
+
+    before = of(rule='split_398')
+    moved = shutil.copytree(self.stimuli_folder, self.folder / 'moved')
+    copy = str(shutil.copy(people, self.folder / 'copy.csv'))
+    for same in (dict(batch_size=1), dict(folder=str(moved)),
+                 dict(human=copy)):
+      self.assertEqual(identity.differences(
+          before, of(rule='split_398', **same)), '')
+    self.assertIn('rule', identity.differences(before, of(rule='mean_logit')))
+    with open(people, 'a') as f:
+      f.write('\n')
+    self.assertIn('data.human_trials', identity.differences(
+        before, of(rule='split_398')))
+    # Two pictures change places: the same bytes under other names.
+    first, second = (moved / s.file for s in stimuli[:2])
+    first.rename(moved / 'x')
+    second.rename(first)
+    (moved / 'x').rename(second)
+    self.assertIn('data.stimuli', identity.differences(
+        of(), of(folder=str(moved))))
 
 
 class RefusalTest(Case):

@@ -104,18 +104,23 @@ class Reuse:
     if name in self._experiments and self._rescore:
       return '--rescore was given'
     if 'identity' not in result:
-      settings = [(known['settings'], record['settings']),
-                  (known['adapter'], record['adapter']),
-                  (_plain_spec(known), _plain_spec(record))]
-      if name in self._settings:
-        settings.append((result['settings'], self._settings[name]))
-      return '; '.join(filter(None, (_differ(*pair) for pair in settings)))
+      return self._differs_unverified(known, name, record)
     if name not in self._experiments:  # Only the network is known today.
       return identity_lib.differences(
           {'network': result['identity'].get('network')}, {'network': network})
     return self._differences(
         result['identity'],
         self.identity(name, record['settings']['spec'], network))
+
+  def _differs_unverified(self, known, name, record) -> str:
+    """As `_stale`, of a result that does not say what it depends on."""
+    settings = [(known['settings'], record['settings']),
+                (known['adapter'], record['adapter']),
+                (_plain_spec(known), _plain_spec(record))]
+    if name in self._settings:
+      settings.append((known['experiments'][name]['settings'],
+                       self._settings[name]))
+    return '; '.join(filter(None, (_differ(*pair) for pair in settings)))
 
   def _differences(self, before, now) -> str:
     """As `identity.differences`, with the files whose contents changed."""
@@ -135,11 +140,7 @@ class Reuse:
           other['name'] != record['name']):
         continue
       for name in [n for n in missing if n in other['experiments']]:
-        result = other['experiments'][name]
-        if 'identity' not in result or self._store.broken_seal(other, name):
-          continue
-        if identity_lib.differences(result['identity'], self.identity(
-            name, record['settings']['spec'], network)):
+        if self._stale(other, name, record, network):
           continue
         self._store.adopt(record, name, other, {
             'model': record['name'], 'subj': subject})

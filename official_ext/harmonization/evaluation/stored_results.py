@@ -7,6 +7,7 @@ an edited or incomplete one is noticed. What is not current any more is moved to
 """
 
 import csv
+import dataclasses
 import datetime
 import io
 import json
@@ -27,7 +28,9 @@ _ENDINGS = {'table': 'csv', 'examples': 'npz'}
 _UNSEALED = {*_ENDINGS, 'digest'}
 _RESULT = {'settings': dict, 'scores': dict, 'warnings': list, 'table': str}
 _ADAPTER = {'input_size': list, 'num_classes': int, 'preprocessing': str}
-_SCORE = ('value', 'low', 'high', 'n', 'n_undefined', 'ceiling', 'normalized')
+_SCORE = {f.name for f in dataclasses.fields(scores.Score)} | {
+    'normalized', 'normalized_low', 'normalized_high'}
+_NUMBERS = ('value', 'low', 'high')
 
 Record = Dict[str, Any]
 
@@ -52,11 +55,15 @@ def _problem(record: Any, name: Optional[str]) -> str:
       record.get('adapter'), _ADAPTER)
   for result in record['experiments'].values():
     problem = problem or _lacks(result, _RESULT)
-    if not problem and not all(
-        isinstance(score, dict) and set(_SCORE) <= score.keys()
-        for score in result['scores'].values()):
+    if not problem and not all(map(_is_score, result['scores'].values())):
       problem = 'a score is incomplete'
   return problem
+
+
+def _is_score(value: Any) -> bool:
+  return isinstance(value, dict) and _SCORE <= value.keys() and all(
+      value[name] is None or isinstance(value[name], (int, float))
+      for name in _NUMBERS)
 
 
 class Store:
