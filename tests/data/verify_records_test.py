@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import struct
 import types
 from unittest import mock
@@ -11,7 +12,10 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization import files
 from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import pictures
+from official_ext.harmonization.data import record_checks
 from official_ext.harmonization.data import record_reader
 from official_ext.harmonization.data import record_writer
 from official_ext.harmonization.data import verify_records
@@ -237,12 +241,42 @@ class VerifyTest(ShardCase):
   def test_files_that_are_none(self):
     missing = os.path.join(self.folder, 'nowhere')
     empty = fixtures.write(self.get_temp_dir(), 'empty', [])
-    found = self._problems(missing, empty, self.folder)
-    self.assertCountEqual([p.file for p in found],
-                          [missing, empty, self.folder])
+    found = self._problems(missing, empty)
+    self.assertCountEqual([p.file for p in found], [missing, empty])
     self.assertIn('is empty', [p.reason for p in found if p.file == empty][0])
     with self.assertRaisesRegex(ValueError, 'does not match'):
       self._problems(os.path.join(self.folder, '*.nothing'))
+
+  def test_a_folder_means_its_records(self):
+    self._manifest()
+    for name in ('.build/0.json', '.2.tfrecords.host-1-2.partial',
+                 '3.tfrecords.partial', 'left_out.csv', 'stimuli.csv'):
+      path = os.path.join(self.folder, name)
+      os.makedirs(os.path.dirname(path), exist_ok=True)
+      with open(path, 'w') as f:
+        f.write('not a record')
+    self.addCleanup(shutil.rmtree, os.path.join(self.folder, '.build'))
+    above, name = os.path.split(self.folder)
+    for patterns in ([self.folder], [f'{self.folder}/'],
+                     [f'{self.folder}/*'], [self.pattern, f'{above}/./{name}']):
+      results = list(verify_records.verify(patterns))
+      self.assertEqual([r['file'] for r in results], self.good, patterns)
+      self.assertEmpty([p for r in results for p in r['problems']])
+    with self.assertRaisesRegex(ValueError, 'manifest.json; expected TFRecord'):
+      self._problems(os.path.join(self.folder, manifest.FILE))
+    os.remove(self.good[1])
+    found, = self._problems(self.folder)
+    self.assertRegex(str(found), '1.tfrecords: .*lists it, but it does not')
+
+  def test_folders_in_folders(self):
+    above = os.path.join(self.get_temp_dir(), 'above')
+    for split in ('train', 'val'):
+      os.makedirs(os.path.join(above, split), exist_ok=True)
+      fixtures.write_numbered(os.path.join(above, split), f'{split}-0', 2)
+    self.assertLen(list(verify_records.verify([above])), 2)
+    os.makedirs(os.path.join(above, 'empty'), exist_ok=True)
+    with self.assertRaisesRegex(ValueError, 'empty holds no file of records'):
+      self._problems(os.path.join(above, 'empty'))
 
   def test_the_manifest_is_kept_to(self):
     self._manifest()
@@ -284,7 +318,7 @@ class VerifyTest(ShardCase):
         decode=False, map_decoder='clickme', num_classes=None, label_offset=0,
         workers=1, report=report)
     with mock.patch.object(verify_records, 'FLAGS', typed):
-      verify_records.main(['verify', self.pattern])
+      verify_records.main(['verify', self.folder])
       with self.assertRaises(SystemExit) as caught:
         verify_records.main(['verify', self.pattern, self.path])
       self.assertEqual(caught.exception.code, 1)
@@ -296,6 +330,121 @@ class VerifyTest(ShardCase):
     by_file = {r['file']: r['problems'] for r in found['files']}
     self.assertEqual(by_file[self.path][0]['offset'], _OFFSETS[3])
     self.assertEqual([by_file[file] for file in self.good], [[], []])
+
+
+def _raw(side, white, label=1, flat=False, seed=0):
+  """A record of raw pixels."""
+  rng = np.random.default_rng(seed)
+  image = rng.random((side, side, 3)) * white
+  heatmap = np.ones((side, side)) if flat else rng.random((side, side))
+  return record_writer._serialize({
+      'image': image.astype('<f4').tobytes(),
+      'heatmap': heatmap.astype('<f4').tobytes(), 'label': label})
+
+
+def _canonical(seed, label=1, heatmap=True, flat=False, image=None):
+  values = np.full((8, 8), 7, np.uint8) if flat else np.arange(
+      64, dtype=np.uint8).reshape(8, 8)
+  return record_writer.canonical_example(
+      image or tf.io.encode_jpeg(fixtures.pixels(seed)).numpy(), label,
+      f'{seed}.jpg', pictures.encode_map(values) if heatmap and not flat else
+      tf.io.encode_png(values[..., np.newaxis]).numpy() if flat else None,
+      'test')
+
+
+class ContentTest(tf.test.TestCase, parameterized.TestCase):
+
+  def verify(self, files, **options):
+    """Writes and verifies files; returns checker, problems and warnings."""
+    folder = os.path.join(self.get_temp_dir(), self._testMethodName)
+    os.makedirs(folder, exist_ok=True)
+    for name, records in files.items():
+      fixtures.write(folder, name, records)
+    checker = record_checks.Checker(**options)
+    results = list(verify_records.verify([folder], checker=checker))
+    return (checker, *([str(p).replace(folder + '/', '') for r in results
+                        for p in r[kind]] for kind in ('problems', 'warnings')))
+
+  def test_formats_are_recognized(self):
+    checker, problems, _ = self.verify({
+        'a': [_canonical(0), _canonical(1, heatmap=False)],
+        'b': [fixtures.record(2), fixtures.record(3)],
+        'c': [_raw(224, 255)], 'd': [_raw(256, 255)]})
+    self.assertEmpty(problems)
+    self.assertEqual(checker.formats(), [
+        'canonical', 'clickme', 'clickme_2018, white at 255',
+        'clickme_per_category, white at 255'])
+
+  def test_white_is_recognized_or_said(self):
+    ones = {'a': [_raw(224, 1, i, seed=i) for i in range(2)]}
+    checker, problems, _ = self.verify(ones)
+    self.assertEmpty(problems)
+    self.assertEqual(checker.formats(), ['clickme_per_category, white at 1'])
+    self.assertLen(self.verify(ones, raw_image_max=255.)[1], 2)
+    half = {'a': [_raw(224, 1000, i, seed=i) for i in range(2)]}
+    self.assertRegex(self.verify(half)[1][0], 'record 0 .*set raw_image_max')
+    self.assertEmpty(self.verify(half, raw_image_max=1000.)[1])
+    _, problems, _ = self.verify({**ones, 'b': [_raw(224, 255, seed=3)]})
+    self.assertRegex(problems[-1], 'differ in the value of white: .*a is '
+                     'clickme_per_category, white at 1; .*b is .* 255')
+
+  def test_class_0_of_1001_is_the_background(self):
+    canonical = {'a': [_canonical(i, i) for i in range(3)]}
+    _, (problem,), _ = self.verify(canonical, num_classes=1001)
+    self.assertRegex(problem, r'record 0 .*label 0 .*1\.\.1000.*background')
+    for options in (dict(num_classes=1001, label_offset=1),
+                    dict(num_classes=1000), dict()):
+      self.assertEmpty(self.verify(canonical, **options)[1])
+    # Training shifts the labels of the release by itself.
+    release = {'a': [fixtures.record(i, i) for i in range(3)]}
+    self.assertEmpty(self.verify(release, num_classes=1001)[1])
+    self.assertLen(self.verify(release, num_classes=1001, label_offset=0)[1], 1)
+
+  @parameterized.parameters('canonical', 'clickme', 'clickme_2018')
+  def test_constant_maps(self, kind):
+    flat = [{'canonical': lambda i: _canonical(i, i, flat=True),
+             'clickme': lambda i: fixtures.record(
+                 i, i, heatmap=tf.io.encode_jpeg(
+                     np.full((8, 8, 1), 7, np.uint8)).numpy()),
+             'clickme_2018': lambda i: _raw(256, 255, i, True, i)}[kind](i)
+            for i in range(2)]
+    good = {'canonical': lambda: _canonical(5), 'clickme': lambda:
+            fixtures.record(5), 'clickme_2018': lambda: _raw(256, 255)}[kind]()
+    _, problems, warnings = self.verify({'a': flat, 'b': [*flat, good]})
+    constant = 'maps are constant, so their alignment is undefined'
+    self.assertEqual(problems, [f'a: all 2 {constant}'])
+    self.assertIn(f'b: 2 of 3 {constant}', warnings)
+
+  def test_one_class_and_copies(self):
+    one = _canonical(0, 1)
+    image = tf.train.Example.FromString(one).features.feature[
+        'image/encoded'].bytes_list.value[0]
+    _, problems, warnings = self.verify(
+        {'a': [one, _canonical(1, 1)], 'b': [_canonical(2, 1), one]})
+    self.assertEmpty(problems)
+    self.assertRegex(warnings[0], 'all 4 records have the label 1')
+    self.assertRegex(warnings[1], 'copies of earlier ones: 1. For example, '
+                     r'record 1 of b \(label 1\) is a copy of record 0 of a ')
+    _, _, (warning,) = self.verify(
+        {'a': [one, _canonical(1, 1)], 'b': [_canonical(2, 2, image=image)]})
+    self.assertIn('1 of them with another label', warning)
+
+  def test_the_command_says_what_it_found(self):
+    folder = self.get_temp_dir()
+    path = fixtures.write(folder, 'one', [_canonical(i, i) for i in range(3)])
+    typed = types.SimpleNamespace(
+        decode=True, map_decoder=None, num_classes=1001, label_offset=None,
+        raw_image_max=None, workers=1, report=os.path.join(folder, 'r.json'))
+    with mock.patch.object(verify_records, 'FLAGS', typed):
+      with self.assertRaises(SystemExit), mock.patch('builtins.print') as said:
+        verify_records.main(['verify', path])
+      self.assertRegex(said.call_args.args[0],
+                       r'^3 records \(canonical\), \d+ bytes: 1 problems\.$')
+      typed.label_offset = 1
+      with mock.patch('builtins.print') as said:
+        verify_records.main(['verify', path])
+      self.assertRegex(said.call_args.args[0], 'all good')
+    self.assertEqual(files.read_json(typed.report)['warnings'], 0)
 
 
 class LocateTest(ShardCase):

@@ -15,6 +15,11 @@ STIMULI = 'stimuli.csv'
 _SIDE_FILES = (manifest.FILE, LEFT_OUT, UNMATCHED, STIMULI)
 
 
+def is_hidden(path: str) -> bool:
+  """Whether a part of a relative path is hidden, as a folder of notes is."""
+  return any(part.startswith('.') and part != '.' for part in path.split('/'))
+
+
 def is_side_file(path: str) -> bool:
   """Whether a path is of a file that this project puts beside records.
 

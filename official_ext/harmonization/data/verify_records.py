@@ -3,18 +3,20 @@ r"""Reads every record of TFRecord shards and names each that is bad.
   python -m official_ext.harmonization.data.verify_records \
       'data/click-me/train/*.tfrecords' 'data/click-me/val/*.tfrecords'
 
-For every bad record it prints the file, the byte and what is wrong, and goes on
-as far as records can be told apart. A record is bad where its checksums do not
-match, where the file ends inside it, where --map_decoder cannot decode it
-(--nodecode leaves that out, as for records without maps), or where its label is
-no class (--num_classes). Shards with a manifest.json beside them are compared
-with it. The exit code is 1 when anything is bad.
+A folder means the shards in it and below. For every bad record it prints the
+file, the byte and what is wrong, and goes on as far as records can be told
+apart. A record is bad where its checksums do not match, where the file ends
+inside it, where it cannot be decoded (--nodecode checks the checksums only), or
+where its label is not a class (--num_classes). The format of each file is
+recognized, unless --map_decoder gives it. A file whose maps are all constant is
+bad, too; a few such maps, copies of images, and a single class are warnings.
+Shards with a manifest.json beside them are compared with it. The exit code is 1
+when anything is bad.
 """
 
 from concurrent import futures
 import fnmatch
 import itertools
-import json
 import os
 import re
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional
@@ -25,8 +27,11 @@ import tqdm
 
 from official.core import input_reader
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
 from official_ext.harmonization import resources
 from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import record_checks
+from official_ext.harmonization.data import record_files
 from official_ext.harmonization.data import record_reader
 from official_ext.harmonization.dataloaders import registry
 
@@ -35,13 +40,18 @@ FLAGS = flags.FLAGS
 
 def define_flags():
   """Defines the tool's flags."""
-  flags.DEFINE_bool('decode', True, 'Decode every record with --map_decoder.')
-  flags.DEFINE_enum('map_decoder', 'clickme', registry.names(),
-                    'The format of the records.')
+  flags.DEFINE_bool('decode', True, 'Decode every record.')
+  flags.DEFINE_enum('map_decoder', None, registry.names(),
+                    'The format of the records; recognized by default.')
+  flags.DEFINE_float('raw_image_max', None, 'White in records of raw pixels; '
+                     'recognized by default, if it is 1 or 255.')
   flags.DEFINE_integer(
       'num_classes', None, 'If given, a record is bad unless its label plus '
-      '--label_offset is one of the classes 0..num_classes-1.', lower_bound=1)
-  flags.DEFINE_integer('label_offset', 0, 'Added to the labels of the records.')
+      '--label_offset is one of the classes 0..num_classes-1 (1..1000 of '
+      '1001).', lower_bound=1)
+  flags.DEFINE_integer('label_offset', None, 'Added to the labels of the '
+                       'records; by default what training adds: 1 for the '
+                       'format clickme and 1001 classes, else 0.')
   flags.DEFINE_integer('workers', os.cpu_count(),
                        'Files that are read at the same time.', lower_bound=1)
   flags.DEFINE_string('report', None,
@@ -82,24 +92,11 @@ def decoder_check(map_decoder: str,
   Returns:
     A function of a serialized record to what is wrong with it, '' if nothing.
   """
-  decoder = registry.get_decoder(map_decoder)
-
-  @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
-  def decode(serialized):
-    decoded = decoder.decode(serialized)
-    return decoded['problem'], decoded['label']
-
-  decode.get_concrete_function()  # Traced once, before there are threads.
+  checker = record_checks.Checker(map_decoder, num_classes, label_offset)
 
   def check(data):
-    problem, label = decode(data)
-    problem = problem.numpy().decode(errors='replace')
-    if problem or num_classes is None:
-      return problem
-    if 0 <= int(label) + label_offset < num_classes:
-      return ''
-    return (f'its label {int(label)} plus label_offset {label_offset} is '
-            f'outside the classes 0..{num_classes - 1}')
+    found = checker.decode(data, map_decoder, 255.)
+    return found.problem or checker.label_problem(found.label, map_decoder)
 
   return check
 
@@ -119,27 +116,33 @@ def _describe(path: str, record: record_reader.Record, reason: str) -> Problem:
 def verify_file(path: str,
                 check: Optional[Callable[[bytes], str]] = None,
                 expected: Optional[dict[str, Any]] = None,
-                progress: Callable[[int], None] = lambda size: None):
+                progress: Callable[[int], None] = lambda size: None,
+                checker: Optional[record_checks.Checker] = None):
   """Reads a file to its end, or as far as it can be read.
 
   Args:
     path: of the file.
     check: of a serialized record; returns what is wrong with it.
     expected: what the manifest says of the file, if there is one.
-    progress: is told how many more bytes have been dealt with.
+    progress: is called with how many more bytes have been read.
+    checker: checks each record, and the file, in place of `check`.
 
   Returns:
-    A dict of file, records (all that could be told apart), bytes and problems,
-    a list of `Problem`.
+    A dict of file, records (all that could be told apart), bytes, problems, a
+    list of `Problem`, and warnings, a list of the same.
   """
-  result = {'file': path, 'records': 0, 'bytes': 0, 'problems': []}
+  result = {'file': path, 'records': 0, 'bytes': 0, 'problems': [],
+            'warnings': []}
   problems = result['problems']
+  file_checker = checker and checker.of_file(path)
   try:
     result['bytes'] = tf.io.gfile.stat(path).length
     done = 0
     for record in record_reader.read(path):
       reason = record.problem
-      if not reason and check:
+      if not reason and file_checker:
+        reason = file_checker.record(record)
+      elif not reason and check:
         reason = check(record.data)
       if reason:
         problems.append(_describe(path, record, reason))
@@ -147,12 +150,20 @@ def verify_file(path: str,
       progress(record.offset - done)
       done = record.offset
     progress(result['bytes'] - done)
+    _add_findings(result, path, file_checker)
     found = _compare(result, expected)
   except tf.errors.OpError as e:
     found = f'it cannot be read: {_one_line(e)}'
   if found:
     problems.append(Problem(path, None, None, found))
   return result
+
+
+def _add_findings(result, path: str, checker):
+  """Notes what a checker found out about a file, or about all."""
+  for finding in checker.findings() if checker else ():
+    result['problems' if finding.is_bad else 'warnings'].append(
+        Problem(path, None, None, finding.text))
 
 
 def _compare(result, expected: Optional[dict[str, Any]]) -> str:
@@ -209,30 +220,30 @@ def _expectations(files: Iterable[str], patterns: Iterable[str]):
 
 def verify(patterns: list[str],
            check: Optional[Callable[[bytes], str]] = None,
-           workers: int = 1) -> Iterator[dict[str, Any]]:
+           workers: int = 1,
+           checker: Optional[record_checks.Checker] = None
+          ) -> Iterator[dict[str, Any]]:
   """Reads every record of every file, with a progress bar.
 
   Args:
-    patterns: paths and globs, as the host's `input_path`.
+    patterns: paths, folders and globs, as Model Garden's `input_path`.
     check: of a serialized record; returns what is wrong with it.
     workers: files that are read at the same time.
+    checker: checks each record, each file and all of them, in place of `check`.
 
   Yields:
-    What `verify_file` returns, in the order of the files, and before it the
-    problems of manifests in the same form.
+    What `verify_file` returns, in the order of the files; before it the
+    problems of manifests, and after it those of all files, in the same form.
 
   Raises:
-    ValueError: a pattern matches no file.
+    ValueError: a pattern matches no file of records.
   """
-  patterns = [p.strip() for pattern in patterns for p in pattern.split(',')]
-  files = [
-      file for file in sorted(set(input_reader.match_files(patterns)))
-      if os.path.basename(file) != manifest.FILE
-  ]
+  patterns = [p for pattern in patterns for p in _paths(pattern)]
+  files = sorted({file for p in patterns for file in _files(p)})
   expected, problems = _expectations(files, patterns)
   for problem in problems:
     yield {'file': problem.file, 'records': 0, 'bytes': 0,
-           'problems': [problem]}
+           'problems': [problem], 'warnings': []}
   sizes = [tf.io.gfile.stat(f).length for f in files if tf.io.gfile.exists(f)]
   bar = tqdm.tqdm(total=sum(sizes), desc=f'{len(files)} files', unit='B',
                   unit_scale=True, disable=None)
@@ -244,11 +255,44 @@ def verify(patterns: list[str],
   executor = futures.ThreadPoolExecutor(workers)
   try:
     yield from executor.map(
-        lambda file: verify_file(file, check, expected.get(file), progress),
-        files)
+        lambda file: verify_file(file, check, expected.get(file), progress,
+                                 checker), files)
   finally:
     executor.shutdown(cancel_futures=True)
     bar.close()
+  everything = {'file': f'{len(files)} files', 'records': 0, 'bytes': 0,
+                'problems': [], 'warnings': []}
+  _add_findings(everything, everything['file'], checker)
+  if everything['problems'] or everything['warnings']:
+    yield everything
+
+
+def _paths(pattern: str) -> Iterator[str]:
+  """Takes apart paths with commas between them; a folder means its files."""
+  for path in filter(None, map(str.strip, pattern.split(','))):
+    path = path if '://' in path else os.path.normpath(path)
+    if not tf.io.gfile.isdir(path):
+      yield path
+      continue
+    folders = [folder for folder, _, names in tf.io.gfile.walk(path)
+               if not record_files.is_hidden(os.path.relpath(folder, path))
+               and not all(map(record_files.is_side_file, names))]
+    if not folders:
+      raise ValueError(f'{path} holds no file of records; expected TFRecord '
+                       'files in it or below. Check the path.')
+    yield from (os.path.join(folder, '*') for folder in folders)
+
+
+def _files(pattern: str) -> list[str]:
+  """Returns the files of a pattern; a plain path may be missing."""
+  found = input_reader.match_files(pattern)
+  records = [file for file in found if not record_files.is_side_file(file)
+             and not ('*' in pattern and tf.io.gfile.isdir(file))]
+  if not records:
+    raise ValueError(f'{pattern} matches no file of records, only '
+                     f'{os.path.basename(found[0])}; expected TFRecord files. '
+                     'Check the path.')
+  return records
 
 
 def locate(files: list[str], error: tf.errors.DataLossError):
@@ -282,41 +326,49 @@ def locate(files: list[str], error: tf.errors.DataLossError):
 def _write_report(path: str, results: list[dict[str, Any]]):
   """Writes the results as JSON, whole or not at all."""
   content = {
-      'files': [{**r, 'problems': [p._asdict() for p in r['problems']]}
+      'files': [{**r, **{kind: [p._asdict() for p in r[kind]]
+                         for kind in ('problems', 'warnings')}}
                 for r in results],
       'records': sum(r['records'] for r in results),
       'bytes': sum(r['bytes'] for r in results),
       'problems': sum(len(r['problems']) for r in results),
+      'warnings': sum(len(r['warnings']) for r in results),
   }
-  with tf.io.gfile.GFile(f'{path}.partial', 'w') as f:
-    f.write(json.dumps(content, indent=2) + '\n')
-  tf.io.gfile.rename(f'{path}.partial', path, overwrite=True)
+  files.write_json(path, content)
+
+
+def _summary(results, checker: Optional[record_checks.Checker]) -> str:
+  """Says what was read and how much of it is bad, on one line."""
+  records, size, bad, warnings = (sum(values) for values in zip(*(
+      (r['records'], r['bytes'], len(r['problems']), len(r['warnings']))
+      for r in results)))
+  kinds = checker.formats() if checker else []
+  said = [f'{bad} problems'] * bool(bad) + [
+      f'{warnings} warnings'] * bool(warnings)
+  return (f'{records} records' + f' ({"; ".join(kinds)})' * bool(kinds) +
+          f', {size} bytes: {" and ".join(said) or "all good"}.')
 
 
 def main(argv):
   """Verifies the files that the arguments name."""
   if not argv[1:]:
-    raise SystemExit('verify_records: no file is named, add paths or globs of '
-                     'TFRecord files.')
-  check = None
+    raise SystemExit('verify_records: no file is named. Add paths, folders or '
+                     'patterns of TFRecord files.')
+  checker = None
   if FLAGS.decode:
-    check = decoder_check(FLAGS.map_decoder, FLAGS.num_classes,
-                          FLAGS.label_offset)
+    checker = record_checks.Checker(FLAGS.map_decoder, FLAGS.num_classes,
+                                    FLAGS.label_offset, FLAGS.raw_image_max)
   results = []
-  try:
-    for result in verify([resources.working_path(a) for a in argv[1:]], check,
-                         FLAGS.workers):
-      results.append(result)
-      for problem in result['problems']:
-        tqdm.tqdm.write(f'BAD {problem}')
-  except ValueError as e:
-    raise SystemExit(f'verify_records: {e}') from None
+  for result in verify([resources.working_path(a) for a in argv[1:]], None,
+                       FLAGS.workers, checker):
+    results.append(result)
+    for kind, said in (('problems', 'BAD'), ('warnings', 'WARNING')):
+      for found in result[kind]:
+        tqdm.tqdm.write(f'{said} {found}')
   if FLAGS.report:
     _write_report(resources.working_path(FLAGS.report), results)
-  bad = sum(len(r['problems']) for r in results)
-  print(f'{sum(r["records"] for r in results)} records, '
-        f'{sum(r["bytes"] for r in results)} bytes: '
-        + (f'{bad} problems.' if bad else 'all good.'))
+  print(_summary(results, checker))
+  bad = any(r['problems'] for r in results)
   if bad:
     raise SystemExit(1)
 
