@@ -178,7 +178,8 @@ class Checker:
       (path, index, label), (other, place, its_label) = self._copy
       differ = self._copies['another label']
       yield Finding(
-          f'images that are copies of earlier ones: {sum(self._copies.values())}'
+          'images that are copies of earlier ones: '
+          f'{sum(self._copies.values())}'
           + (f', {differ} of them with another label' if differ else '') +
           f'. For example, record {place} of {other} (label {its_label}) is a '
           f'copy of record {index} of {path} (label {label})', False)
