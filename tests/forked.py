@@ -1,12 +1,14 @@
 """Runs commands in forks of a process in which TensorFlow is loaded.
 
 A command of its own would import TensorFlow again, which takes ten seconds.
-What a fork defines or breaks (flags, registries, limits) ends with it.
+What a fork defines or breaks (flags, registries, limits) ends with it. A test
+that uses this must not run TensorFlow itself: its threads are not forked.
 """
 
+from concurrent import futures
 import os
+import signal
 import sys
-import tempfile
 import traceback
 from typing import Callable, NamedTuple, Optional
 
@@ -23,6 +25,8 @@ from official_ext.harmonization.data import make_psychophysics_stimuli
 from official_ext.harmonization.data import merge_imagenet
 from official_ext.harmonization.data import verify_records
 
+# After which a fork that hangs is ended.
+_SECONDS = 120
 _PACKAGE = 'official_ext.harmonization.'
 _MODULES = {
     module.__name__.removeprefix(_PACKAGE): module for module in (
@@ -52,39 +56,50 @@ class Result(NamedTuple):
   errors: str
 
 
+def _child(function, out: int, err: int):
+  """Calls a function with its output going to pipes, and ends the process."""
+  code = 70
+  signal.alarm(_SECONDS)
+  try:
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    # Pytest replaces them.
+    sys.stdout = open(1, 'w', closefd=False)
+    sys.stderr = open(2, 'w', closefd=False)
+    try:
+      function()
+      code = 0
+    except SystemExit as e:
+      code = e.code
+      if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    except BaseException:
+      traceback.print_exc()
+      code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+  finally:
+    os._exit(code or 0)
+
+
 def call(function: Callable[[], object]) -> Result:
   """Calls a function in a fork, and returns how that ended."""
-  with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-      code = 70
-      try:
-        os.dup2(out.fileno(), 1)
-        os.dup2(err.fileno(), 2)
-        # Pytest replaces them.
-        sys.stdout = open(1, 'w', closefd=False)
-        sys.stderr = open(2, 'w', closefd=False)
-        try:
-          function()
-          code = 0
-        except SystemExit as e:
-          code = e.code
-          if isinstance(code, str):
-            print(code, file=sys.stderr)
-            code = 1
-        except BaseException:
-          traceback.print_exc()
-          code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-      finally:
-        os._exit(code or 0)
-    _, status = os.waitpid(child, 0)
-    out.seek(0)
-    err.seek(0)
-    return Result(os.waitstatus_to_exitcode(status), out.read().decode(),
-                  err.read().decode())
+  sys.stdout.flush()
+  # Pipes: a limit on the size of files, as of a full disk, does not hold there.
+  ends = os.pipe(), os.pipe()
+  child = os.fork()
+  if not child:
+    _child(function, ends[0][1], ends[1][1])
+  for _, writing in ends:
+    os.close(writing)
+  files = [open(reading, 'rb') for reading, _ in ends]
+  with futures.ThreadPoolExecutor(2) as readers:
+    found = list(readers.map(lambda f: f.read().decode(), files))
+  for file in files:
+    file.close()
+  _, status = os.waitpid(child, 0)
+  return Result(os.waitstatus_to_exitcode(status), *found)
 
 
 def command(name: str, *flags: str,

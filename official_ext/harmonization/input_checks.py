@@ -8,7 +8,7 @@ import tensorflow as tf, tf_keras
 from official.core import config_definitions as cfg
 from official.core import input_reader
 from official_ext.harmonization.configs import checks
-from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import record_files
 from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.dataloaders import plain_source
 
@@ -96,7 +96,7 @@ def _check_source(data, name: str):
     return
   try:
     files = input_reader.match_files(data.input_path or '')
-    strays = [f for f in files if f.endswith((manifest.FILE, '.partial'))]
+    strays = [f for f in files if record_files.is_side_file(f)]
     problem = (f'{strays[0]}, which it matches, is no shard (*.tfrecords would '
                'not match it)') if strays else _faults(files, name)
   except ValueError as e:

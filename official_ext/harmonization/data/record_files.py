@@ -40,7 +40,7 @@ def expand(patterns: Sequence[str], flag: str = '') -> list[str]:
 
   Args:
     patterns: paths, folders, and paths with wildcards, each perhaps several
-      with commas between them. A folder means the files in it.
+      with commas between them. A folder means the files in it and below.
     flag: that gave them, for the message.
 
   Returns:
@@ -59,6 +59,9 @@ def expand(patterns: Sequence[str], flag: str = '') -> list[str]:
                if not is_side_file(path) and not tf.io.gfile.isdir(path)]
     if not records:
       where = f'--{flag}={pattern}' if flag else pattern
+      if not matches and not any(c in pattern for c in '*?'):
+        raise ValueError(f'{where} does not exist; expected TFRecord files. '
+                         'Check the path.')
       only = sorted(map(os.path.basename, matches))[:3]
       raise ValueError(
           f'{where} matches no file of records' +
@@ -68,11 +71,24 @@ def expand(patterns: Sequence[str], flag: str = '') -> list[str]:
   return sorted(found)
 
 
+def in_folder(folder: str) -> list[str]:
+  """Returns the record files in a folder and below, without side files.
+
+  Args:
+    folder: local or remote.
+  """
+  found = []
+  for path, _, names in tf.io.gfile.walk(folder):
+    if not is_hidden(os.path.relpath(path, folder)):
+      found += [os.path.join(path, name) for name in names
+                if not is_side_file(name)]
+  return sorted(found)
+
+
 def _matches(pattern: str) -> list[str]:
   """Returns what a path, a folder or a pattern names."""
   if tf.io.gfile.isdir(pattern):
-    return [os.path.join(pattern, name.rstrip('/'))
-            for name in tf.io.gfile.listdir(pattern)]
+    return in_folder(pattern)
   # A name may hold what is a wildcard in a pattern.
   return ([pattern] if tf.io.gfile.exists(pattern) else
           tf.io.gfile.glob(pattern))

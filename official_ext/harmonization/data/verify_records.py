@@ -274,9 +274,7 @@ def _paths(pattern: str) -> Iterator[str]:
     if not tf.io.gfile.isdir(path):
       yield path
       continue
-    folders = [folder for folder, _, names in tf.io.gfile.walk(path)
-               if not record_files.is_hidden(os.path.relpath(folder, path))
-               and not all(map(record_files.is_side_file, names))]
+    folders = sorted({*map(os.path.dirname, record_files.in_folder(path))})
     if not folders:
       raise ValueError(f'{path} holds no file of records; expected TFRecord '
                        'files in it or below. Check the path.')

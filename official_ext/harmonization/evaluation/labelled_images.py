@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official.common import dataset_fn
-from official.core import input_reader
 from official.vision.ops import preprocess_ops
+from official_ext.harmonization.data import record_files
 from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.dataloaders import decoding
 from official_ext.harmonization.dataloaders import records
@@ -70,13 +70,9 @@ class Source:
       BadDataError: there is none, or one is missing.
     """
     try:
-      files = sorted(set(input_reader.match_files(self.input_path)))
+      return record_files.expand([self.input_path])
     except ValueError as e:
       raise BadDataError(str(e)) from None
-    for file in files:
-      if not tf.io.gfile.exists(file):
-        raise BadDataError(f'{file} does not exist.')
-    return files
 
   def resize(self) -> str:
     """How maps are resized, see `ops.blur.RESIZES`."""
