@@ -1,5 +1,7 @@
 """Tests of the builder of canonical records."""
 
+import dataclasses
+import json
 import multiprocessing
 import os
 import pathlib
@@ -19,7 +21,9 @@ from official_ext.harmonization.data import canonical_maker
 from official_ext.harmonization.data import manifest
 from official_ext.harmonization.data import output_folder
 from official_ext.harmonization.data import shards
+from official_ext.harmonization.data import verify_records
 from tests.data import building
+from tests.data import numbers
 
 Options = build_clickme_records.Options
 
@@ -171,6 +175,67 @@ class ResumeTest(building.Case):
     self.assertEqual(building.contents(options.output_dir),
                      building.contents(through))
 
+  def test_a_parent_killed_at_any_point_leaves_nothing_that_is_taken_for_whole(
+      self):
+    expected = numbers.build(str(self.folder / 'through'), 0., 1)
+    self.assertEqual(expected['classes'], {0: 40, 1: 40, 2: 40})
+    out = self.folder / 'killed'
+    process = multiprocessing.get_context('spawn').Process(
+        target=numbers.build, args=(str(out), .02, 2))
+    process.start()
+    while not list(out.glob('.train-*.partial')):
+      self.assertTrue(process.is_alive())
+      time.sleep(.01)
+    time.sleep(np.random.default_rng().uniform(0, 1.))
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    # At once, while what it started is still there; and once more.
+    for _ in range(2):
+      self.assertEqual(numbers.build(str(out), 0., 1), expected)
+      self.assertEqual(building.contents(out),
+                       building.contents(self.folder / 'through'))
+    self.assertEmpty([p for r in verify_records.verify([str(out)])
+                      for p in r['problems']])
+
+  def test_a_run_without_records_does_not_claim_the_folder(self):
+    nothing = self.archive(2, 'nothing.zip', n0=building.entry(0, label=-1),
+                           n1=building.entry(1, heatmap=np.zeros((4, 4))))
+    folder, totals = self.build(npz=nothing)
+    self.assertEqual((totals['records'], totals['left_out']), (0, 2))
+    # A label that is made good by an offset, and another input.
+    self.assertEqual(
+        self.build(npz=nothing, label_offset=1)[1]['records'], 1)
+    with self.assertRaisesRegex(ValueError, 'label_offset was 1 and is now 0'):
+      self.build(npz=nothing)
+    other, _ = self.build('other', npz=nothing)
+    self.assertEqual(
+        self.build('other', npz=self.archive(3), seed=1, shards=2)[1][
+            'records'], 3)
+    self.assertLen(building.read(other), 3)
+    self.assertNotIn('train-00000-of-00001', os.listdir(other))
+    self.assertIn(manifest.FILE, os.listdir(folder))
+
+  def test_each_worker_has_a_shard_and_a_resumed_build_keeps_their_number(self):
+    options = Options(npz=self.archive(5), workers=4, output_dir=str(
+        self.folder / 'out'))
+    names = [f'{i}' for i in range(5)]
+    count = build_clickme_records.shard_count
+    self.assertEqual(count(options, names), 4)
+    self.assertEqual(count(options, names[:3]), 3)
+    self.assertEqual(count(dataclasses.replace(options, shards=1), names), 1)
+    self.assertEqual(
+        count(dataclasses.replace(options, images_per_shard=1), names), 5)
+    self.build(npz=options.npz, images_per_shard=2)
+    self.assertEqual(count(options, names), 3)
+    # A folder of an earlier version, which did not note the number.
+    path = pathlib.Path(output_folder.working_file(
+        options.output_dir, 'settings.json'))
+    settings = json.loads(path.read_text())
+    self.assertEqual(settings.pop('shard_count'), 3)
+    path.write_text(json.dumps(settings))
+    self.assertEqual(self.build(npz=options.npz, images_per_shard=2,
+                                workers=4)[1]['records'], 5)
+
   def test_damaged_or_missing_shards_are_built_again(self):
     folder, _ = self.build(npz=self.archive(9), images_per_shard=3)
     before = building.contents(folder)
@@ -226,6 +291,41 @@ class ResumeTest(building.Case):
     with mock.patch.object(tf.io.TFRecordWriter, 'write', write):
       output_folder.claim(str(self.folder / 'o'), ['s'], {})
       shards.write(str(self.folder / 'o'), 's', outcomes())
+
+
+class SummaryTest(building.Case):
+
+  def test_classes_and_the_first_of_each_kind_are_shown(self):
+    broken = building.npz(image=np.zeros((4, 4, 5), np.uint8), label=0,
+                          heatmap=np.eye(4))
+    folder, totals = self.build(npz=self.archive(
+        9, n2=broken, n4=broken, n5=building.entry(5, label=-1)))
+    text = shards.summary(folder, totals, ['cat', 'dog'])
+    self.assertRegex(text, r'(?m)^ +2  of class 0 \(cat\)$')
+    self.assertRegex(text, r'(?m)^ +2  of class 1 \(dog\)$')
+    self.assertRegex(text, r'(?m)^ +1  of class 3$')
+    self.assertRegex(text, r'(?m)^ +2  images: image not usable\n +such as '
+                     r'sub/00[24]\.npz: \S.*$')
+    self.assertRegex(text, r'(?m)^ +1  images: no label\n +such as '
+                     r'sub/005.npz: class -1.*$')
+    self.assertIn('left_out.csv', text)
+
+  def test_many_classes_are_summed_up(self):
+    totals = {'records': 90, 'classes': {i: 1 + i % 4 for i in range(36)},
+              'counts': {}, 'first': {}, 'left_out': 0}
+    self.assertIn('36  classes, 0 to 35, of 1 to 4 records each',
+                  shards.summary('x', totals))
+
+  def test_no_message_holds_an_address(self):
+    out = str(self.folder)
+    made = shards.Outcome('a.png', reason='image not usable', detail=(
+        'cannot identify image file <_io.BytesIO object at 0x7f3a2c1b>'))
+    output_folder.claim(out, ['s'], {})
+    shards.write(out, 's', [made])
+    totals = shards.finish(out, ['s'], 'a test')
+    self.assertEqual(self.left_out(out)[0]['detail'],
+                     'cannot identify image file')
+    self.assertNotIn('0x', shards.summary(out, totals))
 
 
 class CommandTest(building.Case):

@@ -258,15 +258,23 @@ class Table:
 
     Args:
       rows: images and rows, as from `read`.
+
+    Raises:
+      OSError: the file cannot be written.
     """
     digest = hashlib.sha256()
     if os.path.exists(self.path):
       os.remove(self.path)
-    self._query('create table rows (image text, row text)')
-    self._connection.executemany(
-        'insert into rows values (?, ?)', _encoded(rows, digest))
-    self._query('create index images on rows (image)')
-    self._connection.commit()
+    try:
+      self._query('create table rows (image text, row text)')
+      self._connection.executemany(
+          'insert into rows values (?, ?)', _encoded(rows, digest))
+      self._query('create index images on rows (image)')
+      self._connection.commit()
+    except sqlite3.OperationalError as e:
+      raise OSError(f'{self.path}, a table of the clicks, cannot be written '
+                    f'({e}). Free some space, then run the same command again.'
+                   ) from None
     self.fingerprint = digest.hexdigest()
 
   def images(self) -> list[str]:

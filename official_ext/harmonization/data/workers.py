@@ -34,7 +34,8 @@ def _enter(counts, start, arguments):
     counts.send_bytes(number.to_bytes(8, 'big'))
 
   _send = send
-  start(*arguments)
+  if start:
+    start(*arguments)
 
 
 class _Counter:
@@ -78,7 +79,7 @@ def _without_interrupts():
 
 def run(work: Callable[..., Any], jobs: Sequence[tuple], count: int,
         progress: Callable[[int], None],
-        start: Callable[..., None] = lambda: None,
+        start: Optional[Callable[..., None]] = None,
         arguments: tuple = ()) -> Iterator[Any]:
   """Does jobs in this process, or in several.
 
@@ -102,7 +103,8 @@ def run(work: Callable[..., Any], jobs: Sequence[tuple], count: int,
     ChildProcessError: a worker was killed.
   """
   if min(count, len(jobs)) <= 1:
-    start(*arguments)
+    if start:
+      start(*arguments)
     for job in jobs:
       yield work(*job, progress)
     return

@@ -114,12 +114,10 @@ class Source:
       As `identity.Digests.of`.
 
     Raises:
-      BadDataError: a file is missing, or cannot be read.
+      BadDataError: a file is missing.
+      OSError or tf.errors.OpError: one cannot be read, or digests not be kept.
     """
-    try:
-      return digests.of(self.files())
-    except (OSError, tf.errors.OpError) as e:
-      raise BadDataError(f'{self.input_path} cannot be read: {e}') from None
+    return digests.of(self.files())
 
 
 class Batch(NamedTuple):

@@ -1,0 +1,41 @@
+"""Work for `workers_test`, in a module that starts fast: no TensorFlow."""
+
+import os
+import pathlib
+import sys
+import time
+
+from official_ext.harmonization.data import workers
+
+
+def square(number, progress):
+  progress(number)
+  return number**2
+
+
+def fail(number, progress):
+  if number == 2:
+    raise ValueError(f'job {number} failed')
+  return square(number, progress)
+
+
+def die(number, progress):
+  if number == 2:
+    os._exit(9)
+  return square(number, progress)
+
+
+def wait(folder, seconds, progress):
+  """Leaves its process's id in a folder."""
+  pathlib.Path(folder, str(os.getpid())).touch()
+  time.sleep(seconds)
+
+
+def main():
+  """Waits in two workers."""
+  for _ in workers.run(wait, [(sys.argv[1], 60.)] * 2, 2, print):
+    pass
+
+
+if __name__ == '__main__':
+  main()
