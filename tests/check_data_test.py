@@ -63,6 +63,16 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       self._check(**fields)
 
+  @parameterized.parameters(
+      'manifest.json', 'left_out.csv', 'maps_without_image.csv', 'stimuli.csv',
+      '.build', 'train-0.tfrecords.partial', '.train-0.host-1-0.partial')
+  def test_files_beside_the_records_are_refused_by_name(self, name):
+    fixtures.write(self.folder, name, [])
+    for fields in (dict(mapped=f'{self.folder}/*'),
+                   dict(plain=f'{self.folder}/*', mapped_fraction=.5)):
+      with self.assertRaisesRegex(ValueError, f'{name}, which it matches'):
+        self._check(**fields)
+
   def test_nothing_to_train(self):
     config = fixtures.experiment(mapped=self.good, validation=self.good)
     config.trainer.train_steps = 0

@@ -11,11 +11,9 @@ intervals. Run it again to resume. Results of other clicks or settings in
 --output_dir are kept in its folder earlier.
 """
 
-from concurrent import futures
 import dataclasses
 import itertools
 import math
-import multiprocessing
 import os
 import tempfile
 from typing import Any, Iterator, Sequence
@@ -33,6 +31,7 @@ from official_ext.harmonization.data import click_files
 from official_ext.harmonization.data import clicks
 from official_ext.harmonization.data import manifest
 from official_ext.harmonization.data import participant_maps
+from official_ext.harmonization.data import workers
 from official_ext.harmonization.evaluation import ceilings
 from official_ext.harmonization.evaluation import claims
 from official_ext.harmonization.evaluation import earlier
@@ -181,21 +180,17 @@ def _check_people(source: participant_maps.ParticipantMaps, options: Options):
 def _measure(groups: dict[int, list[str]], source: ceilings.Source,
              options: Options) -> Iterator[tuple[int, list[dict[str, Any]]]]:
   """Yields the rows of each group, in any order."""
-  workers = min(options.workers, len(groups))
-  if workers <= 1:
-    for i, group in groups.items():
-      yield i, ceilings.measure(source, group, options.settings)
-    return
-  # Forking a process in which TensorFlow is loaded may lock up.
-  pool = futures.ProcessPoolExecutor(
-      workers, multiprocessing.get_context('spawn'))
-  try:
-    jobs = {pool.submit(ceilings.measure, source, group, options.settings): i
-            for i, group in groups.items()}
-    for job in futures.as_completed(jobs):
-      yield jobs[job], job.result()
-  finally:
-    pool.shutdown(cancel_futures=True)
+  return workers.run(
+      _measure_group,
+      [(i, source, group, options.settings) for i, group in groups.items()],
+      options.workers, lambda images: None)
+
+
+def _measure_group(i: int, source: ceilings.Source, group: list[str],
+                   settings: ceilings.Settings, _
+                  ) -> tuple[int, list[dict[str, Any]]]:
+  """Returns the number and the rows of a group, in any process."""
+  return i, ceilings.measure(source, group, settings)
 
 
 def _rows(source: participant_maps.ParticipantMaps,
@@ -352,11 +347,8 @@ def _claimed(options: Options) -> dict[str, scores.Score]:
 
 def main(_):
   """Measures what the flags describe, and prints it."""
-  try:
-    options = options_of_flags()
-    found = measure(options)
-  except (ValueError, PermissionError) as e:
-    raise SystemExit(f'ceiling: {e}') from None
+  options = options_of_flags()
+  found = measure(options)
   print(summary(found))
   print(f'Written: {_IMAGES} and {_RESULTS} in {options.output_dir}.')
 

@@ -82,10 +82,7 @@ def main(_):
   scores, maps = {}, {}
   for name, folder in folders.items():
     print(f'Evaluating {name} ({folder}) ...', flush=True)
-    try:
-      run = runs.Run(resources.working_path(folder))
-    except FileNotFoundError as e:
-      raise SystemExit(f'compare: {e}') from None
+    run = runs.Run(resources.working_path(folder))
     run.use_averages()  # What is drawn is what is scored.
     scores[name] = {'step': run.step, **run.evaluate()}
     images, targets, human = run.mapped_examples(_PANEL_ROWS)

@@ -363,10 +363,7 @@ def main(_):
   for name in ('images', 'output_dir', 'maps', 'labels'):
     values[name] = values[name] and resources.working_path(values[name])
   options = Options(**{**values, 'explainer': tuple(values['explainer'])})
-  try:
-    paths = list(explain(options))
-  except (ImportError, OSError, ValueError, tf.errors.OpError) as e:
-    raise SystemExit(f'explain: {e}') from None
+  paths = list(explain(options))
   more = f' ... {paths[-1]}' if paths[1:] else ''
   print(f'Written: {paths[0]}{more}')
 

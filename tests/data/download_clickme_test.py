@@ -16,6 +16,7 @@ import tensorflow as tf, tf_keras
 from official_ext.harmonization.data import download_clickme
 from official_ext.harmonization.data import http_shard
 from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data import output_folder
 from tests import fixtures
 
 _RECORDS = 3
@@ -298,6 +299,10 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
       with self.assertRaisesRegex(ValueError, 'gs://bucket.*a local folder'):
         download_clickme.main([])
       self.assertFalse(os.path.exists('gs:'))
+      typed.output_dir = self.output
+      with output_folder.alone(self.output):
+        with self.assertRaisesRegex(ValueError, 'Another run is writing'):
+          download_clickme.main([])
 
 
 if __name__ == '__main__':

@@ -117,6 +117,40 @@ class MakeDigitsTest(tf.test.TestCase):
       self.assertEqual(json.load(f)['train_images'], 2)
 
 
+  def test_killed_while_it_replaces_another_dataset(self):
+    folder = os.path.join(self.get_temp_dir(), 'replaced')
+    make_digits_clickme.make(folder, 2, 2, 2)
+    write = make_digits_clickme._write_split
+    with mock.patch.object(
+        make_digits_clickme, '_write_split',
+        lambda *args: write(*args) if args[1] == 'train' else _stop()):
+      with self.assertRaises(KeyboardInterrupt):
+        make_digits_clickme.make(folder, 2, 2, 2, seed=1, overwrite=True)
+    # The shards of seed 1 are not those of seed 0, whose manifest was there.
+    self.assertTrue(make_digits_clickme.make(folder, 2, 2, 2))
+    other = os.path.join(self.get_temp_dir(), 'other')
+    make_digits_clickme.make(other, 2, 2, 2)
+    self.assertAllEqual(_read(folder, 'train')[0]['image'],
+                        _read(other, 'train')[0]['image'])
+    with self.assertRaisesRegex(ValueError, 'seed was 0 and is now 1'):
+      make_digits_clickme.make(folder, 2, 2, 2, seed=1)
+
+  def test_shards_of_others_are_not_removed(self):
+    folder = os.path.join(self.get_temp_dir(), 'release')
+    path = os.path.join(folder, 'train', 'train-0.tfrecords')
+    os.makedirs(os.path.dirname(path))
+    with open(path, 'w') as f:
+      f.write('of the release')
+    with self.assertRaisesRegex(ValueError, 'train-0.tfrecords, which'):
+      make_digits_clickme.make(folder, 2, 2, 2)
+    with open(path) as f:
+      self.assertEqual(f.read(), 'of the release')
+
+
+def _stop():
+  raise KeyboardInterrupt
+
+
 class ShardTest(tf.test.TestCase):
 
   def test_is_whole_or_absent(self):

@@ -73,7 +73,8 @@ class Options:
     map_resize: how the maps will be resized before they are blurred.
     trust_pickle: whether arrays of objects may be unpickled.
     images_per_shard: about how many.
-    shards: their number; 0 for as many as images_per_shard asks for.
+    shards: their number; 0 for as many as images_per_shard asks for, and at
+      least one for each worker.
     seed: decides the order of the images.
     workers: processes.
   """
@@ -151,7 +152,8 @@ def define_flags():
   flags.DEFINE_integer('images_per_shard', 1000, 'Images in one shard, about.',
                        lower_bound=1)
   flags.DEFINE_integer('shards', 0, 'Number of shards; 0: as many as '
-                       '--images_per_shard asks for.', lower_bound=0)
+                       '--images_per_shard asks for, and at least one for each '
+                       'worker.', lower_bound=0)
   flags.DEFINE_integer('seed', 0, 'Decides the order of the images.')
   flags.DEFINE_integer('workers', os.cpu_count() or 1, 'Processes.',
                        lower_bound=1)
