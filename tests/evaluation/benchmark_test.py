@@ -412,7 +412,7 @@ class BenchmarkTest(tf.test.TestCase):
     outcome = self._run([last], _models('one', 'two'))
     self.assertEqual(last.computed, [*range(4, 10)])
     note, = outcome['notes']
-    self.assertRegex(note, 'one: first goes on after 4 images')
+    self.assertRegex(note, 'one: first resumes after 4 images')
     # The interrupted model's scores are the other's, bit by bit.
     one, two = (m['experiments']['first']['scores']
                 for m in outcome['models'])

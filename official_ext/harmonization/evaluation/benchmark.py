@@ -276,7 +276,7 @@ class Benchmark:
                        'the first image.')
     if journal.items:
       self._reuse.note(
-          f'{model.name}: {experiment.name} goes on after '
+          f'{model.name}: {experiment.name} resumes after '
           f'{len(journal.items)} images of a run that began on '
           f'{identity_lib.date(journal.begun)}.')
     with tqdm.tqdm(desc=f'{model.name}: {experiment.name}', unit=' images',
