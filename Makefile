@@ -27,7 +27,7 @@ optional = @$(PIP) install --quiet --upgrade --require-hashes --no-deps \
 
 # --no-build-isolation: the few dependencies that come as sources are built
 # with the pinned tools, not with whatever is newest that day.
-.venv/.stamp: requirements-build.lock requirements.lock requirements-released.txt requirements-beam.txt requirements-builders.txt requirements-xplique.txt
+.venv/.stamp: requirements-build.lock requirements.lock requirements-released.txt requirements-beam.txt requirements-builders.txt requirements-xplique.txt requirements-oldest-keras.txt
 	@$(PYTHON) -c 'import ensurepip, sys, venv; assert sys.version_info[:2] == (3, 11)' 2>/dev/null \
 	  || { echo 'Python 3.11 with venv is needed: on Debian 12, apt-get install python3.11 python3.11-venv (elsewhere, make PYTHON=/path/to/python3.11).' >&2; exit 1; }
 	@echo 'Building .venv: TensorFlow and Model Garden are about 1 GB to download.'
@@ -38,6 +38,7 @@ optional = @$(PIP) install --quiet --upgrade --require-hashes --no-deps \
 	$(call optional,beam,Apache Beam)
 	$(call optional,builders,Builders of the released networks)
 	$(call optional,xplique,xplique)
+	$(call optional,oldest-keras,The oldest Keras 3)
 	@touch $@
 
 torch: .cache/torch/.stamp ## Fetch PyTorch for the tests of its adapter (about 1 GB)

@@ -13,13 +13,24 @@ _FOLDERS = {
     'torch': ('torch', 'make torch'),
     'keras_cv_attention_models': ('builders', 'make setup'),
     'vit_keras': ('builders', 'make setup'),
+    'keras': ('oldest-keras', 'make setup'),  # Beside the installed one.
 }
+
+
+def folder(package: str) -> str:
+  """Returns the folder that holds a package, or skips the test without it."""
+  name, command = _FOLDERS[package]
+  path = os.path.join(_CACHE, name)
+  if not os.path.isdir(os.path.join(path, package)):
+    raise unittest.SkipTest(
+        f'{package} is not in {path}: {command} fetches it.')
+  return path
 
 
 def require(package: str):
   """Makes a package importable, or skips the test where it is not there."""
-  folder, command = _FOLDERS[package]
-  path = os.path.join(_CACHE, folder)
+  name, command = _FOLDERS[package]
+  path = os.path.join(_CACHE, name)
   # Last, so that what the environment holds stays what is imported.
   if path not in sys.path:
     sys.path.append(path)

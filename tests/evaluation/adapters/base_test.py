@@ -110,6 +110,84 @@ class AdapterTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'test:net: .*probabilities'):
       _adapter(networks.network(activation='softmax'))
 
+  def test_refuses_log_probabilities_and_sigmoids(self):
+    model = networks.network()
+    for squash, found in (
+        (tf.nn.log_softmax, 'log-probabilities .it ends with log_softmax'),
+        (tf.math.log_sigmoid, 'log-probabilities .it ends with log_sigmoid'),
+        (tf.sigmoid, 'probabilities .it ends with sigmoid'),
+        (lambda z: tf.math.log(tf.nn.softmax(z) + 1e-7), 'ends with log of'),
+        # Which no operation shows.
+        (lambda z: z - tf.reduce_logsumexp(z, axis=-1, keepdims=True),
+         'log-probabilities .their exponentials sum to 1'),
+        (lambda z: z[:, :1], 'a single number')):
+      with self.assertRaisesRegex(ValueError, f'test:net: .*{found}'):
+        _adapter(lambda x, training, f=squash: f(model(x, training=training)))
+
+  def test_logits_of_any_sign_and_size_are_kept(self):
+    model = networks.network()
+    for change in (lambda z: z - 100, lambda z: tf.nn.relu(z) + .01,
+                   lambda z: 0 * z - .5, lambda z: tf.tanh(z)):
+      _adapter(lambda x, training, f=change: f(model(x, training=training)))
+
+  def test_refuses_scores_that_depend_on_the_batch(self):
+    model = networks.network()
+    for dtype in (tf.float32, tf.float16, tf.bfloat16):
+
+      def in_training_mode(x, training, dtype=dtype):
+        del training
+        return model(tf.cast(tf.cast(x, dtype), tf.float32), training=True)
+
+      def random(x, training, dtype=dtype):
+        del training
+        return model(tf.cast(tf.nn.dropout(tf.cast(x, dtype), .5), tf.float32))
+
+      with self.assertRaisesRegex(ValueError, 'test:net: .*batch of one'):
+        _adapter(in_training_mode)
+      with self.assertRaisesRegex(ValueError, 'test:net: .*shown again'):
+        _adapter(random)
+
+  def test_lets_16_bits_round(self):
+    for policy in ('mixed_float16', 'mixed_bfloat16'):
+      tf_keras.utils.set_random_seed(0)
+      layers = [
+          layer for i in range(6) for layer in (
+              tf_keras.layers.Conv2D(16, 3, padding='same', dtype=policy),
+              tf_keras.layers.BatchNormalization(dtype=policy),
+              tf_keras.layers.ReLU(dtype=policy))]
+      model = tf_keras.Sequential([
+          tf_keras.Input((networks.SIZE, networks.SIZE, 3)), *layers,
+          tf_keras.layers.GlobalAveragePooling2D(dtype=policy),
+          tf_keras.layers.Dense(5, dtype='float32')])
+      self.assertEqual(_adapter(model).num_classes, 5)
+
+  def test_float16_gradients_do_not_underflow(self):
+    weights = tf.constant(np.random.default_rng(0).normal(
+        size=(16 * 16 * 3, 5)), tf.float32)
+
+    def model(x, training):
+      del training
+      # Gradients of 1e-7, of which float16 has one bit.
+      x = tf.cast(tf.reshape(x, [-1, 16 * 16 * 3]), tf.float16)
+      return tf.cast(x * tf.constant(1e-7, tf.float16), tf.float32) @ weights
+
+    adapter = _adapter(model)
+    inputs = adapter.preprocess(networks.pixels())
+    found = adapter.gradients(inputs, networks.labels())
+    wanted = tf.transpose(weights)[:3] * np.float16(1e-7)
+    self.assertAllClose(
+        found.reshape(3, -1), wanted, rtol=1e-2, atol=1e-9)
+
+  def test_a_network_without_gradient_is_refused(self):
+    model = networks.network()
+    for cut, message in ((tf.stop_gradient, 'do not depend on the images'),
+                         (tf.sign, 'gradients of its logits are all zero')):
+      adapter = _adapter(lambda x, training, f=cut: model(f(x)))
+      inputs = adapter.preprocess(networks.pixels())
+      self.assertEqual(adapter.logits(inputs).shape, (3, 5))
+      with self.assertRaisesRegex(ValueError, f'test:net.*{message}'):
+        adapter.gradients(inputs, networks.labels())
+
   def test_refuses_an_output_that_is_no_matrix(self):
     model = tf_keras.Sequential(networks.network().layers[:3])
     with self.assertRaisesRegex(ValueError, r'output has shape \(2, 5, 5, 8\)'):

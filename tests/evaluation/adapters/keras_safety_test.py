@@ -54,13 +54,23 @@ class RefuseCodeTest(tf.test.TestCase, parameterized.TestCase):
       (_function('keras.models', 'load_model'), "'load_model'"),
       (_class(None, 'TFOpLambda', function='io.write_file'),
        "TensorFlow function 'io.write_file'"),
-      (_class(None, 'TFOpLambda', function='numpy_function'), 'numpy_function'))
+      (_class(None, 'TFOpLambda', function='numpy_function'), 'numpy_function'),
+      (_class(None, 'TFOpLambda', function='compat.v1.py_func'), 'py_func'),
+      (_class(None, 'TFOpLambda', function='raw_ops.WriteFile'), 'WriteFile'),
+      (_class('keras.src.export.tfsm_layer', 'Layer'), "module 'keras.src.exp"),
+      (_class('tf_keras.src.export.export_lib', 'ReloadedLayer'), 'Reloaded'),
+      ({'class_name': '__typespec__', 'spec_name': 'X', 'module': _HARMFUL,
+        'config': [], 'registered_name': None}, f'module {_HARMFUL!r}'),
+      # Known by one name, and looked for by another.
+      (_class(_HARMFUL, 'FixedDropout', 'a>Layer'), f'module {_HARMFUL!r}'),
+      (_class(_HARMFUL, 'FixedDropout', None), f'module {_HARMFUL!r}'),
+      (_class(_HARMFUL, '__tensor__'), f'module {_HARMFUL!r}'))
   def test_refuses_anywhere_inside(self, item, message):
     config = {'class_name': 'Sequential', 'config': {'layers': [
         {'class_name': 'Dense', 'config': {'activation': item}}]}}
     with self.assertRaisesRegex(ValueError, f'f.keras: .*{message}.* may run '
                                 'code.*SavedModel'):
-      keras_safety.refuse_code(config, 'f.keras')
+      keras_safety.refuse_code(config, 'f.keras', {'FixedDropout': None})
 
   @parameterized.parameters(
       (_class('keras.layers', 'Dense', 'Dense'),),
@@ -73,7 +83,16 @@ class RefuseCodeTest(tf.test.TestCase, parameterized.TestCase):
       (_class(None, 'TFOpLambda', function='__operators__.add'),),
       (_function('builtins', 'relu'),),
       (_function('keras.activations', 'silu'),),
-      ({'class_name': '__tuple__', 'items': [1, 2]},))
+      (_class(None, 'TFOpLambda', function='compat.v1.pad'),),
+      (_class('keras.random', 'SeedGenerator', seed=1),),
+      (_class('keras.src.applications.convnext', 'LayerScale', 'LayerScale'),),
+      (_class('keras._legacy.layers', 'ThresholdedReLU'),),
+      (_function('keras.ops', 'relu6'),),
+      ({'class_name': '__tuple__', 'items': [1, 2]},),
+      # Notations of today's Keras for data, and of another's.
+      (_class(None, '__keras_tensor__', shape=[None], dtype='float32'),),
+      (_class(None, '__slice__', start=None, stop=None, step=-1),),
+      (_class(None, '__complex__', value='1j'),))
   def test_lets_networks_pass(self, item):
     config = {'class_name': 'Sequential', 'config': {'layers': [item]},
               # Not read: how the model was compiled.

@@ -144,6 +144,165 @@ class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
       spec.build(f'keras:{path}')
 
 
+def _features(version):
+  """The input of a functional model, and features of it."""
+  version.utils.set_random_seed(0)
+  image = version.Input((networks.SIZE, networks.SIZE, 3))
+  x = version.layers.Rescaling(1 / 255.)(image)
+  x = version.layers.Conv2D(6, 3, strides=2, activation='swish')(x)
+  return image, version.layers.GlobalAveragePooling2D()(x)
+
+
+class HeadsTest(tf.test.TestCase, parameterized.TestCase):
+  """What is taken off a network's end, and what is refused."""
+
+  def _open(self, model, options='', ending='keras'):
+    path = os.path.join(
+        tempfile.mkdtemp(dir=self.get_temp_dir()), f'net.{ending}')
+    model.save(path)
+    return spec.build(f'keras:{path}{options}')
+
+  def _check(self, adapter, image, logits):
+    model = type(image).__module__.startswith('tf_keras')
+    model = (tf_keras if model else keras).Model(image, logits)
+    inputs = adapter.preprocess(networks.pixels())
+    found = adapter.logits_and_gradients(inputs, networks.labels())
+    wanted = networks.expected(model, inputs, networks.labels())
+    self.assertAllClose(found[0], wanted[0], rtol=1e-5, atol=1e-6)
+    self.assertAllClose(found[1], wanted[1], rtol=1e-5, atol=1e-7)
+
+  def test_what_squashes_logits_is_taken_off(self):
+    layers = {2: tf_keras.layers, 3: keras.layers}
+    ends = [
+        (2, lambda z: layers[2].Activation('sigmoid')(z)),
+        (2, lambda z: tf.nn.log_softmax(z)),
+        (2, lambda z: tf.math.log_sigmoid(z)),
+        (2, lambda z: tf.math.log(tf.nn.softmax(z))),
+        (3, lambda z: keras.ops.log_softmax(z)),
+        (3, lambda z: keras.ops.log_sigmoid(z)),
+        (3, lambda z: keras.ops.log(keras.ops.softmax(z))),
+        # Kept in float32 behind the softmax, as mixed precision asks for.
+        (3, lambda z: layers[3].Activation('linear', dtype='float32')(
+            layers[3].Dropout(.5)(layers[3].Softmax()(z)))),
+    ]
+    for version, end in ends:
+      of = tf_keras if version == 2 else keras
+      image, features = _features(of)
+      logits = of.layers.Dense(5)(features)
+      self._check(self._open(of.Model(image, end(logits))), image, logits)
+
+  @parameterized.parameters('log_softmax', 'log_sigmoid', 'hard_sigmoid')
+  def test_an_activation_is_taken_off(self, activation):
+    image, features = _features(keras)
+    dense = keras.layers.Dense(5, activation=activation)
+    model = keras.Model(image, dense(features))
+    adapter = self._open(model)
+    logits = keras.ops.matmul(features, dense.kernel) + dense.bias
+    self._check(adapter, image, logits)
+
+  def test_a_shared_layer_keeps_its_softmax_elsewhere(self):
+    for version in (tf_keras, keras):
+      image, features = _features(version)
+      softmax = version.layers.Softmax()
+      logits = version.layers.Dense(5)(softmax(features))
+      for ending in ('keras', 'h5'):
+        model = version.Model(image, softmax(logits))
+        self._check(self._open(model, ending=ending), image, logits)
+
+  def test_what_cannot_be_taken_off_is_refused(self):
+    layers = keras.layers
+    image, features = _features(keras)
+    logits = layers.Dense(5)(features)
+    ends = {
+        'log of softmax': keras.ops.log(keras.ops.softmax(logits) + 1e-7),
+        'sum to 1': layers.Average()([
+            layers.Softmax()(logits), layers.Dense(5, 'softmax')(features)]),
+        'a single number': layers.Dense(1, activation='sigmoid')(features),
+    }
+    for message, end in ends.items():
+      with self.assertRaisesRegex(ValueError, f'net.keras: .*{message}.*expec'):
+        self._open(keras.Model(image, end))
+
+  def test_outputs(self):
+    for version in (tf_keras, keras):
+      image, features = _features(version)
+      logits = version.layers.Dense(5)(features)
+      probabilities = version.layers.Softmax(name='probabilities')(logits)
+      several = version.Model(image, [features, probabilities])
+      self._check(
+          self._open(several, '?output=probabilities'), image, logits)
+      with self.assertRaisesRegex(
+          ValueError, "no output 'logits': write .output= .*probabilities"):
+        self._open(several)
+
+
+class PreprocessingTest(tf.test.TestCase):
+  """What is done to pixels before the first weights."""
+
+  def _open(self, version, *layers):
+    model = version.Sequential([
+        version.Input((networks.SIZE, networks.SIZE, 3)), *layers,
+        version.layers.Conv2D(4, 3), version.layers.Flatten(),
+        version.layers.Dense(5)])
+    path = os.path.join(
+        tempfile.mkdtemp(dir=self.get_temp_dir()), 'net.keras')
+    model.save(path)
+    return spec.build(f'keras:{path}').preprocessing.partition(', ')[2]
+
+  def test_follows_the_path_to_the_first_weights(self):
+    for version in (tf_keras, keras):
+      layers = version.layers
+      # The augmentation of TensorFlow's tutorial, and rescaling behind it.
+      augmentation = version.Sequential([
+          layers.RandomFlip('horizontal'), layers.RandomRotation(.1)])
+      with self.assertNoLogs('absl', level='WARNING'):
+        self.assertRegex(
+            self._open(version, augmentation, layers.Rescaling(1 / 255.)),
+            '^none: RGB in 0..255$')
+        self.assertRegex(
+            self._open(version, version.Sequential([version.Sequential([
+                layers.Resizing(20, 20), layers.Rescaling(1 / 127.5, -1)])])),
+            '^none')
+      # Statistics of pixels in 0..1, in 0..255, and after rescaling.
+      small = dict(mean=[.485, .456, .406], variance=[.052, .05, .051])
+      large = dict(mean=[123., 116., 103.], variance=[3400., 3200., 3300.])
+      self.assertRegex(
+          self._open(version, layers.Normalization(**small)), '^unit: RGB / 2')
+      self.assertRegex(
+          self._open(version, layers.Normalization(**large)), '^none')
+      self.assertRegex(
+          self._open(version, layers.Rescaling(1 / 255.),
+                     layers.Normalization(**small)), '^none')
+      self.assertRegex(self._open(version, layers.Rescaling(2., -1.)), '^unit')
+      self.assertRegex(self._open(version, layers.Rescaling(.5, .5)), '^tf')
+
+  def test_what_comes_later_is_no_preprocessing(self):
+    for version in (tf_keras, keras):
+      layers = version.layers
+      base = version.Sequential([layers.Conv2D(3, 3)])
+      base.trainable = False
+      for first in ([base, layers.Rescaling(1 / 255.)],
+                    [layers.BatchNormalization(), layers.Rescaling(1 / 255.)],
+                    [layers.ZeroPadding2D(), layers.RandomFlip()],
+                    [layers.Normalization(mean=0., variance=1.)]):
+        with self.assertLogs('absl', level='WARNING'):
+          self.assertRegex(self._open(version, *first), r'^torch.*\(assumed\)$')
+
+  def test_operations_on_pixels(self):
+    for preprocess, found in (
+        (keras.applications.resnet50.preprocess_input, 'none'),
+        (keras.applications.mobilenet_v2.preprocess_input, 'none'),
+        (lambda x: (x - .45) / .22, 'unit')):
+      image = keras.Input((networks.SIZE, networks.SIZE, 3))
+      x = keras.layers.Conv2D(4, 3)(preprocess(image))
+      model = keras.Model(
+          image, keras.layers.Dense(5)(keras.layers.Flatten()(x)))
+      path = os.path.join(
+          tempfile.mkdtemp(dir=self.get_temp_dir()), 'net.keras')
+      model.save(path)
+      self.assertRegex(spec.build(f'keras:{path}').preprocessing, f', {found}:')
+
+
 class KerasApplicationsTest(tf.test.TestCase):
 
   def test_has_its_own_preprocessing_and_logits(self):

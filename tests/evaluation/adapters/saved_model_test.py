@@ -119,6 +119,41 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
       spec.build(f'{prefix}&signature=serve&output=b')
     self._check(spec.build(f'{prefix}&signature=serve&output=a'), model)
 
+  def test_inputs_of_16_and_64_bits(self):
+    model = networks.network()
+    for dtype in (tf.float16, tf.bfloat16, tf.float64):
+      folder = self._save(
+          lambda x: model(tf.cast(x, tf.float32)),
+          tf.TensorSpec([None, 16, 16, 3], dtype, name='x'), holds=model)
+      adapter = spec.build(f'saved_model:{folder}?signature=serve')
+      inputs = adapter.preprocess(networks.pixels())
+      found = adapter.logits_and_gradients(inputs, networks.labels())
+      rounded = tf.cast(tf.cast(inputs, dtype), tf.float32).numpy()
+      wanted = networks.expected(model, rounded, networks.labels())
+      self.assertAllClose(found[0], wanted[0], rtol=1e-4, atol=1e-6)
+      self.assertAllClose(
+          found[1], wanted[1], rtol=.02, atol=1e-3 * np.abs(wanted[1]).max())
+
+  @parameterized.parameters(
+      (tf.nn.log_softmax, 'log_softmax'), (tf.sigmoid, 'sigmoid'),
+      (tf.math.log_sigmoid, 'log_sigmoid'),
+      (lambda z: tf.math.log(tf.nn.softmax(z) + 1e-7), 'log of softmax'))
+  def test_ends_that_its_graph_shows_are_refused(self, squash, name):
+    model = networks.network()
+    folder = self._save(lambda x: squash(model(x)),
+                        tf.TensorSpec([None, 16, 16, 3], name='x'), holds=model)
+    with self.assertRaisesRegex(ValueError, f'ies .it ends with {name}'):
+      spec.build(f'saved_model:{folder}?signature=serve')
+
+  def test_batch_statistics_are_refused(self):
+    model = networks.network()
+    for size in (None, 2):
+      folder = self._save(
+          lambda x: model(x, training=True),
+          tf.TensorSpec([size, 16, 16, 3], name='x'), holds=model)
+      with self.assertRaisesRegex(ValueError, 'statistics of the batch'):
+        spec.build(f'saved_model:{folder}?signature=serve')
+
   def test_inputs_that_are_no_images(self):
     folder = self._save(lambda x, y: {'z': x + y}, tf.TensorSpec([2], name='x'),
                         tf.TensorSpec([2], name='y'))

@@ -1,6 +1,10 @@
 """Tests of the grammar of SPECs."""
 
+import inspect
+from unittest import mock
+
 from absl.testing import parameterized
+import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.evaluation.adapters import spec
@@ -49,6 +53,35 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
         spec.build(f'keras:a.h5?input_size={size}')
     with self.assertRaisesRegex(ValueError, 'classes: .*seven'):
       spec.build('keras_app:VGG16?classes=seven')
+
+  def test_mean_deviation_and_scale_are_options_of_every_kind(self):
+    for name in spec.KINDS:
+      kind = spec.KINDS[name]._replace(
+          build=lambda spec, target, *, preprocessing: preprocessing)
+      with mock.patch.dict(spec.KINDS, {name: kind}):
+        made = [spec.build(f'{name}:a?{options}') for options in (
+            'mean=127&std=128',  # EfficientNet-Lite's.
+            'scale=1/255&mean=.5,.25,0&std=.5,1,2')]
+      self.assertContainsSubset(
+          ['mean', 'std', 'scale'], spec.options_of(spec.KINDS[name]))
+      self.assertIn('preprocessing', inspect.signature(
+          spec.KINDS[name].build).parameters)
+      pixels = np.float32([[[[0, 51, 255]]]])
+      self.assertAllClose(made[0].apply(pixels), (pixels - 127) / 128)
+      self.assertAllClose(made[1].apply(pixels), [[[[-1, -.05, .5]]]])
+      self.assertEqual(str(made[0]), 'custom: (RGB * 1 - 127) / 128')
+
+  @parameterized.parameters(
+      ('mean=127&preprocessing=tf', 'exclude each other'),
+      ('mean=a', "'a' is not a number"), ('std=2,3', 'std=2.0,3.0; expected'),
+      ('std=0&scale=1', 'only numbers above'), ('scale=1/0', "'1/0' is not"),
+      ('scale=1,2,3', 'expected one number'), ('mean=nan', 'finite number'),
+      # Of pixels in 0..1, as PyTorch has them.
+      ('mean=.485,.456,.406&std=.229,.224,.225', 'write scale=1/255 too'),
+      ('mean=.5', 'write scale=1/255 too'))
+  def test_numbers_that_make_no_preprocessing(self, options, message):
+    with self.assertRaisesRegex(ValueError, f"'keras:a.h5.*{message}"):
+      spec.build(f'keras:a.h5?{options}')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
 """Tests of PyTorch modules, against a twin in tf_keras."""
 
+import collections
+import dataclasses
 import os
 import sys
 import tempfile
@@ -166,14 +168,187 @@ class TorchTest(tf.test.TestCase):
 
     with _module_of(net(lambda x: types.SimpleNamespace(logits=x))):
       self._check(spec.build(f'torch:my_models.net?{_SIZE}'))
-    with _module_of(net(lambda x: [x])):
-      with self.assertRaisesRegex(ValueError, 'its output is a list'):
-        spec.build(f'torch:my_models.net?{_SIZE}')
+    pair = collections.namedtuple('Pair', ['logits', 'features'])
+    record = dataclasses.make_dataclass('Record', ['scores', 'features'])
+    for wrap, options in (
+        (lambda x: [x], ''), (lambda x: (x, None), ''),
+        (lambda x: collections.OrderedDict(out=x), ''),
+        (lambda x: {'logits': x, 'features': 2 * x}, ''),
+        (lambda x: pair(x, 2 * x), ''),
+        (lambda x: (2 * x, x), '&output=1'),
+        (lambda x: {'heads': {'a': 2 * x, 'b': x}}, '&output=heads.b'),
+        (lambda x: record(x, 2 * x), '&output=scores')):
+      with _module_of(net(wrap)):
+        self._check(spec.build(f'torch:my_models.net?{_SIZE}{options}'))
+    for wrap, message in (
+        (lambda x: (x, x), "'logits': write .output= and one of 0, 1"),
+        (lambda x: None, 'its output is a NoneType without tensors'),
+        (lambda x: x[:, :1], 'a single number'),
+        (lambda x: x.log_softmax(-1), 'it ends with log_softmax'),
+        (lambda x: x.softmax(-1).log(), 'it ends with log of softmax'),
+        (lambda x: x.sigmoid().view(-1, 5), 'it ends with sigmoid'),
+        (lambda x: torch.nn.functional.logsigmoid(x), 'ends with log_sigmoid'),
+        (lambda x: x - x.logsumexp(1, keepdim=True), 'exponentials sum to 1')):
+      with _module_of(net(wrap)):
+        with self.assertRaisesRegex(ValueError, message):
+          spec.build(f'torch:my_models.net?{_SIZE}')
     with _module_of(net(lambda x: x.softmax(-1))):
       with self.assertRaisesRegex(ValueError, 'probabilities'):
         spec.build(f'torch:my_models.net?{_SIZE}')
 
+  def _wrapped(self, first=lambda x: x, model=None):
+    """The twin behind a function of its images."""
+    torch = optional.load('torch')
+
+    class Wrapped(torch.nn.Module):
+
+      def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+      def forward(self, x):
+        return self.inner(first(x))
+
+    return Wrapped(torch_twin(model or self.model))
+
+  def test_operations_in_place_on_the_images(self):
+    torch = optional.load('torch')
+    for first in (lambda x: x.add_(1).sub_(1), torch.nn.Identity(),
+                  lambda x: x.mul_(2).div_(2)):
+      with _module_of(lambda f=first: self._wrapped(f)):
+        self._check(spec.build(
+            f'torch:my_models.net?{_SIZE}&preprocessing=torch'))
+    with _module_of(lambda: self._wrapped(torch.nn.ReLU(inplace=True))):
+      adapter = spec.build(f'torch:my_models.net?{_SIZE}&preprocessing=torch')
+    inputs = adapter.preprocess(networks.pixels())
+    kept = inputs.copy()
+    gradients = adapter.gradients(inputs, networks.labels())
+    self.assertAllEqual(inputs, kept)
+    wanted = networks.expected(
+        lambda x, training: self.model(tf.nn.relu(x), training=training),
+        inputs, networks.labels())
+    self.assertAllClose(gradients, wanted[1], rtol=1e-5, atol=1e-6)
+
+  def test_weights_of_16_and_64_bits(self):
+    torch = optional.load('torch')
+    for dtype, tolerance in ((torch.float16, .02), (torch.bfloat16, .15),
+                             (torch.float64, 1e-5)):
+      with _module_of(lambda d=dtype: torch_twin(self.model).to(d)):
+        adapter = spec.build(f'torch:my_models.net?{_SIZE}&preprocessing=torch')
+      inputs = adapter.preprocess(networks.pixels())
+      found = adapter.logits_and_gradients(inputs, networks.labels())
+      wanted = networks.expected(self.model, inputs, networks.labels())
+      for ours, theirs in zip(found, wanted):
+        self.assertEqual(ours.dtype, np.float32)
+        self.assertAllClose(
+            ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+  def test_torchscript(self):
+    torch = optional.load('torch')
+    image = torch.zeros(1, 3, networks.SIZE, networks.SIZE)
+    twin = torch_twin(self.model).eval()
+    for script in (torch.jit.trace(twin, image), torch.jit.script(twin),
+                   torch.jit.freeze(torch.jit.trace(twin, image))):
+      with _module_of(script):
+        self._check(spec.build(
+            f'torch:my_models.net?{_SIZE}&preprocessing=torch'))
+
+  def test_a_class_and_a_module_in_place_of_a_function(self):
+    torch = optional.load('torch')
+
+    def twin():
+      return torch_twin(self.model)
+
+    class Net(torch.nn.Module):
+
+      def __init__(self):
+        super().__init__()
+        self.inner = twin()
+
+      def forward(self, x):
+        return self.inner(x)
+
+    for target in (Net, lambda: Net, twin()):
+      with _module_of(target):
+        self._check(spec.build(f'torch:my_models.net?{_SIZE}'))
+    for target, message in (
+        (lambda width, depth=2: None, 'needs the arguments width; expected'),
+        (lambda: 1 / 0, 'fails: ZeroDivisionError: division by zero'),
+        (lambda: {'a': 1}, 'my_models.net gives a dict; expected a torch.nn'),
+        (lambda: lambda x: x, 'gives a function; expected')):
+      with _module_of(target), self.assertRaisesRegex(ValueError, message):
+        spec.build('torch:my_models.net')
+
+  def test_networks_without_gradient_are_refused_by_name(self):
+    torch = optional.load('torch')
+
+    class NoGrad(torch.nn.Module):
+
+      def __init__(self, inner, guard):
+        super().__init__()
+        self.inner, self.guard = inner, guard
+
+      def forward(self, x):
+        with self.guard():
+          return self.inner(x)
+
+    twin = torch_twin(self.model)
+    for target in (NoGrad(twin, torch.no_grad),
+                   NoGrad(twin, torch.inference_mode),
+                   self._wrapped(lambda x: x.detach()),
+                   self._wrapped(torch.round)):
+      with _module_of(target):
+        adapter = spec.build(f'torch:my_models.net?{_SIZE}')
+      inputs = adapter.preprocess(networks.pixels())
+      self.assertEqual(adapter.logits(inputs).shape, (3, 5))
+      with self.assertRaisesRegex(ValueError, 'torch:my_models.net.*gradient'):
+        adapter.gradients(inputs, networks.labels())
+
+  def test_errors_of_a_network_are_one_sentence(self):
+    torch = optional.load('torch')
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(7, 5))
+    with _module_of(net), self.assertRaisesRegex(
+        ValueError, r'net.*fails on 2 images of 16x16 pixels: RuntimeError: mat'
+        ):
+      spec.build(f'torch:my_models.net?{_SIZE}')
+
+  def test_refuses_scores_that_depend_on_the_batch(self):
+    torch = optional.load('torch')
+    twin = torch_twin(self.model)
+    twin.norm.train = lambda mode=True: twin.norm  # Its own train() forgets it.
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+      with _module_of(twin.to(dtype)), self.assertRaisesRegex(
+          ValueError, 'torch:my_models.net.*statistics of the batch'):
+        spec.build(f'torch:my_models.net?{_SIZE}')
+    with _module_of(lambda: self._wrapped(torch.nn.functional.dropout)):
+      with self.assertRaisesRegex(ValueError, 'shown again'):
+        spec.build(f'torch:my_models.net?{_SIZE}')
+
+  def test_normalization_inside_is_recognized(self):
+    for first, found in ((lambda x: (x / 255 - .45) / .22, 'none'),
+                         (lambda x: (x - .45) / .22, 'unit')):
+      with _module_of(lambda f=first: self._wrapped(f)):
+        with self.assertNoLogs('absl', level='WARNING'):
+          adapter = spec.build(f'torch:my_models.net?{_SIZE}')
+      self.assertRegex(adapter.preprocessing, f', {found}: ')
+
   def test_names_what_cannot_be_imported(self):
+    folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+    for name, text in (('needy', 'import a_package_of_nobody'),
+                       ('broken', 'def f(:')):
+      with open(os.path.join(folder, f'{name}.py'), 'w') as f:
+        f.write(text)
+    with mock.patch.object(sys, 'path', [folder, *sys.path]):
+      with self.assertRaisesRegex(
+          ImportError, "needy fails: .*a_package_of_nobody'. Install"):
+        spec.build('torch:needy.net')
+      with self.assertRaisesRegex(ImportError, 'broken fails: SyntaxError'):
+        spec.build('torch:broken.net')
+    with _module_of(len):
+      with self.assertRaisesRegex(ImportError, "attribute 'other'; it has net"
+                                  ) as error:
+        spec.build('torch:my_models.other')
+      self.assertNotIn('PYTHONPATH', str(error.exception))
     with self.assertRaisesRegex(ImportError,
                                 "No module named 'my_models'.*PYTHONPATH"):
       spec.build('torch:my_models.net')
@@ -252,7 +427,8 @@ class MissingPackagesTest(tf.test.TestCase):
                           ('torchvision.models', 'torchvision:net')):
       with mock.patch.dict(sys.modules, {package: None}):
         with self.assertRaisesRegex(
-            ImportError, f'{text} needs .*pip install {package.split(".")[0]}'):
+            ImportError,
+            f'{text} needs .*pip install {package.split(".")[0]}[.]$'):
           spec.build(text)
 
 

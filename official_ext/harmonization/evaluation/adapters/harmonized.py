@@ -21,6 +21,7 @@ from official_ext.harmonization.data import http_shard
 from official_ext.harmonization.evaluation.adapters import base
 from official_ext.harmonization.evaluation.adapters import keras_file
 from official_ext.harmonization.evaluation.adapters import keras_models
+from official_ext.harmonization.evaluation.adapters import preprocessing as pre
 
 BASE_URL = 'https://storage.googleapis.com/serrelab/prj_harmonization/models'
 
@@ -168,7 +169,8 @@ def build(spec: str,
           target: str,
           *,
           name: Optional[str] = None,
-          weights: str = '') -> base.Adapter:
+          weights: str = '',
+          preprocessing: Optional[pre.Choice] = None) -> base.Adapter:
   """Builds the adapter.
 
   Args:
@@ -176,6 +178,8 @@ def build(spec: str,
     target: the network's name, one of `NETWORKS`.
     name: for tables; the network's, and that it is harmonized, by default.
     weights: the file, where it is not to be downloaded.
+    preprocessing: its name, or itself. By default that of their training,
+      'torch'.
 
   Returns:
     The adapter.
@@ -204,4 +208,4 @@ def build(spec: str,
       raise ValueError(f'{spec}: {path} holds no weights of this network: {e}'
                       ) from e
   return keras_file.wrap(spec, model, name or f'{target} (harmonized)',
-                         _PREPROCESSING, None)
+                         preprocessing or _PREPROCESSING, None)

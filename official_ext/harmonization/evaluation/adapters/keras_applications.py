@@ -28,7 +28,7 @@ def build(spec: str,
           name: Optional[str] = None,
           weights: str = _RELEASED,
           classes: int = base.IMAGENET_CLASSES,
-          preprocessing: Optional[str] = None,
+          preprocessing: Optional[pre.Choice] = None,
           input_size: Optional[Tuple[int, int]] = None) -> base.Adapter:
   """Builds the adapter.
 
@@ -39,7 +39,8 @@ def build(spec: str,
     weights: 'imagenet' (which Keras downloads), 'none' for random ones, or a
       file of weights.
     classes: of the network, where the weights are not 'imagenet'.
-    preprocessing: its name. By default the network's own `preprocess_input`.
+    preprocessing: its name, or itself. By default the network's own
+      `preprocess_input`.
     input_size: height and width; the network's own by default.
 
   Returns:

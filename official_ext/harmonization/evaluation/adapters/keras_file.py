@@ -5,25 +5,29 @@ from typing import Any, Optional, Tuple
 
 from official_ext.harmonization import resources
 from official_ext.harmonization.evaluation.adapters import base
+from official_ext.harmonization.evaluation.adapters import keras_heads
 from official_ext.harmonization.evaluation.adapters import keras_models
 from official_ext.harmonization.evaluation.adapters import preprocessing as pre
 from official_ext.harmonization.evaluation.adapters import tensorflow_model
+
 
 def build(spec: str,
           target: str,
           *,
           name: Optional[str] = None,
-          preprocessing: Optional[str] = None,
-          input_size: Optional[Tuple[int, int]] = None) -> base.Adapter:
+          preprocessing: Optional[pre.Choice] = None,
+          input_size: Optional[Tuple[int, int]] = None,
+          output: str = '') -> base.Adapter:
   """Builds the adapter.
 
   Args:
     spec: as the user wrote it.
     target: path of the file.
     name: for tables; the file's by default.
-    preprocessing: its name. By default 'none' for a model that begins with a
-      rescaling layer, else 'torch', with a warning.
+    preprocessing: its name, or itself. By default what the layers before the
+      first weights show, else 'torch', with a warning.
     input_size: height and width, where the model takes any.
+    output: which of the model's outputs; by default the only one, or 'logits'.
 
   Returns:
     The adapter.
@@ -34,19 +38,21 @@ def build(spec: str,
   """
   model = keras_models.load(resources.working_path(target))
   stem = os.path.splitext(os.path.basename(target))[0]
-  return wrap(spec, model, name or stem, preprocessing, input_size)
+  return wrap(spec, model, name or stem, preprocessing, input_size, output)
 
 
-def wrap(spec: str, model: Any, name: str, chosen: Optional[str],
-         input_size: Optional[Tuple[int, int]]) -> base.Adapter:
+def wrap(spec: str, model: Any, name: str, chosen: Optional[pre.Choice],
+         input_size: Optional[Tuple[int, int]],
+         output: str = '') -> base.Adapter:
   """Makes an adapter of a Keras model.
 
   Args:
     spec: as the user wrote it.
     model: of either Keras.
     name: for tables.
-    chosen: the preprocessing's name, or None to recognize it.
+    chosen: the preprocessing, or None to recognize it.
     input_size: height and width, or None for the model's own.
+    output: as for `build`.
 
   Returns:
     The adapter.
@@ -54,8 +60,12 @@ def wrap(spec: str, model: Any, name: str, chosen: Optional[str],
   Raises:
     ValueError: it is no classifier of images that can be scored.
   """
-  assumed = not chosen and not keras_models.rescales_itself(model)
-  chosen = chosen or (pre.DEFAULT if assumed else 'none')
+  size = keras_models.input_size(spec, model, input_size)
+  model = keras_heads.with_logits(spec, model, size, output)
+  assumed = False
+  if not chosen:
+    chosen = pre.before_weights(
+        lambda images: keras_models.first_inputs(model, images), size)
+    assumed = not chosen
   return tensorflow_model.TensorFlowAdapter(
-      spec, name, keras_models.input_size(spec, model, input_size),
-      pre.get(chosen), keras_models.with_logits(model), assumed=assumed)
+      spec, name, size, pre.get(chosen or pre.DEFAULT), model, assumed=assumed)

@@ -1,44 +1,55 @@
-"""Keras models, of Keras 2 (tf_keras) and of Keras 3, and their logits."""
+"""Keras models, of Keras 2 (tf_keras) and of Keras 3: opening them."""
 
 import json
+import re
 from typing import Any, Mapping, Optional, Tuple
 import zipfile
 
 import h5py
+import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.evaluation.adapters import keras_safety
 from official_ext.harmonization.evaluation.adapters import sizes
 
-_RESCALING = ('Rescaling', 'Normalization')
+# Layers whose weights are statistics of pixels.
+_STATISTICS = ('Normalization',)
+# No more of what Keras says of a file that it cannot open.
+_MAX_MESSAGE = 300
 
 
 def _saved_config(path: str) -> Tuple[dict[str, Any], str]:
   """Reads a file's configuration and the version of Keras that wrote it."""
   # As Keras decides: what is read here must be what it opens.
   if path.endswith('.keras') and zipfile.is_zipfile(path):
-    with zipfile.ZipFile(path) as archive:
-      try:
-        metadata = json.loads(archive.read('metadata.json'))
-        return json.loads(archive.read('config.json')), metadata.get(
+    try:
+      with zipfile.ZipFile(path) as archive:
+        text = archive.read('config.json')
+        version = json.loads(archive.read('metadata.json')).get(
             'keras_version', '')
-      except (KeyError, ValueError) as e:
-        raise ValueError(f'{path} is an archive, but not of Keras: {e}.'
-                        ) from None
-  try:
-    with h5py.File(path, 'r') as file:
-      text, version = (
-          file.attrs.get(k, '') for k in ('model_config', 'keras_version'))
-  except OSError as e:
-    raise ValueError(f'{path} is neither a .keras archive nor HDF5: {e}.'
-                    ) from None
+    except (AttributeError, KeyError, ValueError, zipfile.BadZipFile) as e:
+      raise ValueError(f'{path} is an archive, but not of Keras: {e}.'
+                      ) from None
+  else:
+    try:
+      with h5py.File(path, 'r') as file:
+        text, version = (
+            file.attrs.get(k, '') for k in ('model_config', 'keras_version'))
+    except OSError as e:
+      raise ValueError(f'{path} is neither a .keras archive nor HDF5: {e}.'
+                      ) from None
   if not text:
     raise ValueError(
-        f'{path} holds weights alone, or is no Keras file. For weights of '
+        f'{path} holds weights alone, or is not a Keras file. For weights of '
         'a network of tf_keras.applications write keras_app:NAME?weights=FILE.')
-  text, version = (t.decode() if isinstance(t, bytes) else t
-                   for t in (text, version))
-  return json.loads(text), version
+  try:
+    config = json.loads(text)
+  except ValueError as e:
+    raise ValueError(f'{path}: its configuration is not JSON: {e}.') from None
+  if not isinstance(config, dict):
+    raise ValueError(f'{path}: its configuration is a {type(config).__name__}; '
+                     'expected that of a model.')
+  return config, version.decode() if isinstance(version, bytes) else version
 
 
 def load(path: str,
@@ -65,11 +76,15 @@ def load(path: str,
   try:
     return keras.models.load_model(
         path, custom_objects=custom_objects, compile=False, safe_mode=True)
-  except (AttributeError, TypeError, ValueError) as e:
-    first = next(iter(str(e).splitlines()), '')
+  except Exception as e:  # pylint: disable=broad-except  # of many kinds
+    first = re.split(r'(?<=[.!?])\s|\n', str(e), maxsplit=1)[0]
+    if len(first) > _MAX_MESSAGE:
+      first = f'{first[:_MAX_MESSAGE]}...'
     raise ValueError(
         f'{path}, written by Keras {version or "of an unknown version"}, '
-        f'cannot be opened: {first}') from e
+        f'cannot be opened: {type(e).__name__}: {first} Save it again as '
+        '.keras, which holds layers and operations that HDF5 does not, or '
+        'export it as a SavedModel.') from e
 
 
 def _keras3(path: str):
@@ -82,62 +97,46 @@ def _keras3(path: str):
   return keras
 
 
-def rescales_itself(model: Any) -> bool:
-  """Says whether a model brings its own preprocessing.
+class _Reached(Exception):
+  """The first layer of weights has been called."""
+
+
+def first_inputs(model: Any, images: np.ndarray) -> Optional[np.ndarray]:
+  """Returns what the first layer of weights is given.
 
   Args:
-    model: of either Keras.
+    model: of either Keras, that takes one tensor.
+    images: float32 (B, height, width, 3).
 
   Returns:
-    True if one of its first layers, those before any weight that is trained,
-    rescales pixels.
+    Its input, float32, of any shape; None if there is no such layer.
   """
-  for layer in getattr(model, 'layers', ()):
-    if type(layer).__name__ in _RESCALING:
-      return True
-    if hasattr(layer, 'layers'):
-      return rescales_itself(layer)
-    if layer.trainable_weights:
-      return False
-  return False
+  reached = []
+
+  def record(inputs, *unused_args, **unused_kwargs):
+    reached.append(tf.cast(tf.nest.flatten(inputs)[0], tf.float32).numpy())
+    raise _Reached
+
+  layers = [
+      layer for layer in model._flatten_layers(include_self=False)  # pylint: disable=protected-access
+      if type(layer).__name__ not in _STATISTICS and _has_weights(layer)]
+  for layer in layers:
+    layer.call = record
+  try:
+    model(images, training=False)
+  except Exception:  # pylint: disable=broad-except  # Keras may make another
+    if not reached:
+      raise
+  finally:
+    for layer in layers:
+      del layer.call
+  return reached[0] if reached else None
 
 
-def with_logits(model: Any) -> Any:
-  """Takes the softmax or sigmoid off a classifier's end.
-
-  Args:
-    model: of either Keras; the activation of its last layer may be changed in
-      place.
-
-  Returns:
-    The model, or one that ends before its last layer.
-  """
-  last = _last_layer(model)
-  if type(last).__name__ == 'Softmax' or (
-      type(last).__name__ == 'Activation' and _squashes(last)):
-    # A container's last layer cannot be left out, its activation can.
-    last.call = _identity
-  elif _squashes(last):
-    last.activation = _identity
-  return model
-
-
-def _identity(inputs, *unused_args, **unused_kwargs):
-  return inputs
-
-
-def _squashes(layer: Any) -> bool:
-  activation = getattr(layer, 'activation', None)
-  return getattr(activation, '__name__', '') in ('softmax', 'sigmoid')
-
-
-def _last_layer(model: Any) -> Any:
-  """Returns the layer that a model's output comes from."""
-  while hasattr(model, 'layers') and model.layers:
-    names = getattr(model, 'output_names', None)
-    named = [x for x in model.layers if names and x.name == names[0]]
-    model = named[0] if named else model.layers[-1]
-  return model
+def _has_weights(layer: Any) -> bool:
+  """Tells layers of weights from others, which may hold a random state."""
+  return not getattr(layer, 'layers', None) and any(
+      w.shape and tf.as_dtype(w.dtype).is_floating for w in layer.weights)
 
 
 def input_size(spec: str, model: Any,
@@ -153,12 +152,21 @@ def input_size(spec: str, model: Any,
     Height and width.
 
   Raises:
-    ValueError: the model takes no images of three channels, or as
-      `sizes.choose`.
+    ValueError: the model does not take one batch of images of three channels,
+      or as `sizes.choose`.
   """
   shape = getattr(model, 'input_shape', None)
+  if isinstance(shape, (dict, list)):
+    names = (shape if isinstance(shape, dict) else
+             [tensor.name for tensor in model.inputs])
+    if len(names) != 1:
+      raise ValueError(
+          f'{spec}: it has the inputs {", ".join(names)}; expected one batch '
+          'of images. Save a model of the one input that takes them.')
+    shape = tf.nest.flatten(model.inputs)[0].shape
+  shape = shape and tuple(shape)
   if not shape or len(shape) != 4 or shape[3] not in (None, 3):
     raise ValueError(
-        f'{spec}: its input has shape {shape}, where one batch of images '
-        '(None, height, width, 3) is needed.')
+        f'{spec}: its input has shape {shape}; expected one batch of images, '
+        '(None, height, width, 3).')
   return sizes.choose(spec, shape[1:3], chosen)

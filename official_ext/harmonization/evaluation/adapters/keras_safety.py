@@ -1,35 +1,51 @@
 """Refuses Keras files whose configuration would run code.
 
-Keras's safe mode knows the Lambda layer of .keras archives alone. A
-configuration may also name any module, which is imported, and any function in
-it, which is called; HDF5 has no safe mode at all.
+Keras's safe mode refuses code that is stored in a .keras archive. A
+configuration may also name a module, which tf_keras imports, or a function,
+which is called; older versions of Keras 3 have holes of their own, and HDF5 has
+no safe mode in most of them. What is refused here in addition is short: layers
+that run code or open files, and classes and functions from outside of Keras.
+How a configuration writes data down is left to Keras's own deserializer.
+
+This is not a sandbox: it checks what Keras is asked to build, not how Keras and
+TensorFlow build it.
 """
 
 import builtins
 import re
 from typing import Any, Collection, Iterator
 
-# Parts of Keras whose classes are layers and what belongs to them, in tf_keras
-# and Keras 3; not those that load, save, download or unlock.
-_PARTS = ('activations', 'constraints', 'dtype_policies', 'engine',
-          'initializers', 'layers', 'losses', 'metrics', 'mixed_precision',
-          'models', 'ops', 'optimizers', 'quantizers', 'regularizers')
-_FUNCTION_PARTS = ('activations', 'constraints', 'initializers', 'losses',
-                   'metrics', 'regularizers')
+# The part of Keras that a module is in, of tf_keras or of Keras 3.
 _MODULE = re.compile(r'(?:tf_)?keras(?:\.src)?(?:\.(\w+)(?:\.\w+)*)?')
-# Keras's own notation of values.
-_VALUES = ('__tensor__', '__numpy__', '__bytes__', '__tuple__', '__ellipsis__')
+# Parts whose classes are not for building networks; some load or save files.
+_NOT_FOR_NETWORKS = (
+    'backend', 'callbacks', 'config', 'datasets', 'distribute', 'distribution',
+    'dtensor', 'estimator', 'export', 'feature_column', 'preprocessing',
+    'saving', 'testing', 'testing_infra', 'utils', 'visualization', 'wrappers')
+# Parts whose functions compute, and neither load, download nor unlock.
+_FUNCTION_PARTS = (
+    'activations', 'constraints', 'initializers', 'losses', 'metrics', 'ops',
+    'random', 'regularizers')
 # Layers that run code of the file, or open other files.
-_REFUSED = ('Lambda', '__lambda__', '__typespec__', 'ClassMethod', 'FlaxLayer',
-            'IntegerLookup', 'JaxLayer', 'StringLookup', 'TFSMLayer',
-            'TextVectorization', 'TorchModuleWrapper')
-_CLASS = re.compile(r'(?:[\w.]+>)?[A-Z]\w*')
-# What TensorFlow's functions, as layers, may be: arithmetic, and no files.
+_REFUSED = (
+    'Lambda', '__lambda__', 'ClassMethod', 'FlaxLayer', 'IntegerLookup',
+    'JaxLayer', 'ReloadedLayer', 'StringLookup', 'TFSMLayer',
+    'TextVectorization', 'TorchModuleWrapper')
+# A class, or one of Keras's notations for data, such as __keras_tensor__.
+_CLASS = re.compile(r'(?:[\w.]+>)?[A-Z]\w*|__\w+__')
+# Types of tensors, which tf_keras keeps with an input.
+_TENSOR_TYPE = re.compile(r'tensorflow\.python\.(?:framework|ops\.ragged)\.\w+')
+# What TensorFlow's functions, as layers of tf_keras, may be: arithmetic, and no
+# files.
 _TF_FUNCTION = re.compile(
-    r'(?:math|nn|linalg|image|signal|__operators__)\.[\w.]+|(?:cast|clip_by_'
-    r'value|concat|convert_to_tensor|expand_dims|gather|identity|ones_like|pad|'
-    r'repeat|reshape|reverse|roll|shape|slice|split|squeeze|stack|'
-    r'stop_gradient|tile|transpose|unstack|where|zeros_like)')
+    r'(?:compat\.v1\.)?(?:(?:math|nn|linalg|image|signal|random|bitwise|'
+    r'__operators__)\.[\w.]+|argsort|(?:batch_to_|space_to_)\w+|boolean_mask|'
+    r'broadcast_to|cast|clip_by_\w+|concat|convert_to_tensor|cumsum|einsum|'
+    r'ensure_shape|expand_dims|eye|fill|gather\w*|identity|(?:ones|zeros)'
+    r'(?:_like)?|meshgrid|norm|one_hot|pad|range|rank|repeat|reshape|'
+    r'reverse\w*|roll|scatter_nd|sequence_mask|shape|size|slice|sort|split|'
+    r'squeeze|stack|stop_gradient|strided_slice|tensordot|tile|transpose|'
+    r'unstack|where)')
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:
@@ -50,6 +66,16 @@ def _part(module: Any) -> str:
   return (found[1] or '') if found else '?'
 
 
+def _function_problem(item: dict[str, Any]) -> str:
+  """As `_problem`, for a function."""
+  function, module = item.get('config'), item.get('module')
+  if module == 'builtins' and not hasattr(builtins, str(function)):
+    return ''  # One of Keras, by its name.
+  if _part(module) in _FUNCTION_PARTS:
+    return ''
+  return f'it names the function {function!r} of {module!r}, which'
+
+
 def _problem(item: dict[str, Any], known: Collection[str]) -> str:
   """Says what one part of a configuration would run, or nothing."""
   name, module = item['class_name'], item.get('module')
@@ -59,19 +85,20 @@ def _problem(item: dict[str, Any], known: Collection[str]) -> str:
       inner = item.get('config')
       layer = inner.get('name') if isinstance(inner, dict) else None
       return f'the layer {layer!r} is a {text}, which'
-  if name in _VALUES or name in known or registered in known:
+  # The name by which Keras looks for what it was given. If it does not find it,
+  # it imports the module.
+  key = (item.get('config') if name == 'function' else
+         item.get('registered_name', name))
+  if isinstance(key, str) and key in known:
     return ''
   if name == 'function':
-    function = item.get('config')
-    if module == 'builtins' and not hasattr(builtins, str(function)):
-      return ''  # Keras's own, by their names.
-    if _part(module) not in _FUNCTION_PARTS:
-      return f'it names the function {function!r} of {module!r}, which'
-    return ''
+    return _function_problem(item)
   if not all(isinstance(text, str) and _CLASS.fullmatch(text)
              for text in (name, registered or name)):
     return f'it names {name!r} ({registered!r}), which'
-  if _part(module) not in ('', *_PARTS):
+  if name == '__typespec__' and _TENSOR_TYPE.fullmatch(str(module)):
+    return ''
+  if _part(module) in ('?', *_NOT_FOR_NETWORKS):
     return f'it names {name} of the module {module!r}, which'
   if name == 'TFOpLambda':
     function = (item.get('config') or {}).get('function')
@@ -84,7 +111,7 @@ def refuse_code(config: Any, path: str, known: Collection[str] = ()):
   """Refuses a configuration that would run code.
 
   Args:
-    config: of a model, as it stands in the file.
+    config: of a model, as it is in the file.
     path: of the file, for messages.
     known: names of classes and functions that the caller gives to Keras.
 

@@ -8,7 +8,7 @@ from absl import logging
 from official_ext.harmonization import resources
 from official_ext.harmonization.evaluation import runs
 from official_ext.harmonization.evaluation.adapters import base
-from official_ext.harmonization.evaluation.adapters import preprocessing
+from official_ext.harmonization.evaluation.adapters import preprocessing as pre
 from official_ext.harmonization.evaluation.adapters import tensorflow_model
 
 
@@ -17,7 +17,8 @@ def build(spec: str,
           *,
           name: Optional[str] = None,
           checkpoint: str = '',
-          ema: Optional[bool] = None) -> base.Adapter:
+          ema: Optional[bool] = None,
+          preprocessing: Optional[pre.Choice] = None) -> base.Adapter:
   """Builds the adapter.
 
   Args:
@@ -28,6 +29,7 @@ def build(spec: str,
       ones are in the run's folder. By default the run's last.
     ema: whether moving averages of the weights are evaluated. By default where
       the run has them, as the host evaluates.
+    preprocessing: its name, or itself. By default the host's, 'torch'.
 
   Returns:
     The adapter.
@@ -49,5 +51,5 @@ def build(spec: str,
   # (`official/vision/dataloaders/classification_input.py`).
   return tensorflow_model.TensorFlowAdapter(
       spec, name or os.path.basename(os.path.normpath(target)),
-      run.config.task.model.input_size[:2], preprocessing.get('torch'),
+      run.config.task.model.input_size[:2], pre.get(preprocessing or 'torch'),
       run.model)

@@ -5,7 +5,7 @@ score says which one it was taken with.
 """
 
 import dataclasses
-from typing import Callable, Sequence
+from typing import Callable, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -32,6 +32,10 @@ class Preprocessing:
 
   def __str__(self):
     return f'{self.name}: {self.description}'
+
+
+# As options have it.
+Choice = Union[str, Preprocessing]
 
 
 def scaled(name: str, mean: Sequence[float],
@@ -80,11 +84,11 @@ NAMED = {
 DEFAULT = 'torch'
 
 
-def get(name: str) -> Preprocessing:
+def get(name: Choice) -> Preprocessing:
   """Looks up a preprocessing.
 
   Args:
-    name: one of `NAMED`.
+    name: one of `NAMED`, or a preprocessing itself.
 
   Returns:
     The preprocessing.
@@ -92,11 +96,90 @@ def get(name: str) -> Preprocessing:
   Raises:
     ValueError: there is none of this name.
   """
+  if isinstance(name, Preprocessing):
+    return name
   if name not in NAMED:
     known = '; '.join(map(str, NAMED.values()))
     raise ValueError(
         f'preprocessing={name} is unknown: choose one of these. {known}.')
   return NAMED[name]
+
+
+def affine(mean: Sequence[float], stddev: Sequence[float],
+           scale: float) -> Preprocessing:
+  """Returns (pixels * scale - mean) / stddev, per channel.
+
+  Args:
+    mean: of red, green and blue, or one number for all, on scaled pixels.
+    stddev: likewise.
+    scale: of pixels in 0..255.
+
+  Raises:
+    ValueError: a number is not finite, a deviation or the scale is zero, or
+      there are neither one nor three.
+  """
+  for option, values in (('mean', mean), ('std', stddev), ('scale', [scale])):
+    if len(values) not in (1, 3) or not np.isfinite(values).all():
+      raise ValueError(f'{option}={",".join(map(str, values))}; expected one '
+                       'finite number, or three: of red, green and blue.')
+    if option != 'mean' and min(values) <= 0:
+      raise ValueError(f'{option}={",".join(map(str, values))}; expected only '
+                       'numbers above 0.')
+
+  def text(values):
+    shown = [f'{v:.6g}' for v in values]
+    return shown[0] if len(values) == 1 else f'({", ".join(shown)})'
+
+  offset, deviation = np.float32(mean), np.float32(stddev)
+  return Preprocessing(
+      'custom', f'(RGB * {scale:.6g} - {text(mean)}) / {text(stddev)}',
+      lambda pixels: (pixels * np.float32(scale) - offset) / deviation)
+
+
+# Black and white, as inputs that networks take.
+_RANGES = {'none': (0, 255), 'unit': (0, 1), 'tf': (-1, 1)}
+# How far apart they are for a network's first weights: where pixels were
+# normalized, and where no more than their mean was subtracted.
+_SPANS = (.5, 30.), (200., 300.)
+
+
+def before_weights(first_inputs: Callable[[np.ndarray], Optional[np.ndarray]],
+                   size: Tuple[int, int]) -> Optional[str]:
+  """Recognizes the pixels that a network which normalizes them itself takes.
+
+  Args:
+    first_inputs: takes images (B, h, w, 3) to what the network's first weights
+      are given, or None.
+    size: height and width of images.
+
+  Returns:
+    'none', 'unit' or 'tf', or None where the network does nothing to pixels,
+    or nothing that is understood.
+  """
+  images = np.zeros((2, *size, 3), np.float32)
+  images[1] = 1
+  reached = first_inputs(images)
+  if reached is None or len(reached) != 2:
+    return None
+  # Most of the numbers: a border of zeros may have been added.
+  zero, one = (float(np.median(r)) for r in reached)
+  if np.allclose((zero, one), (0, 1), atol=1e-6):
+    return None
+  for least, most in _SPANS:
+    fitting = {}
+    for name, inputs in _RANGES.items():
+      low, high = sorted(zero + (one - zero) * x for x in inputs)
+      span = high - low
+      if least <= span <= most and low <= .1 * span and high >= -.1 * span:
+        fitting[name] = low, high
+    # Pixels in 0..1 whose mean is 0 are more likely in -1..1.
+    if {'unit', 'tf'} <= set(fitting):
+      low, high = fitting['unit']
+      if low > -.05 * (high - low):
+        del fitting['unit']
+    if fitting:
+      return next(iter(fitting))
+  return None
 
 
 def recognize(own: Preprocessing) -> Preprocessing:

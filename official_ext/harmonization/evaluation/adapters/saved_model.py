@@ -7,12 +7,11 @@ import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import resources
 from official_ext.harmonization.evaluation.adapters import base
+from official_ext.harmonization.evaluation.adapters import outputs
 from official_ext.harmonization.evaluation.adapters import preprocessing as pre
 from official_ext.harmonization.evaluation.adapters import sizes
 from official_ext.harmonization.evaluation.adapters import tensorflow_model
 
-# Of the outputs of the host's exports, the one that is scored.
-_LOGITS = 'logits'
 # The host's name of the export whose input is a batch of normalized float
 # images (`official/vision/serving/image_classification.py`).
 _EXPORT = ('python -m official_ext.harmonization.export_saved_model '
@@ -23,7 +22,7 @@ def build(spec: str,
           target: str,
           *,
           name: Optional[str] = None,
-          preprocessing: Optional[str] = None,
+          preprocessing: Optional[pre.Choice] = None,
           input_size: Optional[Tuple[int, int]] = None,
           signature: str = 'serving_default',
           output: str = '') -> base.Adapter:
@@ -33,8 +32,8 @@ def build(spec: str,
     spec: as the user wrote it.
     target: the SavedModel's folder, or that of an export of the host's.
     name: for tables; the folder's by default.
-    preprocessing: its name. By default the host's for its own exports, else
-      'torch', with a warning.
+    preprocessing: its name, or itself. By default the host's for its own
+      exports, else 'torch', with a warning.
     input_size: height and width, where the model takes any.
     signature: which of its functions is evaluated.
     output: which of the function's outputs; by default the only one, or
@@ -92,18 +91,13 @@ class _Function:
       raise ValueError(f'{spec}: it has no signature {signature!r}: choose one '
                        f'of {", ".join(sorted(loaded.signatures))}.')
     self._function = loaded.signatures[signature]
-    self._key, self.shape = self._input(spec)
-    outputs = sorted(self._function.structured_outputs)
-    if not output:
-      output = outputs[0] if len(outputs) == 1 else _LOGITS
-    if output not in outputs:
-      raise ValueError(f'{spec}: it has no output {output!r}: write ?output= '
-                       f'and one of {", ".join(outputs)}.')
-    self._output = output
+    self._key, self._dtype, self.shape = self._input(spec)
+    self._output = outputs.choose(
+        spec, sorted(self._function.structured_outputs), output)
     self.variables = self._function.variables
 
   def _input(self, spec: str):
-    """Returns name and shape of the input, if a gradient passes it."""
+    """Returns name, type and shape of the input, if a gradient passes it."""
     inputs = self._function.structured_input_signature[1]
     if len(inputs) != 1:
       names = ', '.join(sorted(inputs))
@@ -118,8 +112,9 @@ class _Function:
     if image.shape.rank != 4 or image.shape[3] != 3:
       raise ValueError(f'{spec}: its input {key!r} has shape {image.shape}, '
                        'where (batch, height, width, 3) is needed.')
-    return key, image.shape.as_list()
+    return key, image.dtype, image.shape.as_list()
 
   def __call__(self, images: tf.Tensor, training: bool) -> tf.Tensor:
     del training  # What was exported is inference.
+    images = tf.cast(images, self._dtype)
     return self._function(**{self._key: images})[self._output]

@@ -9,6 +9,7 @@ stand in quotes. Nothing in it is escaped, so that neither targets nor values
 can hold a question mark, nor values an ampersand.
 """
 
+import fractions
 import inspect
 from typing import Any, Callable, Dict, NamedTuple, Tuple
 
@@ -17,6 +18,7 @@ from official_ext.harmonization.evaluation.adapters import harmonized
 from official_ext.harmonization.evaluation.adapters import keras_applications
 from official_ext.harmonization.evaluation.adapters import keras_file
 from official_ext.harmonization.evaluation.adapters import model_garden
+from official_ext.harmonization.evaluation.adapters import preprocessing
 from official_ext.harmonization.evaluation.adapters import saved_model
 from official_ext.harmonization.evaluation.adapters import sizes
 from official_ext.harmonization.evaluation.adapters import torch_module
@@ -64,8 +66,22 @@ def _boolean(value: str) -> bool:
   return value == 'true'
 
 
+def _numbers(value: str) -> Tuple[float, ...]:
+  """Parses numbers, or fractions such as 1/255, with commas between them."""
+  try:
+    return tuple(
+        float(fractions.Fraction(n)) if '/' in n else float(n)
+        for n in value.split(','))
+  except (ValueError, ZeroDivisionError):
+    raise ValueError(f'{value!r} is not a number, a fraction such as 1/255, or '
+                     'three of them with commas between them') from None
+
+
 # How the values of options are read that are not text.
-_PARSERS = {'input_size': sizes.parse, 'ema': _boolean, 'classes': int}
+_PARSERS = {'input_size': sizes.parse, 'ema': _boolean, 'classes': int,
+            'mean': _numbers, 'std': _numbers, 'scale': _numbers}
+# Options of every kind, in place of a named preprocessing.
+_AFFINE = ('mean', 'std', 'scale')
 
 
 def usage() -> str:
@@ -81,7 +97,25 @@ def usage() -> str:
 def options_of(kind: Kind) -> Tuple[str, ...]:
   """Returns the names of the options that a kind takes."""
   parameters = inspect.signature(kind.build).parameters.values()
-  return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+  return (*(p.name for p in parameters if p.kind is p.KEYWORD_ONLY), *_AFFINE)
+
+
+def _affine(options: Dict[str, Any]) -> preprocessing.Preprocessing:
+  """Makes a preprocessing of the options mean, std and scale."""
+  mean, stddev = options.get('mean', (0.,)), options.get('std', (1.,))
+  scale = options.get('scale', (1.,))
+  if 'preprocessing' in options:
+    raise ValueError('preprocessing= and mean=, std= or scale= exclude each '
+                     'other: write one of them')
+  if 'scale' not in options and (
+      max(stddev) < 1 or max(stddev) == 1 and 0 < max(map(abs, mean)) <= 1):
+    raise ValueError(
+        f'mean={",".join(map(str, mean))} and std='
+        f'{",".join(map(str, stddev))} are for pixels in 0..1, and pixels are '
+        'in 0..255: write scale=1/255 too, or scale=1 if they are right')
+  if len(scale) != 1:
+    raise ValueError(f'scale={",".join(map(str, scale))}; expected one number')
+  return preprocessing.affine(mean, stddev, scale[0])
 
 
 def parse(spec: str) -> Tuple[str, str, Dict[str, str]]:
@@ -139,4 +173,10 @@ def build(spec: str, **options: Any) -> base.Adapter:
         options[option] = _PARSERS[option](value)
       except ValueError as e:
         raise ValueError(f'{spec!r}: {option}: {e}.') from None
+  if any(option in options for option in _AFFINE):
+    try:
+      options = {'preprocessing': _affine(options), **{
+          k: v for k, v in options.items() if k not in _AFFINE}}
+    except ValueError as e:
+      raise ValueError(f'{spec!r}: {str(e).rstrip(".")}.') from None
   return kind.build(spec, target, **options)

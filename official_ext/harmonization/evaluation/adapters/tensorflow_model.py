@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.evaluation.adapters import base
+from official_ext.harmonization.evaluation.adapters import graphs
 from official_ext.harmonization.evaluation.adapters import preprocessing
 from official_ext.harmonization.ops import saliency
 
@@ -30,7 +31,7 @@ class TensorFlowAdapter(base.Adapter):
       assumed: see there.
 
     Raises:
-      ValueError: the output is no matrix of logits.
+      ValueError: the network cannot be scored, see `base.Adapter._probe`.
     """
     super().__init__(spec, name, input_size, prepare, assumed=assumed)
     # Traced functions do not keep variables alive.
@@ -64,6 +65,16 @@ class TensorFlowAdapter(base.Adapter):
   @property
   def _images(self):
     return tf.TensorSpec([self._batch_size, *self.input_size, 3])
+
+  def _last_operation(self) -> str:
+    return graphs.last_operation(self._forward)
+
+  def _epsilon(self) -> float:
+    return self._precision
+
+  @functools.cached_property
+  def _precision(self) -> float:
+    return base.ROUNDING[graphs.narrowest_type(self._forward)]
 
   def _logits(self, inputs: np.ndarray) -> np.ndarray:
     return self._in_batches(self._forward, inputs)[0]
