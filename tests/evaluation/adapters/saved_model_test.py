@@ -145,6 +145,40 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, f'ies .it ends with {name}'):
       spec.build(f'saved_model:{folder}?signature=serve')
 
+  def test_normalization_inside_is_recognized(self):
+    for version in (tf_keras, keras):
+      layers = version.layers
+      for first, found in (
+          ([layers.Rescaling(1 / 255.)], 'none'),
+          ([layers.Normalization(mean=[.485, .456, .406],
+                                 variance=[.052, .05, .051])], 'unit'),
+          ([layers.ZeroPadding2D()], 'torch')):
+        model, folder = version.Sequential([
+            version.Input((16, 16, 3)), *first, layers.Conv2D(4, 3),
+            layers.Flatten(), layers.Dense(5)]), self._folder()
+        if version is keras:
+          model.export(folder, verbose=False)
+        else:
+          model.save(folder, save_format='tf')
+        adapter = spec.build(f'saved_model:{folder}')
+        self.assertRegex(adapter.preprocessing, f', {found}:')
+        self.assertEqual('assumed' in adapter.preprocessing, found == 'torch')
+    model = networks.network()
+    folder = self._save(lambda x: model(x / 127.5 - 1),
+                        tf.TensorSpec([2, 16, 16, 3], name='x'), holds=model)
+    adapter = spec.build(f'saved_model:{folder}?signature=serve')
+    self.assertRegex(adapter.preprocessing, ', none:')
+
+  def test_augmentation_that_an_export_left_on_is_refused(self):
+    model = keras.Sequential([
+        keras.Input((16, 16, 3)), keras.layers.RandomFlip('horizontal'),
+        keras.layers.Conv2D(4, 3), keras.layers.Flatten(),
+        keras.layers.Dense(5)])
+    folder = self._folder()
+    model.export(folder, verbose=False)
+    with self.assertRaisesRegex(ValueError, 'other logits when they are shown'):
+      spec.build(f'saved_model:{folder}?preprocessing=unit')
+
   def test_batch_statistics_are_refused(self):
     model = networks.network()
     for size in (None, 2):

@@ -2,7 +2,9 @@
 
 from typing import Iterator, Optional
 
+import numpy as np
 import tensorflow as tf, tf_keras
+from tensorflow.python.framework import convert_to_constants
 
 # Operations that only hand on, cast or arrange numbers.
 _TRANSPARENT = ('Identity', 'IdentityN', 'Cast', 'Reshape', 'Squeeze',
@@ -10,6 +12,9 @@ _TRANSPARENT = ('Identity', 'IdentityN', 'Cast', 'Reshape', 'Squeeze',
 # What is added to probabilities, or clips them, before a logarithm is taken.
 _BEFORE_LOGARITHM = ('Add', 'AddV2', 'Maximum', 'Minimum', 'ClipByValue')
 _CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
+# Operations whose second input is weights.
+_WEIGHTED = ('BatchMatMulV2', 'Conv2D', 'DepthwiseConv2dNative', 'Einsum',
+             'FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3', 'MatMul')
 _SQUASHING = {'Softmax': 'softmax', 'Sigmoid': 'sigmoid',
               'LogSoftmax': 'log_softmax'}
 
@@ -113,3 +118,32 @@ def narrowest_type(function) -> str:
       tf.config.experimental.tensor_float_32_execution_enabled()):
     return 'tensor_float_32'
   return tf.float32.name
+
+
+def first_inputs(function, images: np.ndarray) -> Optional[np.ndarray]:
+  """Returns what the first operation of weights is given.
+
+  Args:
+    function: a concrete function of one batch of images.
+    images: float32 (B, height, width, 3).
+
+  Returns:
+    Its first input, float32; None if there is no such operation.
+  """
+  flat = convert_to_constants.convert_variables_to_constants_v2(
+      function, lower_control_flow=False)
+  image, = flat.inputs
+  reached = {image.op.name}
+  # In the order in which they were added, inputs come before what uses them.
+  for op in flat.graph.get_operations():
+    if op.type not in _WEIGHTED:
+      if any(tensor.op.name in reached for tensor in op.inputs):
+        reached.add(op.name)
+    elif op.inputs[0].op.name in reached:
+      before = flat.prune(image, op.inputs[0])
+      # One by one, since some functions take one size of batches only.
+      return np.concatenate([
+          tf.cast(before(tf.cast(tf.repeat(
+              picture[tf.newaxis], image.shape[0] or 1, axis=0), image.dtype)),
+                  tf.float32)[:1] for picture in images])
+  return None

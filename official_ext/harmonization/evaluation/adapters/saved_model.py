@@ -3,10 +3,13 @@
 import os
 from typing import Any, Optional, Tuple
 
+from absl import logging
+import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import resources
 from official_ext.harmonization.evaluation.adapters import base
+from official_ext.harmonization.evaluation.adapters import graphs
 from official_ext.harmonization.evaluation.adapters import outputs
 from official_ext.harmonization.evaluation.adapters import preprocessing as pre
 from official_ext.harmonization.evaluation.adapters import sizes
@@ -33,7 +36,8 @@ def build(spec: str,
     target: the SavedModel's folder, or that of an export of the host's.
     name: for tables; the folder's by default.
     preprocessing: its name, or itself. By default the host's for its own
-      exports, else 'torch', with a warning.
+      exports, else what the operations before the first weights show, else
+      'torch', with a warning.
     input_size: height and width, where the model takes any.
     signature: which of its functions is evaluated.
     output: which of the function's outputs; by default the only one, or
@@ -50,11 +54,15 @@ def build(spec: str,
   folder, of_host = _find(resources.working_path(target))
   model = _Function(spec, tf.saved_model.load(folder), signature, output)
   batch, *own, _ = model.shape
+  size = sizes.choose(spec, own, input_size)
+  assumed = False
+  if not preprocessing and not of_host:
+    preprocessing = pre.before_weights(model.first_inputs, size)
+    assumed = not preprocessing
   return tensorflow_model.TensorFlowAdapter(
-      spec, name or os.path.basename(os.path.normpath(target)),
-      sizes.choose(spec, own, input_size),
+      spec, name or os.path.basename(os.path.normpath(target)), size,
       pre.get(preprocessing or pre.DEFAULT), model, batch_size=batch,
-      assumed=not preprocessing and not of_host)
+      assumed=assumed)
 
 
 def _find(folder: str) -> Tuple[str, bool]:
@@ -113,6 +121,14 @@ class _Function:
       raise ValueError(f'{spec}: its input {key!r} has shape {image.shape}, '
                        'where (batch, height, width, 3) is needed.')
     return key, image.dtype, image.shape.as_list()
+
+  def first_inputs(self, images: np.ndarray) -> Optional[np.ndarray]:
+    """As `graphs.first_inputs`; None where the graph cannot be taken apart."""
+    try:
+      return graphs.first_inputs(self._function, images)
+    except Exception as e:  # pylint: disable=broad-except  # of many kinds
+      logging.info('The graph does not show its preprocessing: %s', e)
+      return None
 
   def __call__(self, images: tf.Tensor, training: bool) -> tf.Tensor:
     del training  # What was exported is inference.
