@@ -294,9 +294,9 @@ def _print_notes(results):
     for name, result in model['experiments'].items():
       for warning in result['warnings']:
         print(f'WARNING {model["name"]} ({name}): {warning}')
-  for failure in results['failures']:
-    print(f'FAILED {failure["name"]} ({failure["experiment"]}): '
-          f'{failure["error"]} See {failure["traceback"]}.')
+  if results['failures']:  # Each was printed when it happened.
+    failed = dict.fromkeys(f['name'] for f in results['failures'])
+    print(f'FAILED: {", ".join(failed)}; see above, or the report.')
   for name, reason in results['left_out'].items():
     print(f'Not measured: {name} ({reason}).')
   if results['limit']:

@@ -381,6 +381,18 @@ class BenchmarkTest(tf.test.TestCase):
     self._run([_Experiment('first'), _Experiment('second')], _models('bad'))
     self.assertFalse(os.path.exists(self._path('bad.failure.txt')))
 
+  def test_functions_of_one_name_are_models_of_two(self):
+
+    def build(spec):
+      adapter = fakes.Adapter(spec=spec)
+      adapter.name = 'net'  # Of the function, in both modules.
+      return adapter
+
+    experiment = _Experiment('first')
+    self._run([experiment], benchmark.parse_models(
+        ['torch:a.net', 'torch:b.net', 'torch:b.net?name=c']), build)
+    self.assertEqual(experiment.scored, ['a.net', 'b.net', 'c'])
+
   def test_bad_data_stop_the_run(self):
     error = labelled_images.BadDataError('record 3')
     with self.assertRaisesRegex(labelled_images.BadDataError, 'record 3'):
@@ -469,6 +481,8 @@ class ModelTest(parameterized.TestCase):
     with self.assertRaisesRegex(benchmark.SettingsError,
                                 "mg:a/run and mg:b/run.*'run'"):
       benchmark.parse_models(['mg:a/run', 'mg:b/run'])
+    with self.assertRaisesRegex(benchmark.SettingsError, "'Run' and 'run'"):
+      benchmark.parse_models(['mg:a/Run', 'mg:b/run'])
 
 
 if __name__ == '__main__':

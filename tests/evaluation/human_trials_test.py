@@ -96,6 +96,28 @@ class HumanTrialsTest(unittest.TestCase):
       with self.subTest(row):
         self.assert_refused(_HEAD + good + row + '\n', 'line 3', *words)
 
+  def test_two_observers_of_one_name(self):
+    # The tables of two modules whose functions are both called net.
+    rows = [human_trials.row('net', 1, '10_dog3.png', 'animal', answer, '10')
+            for answer in ('animal', 'vehicle')]
+    scores.write_rows(str(self.path), rows)
+    with self.assertRaisesRegex(
+        ValueError, "line 3: subj 'net'.*10_dog3.png in line 2.*different"):
+      human_trials.read(str(self.path))
+    rows[1]['subj'] = 'other.net'
+    scores.write_rows(str(self.path), rows)
+    self.assertEqual([t.participant for t in human_trials.read(str(
+        self.path)).trials], ['net', 'other.net'])
+    for other in ('a,1,1,.4,animal,animal,10,x/10_dog3.png\n',
+                  'a,1,1,.4,na,animal,10,10_dog3.png\n'):
+      self.assert_refused(_HEAD + 'a,1,1,.4,animal,animal,10,10_dog3.png\n' +
+                          other, 'line 3', 'line 2')
+    # Shown again, and said so.
+    self.assertEqual(len(self.read(
+        _HEAD + 'a,1,1,.4,animal,animal,10,10_dog3.png\n'
+        'a,1,2,.4,animal,animal,10,10_dog3.png\n'
+        'a,2,1,.4,animal,animal,10,10_dog3.png\n').trials), 3)
+
   def test_refusals_of_accuracies(self):
     for text, *words in (('0,50', 'line 2', "'50'"), ('0,nan', 'line 2'),
                          ('5,.5', 'line 2', "'5'"),

@@ -200,6 +200,9 @@ class AlignmentTest(Case):
     self.assertGreater(width['known'], width['fixed'])
     self.assertEqual(l2['trials'].details['bootstrap'],
                      'images and participants')
+    # The network's own accuracy has no participants to draw.
+    self.assertEqual(self.evaluate(adapter, human=self.people(
+        stimuli)).scores[0].details['bootstrap'], 'images')
     self.assertIn('fixed', l2['fixed'].details['bootstrap'])
     self.assertGreater(l2['trials'].details['people_split_half'], 0.)
     self.assertTrue(math.isnan(l2['known'].details['people_split_half']))

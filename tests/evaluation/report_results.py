@@ -11,15 +11,16 @@ LEVELS = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 200]
 PERCENTS = [*np.logspace(0, 2, 11), 100.]
 
 
-def score(name, value, ceiling=None, spread=.02, n=500, n_undefined=0):
+def score(name, value, ceiling=None, spread=.02, n=500, n_undefined=0,
+          **details):
   """A score with an interval, as JSON has it."""
   return scores.Score(
       name=name, value=value, n=n, n_undefined=n_undefined,
       low=value - spread, high=value + spread, confidence=.95, ceiling=ceiling,
-      preprocessing='x / 255').to_json()
+      preprocessing='x / 255', details=details).to_json()
 
 
-def curve(threshold, scale=1.):
+def curve(threshold, /, scale=1., **more):
   """An accuracy curve as `accuracy_curves.Curve.to_json` has it."""
   place = np.array([*range(11), 12]) / 10.
   accuracy = .5 + .47 * scale / (1. + np.exp(-9 * (place - threshold)))
@@ -27,6 +28,7 @@ def curve(threshold, scale=1.):
       'levels': LEVELS, 'percents': [float(p) for p in PERCENTS],
       'accuracy': [float(a) for a in accuracy],
       'standard_error': [.02] * len(LEVELS),
+      **more
   }
 
 

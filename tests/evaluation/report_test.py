@@ -10,11 +10,13 @@ import os
 import re
 
 from absl.testing import parameterized
+from matplotlib import colors
 import numpy as np
 from PIL import Image
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.evaluation.report import curves
+from official_ext.harmonization.evaluation.report import examples
 from official_ext.harmonization.evaluation.report import figures
 from official_ext.harmonization.evaluation.report import html as html_lib
 from official_ext.harmonization.evaluation.report import leaderboard
@@ -161,6 +163,135 @@ class CurvesTest(parameterized.TestCase):
     plot = self._draw(20)
     self.assertEqual([t.get_text() for t in plot.get_legend().get_texts()],
                      ['ordinary models', 'harmonized models', 'people'])
+
+
+  def test_every_colour_can_be_read_and_told_apart(self):
+
+    def luminance(colour):  # WCAG 2.2, "relative luminance".
+      rgb = np.array(colors.to_rgb(colour))
+      return np.dot([.2126, .7152, .0722], np.where(
+          rgb <= .04045, rgb / 12.92, ((rgb + .055) / 1.055)**2.4))
+
+    for theme in (figures.LIGHT, figures.DARK):
+      self.assertLen(set(theme.lines), 10)
+      for colour in (*theme.lines, theme.ordinary, theme.twin, theme.human):
+        low, high = sorted([luminance(colour), luminance(theme.ground)])
+        self.assertGreaterEqual((high + .05) / (low + .05), 3., colour)
+      rgb = [255 * np.array(colors.to_rgb(c)) for c in theme.lines]
+      self.assertGreater(min(np.linalg.norm(a - b) for i, a in enumerate(rgb)
+                             for b in rgb[:i]), 50)
+    plot = self._draw(10)
+    lines = plot.get_lines()[:10]
+    self.assertLen({line.get_color() for line in lines}, 10)
+    self.assertLen({line.get_marker() for line in lines}, 10)
+
+  def test_a_model_called_people_keeps_its_line_in_the_legend(self):
+    models = [made.model('people', psychophysics=made.experiment(
+        {}, curves={'model': made.curve(.5), 'human': made.curve(.3)}))]
+    labels = [t.get_text() for t in
+              curves.draw(models, []).axes[0].get_legend().get_texts()]
+    self.assertEqual(labels, ['people', 'people'])
+
+
+class PsychophysicsTest(parameterized.TestCase):
+  """What is known of people and models besides the scores."""
+
+  def _models(self, **human):
+    details = dict(bootstrap='images and participants', n_participants=7)
+    scores = {
+        'psychophysics_accuracy': made.score(
+            'psychophysics_accuracy', .8, bootstrap='images'),
+        'psychophysics_l2': made.score(
+            'psychophysics_l2', .4, people_split_half=.125, **details)}
+    d_prime = [.1 * i for i in range(12)]
+    first = made.curve(
+        .5, threshold=12.5, threshold_interval=[11.25, 14.], d_prime=d_prime)
+    second = made.curve(
+        .5, threshold=None, threshold_interval=[None, None],
+        d_prime=[None, *d_prime[1:]], logistic={'problem': 'it is too high'})
+    people = made.curve(
+        .3, threshold=6.75, threshold_interval=[6.5, 7.], d_prime=[1.5] * 12,
+        n=[9] * 12, **human)
+    return [made.model(name, imagenet=made.experiment({'top1': .5}),
+                       psychophysics=made.experiment(
+                           {}, scores=scores,
+                           curves={'model': c, 'human': people}))
+            for name, c in (('one', first), ('two', second))]
+
+  def test_tables(self):
+    models = self._models()
+    *_, table = leaderboard.as_text(models).split('\n\n')
+    columns, one, two, people = [re.split(r' {2,}', line)
+                                 for line in table.splitlines()]
+    self.assertEqual(columns[3:], [
+        'Psychophysics threshold (% revealed)',
+        "Psychophysics d' (mean of levels)"])
+    self.assertEqual(one[1:], ['0.800 [0.780, 0.820]', '0.400 [0.380, 0.420]',
+                               '12.500 [11.250, 14.000]', '0.550'])
+    self.assertEqual(two[3:], ['-', '-'])
+    accuracy = np.mean(made.curve(.3)['accuracy'])
+    self.assertIn('split halves', people[0])
+    self.assertEqual(people[1:], [
+        f'{accuracy:.3f}', '0.125', '6.750 [6.500, 7.000]', '1.500'])
+    rows = list(csv.DictReader(io.StringIO(leaderboard.as_csv(models))))
+    self.assertEqual(
+        [rows[0][f'psychophysics_psychophysics_{name}'] for name in (
+            'threshold', 'threshold_low', 'd_prime', 'l2_people',
+            'threshold_people', 'd_prime_people')],
+        ['12.5', '11.25', str(np.mean(.1 * np.arange(12))), '0.125', '6.75',
+         '1.5'])
+    self.assertEqual(rows[1]['psychophysics_psychophysics_threshold'], '')
+
+  def test_page(self):
+    text = html_lib.html.unescape(page.build(
+        made.results(self._models()), {
+            'panels': {}, 'curves': {'light': b''}}))
+    for words in ('12.500', '[11.250, 14.000]', '>6.750<', '>0.125<',
+                  'two: no threshold, for it is too high',
+                  "Sensitivity d'", '<td>1.10</td>',
+                  'one standard error over the 7 participants'):
+      self.assertIn(words, text)
+    text = page.build(made.results(self._models(standard_error=[None] * 12)), {
+        'panels': {}, 'curves': {'light': b''}})
+    self.assertNotIn('standard error', text)
+
+  def test_captions_say_what_was_drawn(self):
+    models = self._models()
+    shown = leaderboard.columns(models)
+    self.assertEqual(
+        leaderboard.intervals(models, shown[:2]),
+        'In brackets, 95 % intervals, bootstrapped over images.')
+    self.assertEqual(
+        leaderboard.intervals(models, [shown[0], shown[2]]),
+        'In brackets: ImageNet top-1: 95 % intervals, bootstrapped over images;'
+        ' Psychophysics L2 (small is good): 95 % intervals, bootstrapped over '
+        'images and participants.')
+    for score in models[0]['experiments']['imagenet']['scores'].values():
+      score['confidence'] = .9
+    self.assertIn('top-1: 90 %', leaderboard.intervals(models, shown[:1]))
+    self.assertEqual(leaderboard.intervals([], shown), '')
+
+  def test_results_of_before_have_no_more_than_they_had(self):
+    model = made.model('old', psychophysics=made.experiment(
+        {'psychophysics_accuracy': .7},
+        curves={'model': made.curve(.5), 'human': None}))
+    self.assertLen(leaderboard.columns([model]), 1)
+    page.build(made.results([model]), {'panels': {}})
+
+
+class PanelsTest(tf.test.TestCase):
+
+  def test_models_of_like_names_each_have_a_panel(self):
+    folder = self.get_temp_dir()
+    models = [
+        made.model(name, clickme=made.experiment({}, examples=(
+            made.write_examples(folder, f'{i}.npz', i))))
+        for i, name in enumerate(('a net', 'a  net', 'human map'))]
+    picture, = examples.draw(folder, models, 'clickme')
+    one, = examples.draw(folder, models[:1], 'clickme')
+    widths = [Image.open(io.BytesIO(p['png'])).width for p in (picture, one)]
+    # An image, the human map, and a panel for each model.
+    self.assertAllClose(widths[0] / widths[1], 5 / 3, atol=.02)
 
 
 class _References(html.parser.HTMLParser):

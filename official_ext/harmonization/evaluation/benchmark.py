@@ -128,11 +128,15 @@ def parse_models(texts: Sequence[str]) -> List[Model]:
     raise SettingsError('no model is named: add --model=KIND:TARGET.')
   by_name: Dict[str, Model] = {}
   for model in map(parse_model, texts):
-    other = by_name.setdefault(model.name, model)
+    # Files of names that differ in case only are the same on some systems.
+    other = by_name.setdefault(model.name.lower(), model)
     if other is not model:
+      both = f'both be called {model.name!r}' if other.name == model.name else (
+          f'be called {other.name!r} and {model.name!r}, which some file '
+          'systems take for the same')
       raise SettingsError(
-          f'{other.spec} and {model.spec} would both be called {model.name!r}: '
-          "name them, as in --model='KIND:TARGET?name=NAME'.")
+          f'{other.spec} and {model.spec} would {both}: name them, as in '
+          "--model='KIND:TARGET?name=NAME'.")
   return list(by_name.values())
 
 
@@ -244,6 +248,9 @@ class Benchmark:
 
   def _open(self, model):
     adapter = self._build(model.spec)
+    # One name in tables, trials, bars and messages: two modules may have
+    # functions of one name, and this one no other model has.
+    adapter.name = model.name
     return adapter, identity_lib.network(adapter)
 
   def _attempt(self, model, stage, failures, function):
@@ -258,7 +265,7 @@ class Benchmark:
       with tf.io.gfile.GFile(path, 'w') as f:
         f.write(traceback.format_exc())
       error = f'{type(e).__name__}: {e}'
-      tqdm.tqdm.write(f'FAILED {model.name} ({stage}): {error}')
+      tqdm.tqdm.write(f'FAILED {model.name} ({stage}): {error} See {path}.')
       failures.append({
           'name': model.name, 'spec': model.spec, 'experiment': stage,
           'error': error, 'traceback': path

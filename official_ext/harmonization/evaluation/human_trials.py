@@ -123,21 +123,43 @@ def _image(name: str) -> str:
 
 def _trials(path: str, lines: Iterable[tuple[str, Mapping]]) -> Trials:
   """Reads trials, line by line."""
-  trials, missing = [], 0
+  trials, places = [], {}
   for where, row in lines:
     if not row['subj'] or not row['imagename']:
       raise ValueError(f'{where}: subj or imagename is empty.')
     level = _level(where, 'condition', row['condition'])
     target = _target(where, 'category', row['category'])
-    if row['object_response'].lower() in _NO_ANSWER:
-      missing += 1
-      continue
-    trials.append(Trial(
-        row['subj'], level, _image(row['imagename']), target,
-        _target(where, 'object_response', row['object_response'])))
+    has_answer = row['object_response'].lower() not in _NO_ANSWER
+    response = has_answer and _target(
+        where, 'object_response', row['object_response'])
+    trial = Trial(row['subj'], level, _image(row['imagename']), target,
+                  response)
+    _check_new(where, row, trial, places)
+    if has_answer:
+      trials.append(trial)
+  missing = len(places) - len(trials)
   if not trials:
     raise ValueError(f'{path} holds no answer.')
   return Trials(trials, missing)
+
+
+def _check_new(where: str, row: Mapping[str, str], trial: Trial,
+               places: dict[tuple, str]):
+  """Refuses a trial that is in the table twice.
+
+  Two observers of one name would become one, and rows that were copied twice
+  would count twice.
+  """
+  session, number = (row.get(name, '') for name in ('session', 'trial'))
+  key = (trial.participant, session, number, trial.level, trial.image)
+  before = places.setdefault(key, where)
+  if before != where:
+    raise ValueError(
+        f'{where}: subj {trial.participant!r}, session {session!r}, trial '
+        f'{number!r} has answered to {row["imagename"]} in '
+        f'{before.rpartition(", ")[2]}; '
+        'expected one row per trial. Give observers different names in subj, '
+        'number the trials in session and trial, or remove the copies.')
 
 
 def _number(where: str, column: str, text: str, high: float) -> float:

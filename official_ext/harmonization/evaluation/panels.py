@@ -1,6 +1,6 @@
 """Pictures of images beside human and model maps."""
 
-from typing import Mapping, Optional, Sequence
+from typing import Mapping, Optional, Sequence, Tuple, Union
 
 from matplotlib import figure
 from matplotlib.backends import backend_agg
@@ -29,6 +29,7 @@ def to_display(images: np.ndarray) -> np.ndarray:
 
 
 def _figure(images, maps, captions) -> figure.Figure:
+  maps = list(maps.items() if isinstance(maps, Mapping) else maps)
   rows, columns = len(images), 1 + len(maps)
   # Not pyplot: a figure of its own needs no display and leaves no state.
   picture = figure.Figure(
@@ -38,9 +39,9 @@ def _figure(images, maps, captions) -> figure.Figure:
   axes = picture.subplots(rows, columns, squeeze=False)
   for row in range(rows):
     axes[row, 0].imshow(images[row])
-    for column, values in enumerate(maps.values(), 1):
+    for column, (_, values) in enumerate(maps, 1):
       axes[row, column].imshow(values[row], cmap='magma')
-  for axis, title in zip(axes[0], ['image', *maps]):
+  for axis, title in zip(axes[0], ['image', *(t for t, _ in maps)]):
     axis.set_title(title, fontsize=9)
   for axis in axes.flat:
     axis.set(xticks=[], yticks=[], frame_on=False)
@@ -51,14 +52,16 @@ def _figure(images, maps, captions) -> figure.Figure:
 
 def draw(path: str,
          images: np.ndarray,
-         maps: Mapping[str, np.ndarray],
+         maps: Union[Mapping[str, np.ndarray],
+                     Sequence[Tuple[str, np.ndarray]]],
          captions: Optional[Sequence[str]] = None):
   """Draws one row per image: the image, then each of its maps.
 
   Args:
     path: of the picture; its ending gives the format.
     images: float (B, H, W, 3) in [0, 1].
-    maps: column titles to maps (B, H, W), each drawn on its own scale.
+    maps: column titles to maps (B, H, W), each drawn on its own scale; or
+      pairs of these, where titles may be equal.
     captions: B lines of text, one left of each row.
   """
   _figure(images, maps, captions).savefig(path)

@@ -342,8 +342,9 @@ def _compare(model, people, images, resamples, seed, details, facts):
     return scores.Score(name, float(value), low=low, high=high, details={
         **details, 'n_undefined_resamples': undefined, **more}, **facts)
 
+  # A network is a single participant: only images are drawn.
   made = [score('psychophysics_accuracy', curves['model'].accuracy.mean(),
-                drawn['model'].mean(axis=1))]
+                drawn['model'].mean(axis=1), bootstrap='images')]
   if people:
     for name, measure in _ALIGNMENTS.items():
       made.append(score(

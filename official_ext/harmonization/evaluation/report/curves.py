@@ -2,20 +2,20 @@
 
 from typing import Any, List, Mapping, Sequence, Tuple
 
-import matplotlib
 from matplotlib import figure
 from matplotlib import ticker
 import numpy as np
 
 from official_ext.harmonization.evaluation.report import figures
+from official_ext.harmonization.evaluation.report import observers
 
-# The level of the whole, untouched image, and where it stands on the axis: one
+# The level of the whole, untouched image, and its place on the axis: one
 # step of the levels past 100 percent.
 _FULL_LEVEL = 200
 _FULL_PLACE = 10**2.2
 _TICKS = (1, 2.5, 6.3, 16, 40, 100)
 # More lines than these cannot be told apart: they get the colour of their kind.
-_MOST_NAMES = 10
+_MARKERS = 's^vDP<>Xph'
 
 
 def of_models(models: Sequence[Mapping[str, Any]]
@@ -28,18 +28,8 @@ def of_models(models: Sequence[Mapping[str, Any]]
   Returns:
     (model's name, curve) of each that has one.
   """
-  return [(m['name'], m['experiments']['psychophysics']['curves']['model'])
-          for m in models if _curves(m)]
-
-
-def of_people(models: Sequence[Mapping[str, Any]]):
-  """People's curve, the same for all models; None where it is not known."""
-  return next((_curves(m)['human'] for m in models
-               if _curves(m) and _curves(m).get('human')), None)
-
-
-def _curves(model):
-  return model['experiments'].get('psychophysics', {}).get('curves')
+  return [(m['name'], observers.curve_of(m)) for m in models
+          if observers.curve_of(m)]
 
 
 def draw(models: Sequence[Mapping[str, Any]], twins: Sequence[Tuple[str, str]],
@@ -57,17 +47,22 @@ def draw(models: Sequence[Mapping[str, Any]], twins: Sequence[Tuple[str, str]],
   picture, plot = figures.axes(theme)
   harmonized = {twin for _, twin in twins}
   found = of_models(models)
-  shades = matplotlib.colormaps['viridis'](
-      np.linspace(0.2, 0.95, max(len(found), 1)))
-  for shade, (name, curve) in zip(shades, found):
-    is_twin, label = name in harmonized, name
-    if len(found) > _MOST_NAMES:
-      shade = theme.twin if is_twin else theme.ordinary
-      label = 'harmonized models' if is_twin else 'ordinary models'
-    _line(plot, curve, label, shade, '-' if is_twin else '--')
-  human = of_people(models)
+  handles = {}
+  for number, (name, curve) in enumerate(found):
+    is_twin = name in harmonized
+    if len(found) > len(_MARKERS):
+      label, marker = 'harmonized' if is_twin else 'ordinary', 'o'
+      label += ' models'
+      colour = theme.twin if is_twin else theme.ordinary
+      key = is_twin  # Of lines with one label, one is in the legend.
+    else:
+      label, marker, colour = name, _MARKERS[number], theme.lines[number]
+      key = number
+    line = _line(plot, curve, label, colour, '-' if is_twin else '--', marker)
+    handles.setdefault(key, line)
+  human = observers.of_people(models)
   if human:
-    _line(plot, human, 'people', theme.human, '-', width=2.4)
+    handles['people'] = _line(plot, human, 'people', theme.human, '-', 'o', 2.4)
     _band(plot, human, theme.human)
   plot.axhline(0.5, color=theme.ink, linewidth=0.8, linestyle=':')
   plot.set_xscale('log')
@@ -76,15 +71,12 @@ def draw(models: Sequence[Mapping[str, Any]], twins: Sequence[Tuple[str, str]],
   plot.set_xlabel('percent of the image revealed')
   plot.set_ylabel('accuracy, animal or not')
   plot.set_ylim(None, 1.02)
-  # Of lines with one label, one stands for all.
-  lines = {line.get_label(): line for line in plot.get_lines()
-           if not line.get_label().startswith('_')}
-  figures.legend(plot, theme, handles=list(lines.values()), loc='best')
+  figures.legend(plot, theme, handles=list(handles.values()), loc='best')
   return picture
 
 
 def _places(curve):
-  """Where the curve's levels stand on the axis."""
+  """Where the curve's levels are on the axis."""
   return [_FULL_PLACE if level == _FULL_LEVEL else percent
           for level, percent in zip(curve['levels'], curve['percents'])]
 
@@ -94,9 +86,11 @@ def _values(curve, key):
   return np.array([np.nan if v is None else v for v in curve[key]], np.float64)
 
 
-def _line(plot, curve, label, colour, style, width=1.4):
-  plot.plot(_places(curve), _values(curve, 'accuracy'), style, color=colour,
-            linewidth=width, marker='o', markersize=3, label=label)
+def _line(plot, curve, label, colour, style, marker, width=1.4):
+  line, = plot.plot(
+      _places(curve), _values(curve, 'accuracy'), style, color=colour,
+      linewidth=width, marker=marker, markersize=4, label=label)
+  return line
 
 
 def _band(plot, curve, colour):

@@ -42,9 +42,9 @@ def draw(output_dir: str, models: Sequence[Mapping[str, Any]],
 def _picture(shown) -> Dict[str, Any]:
   """One picture: image, human map, and the maps of some models."""
   first = shown[0][1]
-  maps = {'human map': first.human}
-  for name, examples in shown:
-    maps[_wrapped(name)] = examples.model
+  # Not by name: two names can be one when wrapped.
+  maps = [('human map', first.human)] + [
+      (_wrapped(name), examples.model) for name, examples in shown]
   buffer = io.BytesIO()
   panels.draw(buffer, first.images / np.float32(255), maps)
   return {'png': buffer.getvalue(), 'names': [name for name, _ in shown]}

@@ -14,6 +14,9 @@ _DPI = 144
 class Theme:
   """Colours of a plot; the pairs can be told apart without colour vision.
 
+  All but the faint one have a contrast of at least 3 to the ground (WCAG 2.2,
+  1.4.11).
+
   Attributes:
     ground: behind the plot.
     ink: of text and axes.
@@ -21,6 +24,7 @@ class Theme:
     ordinary: of ordinary models.
     twin: of harmonized ones.
     human: of people.
+    lines: of curves that have names, beside markers and dashes.
   """
   ground: str
   ink: str
@@ -28,11 +32,19 @@ class Theme:
   ordinary: str
   twin: str
   human: str
+  lines: tuple[str, ...]
 
 
-# Hues of Okabe and Ito, "Color Universal Design" (2008).
-LIGHT = Theme('#ffffff', '#222222', '#d8d8d8', '#0072b2', '#d55e00', '#222222')
-DARK = Theme('#1b1d21', '#e4e4e4', '#3c4047', '#56b4e9', '#e69f00', '#e4e4e4')
+# Hues of Okabe and Ito, "Color Universal Design" (2008), and of Paul Tol's
+# "Colour Schemes" (2021).
+LIGHT = Theme(
+    '#ffffff', '#222222', '#d8d8d8', '#0072b2', '#d55e00', '#222222',
+    ('#0072b2', '#d55e00', '#009e73', '#882255', '#8c6d00', '#332288',
+     '#cc6677', '#117733', '#aa4499', '#6a6a6a'))
+DARK = Theme(
+    '#1b1d21', '#e4e4e4', '#3c4047', '#56b4e9', '#e69f00', '#e4e4e4',
+    ('#56b4e9', '#e69f00', '#44aa99', '#cc79a7', '#f0e442', '#88ccee',
+     '#ee8866', '#bbcc33', '#c8a2f0', '#b0b0b0'))
 
 
 def axes(theme: Theme, width: float = 7.2, height: float = 4.6):

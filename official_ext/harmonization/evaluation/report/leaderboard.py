@@ -9,6 +9,8 @@ import math
 from typing import (Any, Dict, Iterator, List, Mapping, NamedTuple, Optional,
                     Sequence)
 
+from official_ext.harmonization.evaluation.report import observers
+
 _EXPERIMENTS = {
     'imagenet': 'ImageNet',
     'clickme': 'ClickMe',
@@ -17,6 +19,9 @@ _EXPERIMENTS = {
 }
 _SCORES = {
     'top1': 'top-1',
+    'accuracy': 'accuracy',
+    'threshold': 'threshold (% revealed)',
+    'd_prime': "d' (mean of levels)",
     'spearman': 'rho',
     'dice': 'Dice',
     'iou': 'IoU',
@@ -64,10 +69,13 @@ class Cell(NamedTuple):
 
 
 def scores_of(model: Mapping[str, Any]) -> Dict[tuple, Mapping[str, Any]]:
-  """A model's scores by (experiment, score)."""
-  return {(experiment, name): score
-          for experiment, result in model['experiments'].items()
-          for name, score in result['scores'].items()}
+  """A model's scores by (experiment, score), with those of its curve."""
+  found = {(experiment, name): score
+           for experiment, result in model['experiments'].items()
+           for name, score in result['scores'].items()}
+  for name, score in observers.scores_of(model).items():
+    found[observers.EXPERIMENT, name] = score
+  return found
 
 
 def columns(models: Sequence[Mapping[str, Any]]) -> List[Column]:
@@ -99,12 +107,62 @@ def _title(experiment: str, score: str, normalized: bool) -> str:
 
 def cell(model: Mapping[str, Any], column: Column) -> Cell:
   """What a model's row has in a column, over the ceiling where there is one."""
-  score = scores_of(model).get((column.experiment, column.score))
+  return _cell(scores_of(model).get((column.experiment, column.score)), column)
+
+
+def _cell(score: Optional[Mapping[str, Any]], column: Column) -> Cell:
   names = ('value', 'low', 'high')
   if column.normalized:
     names = ('normalized', 'normalized_low', 'normalized_high')
   values = [(score or {}).get(name) for name in names]
   return Cell(*(math.nan if v is None else float(v) for v in values))
+
+
+def people_cells(models: Sequence[Mapping[str, Any]],
+                 shown: Sequence[Column]) -> List[Cell]:
+  """People's row: their own scores, and how far they are from each other.
+
+  Args:
+    models: as `benchmark.Benchmark.run` returns them.
+    shown: the columns.
+
+  Returns:
+    A cell per column; no cells where nothing of people is known.
+  """
+  found = observers.people(models)
+  if not any(c.experiment == observers.EXPERIMENT for c in shown) or not found:
+    return []
+  return [_cell(found.get(c.score) if c.experiment == observers.EXPERIMENT
+                else None, c) for c in shown]
+
+
+def intervals(models: Sequence[Mapping[str, Any]],
+              shown: Sequence[Column]) -> str:
+  """Says what the brackets in a table hold, as they were really made.
+
+  Args:
+    models: as `benchmark.Benchmark.run` returns them.
+    shown: the columns of the table.
+
+  Returns:
+    A sentence; '' where nothing is in brackets.
+  """
+  made: Dict[tuple, List[str]] = {}
+  for column in shown:
+    for model in models:
+      score = scores_of(model).get((column.experiment, column.score)) or {}
+      if score.get('low') is not None and score.get('high') is not None:
+        drawn = (score.get('details') or {}).get('bootstrap', 'images')
+        titles = made.setdefault((score.get('confidence', .95), drawn), [])
+        titles += [column.title] * (column.title not in titles)
+  words = [(f'{100 * confidence:g} % intervals, bootstrapped over {drawn}',
+            titles) for (confidence, drawn), titles in made.items()]
+  if not words:
+    return ''
+  if len(words) == 1:
+    return f'In brackets, {words[0][0]}.'
+  return 'In brackets: ' + '; '.join(
+      f'{", ".join(titles)}: {text}' for text, titles in words) + '.'
 
 
 def ranked(models: Sequence[Mapping[str, Any]],
@@ -153,10 +211,12 @@ def _tables(models) -> Iterator[List[List[str]]]:
 
 
 def _table(models, part: Sequence[Column]) -> List[List[str]]:
-  return [['model', *(c.title for c in part)]] + [
-      [model['name'], *(cell(model, c).text() for c in part)]
-      for model in ranked(models, columns(models))
-  ]
+  rows = [[model['name'], *(cell(model, c).text() for c in part)]
+          for model in ranked(models, columns(models))]
+  people = [c.text() for c in people_cells(models, part)]
+  if people:
+    rows.append([observers.PEOPLE, *people])
+  return [['model', *(c.title for c in part)], *rows]
 
 
 def _columns_of_spaces(rows) -> str:
@@ -190,21 +250,29 @@ def origins(models: Sequence[Mapping[str, Any]]) -> List[str]:
 
 
 def as_csv(models: Sequence[Mapping[str, Any]]) -> str:
-  """The table for other programs: every number of every score, unrounded."""
+  """The table for other programs: every number of every score, unrounded.
+
+  People's own values are in columns that end in `_people`, equal in all rows.
+  """
   fields = ('value', 'low', 'high', 'n', 'n_undefined', 'ceiling', 'normalized',
             'normalized_low', 'normalized_high')
   shown = columns(models)
+  people = observers.people(models)
+  theirs = [c for c in shown
+            if c.experiment == observers.EXPERIMENT and c.score in people]
   text = io.StringIO()
   writer = csv.writer(text, lineterminator='\n')
   writer.writerow(['model', 'spec', 'preprocessing'] + [
       f'{c.experiment}_{c.score}' + ('' if f == 'value' else f'_{f}')
-      for c in shown for f in fields])
+      for c in shown for f in fields
+  ] + [f'{c.experiment}_{c.score}_people' for c in theirs])
   for model in ranked(models, shown):
     by_key = scores_of(model)
     found = [by_key.get((c.experiment, c.score), {}) for c in shown]
+    values = [score.get(f) for score in found for f in fields]
+    values += [people[c.score]['value'] for c in theirs]
     writer.writerow([
         model['name'], model['settings']['spec'],
         model['adapter']['preprocessing']
-    ] + ['' if score.get(f) is None else score[f]
-         for score in found for f in fields])
+    ] + ['' if value is None else value for value in values])
   return text.getvalue()

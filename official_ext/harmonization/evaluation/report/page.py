@@ -4,12 +4,12 @@ from typing import Any, List, Mapping
 
 from official_ext.harmonization.evaluation.report import html
 from official_ext.harmonization.evaluation.report import leaderboard
+from official_ext.harmonization.evaluation.report import observers
 from official_ext.harmonization.evaluation.report import protocols
 from official_ext.harmonization.evaluation.report import style
 from official_ext.harmonization.evaluation.report import twin_table
 
 _TITLE = 'Alignment with people'
-_INTERVALS = 'In brackets, 95 % intervals, bootstrapped over images.'
 
 
 def build(results: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
@@ -103,13 +103,17 @@ def _number(cell: leaderboard.Cell) -> html.Markup:
   return html.join(value, html.tag('small', interval) if interval else '')
 
 
-def _table(models, columns, caption: str) -> html.Markup:
-  """A row per model, best first; nothing of no columns."""
+def _table(models, columns, caption: str = '') -> html.Markup:
+  """A row per model, best first, and people's; nothing of no columns."""
   if not columns:
     return html.Markup('')
   order = leaderboard.ranked(models, leaderboard.columns(models))
   rows = [[m['name'], *(_number(leaderboard.cell(m, c)) for c in columns)]
           for m in order]
+  people = leaderboard.people_cells(models, columns)
+  if people:
+    rows.append([observers.PEOPLE, *map(_number, people)])
+  caption = f'{leaderboard.intervals(models, columns)} {caption}'.strip()
   return html.table(['model', *(c.title for c in columns)], rows, caption,
                     numeric=True)
 
@@ -120,8 +124,8 @@ def _leaderboard(results) -> html.Markup:
     return html.tag('p', 'No model was scored.')
   shown = leaderboard.columns(models)
   by = leaderboard.ranking_column(shown)
-  return _table(models, leaderboard.headlines(shown), _INTERVALS +
-                (f' Ranked by {by.title}.' if by else ''))
+  return _table(models, leaderboard.headlines(shown),
+                f'Ranked by {by.title}.' if by else '')
 
 
 def _trade_off(results, pictures) -> html.Markup:
@@ -131,9 +135,9 @@ def _trade_off(results, pictures) -> html.Markup:
         pictures['trade_off'],
         'Scatter plot of accuracy and alignment, one dot per model. The table '
         'of the leaderboard holds the same numbers.',
-        'A dot per model with its 95 % intervals. Shaded: the convex hull of '
-        'the ordinary models. Arrows: from each baseline to its harmonized '
-        'twin, where pairs were named (--twin).'))
+        'A dot per model; bars are the intervals of the leaderboard. Shaded: '
+        'the convex hull of the ordinary models. Arrows: from each baseline '
+        'to its harmonized twin, where pairs were named (--twin).'))
   parts.append(twin_table.build(results['models'], results['twins']))
   return html.join(*parts)
 
@@ -145,14 +149,9 @@ def _experiment(name: str, results, pictures) -> html.Markup:
   columns = leaderboard.of_experiment(leaderboard.columns(models), name)
   parts = [html.tag('p', protocols.describe(name, settings)),
            protocols.facts(name, settings, models),
-           _table(models, columns, _INTERVALS)]
-  if name == 'psychophysics' and 'curves' in pictures:
-    parts.append(html.picture(
-        pictures['curves'],
-        'Accuracy of people and models as more of the image is revealed.',
-        'Accuracy by the percent of the image that is revealed, with standard '
-        'errors; solid lines are people and harmonized twins, dashed ones '
-        'other models. The dotted line is chance.'))
+           _table(models, columns)]
+  if name == observers.EXPERIMENT:
+    parts += _psychophysics(models, pictures)
   for panel in pictures['panels'].get(name, ()):
     parts.append(html.picture(
         {'light': panel['png']},
@@ -161,6 +160,26 @@ def _experiment(name: str, results, pictures) -> html.Markup:
         'The first images: image, human map, models\' maps, each map on its '
         'own scale.'))
   return html.join(*parts)
+
+
+def _psychophysics(models, pictures) -> List[Any]:
+  """Curves, and what they say beside the scores."""
+  parts = [html.listed(observers.without_threshold(models))]
+  if 'curves' in pictures:
+    band = observers.band(models)
+    parts.append(html.picture(
+        pictures['curves'],
+        'Accuracy of people and models as more of the image is revealed.',
+        'Accuracy by the percent of the image that is revealed. Solid lines '
+        'are people and harmonized twins, dashed ones other models' +
+        (f'; the band around people is {band}' if band else '') +
+        '. The dotted line is chance.'))
+  titles, rows = observers.sensitivities(models)
+  if rows:
+    parts.append(html.table(
+        titles, rows, "Sensitivity d' by the part of the image that is "
+        'revealed, of all answers together.', numeric=True))
+  return parts
 
 
 def _models(results) -> html.Markup:

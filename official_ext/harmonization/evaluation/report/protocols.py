@@ -43,7 +43,9 @@ def describe(name: str, settings: Mapping[str, Any]) -> str:
   if name == 'psychophysics':
     return ('Each model answers animal or not for images of which a growing '
             'part, the most important to people, is revealed. Its curve of '
-            'accuracy is compared with that of people.')
+            'accuracy is compared with that of people. The threshold is the '
+            'percent revealed at which a fitted curve is halfway from chance '
+            "to its upper end; d' is the sensitivity to animals.")
   return _describe_where(settings)
 
 
