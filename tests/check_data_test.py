@@ -73,6 +73,75 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
       with self.assertRaisesRegex(ValueError, f'{name}, which it matches'):
         self._check(**fields)
 
+  def _canonical(self, name, maps):
+    """Canonical records of which some have no map."""
+    serialized = []
+    for i, has_map in enumerate(maps):
+      example = tf.train.Example()
+      feature = example.features.feature
+      feature['image/encoded'].bytes_list.value.append(_png())
+      feature['image/class/label'].int64_list.value.append(i % 4)
+      if has_map is not None:
+        feature['image/heatmap/encoded'].bytes_list.value.append(
+            tf.io.encode_png(fixtures.pixels(i, channels=1)).numpy()
+            if has_map else b'')
+      serialized.append(example.SerializeToString())
+    return fixtures.write(self.folder, name, serialized)
+
+  def _check_maps(self, path, mode='train_and_eval', **fields):
+    config = fixtures.experiment(mapped=self.good, validation=path)
+    config.trainer.train_steps = 1
+    config.task.mapped_validation_data.override(
+        {'map_decoder': 'canonical', 'label_offset': 0, **fields})
+    input_checks.check_data(config, mode)
+
+  def test_validation_records_without_a_map(self):
+    good = self._canonical('good', [True] * 3)
+    for name, maps, place in (('first', [None, True], 0),
+                              ('last', [True] * 9 + [None], 9),
+                              ('blank', [True, False], 1)):
+      path = self._canonical(name, maps)
+      with self.subTest(name), self.assertRaisesRegex(
+          ValueError, f'task.mapped_validation_data.*{path}, record {place} '
+          r'.*image/heatmap/encoded .* is missing.*on_bad_record to skip'):
+        self._check_maps(f'{good},{path}')
+    self._check_maps(good)
+    # What does not stop an evaluation, and what is not evaluated.
+    self._check_maps(path, on_bad_record='skip')
+    self._check_maps(path, mode='train')
+    # The same of another format.
+    path = fixtures.write(self.folder, 'clickme', [
+        fixtures.record(), fixtures.record(leave_out=['heatmap'])])
+    with self.assertRaisesRegex(ValueError, f'{path}, record 1 .*heatmap'):
+      self._check(validation=path)
+    with self.assertRaisesRegex(ValueError, 'record 0 .*tf.train.Example'):
+      self._check(validation=fixtures.write(self.folder, 'text', [b'text']))
+
+  def test_nothing_of_tensorflow_runs_before_the_strategy(self):
+    # Or the collectives of several processes could not be set up any more.
+    with mock.patch.object(tf.data, 'Dataset', None), mock.patch.object(
+        tf, 'constant', None):
+      self._check_maps(self._canonical('all', [True] * 3))
+
+  def test_damaged_validation_file(self):
+    with open(self.good, 'rb') as f:
+      content = bytearray(f.read())
+    content[len(content) // 4] ^= 1
+    path = os.path.join(self.folder, 'damaged')
+    with open(path, 'wb') as f:
+      f.write(content)
+    with self.assertRaisesRegex(ValueError, f'{path}, record 0'):
+      self._check(validation=path)
+
+  def test_many_validation_files_are_looked_at_in_turn(self):
+    files = [self._canonical(f'{i}', [True, True]) for i in range(4)]
+    files.append(self._canonical('9', [True, None]))
+    data = fixtures.experiment(validation=','.join(files)
+                               ).task.mapped_validation_data
+    data.map_decoder = 'canonical'
+    self.assertIn('9, record 1', input_checks.first_without_map(data, most=10))
+    self.assertEqual(input_checks.first_without_map(data, most=5), '')
+
   def test_nothing_to_train(self):
     config = fixtures.experiment(mapped=self.good, validation=self.good)
     config.trainer.train_steps = 0

@@ -12,7 +12,7 @@ import posixpath
 import re
 import reprlib
 import socket
-from typing import Any, Iterator, Mapping, Union
+from typing import Any, Iterable, Iterator, Mapping, Union
 import unicodedata
 
 PARTIAL = '.partial'
@@ -200,6 +200,37 @@ def normal(path: str) -> str:
   path = unicodedata.normalize('NFC', path).replace('\\', '/')
   path = posixpath.normpath(re.sub('/+', '/', path)) if path else ''
   return '' if path == '.' else path
+
+
+def _identity(path: str) -> Any:
+  """What two paths of one file have in common."""
+  try:
+    found = os.stat(path)
+  except (OSError, ValueError):
+    # Another file system, or a missing file.
+    scheme, separator, rest = path.rpartition('://')
+    return scheme + separator + os.path.normpath(rest)
+  # Some file systems number no files.
+  return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(
+      path)
+
+
+def distinct(paths: Iterable[str]) -> list[str]:
+  """Removes paths of files that others name already.
+
+  One file can be written in several ways (`a`, `./a`, a link to it), and match
+  several patterns: its images would count twice.
+
+  Args:
+    paths: of files, local or remote.
+
+  Returns:
+    The first path of each file, in order.
+  """
+  first = {}
+  for path in paths:
+    first.setdefault(_identity(path), path)
+  return list(first.values())
 
 
 def is_below(path: str) -> bool:

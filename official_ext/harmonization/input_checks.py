@@ -1,16 +1,21 @@
 """Checks of the data of a run: before the first step, and when it fails."""
 
+import itertools
 import re
 
 from absl import logging
+from google.protobuf import message
 import tensorflow as tf, tf_keras
 
 from official.core import config_definitions as cfg
 from official.core import input_reader
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.data import record_files
+from official_ext.harmonization.data import record_reader
 from official_ext.harmonization.data import verify_records
+from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import plain_source
+from official_ext.harmonization.dataloaders import registry
 
 _DOWNLOAD = ('python -m official_ext.harmonization.data.download_clickme '
              '--output_dir=DIR')
@@ -55,6 +60,60 @@ def check_data(params: cfg.ExperimentConfig, mode: str):
       n for n in optional if checks.has_source(getattr(task, n))
   ]:
     _check_source(getattr(task, name), name)
+  if task.harmonization.enabled and 'mapped_validation_data' in (
+      *needed, *optional) and checks.has_source(task.mapped_validation_data):
+    _check_maps(task.mapped_validation_data)
+
+
+def _check_maps(data):
+  """Checks that images to measure alignment on have maps: as many as is fast.
+
+  The evaluation would stop at one that has none, when training is over.
+  """
+  if data.on_bad_record == 'skip' or data.file_type != 'tfrecord':
+    return
+  bad = first_without_map(data)
+  if bad:
+    raise ValueError(
+        'task.mapped_validation_data.input_path names a bad record: '
+        f'{bad}; expected a human map to measure alignment with. Repair or '
+        'remove it, move it to task.validation_data, or set '
+        'task.mapped_validation_data.on_bad_record to skip.')
+
+
+def first_without_map(data, most: int = 10_000) -> str:
+  """Looks for a record without a human map, without decoding pixels.
+
+  No operation of TensorFlow runs: none may before a strategy of several
+  processes is built.
+
+  Args:
+    data: a `MappedDataConfig`.
+    most: how many records are looked at, shared equally by the files.
+
+  Returns:
+    The first such record's file, position and fault; '' if all have maps.
+  """
+  field = registry.get_decoder(data.map_decoder).map_field
+  files = mapped_source.files(data)
+  for file in files:
+    records = itertools.islice(record_reader.read(file), -(-most // len(files)))
+    for record in records:
+      problem = record.problem or _map_problem(record.data, field)
+      if problem:
+        return f'{file}, record {record.index} (counted from 0): {problem}'
+  return ''
+
+
+def _map_problem(serialized: bytes, field: str) -> str:
+  """Says what is wrong with a record that should have a map in a field."""
+  try:
+    feature = tf.train.Example.FromString(serialized).features.feature
+  except message.DecodeError:
+    return 'it is not a tf.train.Example'
+  if not any(feature[field].bytes_list.value):
+    return f'field {field} (the human map) is missing'
+  return ''
 
 
 def _check_checkpoint(path: str):

@@ -6,6 +6,7 @@ from PIL import Image
 from scipy import ndimage
 import tensorflow as tf, tf_keras
 
+from official.vision.dataloaders import classification_input
 from official.vision.ops import preprocess_ops
 from official_ext.harmonization.dataloaders import clickme_decoder
 from official_ext.harmonization.dataloaders import harmonization_input
@@ -221,18 +222,60 @@ class ParserTest(tf.test.TestCase, parameterized.TestCase):
       else:
         self.assertGreater(result.max(), 10.)
 
-  def test_centre_crop_equals_host(self):
-    image = fixtures.pixels(1, (50, 70)).numpy()
-    heatmap = image[..., :1]
+  def test_centre_window_is_model_gardens_at_every_size(self):
+
+    @tf.function
+    def both(height, width, fraction):
+      places = tf.stack(
+          tf.meshgrid(tf.range(height), tf.range(width), indexing='ij'), -1)
+      crop = preprocess_ops.center_crop_image(places, fraction)
+      return ((crop[0, 0], tf.shape(crop)[:2]),
+              harmonization_input.centre_window(
+                  tf.stack([height, width]), fraction))
+
+    for fraction in (.875, .6, 1.):
+      for side in (*range(2, 260, 1 if fraction == .875 else 9), 500, 1023):
+        for height, width in ((side, side), (side, side + 1), (side + 57, side)
+                             ):
+          expected, found = both(*map(tf.constant, (height, width, fraction)))
+          self.assertAllEqual(found, expected, f'{height} x {width}')
+
+  @parameterized.parameters((50, 70), (70, 50), (57, 57), (5, 6), (331, 333))
+  def test_centre_crop_is_model_gardens_bit_for_bit(self, height, width):
+    image = np.random.default_rng(0).integers(
+        0, 256, (height, width, 3)).astype(np.uint8)
     parser = harmonization_input.Parser([24, 24], 4, blur='none', min_max=False)
-    ours, batch = parser.parse_fn(is_training=False)(_decoded(image, heatmap))
-    cropped = preprocess_ops.center_crop_image(tf.constant(image))
-    expected = tf.image.resize(cropped, [24, 24])
-    self.assertAllClose(batch['heatmaps'], expected[..., 0], atol=1e-3)
-    self.assertAllClose(
-        ours,
-        preprocess_ops.normalize_image(expected, preprocess_ops.MEAN_RGB,
-                                       preprocess_ops.STDDEV_RGB), atol=1e-4)
+    ours, batch = parser.parse_fn(is_training=False)(
+        _decoded(image, image[..., :1]))
+    stock = classification_input.Parser([24, 24], 4, 'image', 'label')
+    expected, _ = stock.parse_fn(is_training=False)(
+        {'image': tf.constant(image), 'label': 1})
+    self.assertAllEqual(ours, expected)
+    cropped = tf.image.resize(preprocess_ops.center_crop_image(image), [24, 24])
+    # A shift by a pixel of this noise would be tens.
+    self.assertAllClose(batch['heatmaps'], cropped[..., 0], atol=.1)
+
+  @parameterized.parameters((1, 1), (1, 9), (9, 1), (2, 3))
+  def test_a_crop_of_a_tiny_image_is_not_empty(self, height, width):
+    image = np.full((height, width, 3), 100, np.uint8)
+    expected = preprocess_ops.normalize_image(
+        np.full((4, 4, 3), 100.), preprocess_ops.MEAN_RGB,
+        preprocess_ops.STDDEV_RGB)
+    parser = harmonization_input.Parser([4, 4], 4)
+    for is_training in (False, True):
+      found, _ = parser.parse_fn(is_training)(
+          _decoded(image, image[..., :1], seed=1))
+      self.assertAllClose(found, expected)
+
+  def test_windows_of_maps_beyond_32_bits(self):
+    # Each row holds its number: 50000 * 60000 is more than 2**31.
+    heatmap = tf.range(60_000.)[:, tf.newaxis, tf.newaxis]
+    window = harmonization_input.window_of_map(
+        heatmap, tf.constant([60_000, 1]), tf.constant([50_000, 0]),
+        tf.constant([8_000, 1]), [4, 1])
+    # Four pixels of 2000 rows each, sampled at their middle.
+    self.assertAllClose(window[0, :, 0, 0],
+                        50_999.5 + 2_000 * np.arange(4), atol=.1)
 
   @parameterized.parameters((3, 1), (-1, 0), (1000, 0))
   def test_label_outside_the_range_names_the_record(self, label, offset):

@@ -157,6 +157,13 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
         'task.train_data.*task.train_label_offset.*outside'):
       self._imagenet('train', None, offset, classes, input_path=path)
 
+  def test_label_of_64_bits_does_not_become_a_class(self):
+    path = self._write_plain(1, 2, 3, 2**32 + 2)
+    for split in ('train', 'validation'):
+      with self.assertRaisesRegex(tf.errors.InvalidArgumentError,
+                                  f'task.{split}_data.*outside'):
+        self._imagenet(split, None, 0, 1000, input_path=path)
+
   def test_missing_label_does_not_become_a_class(self):
     path = self._write_plain(1, 2, 3, None)
     with self.assertRaisesRegex(tf.errors.InvalidArgumentError,

@@ -68,7 +68,7 @@ def expand(patterns: Sequence[str], flag: str = '') -> list[str]:
           (f', only {", ".join(only)}' if only else '') +
           '; expected TFRecord files. Check the path.')
     found.update(records)
-  return sorted(found)
+  return files.distinct(sorted(found))
 
 
 def in_folder(folder: str) -> list[str]:

@@ -37,6 +37,8 @@ class Decoder(decoding.Decoder):
   scalar, is false.
   """
 
+  map_field = 'image/heatmap/encoded'
+
   def _decode(self, serialized, attempt):
     fields, problem = decoding.parse(
         serialized, {

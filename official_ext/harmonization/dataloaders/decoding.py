@@ -35,7 +35,12 @@ class Decoder(decoder.Decoder):
   """Decodes records at full speed, and a second time to say what is wrong.
 
   A subclass says how in `_decode`, and calls what may fail by its `attempt`.
+
+  Attributes:
+    map_field: the record's field that holds the human map.
   """
+
+  map_field = 'heatmap'
 
   def decode(self, serialized_example: tf.Tensor) -> Dict[str, tf.Tensor]:
     """Decodes one record, and says what is wrong with it.

@@ -16,6 +16,25 @@ from official_ext.harmonization.ops import blur as blur_ops
 _ASPECT_RATIO_RANGE = (3. / 4., 4. / 3.)
 
 
+def centre_window(size: tf.Tensor,
+                  fraction: float) -> Tuple[tf.Tensor, tf.Tensor]:
+  """The central square that Model Garden evaluates, to the pixel.
+
+  Args:
+    size: int32 (2,), height and width of the image in pixels.
+    fraction: of the short side.
+
+  Returns:
+    The square's upper left corner, and its height and width, int32 (2,). As of
+    `preprocess_ops.center_crop_image`, whose rounding this repeats; but where
+    that would be empty, in images of a pixel or two, one pixel.
+  """
+  real = tf.cast(size, tf.float32)
+  side = fraction * tf.reduce_min(real)
+  begin = tf.cast((real - side) / 2., tf.int32)
+  return begin, tf.maximum(tf.repeat(tf.cast(side, tf.int32), 2), 1)
+
+
 def window_of_map(heatmap: tf.Tensor, image_size: tf.Tensor, begin: tf.Tensor,
                   size: tf.Tensor, output_size: Sequence[int],
                   antialias: bool = False) -> tf.Tensor:
@@ -37,7 +56,10 @@ def window_of_map(heatmap: tf.Tensor, image_size: tf.Tensor, begin: tf.Tensor,
   Returns:
     float32 `Tensor` (1, height, width, 1), bilinearly sampled.
   """
-  map_size = tf.shape(heatmap)[:2]
+  map_size = tf.shape(heatmap, tf.int64)[:2]
+  # Products of two sizes: 32 bits hold those of 46,340 pixels.
+  image_size, begin, size = (
+      tf.cast(x, tf.int64) for x in (image_size, begin, size))
   # The map's pixels that the window touches, and a rim of one more that repeats
   # the outermost: what lies beyond these would be sampled as 0.
   first = begin * map_size // image_size
@@ -149,10 +171,7 @@ class Parser(parser.Parser):
     size = tf.shape(decoded['image'])[:2]
     window = None
     if self._aug_crop:
-      side = tf.cast(
-          tf.cast(tf.reduce_min(size), tf.float32) * self._center_crop_fraction,
-          tf.int32)
-      window = (size - side) // 2, tf.stack([side, side])
+      window = centre_window(size, self._center_crop_fraction)
     return self._parse(decoded, window)
 
   def _checked(self, decoded: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:

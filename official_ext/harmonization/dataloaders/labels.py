@@ -57,12 +57,13 @@ def shift(dataset: tf.data.Dataset, num_classes: int, offset: int,
   def check(images, labels):
     low, high = tf.reduce_min(labels), tf.reduce_max(labels)
     with tf.control_dependencies([
-        tf.debugging.Assert(low >= 0, [
+        tf.debugging.Assert(tf.reduce_all(labels >= 0), [
             f'{source} holds a record without a label, or with one below 0: '
             'repair or remove it. The lowest label is', low
         ]),
         tf.debugging.Assert(
-            (low + offset >= first) & (high + offset < num_classes), [
+            tf.reduce_all((labels + offset >= first) &
+                          (labels + offset < num_classes)), [
                 f'{source} holds a label that plus {offset} is outside the '
                 f"network's classes {first}..{num_classes - 1}; in this batch "
                 'they are', low, 'to', high

@@ -5,12 +5,12 @@ from typing import List
 import tensorflow as tf, tf_keras
 
 from official.common import dataset_fn
-from official.core import input_reader
 from official_ext.harmonization.dataloaders import augmentation
 from official_ext.harmonization.dataloaders import bad_records
 from official_ext.harmonization.dataloaders import harmonization_input
 from official_ext.harmonization.dataloaders import labels
 from official_ext.harmonization.dataloaders import mixing
+from official_ext.harmonization.dataloaders import pipelines
 from official_ext.harmonization.dataloaders import records
 from official_ext.harmonization.dataloaders import registry
 
@@ -27,7 +27,7 @@ def files(params) -> List[str]:
   Returns:
     The paths, sorted.
   """
-  return sorted(input_reader.match_files(params.input_path))
+  return sorted(records.files(params.input_path))
 
 
 def read(params, model, soft_labels: bool, input_context=None):
@@ -47,9 +47,15 @@ def read(params, model, soft_labels: bool, input_context=None):
     record's file among `files`, and its position there. A record that cannot
     be used raises `tf.errors.InvalidArgumentError` with its
     file, position and the reason; where `params.on_bad_record` is 'skip' it is
-    left out, and the dict also has `bad_records` and `valid`, float32 (B,), as
+    skipped, and the dict also has `bad_records` and `valid`, float32 (B,), as
     `bad_records.skip` describes them.
   """
+  with pipelines.unseeded(params) as params:
+    return _read(params, model, soft_labels, input_context)
+
+
+def _read(params, model, soft_labels, input_context):
+  """As `read`."""
   decoder = registry.get_decoder(params.map_decoder, params.raw_image_max)
   label_offset = labels.mapped_offset(params, model.num_classes)
   parser = harmonization_input.Parser(
@@ -105,9 +111,8 @@ def read(params, model, soft_labels: bool, input_context=None):
   def draw(dataset):
     # Every example carries its own random draw, so that the same seed gives
     # the same crops whatever the parallelism.
-    draws = tf.data.Dataset.random(
-        seed=params.seed, rerandomize_each_iteration=True).batch(2)
-    return tf.data.Dataset.zip((dataset, draws)).map(
+    seed = pipelines.own_seed(params, 'images with maps', input_context)
+    return tf.data.Dataset.zip((dataset, pipelines.draws(seed))).map(
         lambda example, seed: {**example, 'seed': seed})
 
   def mix(images, batch):
@@ -120,7 +125,7 @@ def read(params, model, soft_labels: bool, input_context=None):
       images, batch = mixing.mix(images, batch, seed, params.mixup_and_cutmix)
     return images, {**batch, **counted}
 
-  return input_reader.InputReader(
+  return pipelines.Reader(
       params,
       dataset_fn=records.located(dataset_fn.pick_dataset_fn(params.file_type)),
       decoder_fn=decode,

@@ -1,11 +1,12 @@
 """Mixup and cutmix of images together with their labels and human maps."""
 
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 import tensorflow as tf, tf_keras
 
 from official.vision.configs import common
 from official.vision.ops import augment
+from official_ext.harmonization.dataloaders import seeded_host
 
 
 def mixup(images: tf.Tensor,
@@ -141,22 +142,32 @@ def _average(x, coefficients):
 
 
 def mix_unmapped(dataset: tf.data.Dataset, options: common.MixupAndCutmix,
-                 num_classes: int) -> tf.data.Dataset:
+                 num_classes: int,
+                 draws: Optional[tf.data.Dataset] = None) -> tf.data.Dataset:
   """Mixes batches without maps as the host does, but for the smoothing.
 
   Args:
     dataset: batches of images (B, H, W, C) and class numbers (B,).
     options: of the host's configuration; its label smoothing is not taken.
     num_classes: of the network.
+    draws: int64 (2,), a seed for every batch; None draws as the host does.
 
   Returns:
     Batches of mixed images and labels (B, num_classes), float32.
   """
-  return dataset.map(
-      augment.MixupAndCutmix(
-          num_classes,
-          mixup_alpha=options.mixup_alpha,
-          cutmix_alpha=options.cutmix_alpha,
-          prob=options.prob,
-          label_smoothing=0.),
-      num_parallel_calls=tf.data.AUTOTUNE)
+  module = augment if draws is None else seeded_host.augment
+  stock = module.MixupAndCutmix(
+      num_classes,
+      mixup_alpha=options.mixup_alpha,
+      cutmix_alpha=options.cutmix_alpha,
+      prob=options.prob,
+      label_smoothing=0.)
+  if draws is None:
+    return dataset.map(stock, num_parallel_calls=tf.data.AUTOTUNE)
+
+  def mix_by(batch, seed):
+    with seeded_host.draws_from(seed, 0):
+      return stock(*batch)
+
+  return tf.data.Dataset.zip((dataset, draws)).map(
+      mix_by, num_parallel_calls=tf.data.AUTOTUNE)

@@ -1,8 +1,30 @@
 """Records that know where they come from."""
 
-from typing import Callable, Dict
+from typing import Callable, Dict, List
 
 import tensorflow as tf, tf_keras
+
+from official.core import input_reader
+from official_ext.harmonization import files as files_lib
+
+
+def files(input_path) -> List[str]:
+  """Finds the files that patterns match, each once, see `files.distinct`.
+
+  Args:
+    input_path: as in Model Garden: a path, a pattern, several of these with
+      commas, a list of such, or a `Config` of such by name.
+
+  Returns:
+    The paths, in the order of the patterns.
+
+  Raises:
+    ValueError: a pattern matches nothing.
+  """
+  if not isinstance(input_path, (str, list, tuple)):
+    input_path = [path for part in input_path.as_dict().values()
+                  for path in ([part] if isinstance(part, str) else part)]
+  return files_lib.distinct(input_reader.match_files(input_path))
 
 
 def located(dataset_fn: Callable[..., tf.data.Dataset]):

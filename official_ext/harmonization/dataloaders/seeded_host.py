@@ -2,8 +2,9 @@
 
 `official.vision.ops.augment` and `preprocess_ops` draw by `tf.random`, whose
 state is shared by all examples: with parallel calls the same seed would give
-other pictures in every run. Here are second instances of the two modules, whose
-`tf.random` is stateless. The host's own stay what they are.
+other pictures in every run. Here are second instances of these modules, and of
+`classification_input`, which calls them; their random numbers are stateless.
+The host's own stay what they are.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import tensorflow as tf, tf_keras
 
 
 class _Draws(threading.local):
-  """Stands in for `tf.random` in the host's modules."""
+  """Replaces `tf.random` in Model Garden's modules."""
 
   def __init__(self):
     self._seed = None
@@ -39,6 +40,23 @@ class _Draws(threading.local):
     """As `tf.random.normal`, from the example's seed; `seed` is not used."""
     del seed
     return tf.random.stateless_normal(shape, self._next(), mean, stddev, dtype)
+
+  def gamma(self, shape, alpha, beta=None, dtype=tf.float32, seed=None):
+    """As `tf.random.gamma`, from the example's seed; `seed` is not used."""
+    del seed
+    return tf.random.stateless_gamma(shape, self._next(), alpha, beta, dtype)
+
+  def sample_distorted_bounding_box(self, image_size, bounding_boxes, seed=0,
+                                    **kwargs):
+    """As `tf.image`'s, from the example's seed; `seed` is not used."""
+    del seed
+    return tf.image.stateless_sample_distorted_bounding_box(
+        image_size, bounding_boxes, self._next(), **kwargs)
+
+  def random_flip_left_right(self, image, seed=None):
+    """As `tf.image`'s, from the example's seed; `seed` is not used."""
+    del seed
+    return tf.image.stateless_random_flip_left_right(image, self._next())
 
   @contextlib.contextmanager
   def starting(self, seed, count):
@@ -73,38 +91,51 @@ class _Means:
     return (low + high) / 2.
 
 
-class _But:
-  """A module, but for its `random`."""
+class _Replaced:
+  """A module of which some names are replaced."""
 
-  def __init__(self, module, random):
+  def __init__(self, module, **names):
+    self.__dict__.update(names)
     self._module = module
-    self.random = random
 
   def __getattr__(self, name):
     return getattr(self._module, name)
 
 
 _DRAWS = _Draws()
+_TF = _Replaced(
+    tf, random=_DRAWS,
+    image=_Replaced(
+        tf.image,
+        sample_distorted_bounding_box=_DRAWS.sample_distorted_bounding_box,
+        random_flip_left_right=_DRAWS.random_flip_left_right))
 
 
-def _instance(name: str):
+def _instance(name: str, **names):
   """A second instance of a module, whose random numbers are ours."""
   spec = importlib.util.find_spec(name)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  module.tf = _But(tf, _DRAWS)
-  module.np = _But(np, _Means())
+  module.tf = _TF
+  module.np = _Replaced(np, random=_Means())
+  vars(module).update(names)
   return module
 
 
 augment = _instance('official.vision.ops.augment')
 preprocess_ops = _instance('official.vision.ops.preprocess_ops')
+# With operations of its own: those above are made to take maps, in
+# `augmentation`.
+classification_input = _instance(
+    'official.vision.dataloaders.classification_input',
+    augment=_instance('official.vision.ops.augment'),
+    preprocess_ops=preprocess_ops)
 
 twice = _DRAWS.twice
 
 
 def draws_from(seed: tf.Tensor, stream: int):
-  """A context in which the two modules draw from an example's seed.
+  """A context in which these modules draw from an example's seed.
 
   Args:
     seed: int `Tensor` (2,), the example's draw.

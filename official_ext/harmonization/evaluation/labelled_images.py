@@ -18,6 +18,7 @@ from official.vision.ops import preprocess_ops
 from official_ext.harmonization.data import record_files
 from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.dataloaders import decoding
+from official_ext.harmonization.dataloaders import harmonization_input
 from official_ext.harmonization.dataloaders import records
 from official_ext.harmonization.dataloaders import registry
 from official_ext.harmonization.evaluation import identity
@@ -151,7 +152,9 @@ def _prepare(record: Mapping[str, tf.Tensor], decoder: decoding.Decoder,
   def image():
     pixels = decoded['image']
     if source.center_crop:
-      pixels = preprocess_ops.center_crop_image(pixels)
+      begin, size = harmonization_input.centre_window(
+          tf.shape(pixels)[:2], preprocess_ops.CENTER_CROP_FRACTION)
+      pixels = tf.slice(pixels, [begin[0], begin[1], 0], [size[0], size[1], 3])
     return tf.image.resize(pixels, image_size)
 
   def human_map():

@@ -18,6 +18,8 @@ from official_ext.harmonization.configs import (
 from official_ext.harmonization.dataloaders import labels as label_lib
 from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import mixing as mixing_lib
+from official_ext.harmonization.dataloaders import pipelines
+from official_ext.harmonization.dataloaders import plain_source
 from official_ext.harmonization.dataloaders import sources
 from official_ext.harmonization.losses import (
     harmonization as harmonization_losses)
@@ -135,12 +137,11 @@ class HarmonizedImageClassificationTask(
       mapped = self._read_mapped(mapped_params.replace(**size), input_context)
     if checks.has_source(params):
       plain = self._read_plain(params.replace(**size), input_context)
-    pipelines = input_context.num_input_pipelines if input_context else 1
     return sources.join_for_evaluation(
         mapped,
         plain,
         batch_size=per_replica,
-        replicas=replicas // pipelines)
+        replicas=replicas // pipelines.count(input_context))
 
   def _read_mapped(self, params, input_context):
     """Batches of images and {labels, heatmaps, heatmap_weights}."""
@@ -156,15 +157,19 @@ class HarmonizedImageClassificationTask(
     classes = self.task_config.model.num_classes
     # Mixed labels no longer say which were wrong: the host mixes after that.
     dataset = label_lib.shift(
-        super().build_inputs(
-            params.replace(mixup_and_cutmix=None), input_context),
+        plain_source.read(
+            self, params.replace(mixup_and_cutmix=None), input_context),
         classes,
         getattr(self.task_config, f'{field}_label_offset'),
         source=f'task.{field}_data ({params.input_path or params.tfds_name}, '
         f'task.{field}_label_offset)')
     mixing = params.mixup_and_cutmix
     if mixing:
-      dataset = mixing_lib.mix_unmapped(dataset, mixing, classes)
+      draws = None
+      if pipelines.number(input_context):
+        draws = pipelines.draws(
+            pipelines.own_seed(params, 'mixing', input_context))
+      dataset = mixing_lib.mix_unmapped(dataset, mixing, classes, draws)
     elif params.is_training and self.task_config.losses.soft_labels:
       dataset = dataset.map(
           lambda images, labels: (images, self._one_hot(labels)))
