@@ -34,6 +34,12 @@ class ScoresTest(tf.test.TestCase, parameterized.TestCase):
             rtol=1e-6, atol=1e-6)
         self.assertAllEqual(found.pointing[i], in_y.ravel()[np.argmax(x)])
 
+  def test_sums_of_ranks_beyond_64_bits(self):
+    for size in (2**21, 1800**2):  # 2**63 is passed at 1738 x 1738 pixels.
+      ranks = 2 * tf.range(size, dtype=tf.int64)[tf.newaxis] - (size - 1)
+      self.assertAllClose(metrics._product(ranks, ranks),
+                          [size * (size**2 - 1) / 3], rtol=1e-6)
+
   def test_equals_the_host_at_any_percentile(self):
     for percentile in (0., 37., 75., 99., 100.):
       a, b = map_pairs.tied(6)

@@ -128,6 +128,8 @@ def _ratio(numerator, denominator, defined=True):
 
 def _product(ranks_a: tf.Tensor, ranks_b: tf.Tensor) -> tf.Tensor:
   """Sum of products, in int64: float32 would round along the way."""
+  if ranks_a.shape[-1] > 2**21:  # A sum of squares is N**3 / 3.
+    ranks_a, ranks_b = (tf.cast(r, tf.float64) for r in (ranks_a, ranks_b))
   return tf.cast(tf.reduce_sum(ranks_a * ranks_b, axis=-1), tf.float32)
 
 
