@@ -172,7 +172,8 @@ class DrawsTest(tf.test.TestCase, parameterized.TestCase):
     # The process keeps its seed.
     self.assertEqual(pipelines._process_seed(), 1)
     images = np.concatenate(found).reshape(96, -1).round(3)
-    self.assertLen(np.unique(images, axis=0), 96)
+    # A few crops are equal by chance; of workers that draw alike, 48 are.
+    self.assertGreater(len(np.unique(images, axis=0)), 90)
     del workers
 
 
