@@ -319,7 +319,7 @@ class BadRecordsTest(tf.test.TestCase):
 
   def test_missing_and_empty_files(self):
     with self.assertRaisesRegex(labelled_images.BadDataError,
-                                'nowhere.*does not'):
+                                r'nowhere\* matches no file'):
       _run(os.path.join(self.get_temp_dir(), 'nowhere*'))
     with self.assertRaisesRegex(labelled_images.BadDataError, 'does not exist'):
       _run(os.path.join(self.get_temp_dir(), 'nowhere'))
