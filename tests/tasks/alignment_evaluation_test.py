@@ -34,7 +34,11 @@ class EvaluationTest(tf.test.TestCase):
 
   def _evaluate(self, strategy=None, folder=None, **kwargs):
     """The host's evaluation logs, on an untrained network."""
+    thresholds = kwargs.pop('thresholds', None)
     config = fixtures.experiment(**kwargs)
+    config.task.override({
+        'model': {'output_softmax': bool(thresholds)},
+        'evaluation': {'precision_and_recall_thresholds': thresholds}})
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
       task = task_lib.HarmonizedImageClassificationTask(
@@ -83,6 +87,25 @@ class EvaluationTest(tf.test.TestCase):
         'accuracy_n': 5., 'validation_loss': np.mean(losses) + decay,
     }
     self.assertAllClose({k: logs[k] for k in expected}, expected, rtol=1e-4)
+
+  def test_thresholds_are_for_probabilities_and_maps_of_logits(self):
+    files = self._files()
+    task, model, logs = self._evaluate(**files, thresholds=[.26])
+    top, hits = [], []
+    for images, batch in task.build_inputs(task.task_config.validation_data):
+      plain = (batch['valid'] > 0) & (batch['heatmap_weights'] == 0)
+      scores = tf.nn.softmax(model(images, training=False)).numpy()[plain]
+      top += list(scores.max(-1))
+      hits += list(scores.argmax(-1) == batch['labels'][plain])
+    sure, hits = np.array(top) > .26, np.array(hits)
+    self.assertEqual(len(hits), 5)
+    self.assertGreater(np.sum(sure & hits), 0)
+    expected = {'precision_at_threshold_0.26': np.sum(sure & hits) / sum(sure),
+                'recall_at_threshold_0.26': np.sum(sure & hits) / 5}
+    self.assertAllClose({k: logs[k] for k in expected}, expected)
+    # Losses and saliency are still of the logits.
+    without = self._evaluate(**files)[2]
+    self.assertAllClose({k: logs[k] for k in without}, without)
 
   def test_nothing_depends_on_batches_or_replicas(self):
     files = self._files()

@@ -169,6 +169,27 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
         logs['loss'],
         found['classification_loss'] + 3. * found['harmonization_loss'])
 
+  @parameterized.parameters(0., 3.)
+  def test_thresholds_are_for_probabilities(self, weight):
+    task = _task(weight=weight)
+    task.task_config.override({'model': {'output_softmax': True}})
+    model, (images, batch) = _model(task), _batch()
+    scores = tf.nn.softmax(model(images, training=True)).numpy()
+    top = scores.max(-1)
+    # Two of four are above it, and the surer of these is wrong.
+    threshold = float(np.sort(top)[1:3].mean())
+    labels = scores.argmax(-1)
+    labels[top.argmax()] = (labels[top.argmax()] + 1) % fixtures.CLASSES
+    batch['labels'] = tf.constant(labels, tf.int32)
+    task.task_config.evaluation.override({
+        'precision_and_recall_thresholds': [threshold]})
+    metrics = task.build_metrics(training=True)
+    task.train_step((images, batch), model, _Recorder(), metrics)
+    found = {m.name: float(m.result()) for m in metrics}
+    self.assertAllClose(
+        [found[f'{name}_at_threshold_{threshold}']
+         for name in ('precision', 'recall')], [1 / 2, 1 / 4])
+
   def test_batch_normalization_counts_images_without_maps(self):
     found = []
     for normalization in ('batch', 'mapped'):

@@ -58,6 +58,22 @@ def measure(
           batch['valid'] * tf.cast(is_mapped, tf.float32))
 
 
+def outputs_of(logits: tf.Tensor, model_config) -> tf.Tensor:
+  """What the stock metrics are taken on.
+
+  Args:
+    logits: float32 (B, classes).
+    model_config: `task.model` of the configuration.
+
+  Returns:
+    Probabilities where `output_softmax` asks for them, else the logits. Losses
+    and saliency are of the logits either way.
+  """
+  # Not every model configuration has the field.
+  softmax = getattr(model_config, 'output_softmax', False)
+  return tf.nn.softmax(logits, axis=-1) if softmax else logits
+
+
 def _alignment_updates(scores: alignment_metrics.Scores,
                        labels: tf.Tensor,
                        logits: tf.Tensor,
@@ -152,9 +168,10 @@ class Evaluation:
     losses = self._config.losses
     stock_labels = (
         one_hot if losses.one_hot or losses.soft_labels else batch['labels'])
+    outputs = outputs_of(logits, self._config.model)
     for metric in metrics:
       metric.update_state(
-          *updates.get(metric.name, (stock_labels, logits, plain)))
+          *updates.get(metric.name, (stock_labels, outputs, plain)))
     if not self._report:
       return {}
     return self._report.step_logs(scores, images, saliency, logits, batch,

@@ -297,7 +297,9 @@ class HarmonizedImageClassificationTask(
     poison.record(self.poison, marked)
 
     if metrics:
-      self.process_metrics(metrics, labels, logits)
+      # As the stock step does: scores, unlike saliency, may be probabilities.
+      scores = alignment_evaluation.outputs_of(logits, self.task_config.model)
+      self.process_metrics(metrics, labels, scores)
       updates = dict(zip(_LOSS_METRICS, ((classification,),
                                          (harmonization, measured))))
       for metric in metrics:
