@@ -1,6 +1,7 @@
 """Tests that a run without data stops before it starts."""
 
 import os
+import re
 import tempfile
 import types
 from unittest import mock
@@ -141,6 +142,21 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
     data.map_decoder = 'canonical'
     self.assertIn('9, record 1', input_checks.first_without_map(data, most=10))
     self.assertEqual(input_checks.first_without_map(data, most=5), '')
+
+  @parameterized.parameters('train_data', 'validation_data')
+  def test_empty_batches(self, name):
+    config = fixtures.experiment(mapped=self.good, validation=self.good)
+    config.task.override({name: {'global_batch_size': 0}})
+    with self.assertRaisesRegex(
+        ValueError, f'task.{name}.global_batch_size is 0: it must be 1'):
+      input_checks.check_data(config, 'train_and_eval')
+
+  def test_unreachable_places(self):
+    for path in ('s3://bucket/a*', 'gs2://bucket/a'):
+      with self.assertRaisesRegex(
+          ValueError, 'task.mapped_data.input_path is '
+          f"'{re.escape(path)}', and it cannot be reached .*not implemented"):
+        self._check(mapped=path)
 
   def test_nothing_to_train(self):
     config = fixtures.experiment(mapped=self.good, validation=self.good)

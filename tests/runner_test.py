@@ -66,6 +66,37 @@ class ResumeTest(tf.test.TestCase):
     self.assertEqual(self._run(4), [3, 4])
 
 
+  def test_the_step_is_what_the_checkpoint_says(self):
+    step = tf.Variable(7, dtype=tf.int64)
+    for name, variables, expected in (
+        ('best', {'global_step': step}, 7),
+        ('ckpt-3', {'global_step': step}, 7),
+        # Weights of another program.
+        ('model.ckpt', {'v': tf.Variable(1.)}, 0)):
+      folder = os.path.join(self.model_dir, name)
+      path = tf.train.Checkpoint(**variables).write(f'{folder}/{name}')
+      tf.compat.v1.train.update_checkpoint_state(folder, path)
+      self.assertEqual(runner.step_to_resume(folder), expected)
+
+  def test_a_checkpoint_of_another_network_is_refused(self):
+    self._run(1)
+
+    def larger(activation='swish'):
+      network = tiny_run.network(activation)
+      return tf_keras.Sequential([
+          tf_keras.Input([16, 16, 3]), *network.layers,
+          tf_keras.layers.Dense(fixtures.CLASSES)])
+
+    # Model Garden would leave the new layer at random.
+    level = tf.get_logger().level
+    with self.assertRaisesRegex(
+        runner.RestoreError, 'ckpt-1 is not a checkpoint of this network.*'
+        'expected the task.model that it was trained with'):
+      tiny_run.make_runner(self.model_dir, {}, make_network=larger,
+                           mode='eval')
+    tf.get_logger().setLevel(level)
+
+
 class WorkersTest(tf.test.TestCase):
 
   def _check(self, workers, step):

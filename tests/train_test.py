@@ -13,6 +13,7 @@ import tensorflow as tf, tf_keras
 import yaml
 
 from official_ext.harmonization import input_checks
+from official_ext.harmonization import run_folder
 from official_ext.harmonization import train
 from official_ext.harmonization.evaluation import runs
 from tests import fixtures
@@ -90,6 +91,7 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     with open(os.path.join(self.model_dir, 'config.gin')) as f:
       self.assertIn('harmonize.input_path', f.read())
 
+    self._other_settings_are_refused()
     run = runs.Run(self.model_dir)
     self.assertEqual(run.step, 2)
     scores = run.evaluate()
@@ -108,6 +110,35 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
       picture = tf.io.decode_png(f.read(), channels=3).numpy()
     # Four columns of pictures, not a blank sheet.
     self.assertGreater(np.std(picture.astype(float), axis=(0, 1)).min(), 20.)
+
+  def _other_settings_are_refused(self):
+    """The folder's network is not reported under what did not train it."""
+    path = os.path.join(self.model_dir, 'params.yaml')
+    with open(path) as f:
+      before = f.read()
+    code, output, errors = _train(
+        '--experiment=harmonized_resnet_imagenet', '--seed=1',
+        f'--config_file={self.tiny}', f'--model_dir={self.model_dir}',
+        '--params_override=task.harmonization.weight=5', *self._paths())
+    self.assertEqual(code, 1)
+    self.assertNotIn('alignment_spearman', output)
+    self.assertRegex(
+        errors.strip().splitlines()[-1],
+        f'^train.py: {path}: task.harmonization.weight was 1.0 and is now 5; '
+        'expected .* step 2 was trained with.*--allow_changed_settings')
+    with open(path) as f:
+      self.assertEqual(f.read(), before)
+
+  def test_evaluates_no_random_weights(self):
+    code, _, errors = _train(
+        '--experiment=harmonized_resnet_imagenet', '--mode=eval',
+        f'--config_file={self.tiny}', f'--model_dir={self.model_dir}',
+        *self._paths())
+    self.assertEqual(code, 1)
+    self.assertRegex(
+        errors.strip().splitlines()[-1],
+        f'^train.py: --model_dir is {self.model_dir}, which holds no checkp')
+    self.assertFalse(os.path.exists(self.model_dir))
 
   def test_stock_experiment_through_gin_alone(self):
     code, output, errors = _train(
@@ -133,6 +164,10 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
       (['train.py'], '--experiment', '--[no]dry_run', 'harmonize.enabled'),
       (['-m', 'official_ext.harmonization.compare'], '--baseline',
        'panels.png'),
+      (['-m', 'official_ext.harmonization.export_saved_model'],
+       '--checkpoint_path', "run's size"),
+      (['-m', 'official_ext.harmonization.export_tflite'], '--quant_type',
+       'task.mapped_data'),
       (['-m', 'official_ext.harmonization.data.make_digits_clickme'],
        '--decoy_strength', 'decoy-MNIST'),
       (['-m', 'official_ext.harmonization.data.download_clickme'],
@@ -140,14 +175,16 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
       (['-m', 'official_ext.harmonization.data.verify_records'],
        '--map_decoder', 'checksums'))
   def test_help(self, command, *words):
-    _, output, _ = _run(command, '--help')
+    code, output, _ = _run(command, '--help')
+    self.assertEqual(code, 0)
     for word in words:
       self.assertIn(word, output)
 
   def test_dry_run_resolves_in_order_and_touches_nothing(self):
     with open(self.tiny, 'w') as f:
-      yaml.safe_dump(
-          {'task': {'harmonization': {'levels': 3, 'weight': 2.}}}, f)
+      yaml.safe_dump({
+          **_TINY, 'task': {**_TINY['task'], 'harmonization': {
+              'levels': 3, 'weight': 2., 'mapped_fraction': 1.}}}, f)
     code, output, errors = _train(
         '--experiment=harmonized_resnet_imagenet', '--dry_run',
         f'--model_dir={self.model_dir}', f'--config_file={self.tiny}',
@@ -155,6 +192,9 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
                    "harmonize.saliency = 'abs_max'"),
         '--params_override=task.harmonization.weight=4')
     self.assertEqual(code, 0, errors)
+    for name, bound, final in (('levels', 2, 3), ('weight', 3.0, 4)):
+      self.assertRegex(errors, f'harmonize.{name} to {bound}, .* is {final}')
+    self.assertNotIn('harmonize.saliency', errors)
     found = yaml.safe_load(output)['task']['harmonization']
     self.assertEqual((found['saliency'], found['levels'], found['weight']),
                      ('abs_max', 3, 4.))
@@ -186,14 +226,36 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     self.assertFalse(os.path.exists(self.model_dir))
 
 
-def _main(params, model_dir, **fakes):
+def _main(params, model_dir, mode='eval', **fakes):
   """Runs the driver on an experiment, with parts of it replaced."""
   typed = types.SimpleNamespace(
-      dry_run=False, mode='eval', model_dir=model_dir, seed=None,
+      dry_run=False, mode=mode, model_dir=model_dir, seed=None,
+      experiment='harmonized_resnet_imagenet',
       enable_async_checkpointing=False)
   with mock.patch.multiple(train, FLAGS=typed, _configure=lambda: params), \
       mock.patch.object(train.runner, 'Runner', **fakes):
     train.main([])
+
+
+class StartTest(tf.test.TestCase):
+
+  def test_a_start_that_fails_leaves_the_settings_of_a_run(self):
+    folder = self.get_temp_dir()
+    run_folder.write_start(fixtures.experiment(weight=2.), folder, None)
+    path = os.path.join(folder, 'params.yaml')
+    error = tf.errors.UnavailableError(None, None, 'TPU not found')
+    with self.assertRaises(tf.errors.UnavailableError):
+      _main(fixtures.experiment(weight=3.), folder, mode='train',
+            side_effect=error)
+    with open(path) as f:
+      self.assertIn('weight: 2.0', f.read())
+    runner = mock.MagicMock()
+    runner.run.side_effect = KeyboardInterrupt  # After the start.
+    with self.assertRaises(KeyboardInterrupt):
+      _main(fixtures.experiment(weight=3.), folder, mode='train',
+            return_value=runner)
+    with open(path) as f:
+      self.assertIn('weight: 3.0', f.read())
 
 
 class PoisonTest(tf.test.TestCase):

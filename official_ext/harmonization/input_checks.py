@@ -26,6 +26,20 @@ _IMAGE_OPS = re.compile('Decode|Jpeg|JPEG|PNG|ParseSingleExample|ParseExample')
 _VERIFY = 'python -m official_ext.harmonization.data.verify_records'
 
 
+def check_steps(trainer: cfg.TrainerConfig):
+  """Checks that there are steps to train.
+
+  Args:
+    trainer: of the experiment.
+
+  Raises:
+    ValueError: there are none.
+  """
+  if trainer.train_steps < 1:
+    raise ValueError(f'trainer.train_steps is {trainer.train_steps}: '
+                     'set it to 1 or more.')
+
+
 def check_data(params: cfg.ExperimentConfig, mode: str):
   """Checks that the data a run needs are there.
 
@@ -38,11 +52,10 @@ def check_data(params: cfg.ExperimentConfig, mode: str):
       steps to train. The message says which field, and what to do.
   """
   task = params.task
+  checks.check_batch_sizes(task)
   if 'train' in mode:
-    if params.trainer.train_steps < 1:
-      raise ValueError(f'trainer.train_steps is {params.trainer.train_steps}: '
-                       'set it to 1 or more.')
-    _check_checkpoint(task.init_checkpoint)
+    check_steps(params.trainer)
+    check_checkpoint(task.init_checkpoint)
   needed, optional = [], []
   if not task.harmonization.enabled:
     needed = ['train_data'] if 'train' in mode else []
@@ -59,7 +72,7 @@ def check_data(params: cfg.ExperimentConfig, mode: str):
   for name in needed + [
       n for n in optional if checks.has_source(getattr(task, n))
   ]:
-    _check_source(getattr(task, name), name)
+    check_source(getattr(task, name), name)
   if task.harmonization.enabled and 'mapped_validation_data' in (
       *needed, *optional) and checks.has_source(task.mapped_validation_data):
     _check_maps(task.mapped_validation_data)
@@ -116,8 +129,15 @@ def _map_problem(serialized: bytes, field: str) -> str:
   return ''
 
 
-def _check_checkpoint(path: str):
-  """Checks that the weights that training starts from are there."""
+def check_checkpoint(path: str):
+  """Checks that the weights that a run starts from are there.
+
+  Args:
+    path: `task.init_checkpoint`; '' or None for random weights.
+
+  Raises:
+    ValueError: it is neither a checkpoint nor a folder of checkpoints.
+  """
   if path and not (tf.train.latest_checkpoint(path)
                    if tf.io.gfile.isdir(path) else
                    tf.io.gfile.exists(f'{path}.index')):
@@ -149,8 +169,16 @@ def _faults(files, name: str) -> str:
   return ''
 
 
-def _check_source(data, name: str):
-  """Checks that one source has files."""
+def check_source(data: cfg.DataConfig, name: str):
+  """Checks that one source has files.
+
+  Args:
+    data: the source.
+    name: of its field in the task.
+
+  Raises:
+    ValueError: it has none, or nothing is in them.
+  """
   if data.tfds_name or not isinstance(data.input_path, (str, list, tuple)):
     return
   try:
@@ -160,6 +188,8 @@ def _check_source(data, name: str):
                'not match it)') if strays else _faults(files, name)
   except ValueError as e:
     problem = str(e) if data.input_path else 'it is empty'
+  except tf.errors.OpError as e:
+    problem = f'it cannot be reached ({" ".join(e.message.split())})'
   if problem:
     what = (f'a path to ClickMe records ({_DOWNLOAD} fetches them)'
             if 'mapped' in name else 'a path to ImageNet records')

@@ -9,9 +9,12 @@ import tensorflow as tf, tf_keras
 
 from official.core import config_definitions as cfg
 from official.core import train_lib
+from official_ext.harmonization import run_folder
 from official_ext.harmonization.tasks import poison
 
-_GLOBAL_STEP = 'global_step/.ATTRIBUTES/VARIABLE_VALUE'
+
+class RestoreError(ValueError):
+  """A checkpoint is not of the network that it was to be restored to."""
 
 
 def step_to_resume(model_dir: str) -> int:
@@ -23,8 +26,8 @@ def step_to_resume(model_dir: str) -> int:
   Returns:
     The step of its latest checkpoint, 0 where there is none.
   """
-  path = tf.train.latest_checkpoint(model_dir)
-  return int(path.rpartition('-')[-1]) if path else 0
+  path = run_folder.find_checkpoint(model_dir)
+  return run_folder.step_of(path) if path else 0
 
 
 def seed_at(seed: Optional[int], step: int, task: cfg.TaskConfig):
@@ -109,8 +112,7 @@ def forget_lost_best(folder: str):
   except (ValueError, KeyError):
     scored = None  # Killed while it was written.
   checkpoint = tf.train.latest_checkpoint(folder)
-  if not checkpoint or scored != tf.train.load_variable(checkpoint,
-                                                        _GLOBAL_STEP):
+  if not checkpoint or scored != run_folder.step_of(checkpoint):
     logging.warning('%s is removed: the checkpoint of this best score was not '
                     'written. The next evaluation exports its own.', path)
     tf.io.gfile.remove(path)
@@ -136,6 +138,36 @@ class Runner(train_lib.OrbitExperimentRunner):
         forget_lost_best(os.path.join(model_dir, best))
     super().__init__(distribution_strategy, task, mode, params, model_dir,
                      *args, **kwargs)
+
+  def _maybe_build_checkpoint_manager(self):
+    manager = super()._maybe_build_checkpoint_manager()
+    if manager and manager.latest_checkpoint:
+      self._check_restores(manager.latest_checkpoint)
+    return manager
+
+  def _check_restores(self, path: str):
+    """Checks that a checkpoint holds all weights of the network.
+
+    Model Garden restores what matches and leaves the rest at random.
+
+    Args:
+      path: of the checkpoint.
+
+    Raises:
+      RestoreError: it does not.
+    """
+    try:
+      with self.strategy.scope():
+        tf.train.Checkpoint(model=self.trainer.model).restore(
+            path).expect_partial().assert_existing_objects_matched()
+    except (AssertionError, ValueError) as e:
+      # Else TensorFlow lists each value that was not restored.
+      tf.get_logger().setLevel('ERROR')
+      raise RestoreError(
+          f'{path} is not a checkpoint of this network '
+          f'({" ".join(str(e).split()):.200}); expected the task.model that it '
+          f'was trained with, which {run_folder.PARAMS} beside it has. Correct '
+          'the settings, or choose another --model_dir.') from None
 
   def _build_controller(self, trainer, evaluator, *args,
                         train_actions: Optional[List[Any]] = None, **kwargs):

@@ -14,12 +14,9 @@ Later wins: the experiment's code, gin, --config_file, --params_override.
 --model_dir is runs/<experiment> where it is left out.
 """
 
-from importlib import metadata
 import json
 import os
-import platform
 import pprint
-import sys
 
 from absl import flags
 from absl import logging
@@ -27,7 +24,6 @@ import gin
 import tensorflow as tf, tf_keras
 import yaml
 
-from official.common import distribute_utils
 from official.common import flags as tfm_flags
 from official.core import config_definitions as cfg
 from official.core import task_factory
@@ -36,9 +32,12 @@ from official.modeling import performance
 from official.vision.utils import summary_manager
 from official_ext.harmonization import (
     registry_imports)  # pylint: disable=unused-import
+from official_ext.harmonization import building
 from official_ext.harmonization import cli
+from official_ext.harmonization import experiment_parser
 from official_ext.harmonization import input_checks
 from official_ext.harmonization import resources
+from official_ext.harmonization import run_folder
 from official_ext.harmonization import runner
 from official_ext.harmonization import text_files
 from official_ext.harmonization.configs import experiment_checks
@@ -47,8 +46,9 @@ from official_ext.harmonization.configs import (
 
 FLAGS = flags.FLAGS
 
-_PACKAGES = ('tf-models-official', 'tensorflow', 'tf_keras', 'gin-config',
-             'numpy', 'scipy')
+# Those of Model Garden's that its runner knows.
+_MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval',
+          'train_and_post_eval')
 
 
 def define_flags():
@@ -58,38 +58,39 @@ def define_flags():
       'seed', None, 'Seed of initial weights, crops, flips and mixing. Left '
       'out, every run draws its own.')
   flags.DEFINE_bool(
-      'dry_run', False, 'Resolve the configuration, print it and stop: no data '
-      'are touched and nothing is written.')
+      'dry_run', False, 'Resolve the configuration, build the network and '
+      'trace a step, print the configuration and stop. No data are touched, no '
+      'accelerator is needed, and nothing is written.')
+  flags.DEFINE_bool(
+      'allow_changed_settings', False, 'Go on from the checkpoint in '
+      '--model_dir although settings that change what is trained differ from '
+      "those in its params.yaml. The old file is kept as params.1.yaml. Scores "
+      'of such a run are of neither setting alone.')
   flags.DEFINE_bool('enable_async_checkpointing', True,
                     'Save checkpoints while training goes on.')
   FLAGS.set_default('mode', 'train_and_eval')
   flags.mark_flag_as_required('experiment')
 
 
-class HarmonizedExperimentParser(train_utils.ExperimentParser):
-  """Gives the chosen experiment its harmonization option before overrides."""
-
-  def base_experiment(self) -> cfg.ExperimentConfig:
-    """Returns the experiment with gin's bindings applied."""
-    return exp_cfg.harmonize(super().base_experiment())
-
-
 def parse_configuration(flags_obj) -> cfg.ExperimentConfig:
   """Resolves the experiment: code, gin, --config_file, --params_override.
 
+  Bindings of gin that a file or flag replaces are logged.
+
   Args:
-    flags_obj: flags as the host's `ExperimentParser` reads them; gin has been
-      parsed.
+    flags_obj: flags as Model Garden's `ExperimentParser` reads them; gin has
+      been parsed.
 
   Returns:
     The locked experiment.
 
   Raises:
-    ValueError: the experiment cannot be harmonized or trained, or gin binds
-      something that would have no effect.
-    KeyError: an override names a field that there is not.
+    ValueError: the experiment is not known or cannot be harmonized or trained,
+      an override names a field that there is not, or gin binds something that
+      would have no effect.
   """
-  params = HarmonizedExperimentParser(flags_obj).parse()
+  parser = experiment_parser.ExperimentParser(flags_obj)
+  params = parser.parse()
   experiment_checks.check_gin()
   experiment_checks.check(params)
   idle = exp_cfg.idle_bindings(params)
@@ -104,23 +105,8 @@ def parse_configuration(flags_obj) -> cfg.ExperimentConfig:
         task_factory.get_task(params.task).evaluation_logs())
   params.validate()
   params.lock()
+  parser.report_replaced(params)
   return params
-
-
-def _write_start(params: cfg.ExperimentConfig, model_dir: str):
-  """Writes what the run is made of, before it starts."""
-  train_utils.serialize_config(params, model_dir)
-  versions = {'python': platform.python_version()}
-  for package in _PACKAGES:
-    versions[package] = metadata.version(package)
-  texts = {
-      'config.gin': gin.config_str(),
-      'versions.json': json.dumps(versions, indent=2) + '\n',
-      'command.txt': ' '.join(sys.argv) + '\n',
-  }
-  for name, text in texts.items():
-    with tf.io.gfile.GFile(os.path.join(model_dir, name), 'w') as f:
-      f.write(text)
 
 
 def _resolve_files(flags_obj):
@@ -138,21 +124,100 @@ def _resolve_files(flags_obj):
     flags_obj.params_override = resources.find(override, 'experiments')
 
 
+def _check_flags():
+  """Refuses flags that would have no effect.
+
+  Raises:
+    ValueError: there is one.
+  """
+  if FLAGS['params_override'].present > 1:
+    raise ValueError(
+        f'--params_override is given {FLAGS["params_override"].present} times, '
+        'of which the last would count. Join them by commas.')
+  if FLAGS.mode not in _MODES:
+    raise ValueError(f'--mode={FLAGS.mode} is not implemented in Model Garden; '
+                     f'expected one of {", ".join(_MODES)}.')
+
+
+def _model_dir() -> str:
+  """The folder of the run."""
+  return resources.working_path(
+      FLAGS.model_dir or os.path.join('runs', FLAGS.experiment))
+
+
+def _code() -> cfg.ExperimentConfig:
+  """The experiment as --experiment and gin have it."""
+  return exp_cfg.harmonize(experiment_parser.get_experiment(FLAGS.experiment))
+
+
 def _configure():
-  """Resolves configuration and data, or stops with one sentence."""
-  try:
-    _resolve_files(FLAGS)
-    gin.parse_config_files_and_bindings(
-        [resources.find(name, 'gin') for name in FLAGS.gin_file or []],
-        FLAGS.gin_params)
-    params = parse_configuration(FLAGS)
-    if not FLAGS.dry_run:
-      input_checks.check_data(params, FLAGS.mode)
-  except (ValueError, LookupError, OSError, yaml.YAMLError,
-          tf.errors.OpError) as e:
-    message = ' '.join(str(a) for a in e.args) or str(e)
-    raise SystemExit(f'train.py: {" ".join(message.split())}') from None
+  """Resolves the configuration, and checks it, the data and the folder."""
+  _check_flags()
+  _resolve_files(FLAGS)
+  experiment_parser.parse_gin(FLAGS.gin_file or [], FLAGS.gin_params or [])
+  params = parse_configuration(FLAGS)
+  trains = 'train' in FLAGS.mode
+  if trains:
+    input_checks.check_steps(params.trainer)
+  if FLAGS.dry_run:
+    set_precision(params.runtime)
+    building.check(params, _code())
+    return params
+  input_checks.check_data(params, FLAGS.mode)
+  model_dir = _model_dir()
+  run_folder.check_settings(params, model_dir, FLAGS.seed, trains=trains,
+                            allowed=FLAGS.allow_changed_settings)
+  run_folder.check_checkpoint(params, model_dir, FLAGS.mode)
+  run_folder.prepare(model_dir)
   return params
+
+
+def set_precision(runtime: cfg.RuntimeConfig):
+  """Sets the precision that layers compute in.
+
+  Args:
+    runtime: of the experiment.
+  """
+  if runtime.mixed_precision_dtype:
+    performance.set_mixed_precision_policy(runtime.mixed_precision_dtype)
+
+
+def _set_up(params: cfg.ExperimentConfig, model_dir: str) -> runner.Runner:
+  """Builds what runs, and restores its checkpoint.
+
+  Args:
+    params: the experiment.
+    model_dir: of the run.
+
+  Returns:
+    The runner.
+
+  Raises:
+    ValueError: it cannot be built as it is configured; the message names the
+      field.
+  """
+  set_precision(params.runtime)
+  # No operation may run before the strategy of several processes is there.
+  strategy = building.make_strategy(params.runtime)
+  if 'train' in FLAGS.mode:
+    building.check(params, _code(), parts=building.SCHEDULE)
+  try:
+    with strategy.scope():
+      task = task_factory.get_task(params.task, logging_dir=model_dir)
+    return runner.Runner(
+        distribution_strategy=strategy,
+        task=task,
+        mode=FLAGS.mode,
+        params=params,
+        model_dir=model_dir,
+        eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(
+            params=params, model_dir=model_dir),
+        enable_async_checkpointing=FLAGS.enable_async_checkpointing)
+  except (tf.errors.OpError, runner.RestoreError):
+    raise
+  except Exception:  # Whatever Model Garden makes of a wrong setting.
+    building.check(params, _code())
+    raise
 
 
 def _run(experiment: runner.Runner, params: cfg.ExperimentConfig):
@@ -168,7 +233,14 @@ def _run(experiment: runner.Runner, params: cfg.ExperimentConfig):
         f'({experiment.checkpoint_manager.latest_checkpoint or "there is none"}'
         f' is the last). trainer.recovery_max_trials is {trials}: a higher one '
         'goes back to the last checkpoint that often; a lower '
-        'learning rate, or task.harmonization.weight, may avoid it.') from e
+        'learning rate, or task.harmonization.weight, may avoid it, in another '
+        '--model_dir or with --allow_changed_settings.') from e
+  except Exception as e:
+    if not building.is_traced(e) or isinstance(e, (AttributeError, TypeError)):
+      raise
+    # A step that was refused while it was traced.
+    message = building.name_layer(building.reason(e), experiment.trainer.model)
+    raise ValueError(f'{message}.') from e
 
 
 def main(_):
@@ -177,36 +249,16 @@ def main(_):
   if FLAGS.dry_run:
     print(yaml.safe_dump(json.loads(json.dumps(params.as_dict()))))
     return
-  model_dir = resources.working_path(
-      FLAGS.model_dir or os.path.join('runs', FLAGS.experiment))
+  model_dir = _model_dir()
   logging.info('Final experiment parameters:\n%s',
                pprint.pformat(params.as_dict()))
-  if 'train' in FLAGS.mode:
-    _write_start(params, model_dir)
-  step = runner.step_to_resume(model_dir) if 'train' in FLAGS.mode else 0
+  trains = 'train' in FLAGS.mode
+  step = runner.step_to_resume(model_dir) if trains else 0
   runner.seed_at(FLAGS.seed, step, params.task)
-  if params.runtime.mixed_precision_dtype:
-    performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
-
-  runtime = params.runtime
-  strategy = distribute_utils.get_distribution_strategy(
-      distribution_strategy=runtime.distribution_strategy,
-      all_reduce_alg=runtime.all_reduce_alg,
-      num_gpus=runtime.num_gpus,
-      tpu_address=runtime.tpu)
-  with strategy.scope():
-    task = task_factory.get_task(params.task, logging_dir=model_dir)
-  summaries = summary_manager.maybe_build_eval_summary_manager(
-      params=params, model_dir=model_dir)
   try:
-    experiment = runner.Runner(
-        distribution_strategy=strategy,
-        task=task,
-        mode=FLAGS.mode,
-        params=params,
-        model_dir=model_dir,
-        eval_summary_manager=summaries,
-        enable_async_checkpointing=FLAGS.enable_async_checkpointing)
+    experiment = _set_up(params, model_dir)
+    if trains and experiment.strategy.extended.should_checkpoint:
+      run_folder.write_start(params, model_dir, FLAGS.seed)
     _run(experiment, params)
   except tf.errors.DataLossError as e:
     input_checks.stop_at_bad_record(params.task, e)

@@ -1,6 +1,7 @@
 """Tests that what cannot work stops before anything is built."""
 
 import os
+import re
 import tempfile
 
 from absl.testing import parameterized
@@ -9,6 +10,7 @@ import tensorflow as tf, tf_keras
 import yaml
 
 from official.core import train_utils
+from official_ext.harmonization import experiment_parser
 from official_ext.harmonization import train
 from official_ext.harmonization.evaluation import runs
 
@@ -79,6 +81,56 @@ class ExperimentChecksTest(_Case):
        'trainer.best_checkpoint_eval_metric=alignmnt,'
        'task.mapped_validation_data.input_path=a',
        "eval_metric is 'alignmnt': .*choose one of .*'alignment_spearman_low'"),
+      # How it is written: nothing is taken for something else.
+      ('trainer.train_steps=1,trainer.train_steps=2', 'train_steps.*twice'),
+      ('task.harmonization.weight', "cannot be read from 'task.harm.*FIELD="),
+      ('trainer.train_steps=1,,', "cannot be read from ',' on"),
+      ('task.model.input_size=[32,32', r'--params_override=task.model.input'),
+      ('{task: {harmonization: {weight: 2020-01-01}}}',
+       r'task.harmonization.weight is a date \(2020-01-01\)'),
+      ('{task: {harmonization: {1: 2}}}', 'harmonization has the field 1'),
+      ('{task: {train_data: {input_path: !!set {a}}}}', 'input_path is a set'),
+      # Lists, and what is not there.
+      ('task.mapped_data.crop_area_range=3',
+       'crop_area_range is 3: .* list of 2 finite numbers'),
+      ('task.mapped_data.crop_area_range=[.1]', r'is \[0.1\]: .* list of 2'),
+      ('task.mapped_data.crop_area_range=null', 'crop_area_range is None'),
+      ('task.model.input_size=32', 'input_size is 32: .* whole numbers'),
+      ('task.mapped_data.input_path=5', 'input_path is 5: .* strings, or text'),
+      ('trainer.steps_per_loop=null', 'steps_per_loop is None: .* whole'),
+      ('task.losses=null', 'task.losses is None: .*fields of its own'),
+      # Numbers that nothing works with.
+      ('trainer.steps_per_loop=0', 'steps_per_loop is 0: .* 1 or more'),
+      ('trainer.max_to_keep=0', 'max_to_keep is 0: .* 1 or more'),
+      ('trainer.train_steps=-1', 'train_steps is -1'),
+      ('trainer.summary_interval=3,trainer.steps_per_loop=2',
+       r'summary_interval is 3: .* multiple of trainer.steps_per_loop \(2\)'),
+      ('task.mapped_data.shuffle_buffer_size=0,task.mapped_data.input_path=a',
+       'task.mapped_data.shuffle_buffer_size is 0'),
+      ('task.model.norm_activation.norm_momentum=2', 'norm_momentum is 2'),
+      ('trainer.optimizer_config.ema.average_decay=2', 'average_decay is 2'),
+      ('task.evaluation.top_k=0', 'top_k is 0'),
+      ('{trainer: {optimizer_config: {learning_rate: {type: cosine, cosine: '
+       '{initial_learning_rate: .1, decay_steps: 0}}}}}',
+       'trainer.optimizer_config.learning_rate.cosine.decay_steps is 0'),
+      ('trainer.optimizer_config.learning_rate.type=cosine',
+       'cosine.initial_learning_rate is None: .* needs it'),
+      # Devices, by name.
+      ('runtime.distribution_strategy=mirrord',
+       "distribution_strategy is 'mirrord': choose one of .*'mirrored'"),
+      ('runtime.distribution_strategy=off', 'is False: .*in quotes if it is'),
+      ('runtime.num_gpus=-1', 'num_gpus is -1'),
+      ('runtime.num_gpus=2,runtime.distribution_strategy=one_device',
+       'num_gpus is 2: .*one_device'),
+      ('runtime.all_reduce_alg=ring', "all_reduce_alg is 'ring': .*'nccl'"),
+      ('runtime.loss_scale=big', "loss_scale is 'big': give 'dynamic'"),
+      # Thresholds are for probabilities.
+      ('task.evaluation.precision_and_recall_thresholds=[.3]',
+       r'thresholds is \[0.3\]: .*set task.model.output_softmax to True'),
+      ('task.evaluation.precision_and_recall_thresholds=[3],'
+       'task.model.output_softmax=true', r'thresholds is \[3\]: .*0 to 1'),
+      ('task.evaluation.report_per_class_precision_and_recall=true',
+       'no effect without task.evaluation.precision_and_recall_thresholds'),
       # Accuracy needs images to take it on.
       ('trainer.best_checkpoint_export_subdir=best,'
        'trainer.best_checkpoint_eval_metric=accuracy,'
@@ -97,7 +149,9 @@ class ExperimentChecksTest(_Case):
       'runtime.mixed_precision_dtype=bfloat16,'
       'trainer.optimizer_config.ema.average_decay=0.9',
       'task.harmonization.warmup_steps=100,trainer.train_steps=100',
-      'task.harmonization.weight=3')
+      'task.evaluation.precision_and_recall_thresholds=[.3],'
+      'task.model.output_softmax=true',
+      '{task: {harmonization: {levels: 2, weight: 3}}}')
   def test_goes_on(self, override):
     _parse(params_override=override)
 
@@ -109,7 +163,37 @@ class ExperimentChecksTest(_Case):
     with self.assertRaisesRegex(ValueError, "metric is 'alignment': "):
       _parse('resnet_imagenet', params_override=best + 'alignment')
 
+  def test_an_experiment_that_is_not_known(self):
+    with self.assertRaisesRegex(
+        ValueError, '--experiment=harmonised_resnet_imagenet .*one of .*'
+        'maxvit_imagenet, .*Did you mean harmonized_resnet_imagenet'):
+      _parse('harmonised_resnet_imagenet')
+
+  def test_a_field_that_is_not_known(self):
+    with self.assertRaisesRegex(
+        ValueError, '--params_override: task.harmonization.wieght is not a '
+        'field.*Did you mean weight'):
+      _parse(params_override='task.harmonization.wieght=1')
+
+  def test_files_as_editors_write_them(self):
+    text = 'task: {harmonization: {weight: 3}}'
+    for encoding in ('utf-8', 'utf-8-sig', 'utf-16'):
+      path = self._write('')
+      with open(path, 'wb') as f:
+        f.write(text.encode(encoding))
+      for flags in (dict(config_file=[path]), dict(params_override=path)):
+        self.assertEqual(_parse(**flags).task.harmonization.weight, 3)
+
+  def test_an_address_in_a_file_stays(self):
+    path = self._write('runtime: {tpu: local}')
+    self.assertEqual(_parse(config_file=[path]).runtime.tpu, 'local')
+
   @parameterized.parameters(
+      ('', 'params.yaml is empty; expected fields'),
+      ('- 1', r'params.yaml is \[1\]; expected fields'),
+      ('task: {}\ntask: {}', "params.yaml .*line 2, .*'task' is given twice"),
+      ('a: [1', 'params.yaml cannot be read as YAML: line 1'),
+      ('? [a]\n: 1', 'is not a name'), ('task: !!binary aGk=', 'task is a byt'),
       ('tsak: {}', 'tsak'),
       ('task: {harmonization: {wieght: 1}}', 'wieght'),
       ('task: {mapped_data: {aug_type: {typ: randaug}}}', 'typ'),
@@ -140,6 +224,60 @@ class GinChecksTest(_Case):
     self.assertEqual(_parse().task.harmonization.weight, 3.)
 
 
+class ReplacedBindingsTest(_Case):
+  """A binding whose value is not the final one is named."""
+
+  def _logged(self, *bindings, **flags):
+    with self.assertLogs('absl', 'WARNING') as logs:
+      experiment_parser.logging.warning('start')
+      with gin.unlock_config():
+        experiment_parser.parse_gin([], list(bindings))
+      _parse(**flags)
+    return logs.output[1:]
+
+  def test_by_a_flag_and_by_a_file(self):
+    path = self._write('task: {harmonization: {weight: .3, levels: 3}}')
+    found = self._logged(
+        'harmonize.weight = 5', 'harmonize.levels = 3',
+        "harmonize.map_decoder = 'canonical'", 'harmonize.label_offset = 1',
+        config_file=[path],
+        params_override='task.mapped_validation_data.map_decoder=clickme')
+    self.assertLen(found, 2)
+    self.assertRegex(found[0], 'harmonize.weight to 5, but task.harmonization.'
+                     f'weight is 0.3: {path} replaces it')
+    self.assertRegex(found[1], "harmonize.map_decoder to 'canonical', but task."
+                     "mapped_validation_data.map_decoder is 'clickme': --param")
+
+  def test_by_a_macro_and_by_gin_itself(self):
+    found = self._logged(
+        'strength = 4.', 'harmonize.weight = %strength',
+        params_override='task.harmonization.weight=2')
+    self.assertRegex(' '.join(found), r'harmonize.weight to 4.0, but .* is 2')
+    gin.clear_config()
+    found = self._logged('harmonize.weight = 4', 'harmonize.weight = 2')
+    self.assertRegex(' '.join(found), '--gin_params=harmonize.weight = 4 binds '
+                     'harmonize.weight to 4, which .* replaces by 2')
+    gin.clear_config()
+    self.assertRegex(' '.join(self._logged('harmonize.label_offset = None')),
+                     'label_offset to None, which has no effect')
+
+  def test_what_stays_is_not_named(self):
+    self.assertEmpty(self._logged(
+        'harmonize.weight = 5', "harmonize.input_path = 'a'",
+        params_override='task.harmonization.weight=5,'
+        'task.harmonization.levels=3'))
+
+  @parameterized.parameters(
+      'harmonize.saliency = abs_max', 'harmonize.enabled = true',
+      'harmonize.input_path = gs://a/b*', 'harmonize.weight 5',
+      'harmonize.weight =')
+  def test_gin_that_cannot_be_parsed(self, binding):
+    with self.assertRaisesRegex(
+        ValueError, rf'--gin_params={re.escape(binding)} cannot be parsed.*'
+        'text in quotes'):
+      experiment_parser.parse_gin([], [binding])
+
+
 class TrustTest(_Case):
   """A YAML file is data: nothing in it runs."""
 
@@ -158,7 +296,7 @@ class TrustTest(_Case):
   def test_of_a_configuration(self, flag):
     path, marker = self._evil()
     value = [path] if flag == 'config_file' else path
-    with self.assertRaisesRegex(yaml.YAMLError, 'apply:os.mkdir'):
+    with self.assertRaisesRegex(ValueError, 'apply:os.mkdir'):
       _parse(**{flag: value})
     self.assertFalse(os.path.exists(marker))
 

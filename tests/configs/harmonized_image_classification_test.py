@@ -162,8 +162,7 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       ('mapped_data.input_path', {'a': 'b'}),
       ('mapped_data.crop_area_range', [.5, .1]),
       ('mapped_data.crop_area_range', [0., 1.]),
-      ('mapped_validation_data.center_crop_fraction', 0.),
-      ('model.output_softmax', True))
+      ('mapped_validation_data.center_crop_fraction', 0.))
   def test_names_the_field(self, field, value):
     task = fixtures.experiment().task
     checks.check(task)

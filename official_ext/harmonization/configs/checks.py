@@ -13,6 +13,7 @@ from official_ext.harmonization.ops import saliency as saliency_ops
 
 BLURS = ('before_crop', 'after_crop', 'none')
 ON_BAD_RECORD = ('fail', 'skip')
+_MODULES = ('all', 'backbone')
 _DTYPES = ('float32', 'bfloat16', 'float16')
 _RESIZE_METHODS = ('area', 'bicubic', 'bilinear', 'gaussian', 'lanczos3',
                    'lanczos5', 'mitchellcubic', 'nearest')
@@ -193,12 +194,12 @@ def _check_mapped_data(task, name: str):
 
 def _check_crop(data, name: str):
   """Checks how much of an image is shown."""
-  if not 0 < data.center_crop_fraction <= 1:
+  if not 0 < (data.center_crop_fraction or 0) <= 1:
     refuse(name + 'center_crop_fraction', data.center_crop_fraction,
            'it must be more than 0 and at most 1')
-  low, high = data.crop_area_range
+  low, high = data.crop_area_range or (0, 0)
   if not 0 < low <= high <= 1:
-    refuse(name + 'crop_area_range', list(data.crop_area_range),
+    refuse(name + 'crop_area_range', data.crop_area_range,
            'give the smallest and the largest part of the area, more than 0 '
            'and at most 1')
 
@@ -255,9 +256,6 @@ def _check_labels(task):
   if task.losses.one_hot and task.losses.soft_labels:
     refuse('task.losses.soft_labels', True,
            'set task.losses.one_hot to False beside it')
-  if task.model.output_softmax:
-    refuse('task.model.output_softmax', True,
-           'saliency is a gradient of logits, set it to False')
   if not 0 <= task.losses.label_smoothing < 1:
     refuse('task.losses.label_smoothing', task.losses.label_smoothing,
            'it must be 0 or more and less than 1')
@@ -285,6 +283,77 @@ def _check_labels(task):
            '(mixup_and_cutmix.label_smoothing), set it to that or to 0')
 
 
+def _check_evaluation(task):
+  """Checks what evaluations report beside accuracy."""
+  evaluation = task.evaluation
+  if evaluation.top_k < 1:
+    refuse('task.evaluation.top_k', evaluation.top_k, 'it must be 1 or more')
+  name = 'task.evaluation.precision_and_recall_thresholds'
+  thresholds = evaluation.precision_and_recall_thresholds
+  if not thresholds:
+    if evaluation.report_per_class_precision_and_recall:
+      refuse('task.evaluation.report_per_class_precision_and_recall', True,
+             f'it has no effect without {name}, set that too')
+    return
+  if not all(0 <= t <= 1 for t in thresholds):
+    refuse(name, thresholds, 'they are probabilities, from 0 to 1')
+  if not getattr(task.model, 'output_softmax', False):
+    refuse(name, thresholds, 'they would be compared with logits, set '
+           'task.model.output_softmax to True, which metrics alone follow')
+  if not (task.losses.one_hot or task.losses.soft_labels):
+    refuse(name, thresholds, 'they have no effect on class numbers, set '
+           'task.losses.one_hot to True')
+
+
+def _check_ranges(task):
+  """Checks numbers that Model Garden takes whatever they are."""
+  norm = task.model.norm_activation
+  ranges = {'model.norm_activation.norm_momentum': norm.norm_momentum}
+  for name in ('train_data', 'mapped_data'):
+    erasing = getattr(task, name).random_erasing
+    if erasing:
+      ranges.update({f'{name}.random_erasing.{field}': getattr(erasing, field)
+                     for field in ('probability', 'min_area', 'max_area')})
+  for field, value in ranges.items():
+    if not 0 <= value <= 1:
+      refuse(f'task.{field}', value, 'it must be from 0 to 1')
+  if norm.norm_epsilon <= 0:
+    refuse('task.model.norm_activation.norm_epsilon', norm.norm_epsilon,
+           'it must be more than 0')
+
+
+def _check_reading(task):
+  """Checks how records are read, where there are any."""
+  least = dict(block_length=1, cycle_length=1, prefetch_buffer_size=0,
+               shuffle_buffer_size=1)
+  for name in ('train_data', 'mapped_data', 'validation_data',
+               'mapped_validation_data'):
+    data = getattr(task, name)
+    if not has_source(data):
+      continue
+    for field, lowest in least.items():
+      found = getattr(data, field)
+      # -1 is AUTOTUNE to tf.data.
+      if found is not None and found < lowest and found != -1:
+        refuse(f'task.{name}.{field}', found, f'it must be {lowest} or more')
+
+
+def check_batch_sizes(task):
+  """Checks that batches hold images, which some experiments leave to the user.
+
+  Args:
+    task: a `HarmonizedImageClassificationTask` configuration.
+
+  Raises:
+    ValueError: a batch of a source that is read would hold none.
+  """
+  for name, mapped in (('train_data', 'mapped_data'),
+                       ('validation_data', 'mapped_validation_data')):
+    size = getattr(task, name).global_batch_size
+    if size < 1 and any(has_source(getattr(task, n)) for n in (name, mapped)):
+      refuse(f'task.{name}.global_batch_size', size, 'it must be 1 or more')
+
+
 def check(task):
   """Checks that an enabled task configuration can be trained and evaluated.
 
@@ -296,6 +365,12 @@ def check(task):
       names the field, what was found and what to do.
   """
   field_types.check(task, 'task')
+  if task.init_checkpoint_modules not in _MODULES:
+    refuse('task.init_checkpoint_modules', task.init_checkpoint_modules,
+           f'choose one of {list(_MODULES)}')
+  _check_evaluation(task)
+  _check_ranges(task)
+  _check_reading(task)
   _check_plain_offsets(task)
   if not task.harmonization.enabled:
     return

@@ -1,62 +1,88 @@
 """Checks that the fields of a configuration hold what they are declared to.
 
-The host takes any value for any field: text where a number belongs fails steps
-later, without the field's name, and a number in the place of a whole section
-takes the section away.
+Model Garden takes any value for any field: text where a number belongs fails
+steps later, without the field's name, and a number in the place of a whole
+section takes the section away.
 """
 
+import collections.abc
 import dataclasses
 import functools
 import math
+import types
 import typing
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Tuple
 
 from official.modeling import hyperparams
 
+# One and several of a kind.
 _MEANINGS = {
-    bool: 'true or false',
-    int: 'a whole number (100000, not 1e5)',
-    float: 'a finite number',
-    str: 'text',
+    bool: ('true or false', 'true or false'),
+    int: ('a whole number (100000, not 1e5)', 'whole numbers'),
+    float: ('a finite number', 'finite numbers'),
+    str: ('text (in quotes if it is on, off, yes, no or a number)', 'strings'),
 }
+_LISTS = (list, tuple, collections.abc.Sequence)
 
 
 @functools.cache
 def _hints(cls) -> Dict[str, Any]:
-  """Types of a configuration's fields, `Optional` taken off."""
-  hints = {}
-  for name, hint in typing.get_type_hints(cls).items():
-    parts = [t for t in typing.get_args(hint) if t is not type(None)]
-    is_union = typing.get_origin(hint) is typing.Union
-    hints[name] = parts[0] if is_union and len(parts) == 1 else hint
-  return hints
+  """Types of a configuration's fields."""
+  return typing.get_type_hints(cls)
 
 
-def _fits(value: Any, kind: type) -> bool:
-  if kind is float:
-    kind = (int, float)
+def _choices(hint: Any) -> Tuple[Any, ...]:
+  """The types that a field may have; None, which passes everywhere, is not."""
+  if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+    return (hint,)
+  return tuple(t for t in typing.get_args(hint) if t is not type(None))
+
+
+def _fits(value: Any, kind: Any) -> bool:
+  """Whether a value is of one of the types that a field may have."""
+  if typing.get_origin(kind) in _LISTS:
+    inner = [t for t in typing.get_args(kind) if t is not Ellipsis]
+    if not isinstance(value, (list, tuple)):
+      # Model Garden's own experiments have one string in place of several.
+      return isinstance(value, str) and inner == [str]
+    if typing.get_origin(kind) is tuple and len(inner) > 1:
+      return len(value) == len(inner) and all(map(_fits, value, inner))
+    return not inner or all(
+        any(_fits(v, t) for t in _choices(inner[0])) for v in value)
+  if isinstance(kind, type) and issubclass(kind, hyperparams.Config):
+    return isinstance(value, hyperparams.Config)
+  if kind not in _MEANINGS:
+    return True
   if isinstance(value, bool) and kind is not bool:
     return False
-  return isinstance(value, kind) and not (
+  return isinstance(value, (int, float) if kind is float else kind) and not (
       isinstance(value, float) and not math.isfinite(value))
 
 
-def _expected(value: Any, hint: Any) -> Optional[str]:
-  """Says what a value should be; None if it is."""
-  if isinstance(hint, type) and issubclass(hint, hyperparams.Config):
-    return None if isinstance(value, hyperparams.Config) else (
-        'it has fields of its own, set those')
-  if hint in _MEANINGS and not _fits(value, hint):
-    return f'it must be {_MEANINGS[hint]}'
-  return None
+def _shown(value: Any) -> str:
+  """A value as it was written."""
+  return repr(value.as_dict() if isinstance(value, hyperparams.Config)
+              else value)
+
+
+def _meaning(kind: Any) -> str:
+  """Says what a value of a type is."""
+  if isinstance(kind, type) and issubclass(kind, hyperparams.Config):
+    return 'a section: it has fields of its own, set those'
+  if typing.get_origin(kind) in _LISTS:
+    inner = typing.get_args(kind)
+    many = len(inner) if typing.get_origin(kind) is tuple else 0
+    what = _MEANINGS.get(inner[0], ('', 'sections'))[1]
+    return f'a list of {many} {what}' if many > 1 else f'a list of {what}'
+  return _MEANINGS[kind][0]
 
 
 def check(config: hyperparams.Config, name: str):
   """Checks a configuration and all below it.
 
   Args:
-    config: of which fields are declared with their types. None passes
-      everywhere, as the host has it.
+    config: of which fields are declared with their types. None passes where
+      it is declared, where it is the default, and as an empty text.
     name: of the configuration, for messages.
 
   Raises:
@@ -66,13 +92,14 @@ def check(config: hyperparams.Config, name: str):
     return
   hints = _hints(type(config))
   for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    if value is None:
-      continue
-    path = f'{name}.{field.name}'
-    expected = _expected(value, hints[field.name])
-    if expected:
-      raise ValueError(f'{path} is {value!r}: {expected}.')
+    value, hint = getattr(config, field.name), hints[field.name]
+    path, kinds = f'{name}.{field.name}', _choices(hint)
+    if value is None and (field.default is None or kinds != (hint,) or
+                          hint is str):
+      continue  # An empty text reads as null.
+    if not any(_fits(value, kind) for kind in kinds):
+      expected = ', or '.join(_meaning(kind) for kind in kinds)
+      raise ValueError(f'{path} is {_shown(value)}: it must be {expected}.')
     if isinstance(value, hyperparams.Config):
       check(value, path)
   if isinstance(config, hyperparams.OneOfConfig) and config.type is not None:

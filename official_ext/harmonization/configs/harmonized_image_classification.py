@@ -6,7 +6,7 @@ into one that knows both.
 """
 
 import dataclasses
-from typing import Optional
+from typing import Any, Dict, Optional
 
 import gin
 
@@ -281,6 +281,28 @@ def harmonize(config: cfg.ExperimentConfig,
   return config
 
 
+# The parameters of `harmonize` and the fields that they set.
+BOUND = {
+    **{f.name: (f'task.harmonization.{f.name}',)
+       for f in dataclasses.fields(Harmonization)},
+    'input_path': ('task.mapped_data.input_path',),
+    'validation_input_path': ('task.mapped_validation_data.input_path',),
+    **{name: (f'task.mapped_data.{name}', f'task.mapped_validation_data.{name}')
+       for name in _MAPPED},
+}
+
+
+def bindings() -> Dict[str, Any]:
+  """Returns the parameters of `harmonize` that gin binds, and their values."""
+  bound = {}
+  for name in BOUND:
+    try:
+      bound[name] = gin.query_parameter(f'harmonize.{name}')
+    except ValueError:
+      continue
+  return bound
+
+
 def idle_bindings(config: cfg.ExperimentConfig):
   """Names the `harmonize.*` bindings that have no effect on an experiment.
 
@@ -293,15 +315,4 @@ def idle_bindings(config: cfg.ExperimentConfig):
   """
   if config.task.harmonization.enabled:
     return []
-  parameters = [
-      f.name for f in dataclasses.fields(Harmonization)
-  ] + ['input_path', 'validation_input_path', *_MAPPED]
-  bound = []
-  for name in parameters:
-    try:
-      gin.query_parameter(f'harmonize.{name}')
-    except ValueError:
-      continue
-    if name != 'enabled':
-      bound.append(f'harmonize.{name}')
-  return bound
+  return [f'harmonize.{name}' for name in bindings() if name != 'enabled']

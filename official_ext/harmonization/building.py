@@ -1,0 +1,318 @@
+"""Finds what is wrong with an experiment by building it without data.
+
+Model Garden looks at most fields when it uses them, and its errors name none.
+Here each part of an experiment is built on an empty file, on the CPU, and the
+training step is traced but not taken. Where that fails, each setting that is
+not the experiment's own is put back in turn: the one without which it works is
+the one that is wrong.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+import tempfile
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+
+from absl import logging
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official.common import distribute_utils
+from official.core import config_definitions as cfg
+from official.core import task_factory
+from official.core import train_utils
+from official.modeling import hyperparams
+from official.modeling import optimization
+from official_ext.harmonization import files
+from official_ext.harmonization.configs import checks
+
+
+_IN_TRACE = 'in user code:'
+
+
+def is_traced(error: BaseException) -> bool:
+  """Whether an error was raised in a function that was being traced."""
+  return _IN_TRACE in str(error)
+
+
+def reason(error: BaseException) -> str:
+  """Says on one line what an error says.
+
+  Args:
+    error: any.
+
+  Returns:
+    Its message; of an error in a traced function, without the code around it.
+  """
+  if isinstance(error, LookupError):  # Its text is the repr of its message.
+    message = ' '.join(map(str, error.args))
+  else:
+    message = str(error)
+  if _IN_TRACE in message:
+    message = message.strip().rpartition('\n\n')[-1].strip()
+    message = message.partition(': ')[2] or message
+  # gin adds which function it was called for, by its address.
+  message = message.partition('\n  In call to configurable')[0]
+  if not message or isinstance(error, KeyError):
+    message = f'{type(error).__name__}: {message}'
+  return ' '.join(message.split()).rstrip('.')
+
+
+def name_layer(message: str, model: tf_keras.Model) -> str:
+  """Adds to TensorFlow's message which layer has no gradient.
+
+  Args:
+    message: of an error.
+    model: the network that was differentiated.
+
+  Returns:
+    The message; with the layer, where it is about an op without a gradient.
+  """
+  op_type = re.search(r'gradient registry has no entry for: (\w+)', message)
+  if not op_type:
+    return message
+  images = tf.TensorSpec([1, *model.input_shape[1:]])
+  graph = tf.function(model).get_concrete_function(images).graph
+  layers = {m.name for m in model.submodules
+            if isinstance(m, tf_keras.layers.Layer)}
+  for op in graph.get_operations():
+    if op.type == op_type[1]:
+      scopes = [part for part in op.name.split('/') if part in layers]
+      name = scopes[-1] if scopes else op.name
+      return (f'layer {name!r} has no gradient '
+              f'with respect to its images ({op.type}), and so no saliency '
+              'map: resize images before the network, or by another method')
+  return message
+
+
+def make_strategy(
+    runtime: cfg.RuntimeConfig) -> tf.distribute.Strategy:
+  """Starts the distribution strategy of a run.
+
+  Args:
+    runtime: of the experiment.
+
+  Returns:
+    The strategy.
+
+  Raises:
+    ValueError: this machine does not have the devices, or they cannot be
+      reached.
+  """
+  gpus = len(tf.config.list_physical_devices('GPU'))
+  if runtime.num_gpus > gpus:
+    raise ValueError(
+        f'runtime.num_gpus is {runtime.num_gpus}; TensorFlow finds {gpus} on '
+        'this machine. Set it to that or less, or install TensorFlow for GPUs '
+        "(pip install 'tensorflow[and-cuda]').")
+  try:
+    return distribute_utils.get_distribution_strategy(
+        distribution_strategy=runtime.distribution_strategy,
+        all_reduce_alg=runtime.all_reduce_alg,
+        num_gpus=runtime.num_gpus,
+        tpu_address=runtime.tpu)
+  except Exception as e:
+    logging.debug('The strategy cannot be started.', exc_info=True)
+    tpu = f' and runtime.tpu is {runtime.tpu!r}' * (
+        runtime.distribution_strategy.lower() == 'tpu')
+    raise ValueError(
+        f'runtime.distribution_strategy is {runtime.distribution_strategy!r}'
+        f'{tpu}, which cannot be started here ({reason(e)}). Check the '
+        'address and the environment, or choose another strategy.') from e
+
+
+def check_schedule(trainer: cfg.TrainerConfig):
+  """Checks that the learning rate is a number from the first step to the last.
+
+  Args:
+    trainer: of the experiment.
+
+  Raises:
+    ValueError: it is not; the message names the step.
+  """
+  rate = optimization.OptimizerFactory(
+      trainer.optimizer_config).build_learning_rate()
+  if not callable(rate):
+    return
+  last = max(trainer.train_steps - 1, 0)
+  for step in sorted({0, 1, last // 2, max(last - 1, 0), last}):
+    found = float(np.asarray(rate(tf.constant(step, tf.int64))))
+    if not np.isfinite(found) or found < 0:
+      raise ValueError(f'the learning rate of step {step} would be {found}')
+
+
+class _Built:
+  """Parts of an experiment, each built when it is first asked for."""
+
+  def __init__(self, params: cfg.ExperimentConfig, folder: str):
+    """Initializes it.
+
+    Args:
+      params: the experiment.
+      folder: for an empty file that takes the place of all records.
+    """
+    self.params = params
+    self._records = os.path.join(folder, 'empty.tfrecord')
+    with tf.io.TFRecordWriter(self._records):
+      pass
+
+  @functools.cached_property
+  def task(self):
+    task = self.params.replace().task
+    checks.check_batch_sizes(task)
+    for name in ('train_data', 'validation_data', 'mapped_data',
+                 'mapped_validation_data'):
+      data = getattr(task, name)
+      # Nobody has to be there to be asked.
+      data.enable_tf_data_service = False
+      if isinstance(data.input_path, hyperparams.Config):
+        for key in data.input_path.as_dict():
+          setattr(data.input_path, key, self._records)
+      elif not data.tfds_name and (checks.has_source(data) or
+                                   data.is_training):
+        data.input_path = self._records
+    return task_factory.get_task(task)
+
+  @functools.cached_property
+  def network(self):
+    return self.task.build_model()
+
+  @functools.cached_property
+  def optimizer(self):
+    optimizer = train_utils.create_optimizer(self.task, self.params)
+    if isinstance(optimizer, optimization.ExponentialMovingAverage):
+      optimizer.shadow_copy(self.network)
+    return optimizer
+
+  def inputs(self, training: bool) -> Optional[Any]:
+    """What a step is given; None for data that are not in files."""
+    task = self.task.task_config
+    data = task.train_data if training else task.validation_data
+    sources = [data, task.mapped_data if training else
+               task.mapped_validation_data]
+    if any(s.tfds_name for s in sources) or not any(
+        map(checks.has_source, sources)):
+      return None
+    replicas = max(self.params.runtime.num_gpus, 1)
+    context = tf.distribute.InputContext(1, 0, replicas)
+    return self.task.build_inputs(data, context).element_spec
+
+  def step(self, training: bool):
+    """Traces a step."""
+    spec = self.inputs(training)
+    if spec is None:
+      return
+    metrics = self.task.build_metrics(training=training)
+
+    def take(inputs):
+      if training:
+        return self.task.train_step(inputs, self.network, self.optimizer,
+                                    metrics)
+      return self.task.validation_step(inputs, self.network, metrics)
+
+    tf.function(take).get_concrete_function(spec)
+
+
+class Part(NamedTuple):
+  """A part of an experiment.
+
+  Attributes:
+    fault: says that it cannot be built.
+    build: builds it.
+  """
+  fault: str
+  build: Callable[[_Built], Any]
+
+
+SCHEDULE = (Part('the learning rate is not defined',
+                 lambda built: check_schedule(built.params.trainer)),)
+NETWORK = (Part('the task cannot be set up', lambda built: built.task),
+           Part('the network cannot be built', lambda built: built.network))
+_STEPS = (
+    Part('a training step cannot be taken', lambda built: built.step(True)),
+    Part('an evaluation cannot be taken', lambda built: built.step(False)),
+)
+ALL = SCHEDULE + NETWORK + (
+    Part('the optimizer cannot be built', lambda built: built.optimizer),
+    Part('training data cannot be read', lambda built: built.inputs(True)),
+    Part('validation data cannot be read', lambda built: built.inputs(False)),
+) + _STEPS
+
+
+def _own_settings(code: hyperparams.Config, params: hyperparams.Config,
+                  section: str = '') -> Dict[str, Tuple[Any, Any]]:
+  """What is not as in the code, by dotted name: the code's value and ours.
+
+  `as_dict` would leave out what was not chosen, such as other backbones.
+  """
+  found = {}
+  for field in dataclasses.fields(params):
+    name = f'{section}{field.name}'
+    default, value = getattr(code, field.name, None), getattr(
+        params, field.name)
+    if dataclasses.is_dataclass(value) and type(default) is type(value):
+      found.update(_own_settings(default, value, f'{name}.'))
+    elif files.differences(default, value):
+      found[name] = (default, value)
+  return found
+
+
+def _shown(value: Any) -> str:
+  """A value as it would be written."""
+  return repr(value.as_dict() if isinstance(value, hyperparams.Config)
+              else value)
+
+
+def _put_back(params, path, value):
+  """A copy of an experiment with another value of one field."""
+  changed = params.replace()
+  section, _, name = path.rpartition('.')
+  setattr(functools.reduce(getattr, section.split('.'), changed), name, value)
+  return changed
+
+
+def check(params: cfg.ExperimentConfig, code: cfg.ExperimentConfig,
+          parts: Sequence[Part] = ALL):
+  """Builds an experiment, and names the setting with which that fails.
+
+  Args:
+    params: the final experiment.
+    code: the experiment as --experiment has it.
+    parts: what to build.
+
+  Raises:
+    ValueError: a part of it cannot be built.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    built = _Built(params, folder)
+    for part in parts:
+      try:
+        part.build(built)
+      except Exception as e:  # Whatever a library makes of a wrong setting.
+        logging.debug('%s.', part.fault, exc_info=True)
+        raise ValueError(_explain(part, e, built, code, folder)) from e
+
+
+def _explain(part, error, built, code, folder) -> str:
+  """Says with which setting a part cannot be built."""
+  params = built.params
+  own = _own_settings(code, params)
+  message = reason(error)
+  if part in _STEPS:
+    message = name_layer(message, built.network)
+  if any(name in message for name in own):
+    return f'{message}.'  # A check of ours, which says all.
+  # A step is refused for a layer, which its message names.
+  trials = {} if part in _STEPS else own
+  # What was chosen may be right and only one of its fields wrong.
+  for path in sorted(trials, key=lambda name: name.endswith('.type')):
+    default, value = own[path]
+    try:
+      part.build(_Built(_put_back(params, path, default), folder))
+    except Exception:  # Neither this one, or not this one only.
+      continue
+    return (f'{path} is {_shown(value)}, with which {part.fault} ({message}); '
+            f"expected a value like the experiment's own, {_shown(default)}.")
+  return (f'{part.fault[0].upper()}{part.fault[1:]}: {message}. Check '
+          f'{", ".join(own) or "--experiment"}.')

@@ -1,0 +1,280 @@
+"""Resolves an experiment: code, gin, --config_file, --params_override.
+
+Later wins. What a user wrote and a later layer replaced is reported, and what
+is not a field is refused.
+"""
+
+import dataclasses
+import difflib
+import functools
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from absl import logging
+import gin
+import tensorflow as tf, tf_keras
+
+from official.core import config_definitions as cfg
+from official.core import exp_factory
+from official.core import train_utils
+from official.modeling import hyperparams
+from official.vision.configs import image_classification as stock
+from official_ext.harmonization import (
+    registry_imports)  # pylint: disable=unused-import
+from official_ext.harmonization import resources
+from official_ext.harmonization.configs import field_types
+from official_ext.harmonization.configs import (
+    harmonized_image_classification as exp_cfg)
+from official_ext.harmonization.configs import yaml_settings
+
+
+_HARMONIZABLE = (stock.ImageClassificationTask,
+                 exp_cfg.HarmonizedImageClassificationTask)
+
+
+def experiment_names() -> List[str]:
+  """Returns the names of the experiments that can be harmonized."""
+  found = []
+  for name in exp_factory._REGISTERED_CONFIGS:  # pylint: disable=protected-access
+    task = exp_factory.get_exp_config(name).task
+    if type(task) in _HARMONIZABLE:
+      found.append(name)
+  return sorted(found)
+
+
+def get_experiment(name: str) -> cfg.ExperimentConfig:
+  """Looks up an experiment.
+
+  Args:
+    name: of --experiment.
+
+  Returns:
+    What its code says, and gin where it is one of ours.
+
+  Raises:
+    ValueError: it is not registered; the message lists those that are.
+  """
+  if name not in exp_factory._REGISTERED_CONFIGS:  # pylint: disable=protected-access
+    known = experiment_names()
+    near = difflib.get_close_matches(name, known, 1)
+    raise ValueError(
+        f'--experiment={name} is not registered; expected one of '
+        f'{", ".join(known)}.' + ''.join(f' Did you mean {n}?' for n in near))
+  return exp_factory.get_exp_config(name)
+
+
+def parse_gin(gin_files: Sequence[str], bindings: Sequence[str]):
+  """Parses gin, and reports bindings of `harmonize` that later ones replace.
+
+  Args:
+    gin_files: paths, or names of files that ship with the project.
+    bindings: of --gin_params.
+
+  Raises:
+    ValueError: something cannot be parsed; the message says where.
+  """
+  sources = [(f'--gin_file={name}',
+              functools.partial(gin.parse_config_file,
+                                resources.find(name, 'gin')))
+             for name in gin_files]
+  sources += [(f'--gin_params={text}', functools.partial(gin.parse_config,
+                                                         text))
+              for text in bindings]
+  origins = {}
+  for source, parse in sources:
+    try:
+      parse()
+    except SyntaxError as e:
+      raise ValueError(
+          f'{source} cannot be parsed: {" ".join(str(e).split())}. Write '
+          'harmonize.FIELD = VALUE, one to a line, with text in quotes '
+          '("harmonize.saliency = \'abs_max\'") and True or False with a '
+          'capital.') from None
+    for name, value in exp_cfg.bindings().items():
+      before = origins.get(name)
+      if before and repr(before[1]) != repr(value):
+        logging.warning('%s binds harmonize.%s to %r, which %s replaces by %r.',
+                        before[0], name, before[1], source, value)
+      if not before or repr(before[1]) != repr(value):
+        origins[name] = (source, value)
+  gin.finalize()
+
+
+def check_fields(config: hyperparams.Config, settings: Mapping[str, Any],
+                 where: str, section: str = ''):
+  """Checks that settings name fields that there are.
+
+  Args:
+    config: that they are for.
+    settings: fields to values or, below a section, to such a mapping again.
+    where: they were read, for messages.
+    section: dotted name of `config` in the experiment.
+
+  Raises:
+    ValueError: there is no such field; the message names one that is like it.
+  """
+  known = [f.name for f in dataclasses.fields(config)]
+  if not known:  # A section of the user's own names, such as a mixture's.
+    return
+  for key, value in settings.items():
+    path = f'{section}.{key}' if section else key
+    if key not in known:
+      near = difflib.get_close_matches(key, known, 1)
+      hint = f'Did you mean {near[0]}?' if near else 'Correct or remove it.'
+      raise ValueError(
+          f'{where}: {path} is not a field; expected one of '
+          f'{", ".join(known)}{f" of {section}" if section else ""}. {hint}')
+    if not isinstance(value, Mapping):
+      continue
+    inner = getattr(config, key)
+    if inner is None:
+      inner = config._get_subconfig_type(key)()  # pylint: disable=protected-access
+    if isinstance(inner, hyperparams.Config):
+      check_fields(inner, value, where, path)
+
+
+def override(config: hyperparams.Config, settings: Mapping[str, Any],
+             where: str):
+  """Sets the fields of a configuration.
+
+  Args:
+    config: that is changed.
+    settings: fields to values, as `check_fields` takes them.
+    where: they were read, for messages.
+
+  Raises:
+    ValueError: there is no such field, or it cannot hold the value.
+  """
+  check_fields(config, settings, where)
+  try:
+    config.override(dict(settings), is_strict=True)
+  except (AttributeError, KeyError, TypeError, ValueError) as e:
+    raise ValueError(f'{where} has a value that no field can hold: '
+                     f'{" ".join(str(e).split())}. Give a number, text, or a '
+                     'list of one kind.') from None
+
+
+def _get(config: cfg.ExperimentConfig, path: str) -> Any:
+  return functools.reduce(getattr, path.split('.'), config)
+
+
+class ExperimentParser(train_utils.ExperimentParser):
+  """Resolves an experiment that has its harmonization option.
+
+  Attributes:
+    code: the experiment before files and flags change it.
+  """
+
+  def __init__(self, flags_obj):
+    """Initializes the parser.
+
+    Args:
+      flags_obj: flags as Model Garden's `ExperimentParser` reads them; gin has
+        been parsed.
+    """
+    super().__init__(flags_obj)
+    self.code: Optional[cfg.ExperimentConfig] = None
+    self._bound: Dict[str, Any] = {}
+    self._replaced: Dict[str, str] = {}
+
+  def base_experiment(self) -> cfg.ExperimentConfig:
+    """Returns the experiment with gin's bindings applied."""
+    params = exp_cfg.harmonize(get_experiment(self._flags_obj.experiment))
+    self.code = params.replace()
+    self._bound = {
+        path: _get(params, path)
+        for name in exp_cfg.bindings() for path in exp_cfg.BOUND[name]
+    }
+    return params
+
+  def _apply(self, params, settings, where):
+    before = {path: _get(params, path) for path in self._bound}
+    override(params, settings, where)
+    self._replaced.update({
+        path: where for path, value in before.items()
+        if _reaches(params, path) and _get(params, path) != value
+    })
+
+  def parse_config_file(self, params):
+    """Applies the files of --config_file, one after the other."""
+    for path in self._flags_obj.config_file or []:
+      self._apply(params, yaml_settings.read(path), path)
+    return params
+
+  def parse_runtime(self, params):
+    """Applies --tpu where it is given; a file's address stays otherwise."""
+    return super().parse_runtime(params) if self._flags_obj.tpu else params
+
+  def parse_params_override(self, params):
+    """Applies --params_override: fields and values, or a file of them."""
+    text = self._flags_obj.params_override
+    if text and (text.endswith(('.yaml', '.yml', '.json')) or
+                 (tf.io.gfile.exists(text) and not tf.io.gfile.isdir(text))):
+      self._apply(params, yaml_settings.read(text), text)
+    elif text:
+      self._apply(params, yaml_settings.parse(text), '--params_override')
+    return params
+
+  def report_replaced(self, params: cfg.ExperimentConfig):
+    """Names the bindings of `harmonize` whose value is not the final one.
+
+    Args:
+      params: the final experiment.
+    """
+    for name, bound in exp_cfg.bindings().items():
+      if bound is None:
+        logging.warning(
+            'gin binds harmonize.%s to None, which has no effect: the '
+            "experiment's own %r stays.", name,
+            _get(params, exp_cfg.BOUND[name][0]))
+      for path in exp_cfg.BOUND[name]:
+        found = _get(params, path)
+        if bound is not None and found != self._bound[path]:
+          logging.warning(
+              'gin binds harmonize.%s to %r, but %s is %r: %s replaces it. '
+              'Later wins: code, gin, --config_file, --params_override.', name,
+              self._bound[path], path, found,
+              self._replaced.get(path, 'the code'))
+
+
+def _reaches(config: cfg.ExperimentConfig, path: str) -> bool:
+  """Whether a field is still there: a file may replace its whole section."""
+  for name in path.split('.'):
+    if not isinstance(config, hyperparams.Config) or name not in config:
+      return False
+    config = getattr(config, name)
+  return True
+
+
+class _LenientParser(ExperimentParser):
+  """Leaves experiments that cannot be harmonized as they are."""
+
+  def base_experiment(self):
+    experiment = get_experiment(self._flags_obj.experiment)
+    if type(experiment.task) in _HARMONIZABLE:
+      return super().base_experiment()
+    self.code = experiment.replace()
+    return experiment
+
+
+def resolve(
+    flags_obj) -> Tuple[ExperimentParser, cfg.ExperimentConfig]:
+  """Resolves the experiment of a command that does not train.
+
+  Args:
+    flags_obj: has `experiment`, `config_file` and `params_override`.
+
+  Returns:
+    The parser and the locked experiment, of any task that Model Garden knows.
+
+  Raises:
+    ValueError: an experiment, a file or a field is not known.
+  """
+  parser = _LenientParser(train_utils.ParseConfigOptions(
+      flags_obj.experiment,
+      [resources.find(name, 'experiments')
+       for name in flags_obj.config_file or []],
+      params_override=flags_obj.params_override))
+  params = parser.parse()
+  field_types.check(params, 'experiment')
+  params.lock()
+  return parser, params
