@@ -86,8 +86,29 @@ def _command(module, *flags):
       env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2', 'PYTHONPATH': _ROOT,
            'CUDA_VISIBLE_DEVICES': ''},
       cwd=_ROOT, capture_output=True, text=True, check=False)
-  if done.returncode:
-    raise AssertionError(done.stderr[-3000:])
+  return done.returncode, done.stderr
+
+
+def _succeeds(module, *flags):
+  code, errors = _command(module, *flags)
+  if code:
+    raise AssertionError(errors[-3000:])
+
+
+def _fails(module, *flags):
+  """Returns the sentence with which a command ends."""
+  code, errors = _command(module, *flags)
+  if code != 1 or 'Traceback' in errors:
+    raise AssertionError(f'{code}: {errors[-3000:]}')
+  return errors.strip().splitlines()[-1]
+
+
+def _images(count):
+  """The first images that the run was trained on, as its network takes them."""
+  _, config, _ = _run()
+  task = task_lib.HarmonizedImageClassificationTask(config.task)
+  for images, _ in task.build_inputs(config.task.validation_data):
+    return images[:count].numpy()
 
 
 class RunTest(tf.test.TestCase):
@@ -117,14 +138,13 @@ class RunTest(tf.test.TestCase):
     model_dir, _, _ = _run()
     folder = self.get_temp_dir()
     config = f'--config_file={model_dir}/params.yaml'
-    _command('export_saved_model', config,
-             f'--checkpoint_path={model_dir}/best', f'--export_dir={folder}',
-             '--input_image_size=32,32', '--input_type=tflite',
-             '--batch_size=1')
+    _succeeds('export_saved_model', config,
+              f'--checkpoint_path={model_dir}/best', f'--export_dir={folder}',
+              '--input_type=tflite', '--batch_size=1')
     saved_model = os.path.join(folder, 'saved_model')
     tflite = os.path.join(folder, 'model.tflite')
-    _command('export_tflite', config, f'--saved_model_dir={saved_model}',
-             f'--tflite_path={tflite}')
+    _succeeds('export_tflite', config, f'--saved_model_dir={saved_model}',
+              f'--tflite_path={tflite}')
 
     image = tf.random.stateless_normal([1, 32, 32, 3], [1, 2])
     expected = _restored(f'{model_dir}/best').model(image, training=False)
@@ -136,6 +156,32 @@ class RunTest(tf.test.TestCase):
     runner = interpreter.get_signature_runner()
     self.assertAllClose(runner(inputs=image.numpy())['logits'], expected,
                         rtol=1e-4, atol=1e-4)
+
+    # All images of the run have maps: integers are calibrated on these.
+    _succeeds('export_tflite', config, f'--saved_model_dir={saved_model}',
+              f'--tflite_path={tflite}', '--quant_type=int8',
+              '--calibration_steps=4')
+    interpreter = tf.lite.Interpreter(model_path=tflite)
+    self.assertIn('int8', {np.dtype(t['dtype']).name
+                           for t in interpreter.get_tensor_details()})
+    mapped = _images(1)
+    found = interpreter.get_signature_runner()(inputs=mapped)['logits']
+    expected = _restored(f'{model_dir}/best').model(mapped, training=False)
+    self.assertLess(np.abs(found - expected).max(),
+                    .1 * np.abs(expected).max())
+
+  def test_no_random_weights_are_exported(self):
+    model_dir, _, _ = _run()
+    empty = tempfile.mkdtemp(dir=self.get_temp_dir())
+    flags = [f'--config_file={model_dir}/params.yaml', f'--export_dir={empty}']
+    self.assertRegex(
+        _fails('export_saved_model', *flags, f'--checkpoint_path={empty}'),
+        f'export_saved_model: {empty}/? holds no checkpoint')
+    self.assertRegex(
+        _fails('export_saved_model', *flags, f'--checkpoint_path={model_dir}',
+               '--params_override=task.model.backbone.resnet.model_id=18'),
+        '--checkpoint_path=.*ckpt-2 cannot be exported as the network')
+    self.assertEqual(os.listdir(empty), [])
 
 
 class StepTest(tf.test.TestCase, parameterized.TestCase):
