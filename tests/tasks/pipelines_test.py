@@ -196,7 +196,7 @@ class EvaluationTest(tf.test.TestCase, parameterized.TestCase):
     return places, plain, batches
 
   @parameterized.parameters(
-      (15, 3, 2, 4), (2, 1, 3, 2), (7, 5, 2, 3))
+      (15, 3, 2, 4), (2, 1, 3, 2))
   def test_every_image_once_and_as_many_batches(self, total, files, count,
                                                 size):
     folder = self.get_temp_dir()
