@@ -51,10 +51,10 @@ def reason(error: BaseException) -> str:
     message = str(error)
   if _IN_TRACE in message:
     message = message.strip().rpartition('\n\n')[-1].strip()
-    message = message.partition(': ')[2] or message
+    message = re.sub('^(Lookup|Value)Error: ', '', message)
   # gin adds which function it was called for, by its address.
   message = message.partition('\n  In call to configurable')[0]
-  if not message or isinstance(error, KeyError):
+  if not message or (isinstance(error, KeyError) and 'Error: ' not in message):
     message = f'{type(error).__name__}: {message}'
   return ' '.join(message.split()).rstrip('.')
 

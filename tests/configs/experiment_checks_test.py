@@ -300,6 +300,15 @@ class TrustTest(_Case):
       _parse(**{flag: value})
     self.assertFalse(os.path.exists(marker))
 
+  @parameterized.parameters(
+      ('', 'params.yaml is empty'), ('task: {', 'cannot be read as YAML'),
+      ('task: 5', 'params.yaml is not the configuration of an image'),
+      ('task: {modle: {}}', 'modle'))
+  def test_a_damaged_folder(self, text, message):
+    self._write(text)
+    with self.assertRaisesRegex(ValueError, f'{self.folder}.*{message}'):
+      runs.load_config(self.folder)
+
   def test_of_a_runs_folder(self):
     _, marker = self._evil()
     with self.assertRaisesRegex(ValueError, 'params.yaml .*apply:os.mkdir'):

@@ -6,17 +6,16 @@ from typing import Dict
 import numpy as np
 import orbit
 import tensorflow as tf, tf_keras
-import yaml
 
 from official.core import base_trainer
 from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.core import task_factory
 from official.core import train_utils
-from official.modeling import hyperparams
 from official.modeling import optimization
 from official_ext.harmonization import (
     registry_imports)  # pylint: disable=unused-import
+from official_ext.harmonization import run_folder
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
 
@@ -32,23 +31,23 @@ def load_config(model_dir: str) -> cfg.ExperimentConfig:
 
   Raises:
     FileNotFoundError: there is no `params.yaml`.
-    ValueError: it is of another task.
+    ValueError: it is damaged, or of another task.
   """
-  path = os.path.join(model_dir, 'params.yaml')
-  if not tf.io.gfile.exists(path):
-    raise FileNotFoundError(
-        f'{path} does not exist: give the --model_dir of a run of train.py.')
-  problems = []
+  settings, problems = run_folder.read_settings(model_dir), []
   # MaxViT has a model configuration of its own.
   for task in (exp_cfg.HarmonizedImageClassificationTask(),
                exp_factory.get_exp_config('harmonized_maxvit_imagenet').task):
+    config = cfg.ExperimentConfig(task=task)
     try:
-      return hyperparams.override_params_dict(
-          cfg.ExperimentConfig(task=task), path, is_strict=True)
-    except (KeyError, yaml.YAMLError) as e:
+      config.override(settings, is_strict=True)
+      if not isinstance(config.task, type(task)):
+        raise ValueError(f'its task is {config.task!r}')
+      return config
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
       problems.append(' '.join(str(e).split()))
-  raise ValueError(f'{path} is not the configuration of an '
-                   f'image-classification run: {problems[0]}')
+  raise ValueError(
+      f'{os.path.join(model_dir, run_folder.PARAMS)} is not the configuration '
+      f'of an image-classification run: {problems[0]}')
 
 
 def find_checkpoint(model_dir: str, checkpoint: str = '') -> str:
