@@ -22,7 +22,6 @@ from official_ext.harmonization import (
     registry_imports)  # pylint: disable=unused-import
 from official_ext.harmonization.losses import harmonization
 from official_ext.harmonization.ops import saliency
-from official_ext.harmonization.ops import second_order
 
 _MODELS = {
     'resnet50': {'type': 'resnet', 'resnet': {'model_id': 50}},
@@ -121,7 +120,6 @@ def _measure(model_name, weight, progress):
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}')
-  second_order.install()
   results = {}
   with tqdm.tqdm(total=len(_MODELS_FLAG.value) * 2 * (1 + len(_KINDS)),
                  unit='gradient') as progress:

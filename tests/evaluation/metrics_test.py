@@ -50,6 +50,14 @@ class ScoresTest(tf.test.TestCase, parameterized.TestCase):
       }.items():
         self.assertAllClose(found[name], expected, msg=name)
 
+  def test_take_arrays_and_lists(self):
+    a, b = map_pairs.tied(6)
+    expected = [tf.constant(m, tf.float32) for m in (a, b)]
+    for convert in (np.asarray, np.ndarray.tolist):
+      for score in (metrics.spearman_correlation, metrics.dice,
+                    metrics.intersection_over_union):
+        self.assertAllEqual(score(convert(a), convert(b)), score(*expected))
+
   def test_doubled_average_ranks(self):
     values = np.sort(map_pairs.tied()[1].reshape(4, -1))
     self.assertAllEqual(
@@ -106,7 +114,7 @@ class AlignmentScoreTest(tf.test.TestCase):
   def test_counts_every_image_once(self):
     scores = [.5, float('nan'), .1, .3, .9]
     score = metrics.AlignmentScore(ceiling=.5)
-    score.update_state(tf.constant(scores[:3]))
+    score.update_state(np.float64(scores[:3]))
     score.update_state(tf.constant(scores[3:]), sample_weight=[1., 0.])
     self.assertAllClose(score.result(), (.5 + .1 + .3) / 3 / .5)
     self.assertAllClose((score.n, score.n_undefined), (3., 1.))

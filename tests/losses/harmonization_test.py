@@ -187,6 +187,22 @@ class HarmonizationLossTest(tf.test.TestCase, parameterized.TestCase):
                                              normalization='mapped')
     self.assertAllClose(step(), whole, rtol=1e-9)
 
+  @parameterized.product(form=_FORMS, normalization=('batch', 'mapped'))
+  def test_takes_arrays_and_lists(self, form, normalization):
+    saliency, human = _maps(size=(2, 8, 8))
+    human = np.round(255 * human).astype(np.uint8)
+    options = dict(levels=2, standardization=form, normalization=normalization)
+    expected = harmonization.harmonization_loss(
+        tf.constant(saliency), tf.constant(human), tf.constant([1., 0.]),
+        **options)
+    for convert in (np.asarray, np.ndarray.tolist):
+      found = harmonization.harmonization_loss(
+          convert(saliency), convert(human), [True, False], **options)
+      self.assertAllClose(found, expected, rtol=1e-6)
+    self.assertAllEqual(
+        harmonization.denominator([1, 0], normalization, 2),
+        {'batch': 2., 'mapped': 1.}[normalization])
+
   def test_refuses_what_it_does_not_know(self):
     maps = tf.zeros([1, 4, 4])
     with self.assertRaisesRegex(ValueError, 'after_pyramid.*per_level'):

@@ -3,6 +3,7 @@
 from absl.testing import parameterized
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization.ops import saliency
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
 from tests import fixtures
@@ -10,21 +11,35 @@ from tests import fixtures
 _CLASSES = fixtures.CLASSES
 
 
-def _trace(model, size=32):
-  """Traces a harmonized step of a model; nothing is run."""
+def _step(model, size=32):
+  """A harmonized step of a model."""
   task = task_lib.HarmonizedImageClassificationTask(
       fixtures.experiment(size=size, batch_size=2).task)
   optimizer = tf_keras.optimizers.SGD()
   optimizer.build(model.trainable_variables)
-  image = tf.TensorSpec([2, size, size, 3])
+  return lambda inputs: task.train_step(inputs, model, optimizer)
+
+
+def _specs(size=32):
+  """What a step takes."""
   batch = {
       'labels': tf.TensorSpec([2], tf.int32),
       'heatmaps': tf.TensorSpec([2, size, size]),
       'heatmap_weights': tf.TensorSpec([2]),
       'valid': tf.TensorSpec([2]),
   }
-  tf.function(lambda inputs: task.train_step(inputs, model, optimizer)
-             ).get_concrete_function((image, batch))
+  return tf.TensorSpec([2, size, size, 3]), batch
+
+
+def _trace(model):
+  """Traces a harmonized step of a model; nothing is run."""
+  tf.function(_step(model)).get_concrete_function(_specs())
+
+
+def _run(model):
+  """Runs a harmonized step eagerly."""
+  _step(model)(tf.nest.map_structure(
+      lambda spec: tf.ones(spec.shape, spec.dtype), _specs()))
 
 
 def _network(layer):
@@ -33,6 +48,101 @@ def _network(layer):
   x = tf_keras.layers.Conv2D(4, 3, strides=2, activation='tanh')(image)
   x = tf_keras.layers.Flatten()(layer(x))
   return tf_keras.Model(image, tf_keras.layers.Dense(_CLASSES)(x))
+
+
+def _resize(x):
+  return tf.image.resize(x, [20, 20])
+
+
+def _map_in_function(x):
+  return tf.function(lambda x: tf.map_fn(_resize, x))(x)
+
+
+def _lost(x):
+  """Its gradient forgets that it depends on the result."""
+
+  @tf.custom_gradient
+  def tanh(x):
+    y = tf.tanh(x)
+    return y, lambda upstream: upstream * (1. - tf.stop_gradient(y)**2)
+
+  return tanh(x)
+
+
+def _lost_earlier(x):
+  """As that, but stopped where gradients do not look."""
+
+  @tf.custom_gradient
+  def sigmoid(x):
+    y = tf.stop_gradient(tf.sigmoid(x))
+    return y, lambda upstream: upstream * y * (1. - y)
+
+  return sigmoid(x)
+
+
+def _kept(x):
+  """A custom gradient that is all there."""
+
+  @tf.custom_gradient
+  def tanh(x):
+    y = tf.tanh(x)
+    return y, lambda upstream: upstream * (1. - tf.tanh(x)**2)
+
+  return tanh(x)
+
+
+def _restored(function):
+  """The same from a SavedModel."""
+  module = tf.Module()
+  module.call = tf.function(
+      function, input_signature=[tf.TensorSpec([None, 15, 15, 4])])
+  folder = tf.compat.v1.test.get_temp_dir() + '/' + function.__name__
+  tf.saved_model.save(module, folder)
+  return tf.saved_model.load(folder).call
+
+
+def _always(x):
+  return tf.reduce_sum(x) > -1e9
+
+
+_BILINEAR = 'culprit.*ResizeBilinearGrad would be taken for zero.*tf.repeat'
+_INSIDE = {
+    'function': (tf.function(_resize), _BILINEAR),
+    'compiled': (tf.function(_resize, jit_compile=True), _BILINEAR),
+    'branch': (lambda x: tf.cond(
+        _always(x), lambda: _resize(x), lambda: tf.zeros([2, 20, 20, 4])),
+               _BILINEAR),
+    'switch': (lambda x: tf.switch_case(
+        tf.constant(1), [lambda: tf.zeros([2, 20, 20, 4]),
+                         lambda: _resize(x)]), _BILINEAR),
+    'map': (lambda x: tf.map_fn(_resize, x), _BILINEAR),
+    'map_in_function': (_map_in_function, _BILINEAR),
+    'loop': (lambda x: tf.while_loop(
+        lambda i, _: i < 2, lambda i, z: (i + 1, tf.image.resize(z, [15, 15])),
+        (0, x))[1], _BILINEAR),
+    'vectorized': (lambda x: tf.vectorized_map(_resize, x), _BILINEAR),
+    'python': (lambda x: tf.ensure_shape(
+        tf.py_function(tf.sin, [x], tf.float32), x.shape),
+               'culprit.*Python code'),
+    'numpy': (lambda x: x * tf.ensure_shape(
+        tf.numpy_function(abs, [x], tf.float32), x.shape),
+              'culprit.*PyFunc would be taken for zero'),
+    'stopped': (_lost, 'culprit.*stopped inside a gradient'),
+    'stopped_in_function': (tf.function(_lost), 'culprit.*stopped inside'),
+    'stopped_earlier': (_lost_earlier, 'culprit.*custom gradient uses a value'),
+    'stopped_earlier_in_map': (lambda x: tf.map_fn(_lost_earlier, x),
+                               'culprit.*custom gradient uses a value'),
+}
+_INSIDE_AND_RIGHT = {
+    'function': tf.function(tf.nn.silu),
+    'branch': lambda x: tf.cond(_always(x), lambda: tf.tanh(x), lambda: x),
+    'map': lambda x: tf.map_fn(tf.tanh, x),
+    'custom': _kept,
+    'meant_as_constant': lambda x: x * tf.stop_gradient(tf.sigmoid(x)),
+    'jump': lambda x: tf.tanh(x) + tf.stop_gradient(tf.sign(x)),
+    'logsumexp': lambda x: tf.reduce_logsumexp(x, -1, keepdims=True),
+    'complex': lambda x: tf.abs(tf.signal.fft(tf.cast(x, tf.complex64))),
+}
 
 
 class GuardTest(tf.test.TestCase, parameterized.TestCase):
@@ -63,6 +173,82 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
     else:
       with self.assertRaisesRegex(ValueError, message):
         _trace(model)
+
+  @parameterized.parameters(*_INSIDE)
+  def test_looks_into_functions(self, name):
+    function, message = _INSIDE[name]
+    model = _network(tf_keras.layers.Lambda(function, name='culprit'))
+    with self.assertRaisesRegex(ValueError, message):
+      _trace(model)
+
+  @parameterized.parameters(
+      'function', 'map', 'stopped', 'stopped_earlier')
+  def test_eager_steps_are_traced_once(self, name):
+    tf.config.run_functions_eagerly(True)
+    self.addCleanup(tf.config.run_functions_eagerly, False)
+    function, message = _INSIDE[name]
+    model = _network(tf_keras.layers.Lambda(function, name='culprit'))
+    before = [v.numpy() for v in model.variables]
+    with self.assertRaisesRegex(ValueError, message):
+      _run(model)
+    for value, variable in zip(before, model.variables):
+      self.assertAllEqual(value, variable)
+    calls = []
+    model = _network(tf_keras.layers.Lambda(
+        lambda x: calls.append(tf.executing_eagerly()) or tf.tanh(x)))
+    del calls[:]
+    for _ in range(3):
+      _run(model)
+    self.assertEqual(calls.count(False), 1)
+
+  def test_looks_into_saved_models(self):
+    for function in (_resize, _lost_earlier):
+      model = _network(
+          tf_keras.layers.Lambda(_restored(function), name='culprit'))
+      with self.assertRaisesRegex(ValueError, 'culprit cannot be harmonized|'
+                                  "layer 'culprit' cannot"):
+        _trace(model)
+    _trace(_network(tf_keras.layers.Lambda(_restored(tf.nn.silu))))
+
+  @parameterized.parameters(*_INSIDE_AND_RIGHT)
+  def test_lets_functions_pass(self, name):
+    _trace(_network(tf_keras.layers.Lambda(_INSIDE_AND_RIGHT[name])))
+
+  def test_what_was_differentiated_twice_before_is_refused(self):
+
+    def variance(x):
+      return x * tf.math.rsqrt(tf.nn.moments(x, [-1], keepdims=True)[1] + 1e-3)
+
+    for function, message in (
+        (variance, 'the variance'),
+        (lambda x: tf.nn.max_pool2d(x, 2, 2, 'VALID'), 'max-pooling')):
+      function = tf.function(function)
+      x = tf.random.stateless_normal([2, 15, 15, 4], [1, 2])
+      with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+          inner.watch(x)
+          y = tf.reduce_sum(function(x)**2)
+        value = tf.reduce_sum(inner.gradient(y, x)**2)
+      outer.gradient(value, x)
+      model = _network(tf_keras.layers.Lambda(function, name='culprit'))
+      with self.assertRaisesRegex(ValueError, f'culprit.*{message}'):
+        _trace(model)
+
+  def test_maps_that_are_not_differentiated_are_not_checked(self):
+    model = _network(tf_keras.layers.UpSampling2D(interpolation='bilinear'))
+    images = tf.random.stateless_normal([2, 32, 32, 3], [1, 2])
+
+    def run():
+      return saliency.saliency_maps(
+          model, images, tf.one_hot([0, 1], _CLASSES), training=False)[1]
+
+    self.assertAllClose(run(), tf.function(run)())
+    for step in (run, tf.function(run)):
+      with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(step()**2)
+      with self.assertRaisesRegex(ValueError, 'ResizeBilinearGrad'):
+        tape.gradient(loss, model.trainable_variables)
 
   def test_resize_before_the_first_variable_is_refused_too(self):
     image = tf_keras.Input([32, 32, 3])

@@ -40,6 +40,14 @@ class PyramidTest(tf.test.TestCase):
     levels = pyramid.gaussian_pyramid(tf.ones([1, 2, 2]), 4)
     self.assertEqual([level.shape[1] for level in levels], [2, 1, 1, 1])
 
+  def test_takes_arrays_and_lists(self):
+    maps = np.arange(36).reshape(1, 6, 6)
+    expected = pyramid.gaussian_pyramid(tf.constant(maps, tf.float32), 3)
+    for array in (maps, maps.astype(np.uint8), maps.astype('>f4').astype('f4'),
+                  maps.tolist()):
+      for ours, theirs in zip(pyramid.gaussian_pyramid(array, 3), expected):
+        self.assertAllEqual(ours, theirs)
+
   def test_refuses_no_levels_and_wrong_rank(self):
     with self.assertRaisesRegex(ValueError, 'levels=0'):
       pyramid.gaussian_pyramid(tf.ones([1, 2, 2]), 0)

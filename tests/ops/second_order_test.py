@@ -1,12 +1,13 @@
-"""Tests of the second-order gradients of max-pooling and batch norm."""
+"""Tests of the gradients of gradients, and of the scope that brings them."""
+
+import contextlib
+import threading
 
 from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.ops import second_order
-
-second_order.install()
 
 _POOLS = dict(
     ksize=[((3, 3), (2, 2)), ((2, 2), (2, 2)), ((3, 2), (1, 3))],
@@ -22,10 +23,10 @@ def _transpose_of_routing(x, v, ksize, padding, compiled):
   """What the gradient of MaxPoolGrad reads of v, and the routing itself."""
 
   def pool_gradient(x, g):
-    with tf.GradientTape() as tape:
+    with second_order.scope(), tf.GradientTape() as tape:
       tape.watch(x)
       y = tf.nn.max_pool2d(x, ksize[0], ksize[1], padding)
-    return tape.gradient(y, x, output_gradients=g)
+      return tape.gradient(y, x, output_gradients=g)
 
   @tf.function(jit_compile=compiled)
   def both(x, g, v):
@@ -101,13 +102,13 @@ class MaxPoolTest(tf.test.TestCase, parameterized.TestCase):
     @tf.function(jit_compile=True)
     def read(x, v):
       with tf.GradientTape() as outer:
-        with tf.GradientTape() as tape:
+        with second_order.scope(), tf.GradientTape() as tape:
           tape.watch(x)
           y = tf.nn.max_pool2d(
               tf.transpose(x, [0, 3, 1, 2]), 3, 2, 'SAME', data_format='NCHW')
-        g = tf.ones_like(y)
-        outer.watch(g)
-        routed = tape.gradient(y, x, output_gradients=g)
+          g = tf.ones_like(y)
+          outer.watch(g)
+          routed = tape.gradient(y, x, output_gradients=g)
       return outer.gradient(routed, g, output_gradients=v)
 
     self.assertAllClose(
@@ -128,11 +129,11 @@ class BatchNormTest(tf.test.TestCase, parameterized.TestCase):
     """Gradients of <v, d<g, sin y>/dx>, a loss through a gradient."""
     with tf.GradientTape() as outer:
       outer.watch([x, scale, offset])
-      with tf.GradientTape() as inner:
+      with second_order.scope(), tf.GradientTape() as inner:
         inner.watch(x)
         y = tf.cast(normalize(x, scale, offset), tf.float32)
         value = tf.reduce_sum(tf.cast(g, tf.float32) * tf.sin(y))
-      dx = inner.gradient(value, x)
+        dx = inner.gradient(value, x)
       loss = tf.reduce_sum(tf.cast(v, tf.float32) * tf.cast(dx, tf.float32)**2)
     return outer.gradient(loss, [x, scale, offset])
 
@@ -194,26 +195,139 @@ class BatchNormTest(tf.test.TestCase, parameterized.TestCase):
     def loss_of(normalize, x, scale):
       with tf.GradientTape() as outer:
         outer.watch(x)
-        with tf.GradientTape() as inner:
+        with second_order.scope(), tf.GradientTape() as inner:
           inner.watch(scale)
           value = tf.reduce_sum(g * tf.sin(normalize(x, scale, offset)))
-        loss = tf.reduce_sum(inner.gradient(value, scale)**2)
+          loss = tf.reduce_sum(inner.gradient(value, scale)**2)
       return outer.gradient(loss, x)
 
     expected = loss_of(self._written_out, x, scale)
     self.assertAllClose(loss_of(self._fused, x, scale), expected,
                         atol=1e-4 * float(tf.norm(expected)))
 
-  def test_takes_two_kernels(self):
+  @parameterized.product(
+      dtype=(tf.float16, tf.bfloat16), magnitude=(1e-4, 100.),
+      compiled=(False, True))
+  def test_small_and_large_gradients(self, dtype, magnitude, compiled):
+    # Products of two 16-bit numbers of either size fit no 16 bits.
+    x, scale, offset, g, v = self._inputs(dtype)
+    g, v = (t * tf.cast(magnitude, dtype) for t in (g, v))
+
+    def gradients(normalize, x, scale, g, v):
+      with tf.GradientTape() as outer:
+        outer.watch([x, scale, g])
+        with second_order.scope(), tf.GradientTape() as inner:
+          inner.watch(x)
+          y = normalize(x, scale, tf.cast(offset, scale.dtype))
+          dx = inner.gradient(y, x, output_gradients=g)
+      return outer.gradient(dx, [x, scale, g], output_gradients=v)
+
+    expected = gradients(self._written_out,
+                         *[tf.cast(t, tf.float64) for t in (x, scale, g, v)])
+    found = tf.function(gradients, jit_compile=compiled)(
+        self._fused, x, scale, g, v)
+    for name, ours, theirs in zip(('x', 'scale', 'g'), found, expected):
+      tolerance = 4e-3 if dtype == tf.float16 else 3e-2
+      if name == 'scale':
+        tolerance = 1e-5  # It is float32 all along.
+      elif magnitude == 1e-4 and dtype == tf.float16:
+        continue  # The result is below what float16 can hold.
+      self.assertLess(
+          float(tf.norm(tf.cast(ours, tf.float64) - theirs) / tf.norm(theirs)),
+          tolerance, name)
+
+  def test_takes_one_more_kernel(self):
     graph = tf.function(lambda *a: self._gradients(self._fused, *a))
     types = [
         op.type for op in graph.get_concrete_function(
             *self._inputs()).graph.get_operations()
     ]
-    self.assertEqual(types.count('FusedBatchNormGradV2'), 2)
+    self.assertEqual(types.count('FusedBatchNormGradV2'), 1)
+
+
+def _loss_of_gradient(layer, x, scoped=True):
+  """<v, (d<g, sin layer(x)>/dx)^2>, which changes with x."""
+  g, v = (_normal(x.shape, i, x.dtype) for i in (1, 2))
+  scope = second_order.scope if scoped else contextlib.nullcontext
+  with scope(), tf.GradientTape() as tape:
+    tape.watch(x)
+    value = tf.reduce_sum(g * tf.sin(layer(x)))
+    gradient = tape.gradient(value, x)
+  return tf.reduce_sum(v * gradient**2)
+
+
+def _derivative(layer, x, direction, **kwargs):
+  """The loss's derivative along a direction, by the tape."""
+  with tf.GradientTape() as tape:
+    tape.watch(x)
+    value = _loss_of_gradient(layer, x, **kwargs)
+  return tf.reduce_sum(tape.gradient(value, x) * direction)
+
+
+def _standardize(x, moments=tf.nn.moments):
+  mean, variance = moments(x, [-1], keepdims=True)
+  return (x - mean) * tf.math.rsqrt(variance + 1e-6)
+
+
+def _v1(x):
+  return _standardize(x, tf.compat.v1.nn.moments)
+
+
+def _keras_v1(x):
+  # Keras fuses it only over all axes but the last.
+  last = x.shape[-1]
+  return tf_keras.backend.normalize_batch_in_training(
+      x, tf.ones(last, x.dtype), tf.zeros(last, x.dtype), [0, 1])[0]
+
+
+def _restored(x):
+  """The same from a SavedModel."""
+  module = tf.Module()
+  module.standardize = tf.function(
+      lambda x: _v1(x), input_signature=[tf.TensorSpec(x.shape, x.dtype)])
+  folder = tf.compat.v1.test.get_temp_dir() + '/standardize'
+  tf.saved_model.save(module, folder)
+  return tf.saved_model.load(folder).standardize
+
+
+def _always(x):
+  return tf.reduce_sum(x) > -1e9
+
+
+_VARIANCES = {
+    'moments': _standardize,
+    'v1': _v1,
+    'keras_v1': _keras_v1,
+    'function': tf.function(_v1),
+    'function_in_function': tf.function(lambda x: 2. * tf.function(_v1)(x)),
+    'branch': lambda x: tf.cond(_always(x), lambda: _v1(x), lambda: x),
+    'switch': lambda x: tf.switch_case(
+        tf.constant(1), [lambda: x, lambda: _v1(x)]),
+    'map': lambda x: tf.map_fn(_v1, x),
+    'vectorized': lambda x: tf.vectorized_map(_v1, x),
+    'loop': lambda x: tf.while_loop(
+        lambda i, _: i < 2, lambda i, z: (i + 1, _v1(z) + .3 * tf.sin(z)),
+        (0, x), maximum_iterations=2)[1],
+    'branch_in_function': tf.function(
+        lambda x: tf.cond(_always(x), lambda: _v1(x), lambda: x)),
+}
 
 
 class MomentsTest(tf.test.TestCase, parameterized.TestCase):
+
+  def _assert_equals_differences(self, layer, x, mode):
+    direction = _normal(x.shape, 0, x.dtype)
+    run = {
+        'eager': lambda f: f,
+        'graph': tf.function,
+        'xla': lambda f: tf.function(f, jit_compile=True),
+    }[mode]
+    found = run(lambda x: _derivative(layer, x, direction))(x)
+    loss = run(lambda x: _loss_of_gradient(layer, x))
+    step = 1e-5 * direction
+    expected = (loss(x + step) - loss(x - step)) / 2e-5
+    self.assertAllClose(found, expected, rtol=1e-6)
+    return found
 
   @parameterized.named_parameters(
       ('layer_norm_of_vit', 'LayerNormalization', dict(epsilon=1e-6)),
@@ -224,65 +338,151 @@ class MomentsTest(tf.test.TestCase, parameterized.TestCase):
        dict(synchronized=True)))
   def test_normalization_equals_finite_differences(self, name, arguments):
     layer = getattr(tf_keras.layers, name)(dtype='float64', **arguments)
-    x, g, v, direction = (
-        _normal([3, 4, 4, 6], i, tf.float64) for i in range(4))
     kwargs = ({'training': True}
               if isinstance(layer, tf_keras.layers.BatchNormalization) else {})
+    self._assert_equals_differences(
+        lambda x: layer(x, **kwargs), _normal([3, 4, 4, 6], 3, tf.float64),
+        'eager')
 
-    def loss(x):
-      with tf.GradientTape() as tape:
-        tape.watch(x)
-        value = tf.reduce_sum(g * tf.sin(layer(x, **kwargs)))
-      return tf.reduce_sum(v * tape.gradient(value, x)**2)
+  @parameterized.parameters(*_VARIANCES)
+  def test_wherever_the_variance_is(self, where):
+    x = _normal([3, 4, 6], 3, tf.float64)
+    self._assert_equals_differences(_VARIANCES[where], x, 'graph')
 
+  @parameterized.parameters(
+      ('v1', 'eager'), ('function', 'eager'), ('function', 'xla'),
+      ('loop', 'xla'))
+  def test_wherever_it_runs(self, where, mode):
+    x = _normal([3, 4, 6], 3, tf.float64)
+    self._assert_equals_differences(_VARIANCES[where], x, mode)
+
+  def test_in_a_saved_model(self):
+    x = _normal([3, 4, 6], 3, tf.float64)
+    self._assert_equals_differences(_restored(x), x, 'graph')
+
+  def test_in_a_function_that_ran_and_was_differentiated_before(self):
+    x = _normal([3, 4, 6], 3, tf.float64)
+    function = tf.function(_standardize)
+    function(x)
     with tf.GradientTape() as tape:
       tape.watch(x)
-      value = loss(x)
-    found = tf.reduce_sum(tape.gradient(value, x) * direction)
-    step = 1e-5 * direction
-    self.assertAllClose(found, (loss(x + step) - loss(x - step)) / 2e-5,
-                        rtol=1e-6)
+      value = function(x)
+    tape.gradient(value, x)
+    right = self._assert_equals_differences(function, x, 'graph')
+    # Outside of the scope TensorFlow's own is what it was.
+    direction = _normal(x.shape, 0, x.dtype)
+    wrong = _derivative(tf.function(_standardize), x, direction, scoped=False)
+    self.assertGreater(abs(wrong / right - 1.), .01)
 
   @parameterized.product(
       dtype=(tf.float64, tf.float32, tf.float16), keepdims=(False, True))
   def test_values_and_first_gradients_are_tensorflows(self, dtype, keepdims):
     x = _normal([3, 4, 6], 1, dtype)
     results = []
-    for moments in (tf.nn.moments, tf.compat.v1.nn.moments):
-      with tf.GradientTape() as tape:
+    for scope in (second_order.scope, contextlib.nullcontext):
+      with scope(), tf.GradientTape() as tape:
         tape.watch(x)
-        mean, variance = moments(x, [0, 1], keepdims=keepdims)
+        mean, variance = tf.nn.moments(x, [0, 1], keepdims=keepdims)
         value = tf.reduce_sum(tf.sin(mean) + tf.cos(variance))
-      results.append((mean, variance, tape.gradient(value, x)))
-    self.assertIsNot(tf.nn.moments, tf.compat.v1.nn.moments)
+        results.append((mean, variance, tape.gradient(value, x)))
     for ours, theirs in zip(*results):
       self.assertEqual(ours.shape, theirs.shape)
       self.assertAllClose(ours, theirs, rtol=1e-3 if dtype == tf.float16
                           else 1e-6, atol=1e-6)
 
 
-class InstallTest(tf.test.TestCase):
+def _pool(x):
+  return tf.nn.max_pool2d(x, 3, 2, 'SAME')
 
-  def test_twice_is_once(self):
-    registry = second_order.ops.gradient_registry
-    before = registry.lookup('FusedBatchNormGradV3')
-    second_order.install()
-    self.assertIs(registry.lookup('FusedBatchNormGradV3'), before)
 
-  def test_can_be_undone(self):
+class UnknownSizesTest(tf.test.TestCase, parameterized.TestCase):
+
+  @parameterized.product(
+      shape=([None] * 4, None, [2, None, 7, 3]),
+      compiled=(False, True))
+  def test_max_pool_reads_the_maximum(self, shape, compiled):
+    pool = tf.function(_pool, input_signature=[tf.TensorSpec(shape)])
+    x, v = _normal([2, 8, 7, 3], 1), _normal([2, 8, 7, 3], 2)
+
+    @tf.function(jit_compile=compiled)
+    def read(x, v):
+      with tf.GradientTape() as outer:
+        with second_order.scope(), tf.GradientTape() as tape:
+          tape.watch(x)
+          y = pool(x)
+          g = tf.ones_like(y)
+          outer.watch(g)
+          routed = tape.gradient(y, x, output_gradients=g)
+      return outer.gradient(routed, g, output_gradients=v)
+
+    self.assertAllClose(
+        read(x, v), _first_maximum_reads(x, v, ((3, 3), (2, 2)), 'SAME'))
+
+
+class ScopeTest(tf.test.TestCase):
+
+  def _second_gradient(self):
+    """A gradient of a gradient of max-pooling, of unknown sizes."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None] * 4)])
+    def gradient(x):
+      with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+          inner.watch(x)
+          y = tf.reduce_sum(tf_keras.layers.MaxPooling2D()(x)**3)
+        value = tf.reduce_sum(inner.gradient(y, x))
+      return outer.gradient(value, x)
+
+    x = _normal([2, 4, 6, 3], 1)
+    # The second derivative of a maximum's third power is six times it.
+    expected = tf.where(x == tf.repeat(tf.repeat(tf.nn.max_pool2d(
+        x, 2, 2, 'VALID'), 2, 1), 2, 2), 6. * x, 0.)
+    self.assertAllClose(gradient(x), expected)
+    return {op.type for op in
+            gradient.get_concrete_function().graph.get_operations()}
+
+  def test_other_threads_keep_tensorflows(self):
+    inside, done, ops_seen = threading.Event(), threading.Event(), []
+
+    def harmonize():
+      with second_order.scope():
+        inside.set()
+        done.wait(60)
+        ops_seen.append(self._second_gradient())
+
     registry = second_order.ops.gradient_registry
-    names = ('MaxPoolGrad', 'FusedBatchNormGradV3')
-    ours = [registry.lookup(name) for name in names]
-    moments = second_order.nn_impl.moments
-    self.addCleanup(second_order.install)
-    second_order.uninstall()
-    for name, gradient in zip(names, ours):
-      self.assertIsNot(registry.lookup(name), gradient)
-      self.assertIn('tensorflow', registry.lookup(name).__module__)
-    self.assertIsNot(second_order.nn_impl.moments, moments)
-    second_order.install()
-    self.assertIs(registry.lookup('MaxPoolGrad'), ours[0])
-    self.assertIs(second_order.nn_impl.moments, moments)
+    names = ('MaxPool', 'FusedBatchNormV3', 'SquaredDifference')
+    before = [registry.lookup(name) for name in names]
+    moments = tf.compat.v1.nn.moments, second_order.nn_impl.moments
+    own = self._second_gradient()
+    self.assertIn('MaxPoolGradGrad', own)
+    thread = threading.Thread(target=harmonize)
+    thread.start()
+    try:
+      inside.wait(60)
+      self.assertEqual(self._second_gradient(), own)
+      with second_order.scope():
+        self.assertNotIn('MaxPoolGradGrad', self._second_gradient())
+      self.assertEqual(self._second_gradient(), own)
+    finally:
+      done.set()
+      thread.join()
+    self.assertNotIn('MaxPoolGradGrad', ops_seen[0])
+    self.assertEqual([registry.lookup(name) for name in names], before)
+    self.assertEqual((tf.compat.v1.nn.moments, second_order.nn_impl.moments),
+                     moments)
+
+  def test_ends_with_an_error_and_can_be_nested(self):
+    registry = second_order.ops.gradient_registry
+    before = registry.lookup('MaxPool')
+    with self.assertRaisesRegex(ValueError, 'broken'):
+      with second_order.scope():
+        with second_order.scope():
+          pass
+        self.assertNotIn('MaxPoolGradGrad', self._second_gradient())
+        raise ValueError('broken')
+    self.assertIs(registry.lookup('MaxPool'), before)
 
 
 if __name__ == '__main__':

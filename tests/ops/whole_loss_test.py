@@ -9,10 +9,7 @@ from official.vision.modeling.layers import nn_blocks
 from official.vision.modeling.layers import nn_layers
 from official_ext.harmonization.losses import harmonization
 from official_ext.harmonization.ops import saliency
-from official_ext.harmonization.ops import second_order
 from tests import devices
-
-second_order.install()
 
 layers = tf_keras.layers
 _SIZE, _CLASSES = 12, 3
@@ -181,6 +178,63 @@ class WholeLossTest(tf.test.TestCase, parameterized.TestCase):
 
     found = [strategy.experimental_local_results(g)[0] for g in step()]
     self.assertLess(_relative(found, expected), 1e-5)
+
+
+  def _assert_equals_differences(self, model, run=tf.function):
+    variables = model.trainable_variables
+    directions = [_normal(v.shape, 50 + i) for i, v in enumerate(variables)]
+    batch = _batch()
+    loss = run(lambda: _loss(model, *batch, batch_norm='mapped'))
+    found = tf.add_n([
+        tf.reduce_sum(g * d) for g, d in zip(
+            run(lambda: _gradients(model, *batch, batch_norm='mapped'))(),
+            directions)])
+    values = []
+    for step in (1e-6, -2e-6):
+      for variable, direction in zip(variables, directions):
+        variable.assign_add(step * direction)
+      values.append(loss())
+    self.assertAllClose(found, (values[0] - values[1]) / 2e-6, rtol=1e-6)
+
+  @parameterized.parameters('graph', 'xla', 'eager')
+  def test_functions_that_were_traced_before(self, mode):
+    # Evaluation first, then training without maps, then with.
+
+    @tf.function
+    def normalize(x):
+      mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+      return tf.nn.batch_normalization(x, mean, variance, None, None, 1e-6)
+
+    @tf.function
+    def pool(x):
+      return tf.nn.max_pool2d(x, 3, 2, 'SAME')
+
+    # A function in a loop is one that XLA does not compile the gradient of.
+    looped = normalize if mode == 'xla' else lambda x: tf.map_fn(normalize, x)
+    model = _build(lambda: _network(
+        layers.Conv2D(6, 3), layers.Lambda(normalize), layers.Conv2D(6, 3),
+        layers.Lambda(looped), layers.Lambda(pool),
+        layers.Conv2D(4, 3, activation='tanh')))
+    images, labels, human = _batch()
+    tf.function(model)(images)
+    tf.function(lambda: saliency.saliency_maps(
+        model, images, labels, training=False))()
+
+    @tf.function
+    def plain_step():
+      with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(labels * model(images, training=True))
+      return tape.gradient(loss, model.trainable_variables)
+
+    plain_step()
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_sum(labels * model(images, training=True))
+    tape.gradient(loss, model.trainable_variables)
+    self._assert_equals_differences(model, {
+        'graph': tf.function,
+        'xla': lambda f: tf.function(f, jit_compile=True),
+        'eager': lambda f: f,
+    }[mode])
 
 
 class RandomLayersTest(tf.test.TestCase, parameterized.TestCase):

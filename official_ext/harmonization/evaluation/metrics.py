@@ -144,8 +144,9 @@ def alignment_scores(maps_a: tf.Tensor,
   game is that of Zhang et al., ECCV 2016, without a margin.
 
   Args:
-    maps_a: float `Tensor` (B, H, W), H and W static: the model's maps.
-    maps_b: float `Tensor` of the same shape: the human maps.
+    maps_a: float `Tensor` (B, H, W), H and W static: the model's maps; or what
+      can be converted to one.
+    maps_b: of the same shape: the human maps.
     percentile: each map is cut strictly above its own value at this percentile.
 
   Returns:

@@ -5,6 +5,7 @@ from typing import Optional
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.ops import pyramid
+from official_ext.harmonization.ops import tensors
 
 STANDARDIZATIONS = ('before_pyramid', 'per_level')
 NORMALIZATIONS = ('batch', 'mapped')
@@ -35,6 +36,7 @@ def standardize_and_cut(maps: tf.Tensor, epsilon: float) -> tf.Tensor:
   Returns:
     `Tensor` of the same shape and dtype, >= 0.
   """
+  maps = tensors.floating(maps)
   centered = maps - tf.reduce_mean(maps, axis=[1, 2], keepdims=True)
   deviation = _safe_sqrt(
       tf.reduce_mean(tf.square(centered), axis=[1, 2], keepdims=True))
@@ -90,6 +92,7 @@ def denominator(weights: tf.Tensor, normalization: str,
     ValueError: the normalization is unknown.
     RuntimeError: 'mapped' on several replicas, outside of strategy.run.
   """
+  weights = tensors.floating(weights)
   if normalization == 'batch':
     return tf.cast(batch_size, weights.dtype)
   if normalization != 'mapped':
@@ -128,7 +131,8 @@ def harmonization_loss(
     cut, and the loss is the sum over levels of the Euclidean distance.
 
   Args:
-    saliency_maps: float `Tensor` (B, H, W), the network's maps.
+    saliency_maps: float `Tensor` (B, H, W), the network's maps; as all three,
+      or anything that `tf.convert_to_tensor` takes.
     human_maps: float `Tensor` (B, H, W), the human maps, on any scale.
     weights: float `Tensor` (B,) in [0, 1]: how much each map counts, 0 where
       there is none.
@@ -156,6 +160,8 @@ def harmonization_loss(
   else:
     raise ValueError(f'Unknown standardization {standardization!r}: choose one '
                      f'of {STANDARDIZATIONS}.')
+  saliency_maps, human_maps, weights = (
+      tensors.floating(t) for t in (saliency_maps, human_maps, weights))
   if not saliency_maps.shape.is_compatible_with(human_maps.shape):
     raise ValueError(f'Saliency maps {saliency_maps.shape} and human maps '
                      f'{human_maps.shape} must have the same shape (B, H, W).')

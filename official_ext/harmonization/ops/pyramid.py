@@ -5,6 +5,8 @@ from typing import List
 import numpy as np
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization.ops import tensors
+
 _BINOMIAL = np.array([1., 4., 6., 4., 1.], np.float64) / 16.
 
 
@@ -18,7 +20,7 @@ def gaussian_pyramid(maps: tf.Tensor, levels: int) -> List[tf.Tensor]:
   humans", NeurIPS 2022, as in the authors' released code.
 
   Args:
-    maps: float `Tensor` of shape (B, H, W).
+    maps: float `Tensor` of shape (B, H, W), or what can be converted to one.
     levels: how many levels to return, at least 1.
 
   Returns:
@@ -30,6 +32,7 @@ def gaussian_pyramid(maps: tf.Tensor, levels: int) -> List[tf.Tensor]:
   """
   if levels < 1:
     raise ValueError(f'A pyramid has at least 1 level, got levels={levels}.')
+  maps = tensors.floating(maps)
   maps.shape.assert_has_rank(3)
   kernel = tf.constant(
       np.outer(_BINOMIAL, _BINOMIAL)[:, :, np.newaxis, np.newaxis], maps.dtype)

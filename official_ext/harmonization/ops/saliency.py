@@ -5,9 +5,16 @@ is the one place that computes logits together with saliency; what it returns
 can be differentiated again, which is how a harmonization loss trains a network.
 """
 
+import functools
 from typing import Any, Callable, List, Optional, Tuple
+import weakref
 
 import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.ops import double_backward
+from official_ext.harmonization.ops import moving_averages
+from official_ext.harmonization.ops import second_order
+from official_ext.harmonization.ops import tensors
 
 # How the gradient's colour channels become one map. The mean of the signed
 # gradient is the released training map, the largest magnitude is the released
@@ -39,6 +46,53 @@ def choose(table, kind: str, name: str):
   return table[name]
 
 
+# What was checked for steps that run eagerly, by model.
+_checked = weakref.WeakKeyDictionary()
+
+
+def _first_pass(model, images, targets, loss_scale, *, training,
+                saliency_target, eager_graph=None):
+  """Logits, the gradient of all images, and the ops that were there before."""
+  score_of = TARGETS[saliency_target]
+  with second_order.scope(eager_graph), tf.GradientTape() as tape:
+    tape.watch(images)
+    logits = tf.cast(model(images, training=training), images.dtype)
+    scores = score_of(logits[:tf.shape(targets)[0]]) * targets
+    score = tf.reduce_sum(scores)
+    if loss_scale is not None:
+      score *= loss_scale
+    forward = () if tf.executing_eagerly() else frozenset(
+        tf.compat.v1.get_default_graph().get_operations())
+    gradient = tape.gradient(score, images)
+  if gradient is None:
+    raise ValueError('The logits do not depend on the images, so there are no '
+                     'saliency maps: look for a stopped gradient in the model.')
+  return logits, gradient, forward
+
+
+def _check_by_tracing(model, first_pass, inputs):
+  """Checks a pass that runs eagerly: it has no graph, so one is traced."""
+  key = (str(first_pass.keywords), *(
+      t is not None and (t.dtype, *t.shape) for t in inputs))
+  try:
+    known = _checked.setdefault(model, set())
+  except TypeError:
+    known = set()  # It cannot be remembered, so it is traced again.
+  if key in known:
+    return
+
+  def trace(*inputs):
+    # A second tape, since functions are differentiated otherwise under one.
+    with tf.GradientTape():
+      _, gradient, forward = first_pass(
+          model, *inputs, eager_graph=tf.compat.v1.get_default_graph())
+    double_backward.check_graph(gradient, forward, model)
+
+  tf.function(trace).get_concrete_function(
+      *(t if t is None else tf.TensorSpec(t.shape, t.dtype) for t in inputs))
+  known.add(key)
+
+
 def logits_and_gradients(
     model: Callable[..., tf.Tensor],
     images: tf.Tensor,
@@ -50,17 +104,28 @@ def logits_and_gradients(
   """Computes logits and the gradient of their targets in one forward pass.
 
   The gradient of image b is d(sum_c targets[b, c] * f_c(x_b)) / dx_b (Fel et
-  al., NeurIPS 2022). Inside an outer `tf.GradientTape` both results can be
-  differentiated with respect to the model's variables. With training=True and
-  batch normalization the gradient includes the paths through the batch
-  statistics, as in the released code.
+  al., NeurIPS 2022). Both results can be differentiated with respect to the
+  model's variables, in a training loop of any kind:
+
+    with tf.GradientTape() as tape:
+      logits, gradients = saliency.logits_and_gradients(
+          model, images, one_hot, training=True)
+      loss = tf.reduce_mean(gradients**2)
+    found = tape.gradient(loss, model.trainable_variables)
+
+  That derivative is right or refused: `ops.second_order` sees to the first, and
+  `ops.double_backward` to the second, when the gradients are differentiated.
+  With training=True and batch normalization the gradient includes the paths
+  through the batch statistics, as in the released code.
 
   Args:
     model: a callable `model(images, training=...)` that returns logits (B, C).
-    images: float `Tensor` (B, H, W, channels), preprocessed for the model. It
-      is watched as float32, so that gradients do not underflow.
-    targets: float `Tensor` (M, C), M <= B: the one-hot labels, or mixing
-      coefficients, of the first M images. Never smoothed labels.
+    images: float `Tensor` (B, H, W, channels), preprocessed for the model, or
+      what can be converted to one. It is watched as float32, so that gradients
+      do not underflow.
+    targets: float `Tensor` (M, C), M <= B, or what can be converted to one: the
+      one-hot labels, or mixing coefficients, of the first M images. Never
+      smoothed labels.
     training: whether the model runs in training mode.
     saliency_target: 'logit', 'centered_logit' or 'log_probability'.
     loss_scale: a scalar that the score is multiplied by, and the gradient
@@ -72,9 +137,12 @@ def logits_and_gradients(
 
   Raises:
     ValueError: the saliency target is unknown, there are more targets than
-      images, or the logits do not depend on the images.
+      images, or the logits do not depend on the images. Where the gradients are
+      differentiated: as `double_backward.check_graph`; in eager mode the pass
+      is traced once for that.
   """
-  score_of = choose(TARGETS, 'saliency target', saliency_target)
+  choose(TARGETS, 'saliency target', saliency_target)
+  images, targets = (tensors.floating(t) for t in (images, targets))
   mapped = targets.shape[0]
   if mapped is None:
     mapped = tf.shape(targets)[0]
@@ -83,21 +151,29 @@ def logits_and_gradients(
                      'must not be more targets than images.')
   # Anything narrower than float32 would lose the gradient.
   dtype = tf.float64 if images.dtype == tf.float64 else tf.float32
-  images = tf.cast(images, dtype)
-  with tf.GradientTape() as tape:
-    tape.watch(images)
-    logits = tf.cast(model(images, training=training), dtype)
-    scores = score_of(logits[:mapped]) * tf.cast(targets, dtype)
-    score = tf.reduce_sum(scores)
-    if loss_scale is not None:
-      score *= tf.cast(loss_scale, dtype)
-  gradient = tape.gradient(score, images)
-  if gradient is None:
-    raise ValueError('The logits do not depend on the images, so there is no '
-                     'saliency map: look for a stopped gradient in the model.')
-  gradient = gradient[:mapped]
+  images, targets = tf.cast(images, dtype), tf.cast(targets, dtype)
   if loss_scale is not None:
-    gradient /= tf.cast(loss_scale, dtype)
+    loss_scale = tf.cast(loss_scale, dtype)
+  first_pass = functools.partial(
+      _first_pass, training=training, saliency_target=saliency_target)
+  inputs = (images, targets, loss_scale)
+  logits, gradient, forward = first_pass(model, *inputs)
+
+  @tf.custom_gradient
+  def checked(values):
+
+    def backward(upstream):
+      if hasattr(gradient, 'op'):
+        double_backward.check_graph(gradient, forward, model)
+      else:
+        _check_by_tracing(model, first_pass, inputs)
+      return upstream
+
+    return tf.identity(values), backward
+
+  gradient = checked(gradient)[:mapped]
+  if loss_scale is not None:
+    gradient /= loss_scale
   return logits, gradient
 
 
@@ -147,7 +223,8 @@ def training_maps(
     costs as much as B maps.
   * 'mapped': the M images and the other B - M pass one after the other, each
     part normalized by its own statistics. The maps cost as much as M images,
-    and no image is computed twice; the moving averages are updated by both.
+    and no image is computed twice; the moving averages are updated once, by the
+    statistics of all B images.
   * 'inference': one training pass over all B images, and one of the M in
     inference mode for the maps: moving averages for statistics, no dropout.
     The maps are of the kind that an evaluation sees. The M images are computed
@@ -171,16 +248,20 @@ def training_maps(
   Raises:
     ValueError: `batch_norm` is unknown, or as `saliency_maps`.
   """
+  images, targets = (tensors.floating(t) for t in (images, targets))
   mapped, size = targets.shape[0], images.shape[0]
   if batch_norm == 'batch' or (batch_norm == 'mapped' and mapped == size):
     logits, maps = saliency_maps(
         model, images, targets, training=True, **kwargs)
     return logits, maps, model.losses
   if batch_norm == 'mapped':
+    averages = moving_averages.TwoParts(model, images)
     logits, maps = saliency_maps(
         model, images[:mapped], targets, training=True, **kwargs)
     losses = [mapped / size * loss for loss in model.losses]
+    averages.between()
     others = tf.cast(model(images[mapped:], training=True), logits.dtype)
+    averages.pool(mapped, size - mapped)
     losses += [(1. - mapped / size) * loss for loss in model.losses]
     return tf.concat([logits, others], axis=0), maps, losses
   if batch_norm == 'inference':

@@ -1,27 +1,98 @@
-"""Second-order gradients of max-pooling and of normalization.
+"""First gradients that can be differentiated again, exactly.
 
 A harmonization loss is differentiated through a gradient. Three of TensorFlow's
-gradients of gradients stand in its way:
+gradients are not fit for that:
 
-* Max-pooling's (`MaxPoolGradGrad`) is inexact under XLA in float32, since it
-  compares only the high half of each number, and does not compile in 16 bits.
-* Batch normalization's is written out in element-wise primitives, which take
-  about half of a step.
-* The variance's (`tf.nn.moments`) is wrong: the mean in it is held fixed, which
-  is right once and not twice. Layer normalization with an epsilon below 1e-5,
-  as in ViT, and batch normalization that is not fused are built on it.
+* Max-pooling: the gradient of its gradient (`MaxPoolGradGrad`) is inexact under
+  XLA in float32, since it compares only the high half of each number, and does
+  not compile in 16 bits.
+* Batch normalization: the gradient of its gradient is written out in
+  element-wise primitives, which take about half of a step.
+* The variance (`tf.nn.moments`): its mean is held fixed, which is right once
+  and wrong twice. Layer normalization with an epsilon below 1e-5, as in ViT,
+  and batch normalization that is not fused are built on it.
 
-`install` puts exact and cheap ones in their place, for the process. Models,
-variables and first-order gradients stay what they are.
+Inside `scope` a first gradient is computed by TensorFlow's own kernels, with
+the same values, but remembers the right gradient of itself. Whoever
+differentiates it later gets that one, inside the scope or not:
+
+  with tf.GradientTape() as outer:
+    with second_order.scope(), tf.GradientTape() as inner:
+      inner.watch(images)
+      score = model(images, training=True)[:, 0]
+      maps = inner.gradient(score, images)
+    loss = tf.reduce_mean(maps**2)
+  gradients = outer.gradient(loss, model.trainable_variables)
+
+`ops.saliency` enters the scope by itself. Models, variables and everything
+outside of the scope stay TensorFlow's.
 """
 
-import numpy as np
+import contextlib
+import functools
+import threading
+
 import tensorflow as tf, tf_keras
 
 # pylint: disable=g-direct-tensorflow-import
+from tensorflow.python.eager import record
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import nn_impl
 # pylint: enable=g-direct-tensorflow-import
+
+# The names under which graphs find the gradients of gradients.
+MAX_POOL = 'HarmonizationMaxPoolGrad'
+BATCH_NORM = 'HarmonizationBatchNormGrad'
+
+
+class _Local(threading.local):
+  """What holds in this thread only."""
+  depth = 0  # Of nested scopes.
+  eager_graph = None  # A graph that a step which runs eagerly is traced into.
+
+
+_local = _Local()
+
+
+def _with_gradient(name: str, get_attr, tensors):
+  """The first of some tensors, as a function of the others.
+
+  A graph finds the function's gradient by its name and passes on what the op
+  has for inputs, so that it also works in a copy of the graph, as TensorFlow
+  makes of the branches of conditionals and the bodies of loops.
+  """
+  gradient = _GRADIENTS[name]
+  if tf.executing_eagerly():
+    outputs = [tf.identity(tensors[0])]
+  else:
+    with ops.get_default_graph().gradient_override_map({'IdentityN': name}):
+      outputs = tf.raw_ops.IdentityN(input=tensors)[:1]
+  # Tapes do not ask graphs.
+  record.record_operation(
+      name, outputs, list(tensors),
+      lambda upstream: gradient(get_attr, tensors, upstream))
+  return outputs[0]
+
+
+def _register(name: str):
+  """Registers a gradient, for ops that `_with_gradient` makes."""
+
+  def decorator(gradient):
+
+    @ops.RegisterGradient(name)
+    def of_op(op, upstream, *unused):  # pylint: disable=unused-variable
+      return gradient(op.inputs[0].op.get_attr, op.inputs, upstream)
+
+    _GRADIENTS[name] = gradient
+    return gradient
+
+  return decorator
+
+
+_GRADIENTS = {}
+
+
+# ---- Max-pooling ----
 
 
 def _spatial(values, data_format: str):
@@ -29,33 +100,44 @@ def _spatial(values, data_format: str):
   return values[2:] if data_format == 'NCHW' else values[1:3]
 
 
-def _padding(op, size, window, stride, data_format):
+def _padding(get_attr, size, window, stride, data_format):
   """((top, bottom), (left, right)) of a pooling op."""
-  kind = op.get_attr('padding').decode()
+  kind = get_attr('padding').decode()
   if kind == 'EXPLICIT':
-    pads = op.get_attr('explicit_paddings')
+    pads = get_attr('explicit_paddings')
     pads = list(zip(pads[::2], pads[1::2]))
     return _spatial(pads, data_format)
   if kind == 'VALID':
     return [(0, 0), (0, 0)]
   pads = []
   for n, k, s in zip(size, window, stride):
-    total = max((-(-n // s) - 1) * s + k - n, 0)
+    total = _at_least_0((-(-n // s) - 1) * s + k - n)
     pads.append((total // 2, total - total // 2))
   return pads
+
+
+def _at_least_0(n):
+  """For sizes known in advance, and for those that are not."""
+  return tf.maximum(n, 0) if tf.is_tensor(n) else max(n, 0)
+
+
+def _sizes(x):
+  """Height, width and channels of (B, H, W, C), as numbers where known."""
+  known = x.shape.with_rank(4)[1:]
+  return [size if size is not None else tf.shape(x)[1 + i]
+          for i, size in enumerate(known)]
 
 
 def _window_slices(x, pads, window, stride, outputs, fill):
   """One (B, h, w, C) slice per place in the window, in row-major order."""
   # Rows and columns are folded by the stride, so that slices need none.
+  *size, channels = _sizes(x)
   folds, fitted = [], []
-  for n, (before, _), k, s, out in zip(x.shape[1:3], pads, window, stride,
-                                       outputs):
+  for n, (before, _), k, s, out in zip(size, pads, window, stride, outputs):
     folds.append(-(-((out - 1) * s + k) // s))
-    fitted.append((before, max(folds[-1] * s - n - before, 0)))
+    fitted.append((before, _at_least_0(folds[-1] * s - n - before)))
   x = tf.pad(x, [(0, 0), *fitted, (0, 0)], constant_values=fill)
   x = x[:, :folds[0] * stride[0], :folds[1] * stride[1]]
-  channels = x.shape[-1]
   x = tf.reshape(
       x, [-1, folds[0], stride[0], folds[1], stride[1] * channels])
   for row in range(window[0]):
@@ -66,21 +148,21 @@ def _window_slices(x, pads, window, stride, outputs, fill):
               group * channels:(group + 1) * channels]
 
 
-def _max_pool_grad_grad(op, upstream):
+@_register(MAX_POOL)
+def _max_pool_grad_grad(get_attr, tensors, upstream):
   """Gradient of MaxPoolGrad with respect to what it distributes.
 
   MaxPoolGrad gives each output's gradient to the first maximum of its window;
   the transpose of that reads `upstream` at the same place.
   """
-  data_format = op.get_attr('data_format').decode()
-  window = _spatial(op.get_attr('ksize'), data_format)
-  stride = _spatial(op.get_attr('strides'), data_format)
-  x = op.inputs[0]
+  data_format = get_attr('data_format').decode()
+  window = _spatial(get_attr('ksize'), data_format)
+  stride = _spatial(get_attr('strides'), data_format)
+  x = tensors[1]
   if data_format == 'NCHW':
     x, upstream = (tf.transpose(t, [0, 2, 3, 1]) for t in (x, upstream))
-  size = x.shape[1:3]
-  size.assert_is_fully_defined()
-  pads = _padding(op, size, window, stride, data_format)
+  size = _sizes(x)[:2]
+  pads = _padding(get_attr, size, window, stride, data_format)
   outputs = [(n + sum(p) - k) // s + 1
              for n, p, k, s in zip(size, pads, window, stride)]
   best = read = None
@@ -98,18 +180,15 @@ def _max_pool_grad_grad(op, upstream):
   return None, None, read
 
 
-def _fused_kernel(gradient, x, scale, mean, variance, op):
-  """TensorFlow's own first-order kernel: (dx, dscale, doffset)."""
-  # Version 2: the third reserve of version 3 is not there to be had.
-  return tf.raw_ops.FusedBatchNormGradV2(
-      y_backprop=gradient,
-      x=x,
-      scale=scale,
-      reserve_space_1=mean,
-      reserve_space_2=variance,
-      epsilon=op.get_attr('epsilon'),
-      data_format=op.get_attr('data_format'),
-      is_training=True)[:3]
+def _max_pool_grad(original, op, upstream):
+  """The gradient of MaxPool."""
+  dx = original(op, upstream)
+  if op.get_attr('data_format') not in (b'NHWC', b'NCHW'):
+    return dx
+  return _with_gradient(MAX_POOL, op.get_attr, [dx, op.inputs[0], upstream])
+
+
+# ---- Fused batch normalization ----
 
 
 def _variance(x, mean, reserved, axes, per_channel):
@@ -120,7 +199,8 @@ def _variance(x, mean, reserved, axes, per_channel):
   return tf.reduce_mean(tf.square(centered), axes)
 
 
-def _batch_norm_grad_grad(op, upstream):
+@_register(BATCH_NORM)
+def _batch_norm_grad_grad(get_attr, tensors, upstream):
   """Gradients of a training-mode FusedBatchNormGrad's first output.
 
   With xh = (x - mean) s, s = 1 / sqrt(variance + epsilon), n values a channel
@@ -132,56 +212,102 @@ def _batch_norm_grad_grad(op, upstream):
     at x:     -s (a dx + b dv) - scale s^2 xh <v P(g)>/n,
 
   where dv is the kernel's result for v, a = <v xh>/n and b = <g xh>/n, both of
-  them what the kernels return for the scale. Two kernels, one product and one
+  them what the kernels return for the scale. One kernel, one product and one
   sum of three stand for a few dozen primitives.
   """
-  g, x, scale, mean, variance = op.inputs[:5]
-  dx, g_xh, g_sum = _fused_kernel(g, x, scale, mean, variance, op)
-  dv, v_xh, v_sum = _fused_kernel(upstream, x, scale, mean, variance, op)
-  if op.get_attr('data_format') == b'NCHW':
+  dx, g, x, scale, mean, variance, g_xh, g_sum = tensors
+  # TensorFlow's own first-order kernel. Version 2: the third reserve of
+  # version 3 is missing here.
+  dv, v_xh, v_sum = tf.raw_ops.FusedBatchNormGradV2(
+      y_backprop=upstream,
+      x=x,
+      scale=scale,
+      reserve_space_1=mean,
+      reserve_space_2=variance,
+      epsilon=get_attr('epsilon'),
+      data_format=get_attr('data_format'),
+      is_training=True)[:3]
+  if get_attr('data_format') == b'NCHW':
     axes, per_channel = [0, 2, 3], [1, -1, 1, 1]
   else:
     axes, per_channel = [0, 1, 2], [-1]
-  wide = scale.dtype
-  count = tf.cast(tf.size(x) / tf.size(scale), wide)
+  count = tf.cast(tf.size(x) / tf.size(scale), scale.dtype)
   s = tf.math.rsqrt(_variance(x, mean, variance, axes, per_channel) +
-                    op.get_attr('epsilon'))
-  product = tf.reduce_sum(tf.cast(upstream * g, wide), axes)
-  v_p_g = product - (v_sum * g_sum + v_xh * g_xh) / count
+                    get_attr('epsilon'))
+
+  def wide(values):
+    # Before any product: that of two 16-bit numbers underflows, overflows and
+    # keeps few digits.
+    return tf.cast(values, scale.dtype)
 
   def times(channel, values):
     return tf.reshape(channel, per_channel) * values
 
+  product = tf.reduce_sum(wide(upstream) * wide(g), axes)
+  v_p_g = product - (v_sum * g_sum + v_xh * g_xh) / count
   at_x = (
-      times(-s * v_xh / count, tf.cast(dx, wide)) +
-      times(-s * g_xh / count, tf.cast(dv, wide)) -
+      times(-s * v_xh / count, wide(dx)) +
+      times(-s * g_xh / count, wide(dv)) -
       times(scale * s**3 * v_p_g / count,
-            tf.cast(x, wide) - tf.reshape(mean, per_channel)))
-  return dv, tf.cast(at_x, x.dtype), s * v_p_g
+            wide(x) - tf.reshape(mean, per_channel)))
+  return (None, dv, tf.cast(at_x, x.dtype), s * v_p_g, None, None, None, None)
 
 
-def _with_closed_form(original, inputs: int):
-  """The gradient of a FusedBatchNormGrad op, closed form where it applies."""
-
-  def gradient(op, *upstream):
-    # What arrives at the gradients of scale and offset: nothing, unless
-    # somebody differentiates those too.
-    others = [tf.get_static_value(u) for u in upstream[1:3]]
-    if (not op.get_attr('is_training') or
-        op.get_attr('data_format') not in (b'NHWC', b'NCHW') or
-        any(o is None or np.any(o) for o in others)):
-      return original(op, *upstream)
-    return _batch_norm_grad_grad(op, upstream[0]) + (None,) * (inputs - 3)
-
-  return gradient
+def _batch_norm_grad(original, op, upstream, *others):
+  """The gradient of FusedBatchNorm, of any version."""
+  dx, *at_parameters = original(op, upstream, *others)
+  if (not op.get_attr('is_training') or
+      op.get_attr('data_format') not in (b'NHWC', b'NCHW')):
+    return dx, *at_parameters
+  dx = _with_gradient(BATCH_NORM, op.get_attr, [
+      dx, upstream, *op.inputs[:2], *op.outputs[3:5], *at_parameters[:2]])
+  return dx, *at_parameters
 
 
-def _moments(x,
-             axes,
-             shift=None,
-             name=None,
-             keep_dims=None,
-             keepdims=None):
+# ---- The variance ----
+
+
+class _Unstopped:
+  """An op of which one input is the tensor before its gradient was stopped."""
+
+  def __init__(self, op, mean):
+    self._op = op
+    self.inputs = [op.inputs[0], mean]
+
+  def __getattr__(self, name):
+    return getattr(self._op, name)
+
+
+def stopped_mean(values: tf.Tensor, maybe: tf.Tensor):
+  """The mean of `values` that a tensor is, its gradient stopped.
+
+  Args:
+    values: any symbolic tensor.
+    maybe: another.
+
+  Returns:
+    The mean before its gradient was stopped; None if `maybe` is something else.
+  """
+  while maybe.op.type == 'Identity':
+    maybe = maybe.op.inputs[0]
+  if maybe.op.type != 'StopGradient':
+    return None
+  mean = maybe.op.inputs[0]
+  if mean.op.type == 'Mean' and mean.op.inputs[0] is values:
+    return mean
+  return None
+
+
+def _squared_difference_grad(original, op, upstream):
+  """The gradient of SquaredDifference, the first part of a variance."""
+  x, y = op.inputs
+  if not hasattr(x, 'op') or x.graph is _local.eager_graph:
+    return original(op, upstream)
+  mean = stopped_mean(x, y)
+  return original(op if mean is None else _Unstopped(op, mean), upstream)
+
+
+def _moments(x, axes, shift=None, name=None, keep_dims=None, keepdims=None):
   """`tf.nn.moments`, its arguments and results, right to second order."""
   del shift  # As in TensorFlow, it has no effect.
 
@@ -198,6 +324,7 @@ def _moments(x,
     return variance, gradient
 
   with tf.name_scope(name or 'moments'):
+    x = tf.convert_to_tensor(x)
     wide = tf.cast(x, tf.float32) if x.dtype == tf.float16 else x
     mean = tf.reduce_mean(wide, axes, keepdims=True)
     results = (mean, variance_of(wide, mean))
@@ -206,34 +333,108 @@ def _moments(x,
     return tuple(tf.cast(r, x.dtype) for r in results)
 
 
-# What `install` replaced, by op; empty while TensorFlow's own are in place.
-_replaced = {}
-_tensorflows_moments = nn_impl.moments
+def _moments_of_eager_steps(original, *args, **kwargs):
+  """`tf.nn.moments` where there is no graph to find a variance in."""
+  eager = (tf.executing_eagerly() or
+           ops.get_default_graph() is _local.eager_graph)
+  return (_moments if eager else original)(*args, **kwargs)
 
 
-def install():
-  """Puts all three in place for this process; more than once is once."""
-  if _replaced:
-    return
-  registry = ops.gradient_registry._registry  # pylint: disable=protected-access
-  ours = {'MaxPoolGrad': _max_pool_grad_grad}
-  for name, inputs in (('FusedBatchNormGrad', 5), ('FusedBatchNormGradV2', 5),
-                       ('FusedBatchNormGradV3', 6)):
-    ours[name] = _with_closed_form(registry[name]['type'], inputs)
-  for name, gradient in ours.items():
-    _replaced[name] = registry[name]['type']
-    registry[name]['type'] = gradient
-  # `tf.nn.moments` is a front for this one.
-  nn_impl.moments = _moments
+# ---- The scope ----
 
 
-def uninstall():
-  """Puts TensorFlow's own back, for comparisons.
+class _Registered:
+  """A place in TensorFlow's registry of gradients."""
 
-  What was traced before keeps the gradients it was traced with.
+  def __init__(self, name):
+    self._name = name
+
+  def get(self):
+    return ops.gradient_registry.lookup(self._name)
+
+  def set(self, gradient):
+    registry = ops.gradient_registry._registry  # pylint: disable=protected-access
+    registry[self._name]['type'] = gradient
+
+
+class _Attribute:
+  """A function of a module."""
+
+  def __init__(self, module, name):
+    self._module, self._name = module, name
+
+  def get(self):
+    return getattr(self._module, self._name)
+
+  def set(self, function):
+    setattr(self._module, self._name, function)
+
+
+_REPLACED = (
+    (_Registered('MaxPool'), _max_pool_grad),
+    (_Registered('FusedBatchNorm'), _batch_norm_grad),
+    (_Registered('FusedBatchNormV2'), _batch_norm_grad),
+    (_Registered('FusedBatchNormV3'), _batch_norm_grad),
+    (_Registered('SquaredDifference'), _squared_difference_grad),
+    # `tf.nn.moments` is a front for this one.
+    (_Attribute(nn_impl, 'moments'), _moments_of_eager_steps),
+    (_Attribute(tf.compat.v1.nn, 'moments'), _moments_of_eager_steps),
+)
+
+_lock = threading.Lock()
+_originals = []  # What to put back when the last thread leaves the scope.
+_threads_inside = 0
+
+
+def _in_this_thread(original, ours):
+  """`ours` for threads inside the scope, the original for all others."""
+
+  @functools.wraps(original)
+  def function(*args, **kwargs):
+    if _local.depth:
+      return ours(original, *args, **kwargs)
+    return original(*args, **kwargs)
+
+  return function
+
+
+def _enter():
+  global _threads_inside
+  with _lock:
+    _threads_inside += 1
+    if _threads_inside == 1:
+      for place, ours in _REPLACED:
+        original = place.get()
+        _originals.append((place, original))
+        place.set(_in_this_thread(original, ours))
+
+
+def _leave():
+  global _threads_inside
+  with _lock:
+    _threads_inside -= 1
+    if not _threads_inside:
+      while _originals:
+        place, original = _originals.pop()
+        place.set(original)
+
+
+@contextlib.contextmanager
+def scope(eager_graph=None):
+  """Makes first gradients that can be differentiated again, in this thread.
+
+  Other threads keep TensorFlow's gradients all the time. Scopes may be nested.
+
+  Args:
+    eager_graph: the graph, if this traces a step that will run eagerly.
   """
-  registry = ops.gradient_registry._registry  # pylint: disable=protected-access
-  for name, gradient in _replaced.items():
-    registry[name]['type'] = gradient
-  _replaced.clear()
-  nn_impl.moments = _tensorflows_moments
+  outer_graph = _local.eager_graph
+  _enter()
+  _local.depth += 1
+  _local.eager_graph = eager_graph
+  try:
+    yield
+  finally:
+    _local.eager_graph = outer_graph
+    _local.depth -= 1
+    _leave()

@@ -26,7 +26,6 @@ from official_ext.harmonization.losses import (
 from official_ext.harmonization.modeling import keras_application
 from official_ext.harmonization.ops import double_backward
 from official_ext.harmonization.ops import saliency as saliency_ops
-from official_ext.harmonization.ops import second_order
 from official_ext.harmonization.tasks import alignment_evaluation
 from official_ext.harmonization.tasks import guards
 from official_ext.harmonization.tasks import poison
@@ -62,7 +61,6 @@ class HarmonizedImageClassificationTask(
     self.poison = None  # The `poison.Record` of training.
     if params.harmonization.enabled:
       guards.check_strategy()
-      second_order.install()
       self._evaluation = alignment_evaluation.Evaluation(
           params, self.logging_dir)
 
@@ -329,7 +327,6 @@ class HarmonizedImageClassificationTask(
             reduction=options.saliency,
             saliency_target=options.saliency_target,
             loss_scale=optimizer.loss_scale if float16 else None)
-        double_backward.check_graph(saliency, model)
         harmonization = harmonization_losses.harmonization_loss(
             saliency,
             batch['heatmaps'],
