@@ -1,13 +1,13 @@
 r"""Measures how much batch statistics of few images change saliency maps.
 
-  python -m benchmarks.mapped_statistics --output=runs/benchmarks/mapped_statistics.json
+  python -m benchmarks.mapped_statistics --output=runs/mapped_statistics.json
 
 `batch_norm: mapped` takes the maps of a replica's M mapped images with the
 statistics of these M images. A ResNet-10 is trained for a few steps on the
 embedded digits; then the gradients of M images, normalized together, are
 compared with those of the same images among all of the 512, whose statistics
 are nearly those of the data: by relative L2 distance and by the correlation of
-their maps (mean magnitude). Means over draws of the M images.
+their maps (mean magnitude). Means over draws of the M images, a run per seed.
 """
 
 import json
@@ -28,7 +28,7 @@ from official_ext.harmonization.ops import saliency
 
 _STEPS = flags.DEFINE_integer('steps', 150, 'Training steps, of 64 images.')
 _DRAWS = flags.DEFINE_integer('draws', 8, 'Draws of the M images.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of weights, images and draws.')
+_SEEDS = flags.DEFINE_list('seeds', ['0', '1'], 'Of weights, images and draws.')
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file for the results.')
 
 _IMAGES, _SIZE, _BATCH = 512, 40, 64
@@ -81,17 +81,13 @@ def _maps(gradients):
   return maps / np.linalg.norm(maps, axis=1, keepdims=True)
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unknown arguments: {argv[1:]}')
-  rng = np.random.default_rng(_SEED.value)
-  tf_keras.utils.set_random_seed(_SEED.value)
+def _measure(seed):
+  """Yields distance and correlation for every M."""
+  rng = np.random.default_rng(seed)
+  tf_keras.utils.set_random_seed(seed)
   images, labels = _images(rng)
   model = _trained(images, labels, rng)
   expected = _gradients(model, images, labels)
-  results = []
-  print('| M | relative distance of gradients | correlation of maps |')
-  print('|---|---|---|')
   for mapped in _MAPPED:
     distances, correlations = [], []
     for _ in range(_DRAWS.value):
@@ -101,15 +97,27 @@ def main(argv):
                        np.linalg.norm(expected[rows]))
       correlations.append(
           (_maps(found) * _maps(expected[rows])).sum(1).mean())
-    results.append({'mapped': mapped, 'distance': float(np.mean(distances)),
-                    'correlation': float(np.mean(correlations))})
-    print('| {mapped} | {distance:.3f} | {correlation:.3f} |'.format(
-        **results[-1]))
+    yield {'seed': seed, 'mapped': mapped,
+           'distance': float(np.mean(distances)),
+           'correlation': float(np.mean(correlations))}
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'Unknown arguments: {argv[1:]}')
+  results = []
+  print('| seed | M | relative distance of gradients | correlation of maps |')
+  print('|---|---|---|---|')
+  for seed in _SEEDS.value:
+    for result in _measure(int(seed)):
+      results.append(result)
+      print('| {seed} | {mapped} | {distance:.3f} | {correlation:.3f} |'.format(
+          **result))
   if _OUTPUT.value:
     os.makedirs(os.path.dirname(_OUTPUT.value) or '.', exist_ok=True)
     with open(_OUTPUT.value, 'w') as f:
       json.dump({'steps': _STEPS.value, 'draws': _DRAWS.value,
-                 'seed': _SEED.value, 'results': results}, f, indent=1)
+                 'results': results}, f, indent=1)
       f.write('\n')
 
 

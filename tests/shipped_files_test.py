@@ -15,6 +15,7 @@ from official.modeling import hyperparams
 from official.modeling import optimization
 from official_ext.harmonization import resources
 from official_ext.harmonization import train
+from official_ext.harmonization.dataloaders import sources
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _GIN = sorted(glob.glob(os.path.join(_ROOT, 'gin', '*.gin')))
@@ -96,6 +97,18 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     alone = hyperparams.read_yaml_to_params_dict(path).as_dict()
     self.assertEqual(_part_of(params.as_dict(), alone), alone)
     self._check_schedule(params)
+
+  @parameterized.parameters(('gpu8.yaml', 8), ('multi_worker.yaml', 16),
+                            ('tpu.yaml', 4), ('tpu_pod.yaml', 16),
+                            ('gpu.yaml', 1), ('fine_tune.yaml', 1))
+  def test_few_mapped_images_do_without_statistics_of_their_own(
+      self, name, replicas):
+    task = _resolve(os.path.join(_ROOT, 'experiments', name))[1].task
+    mapped = sources.mapped_rows(
+        task.train_data.global_batch_size // replicas,
+        task.harmonization.mapped_fraction)
+    if mapped < 64:
+      self.assertEqual(task.harmonization.batch_norm, 'inference')
 
   def test_the_digits_have_the_magnitude_form(self):
     digits = _resolve(os.path.join(_ROOT, 'experiments', 'local_cpu.yaml'))[1]

@@ -80,6 +80,24 @@ def _lost_earlier(x):
   return sigmoid(x)
 
 
+def _lost_in_a_function(x):
+  """As that, in a function that the function calls."""
+
+  @tf.custom_gradient
+  def sigmoid(x):
+    y = tf.function(lambda x: tf.stop_gradient(tf.sigmoid(x)))(x)
+    return y, lambda upstream: upstream * y * (1. - y)
+
+  return sigmoid(x)
+
+
+def _reversed_variance(x):
+  """TensorFlow's variance in other words, which are not put right."""
+  mean = tf.stop_gradient(tf.reduce_mean(x, -1, keepdims=True))
+  return tf.tanh(x) + tf.reduce_mean(
+      tf.math.squared_difference(mean, x), -1, keepdims=True)**2
+
+
 def _kept(x):
   """A custom gradient that is all there."""
 
@@ -130,6 +148,10 @@ _INSIDE = {
     'stopped': (_lost, 'culprit.*stopped inside a gradient'),
     'stopped_in_function': (tf.function(_lost), 'culprit.*stopped inside'),
     'stopped_earlier': (_lost_earlier, 'culprit.*custom gradient uses a value'),
+    'stopped_by_a_function': (_lost_in_a_function,
+                              'culprit.*custom gradient uses a value'),
+    'variance_of_ones_own': (_reversed_variance,
+                             'culprit.*mean in its variance'),
     'stopped_earlier_in_map': (lambda x: tf.map_fn(_lost_earlier, x),
                                'culprit.*custom gradient uses a value'),
 }
@@ -245,9 +267,10 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
 
     self.assertAllClose(run(), tf.function(run)())
     for step in (run, tf.function(run)):
-      with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(step()**2)
+      # A function prepares its gradient when it is called.
       with self.assertRaisesRegex(ValueError, 'ResizeBilinearGrad'):
+        with tf.GradientTape() as tape:
+          loss = tf.reduce_sum(step()**2)
         tape.gradient(loss, model.trainable_variables)
 
   def test_resize_before_the_first_variable_is_refused_too(self):

@@ -9,8 +9,10 @@ import tensorflow as tf, tf_keras
 from official.modeling import optimization
 from official.vision.configs import image_classification as stock_cfg
 from official.vision.tasks import image_classification as stock_task
+from official_ext.harmonization.tasks import guards
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
+from tests import devices
 from tests import fixtures
 from tests import released
 
@@ -321,6 +323,54 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
   def test_wrong_configuration_stops_at_once(self):
     with self.assertRaisesRegex(ValueError, 'task.harmonization.levels is 0'):
       _task(levels=0)
+
+
+class FewMapsTest(tf.test.TestCase, parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    guards._warn_of_few_maps.cache_clear()  # pylint: disable=protected-access
+
+  def _check(self, mapped, layers, **options):
+    guards.check_statistics(
+        _task(**options).task_config,
+        tf_keras.Sequential([tf_keras.Input([4, 4, 3]), *layers]), mapped)
+
+  @parameterized.parameters(1, 13, 31)
+  def test_a_warning_below_32(self, mapped):
+    with self.assertLogs(level='WARNING') as logs:
+      for _ in range(2):
+        self._check(mapped, [tf_keras.layers.BatchNormalization()])
+    self.assertLen(logs.output, 1)
+    self.assertRegex(
+        logs.output[0], "batch_norm is 'mapped'.* "
+        f"{mapped} images .*expected 32 or more.*to 'inference'")
+
+  @parameterized.parameters('batch', 'inference', 'mapped')
+  def test_none_where_it_does_not_matter(self, batch_norm):
+    mapped = 32 if batch_norm == 'mapped' else 2
+    with self.assertNoLogs(level='WARNING'):
+      self._check(mapped, [tf_keras.layers.BatchNormalization()],
+                  batch_norm=batch_norm)
+      self._check(2, [tf_keras.layers.LayerNormalization()])
+
+  def test_synchronized_replicas_count_together(self):
+    layer = tf_keras.layers.BatchNormalization(synchronized=True)
+    with devices.two_replicas().scope():
+      with self.assertNoLogs(level='WARNING'):
+        self._check(16, [layer])
+      with self.assertLogs(level='WARNING'):
+        self._check(16, [layer, tf_keras.layers.BatchNormalization()])
+
+  def test_a_step_says_so(self):
+    task = _task(weight=1., mapped_fraction=.5)
+    model = _model(task)
+    optimizer = tf_keras.optimizers.SGD(.1)
+    optimizer.build(model.trainable_variables)
+    step = tf.function(lambda i: task.train_step(i, model, optimizer))
+    with self.assertLogs(level='WARNING') as logs:
+      step.get_concrete_function(_batch(mapped=2))
+    self.assertIn('those of 2 images', ''.join(logs.output))
 
 
 if __name__ == '__main__':

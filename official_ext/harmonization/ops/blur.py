@@ -71,6 +71,7 @@ def blur_cells(cells: tf.Tensor, kernel: str = 'released') -> tf.Tensor:
   Returns:
     float32 `Tensor` of shape (B, 64, 64, 1).
   """
+  cells = tf.cast(cells, tf.float32)  # An array or lists, too.
   columns = np.arange(-_KERNEL_SIZE // 2, _KERNEL_SIZE // 2)
   rows = columns[::-1]
   down, across = _released_filter(rows), _released_filter(columns)

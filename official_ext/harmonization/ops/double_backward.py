@@ -19,7 +19,7 @@ from official_ext.harmonization.ops import second_order
 # Sums over replicas: the strategy, not the op, has the gradient.
 _OF_STRATEGIES = frozenset(['CollectiveReduce', 'CollectiveReduceV2'])
 
-# Right where TensorFlow compiles nothing, inexact under XLA.
+# Right in graphs that are not compiled, inexact under XLA.
 _INEXACT = frozenset(['MaxPoolGrad', 'MaxPoolGradV2'])
 
 _RESIZE = ('resize images before the model, and upsample inside it by a '
@@ -69,6 +69,7 @@ def _problem(op, marks: graph_walk.Marks, in_gradient: bool):
             'take tf.stop_gradient out of the custom gradient')
   if in_gradient and marks.stopped_mean:
     return ('the mean in its variance is held fixed',
+            'compute it by tf.nn.moments; or, if it is, ' +
             _TRACED_BEFORE.format('the variance'))
   if in_gradient and marks.hidden:
     return ('its custom gradient uses a value whose own gradient is stopped, '

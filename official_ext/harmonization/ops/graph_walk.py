@@ -14,8 +14,6 @@ from tensorflow.python.eager import context
 from tensorflow.python.framework import function_def_to_graph
 # pylint: enable=g-direct-tensorflow-import
 
-from official_ext.harmonization.ops import second_order
-
 # Their values do not change with their inputs, but for jumps, or are meant as
 # constants.
 CONSTANT = frozenset([
@@ -99,6 +97,19 @@ def _in_order(outputs: Sequence[tf.Tensor]) -> List[tf.Operation]:
   return ordered
 
 
+def _is_of_variance(stopped: tf.Operation) -> bool:
+  """Whether a stopped gradient is that of the mean inside a variance."""
+  mean = stopped.inputs[0]
+  while mean.op.type in _TRANSPARENT:
+    mean = mean.op.inputs[0]
+  consumers = stopped.outputs[0].consumers()
+  for consumer in consumers:
+    if consumer.type in _TRANSPARENT:
+      consumers += consumer.outputs[0].consumers()
+  return mean.op.type == 'Mean' and any(
+      c.type == 'SquaredDifference' for c in consumers)
+
+
 def _hidden_regions(operations) -> FrozenSet[tf.Operation]:
   """Ops inside functions with a custom gradient.
 
@@ -169,8 +180,8 @@ class _Walk:
       self._bodies[name] = body
     return self._bodies[name]
 
-  def _call(self, op, given: List[Marks], path,
-            in_gradient: bool) -> List[Marks]:
+  def _call(self, op, given: List[Marks], path, in_gradient: bool,
+            is_hidden: bool) -> List[Marks]:
     """The marks of the outputs of an op that calls functions."""
     names = _FUNCTIONS[op.type]
     functions = []
@@ -186,7 +197,8 @@ class _Walk:
       marks = given[skipped:]
       while True:
         known = {t.ref(): m for t, m in zip(inputs, marks)}
-        found = self.marks(outputs, known, path, lambda _: in_gradient)
+        found = self.marks(outputs, known, path, lambda _: in_gradient,
+                           is_hidden)
         more = [m | f for m, f in zip(marks, found)]
         if op.type not in _LOOPS or more == marks[:len(more)]:
           break
@@ -197,7 +209,8 @@ class _Walk:
     return results
 
   def marks(self, outputs, known: Dict, path,
-            is_in_gradient: Callable[[tf.Operation], bool]) -> List[Marks]:
+            is_in_gradient: Callable[[tf.Operation], bool],
+            is_hidden: bool = False) -> List[Marks]:
     """Marks what outputs are computed from, and visits it.
 
     Args:
@@ -205,6 +218,8 @@ class _Walk:
       known: the marks of the graph's inputs, by reference.
       path: the names of the calls that lead to this graph.
       is_in_gradient: whether an op is part of the gradient.
+      is_hidden: whether the graph is called inside a function with a custom
+        gradient.
 
     Returns:
       The marks of the outputs.
@@ -217,12 +232,12 @@ class _Walk:
       given = [known.get(t.ref(), _NOTHING) for t in op.inputs]
       if op.type in _FUNCTIONS:
         found = self._call(op, given, [*path, *_origin(op, is_in_gradient)],
-                           is_in_gradient(op))
+                           is_in_gradient(op), is_hidden or op in hidden)
       elif op.outputs and op.outputs[0].ref() in known:
         continue  # The graph's own input.
       else:
         found = [self._mark(op, given, path, is_in_gradient,
-                            op in hidden)] * len(op.outputs)
+                            is_hidden or op in hidden)] * len(op.outputs)
       known.update((t.ref(), f) for t, f in zip(op.outputs, found))
     return [known.get(t.ref(), _NOTHING) for t in outputs]
 
@@ -238,11 +253,7 @@ class _Walk:
     if not any(_carries_gradients(t) for t in op.outputs):
       return _NOTHING
     if op.type == 'StopGradient' and together.varies and not in_gradient:
-      is_mean = any(
-          c.type == 'SquaredDifference' and
-          second_order.stopped_mean(c.inputs[0], op.outputs[0]) is not None
-          for c in op.outputs[0].consumers())
-      return Marks(stopped_mean=is_mean, hidden=is_hidden)
+      return Marks(stopped_mean=_is_of_variance(op), hidden=is_hidden)
     if op.type in _TRANSPARENT:
       return together
     if together.varies or (in_gradient and together != _NOTHING):

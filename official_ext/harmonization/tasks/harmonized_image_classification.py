@@ -274,6 +274,7 @@ class HarmonizedImageClassificationTask(
       poison.record(self.poison, poison.marks(training_loss=logs[self.loss]))
       return logs
 
+    guards.check_statistics(self.task_config, model, batch['heatmaps'].shape[0])
     labels = self._loss_labels(batch['labels'])
     # Outside of the conditional, in which replicas cannot meet.
     divide_by = harmonization_losses.denominator(
