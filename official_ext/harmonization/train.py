@@ -64,8 +64,8 @@ def define_flags():
   flags.DEFINE_bool(
       'allow_changed_settings', False, 'Go on from the checkpoint in '
       '--model_dir although settings that change what is trained differ from '
-      "those in its params.yaml. The old file is kept as params.1.yaml. Scores "
-      'of such a run are of neither setting alone.')
+      "those in its params.yaml. The old file is kept as params.1.yaml. The "
+      'scores of such a run belong to neither of the two settings.')
   flags.DEFINE_bool('enable_async_checkpointing', True,
                     'Save checkpoints while training goes on.')
   FLAGS.set_default('mode', 'train_and_eval')

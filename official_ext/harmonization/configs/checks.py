@@ -299,7 +299,7 @@ def _check_evaluation(task):
     refuse(name, thresholds, 'they are probabilities, from 0 to 1')
   if not getattr(task.model, 'output_softmax', False):
     refuse(name, thresholds, 'they would be compared with logits, set '
-           'task.model.output_softmax to True, which metrics alone follow')
+           'task.model.output_softmax to True, which only metrics follow')
   if not (task.losses.one_hot or task.losses.soft_labels):
     refuse(name, thresholds, 'they have no effect on class numbers, set '
            'task.losses.one_hot to True')
