@@ -26,6 +26,7 @@ from official.modeling import hyperparams
 from official.modeling import optimization
 from official_ext.harmonization import files
 from official_ext.harmonization.configs import checks
+from official_ext.harmonization.ops import double_backward
 
 
 _IN_TRACE = 'in user code:'
@@ -74,15 +75,11 @@ def name_layer(message: str, model: tf_keras.Model) -> str:
     return message
   images = tf.TensorSpec([1, *model.input_shape[1:]])
   graph = tf.function(model).get_concrete_function(images).graph
-  layers = {m.name for m in model.submodules
-            if isinstance(m, tf_keras.layers.Layer)}
   for op in graph.get_operations():
     if op.type == op_type[1]:
-      scopes = [part for part in op.name.split('/') if part in layers]
-      name = scopes[-1] if scopes else op.name
-      return (f'layer {name!r} has no gradient '
+      return (f'{double_backward.layer_of([op.name], model)} has no gradient '
               f'with respect to its images ({op.type}), and so no saliency '
-              'map: resize images before the network, or by another method')
+              'map. Resize images before the network, or by another method')
   return message
 
 
@@ -299,14 +296,13 @@ def _explain(part, error, built, code, folder) -> str:
   params = built.params
   own = _own_settings(code, params)
   message = reason(error)
-  if part in _STEPS:
-    message = name_layer(message, built.network)
   if any(name in message for name in own):
     return f'{message}.'  # A check of ours, which says all.
-  # A step is refused for a layer, which its message names.
-  trials = {} if part in _STEPS else own
+  fault = part.fault[0].upper() + part.fault[1:]
+  if part in _STEPS:  # It is refused for a layer, rather than a setting.
+    return f'{fault}: {name_layer(message, built.network)}.'
   # What was chosen may be right and only one of its fields wrong.
-  for path in sorted(trials, key=lambda name: name.endswith('.type')):
+  for path in sorted(own, key=lambda name: name.endswith('.type')):
     default, value = own[path]
     try:
       part.build(_Built(_put_back(params, path, default), folder))
@@ -314,5 +310,4 @@ def _explain(part, error, built, code, folder) -> str:
       continue
     return (f'{path} is {_shown(value)}, with which {part.fault} ({message}); '
             f"expected a value like the experiment's own, {_shown(default)}.")
-  return (f'{part.fault[0].upper()}{part.fault[1:]}: {message}. Check '
-          f'{", ".join(own) or "--experiment"}.')
+  return f'{fault}: {message}. Check {", ".join(own) or "--experiment"}.'
