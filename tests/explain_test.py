@@ -198,6 +198,21 @@ class ExplainTest(tf.test.TestCase):
     os.rename(self._path('images'), self._path('photos'))
     again(0, images=self._path('photos'))
 
+  def test_other_images_are_named(self):
+    self._drawn()
+    self._write('images/e.png', pictures.encode_image(self.pixels[0]))
+    with self.assertRaisesRegex(
+        ValueError, r'the images are others \(new: e.png\)\. Choose'):
+      self._drawn()
+    os.remove(self._path('images/a.png'))
+    with self.assertRaisesRegex(
+        ValueError, r'others \(missing: a.png; new: e.png\); rows was 2 and '
+        'is now 3'):
+      self._drawn(rows=3)
+    self._edit_settings(names=None)  # As an earlier version wrote them.
+    with self.assertRaisesRegex(ValueError, 'as many, with other names'):
+      self._drawn()
+
   def test_folders_of_before_open_unverified(self):
     self._drawn()
     self._edit_settings(panels=None)

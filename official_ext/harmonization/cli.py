@@ -15,7 +15,7 @@ import re
 import sqlite3
 import sys
 import textwrap
-from typing import Callable, Sequence
+from typing import Callable, Iterable, Sequence
 import zipfile
 import zlib
 
@@ -134,6 +134,27 @@ def sentence(error: BaseException) -> str:
     message = f'{type(error).__name__}: {message}'.rstrip('.: ')
   return (textwrap.shorten(files.final(message), _LONGEST, placeholder=' ...') +
           '. Add --debug to see where.')
+
+
+def without_effect(unused: Iterable[tuple[str, Sequence[str]]]) -> str:
+  """Names the flags that were given, but that nothing looks at.
+
+    without_effect([('without --clicks', ('min_clicks', 'blur'))])
+
+  Args:
+    unused: pairs of why flags have no effect, as the end of a sentence, and
+      their names.
+
+  Returns:
+    A sentence about the first such pair; '' where there is none.
+  """
+  for why, names in unused:
+    given = [f'--{name}' for name in names if flags.FLAGS[name].present]
+    if given:
+      return (f'{", ".join(given)} {"has" if len(given) == 1 else "have"} no '
+              f'effect {why}. Remove {"it" if len(given) == 1 else "them"}, or '
+              'change what is asked for.')
+  return ''
 
 
 def guarded(main: Callable[[Sequence[str]], object], command: str,

@@ -131,6 +131,31 @@ def _define_other_flags():
                     "animals, where they are not ImageNet's.")
 
 
+def _unused():
+  """Yields why flags have no effect, and their names."""
+  maps = [kind for name, kind in (
+      ('clickme', FLAGS.map_decoder),
+      ('clicktionary', FLAGS.clicktionary_map_decoder or FLAGS.map_decoder))
+          if FLAGS[name].value]
+  if not maps:
+    yield 'without --clickme or --clicktionary', (
+        'map_decoder', 'label_offset', 'raw_image_max', 'blur', 'map_resize',
+        'blur_kernel', 'comparison_size', 'explainer')
+  elif not any(map(registry.is_raw, maps)):
+    yield (f'on records of the format {" or ".join(dict.fromkeys(maps))}, '
+           'whose images are encoded', ('raw_image_max',))
+  if not FLAGS.blur:
+    yield 'with --noblur', ('map_resize', 'blur_kernel')
+  for name, names in (
+      ('clickme', ('ceiling',)),
+      ('clicktionary', ('clicktionary_map_decoder', 'clicktionary_label_offset',
+                        'clicktionary_ceiling')),
+      ('imagenet', ('imagenet_label_offset',)),
+      ('psychophysics', ('rule', 'framing', 'animal_classes'))):
+    if not FLAGS[name].value:
+      yield f'without --{name}', names
+
+
 def _label_offset(offset: Optional[int], map_decoder: str, flag: str) -> int:
   """What is added to labels; it must be said where nothing is known of them."""
   if offset is None and map_decoder == 'canonical':
@@ -206,6 +231,9 @@ def _experiments() -> List[Any]:
   if FLAGS.human_trials and not FLAGS.psychophysics:
     raise benchmark.SettingsError('--human_trials needs the stimuli that '
                                   'people answered to: add --psychophysics.')
+  unused = cli.without_effect(_unused())
+  if unused and any(FLAGS[name].value for name in _EXPERIMENTS):
+    raise benchmark.SettingsError(unused)
   makers = {
       'imagenet': _imagenet,
       'clickme': lambda: _where('clickme', FLAGS.clickme, FLAGS.map_decoder,

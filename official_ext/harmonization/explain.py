@@ -296,7 +296,7 @@ def _settings(options: Options, adapter: base.Adapter,
   digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()
   return {**dataclasses.asdict(options), 'explainer': [*options.explainer],
           'preprocessing': adapter.preprocessing, 'images_found': len(names),
-          'names_sha256': digest}
+          'names_sha256': digest, 'names': names}
 
 
 def _command(settings: dict[str, Any]) -> dict[str, Any]:
@@ -363,6 +363,10 @@ def main(_):
   for name in ('images', 'output_dir', 'maps', 'labels'):
     values[name] = values[name] and resources.working_path(values[name])
   options = Options(**{**values, 'explainer': tuple(values['explainer'])})
+  unused = '' if options.maps else cli.without_effect(
+      [('without --maps', ('image_suffix', 'map_suffix', 'framing'))])
+  if unused:
+    raise ValueError(unused)
   paths = list(explain(options))
   more = f' ... {paths[-1]}' if paths[1:] else ''
   print(f'Written: {paths[0]}{more}')

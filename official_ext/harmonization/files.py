@@ -4,6 +4,7 @@ TensorFlow is imported where a path is opened: settings can be compared, and
 `cli` loaded, without it.
 """
 
+import collections
 import contextlib
 import itertools
 import json
@@ -297,3 +298,22 @@ def in_words(found: Mapping[str, tuple], most: int = 5) -> str:
            for name, (old, new) in itertools.islice(found.items(), most)]
   more = len(found) - len(parts)
   return '; '.join(parts) + (f'; and {more} more' if more else '')
+
+
+def changed_names(found: Mapping[str, tuple]) -> str:
+  """Says which names are new, which are missing and which mean something else.
+
+  Args:
+    found: as from `differences`, of what each name means.
+
+  Returns:
+    Such as 'new: c.png; missing: a.png, b.png'. Three of each are named.
+  """
+  kinds = collections.defaultdict(list)
+  for name, (old, new) in found.items():
+    kinds['new' if old is ABSENT else
+          'missing' if new is ABSENT else 'different'].append(name)
+  return '; '.join(
+      f'{kind}: {", ".join(names[:3])}' +
+      (f' and {len(names) - 3} more' if names[3:] else '')
+      for kind, names in kinds.items())

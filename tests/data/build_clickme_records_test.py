@@ -12,6 +12,8 @@ import time
 from unittest import mock
 import zipfile
 
+from absl import flags
+from absl.testing import flagsaver
 import numpy as np
 import tensorflow as tf, tf_keras
 
@@ -329,6 +331,45 @@ class SummaryTest(building.Case):
 
 
 class CommandTest(building.Case):
+
+  def test_splits_that_no_file_name_begins_with(self):
+    archive = self.archive(2)
+    for split in ('', 'a/b', 'a*', 'a?', '[a]', 'a b', ' ', '.a', 'a,b',
+                  'a\\b'):
+      with self.assertRaisesRegex(ValueError, '^--split='):
+        self.build(npz=archive, split=split)
+    self.assertFalse((self.folder / 'out').exists())
+
+  def test_flags_without_effect(self):
+    self.enter_context(flagsaver.flagsaver())
+    build_clickme_records.define_flags()
+    own = flags.FLAGS.flags_by_module_dict()[build_clickme_records.__name__]
+
+    def options(*given):
+      for flag in own:
+        flag.unparse()
+      flags.FLAGS(['build', '--output_dir=out', *given])
+      return build_clickme_records.options_of_flags()
+
+    for given, message in (
+        (('--npz=a', '--strip_prefix=b'), '--strip_prefix has .* with --npz'),
+        (('--map_dir=a', '--label_column=b'), '--label_column .* --clicks'),
+        (('--map_dir=a', '--min_catch_trial=1', '--drop_mobile'),
+         '--min_catch_trial, --drop_mobile have no effect without --clicks'),
+        (('--clicks=a', '--map_suffix=b'), '--map_suffix .*without --map_dir'),
+        (('--clicks=a', '--labels=b', '--label_column=c'),
+         '--label_column has no effect with --labels')):
+      with self.assertRaisesRegex(ValueError, message):
+        options(*given)
+    found = options('--clicks=a', '--min_catch_trial=.5', '--label_column=b')
+    self.assertEqual(found.label_column, 'b')
+    # Files without this column give the rule nothing to look at.
+    self.assertEqual(build_clickme_records.reading(found)['needed'],
+                     ('user_catch_trial',))
+    self.assertEqual(build_clickme_records.reading(
+        options('--clicks=a'))['needed'], ())
+    for flag in own:
+      flag.unparse()
 
   def test_flags_are_the_options(self):
     archive = self.archive(3)

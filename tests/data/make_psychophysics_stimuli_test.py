@@ -1,5 +1,6 @@
 """Tests of the tool that makes psychophysics stimuli."""
 
+import contextlib
 import csv
 import io
 import pathlib
@@ -289,9 +290,30 @@ class TargetsTest(unittest.TestCase):
   def test_refusals(self):
     for animals, vehicles, word in (
         ([], [], 'animal_classes is missing'), (['lion'], [], "'lion'"),
-        (['0-5'], ['5'], r'\[5\]'), (['1-x'], [], "'1-x'")):
+        (['0-5'], ['5'], r'\[5\]'), (['1-x'], [], "'1-x'"),
+        (['4-0'], [], '--animal_classes holds 4-0, a range that ends before it '
+         'begins; .*Give 0-4'), (['0'], ['0-1'], 'Remove them from one')):
       with self.assertRaisesRegex(ValueError, word):
         stimulus_targets.Targets(animals, vehicles, ['cat', 'car'])
+
+
+class WarningsTest(Case):
+
+  def test_shortfall_and_unequal_numbers(self):
+    self.pairs('animal/a', 'animal/b', 'vehicle/c')
+
+    def said(number):
+      self.out = self.folder / f'out{number}'
+      with contextlib.redirect_stdout(io.StringIO()) as text:
+        self.make(images_per_target=number)
+      return text.getvalue()
+
+    text = said(200)
+    self.assertRegex(text, 'WARNING: --images_per_target=200.*fewer.* 2 of '
+                     'animals and 1 of vehicles')
+    self.assertRegex(text, 'WARNING: .*unequal.*--images_per_target=1 makes')
+    self.assertRegex(said(0), 'unequal')
+    self.assertNotIn('WARNING', said(1))
 
 
 class SamplesTest(Case):

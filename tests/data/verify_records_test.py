@@ -8,10 +8,13 @@ import struct
 import types
 from unittest import mock
 
+from absl import flags
+from absl.testing import flagsaver
 from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf, tf_keras
 
+from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization.data import manifest
 from official_ext.harmonization.data import pictures
@@ -315,8 +318,10 @@ class VerifyTest(ShardCase):
     report = os.path.join(self.get_temp_dir(), 'report.json')
     self._flip(_OFFSETS[3] + _DATA)
     typed = types.SimpleNamespace(
-        decode=False, map_decoder='clickme', num_classes=None, label_offset=0,
-        workers=1, report=report)
+        decode=False, map_decoder='clickme', num_classes=None,
+        label_offset=None, raw_image_max=None, workers=1, report=report)
+    # Nothing was typed that would have no effect.
+    self.enter_context(mock.patch.object(cli, 'without_effect', lambda _: ''))
     with mock.patch.object(verify_records, 'FLAGS', typed):
       verify_records.main(['verify', self.folder])
       with self.assertRaises(SystemExit) as caught:
@@ -445,6 +450,36 @@ class ContentTest(tf.test.TestCase, parameterized.TestCase):
         verify_records.main(['verify', path])
       self.assertRegex(said.call_args.args[0], 'all good')
     self.assertEqual(files.read_json(typed.report)['warnings'], 0)
+
+
+  def test_flags_without_effect(self):
+    path = fixtures.write(self.get_temp_dir(), 'labels', [
+        _canonical(i, i) for i in range(10)])
+    self.enter_context(flagsaver.flagsaver())
+    verify_records.define_flags()
+    for given, message in (
+        (('--nodecode', '--num_classes=3'), '--num_classes has no effect with '
+         '--nodecode'),
+        (('--nodecode', '--label_offset=1', '--raw_image_max=1'),
+         '--label_offset, --raw_image_max have no effect with --nodecode'),
+        (('--label_offset=1',), '--label_offset has .*without --num_classes'),
+        (('--map_decoder=canonical', '--raw_image_max=1'),
+         '--raw_image_max has no effect with --map_decoder=canonical')):
+      for flag in flags.FLAGS.flags_by_module_dict()[verify_records.__name__]:
+        flag.unparse()
+      flags.FLAGS(['verify', *given])
+      with self.assertRaisesRegex(ValueError, message):
+        verify_records.main(['verify', path])
+    for flag in flags.FLAGS.flags_by_module_dict()[verify_records.__name__]:
+      flag.unparse()
+    _, _, warnings = self.verify({'a': [_canonical(0), _canonical(1, 2)]},
+                                 raw_image_max=1.)
+    self.assertEqual(warnings, [
+        '1 files: raw_image_max=1 has no effect: the records are canonical, '
+        'whose images are encoded'])
+    _, _, warnings = self.verify({'a': [_raw(224, 1, i, seed=i)
+                                        for i in range(2)]}, raw_image_max=1.)
+    self.assertEmpty(warnings)
 
 
 class LocateTest(ShardCase):

@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import os
 import posixpath
+import re
 from typing import Any, Callable, Iterable, Optional, Sequence
 
 from absl import flags
@@ -43,6 +44,8 @@ _LOOKED_AT = 20_000
 _SOME_IMAGES = 1000
 # Clicks by image, as long as the shards are being built.
 _TABLE = 'clicks.sqlite'
+# What may be the first part of a name that patterns such as train-* match.
+_SPLIT = re.compile(r'[^\s/\\*?\[\],.][^\s/\\*?\[\],]*')
 _PATHS = ('output_dir', 'npz', 'image_dir', 'map_dir', 'labels', 'class_names')
 
 
@@ -183,8 +186,33 @@ def define_rules():
                     'become a map: a disc twice, or (earlier) a Gaussian.')
 
 
+def _unused():
+  """Yields why flags have no effect, and their names."""
+  if not FLAGS.clicks:
+    yield 'without --clicks', (
+        'label_column', 'click_frame',
+        *(field.name for field in dataclasses.fields(clicks.Rules)))
+  if not FLAGS.map_dir:
+    yield 'without --map_dir', ('image_suffix', 'map_suffix')
+  if FLAGS.npz:
+    yield 'with --npz, whose files hold images and labels', (
+        'image_dir', 'labels', 'class_names', 'strip_prefix')
+  if FLAGS.labels:
+    yield 'with --labels', ('label_column',)
+  if FLAGS.shards:
+    yield 'with --shards', ('images_per_shard',)
+
+
 def options_of_flags() -> Options:
-  """Returns what the flags say, with paths as the user means them."""
+  """Returns what the flags say, with paths as the user means them.
+
+  Raises:
+    ValueError: a flag was given that would have no effect.
+  """
+  if len([f for f in ('npz', 'map_dir', 'clicks') if FLAGS[f].value]) == 1:
+    unused = cli.without_effect(_unused())
+    if unused:
+      raise ValueError(unused)
   values = {field.name: FLAGS[field.name].value
             for field in dataclasses.fields(Options) if field.name != 'rules'}
   for name in _PATHS:
@@ -210,6 +238,11 @@ def check(options: Options):
   """
   if not options.output_dir:
     raise ValueError('--output_dir is missing: say where the shards go.')
+  if not _SPLIT.fullmatch(options.split):
+    raise ValueError(
+        f'--split={options.split!r}: expected the first part of file names, '
+        'such as train, without spaces, commas, slashes, * ? [ ], or a dot at '
+        'its start. Choose such a name.')
   given = [f for f in ('npz', 'map_dir', 'clicks') if getattr(options, f)]
   if len(given) != 1:
     raise ValueError('One source of maps is needed, --npz, --map_dir or '
@@ -276,10 +309,14 @@ def click_rows(options: Options):
 
 def reading(options: Options) -> dict[str, Any]:
   """Returns how files of clicks are read, for `click_files.read`."""
+  rules = options.rules
+  # The default counts participants whose catch trials are not known.
+  asks = rules.min_catch_trial not in (0, clicks.Rules().min_catch_trial)
   return {'label_column': options.label_column,
           'trust_pickle': options.trust_pickle,
           'prefix': options.strip_prefix,
-          'needed': ('is_mobile',) if options.rules.drop_mobile else ()}
+          'needed': ('is_mobile',) * rules.drop_mobile +
+                    ('user_catch_trial',) * asks}
 
 
 def source(options: Options, classes: class_labels.Labels,

@@ -119,8 +119,31 @@ def define_flags():
   flags.DEFINE_integer('seed', 0, 'Seed of all that is drawn.')
 
 
+def _unused():
+  """Yields why flags have no effect, and their names."""
+  if FLAGS.records:
+    yield 'with --records, which hold images, maps and labels', (
+        'image_dir', 'image_suffix', 'map_suffix', 'framing', 'labels',
+        'strip_prefix')
+    if not registry.is_raw(FLAGS.map_decoder):
+      yield (f'on records of the format {FLAGS.map_decoder}, whose images are '
+             'encoded', ('raw_image_max',))
+    return
+  yield 'without --records', ('map_decoder', 'raw_image_max')
+  if FLAGS.npz:
+    yield 'with --npz, whose files hold images and labels', (
+        'image_dir', 'image_suffix', 'map_suffix', 'labels', 'strip_prefix')
+
+
 def options_of_flags() -> Options:
-  """Returns what the flags say, with paths as the user means them."""
+  """Returns what the flags say, with paths as the user means them.
+
+  Raises:
+    ValueError: a flag was given that would have no effect.
+  """
+  unused = cli.without_effect(_unused())
+  if unused:
+    raise ValueError(unused)
   values = {field.name: FLAGS[field.name].value
             for field in dataclasses.fields(Options)}
   for name in _PATHS:
@@ -392,10 +415,25 @@ class _Maker:
     folder = self._options.output_dir
     lines = [f'{folder}:']
     lines += shards.counted(self.totals, self._first)
+    lines += self._warnings()
     if self._left_out:
       lines.append('All that was left out is listed in '
                    f'{os.path.join(folder, shards.LEFT_OUT)}.')
     return '\n'.join(lines)
+
+
+  def _warnings(self):
+    """Yields what a reader of the accuracies must know."""
+    limit = self._options.images_per_target
+    made = {target: self.totals[target] for target in stimulus_files.TARGETS}
+    numbers = ' and '.join(f'{n} of {target}s' for target, n in made.items())
+    if min(made.values()) < limit:
+      yield (f'WARNING: --images_per_target={limit}, but the source has only '
+             'enough images for fewer: stimuli of ' + numbers + ' were made.')
+    if len({*made.values()}) > 1 and all(made.values()):
+      yield (f'WARNING: there are unequal numbers of images, {numbers}, so '
+             'always giving one answer is not right half of the time. '
+             f'--images_per_target={min(made.values())} makes them equal.')
 
 
 def _write_table(path: str, columns: Sequence[str], rows):

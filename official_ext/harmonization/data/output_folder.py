@@ -4,7 +4,6 @@
 shard that is whole, and a lock.
 """
 
-import collections
 import contextlib
 import fcntl
 import json
@@ -110,26 +109,14 @@ def _in_words(directory: str, differ: Mapping[str, tuple],
                    files.in_words({name: values}))
       continue
     changes = files.differences(before.get(key, {}), lists[key])
-    parts.append(f'{key} has changed' + (
-        f' ({_changes(changes)})' if key in before and changes else ''))
+    named = files.changed_names(changes) if key in before else ''
+    parts.append(f'{key} has changed' + f' ({named})' * bool(named))
   return '; '.join(parts)
 
 
 def _is_checksum(value: Any) -> bool:
   return isinstance(value, str) and bool(
       re.fullmatch('[0-9a-f]{64}', value))
-
-
-def _changes(found: Mapping[str, tuple]) -> str:
-  """Says which names are new, which are gone and which are others."""
-  kinds = collections.defaultdict(list)
-  for name, (old, new) in found.items():
-    kinds['new' if old is files.ABSENT else
-          'missing' if new is files.ABSENT else 'different'].append(name)
-  return '; '.join(
-      f'{kind}: {", ".join(names[:3])}' +
-      (f' and {len(names) - 3} more' if names[3:] else '')
-      for kind, names in kinds.items())
 
 
 def _holds_records(directory: str) -> bool:

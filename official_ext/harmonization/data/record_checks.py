@@ -170,6 +170,11 @@ class Checker:
           'the records differ in the value of white: ' + '; '.join(
               f'{path} is {said}' for said, path in self._formats.items()) +
           '; expected one. Keep them in folders of their own', True)
+    kinds = {said.partition(',')[0] for said in self._formats}
+    if self.raw_image_max and kinds and not any(map(registry.is_raw, kinds)):
+      yield Finding(
+          f'raw_image_max={self.raw_image_max:g} has no effect: the records '
+          f'are {", ".join(sorted(kinds))}, whose images are encoded', False)
     if len(self._labels) == 1 and sum(self._labels.values()) > 1:
       label, count = next(iter(self._labels.items()))
       yield Finding(f'all {count} records have the label {label}; expected '

@@ -34,8 +34,9 @@ class Targets:
                        'called animal and vehicle need nothing.')
     both = self._animals & self._vehicles
     if both:
-      raise ValueError(f'Classes {sorted(both)} are in --animal_classes and in '
-                       '--vehicle_classes.')
+      raise ValueError(f'The classes {sorted(both)} are in --animal_classes '
+                       'and in --vehicle_classes; expected each in one of '
+                       'them. Remove them from one of the flags.')
 
   def _numbers(self, flag: str, classes: Sequence[str]) -> set[int]:
     """Returns the numbers of classes that were given by name or number."""
@@ -45,6 +46,10 @@ class Targets:
       if text in self._names:
         numbers.add(self._names.index(text))
       elif low.isdecimal() and (not high or high.isdecimal()):
+        if high and int(high) < int(low):
+          raise ValueError(
+              f'--{flag} holds {text}, a range that ends before it begins; '
+              f'expected the smaller number first. Give {high}-{low}.')
         numbers.update(range(int(low), int(high or low) + 1))
       else:
         raise ValueError(f'--{flag} holds {text!r}, which is no number, range '

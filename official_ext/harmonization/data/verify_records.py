@@ -347,11 +347,27 @@ def _summary(results, checker: Optional[record_checks.Checker]) -> str:
           f', {size} bytes: {" and ".join(said) or "all good"}.')
 
 
+def _unused():
+  """Yields why flags have no effect, and their names."""
+  if not FLAGS.decode:
+    # A label is in what is decoded, whatever the format.
+    yield 'with --nodecode, which checks checksums only', (
+        'num_classes', 'label_offset', 'raw_image_max')
+  if FLAGS.num_classes is None:
+    yield 'without --num_classes', ('label_offset',)
+  if FLAGS.map_decoder and not registry.is_raw(FLAGS.map_decoder):
+    yield (f'with --map_decoder={FLAGS.map_decoder}, whose images are encoded',
+           ('raw_image_max',))
+
+
 def main(argv):
   """Verifies the files that the arguments name."""
   if not argv[1:]:
     raise SystemExit('verify_records: no file is named. Add paths, folders or '
                      'patterns of TFRecord files.')
+  unused = cli.without_effect(_unused())
+  if unused:
+    raise ValueError(unused)
   checker = None
   if FLAGS.decode:
     checker = record_checks.Checker(FLAGS.map_decoder, FLAGS.num_classes,

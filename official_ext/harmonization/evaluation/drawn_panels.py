@@ -50,8 +50,9 @@ class Folder:
           command(before), command(dict(settings)))
       if different:
         raise ValueError(
-            f'{self._path} is of another command ({", ".join(different)} '
-            'differ): choose another --output_dir, or remove that one.')
+            f'{self._path} is of another command: '
+            f'{_in_words(different, before, settings)}. Choose another '
+            '--output_dir, or remove that one.')
       self._is_old = bool(before) and _PANELS not in before
       if not before:
         files.write_json(self._path, {**settings, _PANELS: {}})
@@ -129,6 +130,24 @@ class Folder:
         return identity_lib.sha256(f.read())
     except tf.errors.NotFoundError:
       return ''
+
+
+def _in_words(different: Mapping[str, tuple], before: Mapping[str, Any],
+              settings: Mapping[str, Any]) -> str:
+  """Names what differs between commands, and which images do."""
+  different = dict(different)
+  count = different.pop('images_found', None)
+  parts = []
+  if different.pop('names_sha256', None) or count:
+    changes = files.differences(*(
+        dict.fromkeys(s.get('names') or (), True) for s in (before, settings)))
+    # Settings written before they held the names have none to compare.
+    known = changes if before.get('names') else {}
+    parts = ['the images are others (' + (
+        files.changed_names(known) if known else
+        f'{count[0]} before, {count[1]} now' if count else
+        'as many, with other names') + ')']
+  return '; '.join(parts + [files.in_words(different)] * bool(different))
 
 
 def origin(used: Sequence[str]) -> str:
