@@ -1,5 +1,6 @@
 """Tests that functional models of every kind open, with all Keras versions."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -88,11 +89,24 @@ class FunctionalModelsTest(tf.test.TestCase):
             ValueError, 'has the inputs (photo, age|age, photo); expected one'):
           spec.build(f'keras:{path}')
 
+  def test_layers_that_keras_does_not_find_itself(self):
+    """ConvNeXt's, whose .h5 tf_keras writes and does not open."""
+    convnext = importlib.import_module('tf_keras.src.applications.convnext')
+    image = tf_keras.Input((16, 16, 3))
+    x = tf_keras.layers.Conv2D(4, 3)(image)
+    x = convnext.StochasticDepth(.1)(convnext.LayerScale(.5, 4)(x))
+    model = tf_keras.Model(
+        image, tf_keras.layers.Dense(5)(tf_keras.layers.Flatten()(x)))
+    path = os.path.join(self._folder(), 'net.h5')
+    model.save(path)
+    self.assertEqual(keras_variants.largest_difference(
+        path, keras_variants.logits(model)), 0)
+
   def test_what_keras_cannot_read_back_is_told(self):
     path = os.path.join(self._folder(), 'net.h5')
     keras_variants.operations(keras).save(path)
     with self.assertRaisesRegex(
-        ValueError, r"net.h5, written by Keras .*'GetItem'.*Save it .*\.keras"):
+        ValueError, r"net.h5, written by Keras .*'GetItem'.*Save it as .keras"):
       keras_models.load(path)
 
 

@@ -1,5 +1,6 @@
 """Keras models, of Keras 2 (tf_keras) and of Keras 3: opening them."""
 
+import importlib
 import json
 import re
 from typing import Any, Mapping, Optional, Tuple
@@ -14,6 +15,11 @@ from official_ext.harmonization.evaluation.adapters import sizes
 
 # Layers whose weights are statistics of pixels.
 _STATISTICS = ('Normalization',)
+# Keras's layers that it does not find in HDF5, in tf_keras and in Keras 3.
+_OWN_LAYERS = {
+    'applications.convnext': ('LayerScale', 'StochasticDepth'),
+    'applications.inception_resnet_v2': ('CustomScaleLayer',),
+}
 # No more of what Keras says of a file that it cannot open.
 _MAX_MESSAGE = 300
 
@@ -75,16 +81,26 @@ def load(path: str,
   keras = _keras3(path) if version.startswith('3.') else tf_keras
   try:
     return keras.models.load_model(
-        path, custom_objects=custom_objects, compile=False, safe_mode=True)
+        path, custom_objects={**_own_layers(keras), **(custom_objects or {})},
+        compile=False, safe_mode=True)
   except Exception as e:  # pylint: disable=broad-except  # of many kinds
     first = re.split(r'(?<=[.!?])\s|\n', str(e), maxsplit=1)[0]
     if len(first) > _MAX_MESSAGE:
       first = f'{first[:_MAX_MESSAGE]}...'
     raise ValueError(
         f'{path}, written by Keras {version or "of an unknown version"}, '
-        f'cannot be opened: {type(e).__name__}: {first} Save it again as '
-        '.keras, which holds layers and operations that HDF5 does not, or '
+        f'cannot be opened: {type(e).__name__}: {first.rstrip(".")}. Save it '
+        'as .keras, which holds layers and operations that HDF5 does not, or '
         'export it as a SavedModel.') from e
+
+
+def _own_layers(keras: Any) -> dict[str, Any]:
+  """Returns Keras's layers that it does not find in HDF5, by name."""
+  found = {}
+  for module, names in _OWN_LAYERS.items():
+    module = importlib.import_module(f'{keras.__name__}.src.{module}')
+    found.update({name: getattr(module, name) for name in names})
+  return found
 
 
 def _keras3(path: str):

@@ -33,8 +33,10 @@ _REFUSED = (
     'TextVectorization', 'TorchModuleWrapper')
 # A class, or one of Keras's notations for data, such as __keras_tensor__.
 _CLASS = re.compile(r'(?:[\w.]+>)?[A-Z]\w*|__\w+__')
-# Types of tensors, which tf_keras keeps with an input.
+# Types of tensors, which tf_keras keeps with an input, and TensorFlow's own
+# initializers, which its EfficientNetV2 has.
 _TENSOR_TYPE = re.compile(r'tensorflow\.python\.(?:framework|ops\.ragged)\.\w+')
+_INITIALIZERS = re.compile(r'tensorflow\.python\.ops\.init_ops(?:_v2)?')
 # What TensorFlow's functions, as layers of tf_keras, may be: arithmetic, and no
 # files.
 _TF_FUNCTION = re.compile(
@@ -96,7 +98,8 @@ def _problem(item: dict[str, Any], known: Collection[str]) -> str:
   if not all(isinstance(text, str) and _CLASS.fullmatch(text)
              for text in (name, registered or name)):
     return f'it names {name!r} ({registered!r}), which'
-  if name == '__typespec__' and _TENSOR_TYPE.fullmatch(str(module)):
+  own = _TENSOR_TYPE if name == '__typespec__' else _INITIALIZERS
+  if own.fullmatch(str(module)):
     return ''
   if _part(module) in ('?', *_NOT_FOR_NETWORKS):
     return f'it names {name} of the module {module!r}, which'
