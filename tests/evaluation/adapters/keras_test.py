@@ -218,6 +218,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
         'sum to 1': layers.Average()([
             layers.Softmax()(logits), layers.Dense(5, 'softmax')(features)]),
         'a single number': layers.Dense(1, activation='sigmoid')(features),
+        'cannot be taken off': layers.Softmax(axis=0)(logits),
     }
     for message, end in ends.items():
       with self.assertRaisesRegex(ValueError, f'net.keras: .*{message}.*expec'):

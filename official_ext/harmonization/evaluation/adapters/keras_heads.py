@@ -125,21 +125,27 @@ def with_logits(spec: str, model: Any, size: Tuple[int, int],
   named = outputs.named(structure, lambda x: hasattr(x, '_keras_history'))
   tensor = named[outputs.choose(spec, named, chosen)]
   keras = _keras_of(model)
-  end = _end(keras, tensor)
-  if end.squash is not None:
-    _check(spec, keras.Model(model.inputs[0], [tensor, end.tensor]), size,
-           end.squash)
-  # Of one tensor each, even where the given model takes or gives a mapping.
-  return keras.Model(model.inputs[0], end.tensor)
+  try:
+    end = _end(keras, tensor)
+    # Of one tensor each, even where the given model takes or gives a mapping.
+    result = keras.Model(model.inputs[0], end.tensor)
+    if end.squash is None or _is_squashed(
+        keras.Model(model.inputs[0], [tensor, end.tensor]), size, end.squash):
+      return result
+    reason = 'what it does differs'
+  except Exception as e:  # pylint: disable=broad-except  # of many kinds
+    reason = f'{type(e).__name__}: {next(iter(str(e).splitlines()), "")}'
+  raise base.Unscorable(
+      f'{spec}: what makes its output of logits cannot be taken off '
+      f'({reason}); expected logits. Save the network without its softmax or '
+      'sigmoid.')
 
 
-def _check(spec: str, both: Any, size: Tuple[int, int],
-           squash: Callable[[Any], Any]):
+def _is_squashed(both: Any, size: Tuple[int, int],
+                 squash: Callable[[Any], Any]) -> bool:
   """Checks that what was taken off is what made probabilities of logits."""
   noise = np.random.default_rng(0).uniform(-1, 1, (2, *size, 3))
   given, logits = both(noise.astype(np.float32), training=False)
+  # One image, so that nothing passes that ties those of a batch together.
   again = tf.cast(squash(logits[:1]), tf.float32)
-  if not np.allclose(again, tf.cast(given[:1], tf.float32), atol=_TOLERANCE):
-    raise base.Unscorable(
-        f'{spec}: its output is not logits, and what makes it of them cannot '
-        'be taken off. Save the network without its softmax or sigmoid.')
+  return np.allclose(again, tf.cast(given[:1], tf.float32), atol=_TOLERANCE)
