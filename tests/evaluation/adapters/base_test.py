@@ -180,7 +180,7 @@ class AdapterTest(tf.test.TestCase):
 
   def test_a_network_without_gradient_is_refused(self):
     model = networks.network()
-    for cut, message in ((tf.stop_gradient, 'do not depend on the images'),
+    for cut, message in ((tf.stop_gradient, 'have no gradient'),
                          (tf.sign, 'gradients of its logits are all zero')):
       adapter = _adapter(lambda x, training, f=cut: model(f(x)))
       inputs = adapter.preprocess(networks.pixels())

@@ -43,6 +43,14 @@ class Unscorable(ValueError):
   """A network that cannot be scored; its message says why."""
 
 
+def no_gradient(spec: str) -> Unscorable:
+  """Returns the error of a network whose logits ignore its images."""
+  return Unscorable(
+      f'{spec}: its logits have no gradient with respect to the images; '
+      'expected a differentiable network. Look for no_grad, inference_mode, '
+      'detach, stop_gradient or NumPy in it.')
+
+
 def resize(images: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
   """Resizes whole images, bilinearly and without antialiasing.
 

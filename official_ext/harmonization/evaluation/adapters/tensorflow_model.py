@@ -9,7 +9,6 @@ import tensorflow as tf, tf_keras
 from official_ext.harmonization.evaluation.adapters import base
 from official_ext.harmonization.evaluation.adapters import graphs
 from official_ext.harmonization.evaluation.adapters import preprocessing
-from official_ext.harmonization.ops import saliency
 
 
 class TensorFlowAdapter(base.Adapter):
@@ -57,10 +56,18 @@ class TensorFlowAdapter(base.Adapter):
   @functools.cached_property
   def _backward(self):
     labels = tf.TensorSpec([self._batch_size, self.num_classes])
-    return tf.function(
-        lambda x, y: saliency.logits_and_gradients(
-            self._model, x, y, training=False)
-    ).get_concrete_function(self._images, labels)
+
+    # Not by ops.saliency: TensorFlow would keep what can be differentiated
+    # twice, and with it the network, as long as the process lives.
+    def differentiate(images, one_hot):
+      with tf.GradientTape() as tape:
+        tape.watch(images)
+        logits = tf.cast(self._model(images, training=False), tf.float32)
+        score = tf.reduce_sum(logits * one_hot)
+      return logits, tape.gradient(score, images)
+
+    return tf.function(differentiate).get_concrete_function(
+        self._images, labels)
 
   @property
   def _images(self):
@@ -82,6 +89,8 @@ class TensorFlowAdapter(base.Adapter):
   def _logits_and_gradients(
       self, inputs: np.ndarray,
       labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    if self._backward.structured_outputs[1] is None:
+      raise base.no_gradient(self.spec)
     logits, gradients = self._in_batches(self._backward, inputs, labels)
     return logits, gradients
 

@@ -121,10 +121,7 @@ class TorchAdapter(base.Adapter):
       gradient, = self._torch.autograd.grad(
           (logits * one_hot).sum(), images, allow_unused=True)
     if gradient is None:
-      raise base.Unscorable(
-          f'{self.spec}: its logits have no gradient with respect to the '
-          'images; expected a differentiable network. Look for no_grad, '
-          'inference_mode, detach or NumPy in its forward function.')
+      raise base.no_gradient(self.spec)
     return (logits.detach().cpu().numpy(),
             np.moveaxis(gradient.cpu().numpy(), 1, -1))
 
