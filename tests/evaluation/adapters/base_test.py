@@ -116,6 +116,16 @@ class AdapterTest(tf.test.TestCase):
         (tf.nn.log_softmax, 'log-probabilities .it ends with log_softmax'),
         (tf.math.log_sigmoid, 'log-probabilities .it ends with log_sigmoid'),
         (tf.sigmoid, 'probabilities .it ends with sigmoid'),
+        (lambda z: tf.nn.softmax(z) * 100, 'ends with softmax'),
+        (lambda z: tf.nn.softmax(z) - .5, 'ends with softmax'),
+        (lambda z: tf.nn.softmax(z)**2, 'ends with softmax'),
+        (lambda z: tf.nn.softmax(z) * tf.nn.softmax(z), 'ends with softmax'),
+        (lambda z: tf.math.log(tf.nn.softmax(z)) / np.log(2), 'with log of s'),
+        (lambda z: 1 - tf.sigmoid(z), 'ends with sigmoid'),
+        (lambda z: tf.concat([tf.sigmoid(z), z], 1), 'ends with sigmoid'),
+        (lambda z: tf.clip_by_value(tf.sigmoid(z), .1, .9), 'with sigmoid'),
+        (lambda z: tf.clip_by_value(z / 5 + .5, 0., 1.), 'with hard_sigmoid'),
+        (lambda z: 2 * tf.tanh(z), 'squashed .it ends with tanh'),
         (lambda z: tf.math.log(tf.nn.softmax(z) + 1e-7), 'ends with log of'),
         # Which no operation shows.
         (lambda z: z - tf.reduce_logsumexp(z, axis=-1, keepdims=True),
@@ -127,7 +137,9 @@ class AdapterTest(tf.test.TestCase):
   def test_logits_of_any_sign_and_size_are_kept(self):
     model = networks.network()
     for change in (lambda z: z - 100, lambda z: tf.nn.relu(z) + .01,
-                   lambda z: 0 * z - .5, lambda z: tf.tanh(z)):
+                   lambda z: 0 * z - .5, lambda z: z * tf.sigmoid(z),
+                   lambda z: tf.clip_by_value(z, -50., 50.),
+                   lambda z: z + tf.tanh(z), lambda z: tf.minimum(z, 1.)):
       _adapter(lambda x, training, f=change: f(model(x, training=training)))
 
   def test_refuses_scores_that_depend_on_the_batch(self):

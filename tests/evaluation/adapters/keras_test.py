@@ -215,7 +215,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
     logits = layers.Dense(5)(features)
     ends = {
         'log of softmax': keras.ops.log(keras.ops.softmax(logits) + 1e-7),
-        'sum to 1': layers.Average()([
+        'ends with softmax': layers.Average()([
             layers.Softmax()(logits), layers.Dense(5, 'softmax')(features)]),
         'a single number': layers.Dense(1, activation='sigmoid')(features),
         'cannot be taken off': layers.Softmax(axis=0)(logits),
@@ -235,6 +235,50 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
       with self.assertRaisesRegex(
           ValueError, "no output 'logits': write .output= .*probabilities"):
         self._open(several)
+
+  def test_outputs_of_one_shared_layer(self):
+    for version in (tf_keras, keras):
+      image, features = _features(version)
+      head = version.layers.Dense(5, name='head')
+      if version is keras:  # A nested model that is called twice, too.
+        inner = keras.Input(features.shape[1:])
+        head = keras.Model(inner, head(inner), name='head')
+      ends = [head(features), head(2 * features)]
+      model = version.Model(image, ends)
+      for i, logits in enumerate(ends):
+        self._check(self._open(model, f'?output={i}'), image, logits)
+      with self.assertRaisesRegex(
+          ValueError, 'one of head.*, head[._]1' if version is tf_keras else
+          r'one of head\.0, head\.1'):
+        self._open(model)
+
+  def test_squashing_that_more_follows_is_refused(self):
+    for version in (tf_keras, keras):
+      layers = version.layers
+      for activation, *after in (
+          ('softmax', layers.Rescaling(100.)),
+          ('softmax', layers.Rescaling(1., -.5), layers.Reshape((5,))),
+          ('sigmoid', layers.Rescaling(2., -1.)), ('tanh',)):
+        image, x = _features(version)
+        x = layers.Dense(5, activation=activation)(x)
+        for layer in after:
+          x = layer(x)
+        with self.assertRaisesRegex(ValueError, f'ends with {activation}'):
+          self._open(version.Model(image, x))
+      # Where weights follow, a gate is part of the network.
+      image, x = _features(version)
+      gate = layers.Dense(6, activation='sigmoid')(x)
+      logits = layers.Dense(5)(layers.Multiply()([x, gate]))
+      self._check(self._open(version.Model(image, logits)), image, logits)
+
+  def test_an_input_of_integers_is_refused(self):
+    for version in (tf_keras, keras):
+      model = version.Sequential([
+          version.Input((16, 16, 3), dtype='uint8'),
+          version.layers.Rescaling(1 / 255.), version.layers.Flatten(),
+          version.layers.Dense(5)])
+      with self.assertRaisesRegex(ValueError, 'its input is uint8, through wh'):
+        self._open(model)
 
 
 class PreprocessingTest(tf.test.TestCase):
@@ -286,6 +330,8 @@ class PreprocessingTest(tf.test.TestCase):
       for first in ([base, layers.Rescaling(1 / 255.)],
                     [layers.BatchNormalization(), layers.Rescaling(1 / 255.)],
                     [layers.ZeroPadding2D(), layers.RandomFlip()],
+                    [layers.Rescaling(-1., 1.)],
+                    [layers.Activation('tanh')], [layers.UnitNormalization()],
                     [layers.Normalization(mean=0., variance=1.)]):
         with self.assertLogs('absl', level='WARNING'):
           self.assertRegex(self._open(version, *first), r'^torch.*\(assumed\)$')

@@ -53,6 +53,10 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
         spec.build(f'keras:a.h5?input_size={size}')
     with self.assertRaisesRegex(ValueError, 'classes: .*seven'):
       spec.build('keras_app:VGG16?classes=seven')
+    for count in ('1.5', '-1', '0'):
+      with self.assertRaisesRegex(
+          ValueError, f"classes: '{count}' is not a whole number above 0.$"):
+        spec.build(f'keras_app:VGG16?classes={count}')
 
   def test_mean_deviation_and_scale_are_options_of_every_kind(self):
     for name in spec.KINDS:
@@ -74,7 +78,8 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
   @parameterized.parameters(
       ('mean=127&preprocessing=tf', 'exclude each other'),
       ('mean=a', "'a' is not a number"), ('std=2,3', 'std=2.0,3.0; expected'),
-      ('std=0&scale=1', 'only numbers above'), ('scale=1/0', "'1/0' is not"),
+      ('std=0&scale=1', 'only numbers above'),
+      ('std=0', 'only numbers above 0'), ('scale=1/0', "'1/0' is not"),
       ('scale=1,2,3', 'expected one number'), ('mean=nan', 'finite number'),
       # Of pixels in 0..1, as PyTorch has them.
       ('mean=.485,.456,.406&std=.229,.224,.225', 'write scale=1/255 too'),

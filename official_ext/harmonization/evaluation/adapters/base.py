@@ -6,6 +6,7 @@ Its memory is bounded by the batch that it is given.
 """
 
 import abc
+import re
 from typing import Iterator, Tuple
 
 from absl import logging
@@ -233,10 +234,11 @@ class Adapter(abc.ABC):
       lines = [line.strip() for line in str(e).splitlines() if line.strip()]
       if lines[:1] == ['in user code:']:  # AutoGraph's: the error comes last.
         lines = lines[-1:]
+      kind, message = type(e).__name__, lines[0] if lines else ''
       raise Unscorable(
           f'{self.name} ({self.spec}) fails on {len(arrays[0])} images of '
           f'{self.input_size[0]}x{self.input_size[1]} pixels: '
-          f'{type(e).__name__}: {lines[0] if lines else ""}') from e
+          f'{kind}: {message.removeprefix(f"{kind}: ")}') from e
 
   def _check_shape(self, images: np.ndarray):
     expected = (*self.input_size, 3)
@@ -296,7 +298,8 @@ class Adapter(abc.ABC):
     last = self._last_operation()
     if last:
       log = 'log-' if last.startswith('log') else ''
-      found = f'{log}probabilities (it ends with {last})'
+      found = (f'{log}probabilities' if re.search('softmax|sigmoid', last) else
+               'squashed') + f' (it ends with {last})'
     elif (logits >= 0).all() and np.allclose(
         logits.sum(axis=-1), 1, atol=tolerance):
       found = 'probabilities (they sum to 1)'
@@ -307,8 +310,9 @@ class Adapter(abc.ABC):
       return
     raise Unscorable(
         f'{self.spec}: its output is {found}; expected logits, because the '
-        'gradient of a probability vanishes where the network is sure. Save '
-        'the network without its softmax or sigmoid.')
+        'gradient of what is squashed vanishes where the network is sure. Save '
+        f'the network without its {re.sub("^log of ", "", last)}'
+        f'{"" if last else "softmax or sigmoid"}.')
 
   def _check_independence(self, inputs: np.ndarray, logits: np.ndarray):
     """Refuses networks whose scores would depend on the batch.

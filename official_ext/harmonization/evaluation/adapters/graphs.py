@@ -6,17 +6,23 @@ import numpy as np
 import tensorflow as tf, tf_keras
 from tensorflow.python.framework import convert_to_constants
 
-# Operations that only hand on, cast or arrange numbers.
+# Operations that only hand on, cast or arrange numbers of their first input.
 _TRANSPARENT = ('Identity', 'IdentityN', 'Cast', 'Reshape', 'Squeeze',
-                'ExpandDims', 'StopGradient', 'PreventGradient', 'Snapshot')
-# What is added to probabilities, or clips them, before a logarithm is taken.
-_BEFORE_LOGARITHM = ('Add', 'AddV2', 'Maximum', 'Minimum', 'ClipByValue')
+                'ExpandDims', 'StopGradient', 'PreventGradient', 'Snapshot',
+                'Transpose', 'StridedSlice', 'Slice', 'GatherV2', 'Mean')
+# Functions of single numbers: what goes in squashed comes out squashed.
+_ELEMENTWISE = ('Add', 'AddN', 'AddV2', 'ClipByValue', 'Div', 'Exp', 'Maximum',
+                'Minimum', 'Mul', 'Neg', 'Pow', 'RealDiv', 'Sqrt', 'Square',
+                'Sub')
+_LOGARITHMS = ('Log', 'Log1p')
+_JOINING = ('ConcatV2', 'Pack')
 _CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
 # Operations whose second input is weights.
 _WEIGHTED = ('BatchMatMulV2', 'Conv2D', 'DepthwiseConv2dNative', 'Einsum',
              'FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3', 'MatMul')
 _SQUASHING = {'Softmax': 'softmax', 'Sigmoid': 'sigmoid',
-              'LogSoftmax': 'log_softmax'}
+              'LogSoftmax': 'log_softmax', 'Relu6': 'relu6', 'Tanh': 'tanh',
+              'Softsign': 'softsign', 'Erf': 'erf'}
 
 
 def _body(op: tf.Operation):
@@ -38,47 +44,88 @@ def _outwards(graph) -> Iterator[tf.Graph]:
 def last_operation(function) -> str:
   """Names what squashes the logits at the end of a traced function.
 
+  The way back from the output ends at the last weights, and leads through
+  operations that have none and act on single numbers, such as a scaling.
+
   Args:
     function: a concrete function of one output.
 
   Returns:
-    'softmax', 'sigmoid', 'log_softmax', 'log_sigmoid', 'log of softmax', 'log
-    of sigmoid', or nothing.
+    'softmax', 'sigmoid', 'tanh', 'hard_sigmoid' or the like, 'log_softmax',
+    'log_sigmoid', 'log of softmax', 'log of sigmoid', or nothing.
   """
   return _squashing(tf.nest.flatten(function.structured_outputs)[0], [])
 
 
 def _squashing(tensor: tf.Tensor, calls: list) -> str:
   """As `last_operation`; `calls` are those that lead to the tensor's graph."""
-  op, allowed = tensor.op, _TRANSPARENT
-  logarithm = False
-  while True:
-    if op.type in _SQUASHING:
-      return ('log of ' if logarithm else '') + _SQUASHING[op.type]
-    if op.type == 'Neg' and _skip(op.inputs[0]).op.type == 'Softplus':
-      return 'log_sigmoid'
-    if op.type == 'Log' and not logarithm:
-      logarithm, allowed = True, _TRANSPARENT + _BEFORE_LOGARITHM
-    elif op.type in _CALLS:
-      graph = _body(op)
-      if graph is None:
-        return ''
-      calls, tensor = calls + [op], graph.outputs[tensor.value_index]
-      op = tensor.op
-      continue
-    elif op.type in ('Placeholder', 'Arg') and calls:
-      # An input of the function: it goes on where the function is called.
-      index = _argument(op)
-      if index is None:
-        return ''
-      *calls, call = calls
-      tensor = call.inputs[index]
-      op = tensor.op
-      continue
-    elif op.type not in allowed:
-      return ''
-    tensor = op.inputs[tensor.value_index if op.type == 'IdentityN' else 0]
-    op = tensor.op
+  op = tensor.op
+  if op.type in _SQUASHING:
+    return _SQUASHING[op.type]
+  if op.type == 'Neg' and _skip(op.inputs[0]).op.type == 'Softplus':
+    return 'log_sigmoid'
+  if op.type in _CALLS:
+    graph = _body(op)
+    return '' if graph is None else _squashing(
+        graph.outputs[tensor.value_index], calls + [op])
+  if op.type in ('Placeholder', 'Arg') and calls:
+    # An input of the function: it goes on where the function is called.
+    index = _argument(op)
+    return '' if index is None else _squashing(
+        calls[-1].inputs[index], calls[:-1])
+  if op.type in _TRANSPARENT:
+    index = tensor.value_index if op.type == 'IdentityN' else 0
+    return _squashing(op.inputs[index], calls)
+  if op.type in _LOGARITHMS:
+    below = _squashing(op.inputs[0], calls)
+    return f'log of {below}' if below and 'log' not in below else below
+  if op.type in _JOINING:  # Every part is the output of some classes.
+    return next(filter(None, (_squashing(t, calls) for t in op.inputs)), '')
+  if op.type not in _ELEMENTWISE:
+    return ''
+  varying = [t for t in op.inputs if _constant(t, calls) is None]
+  # A gate times its features is not squashed, nor is a sum with logits.
+  below = ''
+  for part in varying:
+    below = _squashing(part, calls)
+    if not below:
+      break
+  return below or ('hard_sigmoid' if _is_clip(op, calls) else '')
+
+
+def _constant(tensor: tf.Tensor, calls: list) -> Optional[np.ndarray]:
+  """Returns the value of a constant, which a function may have as an input."""
+  while tensor.op.type in ('Placeholder', 'Arg') and calls:
+    index = _argument(tensor.op)
+    if index is None:
+      return None
+    *calls, call = calls
+    tensor = call.inputs[index]
+  if tensor.op.type == 'Placeholder':
+    for captured, inside in getattr(tensor.graph, 'captures', ()):
+      if inside is tensor and tensor.dtype != tf.resource:
+        return captured.numpy() if hasattr(captured, 'numpy') else None
+    return None
+  return tf.get_static_value(tensor)
+
+
+def _is_clip(op: tf.Operation, calls: list) -> bool:
+  """Whether an operation ends a clip to 0..1, as a hard sigmoid's."""
+  bounds = {}
+  if op.type == 'ClipByValue':
+    bounds = dict(zip(('Maximum', 'Minimum'),
+                      (_constant(t, calls) for t in op.inputs[1:])))
+  while op.type in ('Maximum', 'Minimum') and op.type not in bounds:
+    below = [t for t in op.inputs if _constant(t, calls) is None]
+    if len(below) != 1:
+      return False
+    bounds[op.type] = next(
+        filter(lambda v: v is not None,
+               (_constant(t, calls) for t in op.inputs)))
+    op = _skip(below[0]).op
+  low, high = bounds.get('Maximum'), bounds.get('Minimum')
+  return (low is not None and high is not None and
+          np.min(low) >= 0 and np.max(high) <= 1)
 
 
 def _skip(tensor: tf.Tensor) -> tf.Tensor:

@@ -108,7 +108,8 @@ def with_logits(spec: str, model: Any, size: Tuple[int, int],
     spec: as the user wrote it, for errors.
     model: of either Keras, of one input; it is left as it is.
     size: height and width of the images.
-    chosen: which of its outputs, or nothing: the only one, or 'logits'.
+    chosen: which of its outputs, by name or index, or nothing: the only one,
+      or 'logits'.
 
   Returns:
     A model that shares the layers of the given one.
@@ -118,8 +119,12 @@ def with_logits(spec: str, model: Any, size: Tuple[int, int],
   """
   if not getattr(model, 'outputs', None):
     return model  # Not made of a graph of layers.
-  names = getattr(model, 'output_names', [t.name for t in model.outputs])
-  structure = dict(zip(names, model.outputs))
+  names = list(
+      getattr(model, 'output_names', [t.name for t in model.outputs]))
+  structure = {
+      # A layer that is called twice gives two outputs its name.
+      f'{name}.{i}' if names.count(name) > 1 else name: tensor
+      for i, (name, tensor) in enumerate(zip(names, model.outputs))}
   if isinstance(getattr(model, 'output', None), dict):
     structure = model.output
   named = outputs.named(structure, lambda x: hasattr(x, '_keras_history'))

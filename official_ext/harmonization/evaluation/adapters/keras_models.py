@@ -87,11 +87,14 @@ def load(path: str,
     first = re.split(r'(?<=[.!?])\s|\n', str(e), maxsplit=1)[0]
     if len(first) > _MAX_MESSAGE:
       first = f'{first[:_MAX_MESSAGE]}...'
+    advice = 'Export it as a SavedModel.'
+    if not path.endswith('.keras'):
+      advice = ('Save it as .keras, which holds layers and operations '
+                'that HDF5 does not, or export it as a SavedModel.')
     raise ValueError(
         f'{path}, written by Keras {version or "of an unknown version"}, '
-        f'cannot be opened: {type(e).__name__}: {first.rstrip(".")}. Save it '
-        'as .keras, which holds layers and operations that HDF5 does not, or '
-        'export it as a SavedModel.') from e
+        f'cannot be opened: {type(e).__name__}: {first.rstrip(".")}. {advice}'
+    ) from e
 
 
 def _own_layers(keras: Any) -> dict[str, Any]:
@@ -168,7 +171,7 @@ def input_size(spec: str, model: Any,
 
   Raises:
     ValueError: the model does not take one batch of images of three channels,
-      or as `sizes.choose`.
+      or takes integers, or as `sizes.choose`.
   """
   shape = getattr(model, 'input_shape', None)
   if isinstance(shape, (dict, list)):
@@ -184,4 +187,9 @@ def input_size(spec: str, model: Any,
     raise ValueError(
         f'{spec}: its input has shape {shape}; expected one batch of images, '
         '(None, height, width, 3).')
+  dtype = tf.as_dtype(tf.nest.flatten(model.inputs)[0].dtype)
+  if not dtype.is_floating:
+    raise ValueError(
+        f'{spec}: its input is {dtype.name}, through which no gradient passes; '
+        'expected float images. Save the network with a float32 input.')
   return sizes.choose(spec, shape[1:3], chosen)

@@ -46,7 +46,8 @@ def choose(spec: str, names: Sequence[str], chosen: Optional[str]) -> str:
   Args:
     spec: as the user wrote it, for errors.
     names: of the outputs that there are.
-    chosen: by the user, or nothing: the only one, or 'logits'.
+    chosen: a name or an index, by the user, or nothing: the only one, or
+      'logits'.
 
   Returns:
     A name.
@@ -58,6 +59,8 @@ def choose(spec: str, names: Sequence[str], chosen: Optional[str]) -> str:
   if not chosen and len(names) == 1:
     return names[0]
   chosen = chosen or DEFAULT
+  if chosen not in names and chosen.isdecimal() and int(chosen) < len(names):
+    return names[int(chosen)]
   if chosen not in names:
     raise base.Unscorable(
         f'{spec}: it has no output {chosen!r}: write ?output= and one of '

@@ -141,6 +141,9 @@ _RANGES = {'none': (0, 255), 'unit': (0, 1), 'tf': (-1, 1)}
 # How far apart they are for a network's first weights: where pixels were
 # normalized, and where no more than their mean was subtracted.
 _SPANS = (.5, 30.), (200., 300.)
+# At how many shades of gray it is checked that pixels are only scaled, and how
+# far from it they may be, in parts of the range: as far as 16 bits round.
+_POINTS, _BEND = 5, .02
 
 
 def before_weights(first_inputs: Callable[[np.ndarray], Optional[np.ndarray]],
@@ -177,9 +180,31 @@ def before_weights(first_inputs: Callable[[np.ndarray], Optional[np.ndarray]],
       low, high = fitting['unit']
       if low > -.05 * (high - low):
         del fitting['unit']
-    if fitting:
-      return next(iter(fitting))
+    for name in fitting:
+      if _is_linear(first_inputs, size, _RANGES[name]):
+        return name
   return None
+
+
+def _is_linear(first_inputs: Callable[[np.ndarray], Optional[np.ndarray]],
+               size: Tuple[int, int], ends: Tuple[float, float]) -> bool:
+  """Whether pixels are only scaled and shifted, and not inverted.
+
+  Args:
+    first_inputs: as for `before_weights`.
+    size: height and width of images.
+    ends: the lowest and the highest pixels.
+  """
+  pixels = np.linspace(*ends, _POINTS, dtype=np.float32)
+  reached = first_inputs(np.broadcast_to(
+      pixels[:, None, None, None], (_POINTS, *size, 3)).copy())
+  if reached is None or len(reached) != _POINTS:
+    return False
+  values = [float(np.median(r)) for r in reached]
+  span = values[-1] - values[0]
+  return span > 0 and np.allclose(
+      values, np.linspace(values[0], values[-1], _POINTS), rtol=0,
+      atol=_BEND * span)
 
 
 def recognize(own: Preprocessing) -> Preprocessing:

@@ -1,6 +1,7 @@
 """`saved_model:DIR`: an exported SavedModel whose input is float images."""
 
 import os
+import re
 from typing import Any, Optional, Tuple
 
 from absl import logging
@@ -74,6 +75,12 @@ def _find(folder: str) -> Tuple[str, bool]:
   raise FileNotFoundError(f'{folder} holds no saved_model.pb.')
 
 
+def _in_order(key: str) -> list:
+  """Sorts output_10 behind output_2, so that indices are those of Keras."""
+  return [int(part) if part.isdecimal() else part
+          for part in re.split('([0-9]+)', key)]
+
+
 class _Function:
   """A signature of a SavedModel, as a function of images to logits.
 
@@ -101,7 +108,7 @@ class _Function:
     self._function = loaded.signatures[signature]
     self._key, self._dtype, self.shape = self._input(spec)
     self._output = outputs.choose(
-        spec, sorted(self._function.structured_outputs), output)
+        spec, sorted(self._function.structured_outputs, key=_in_order), output)
     self.variables = self._function.variables
 
   def _input(self, spec: str):

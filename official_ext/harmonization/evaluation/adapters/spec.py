@@ -66,6 +66,12 @@ def _boolean(value: str) -> bool:
   return value == 'true'
 
 
+def _count(value: str) -> int:
+  if not value.isdecimal() or not int(value):
+    raise ValueError(f'{value!r} is not a whole number above 0')
+  return int(value)
+
+
 def _numbers(value: str) -> Tuple[float, ...]:
   """Parses numbers, or fractions such as 1/255, with commas between them."""
   try:
@@ -78,7 +84,7 @@ def _numbers(value: str) -> Tuple[float, ...]:
 
 
 # How the values of options are read that are not text.
-_PARSERS = {'input_size': sizes.parse, 'ema': _boolean, 'classes': int,
+_PARSERS = {'input_size': sizes.parse, 'ema': _boolean, 'classes': _count,
             'mean': _numbers, 'std': _numbers, 'scale': _numbers}
 # Options of every kind, in place of a named preprocessing.
 _AFFINE = ('mean', 'std', 'scale')
@@ -107,15 +113,17 @@ def _affine(options: Dict[str, Any]) -> preprocessing.Preprocessing:
   if 'preprocessing' in options:
     raise ValueError('preprocessing= and mean=, std= or scale= exclude each '
                      'other: write one of them')
+  if len(scale) != 1:
+    raise ValueError(f'scale={",".join(map(str, scale))}; expected one number')
+  # First whether they are numbers to divide by at all.
+  made = preprocessing.affine(mean, stddev, scale[0])
   if 'scale' not in options and (
       max(stddev) < 1 or max(stddev) == 1 and 0 < max(map(abs, mean)) <= 1):
     raise ValueError(
         f'mean={",".join(map(str, mean))} and std='
         f'{",".join(map(str, stddev))} are for pixels in 0..1, and pixels are '
         'in 0..255: write scale=1/255 too, or scale=1 if they are right')
-  if len(scale) != 1:
-    raise ValueError(f'scale={",".join(map(str, scale))}; expected one number')
-  return preprocessing.affine(mean, stddev, scale[0])
+  return made
 
 
 def parse(spec: str) -> Tuple[str, str, Dict[str, str]]:
