@@ -181,6 +181,11 @@ def _where(name: str, path: str, map_decoder: str, label_offset: Optional[int],
       limit=FLAGS.limit)
   if ceiling is None:
     ceiling = _known_ceiling(source)
+  if not 0 < ceiling <= 1:
+    raise benchmark.SettingsError(
+        f'--{prefix}ceiling={ceiling} is not the rank correlation of people; '
+        'expected more than 0 and at most 1, such as 0.65753. Give 1 for raw '
+        'scores.')
   return where.Where(
       name, source, batch_size=FLAGS.batch_size, explainer=FLAGS.explainer,
       ceiling=None if ceiling == 1. else ceiling,

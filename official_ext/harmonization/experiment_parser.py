@@ -7,6 +7,8 @@ is not a field is refused.
 import dataclasses
 import difflib
 import functools
+import inspect
+import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from absl import logging
@@ -27,6 +29,9 @@ from official_ext.harmonization.configs import (
 from official_ext.harmonization.configs import yaml_settings
 
 
+# What gin says of an argument that `harmonize` does not take.
+_UNKNOWN_ARGUMENT = re.compile(
+    r"'harmonize' doesn't have a parameter named '(\w+)'")
 _HARMONIZABLE = (stock.ImageClassificationTask,
                  exp_cfg.HarmonizedImageClassificationTask)
 
@@ -89,6 +94,17 @@ def parse_gin(gin_files: Sequence[str], bindings: Sequence[str]):
           'harmonize.FIELD = VALUE, one to a line, with text in quotes '
           '("harmonize.saliency = \'abs_max\'") and True or False with a '
           'capital.') from None
+    except ValueError as e:
+      unknown = _UNKNOWN_ARGUMENT.search(str(e))
+      if not unknown:
+        raise
+      parameters = inspect.signature(exp_cfg.harmonize).parameters.values()
+      known = sorted(p.name for p in parameters if p.default is None)
+      near = difflib.get_close_matches(unknown[1], known, 1)
+      raise ValueError(
+          f'{source}: harmonize.{unknown[1]} is not an argument; expected one '
+          f'of {", ".join(known)}.' +
+          f' Did you mean harmonize.{"".join(near)}?' * bool(near)) from None
     for name, value in exp_cfg.bindings().items():
       before = origins.get(name)
       if before and repr(before[1]) != repr(value):

@@ -278,6 +278,13 @@ class ReplacedBindingsTest(_Case):
       experiment_parser.parse_gin([], [binding])
 
 
+  def test_gin_of_an_unknown_argument(self):
+    with self.assertRaisesRegex(
+        ValueError, '--gin_params=harmonize.wieght = 5: harmonize.wieght is '
+        'not an argument.*levels.*Did you mean harmonize.weight'):
+      experiment_parser.parse_gin([], ['harmonize.wieght = 5'])
+
+
 class TrustTest(_Case):
   """A YAML file is data: nothing in it runs."""
 

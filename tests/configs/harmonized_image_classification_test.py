@@ -135,6 +135,7 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       ('harmonization.mapped_fraction', 1.5),
       ('harmonization.interval', 0), ('harmonization.warmup_steps', -1),
       ('harmonization.ceiling', 0.),
+      ('harmonization.ceiling', 65.753),
       ('mapped_data.map_decoder', 'clikme'), ('mapped_data.blur', 'before'),
       ('mapped_data.map_resize', 'area'),
       ('mapped_validation_data.blur_kernel', 'centered'),

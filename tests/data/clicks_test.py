@@ -99,6 +99,10 @@ class ParseTest(tf.test.TestCase):
     # A set would lose one of two equal clicks.
     self.assertLen(clicks.parse('{"(5,5)","(5,5)"}'), 2)
     self.assertAllEqual(clicks.parse('[[1, 2, 30]]'), [[1, 2]])
+    # Milliseconds, far from all places.
+    self.assertAllEqual(
+        clicks.parse('[[111, 98, 1250], [90, 76, 2400]]'),
+        [[111, 98], [90, 76]])
 
   def test_counts_clicks_without_a_place(self):
     self.assertEqual(click_points.read('[[1,2],null,[null,null]]').nulls, 2)
@@ -111,6 +115,8 @@ class ParseTest(tf.test.TestCase):
     for text, message in (
         ('[(1, 2, 9), (3, 4, 5)]', 'in the order of time'),
         ('[(1, 2), (3, 4, 5)]', 'some clicks have two values'),
+        # The x and the y of three clicks, which no time can be told from.
+        ('[[3, 30, 10], [4, 30, 20]]', 'x and y of three clicks'),
         ('[[1 2]\n ...\n [3 4]]', 'shortened'),
         ('[{"left": 1, "top": 2}]', r"keys \['left', 'top'\]"),
         ('[{"x": 1, "y": null}]', 'no finite place'),
@@ -132,6 +138,14 @@ class ParseTest(tf.test.TestCase):
     with self.assertRaises(ValueError):
       clicks.parse(([float('nan')], [3]))
     self.assertFalse(tf.io.gfile.exists(marker))
+
+
+class RulesTest(tf.test.TestCase):
+
+  def test_the_part_of_catch_trials_is_from_0_to_1(self):
+    for part in (95., -.1, float('nan')):
+      with self.assertRaisesRegex(ValueError, '--min_catch_trial'):
+        clicks.Rules(min_catch_trial=part)
 
 
 class ClickMapTest(tf.test.TestCase):

@@ -272,6 +272,14 @@ class ClicksTest(building.Case):
           image_dir=self.images_dir, rules=clicks.Rules(min_participants=1))
       self.assertIn('cat/big.png', building.read(folder))
 
+  def test_clicks_as_fractions_of_the_image_stop_the_build(self):
+    rows = [('cat/a.png', '[(0.3, 0.4), (0.9, 0.9), (1, .5)]', f'u{u}')
+            for u in range(3)]
+    for frame in (None, 0, 80):
+      with self.assertRaisesRegex(ValueError, '9 of the 9 .* fractions'):
+        self.build(clicks=[self.csv(rows)], image_dir=self.images_dir,
+                   click_frame=frame, rules=clicks.Rules(min_participants=1))
+
   def test_a_build_whose_clicks_lie_outside_stops(self):
     rows = [('cat/a.png', '[(60, 10), (10, 70), (-3, 2), (1, 1)]', f'u{u}')
             for u in range(3)]

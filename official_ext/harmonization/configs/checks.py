@@ -95,8 +95,9 @@ def _check_harmonization(h):
            f'it has no effect with {name}weight 0, set it to 1')
   if h.warmup_steps < 0:
     refuse(name + 'warmup_steps', h.warmup_steps, 'it must be 0 or more')
-  if h.ceiling is not None and h.ceiling <= 0:
-    refuse(name + 'ceiling', h.ceiling, 'it must be more than 0')
+  if h.ceiling is not None and not 0 < h.ceiling <= 1:
+    refuse(name + 'ceiling', h.ceiling,
+           'it must be a rank correlation, more than 0 and at most 1')
   if not 0 < h.mapped_fraction <= 1:
     refuse(name + 'mapped_fraction', h.mapped_fraction,
            'it must be more than 0 and at most 1; to train without maps set '

@@ -206,10 +206,12 @@ def _part(value: Any) -> float:
   try:
     parts = {float(_text(e)) for e in entries} or {math.nan}
     part, = parts
+    if not (math.isnan(part) or 0 <= part <= 1):
+      raise ValueError
     return part
   except ValueError:
-    raise ValueError(f'user_catch_trial is {_text(value)!r}; expected a number '
-                     'from 0 to 1') from None
+    raise ValueError(f'user_catch_trial is {_text(value)!r}; expected the part '
+                     'that was passed, a number from 0 to 1') from None
 
 
 def _encoded(rows, digest):

@@ -33,7 +33,7 @@ def check(rows: Iterable[tuple[str, clicks.Row]],
     ValueError: most clicks lie outside, or they seem to have been made in a
       frame smaller than the image.
   """
-  sizes, total, outside = {}, 0, 0
+  sizes, total, outside, fractions = {}, 0, 0, 0
   reached = np.zeros(2)
   for image, row in rows:
     if image not in sizes:
@@ -41,11 +41,14 @@ def check(rows: Iterable[tuple[str, clicks.Row]],
     if sizes[image] is None:
       continue
     try:
-      points = np.floor(clicks.parse(row.clicks))
+      points = clicks.parse(row.clicks)
     except ValueError:
       continue
     if not len(points):
       continue
+    small = ((points >= 0) & (points <= 1)).all(-1)
+    fractions += int((small & (points % 1 > 0).any(-1)).sum())
+    points = np.floor(points)
     inside = ((points >= 0) & (points < sizes[image][::-1])).all(-1)
     total += len(points)
     outside += len(points) - int(inside.sum())
@@ -57,6 +60,11 @@ def check(rows: Iterable[tuple[str, clicks.Row]],
         f'--clicks: {outside} of the {total} clicks that were looked at lie '
         f'outside {where}; expected most inside. Give the side of the square '
         'that people clicked in by --click_frame, or the right --image_dir.')
+  if total and fractions > total / 2:
+    raise ValueError(
+        f'--clicks: {fractions} of the {total} clicks that were looked at lie '
+        'between 0 and 1: they seem to be fractions of the width and height; '
+        'expected pixels. Multiply x by the width and y by the height.')
   if frame is not None or total < _ENOUGH or min(reached) < _SMALLEST:
     return
   known = [size for size in sizes.values() if size]

@@ -23,6 +23,8 @@ _NULL = re.compile(r'\b(?:null|nan|none)\b', re.IGNORECASE)
 _SPACES = re.compile(r'(?<=[\d.\]])\s+(?=[-\d\[])')
 _NUMBER = r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?'
 _PAIR = re.compile(rf'\(?\s*({_NUMBER})\s*[,; ]\s*({_NUMBER})\s*\)?')
+# How many times larger or smaller than all places values must be to be times.
+_APART = 4
 _BRACES = str.maketrans('{}', '[]', '"\\')
 
 
@@ -125,6 +127,7 @@ def _points(value: Any, data: bool) -> Points:
   times = [p[2] for p in found if p is not None and p[2:]]
   if times:
     _check_times(times, sum(p is not None for p in found), data)
+    _check_columns(found)
   places, nulls = [], 0
   for point in found:
     x, y = (None, None) if point is None else map(_number, point[:2])
@@ -168,6 +171,23 @@ def _number(value: Any) -> Optional[float]:
     raise TypeError
   number = float(value)
   return None if math.isnan(number) else number
+
+
+def _check_columns(points: Sequence[Optional[Sequence[Any]]]):
+  """Checks that two rows of three are not the x and the y of three clicks."""
+  if len(points) != 2 or any(p is None or len(p) != 3 for p in points):
+    return
+  if any(isinstance(p[2], str) for p in points):
+    return
+  places = [abs(_number(v) or 0.) for p in points for v in p[:2]]
+  times = [abs(_number(p[2]) or 0.) for p in points]
+  # Seconds are far below pixels, and milliseconds far above.
+  if (max(times) <= _APART * max(places) and
+      min(times) >= min(places) / _APART):
+    raise _Unclear(
+        'two rows of three values are two clicks with times, or x and y of '
+        'three clicks; write {"x": [...], "y": [...]}, or leave the times '
+        'away')
 
 
 def _check_times(times: Sequence[Any], points: int, data: bool):

@@ -66,6 +66,12 @@ class Rules:
   drop_mobile: bool = False
   blur: str = 'disc'
 
+  def __post_init__(self):
+    if not 0 <= self.min_catch_trial <= 1:
+      raise ValueError(
+          f'--min_catch_trial is {self.min_catch_trial}; expected a part of '
+          'the catch trials, from 0 to 1. Write 0.95 for 95 %.')
+
 
 class ClickMap(NamedTuple):
   """A map and what it was made of.
