@@ -98,6 +98,12 @@ class SaliencyTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'logits.*log_probability'):
       saliency.saliency_maps(model, images, targets, training=True,
                              saliency_target='logits')
+    for run in (lambda f: f, tf.function):
+      with self.assertRaisesRegex(ValueError, 'no gradient.*AdjustContrastv2'):
+        run(lambda: saliency.saliency_maps(
+            lambda x, training: tf.reduce_mean(tf.image.adjust_contrast(
+                x, 2.), [1, 2])[:, :1] * tf.ones([1, 4]), images, targets,
+            training=True))()
     with self.assertRaisesRegex(ValueError, 'do not depend on the images'):
       saliency.saliency_maps(lambda x, training: tf.zeros([1, 4]), images,
                              targets, training=True)

@@ -63,7 +63,14 @@ def _first_pass(model, images, targets, loss_scale, *, training,
       score *= loss_scale
     forward = () if tf.executing_eagerly() else frozenset(
         tf.compat.v1.get_default_graph().get_operations())
-    gradient = tape.gradient(score, images)
+    try:
+      gradient = tape.gradient(score, images)
+    except LookupError as e:
+      raise ValueError(
+          'The model has no saliency maps: one of its operations has no '
+          f'gradient in TensorFlow ({str(e).strip().splitlines()[-1].strip()});'
+          ' expected operations that all have one. Replace the layer that uses '
+          'it.') from e
   if gradient is None:
     raise ValueError('The logits do not depend on the images, so there are no '
                      'saliency maps: look for a stopped gradient in the model.')
@@ -137,9 +144,9 @@ def logits_and_gradients(
 
   Raises:
     ValueError: the saliency target is unknown, there are more targets than
-      images, or the logits do not depend on the images. Where the gradients are
-      differentiated: as `double_backward.check_graph`; in eager mode the pass
-      is traced once for that.
+      images, or the logits do not depend on the images or have no gradient.
+      Where the gradients are differentiated: as `double_backward.check_graph`;
+      in eager mode the pass is traced once for that.
   """
   choose(TARGETS, 'saliency target', saliency_target)
   images, targets = (tensors.floating(t) for t in (images, targets))
