@@ -29,11 +29,16 @@ def _network(norm):
       'plain': layers.BatchNormalization,
       'synchronized': lambda: layers.BatchNormalization(synchronized=True),
   }
+  # Replicas meet in the first, and pass the second one after the other.
+  first, second = {
+      'mixed': (norms['synchronized'],
+                lambda: layers.LayerNormalization(epsilon=1e-6)),
+  }.get(norm, (norms.get(norm),) * 2)
   return tf_keras.Sequential([
       tf_keras.Input([16, 16, 3]),
-      layers.Conv2D(4, 3, padding='same'), norms[norm](),
+      layers.Conv2D(4, 3, padding='same'), first(),
       layers.Activation('swish'), layers.MaxPool2D(),
-      layers.Conv2D(6, 3), norms[norm](), layers.Activation('swish'),
+      layers.Conv2D(6, 3), second(), layers.Activation('swish'),
       layers.GlobalAveragePooling2D(), layers.Dense(fixtures.CLASSES),
   ])
 
@@ -95,6 +100,15 @@ class GradientTest(tf.test.TestCase):
     one = _gradient(tf.distribute.get_strategy(), 'synchronized', _batch())
     two = _gradient(devices.two_replicas(), 'synchronized', _batch())
     self._assert_equal(two, one)
+
+  def test_sums_on_one_device(self):
+    # All replicas' gradients lead to each other then, and to their forward
+    # passes, which come after those of the first replica's gradient.
+    strategy = tf.distribute.MirroredStrategy(
+        ['CPU:0', 'CPU:1'],
+        cross_device_ops=tf.distribute.ReductionToOneDevice())
+    one = _gradient(tf.distribute.get_strategy(), 'mixed', _batch())
+    self._assert_equal(_gradient(strategy, 'mixed', _batch()), one)
 
   def test_replicas_with_plain_batch_norm_equal_the_mean_of_their_own(self):
     two = _gradient(devices.two_replicas(), 'plain', _batch())

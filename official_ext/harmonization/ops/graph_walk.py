@@ -21,6 +21,9 @@ CONSTANT = frozenset([
     'ZerosLike'
 ])
 
+# The name scope in which a gradient is to be taken that will be walked through.
+GRADIENT = 'saliency_gradient'
+
 _READS = frozenset(['ReadVariableOp', 'ResourceGather', 'ResourceGatherNd'])
 # They hand on what they are given.
 _TRANSPARENT = frozenset([
@@ -271,8 +274,15 @@ def walk(tensor: tf.Tensor, forward, visit: Visitor):
   Args:
     tensor: symbolic, the gradient of something.
     forward: the ops of its graph that were there before that gradient was
-      taken.
+      taken, in the name scope `GRADIENT`.
     visit: is called for every op whose inputs carry marks, with these.
   """
-  found = _Walk(tensor.graph, visit)
-  found.marks([tensor], {}, (), lambda op: op not in forward)
+
+  def is_in_gradient(op):
+    # Other replicas may go forward in the same graph at that time. Tapes have a
+    # name scope of their own, which leaves ours.
+    return op not in forward and any(
+        part.startswith((GRADIENT, 'gradient_tape'))
+        for part in op.name.split('/'))
+
+  _Walk(tensor.graph, visit).marks([tensor], {}, (), is_in_gradient)

@@ -12,6 +12,7 @@ import weakref
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.ops import double_backward
+from official_ext.harmonization.ops import graph_walk
 from official_ext.harmonization.ops import moving_averages
 from official_ext.harmonization.ops import second_order
 from official_ext.harmonization.ops import tensors
@@ -64,7 +65,8 @@ def _first_pass(model, images, targets, loss_scale, *, training,
     forward = () if tf.executing_eagerly() else frozenset(
         tf.compat.v1.get_default_graph().get_operations())
     try:
-      gradient = tape.gradient(score, images)
+      with tf.name_scope(graph_walk.GRADIENT):
+        gradient = tape.gradient(score, images)
     except LookupError as e:
       raise ValueError(
           'The model has no saliency maps: one of its operations has no '
