@@ -121,6 +121,9 @@ class AdapterTest(tf.test.TestCase):
         (lambda z: tf.nn.softmax(z)**2, 'ends with softmax'),
         (lambda z: tf.nn.softmax(z) * tf.nn.softmax(z), 'ends with softmax'),
         (lambda z: tf.math.log(tf.nn.softmax(z)) / np.log(2), 'with log of s'),
+        # As Keras 3 takes a logarithm to the base of 10.
+        (lambda z: (tf.math.log(tf.nn.softmax(z)) /
+                    tf.math.log(tf.constant(10.))), 'with log of softmax'),
         (lambda z: 1 - tf.sigmoid(z), 'ends with sigmoid'),
         (lambda z: tf.concat([tf.sigmoid(z), z], 1), 'ends with sigmoid'),
         (lambda z: tf.clip_by_value(tf.sigmoid(z), .1, .9), 'with sigmoid'),

@@ -83,7 +83,7 @@ def _squashing(tensor: tf.Tensor, calls: list) -> str:
     return next(filter(None, (_squashing(t, calls) for t in op.inputs)), '')
   if op.type not in _ELEMENTWISE:
     return ''
-  varying = [t for t in op.inputs if _constant(t, calls) is None]
+  varying = [t for t in op.inputs if not _is_constant(t, calls)]
   # A gate times its features is not squashed, nor is a sum with logits.
   below = ''
   for part in varying:
@@ -91,6 +91,13 @@ def _squashing(tensor: tf.Tensor, calls: list) -> str:
     if not below:
       break
   return below or ('hard_sigmoid' if _is_clip(op, calls) else '')
+
+
+def _is_constant(tensor: tf.Tensor, calls: list) -> bool:
+  """Whether it is a constant, or the logarithm or cast of one."""
+  while tensor.op.type in _LOGARITHMS + ('Cast', 'Identity'):
+    tensor = tensor.op.inputs[0]
+  return _constant(tensor, calls) is not None
 
 
 def _constant(tensor: tf.Tensor, calls: list) -> Optional[np.ndarray]:
