@@ -29,7 +29,9 @@ class ReplicasTest(tf.test.TestCase):
     with strategy.scope():
       task = task_lib.HarmonizedImageClassificationTask(config.task)
       model = task.build_model()
-      optimizer = tf_keras.optimizers.SGD(.01)
+      # At .01 the second step of a batch of four lands where max-pooling has
+      # near ties, and rounding decides what a machine finds.
+      optimizer = tf_keras.optimizers.SGD(1e-4)
       optimizer.build(model.trainable_variables)
       metrics = task.build_metrics(training=True)
 
