@@ -146,7 +146,7 @@ def without_effect(unused: Iterable[tuple[str, Sequence[str]]]) -> str:
       their names.
 
   Returns:
-    A sentence about the first such pair; '' where there is none.
+    A sentence about the first such pair; '' if no pair is wrong.
   """
   for why, names in unused:
     given = [f'--{name}' for name in names if flags.FLAGS[name].present]
@@ -164,7 +164,7 @@ def guarded(main: Callable[[Sequence[str]], object], command: str,
   Args:
     main: of the command.
     command: its name, which the sentence begins with.
-    resumes: whether the same command goes on from where Ctrl-C stopped it.
+    resumes: whether the same command resumes after Ctrl-C.
     debug: whether errors keep their traceback.
 
   Returns:
@@ -246,7 +246,7 @@ def run(main: Callable[[Sequence[str]], object], module: str, *,
       file by default.
     flags_of: other modules whose flags are the command's, too.
     takes_arguments: whether there may be arguments that are not flags.
-    resumes: whether the same command goes on from where Ctrl-C stopped it.
+    resumes: whether the same command resumes after Ctrl-C.
   """
   own = sys.modules[module]
   name = name or os.path.splitext(os.path.basename(own.__file__))[0]

@@ -49,7 +49,7 @@ def read_settings(folder: str) -> Dict[str, Any]:
 
 
 def find_checkpoint(folder: str) -> Optional[str]:
-  """Returns the path of a run's last checkpoint; None where there is none."""
+  """Returns the path of a run's last checkpoint; None if none was saved."""
   found = tf.train.latest_checkpoint(folder)
   if not found:
     unlisted = tf.io.gfile.glob(os.path.join(folder, '*.index'))

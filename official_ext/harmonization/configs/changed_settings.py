@@ -1,6 +1,6 @@
 """Which settings change what is trained, and which may change on the way.
 
-A run that is started again in its folder goes on from its checkpoint. Scores of
+A run restarted in its folder resumes from its checkpoint. Scores of
 that network must not be reported under other settings, so each field of an
 experiment is decided by one rule below. A field that no rule names, such as one
 of a later release, counts as one that changes what is trained.

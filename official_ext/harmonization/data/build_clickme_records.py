@@ -6,7 +6,7 @@ r"""Builds canonical records from images and people's maps or clicks.
 One source is given: --npz (a folder or zip of npz files with image, heatmap
 and label), --map_dir with --image_dir (files of the same name), or --clicks
 with --image_dir (raw ClickMe 2.0 clicks, CSV or NPZ). The shards, their
-manifest.json and a list of what was left out, left_out.csv, go to --output_dir.
+manifest.json and a list of what was skipped, left_out.csv, go to --output_dir.
 Stopped and started again, it goes on where it was.
 """
 

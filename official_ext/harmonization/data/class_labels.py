@@ -215,8 +215,8 @@ def read_names(path: str) -> list[str]:
     The names.
 
   Raises:
-    ValueError: there is none, a line between two is empty, or a name is in the
-      file twice.
+    ValueError: the file is empty, a line between two is empty, or a name is in
+      the file twice.
   """
   names = [line.strip() for line in
            text_files.read(path).rstrip().split('\n')]

@@ -195,7 +195,7 @@ def participants(rows: Sequence[Row], height: int, width: int,
     rules: which clicks count.
 
   Returns:
-    The clicks of each participant, and what was left out.
+    The clicks of each participant, and what was skipped.
   """
   left_out = collections.Counter()
   unreadable = []
@@ -264,7 +264,7 @@ def click_map(rows: Sequence[Row], height: int, width: int,
     rules: which clicks count, and how they become a map.
 
   Returns:
-    The map, or None in its place, and what was left out.
+    The map, or None in its place, and what was skipped.
   """
   people = participants(rows, height, width, rules)
   clicks = sum(len(points) for points in people.points.values())

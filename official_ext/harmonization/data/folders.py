@@ -160,7 +160,7 @@ def locate(folder: str, name: str, prefix: str = '') -> str:
     prefix: folders that may be between the two.
 
   Returns:
-    The path of the file; that of the name itself if there is none.
+    The path of the file; that of the name itself if it does not exist.
   """
   for below in (name, *filter(None, [prefix and f'{prefix}/{name}'])):
     path = os.path.join(folder, below)

@@ -12,7 +12,7 @@ image's amplitude spectrum and no more, and the full image:
 
   <output_dir>/animal/{level}_{class}{digit}.png, .../vehicle/...
 
-stimuli.csv lists them with a checksum each, left_out.csv what was left out.
+stimuli.csv lists them with a checksum each, left_out.csv what was skipped.
 Stopped and started again, it goes on where it was. docs/psychophysics.md
 defines all of it.
 """
@@ -107,7 +107,7 @@ def define_flags():
                     'numbers or ranges (0-397). May be left out where classes '
                     'are called animal and vehicle.')
   flags.DEFINE_list('vehicle_classes', [], 'Classes that are the other answer; '
-                    'without it, all that are no animals.')
+                    'without it, all other classes.')
   flags.DEFINE_integer('images_per_target', 0, 'Images of animals and of '
                        'vehicles, each; 0: all.', lower_bound=0)
   flags.DEFINE_integer('size', 256, 'Side of the stimuli in pixels: the '
@@ -411,13 +411,13 @@ class _Maker:
     _write_table(os.path.join(folder, LIST), _COLUMNS, self._rows)
 
   def summary(self) -> str:
-    """Says in a few lines what was made and what was left out."""
+    """Says in a few lines what was made and what was skipped."""
     folder = self._options.output_dir
     lines = [f'{folder}:']
     lines += shards.counted(self.totals, self._first)
     lines += self._warnings()
     if self._left_out:
-      lines.append('All that was left out is listed in '
+      lines.append('Everything skipped is listed in '
                    f'{os.path.join(folder, shards.LEFT_OUT)}.')
     return '\n'.join(lines)
 

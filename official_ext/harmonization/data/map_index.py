@@ -32,7 +32,7 @@ def image_id(name: str) -> str:
 
 
 def text(example: tf.train.Example, key: str) -> str:
-  """Returns a field of a record, or '' where there is none.
+  """Returns a field of a record, or '' if it is missing.
 
   Args:
     example: the record.

@@ -50,7 +50,7 @@ class Sample:
     source: where the map is from, as records have it.
     clicks: how many made the map, where that is known.
     participants: how many people made it, where that is known.
-    counts: how many clicks and the like were left out, by reason, and what else
+    counts: how many clicks and the like were skipped, by reason, and what else
       happened.
     rows: name, reason and detail of rows that were left out.
   """

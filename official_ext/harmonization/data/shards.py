@@ -39,7 +39,7 @@ class Outcome:
     record: its serialized record; empty where it is left out.
     reason: why it is left out, in words that others share.
     detail: what was found.
-    counts: how many clicks and the like were left out, by reason.
+    counts: how many clicks and the like were skipped, by reason.
     rows: other things that were left out: name, reason and detail of each.
     map_id: of the map that was attached, where maps are looked up by id.
     label: class in the record.
@@ -196,7 +196,7 @@ def build(directory: str, jobs: Mapping[str, Any],
 
 def finish(directory: str, shards: Sequence[str], source: str,
            **facts) -> dict[str, Any]:
-  """Writes the manifest, and the list of what was left out, of whole shards.
+  """Writes the manifest, and the list of what was skipped, of whole shards.
 
   Args:
     directory: of the shards.
@@ -246,7 +246,7 @@ def finish(directory: str, shards: Sequence[str], source: str,
 
 def summary(directory: str, totals: Mapping[str, Any],
             class_names: Sequence[str] = ()) -> str:
-  """Says in a few lines what was made and what was left out.
+  """Says in a few lines what was made and what was skipped.
 
   Args:
     directory: of the shards.
@@ -261,7 +261,7 @@ def summary(directory: str, totals: Mapping[str, Any],
     lines += _of_classes(totals['classes'], class_names)
   lines += counted(totals['counts'], totals['first'])
   if totals['left_out']:
-    lines.append('All that was left out is listed in '
+    lines.append('Everything skipped is listed in '
                  f'{os.path.join(directory, LEFT_OUT)}.')
   return '\n'.join(lines)
 

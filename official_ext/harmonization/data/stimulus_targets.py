@@ -14,7 +14,7 @@ class Targets:
 
     Args:
       animals: names, numbers or ranges of classes.
-      vehicles: the same; empty for all that are no animals. Both are empty
+      vehicles: the same; empty for all other classes. Both are empty
         where classes are called animal and vehicle.
       names: of the classes, in the order of their numbers; may be empty.
 

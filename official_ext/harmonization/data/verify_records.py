@@ -4,7 +4,7 @@ r"""Reads every record of TFRecord shards and names each that is bad.
       'data/click-me/train/*.tfrecords' 'data/click-me/val/*.tfrecords'
 
 A folder means the shards in it and below. For every bad record it prints the
-file, the byte and what is wrong, and goes on as far as records can be told
+file, the byte and what is wrong, and continues as far as records can be told
 apart. A record is bad where its checksums do not match, where the file ends
 inside it, where it cannot be decoded (--nodecode checks the checksums only), or
 where its label is not a class (--num_classes). The format of each file is

@@ -90,7 +90,7 @@ def run(work: Callable[..., Any], jobs: Sequence[tuple], count: int,
     work: a module's function of a job's values and of `progress`.
     jobs: the values for each call. With several processes, these, the results,
       `work`, `start` and `arguments` must survive pickling.
-    count: of the processes; with 1, there is no other than this one.
+    count: of the processes; 1 for this process only.
     progress: is called in this process with what `work` calls its own with:
       how much more of its job is done.
     start: is called once in each process before its first job.

@@ -172,7 +172,7 @@ class Claim:
         pass  # The next beat may reach the disk.
 
   def _read(self) -> Optional[Dict[str, Any]]:
-    """The claim in the file; None where there is none."""
+    """The claim in the file; or None if nobody holds one."""
     try:
       facts = files.read_json(self._path)
       return facts if self._facts.keys() <= facts.keys() else None

@@ -109,7 +109,7 @@ class Store:
       name: of the model.
 
     Returns:
-      The record, None where there is none; and a sentence on what was wrong,
+      The record, or None if it is missing; and a sentence on what was wrong,
       or ''.
     """
     path = self.path(name, 'json')

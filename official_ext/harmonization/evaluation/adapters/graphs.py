@@ -69,7 +69,7 @@ def _squashing(tensor: tf.Tensor, calls: list) -> str:
     return '' if graph is None else _squashing(
         graph.outputs[tensor.value_index], calls + [op])
   if op.type in ('Placeholder', 'Arg') and calls:
-    # An input of the function: it goes on where the function is called.
+    # An input of the function: continue where the function is called.
     index = _argument(op)
     return '' if index is None else _squashing(
         calls[-1].inputs[index], calls[:-1])

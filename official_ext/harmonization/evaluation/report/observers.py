@@ -15,7 +15,7 @@ _FULL_LEVEL = 200
 
 
 def result(model: Mapping[str, Any]) -> Mapping[str, Any]:
-  """A model's result in the experiment; empty where there is none."""
+  """A model's result in the experiment; empty if it was not measured."""
   return model['experiments'].get(EXPERIMENT, {})
 
 
@@ -132,7 +132,7 @@ def without_threshold(models: Sequence[Mapping[str, Any]]) -> List[str]:
 
 
 def band(models: Sequence[Mapping[str, Any]]) -> str:
-  """Says what the band around people's curve is; '' where there is none."""
+  """Says what the band around people's curve is; '' if it is not drawn."""
   curve = of_people(models)
   if curve is None or all(v is None for v in curve['standard_error']):
     return ''
