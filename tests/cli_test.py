@@ -1,6 +1,7 @@
 """Tests of what all commands share, each run as users type it."""
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -14,19 +15,37 @@ from official_ext.harmonization import files
 from tests import forked
 
 
+def _raise_from(module, error):
+  """Raises an error as a function of a module of this name would."""
+  def raise_():
+    raise error
+  types.FunctionType(
+      raise_.__code__, {'__name__': module}, closure=raise_.__closure__)()
+
+
+def _raise(error):
+  _raise_from(cli.__name__, error)
+
+
 def _raise_elsewhere(error):
-  raise error
+  _raise_from('library', error)
 
 
-# As the project's own code would.
-_raise = types.FunctionType(
-    _raise_elsewhere.__code__, {'__name__': cli.__name__})
+def _look_up(key):
+  return {}[key]
 
 
-def _run_main(main, *argv, **options):
-  """What a command with this main ends with."""
-  return forked.call(
-      lambda: cli.guarded(main, 'tool', **options)(['tool', *argv]))
+def _add_vectors(lengths):
+  return sum(tf.ones(n) for n in lengths)
+
+
+def _call(main, args, options):
+  cli.guarded(lambda _: main(*args), 'tool', **options)(['tool'])
+
+
+def _run_main(main, *args, **options):
+  """What a command ends with whose main calls this function."""
+  return forked.call(_call, main, args, options)
 
 
 class HelpTest(parameterized.TestCase):
@@ -78,20 +97,19 @@ class MistakesTest(tf.test.TestCase, parameterized.TestCase):
       (FileNotFoundError('a.csv: 3; expected 4. Repair it.'),),
       (ImportError('a.csv: 3; expected 4. Repair it.'),))
   def test_our_sentences_are_shown_as_they_are(self, error):
-    found = _run_main(lambda _: _raise(error))
+    found = _run_main(_raise, error)
     self.assertEqual(
         found, (1, '', 'tool: a.csv: 3; expected 4. Repair it.\n'))
 
   @parameterized.parameters(
-      (lambda _: int('x'), 'ValueError: invalid literal for .*'),
-      (lambda _: {}['image'], 'KeyError: image'),
-      (lambda _: _raise_elsewhere(ValueError('x\ny')), 'ValueError: x y'),
-      (lambda _: tf.constant([1, 2]) + tf.constant([1, 2, 3]),
-       'InvalidArgumentError: .*Incompatible shapes.*'),
-      (lambda _: __import__('no_such_package.part'),
+      (int, 'x', 'ValueError: invalid literal for .*'),
+      (_look_up, 'image', 'KeyError: image'),
+      (_raise_elsewhere, ValueError('x\ny'), 'ValueError: x y'),
+      (_add_vectors, (2, 3), 'InvalidArgumentError: .*Incompatible shapes.*'),
+      (importlib.import_module, 'no_such_package.part',
        "No module named 'no_such_package'"))
-  def test_other_mistakes_say_how_to_see_more(self, main, sentence):
-    found = _run_main(main)
+  def test_other_mistakes_say_how_to_see_more(self, main, value, sentence):
+    found = _run_main(main, value)
     self.assertEqual(found.code, 1)
     self.assertRegex(found.errors.strip().splitlines()[-1],
                      rf'^tool: {sentence}\. Add --debug to see where\.$')
@@ -99,14 +117,14 @@ class MistakesTest(tf.test.TestCase, parameterized.TestCase):
 
   @parameterized.parameters(TypeError, AttributeError, AssertionError)
   def test_a_fault_of_the_code_keeps_its_traceback(self, error):
-    self.assertIn('Traceback', _run_main(lambda _: _raise(error('x'))).errors)
+    self.assertIn('Traceback', _run_main(_raise, error('x')).errors)
 
   def test_debug_shows_the_traceback(self):
-    found = _run_main(lambda _: _raise(ValueError('x')), debug=True)
+    found = _run_main(_raise, ValueError('x'), debug=True)
     self.assertIn('Traceback', found.errors)
 
   def test_ctrl_c_is_one_sentence(self):
-    found = _run_main(lambda _: _raise(KeyboardInterrupt()))
+    found = _run_main(_raise, KeyboardInterrupt())
     self.assertEqual(found, (130, '', 'tool: interrupted. Run the same command '
                              'again to resume.\n'))
 
@@ -136,7 +154,7 @@ class MistakesTest(tf.test.TestCase, parameterized.TestCase):
         (f'{folder}/none/a.json', f'{folder}/none/a.json: no such file or '
          'directory. Check the path'),
         ('/dev/full/a.json', '/dev/full/a.json: not a directory')):
-      found = _run_main(lambda _, path=path: files.write(path, 'x'))
+      found = _run_main(files.write, path, 'x')
       self.assertEqual(found.code, 1)
       self.assertIn(f'tool: {words}', found.errors)
 

@@ -145,7 +145,8 @@ class ExplainTest(tf.test.TestCase):
     self.assertEqual(again, paths)
     self.assertLen(drawn, 1)
     self.assertEqual(drawn[0][2][0].split('\n')[0], 'd')
-    with self.assertRaisesRegex(ValueError, r'command \(explainer, rows diff'):
+    with self.assertRaisesRegex(
+        ValueError, 'explainer was .*; rows was 2 and is now 1'):
       self._drawn(rows=1, explainer=('smoothgrad',))
     with open(self._path('out/settings.json')) as f:
       settings = json.load(f)

@@ -1,11 +1,14 @@
 """Runs commands in forks of a process in which TensorFlow is loaded.
 
 A command of its own would import TensorFlow again, which takes ten seconds.
-What a fork defines or breaks (flags, registries, limits) ends with it. A test
-that uses this must not run TensorFlow itself: its threads are not forked.
+What a fork defines or breaks (flags, registries, limits) ends with it. The
+forks are of a server that only imports: TensorFlow's threads, once it has run,
+would be missing in a fork, which would wait for them without end.
 """
 
 from concurrent import futures
+import functools
+import multiprocessing
 import os
 import signal
 import sys
@@ -56,18 +59,25 @@ class Result(NamedTuple):
   errors: str
 
 
-def _child(function, out: int, err: int):
+@functools.cache
+def _server():
+  """Returns the context of processes that are forks of a server."""
+  context = multiprocessing.get_context('forkserver')
+  context.set_forkserver_preload([__name__])
+  return context
+
+
+def _child(out, err, function, *args):
   """Calls a function with its output going to pipes, and ends the process."""
   code = 70
   signal.alarm(_SECONDS)
   try:
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    # Pytest replaces them.
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
     sys.stdout = open(1, 'w', closefd=False)
     sys.stderr = open(2, 'w', closefd=False)
     try:
-      function()
+      function(*args)
       code = 0
     except SystemExit as e:
       code = e.code
@@ -83,23 +93,43 @@ def _child(function, out: int, err: int):
     os._exit(code or 0)
 
 
-def call(function: Callable[[], object]) -> Result:
-  """Calls a function in a fork, and returns how that ended."""
-  sys.stdout.flush()
+def _everything(pipe) -> str:
+  """Reads a pipe until nobody writes to it."""
+  with open(os.dup(pipe.fileno()), 'rb') as file:
+    return file.read().decode()
+
+
+def call(function: Callable[..., object], *args) -> Result:
+  """Calls a function in a fork.
+
+  Args:
+    function: of a module.
+    *args: that can be pickled.
+
+  Returns:
+    How that ended.
+  """
   # Pipes: a limit on the size of files, as of a full disk, does not hold there.
-  ends = os.pipe(), os.pipe()
-  child = os.fork()
-  if not child:
-    _child(function, ends[0][1], ends[1][1])
-  for _, writing in ends:
-    os.close(writing)
-  files = [open(reading, 'rb') for reading, _ in ends]
+  (out, out_end), (err, err_end) = (
+      multiprocessing.Pipe(duplex=False) for _ in range(2))
+  child = _server().Process(
+      target=_child, args=(out_end, err_end, function, *args))
+  child.start()
+  out_end.close()
+  err_end.close()
   with futures.ThreadPoolExecutor(2) as readers:
-    found = list(readers.map(lambda f: f.read().decode(), files))
-  for file in files:
-    file.close()
-  _, status = os.waitpid(child, 0)
-  return Result(os.waitstatus_to_exitcode(status), *found)
+    found = list(readers.map(_everything, (out, err)))
+  out.close()
+  err.close()
+  child.join()
+  return Result(child.exitcode, *found)
+
+
+def _type(name: str, argv, prepare):
+  if prepare:
+    prepare()
+  sys.argv = [name, *argv]
+  _module(name).run()
 
 
 def command(name: str, *flags: str,
@@ -109,13 +139,9 @@ def command(name: str, *flags: str,
   Args:
     name: one of `COMMANDS`.
     *flags: what is typed after it.
-    prepare: is called first, in the fork.
+    prepare: a function of a module, which is called first, in the fork.
+
+  Returns:
+    How that ended.
   """
-
-  def start():
-    if prepare:
-      prepare()
-    sys.argv = [name, *flags]
-    _module(name).run()
-
-  return call(start)
+  return call(_type, name, flags, prepare)

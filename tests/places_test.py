@@ -20,6 +20,11 @@ from tests import fixtures
 from tests import forked
 
 
+def _fill_disk():
+  """Lets no file have any content, as on a full disk."""
+  resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
 class PlacesTest(tf.test.TestCase, parameterized.TestCase):
 
   @classmethod
@@ -47,12 +52,6 @@ class PlacesTest(tf.test.TestCase, parameterized.TestCase):
           for i in range(8)))
     with open(os.path.join(cls.root, 'file'), 'w') as f:
       f.write('in the way')
-    # TensorFlow's threads would not be there in forks of this process.
-    made = forked.call(cls._write_model)
-    assert not made.code, made
-
-  @classmethod
-  def _write_model(cls):
     tf_keras.Sequential([
         tf_keras.layers.Rescaling(1 / 255., input_shape=(32, 32, 3)),
         tf_keras.layers.Flatten(), tf_keras.layers.Dense(2)
@@ -114,13 +113,9 @@ class PlacesTest(tf.test.TestCase, parameterized.TestCase):
       'data.build_clickme_records', 'data.make_psychophysics_stimuli',
       'data.merge_imagenet', 'data.make_digits_clickme', 'ceiling')
   def test_full_disk(self, command):
-    def limit():
-      # No file may have any content, as on a full disk.
-      resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
     out = os.path.join(self.root, f'full_{command}')
     found = forked.command(command, *self._flags(command),
-                           f'--output_dir={out}', prepare=limit)
+                           f'--output_dir={out}', prepare=_fill_disk)
     self._assert_one_sentence(found, out)
     left = [os.path.join(folder, name)
             for folder, _, names in os.walk(out) for name in names]

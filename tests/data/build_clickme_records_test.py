@@ -25,7 +25,7 @@ from official_ext.harmonization.data import output_folder
 from official_ext.harmonization.data import shards
 from official_ext.harmonization.data import verify_records
 from tests.data import building
-from tests.data import numbers
+from tests.data import number_records
 
 Options = build_clickme_records.Options
 
@@ -179,11 +179,11 @@ class ResumeTest(building.Case):
 
   def test_a_parent_killed_at_any_point_leaves_nothing_that_is_taken_for_whole(
       self):
-    expected = numbers.build(str(self.folder / 'through'), 0., 1)
+    expected = number_records.build(str(self.folder / 'through'), 0., 1)
     self.assertEqual(expected['classes'], {0: 40, 1: 40, 2: 40})
     out = self.folder / 'killed'
     process = multiprocessing.get_context('spawn').Process(
-        target=numbers.build, args=(str(out), .02, 2))
+        target=number_records.build, args=(str(out), .02, 2))
     process.start()
     while not list(out.glob('.train-*.partial')):
       self.assertTrue(process.is_alive())
@@ -193,7 +193,7 @@ class ResumeTest(building.Case):
     process.join()
     # At once, while what it started is still there; and once more.
     for _ in range(2):
-      self.assertEqual(numbers.build(str(out), 0., 1), expected)
+      self.assertEqual(number_records.build(str(out), 0., 1), expected)
       self.assertEqual(building.contents(out),
                        building.contents(self.folder / 'through'))
     self.assertEmpty([p for r in verify_records.verify([str(out)])

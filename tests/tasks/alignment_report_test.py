@@ -83,7 +83,7 @@ class ReportTest(tf.test.TestCase, parameterized.TestCase):
     def ceiling():
       return alignment_report.Report(config, None).ceiling
 
-    with self.assertLogs(level='INFO') as logs:
+    with self.assertLogs('absl', level='INFO') as logs:
       self.assertEqual(ceiling(), 1.)
     self.assertIn('not recognized as the ClickMe release', logs.output[-1])
     manifest.write(folder, source=f'{download_clickme.BASE_URL}/val',
