@@ -12,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup torch digits train test lint bazel-test benchmark notebook lock clean
+.PHONY: help setup torch digits train test lint build-files bazel-test benchmark notebook lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort \
@@ -62,7 +62,10 @@ test: lint ## Lint, then run the tests
 
 lint: setup ## Check style, docstrings and BUILD files
 	$(PY) -m ruff check .
-	$(PY) tools/check_build_files.py
+	$(PY) tools/write_build_files.py --check
+
+build-files: ## Write the BUILD files from the imports
+	$(PYTHON) tools/write_build_files.py
 
 bazel-test: setup ## Run the tests under Bazel (BAZEL_FLAGS=... for more options)
 	@command -v $(BAZEL) >/dev/null || tools/install_bazel.sh

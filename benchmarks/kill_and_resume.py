@@ -14,6 +14,8 @@ for bit.
 One JSON line per kill. Runs whose lines stand in the results are not repeated.
 """
 
+# Bazel: data = ["//:train"]
+
 import json
 import os
 import re

@@ -1,5 +1,8 @@
 """A small version of benchmarks/kill_and_resume.py: one run, killed twice."""
 
+# Bazel: size = "large"
+# Bazel: tags = ["slow"]
+
 import os
 import sys
 

@@ -1,5 +1,10 @@
 """Tests of what the study of the digits measures and reports."""
 
+# Bazel: data = ["//:study_document"]
+# Bazel: data = ["//:train"]
+# Bazel: data = ["//benchmarks:studies"]
+# Bazel: data = ["//benchmarks:study_results"]
+
 import io
 import json
 import os

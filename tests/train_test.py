@@ -1,5 +1,9 @@
 """Tests of the driver, from the command line to the report."""
 
+# Bazel: size = "large"
+# Bazel: tags = ["slow"]
+# Bazel: data = ["//:train", "//official_ext/harmonization:compare"]
+
 import json
 import os
 import subprocess

@@ -1,5 +1,9 @@
 """The notebook runs, so that it cannot rot."""
 
+# Bazel: size = "large"
+# Bazel: tags = ["slow"]
+# Bazel: data = ["//:experiments", "//:walkthrough"]
+
 import os
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """Finds the gin and YAML files that ship with the project, by name."""
 
+# Bazel: data = ["//:experiments", "//:gin"]
+
 import os
 from typing import List
 

@@ -1,5 +1,7 @@
 """Tests of the registered experiments, and of gin on the stock ones."""
 
+# Bazel: data = [":golden"]
+
 import dataclasses
 import os
 

@@ -1,5 +1,7 @@
 """Tests that image and map stay together, whatever happens to them."""
 
+# Bazel: size = "large"
+
 from unittest import mock
 
 from absl.testing import parameterized

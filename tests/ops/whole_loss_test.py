@@ -1,5 +1,7 @@
 """Gradients of the whole loss, for the parts that networks are made of."""
 
+# Bazel: size = "large"
+
 import itertools
 
 from absl.testing import parameterized

@@ -1,5 +1,8 @@
 """Tests of what users of the host expect to keep: checkpoints, export, EMA."""
 
+# Bazel: data = ["//official_ext/harmonization:export_saved_model"]
+# Bazel: data = ["//official_ext/harmonization:export_tflite"]
+
 import functools
 import json
 import os

@@ -1,5 +1,9 @@
 """Tests of the training step under the host's strategies."""
 
+# Bazel: size = "large"
+# Bazel: tags = ["slow"]
+# Bazel: data = ["//:train"]
+
 import json
 import os
 import re

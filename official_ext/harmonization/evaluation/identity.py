@@ -13,6 +13,8 @@ result is used again only if nothing in it differs (`differences`):
   versions: of this project and of the packages that compute (`versions`).
 """
 
+# Bazel: data = ["//:project"]
+
 import datetime
 import hashlib
 from importlib import metadata
