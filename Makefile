@@ -74,13 +74,13 @@ bazel-test: setup ## Run the tests under Bazel (BAZEL_FLAGS=... for more options
 
 RESULTS := runs/benchmarks
 benchmark: digits ## Measure a step, the input pipeline and the metrics, and what faults do (two hours), into runs/benchmarks
-	$(PY) -m benchmarks.step_cost --output=$(RESULTS)/step_cost.json
-	$(PY) -m benchmarks.exactness --output=$(RESULTS)/exactness.json
-	$(PY) -m benchmarks.input_pipeline --output=$(RESULTS)/input_pipeline.json
-	$(PY) -m benchmarks.alignment_metrics --output=$(RESULTS)/alignment_metrics.json
-	$(PY) -m benchmarks.mutated_records --output=$(RESULTS)/mutated_records.jsonl
-	$(PY) -m benchmarks.kill_and_resume --output=$(RESULTS)/kill_and_resume.jsonl
-	$(PY) -m benchmarks.long_run --output=$(RESULTS)/long_run.jsonl
+	$(PY) -m performance.step_cost --output=$(RESULTS)/step_cost.json
+	$(PY) -m performance.exactness --output=$(RESULTS)/exactness.json
+	$(PY) -m performance.input_pipeline --output=$(RESULTS)/input_pipeline.json
+	$(PY) -m performance.alignment_metrics --output=$(RESULTS)/alignment_metrics.json
+	$(PY) -m stress.mutated_records --output=$(RESULTS)/mutated_records.jsonl
+	$(PY) -m stress.kill_and_resume --output=$(RESULTS)/kill_and_resume.jsonl
+	$(PY) -m stress.long_run --output=$(RESULTS)/long_run.jsonl
 
 notebook: setup ## Run docs/walkthrough.ipynb and write what it shows (5 minutes)
 	$(PY) tools/run_notebook.py docs/walkthrough.ipynb

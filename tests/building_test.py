@@ -7,7 +7,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import building
 from official_ext.harmonization import experiment_parser
-from tests import fixtures
+from testing import fixtures
 
 
 def _check(parts, **settings):

@@ -13,9 +13,9 @@ from scipy import ndimage
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import ceiling
-from official_ext.harmonization.data import clicks
-from official_ext.harmonization.evaluation import ceilings
-from official_ext.harmonization.evaluation import claims
+from official_ext.harmonization.data.maps import clicks
+from official_ext.harmonization.benchmark import ceilings
+from official_ext.harmonization.benchmark import claims
 from tests.data import building
 
 _FRAME, _SIZE = 64, 32

@@ -12,7 +12,7 @@ import tensorflow as tf, tf_keras
 from official_ext.harmonization import input_checks
 from official_ext.harmonization import train
 from official_ext.harmonization.dataloaders import plain_source
-from tests import fixtures
+from testing import fixtures
 
 
 def _png():

@@ -7,7 +7,7 @@ from absl.testing import absltest
 import gin
 
 from official_ext.harmonization import resources
-from tests import released
+from testing import released
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 

@@ -12,13 +12,13 @@ from PIL import Image
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import evaluate
-from official_ext.harmonization.data import clickme_release
+from official_ext.harmonization.data.records import clickme_release
 from official_ext.harmonization.data import download_clickme
-from official_ext.harmonization.data import manifest
-from official_ext.harmonization.data import record_writer
-from official_ext.harmonization.evaluation import where
-from official_ext.harmonization.evaluation.adapters import spec
-from tests import fixtures
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.records import record_writer
+from official_ext.harmonization.benchmark.protocols import clickme
+from official_ext.harmonization.benchmark.adapters import spec
+from testing import fixtures
 
 FLAGS = flags.FLAGS
 _WAS_PARSED = FLAGS.is_parsed()
@@ -139,7 +139,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       self.assertEqual(list(experiments), ['clickme'])
       return experiments['clickme']['scores']['spearman']
 
-    with mock.patch.object(where.Where, 'run') as run:
+    with mock.patch.object(clickme.ClickMeProtocol, 'run') as run:
       raw = score('--batch_size=5')
       half = score('--ceiling=.5')
       run.assert_not_called()
@@ -183,7 +183,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       manifest.write(folder, source=source,
                      shards=[manifest.describe(shard, 2)])
 
-    with mock.patch.object(where.Where, 'run') as run:
+    with mock.patch.object(clickme.ClickMeProtocol, 'run') as run:
       write('the digits')
       self.assertIsNone(ceiling())
       write(f'{download_clickme.BASE_URL}/val')

@@ -13,11 +13,11 @@ from PIL import Image
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import explain
-from official_ext.harmonization.data import pictures
+from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.evaluation import panels
-from official_ext.harmonization.evaluation.adapters import base
-from official_ext.harmonization.evaluation.adapters import spec
-from tests.evaluation.adapters import networks
+from official_ext.harmonization.benchmark.adapters import base
+from official_ext.harmonization.benchmark.adapters import spec
+from tests.benchmark.adapters import networks
 
 _CLASSES = 5
 
@@ -32,9 +32,9 @@ class ExplainTest(tf.test.TestCase):
     self.model = f'keras:{model}?preprocessing=tf'
     self.pixels = networks.pixels(3, (20, 24)).astype(np.uint8)
     for i, name in enumerate(('a.png', 'b/c.PNG', 'd.png')):
-      self._write(f'images/{name}', pictures.encode_image(self.pixels[i]))
+      self._write(f'images/{name}', image_codec.encode_image(self.pixels[i]))
     self.human = np.arange(20 * 24).reshape(20, 24).astype(np.uint8)
-    self._write('maps/b/c.png', pictures.encode_map(self.human))
+    self._write('maps/b/c.png', image_codec.encode_map(self.human))
 
   def _path(self, *parts):
     return os.path.join(self.folder, *parts)
@@ -97,7 +97,7 @@ class ExplainTest(tf.test.TestCase):
     self.assertAllClose(page[1]['training map'][0], gradients[0].mean(axis=-1),
                         rtol=1e-3, atol=1e-7)
     with open(self._path('out/maps/training_map/a.png'), 'rb') as f:
-      saved = pictures.decode_map(f.read())
+      saved = image_codec.decode_map(f.read())
     values = page[1]['training map'][0]
     self.assertEqual(saved.max(), 65535)
     self.assertAllClose(
@@ -107,10 +107,10 @@ class ExplainTest(tf.test.TestCase):
     other = self.human.max() - self.human
     for folder, values in (('Cat', self.human), ('Dog', other)):
       self._write(f'pets/{folder}/1_image.png',
-                  pictures.encode_image(self.pixels[0]))
-      self._write(f'pets/{folder}/1_map.PNG', pictures.encode_map(values))
+                  image_codec.encode_image(self.pixels[0]))
+      self._write(f'pets/{folder}/1_map.PNG', image_codec.encode_map(values))
       self._write(f'pets/.thumbs/{folder}.png', b'hidden')
-    self._write('pets/Fox/1_image.png', pictures.encode_image(self.pixels[1]))
+    self._write('pets/Fox/1_image.png', image_codec.encode_image(self.pixels[1]))
     pets = self._path('pets')
     suffixes = dict(image_suffix='_image', map_suffix='_map')
     with self.assertLogs(level='WARNING') as logs:
@@ -181,12 +181,12 @@ class ExplainTest(tf.test.TestCase):
 
     again(0)
     again(0, model=f'{self.model}&name=Fine')
-    self._write('images/a.png', pictures.encode_image(self.pixels[2]))
+    self._write('images/a.png', image_codec.encode_image(self.pixels[2]))
     new = again(1)  # b/c.PNG is on the same panel.
     for name in ('panels-0000.png', 'maps/gradient/a.npy'):
       self.assertTrue(os.path.exists(
           self._path('out/earlier', *new, name)), name)
-    self._write('maps/b/c.png', pictures.encode_map(self.human[::-1]))
+    self._write('maps/b/c.png', image_codec.encode_map(self.human[::-1]))
     again(1)
     networks.network(classes=_CLASSES, seed=3).save(self._path('net.keras'))
     again(2)
@@ -201,7 +201,7 @@ class ExplainTest(tf.test.TestCase):
 
   def test_other_images_are_named(self):
     self._drawn()
-    self._write('images/e.png', pictures.encode_image(self.pixels[0]))
+    self._write('images/e.png', image_codec.encode_image(self.pixels[0]))
     with self.assertRaisesRegex(
         ValueError, r'the images are others \(new: e.png\)\. Choose'):
       self._drawn()
@@ -307,7 +307,7 @@ class ExplainTest(tf.test.TestCase):
 
   def test_single_fixations_are_drawn(self):
     image = np.zeros((200, 240, 3), np.uint8)
-    self._write('images/b/c.PNG', pictures.encode_image(image))
+    self._write('images/b/c.PNG', image_codec.encode_image(image))
     fixation = np.zeros((200, 240), bool)
     fixation[100, 120] = True
     os.remove(self._path('maps/b/c.png'))

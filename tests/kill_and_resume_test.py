@@ -1,4 +1,4 @@
-"""A small version of benchmarks/kill_and_resume.py: one run, killed twice."""
+"""A small version of stress/kill_and_resume.py: one run, killed twice."""
 
 # Bazel: size = "large"
 # Bazel: tags = ["slow"]
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf, tf_keras
 
-from benchmarks import kill_and_resume
+from stress import kill_and_resume
 from tests import tiny_run  # The program that is killed.
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))

@@ -1,11 +1,11 @@
-"""A small version of benchmarks/long_run.py."""
+"""A small version of stress/long_run.py."""
 
 import json
 import os
 
 import tensorflow as tf, tf_keras
 
-from benchmarks import long_run
+from stress import long_run
 from tests import tiny_run
 
 

@@ -5,11 +5,11 @@ import sys
 from absl.testing import parameterized
 import tensorflow as tf, tf_keras
 
-from benchmarks.mutations import isolated
-from benchmarks.mutations import readings
-from benchmarks.mutations import records
-from benchmarks.mutations import runs
-from benchmarks.mutations import trials
+from stress.mutations import isolated
+from stress.mutations import readings
+from stress.mutations import records
+from stress.mutations import runs
+from stress.mutations import trials
 
 # Every kind of damage once, after the first two rounds with their largest
 # pictures. The formats that are left out have the same decoders.

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 import tensorflow as tf, tf_keras
 
-from official_ext.harmonization.data import pictures
-from official_ext.harmonization.data import record_files
-from official_ext.harmonization.data import record_writer
-from tests import fixtures
+from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.data.records import record_files
+from official_ext.harmonization.data.records import record_writer
+from testing import fixtures
 from tests import forked
 
 
@@ -43,8 +43,8 @@ class PlacesTest(tf.test.TestCase, parameterized.TestCase):
         os.makedirs(os.path.dirname(path))
         Image.fromarray(pixels).save(path)
       records.append(record_writer.canonical_example(
-          pictures.encode_image(image), i, f'{i}.png',
-          pictures.encode_map(heatmap), 'test'))
+          image_codec.encode_image(image), i, f'{i}.png',
+          image_codec.encode_map(heatmap), 'test'))
     fixtures.write(os.path.join(cls.root, 'records'), 'train-0', records)
     with open(os.path.join(cls.root, 'clicks.csv'), 'w') as f:
       f.write('image_path,clicks,user_id\n' + ''.join(

@@ -16,7 +16,7 @@ from official_ext.harmonization import run_folder
 from official_ext.harmonization.configs import changed_settings
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
-from tests import fixtures
+from testing import fixtures
 
 
 def _leaves(settings, name=''):

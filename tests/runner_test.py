@@ -6,7 +6,7 @@ from unittest import mock
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import runner
-from tests import fixtures
+from testing import fixtures
 from tests import tiny_run
 
 

@@ -2,8 +2,8 @@
 
 # Bazel: data = ["//:study_document"]
 # Bazel: data = ["//:train"]
-# Bazel: data = ["//benchmarks:studies"]
-# Bazel: data = ["//benchmarks:study_results"]
+# Bazel: data = ["//studies:plans"]
+# Bazel: data = ["//studies:results"]
 
 import io
 import json
@@ -16,12 +16,12 @@ import tensorflow as tf, tf_keras
 import yaml
 
 from official.vision.ops import preprocess_ops
-from benchmarks import digit_decisions
-from benchmarks import study
-from benchmarks import study_report
+from studies import digit_decisions
+from studies import study
+from studies import study_report
 from official_ext.harmonization.data import make_digits_clickme
-from official_ext.harmonization.data import stimuli
-from official_ext.harmonization.evaluation import claims
+from official_ext.harmonization.data.stimuli import reveal
+from official_ext.harmonization.benchmark import claims
 
 _SIZE = 32
 
@@ -76,7 +76,7 @@ class ReportTest(tf.test.TestCase):
         {'half mapped, by map': 'half mapped, baseline'})
 
   def test_curves_are_of_settings_of_the_study(self):
-    with open('benchmarks/studies/ablations.yaml') as f:
+    with open('studies/plans/ablations.yaml') as f:
       settings = yaml.safe_load(f)['settings']
     for curves in study_report._CURVES.values():
       for names in curves.values():
@@ -89,7 +89,7 @@ class ReportTest(tf.test.TestCase):
   def test_the_document_holds_the_tables_of_the_results(self):
     found = []
     for name in study_report.STUDIES:
-      runs = study_report.read(f'benchmarks/results/{name}.jsonl')
+      runs = study_report.read(f'studies/results/{name}.jsonl')
       if name == 'twins':
         found += study_report.table(runs).splitlines()
       found += study_report.table_of_differences(runs).splitlines()
@@ -316,7 +316,7 @@ class StudyTest(tf.test.TestCase):
       with open(config, 'a') as f:
         f.write(' ')
       changed = made_with(config)
-      with mock.patch.object(study, '_CODE', 'benchmarks'):
+      with mock.patch.object(study, '_CODE', 'studies'):
         other = made_with(config)
       os.makedirs(os.path.join(self.folder, 'val'))
       shard = os.path.join(self.folder, 'val', 'val-0.tfrecords')
@@ -369,7 +369,7 @@ class DecisionsTest(tf.test.TestCase):
     for batch, pictures in zip(seen, expected + [shown[k] for k in levels],
                                strict=True):
       self.assertAllClose(batch, pictures, atol=.01)
-    grey = np.round(stimuli.grey(images))
+    grey = np.round(reveal.grey(images))
     ink_shown = []
     for level in digit_decisions.LEVELS:
       same = shown[level][..., 0] == grey

@@ -10,7 +10,7 @@ import tensorflow as tf, tf_keras
 from official_ext.harmonization import runner
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
-from tests import fixtures
+from testing import fixtures
 
 
 def good_batch():

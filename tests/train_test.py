@@ -19,8 +19,8 @@ import yaml
 from official_ext.harmonization import input_checks
 from official_ext.harmonization import run_folder
 from official_ext.harmonization import train
-from official_ext.harmonization.evaluation import runs
-from tests import fixtures
+from official_ext.harmonization.benchmark import runs
+from testing import fixtures
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _TINY = {

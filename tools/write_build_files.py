@@ -20,7 +20,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TREES = ('official_ext', 'tests', 'benchmarks')
+TREES = ('official_ext', 'performance', 'stress', 'studies', 'testing', 'tests')
 _MARKER = re.compile(r'^# Bazel: (\w+) = (.*)$', re.MULTILINE)
 _HEADER = '''# Written by tools/write_build_files.py; filegroups are kept.
 package(default_visibility = ["//visibility:public"])
@@ -75,16 +75,16 @@ def _attribute(name, value):
 def _target(path):
   """Returns the target of a Python file."""
   source = (ROOT / path).read_text(encoding='utf-8')
-  extra = {}
+  found = {'deps': [_label(f, path.parent)
+                    for f in _imports(path, ast.parse(source))]}
   for name, value in _MARKER.findall(source):
     value = ast.literal_eval(value)
-    extra[name] = extra.get(name, []) + value if isinstance(value, list) else (
-        value)
-  deps = sorted((_label(f, path.parent)
-                 for f in _imports(path, ast.parse(source))), key=_order)
+    found[name] = (found.get(name, []) + value if isinstance(value, list)
+                   else value)
+  found['deps'].sort(key=_order)
   rule = 'py_test' if path.name.endswith('_test.py') else 'py_library'
   attributes = {'name': path.stem, 'size': None, 'srcs': [path.name],
-                'data': None, 'tags': None, 'deps': deps or None, **extra}
+                'data': None, 'tags': None, **found}
   lines = [f'{rule}(']
   for name, value in attributes.items():
     if value:

@@ -27,16 +27,16 @@ from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization import resources
 from official_ext.harmonization.data import build_clickme_records
-from official_ext.harmonization.data import click_files
-from official_ext.harmonization.data import clicks
-from official_ext.harmonization.data import manifest
-from official_ext.harmonization.data import participant_maps
-from official_ext.harmonization.data import workers
-from official_ext.harmonization.evaluation import ceilings
-from official_ext.harmonization.evaluation import claims
-from official_ext.harmonization.evaluation import earlier
-from official_ext.harmonization.evaluation import identity
-from official_ext.harmonization.evaluation import journal
+from official_ext.harmonization.data.maps import click_files
+from official_ext.harmonization.data.maps import clicks
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.maps import participant_maps
+from official_ext.harmonization.data.records import workers
+from official_ext.harmonization.benchmark import ceilings
+from official_ext.harmonization.benchmark import claims
+from official_ext.harmonization.benchmark import earlier
+from official_ext.harmonization.benchmark import identity
+from official_ext.harmonization.benchmark import journal
 from official_ext.harmonization.evaluation import scores
 
 FLAGS = flags.FLAGS
@@ -219,7 +219,7 @@ def _preprocessing(options: Options) -> str:
 
 def _identity(source: participant_maps.ParticipantMaps, clicks_digest: str,
               options: Options) -> dict[str, Any]:
-  """What the rows depend on, see `evaluation.identity`."""
+  """What the rows depend on, see `benchmark.identity`."""
   return scores.json_safe({
       'protocol': f'ceiling {_VERSION}',
       'data': {

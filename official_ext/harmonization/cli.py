@@ -25,7 +25,7 @@ from absl import flags
 from official_ext.harmonization import files
 
 _MODEL_GARDEN_FLAGS = 'official.common.flags'
-_PACKAGES = ('official_ext', 'benchmarks', '__main__')
+_PACKAGES = ('official_ext', 'performance', 'stress', 'studies', '__main__')
 # What a wrong flag, file or folder may raise, here or in a library.
 _MISTAKES = (ValueError, LookupError, OSError, ImportError, SyntaxError,
              EOFError, MemoryError, csv.Error, pickle.UnpicklingError,

@@ -17,7 +17,7 @@ import tensorflow as tf, tf_keras
 from official_ext.harmonization import cli
 from official_ext.harmonization import resources
 from official_ext.harmonization.evaluation import panels
-from official_ext.harmonization.evaluation import runs
+from official_ext.harmonization.benchmark import runs
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.tasks import human_ceiling
 

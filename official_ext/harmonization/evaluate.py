@@ -30,20 +30,22 @@ from official_ext.harmonization import cli
 from official_ext.harmonization import resources
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
-from official_ext.harmonization.data import clickme_release
+from official_ext.harmonization.data.records import clickme_release
 from official_ext.harmonization.dataloaders import registry
-from official_ext.harmonization.evaluation import accuracy
-from official_ext.harmonization.evaluation import benchmark
-from official_ext.harmonization.evaluation import decisions
-from official_ext.harmonization.evaluation import explainers
-from official_ext.harmonization.evaluation import how
-from official_ext.harmonization.evaluation import identity
-from official_ext.harmonization.evaluation import labelled_images
-from official_ext.harmonization.evaluation import psychophysics
-from official_ext.harmonization.evaluation import where
-from official_ext.harmonization.evaluation.adapters import spec
-from official_ext.harmonization.evaluation.report import leaderboard
-from official_ext.harmonization.evaluation.report import writer
+from official_ext.harmonization.benchmark import accuracy
+from official_ext.harmonization.benchmark import run as benchmark_run
+from official_ext.harmonization.benchmark.psychophysics import decisions
+from official_ext.harmonization.benchmark import explainers
+from official_ext.harmonization.benchmark.protocols import (
+    psychophysics as psychophysics_protocol)
+from official_ext.harmonization.benchmark import identity
+from official_ext.harmonization.benchmark import labelled_images
+from official_ext.harmonization.benchmark.psychophysics import (
+    scoring as psychophysics)
+from official_ext.harmonization.benchmark.protocols import clickme
+from official_ext.harmonization.benchmark.adapters import spec
+from official_ext.harmonization.benchmark.report import leaderboard
+from official_ext.harmonization.benchmark.report import writer
 from official_ext.harmonization.ops import blur
 
 FLAGS = flags.FLAGS
@@ -100,7 +102,7 @@ def _define_where_flags():
   flags.DEFINE_enum('blur_kernel', 'released', blur.KERNELS, 'The kernel of '
                     '--blur: the released one moves maps by half a cell.')
   flags.DEFINE_integer(
-      'comparison_size', where.RELEASED_SIZE, 'Height and width that maps are '
+      'comparison_size', clickme.RELEASED_SIZE, 'Height and width that maps are '
       "compared at; 0 for each model's own input size.", lower_bound=0)
   flags.DEFINE_float(
       'ceiling', None, 'The rank correlation of people among each other, which '
@@ -159,14 +161,14 @@ def _unused():
 def _label_offset(offset: Optional[int], map_decoder: str, flag: str) -> int:
   """What is added to labels; it must be said where nothing is known of them."""
   if offset is None and map_decoder == 'canonical':
-    raise benchmark.SettingsError(
+    raise benchmark_run.SettingsError(
         f'Set --{flag} with canonical records: 0 if their labels are the '
         "model's classes, -1 if they are Model Garden's 1..1000.")
   return offset or 0
 
 
 def _where(name: str, path: str, map_decoder: str, label_offset: Optional[int],
-           ceiling: Optional[float]) -> where.Where:
+           ceiling: Optional[float]) -> clickme.ClickMeProtocol:
   """ClickMe or Clicktionary as the flags have it."""
   prefix = '' if name == 'clickme' else f'{name}_'
   source = labelled_images.Source(
@@ -182,11 +184,11 @@ def _where(name: str, path: str, map_decoder: str, label_offset: Optional[int],
   if ceiling is None:
     ceiling = _known_ceiling(source)
   if not 0 < ceiling <= 1:
-    raise benchmark.SettingsError(
+    raise benchmark_run.SettingsError(
         f'--{prefix}ceiling={ceiling} is not the rank correlation of people; '
         'expected more than 0 and at most 1, such as 0.65753. Give 1 for raw '
         'scores.')
-  return where.Where(
+  return clickme.ClickMeProtocol(
       name, source, batch_size=FLAGS.batch_size, explainer=FLAGS.explainer,
       ceiling=None if ceiling == 1. else ceiling,
       comparison_size=FLAGS.comparison_size or None)
@@ -194,7 +196,7 @@ def _where(name: str, path: str, map_decoder: str, label_offset: Optional[int],
 
 def _known_ceiling(source: labelled_images.Source) -> float:
   """The ceiling of records that do not come with one on the command line."""
-  digests = identity.Digests(benchmark.digests_path(
+  digests = identity.Digests(benchmark_run.digests_path(
       resources.working_path(FLAGS.output_dir)))
   if source.map_decoder == 'clickme' and clickme_release.is_release(
       source.files(), digests.file):
@@ -214,10 +216,10 @@ def _imagenet() -> accuracy.ImageNet:
   return accuracy.ImageNet(source, FLAGS.batch_size)
 
 
-def _how() -> how.How:
+def _how() -> psychophysics_protocol.PsychophysicsProtocol:
   classes = FLAGS.animal_classes
   human = FLAGS.human_trials
-  return how.How(
+  return psychophysics_protocol.PsychophysicsProtocol(
       resources.working_path(FLAGS.psychophysics), batch_size=FLAGS.batch_size,
       human=resources.working_path(human) if human else None, rule=FLAGS.rule,
       framing=FLAGS.framing,
@@ -234,11 +236,11 @@ def _experiments() -> List[Any]:
     SettingsError: there is none, or a flag contradicts another.
   """
   if FLAGS.human_trials and not FLAGS.psychophysics:
-    raise benchmark.SettingsError('--human_trials needs the stimuli that '
+    raise benchmark_run.SettingsError('--human_trials needs the stimuli that '
                                   'people answered to: add --psychophysics.')
   unused = cli.without_effect(_unused())
   if unused and any(FLAGS[name].value for name in _EXPERIMENTS):
-    raise benchmark.SettingsError(unused)
+    raise benchmark_run.SettingsError(unused)
   makers = {
       'imagenet': _imagenet,
       'clickme': lambda: _where('clickme', FLAGS.clickme, FLAGS.map_decoder,
@@ -248,13 +250,13 @@ def _experiments() -> List[Any]:
   }
   experiments = [makers[name]() for name in _EXPERIMENTS if FLAGS[name].value]
   if not experiments:
-    raise benchmark.SettingsError(
+    raise benchmark_run.SettingsError(
         'nothing is to be measured: add at least one of ' +
         ', '.join(f'--{name}' for name in _EXPERIMENTS) + '.')
   return experiments
 
 
-def _clicktionary() -> where.Where:
+def _clicktionary() -> clickme.ClickMeProtocol:
   offset = FLAGS.clicktionary_label_offset
   return _where('clicktionary', FLAGS.clicktionary,
                 FLAGS.clicktionary_map_decoder or FLAGS.map_decoder,
@@ -262,14 +264,14 @@ def _clicktionary() -> where.Where:
                 FLAGS.clicktionary_ceiling)
 
 
-def _twins(models: List[benchmark.Model]) -> List[Tuple[str, str]]:
+def _twins(models: List[benchmark_run.Model]) -> List[Tuple[str, str]]:
   """The pairs of --twin, whose names must be those of models."""
   names = [model.name for model in models]
   pairs = []
   for text in FLAGS.twin:
     baseline, _, twin = text.partition(':')
     if not {baseline, twin} <= {*names} or baseline == twin:
-      raise benchmark.SettingsError(
+      raise benchmark_run.SettingsError(
           f'--twin={text} must be the names of two models, '
           f'BASELINE:HARMONIZED; they are called {", ".join(names)}.')
     pairs.append((baseline, twin))
@@ -303,11 +305,11 @@ def _evaluate() -> Dict[str, Any]:
     The content of results.json.
   """
   output_dir = resources.working_path(FLAGS.output_dir)
-  models = benchmark.parse_models(FLAGS.model)
+  models = benchmark_run.parse_models(FLAGS.model)
   twins = _twins(models)
   experiments = _experiments()
   written = []
-  outcome = benchmark.Benchmark(
+  outcome = benchmark_run.Benchmark(
       experiments, output_dir, spec.build, FLAGS.rescore).run(
           models, lambda outcome: written.extend(writer.write(
               output_dir, _results(experiments, outcome, twins))))
@@ -343,7 +345,7 @@ def main(argv):
                      '--model=KIND:TARGET.')
   try:
     results = _evaluate()
-  except (benchmark.SettingsError, labelled_images.BadDataError) as e:
+  except (benchmark_run.SettingsError, labelled_images.BadDataError) as e:
     raise SystemExit(f'evaluate: {e}') from None
   if results['failures']:
     raise SystemExit(1)

@@ -27,19 +27,19 @@ import tqdm
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization import resources
-from official_ext.harmonization.data import class_labels
-from official_ext.harmonization.data import folders
-from official_ext.harmonization.data import map_files
-from official_ext.harmonization.data import map_framing
-from official_ext.harmonization.data import map_index
-from official_ext.harmonization.data import pairs
-from official_ext.harmonization.data import pictures
-from official_ext.harmonization.evaluation import drawn_panels
-from official_ext.harmonization.evaluation import explainers
-from official_ext.harmonization.evaluation import identity
+from official_ext.harmonization.data.records import class_labels
+from official_ext.harmonization.data.maps import folders
+from official_ext.harmonization.data.maps import map_files
+from official_ext.harmonization.data.maps import map_framing
+from official_ext.harmonization.data.maps import map_index
+from official_ext.harmonization.data.maps import pairs
+from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.benchmark import drawn_panels
+from official_ext.harmonization.benchmark import explainers
+from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.evaluation import panels
-from official_ext.harmonization.evaluation.adapters import base
-from official_ext.harmonization.evaluation.adapters import spec
+from official_ext.harmonization.benchmark.adapters import base
+from official_ext.harmonization.benchmark.adapters import spec
 
 FLAGS = flags.FLAGS
 
@@ -154,7 +154,7 @@ class _Images:
   def pixels(self, name: str, size) -> np.ndarray:
     """Returns an image at a size, float32 (h, w, 3), RGB in 0..255."""
     try:
-      image = pictures.decode_image(map_files.read_file(self.folder, name))
+      image = image_codec.decode_image(map_files.read_file(self.folder, name))
     except ValueError as e:
       raise ValueError(f'{os.path.join(self.folder, name)}: {e}.') from None
     self._sizes[name] = image.shape[:2]
@@ -262,7 +262,7 @@ def _page(adapter: base.Adapter, images: _Images, names: list[str],
 def _encoded(values: np.ndarray, kind: str) -> bytes:
   """Returns a map as the contents of a file."""
   if kind == 'png':
-    return pictures.encode_map(values - values.min())
+    return image_codec.encode_map(values - values.min())
   buffer = io.BytesIO()
   np.save(buffer, values)
   return buffer.getvalue()

@@ -23,7 +23,7 @@ from official_ext.harmonization import cli
 from official_ext.harmonization import experiment_parser
 from official_ext.harmonization import resources
 from official_ext.harmonization import run_folder
-from official_ext.harmonization.evaluation import runs
+from official_ext.harmonization.benchmark import runs
 
 FLAGS = flags.FLAGS
 

@@ -10,8 +10,8 @@ import tensorflow as tf, tf_keras
 from official.core import config_definitions as cfg
 from official.core import input_reader
 from official_ext.harmonization.configs import checks
-from official_ext.harmonization.data import record_files
-from official_ext.harmonization.data import record_reader
+from official_ext.harmonization.data.records import record_files
+from official_ext.harmonization.data.records import record_reader
 from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import plain_source

@@ -12,7 +12,7 @@ import yaml
 from official.core import train_utils
 from official_ext.harmonization import experiment_parser
 from official_ext.harmonization import train
-from official_ext.harmonization.evaluation import runs
+from official_ext.harmonization.benchmark import runs
 
 _NAME = 'harmonized_resnet_imagenet'
 

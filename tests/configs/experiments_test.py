@@ -18,7 +18,7 @@ from official_ext.harmonization.configs import backbones
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
-from tests import fixtures
+from testing import fixtures
 
 _GOLDEN = os.path.join(os.path.dirname(__file__), 'golden')
 _NAMES = sorted(name.removesuffix('.yaml') for name in os.listdir(_GOLDEN))

@@ -17,7 +17,7 @@ from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
 from official_ext.harmonization.dataloaders import labels
 from official_ext.harmonization.dataloaders import registry
-from tests import fixtures
+from testing import fixtures
 
 
 class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):

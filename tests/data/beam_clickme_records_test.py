@@ -21,8 +21,8 @@ sys.path.append(os.environ.get(
 from official_ext.harmonization.data import (
     beam_clickme_records)  # pylint: disable=g-import-not-at-top
 from official_ext.harmonization.data import build_clickme_records
-from official_ext.harmonization.data import clicks
-from official_ext.harmonization.data import shards
+from official_ext.harmonization.data.maps import clicks
+from official_ext.harmonization.data.records import shards
 from tests.data import building
 
 Options = build_clickme_records.Options

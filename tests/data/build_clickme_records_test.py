@@ -19,10 +19,10 @@ import tensorflow as tf, tf_keras
 
 from official.vision.dataloaders import classification_input
 from official_ext.harmonization.data import build_clickme_records
-from official_ext.harmonization.data import canonical_maker
-from official_ext.harmonization.data import manifest
-from official_ext.harmonization.data import output_folder
-from official_ext.harmonization.data import shards
+from official_ext.harmonization.data.records import canonical_maker
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.records import output_folder
+from official_ext.harmonization.data.records import shards
 from official_ext.harmonization.data import verify_records
 from tests.data import building
 from tests.data import number_records

@@ -11,8 +11,8 @@ from PIL import Image
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.data import build_clickme_records
-from official_ext.harmonization.data import manifest
-from official_ext.harmonization.data import shards
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.records import shards
 
 
 def arrays(seed, **other):

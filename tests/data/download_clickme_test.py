@@ -14,10 +14,10 @@ from absl.testing import parameterized
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.data import download_clickme
-from official_ext.harmonization.data import http_shard
-from official_ext.harmonization.data import manifest
-from official_ext.harmonization.data import output_folder
-from tests import fixtures
+from official_ext.harmonization.data.records import http_shard
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.records import output_folder
+from testing import fixtures
 
 _RECORDS = 3
 

@@ -5,7 +5,7 @@ import pathlib
 import sys
 import time
 
-from official_ext.harmonization.data import workers
+from official_ext.harmonization.data.records import workers
 
 
 def square(number, progress):

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.data import make_digits_clickme
-from official_ext.harmonization.data import record_writer
+from official_ext.harmonization.data.records import record_writer
 from official_ext.harmonization.dataloaders import clickme_decoder
 
 _HUES = [

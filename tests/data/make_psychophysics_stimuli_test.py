@@ -12,13 +12,14 @@ from PIL import Image
 from scipy import ndimage
 
 from official_ext.harmonization.data import make_psychophysics_stimuli as tool
-from official_ext.harmonization.data import record_writer
-from official_ext.harmonization.data import stimuli
-from official_ext.harmonization.data import stimulus_files
-from official_ext.harmonization.data import stimulus_targets
-from official_ext.harmonization.evaluation import psychophysics
+from official_ext.harmonization.data.records import record_writer
+from official_ext.harmonization.data.stimuli import reveal
+from official_ext.harmonization.data.stimuli import stimulus_files
+from official_ext.harmonization.data.stimuli import stimulus_targets
+from official_ext.harmonization.benchmark.psychophysics import (
+    scoring as psychophysics)
 from tests import samples
-from tests.evaluation import experiment
+from tests.benchmark import experiment
 
 _SIZE = 32
 
@@ -89,7 +90,7 @@ class FolderTest(Case):
     self.assertEqual(files, sorted(r['file'] for r in rows))
     image, heatmap = (np.asarray(Image.open(self.folder / f'{d}/animal/a.png'))
                       for d in ('images', 'maps'))
-    grey = np.round(stimuli.grey(image))
+    grey = np.round(reveal.grey(image))
     before = np.zeros(grey.shape, bool)
     for row in rows[:12]:
       level = stimulus_files.parse_level(row['level'])
@@ -166,7 +167,7 @@ class FolderTest(Case):
     self.assertAlmostEqual(shown.mean(), 127.4, delta=.5)
     np.testing.assert_array_equal(
         self.pixels(f'animal/full_{names["animal/b"]}.png'),
-        np.round(stimuli.grey(np.rot90(image, 2))))
+        np.round(reveal.grey(np.rot90(image, 2))))
 
   def test_percent_of_the_map(self):
     self.pairs('animal/a', 'vehicle/b')
@@ -180,7 +181,7 @@ class FolderTest(Case):
                      (10, 100, _SIZE**2))
     image = np.asarray(Image.open(self.folder / 'images/animal/a.png'))
     shown = self.pixels('animal/100_animal0.png') == np.round(
-        stimuli.grey(image))
+        reveal.grey(image))
     self.assertTrue(shown[heatmap > 0].all())
     self.assertLess(shown[heatmap == 0].mean(), .05)
 

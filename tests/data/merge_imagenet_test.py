@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 import tensorflow as tf, tf_keras
 
-from official_ext.harmonization.data import manifest
-from official_ext.harmonization.data import map_framing
-from official_ext.harmonization.data import map_index
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.maps import map_framing
+from official_ext.harmonization.data.maps import map_index
 from official_ext.harmonization.data import merge_imagenet
-from official_ext.harmonization.data import pictures
-from official_ext.harmonization.data import record_writer
-from official_ext.harmonization.data import shards
+from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.data.records import record_writer
+from official_ext.harmonization.data.records import shards
 
 
 def _map(seed, shape=(16, 16)):
@@ -84,7 +84,7 @@ class MergeImagenetTest(tf.test.TestCase):
   def map_records(self, *names):
     self.shard('maps/clickme-00000-of-00001', [
         record_writer.canonical_example(
-            _jpeg(), 0, f'train/{name}.jpg', pictures.encode_map(_map(i)),
+            _jpeg(), 0, f'train/{name}.jpg', image_codec.encode_map(_map(i)),
             'clickme', 10 + i, 5) for i, name in enumerate(names)
     ] + [record_writer.canonical_example(_jpeg(), 0, 'n0_0.JPEG')])
     return str(self.folder / 'maps/clickme-*')
@@ -120,7 +120,7 @@ class MergeImagenetTest(tf.test.TestCase):
     self.imagenet()
     maps = self.folder / 'folder/deep'
     maps.mkdir(parents=True)
-    (maps / 'n0_0.png').write_bytes(pictures.encode_map(_map(0)))
+    (maps / 'n0_0.png').write_bytes(image_codec.encode_map(_map(0)))
     np.savez(maps / 'n0_3.npz', heatmap=_map(3) / 3.)
     self.assertEqual(
         self.merge(map_dir=str(self.folder / 'folder'), only_mapped=True,
@@ -207,7 +207,7 @@ class MergeImagenetTest(tf.test.TestCase):
     self.imagenet()
     self.shard('maps/clickme-again', [
         record_writer.canonical_example(
-            _jpeg(), 0, 'n0_1.png', pictures.encode_map(_map(3)))])
+            _jpeg(), 0, 'n0_1.png', image_codec.encode_map(_map(3)))])
     with self.assertRaisesRegex(ValueError, 'both maps of image n0_1'):
       self.merge(map_records=maps)
 
@@ -228,11 +228,11 @@ class FitTest(tf.test.TestCase):
 
   def fit(self, shape, height, width, framing):
     fields = record_writer.map_fields(
-        pictures.encode_map(_map(0, shape)), 'x', 3)
+        image_codec.encode_map(_map(0, shape)), 'x', 3)
     fitted = map_index.fit(fields, height, width, framing)
     self.assertEqual(fitted['image/heatmap/source'], b'x')
     self.assertEqual(fitted['image/heatmap/clicks'], 3)
-    values = pictures.decode_map(fitted['image/heatmap/encoded'])
+    values = image_codec.decode_map(fitted['image/heatmap/encoded'])
     self.assertEqual(values.shape, (fitted['image/heatmap/height'],
                                     fitted['image/heatmap/width']))
     return values

@@ -2,8 +2,8 @@
 
 import time
 
-from official_ext.harmonization.data import output_folder
-from official_ext.harmonization.data import shards
+from official_ext.harmonization.data.records import output_folder
+from official_ext.harmonization.data.records import shards
 
 
 class Numbers:

@@ -16,13 +16,13 @@ import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
-from official_ext.harmonization.data import manifest
-from official_ext.harmonization.data import pictures
-from official_ext.harmonization.data import record_checks
-from official_ext.harmonization.data import record_reader
-from official_ext.harmonization.data import record_writer
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.data.records import record_checks
+from official_ext.harmonization.data.records import record_reader
+from official_ext.harmonization.data.records import record_writer
 from official_ext.harmonization.data import verify_records
-from tests import fixtures
+from testing import fixtures
 
 _RECORDS = [b'', b'x', b'a record', bytes(range(256)) * 3, b'the last']
 # Of the first byte of each record, and of the end of the file.
@@ -352,7 +352,7 @@ def _canonical(seed, label=1, heatmap=True, flat=False, image=None):
       64, dtype=np.uint8).reshape(8, 8)
   return record_writer.canonical_example(
       image or tf.io.encode_jpeg(fixtures.pixels(seed)).numpy(), label,
-      f'{seed}.jpg', pictures.encode_map(values) if heatmap and not flat else
+      f'{seed}.jpg', image_codec.encode_map(values) if heatmap and not flat else
       tf.io.encode_png(values[..., np.newaxis]).numpy() if flat else None,
       'test')
 

@@ -17,7 +17,7 @@ from official_ext.harmonization.dataloaders import augmentation
 from official_ext.harmonization.dataloaders import harmonization_input
 from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import seeded_host
-from tests import fixtures
+from testing import fixtures
 from tests import samples
 
 _SIZE = 64

@@ -10,7 +10,7 @@ from official.vision.configs import image_classification as stock
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
 from official_ext.harmonization.dataloaders import mapped_source
-from tests import fixtures
+from testing import fixtures
 
 def _bad():
   return fixtures.record(leave_out=['heatmap'])

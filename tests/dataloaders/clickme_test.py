@@ -12,8 +12,8 @@ from official_ext.harmonization.dataloaders import clickme_decoder
 from official_ext.harmonization.dataloaders import harmonization_input
 from official_ext.harmonization.dataloaders import records
 from official_ext.harmonization.dataloaders import registry
-from tests import fixtures
-from tests import released
+from testing import fixtures
+from testing import released
 
 
 def _decoded(image, heatmap, label=1, seed=0):

@@ -8,14 +8,14 @@ import numpy as np
 from PIL import Image
 import tensorflow as tf, tf_keras
 
-from benchmarks.mutations import records
+from stress.mutations import records
 from official_ext.harmonization.dataloaders import canonical_decoder
 from official_ext.harmonization.dataloaders import clickme_decoder
 from official_ext.harmonization.dataloaders import decoding
 from official_ext.harmonization.dataloaders import harmonization_input
 from official_ext.harmonization.dataloaders import raw_decoder
 from official_ext.harmonization.dataloaders import registry
-from tests import fixtures
+from testing import fixtures
 
 _SIDE = 12
 

@@ -6,11 +6,11 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 import tensorflow as tf, tf_keras
 
-from official_ext.harmonization.evaluation import host_metrics
+from official_ext.harmonization.evaluation import numpy_metrics
 from official_ext.harmonization.evaluation import metrics
 from tests import devices
 from tests import map_pairs
-from tests import released
+from testing import released
 
 
 class ScoresTest(tf.test.TestCase, parameterized.TestCase):
@@ -45,8 +45,8 @@ class ScoresTest(tf.test.TestCase, parameterized.TestCase):
       a, b = map_pairs.tied(6)
       found = metrics.alignment_scores(a, b, percentile)._asdict()
       for name, expected in {
-          **host_metrics.alignment_scores(a, b, percentile),
-          **host_metrics.localization_scores(a, b, percentile)
+          **numpy_metrics.alignment_scores(a, b, percentile),
+          **numpy_metrics.localization_scores(a, b, percentile)
       }.items():
         self.assertAllClose(found[name], expected, msg=name)
 
@@ -103,7 +103,7 @@ class ScoresTest(tf.test.TestCase, parameterized.TestCase):
         expected = getattr(theirs, name)(a, b)
         self.assertAllClose(
             getattr(metrics, name)(a, b), expected, rtol=1e-5, atol=1e-5)
-        on_host = host_metrics.alignment_scores(a, b)
+        on_host = numpy_metrics.alignment_scores(a, b)
         key = {'spearman_correlation': 'spearman',
                'intersection_over_union': 'iou'}.get(name, name)
         self.assertAllClose(on_host[key], expected, rtol=1e-8)

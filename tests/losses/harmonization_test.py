@@ -6,7 +6,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.losses import harmonization
 from tests import devices
-from tests import released
+from testing import released
 
 _FORMS = ('before_pyramid', 'per_level')
 _ROW = np.array([1., 4., 6., 4., 1.]) / 16.

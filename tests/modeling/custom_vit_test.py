@@ -4,7 +4,7 @@ import tensorflow as tf, tf_keras
 
 from official.core import task_factory
 from official.vision.modeling.backbones import vit_specs
-from tests import fixtures
+from testing import fixtures
 
 
 class CustomVitTest(tf.test.TestCase):

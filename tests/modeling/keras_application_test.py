@@ -14,7 +14,7 @@ from official_ext.harmonization.configs import backbones
 from official_ext.harmonization.modeling import keras_application
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
-from tests import fixtures
+from testing import fixtures
 
 _MODULES = 'tf_keras.src.applications.'
 

@@ -6,7 +6,7 @@ import tensorflow as tf, tf_keras
 from official_ext.harmonization.ops import saliency
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
-from tests import fixtures
+from testing import fixtures
 
 _CLASSES = fixtures.CLASSES
 

@@ -8,7 +8,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.ops import blur
 from official_ext.harmonization.ops import pyramid
-from tests import released
+from testing import released
 
 _ROW = np.array([1., 4., 6., 4., 1.]) / 16.
 

@@ -17,7 +17,7 @@ from official_ext.harmonization.evaluation import scores as scores_lib
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
 from tests import devices
-from tests import fixtures
+from testing import fixtures
 
 
 def _model(task, seed=0):

@@ -13,12 +13,12 @@ from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
 from official_ext.harmonization.data import download_clickme
-from official_ext.harmonization.data import manifest
+from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.evaluation import scores as scores_lib
 from official_ext.harmonization.tasks import alignment_report
 from tests import devices
-from tests import fixtures
+from testing import fixtures
 
 _NAN = float('nan')
 

@@ -13,8 +13,8 @@ from official_ext.harmonization.tasks import guards
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
 from tests import devices
-from tests import fixtures
-from tests import released
+from testing import fixtures
+from testing import released
 
 
 class _Recorder:

@@ -12,7 +12,7 @@ from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
 from tests import devices
-from tests import fixtures
+from testing import fixtures
 
 
 def _task(**kwargs):

@@ -23,7 +23,7 @@ from official.vision.configs import image_classification as stock
 from official.vision.tasks import image_classification as stock_task
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
-from tests import fixtures
+from testing import fixtures
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.realpath(__file__))))

@@ -17,7 +17,7 @@ from official_ext.harmonization.dataloaders import records
 from official_ext.harmonization.dataloaders import seeded_host
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
-from tests import fixtures
+from testing import fixtures
 
 _PLAIN = dict(aug_rand_hflip=False, aug_crop=False, color_jitter=0.)
 # What draws at random, with nothing else that does.

@@ -10,7 +10,7 @@ from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
 from official_ext.harmonization.tasks import poison
 from tests import devices
-from tests import fixtures
+from testing import fixtures
 from tests import tiny_run
 
 _NAN = float('nan')

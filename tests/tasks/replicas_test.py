@@ -7,7 +7,7 @@ from official.core import train_utils
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
 from tests import devices
-from tests import fixtures
+from testing import fixtures
 
 
 class ReplicasTest(tf.test.TestCase):

@@ -19,7 +19,7 @@ import yaml
 from official_ext.harmonization.tasks import (
     harmonized_image_classification as task_lib)
 from tests import devices
-from tests import fixtures
+from testing import fixtures
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.realpath(__file__))))

@@ -56,7 +56,7 @@ class Harmonization(hyperparams.Config):
     warmup_steps: the weight grows linearly from 0 over these first steps.
     ceiling: human score that `alignment` is divided by. None takes that of the
       ClickMe release where `task.mapped_validation_data` is recognized as such
-      (see `data.clickme_release`), and 1, the raw score, for all other records.
+      (see `data.records.clickme_release`), and 1, the raw score, for all other records.
   """
   enabled: bool = False
   weight: float = 1.0

@@ -22,10 +22,10 @@ except ImportError:
 
 from official_ext.harmonization import cli
 from official_ext.harmonization.data import build_clickme_records
-from official_ext.harmonization.data import canonical_maker
-from official_ext.harmonization.data import click_files
-from official_ext.harmonization.data import output_folder
-from official_ext.harmonization.data import shards
+from official_ext.harmonization.data.records import canonical_maker
+from official_ext.harmonization.data.maps import click_files
+from official_ext.harmonization.data.records import output_folder
+from official_ext.harmonization.data.records import shards
 
 FLAGS = flags.FLAGS
 

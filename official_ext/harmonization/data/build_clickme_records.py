@@ -23,18 +23,18 @@ import tensorflow as tf, tf_keras
 
 from official_ext.harmonization import cli
 from official_ext.harmonization import resources
-from official_ext.harmonization.data import canonical_maker
-from official_ext.harmonization.data import class_labels
-from official_ext.harmonization.data import click_files
-from official_ext.harmonization.data import click_frames
-from official_ext.harmonization.data import clicks
-from official_ext.harmonization.data import folders
-from official_ext.harmonization.data import map_files
-from official_ext.harmonization.data import map_framing
-from official_ext.harmonization.data import map_sources
-from official_ext.harmonization.data import output_folder
-from official_ext.harmonization.data import pairs
-from official_ext.harmonization.data import shards
+from official_ext.harmonization.data.records import canonical_maker
+from official_ext.harmonization.data.records import class_labels
+from official_ext.harmonization.data.maps import click_files
+from official_ext.harmonization.data.maps import click_frames
+from official_ext.harmonization.data.maps import clicks
+from official_ext.harmonization.data.maps import folders
+from official_ext.harmonization.data.maps import map_files
+from official_ext.harmonization.data.maps import map_framing
+from official_ext.harmonization.data.maps import map_sources
+from official_ext.harmonization.data.records import output_folder
+from official_ext.harmonization.data.maps import pairs
+from official_ext.harmonization.data.records import shards
 from official_ext.harmonization.ops import blur
 
 FLAGS = flags.FLAGS

@@ -20,9 +20,9 @@ import tqdm
 
 from official_ext.harmonization import cli
 from official_ext.harmonization import resources
-from official_ext.harmonization.data import http_shard
-from official_ext.harmonization.data import manifest
-from official_ext.harmonization.data import output_folder
+from official_ext.harmonization.data.records import http_shard
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.records import output_folder
 
 FLAGS = flags.FLAGS
 

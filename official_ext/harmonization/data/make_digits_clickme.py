@@ -24,8 +24,8 @@ import tqdm
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization import resources
-from official_ext.harmonization.data import output_folder
-from official_ext.harmonization.data import record_writer
+from official_ext.harmonization.data.records import output_folder
+from official_ext.harmonization.data.records import record_writer
 
 FLAGS = flags.FLAGS
 

@@ -33,17 +33,17 @@ from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization import resources
 from official_ext.harmonization.data import build_clickme_records
-from official_ext.harmonization.data import class_labels
-from official_ext.harmonization.data import manifest
-from official_ext.harmonization.data import map_framing
-from official_ext.harmonization.data import output_folder
-from official_ext.harmonization.data import pictures
-from official_ext.harmonization.data import record_files
-from official_ext.harmonization.data import shards
-from official_ext.harmonization.data import stimuli
-from official_ext.harmonization.data import stimulus_files
-from official_ext.harmonization.data import stimulus_sources
-from official_ext.harmonization.data import stimulus_targets
+from official_ext.harmonization.data.records import class_labels
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.maps import map_framing
+from official_ext.harmonization.data.records import output_folder
+from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.data.records import record_files
+from official_ext.harmonization.data.records import shards
+from official_ext.harmonization.data.stimuli import reveal
+from official_ext.harmonization.data.stimuli import stimulus_files
+from official_ext.harmonization.data.stimuli import stimulus_sources
+from official_ext.harmonization.data.stimuli import stimulus_targets
 from official_ext.harmonization.dataloaders import registry
 
 FLAGS = flags.FLAGS
@@ -177,7 +177,7 @@ def square(image: np.ndarray, heatmap: np.ndarray, size: int):
   heatmap = np.asarray(
       Image.fromarray(np.float32(heatmap)).resize((width, height),
                                                   Image.BILINEAR))
-  return (_square(stimuli.grey(image), size),
+  return (_square(reveal.grey(image), size),
           np.maximum(_square(heatmap, size), 0.))
 
 
@@ -194,7 +194,7 @@ def counts(values: np.ndarray, percent_of: str) -> dict[int, int]:
   """
   of = values.size if percent_of == 'image' else np.count_nonzero(values)
   return {level: values.size if level == stimulus_files.FULL else
-          stimuli.revealed_pixels(stimulus_files.percent(level), of)
+          reveal.revealed_pixels(stimulus_files.percent(level), of)
           for level in stimulus_files.LEVELS}
 
 
@@ -215,11 +215,11 @@ def render(bright: np.ndarray, values: np.ndarray, name: str,
     ValueError: the map cannot be grown from.
   """
   place = shards.position(name, options.seed)
-  order = stimuli.growth_order(values, np.random.default_rng([place, 0]),
+  order = reveal.growth_order(values, np.random.default_rng([place, 0]),
                                options.connectivity)
-  ground = stimuli.scramble_phase(bright, np.random.default_rng([place, 1]))
+  ground = reveal.scramble_phase(bright, np.random.default_rng([place, 1]))
   for level, count in counts(values, options.percent_of).items():
-    yield level, stimuli.compose(bright, ground, order, count)
+    yield level, reveal.compose(bright, ground, order, count)
 
 
 def _folders(options: Options) -> build_clickme_records.Options:
@@ -262,7 +262,7 @@ def source(options: Options) -> _Source:
   """
   if not options.output_dir:
     raise ValueError('--output_dir is missing: say where the stimuli go.')
-  if options.connectivity not in stimuli.CONNECTIVITIES:
+  if options.connectivity not in reveal.CONNECTIVITIES:
     raise ValueError(f'--connectivity={options.connectivity}: a pixel has '
                      'neighbours at its 4 sides, or 8 with the corners.')
   names = []
@@ -396,7 +396,7 @@ class _Maker:
     if not all(map(tf.io.gfile.exists, paths.values())):
       tf.io.gfile.makedirs(os.path.join(self._options.output_dir, target))
       for level, picture in render(bright, values, item.name, self._options):
-        files.write(paths[level], pictures.encode_image(picture))
+        files.write(paths[level], image_codec.encode_image(picture))
     revealed = counts(values, self._options.percent_of)
     return [(names[level], target, image_class, f'{image_class}{digit}',
              stimulus_files.level_name(level), stimulus_files.percent(level),

@@ -22,13 +22,13 @@ import tensorflow as tf, tf_keras
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization import resources
-from official_ext.harmonization.data import map_framing
-from official_ext.harmonization.data import map_index
-from official_ext.harmonization.data import output_folder
-from official_ext.harmonization.data import pictures
-from official_ext.harmonization.data import record_files
-from official_ext.harmonization.data import record_writer
-from official_ext.harmonization.data import shards
+from official_ext.harmonization.data.maps import map_framing
+from official_ext.harmonization.data.maps import map_index
+from official_ext.harmonization.data.records import output_folder
+from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.data.records import record_files
+from official_ext.harmonization.data.records import record_writer
+from official_ext.harmonization.data.records import shards
 
 FLAGS = flags.FLAGS
 
@@ -106,7 +106,7 @@ class Merger:
     else:
       counts = {'images: with a map': 1}
       if is_new:
-        counts[pictures.ANEW] = 1
+        counts[image_codec.ANEW] = 1
       try:
         fields = map_index.fit(map_index.read(place), shape.height, shape.width,
                                self._framing)
@@ -121,7 +121,7 @@ class Merger:
         label=example.features.feature[_LABEL].int64_list.value[0])
 
   def _complete(self, example, where,
-                has_map: bool) -> tuple[pictures.Shape, bool]:
+                has_map: bool) -> tuple[image_codec.Shape, bool]:
     """Completes the fields of an image.
 
     Args:
@@ -141,8 +141,8 @@ class Merger:
       raise ValueError(f'{where} has no {lacking}: give records in Model '
                        'Garden\'s ImageNet format.')
     try:
-      image = pictures.as_seen(encoded[0]) if has_map else encoded[0]
-      shape = pictures.shape(image)
+      image = image_codec.as_seen(encoded[0]) if has_map else encoded[0]
+      shape = image_codec.shape(image)
     except ValueError as e:
       raise ValueError(f'image/encoded of {where} is {e}. Repair or remove it.'
                       ) from None

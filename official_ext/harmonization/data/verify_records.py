@@ -29,10 +29,10 @@ from official.core import input_reader
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization import resources
-from official_ext.harmonization.data import manifest
-from official_ext.harmonization.data import record_checks
-from official_ext.harmonization.data import record_files
-from official_ext.harmonization.data import record_reader
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.records import record_checks
+from official_ext.harmonization.data.records import record_files
+from official_ext.harmonization.data.records import record_reader
 from official_ext.harmonization.dataloaders import registry
 
 FLAGS = flags.FLAGS

@@ -1,1 +1,1 @@
-"""Human-alignment metrics, runs and pictures."""
+"""Alignment metrics, their scores and panels of maps."""

@@ -5,7 +5,7 @@ import tensorflow as tf, tf_keras
 
 from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg)
-from official_ext.harmonization.data import clickme_release
+from official_ext.harmonization.data.records import clickme_release
 from official_ext.harmonization.dataloaders import mapped_source
 
 

@@ -1,1 +1,1 @@
-"""Networks of any origin behind one interface."""
+"""Moved to `benchmark.adapters`."""

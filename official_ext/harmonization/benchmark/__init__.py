@@ -1,0 +1,1 @@
+"""Scores any network against people: protocols, adapters and reports."""

@@ -1,0 +1,1 @@
+"""Networks of any origin behind one interface."""

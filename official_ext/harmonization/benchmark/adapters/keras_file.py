@@ -1,0 +1,71 @@
+"""`keras:FILE`: a whole model in a .keras or .h5 file."""
+
+import os
+from typing import Any, Optional, Tuple
+
+from official_ext.harmonization import resources
+from official_ext.harmonization.benchmark.adapters import base
+from official_ext.harmonization.benchmark.adapters import keras_heads
+from official_ext.harmonization.benchmark.adapters import keras_models
+from official_ext.harmonization.benchmark.adapters import preprocessing as pre
+from official_ext.harmonization.benchmark.adapters import tensorflow_model
+
+
+def build(spec: str,
+          target: str,
+          *,
+          name: Optional[str] = None,
+          preprocessing: Optional[pre.Choice] = None,
+          input_size: Optional[Tuple[int, int]] = None,
+          output: str = '') -> base.Adapter:
+  """Builds the adapter.
+
+  Args:
+    spec: as the user wrote it.
+    target: path of the file.
+    name: for tables; the file's by default.
+    preprocessing: its name, or itself. By default what the layers before the
+      first weights show, else 'torch', with a warning.
+    input_size: height and width, where the model takes any.
+    output: which of the model's outputs; by default the only one, or 'logits'.
+
+  Returns:
+    The adapter.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is no classifier that can be scored.
+  """
+  model = keras_models.load(resources.working_path(target))
+  stem = os.path.splitext(os.path.basename(target))[0]
+  return wrap(spec, model, name or stem, preprocessing, input_size, output)
+
+
+def wrap(spec: str, model: Any, name: str, chosen: Optional[pre.Choice],
+         input_size: Optional[Tuple[int, int]],
+         output: str = '') -> base.Adapter:
+  """Makes an adapter of a Keras model.
+
+  Args:
+    spec: as the user wrote it.
+    model: of either Keras.
+    name: for tables.
+    chosen: the preprocessing, or None to recognize it.
+    input_size: height and width, or None for the model's own.
+    output: as for `build`.
+
+  Returns:
+    The adapter.
+
+  Raises:
+    ValueError: it is no classifier of images that can be scored.
+  """
+  size = keras_models.input_size(spec, model, input_size)
+  model = keras_heads.with_logits(spec, model, size, output)
+  assumed = False
+  if not chosen:
+    chosen = pre.before_weights(
+        lambda images: keras_models.first_inputs(model, images), size)
+    assumed = not chosen
+  return tensorflow_model.TensorFlowAdapter(
+      spec, name, size, pre.get(chosen or pre.DEFAULT), model, assumed=assumed)

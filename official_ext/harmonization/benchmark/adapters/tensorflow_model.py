@@ -1,0 +1,109 @@
+"""Networks that are TensorFlow callables."""
+
+import functools
+from typing import Callable, Iterator, Optional, Tuple
+
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.benchmark.adapters import base
+from official_ext.harmonization.benchmark.adapters import graphs
+from official_ext.harmonization.benchmark.adapters import preprocessing
+
+
+class TensorFlowAdapter(base.Adapter):
+  """A callable `model(images, training=...)` that returns logits (B, C)."""
+
+  def __init__(self, spec: str, name: str, input_size: Tuple[int, int],
+               prepare: preprocessing.Preprocessing,
+               model: Callable[..., tf.Tensor], *,
+               batch_size: Optional[int] = None, assumed: bool = False):
+    """Traces the network once for logits; for gradients when first asked.
+
+    Args:
+      spec: as for `base.Adapter`, as the next three and the last.
+      name: see there.
+      input_size: see there.
+      prepare: see there.
+      model: takes float32 images and returns logits; it is differentiated.
+      batch_size: the only one that the network takes, if there is such a one.
+      assumed: see there.
+
+    Raises:
+      ValueError: the network cannot be scored, see `base.Adapter._probe`.
+    """
+    super().__init__(spec, name, input_size, prepare, assumed=assumed)
+    # Traced functions do not keep variables alive.
+    self._model = model
+    self._batch_size = batch_size
+    self._probe()
+
+  def parameters(self) -> Iterator[np.ndarray]:
+    """See `base.Adapter`; Keras's random seeds are not among `weights`."""
+    model = self._model
+    for variable in getattr(model, 'weights', getattr(model, 'variables', ())):
+      yield np.asarray(variable.numpy())
+
+  # Both leave the batch size open, so that a smaller last batch is no new
+  # trace, and are concrete: TensorFlow would take several networks for one
+  # function that is traced again and again.
+  @functools.cached_property
+  def _forward(self):
+    return tf.function(
+        lambda x: tf.cast(self._model(x, training=False), tf.float32)
+    ).get_concrete_function(self._images)
+
+  @functools.cached_property
+  def _backward(self):
+    labels = tf.TensorSpec([self._batch_size, self.num_classes])
+
+    # Not by ops.saliency: TensorFlow would keep what can be differentiated
+    # twice, and with it the network, as long as the process lives.
+    def differentiate(images, one_hot):
+      with tf.GradientTape() as tape:
+        tape.watch(images)
+        logits = tf.cast(self._model(images, training=False), tf.float32)
+        score = tf.reduce_sum(logits * one_hot)
+      return logits, tape.gradient(score, images)
+
+    return tf.function(differentiate).get_concrete_function(
+        self._images, labels)
+
+  @property
+  def _images(self):
+    return tf.TensorSpec([self._batch_size, *self.input_size, 3])
+
+  def _last_operation(self) -> str:
+    return graphs.last_operation(self._forward)
+
+  def _epsilon(self) -> float:
+    return self._precision
+
+  @functools.cached_property
+  def _precision(self) -> float:
+    return base.ROUNDING[graphs.narrowest_type(self._forward)]
+
+  def _logits(self, inputs: np.ndarray) -> np.ndarray:
+    return self._in_batches(self._forward, inputs)[0]
+
+  def _logits_and_gradients(
+      self, inputs: np.ndarray,
+      labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    if self._backward.structured_outputs[1] is None:
+      raise base.no_gradient(self.spec)
+    logits, gradients = self._in_batches(self._backward, inputs, labels)
+    return logits, gradients
+
+  def _in_batches(self, function, *arrays) -> list[np.ndarray]:
+    """Calls a function on batches of the one size that it takes, if any."""
+    count = len(arrays[0])
+    size = self._batch_size or count
+    padded = [
+        np.pad(a, [(0, -count % size)] + [(0, 0)] * (a.ndim - 1), mode='edge')
+        for a in arrays
+    ]
+    results = []
+    for i in range(0, count, size):
+      batch = function(*(tf.constant(a[i:i + size]) for a in padded))
+      results.append([r.numpy() for r in tf.nest.flatten(batch)])
+    return [np.concatenate(parts)[:count] for parts in zip(*results)]

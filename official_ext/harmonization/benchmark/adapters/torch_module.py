@@ -1,0 +1,285 @@
+"""`torch:PACKAGE.FUNCTION`: a PyTorch module, gradients by autograd."""
+
+import contextlib
+import importlib
+import inspect
+import os
+import sys
+from typing import Any, Iterator, Optional, Tuple
+
+import numpy as np
+
+from official_ext.harmonization.benchmark.adapters import base
+from official_ext.harmonization.benchmark.adapters import outputs
+from official_ext.harmonization.benchmark.adapters import packages
+from official_ext.harmonization.benchmark.adapters import preprocessing as pre
+from official_ext.harmonization.benchmark.adapters import torch_weights
+
+_SIZE = (224, 224)
+
+# Nodes of autograd's graph that only hand on, cast or arrange numbers, and
+# those that squash logits.
+_TRANSPARENT = ('ToCopyBackward0', 'ViewBackward0', 'ReshapeAliasBackward0',
+                'UnsafeViewBackward0', 'SqueezeBackward0', 'SqueezeBackward1',
+                'UnsqueezeBackward0', 'CloneBackward0', 'AliasBackward0')
+_BEFORE_LOGARITHM = ('AddBackward0', 'ClampBackward1', 'ClampMinBackward0')
+_SQUASHING = {'SoftmaxBackward0': 'softmax', 'SigmoidBackward0': 'sigmoid',
+              'LogSoftmaxBackward0': 'log_softmax',
+              'LogSigmoidBackward0': 'log_sigmoid',
+              'HardsigmoidBackward0': 'hardsigmoid'}
+
+
+class _Reached(Exception):
+  """The first module of weights has been called."""
+
+
+class TorchAdapter(base.Adapter):
+  """A `torch.nn.Module` of images (B, 3, h, w) to logits (B, C).
+
+  It is switched to evaluation mode, computes with the numbers of its weights,
+  and runs on the first CUDA device where there is one.
+  """
+
+  def __init__(self, spec: str, name: str, input_size: Tuple[int, int],
+               prepare: Optional[pre.Preprocessing], module: Any, *,
+               output: str = ''):
+    """Initializes the adapter.
+
+    Args:
+      spec: as for `base.Adapter`, as the next two.
+      name: see there.
+      input_size: see there.
+      prepare: the preprocessing; None to recognize it by what the module does
+        before its first weights, or else to assume it.
+      module: the network.
+      output: which of its outputs; by default the only one, or 'logits'.
+
+    Raises:
+      ValueError: it cannot be scored, see `base.Adapter._probe`.
+    """
+    self._torch = packages.require(spec, 'torch')
+    self._device = 'cuda' if self._torch.cuda.is_available() else 'cpu'
+    self._module = module.to(self._device)
+    # Frozen TorchScript and exported programs have no modes to choose from.
+    if hasattr(module, 'training'):
+      with contextlib.suppress(NotImplementedError):
+        self._module.eval()
+    # Gradients of weights would double the memory for nothing.
+    for parameter in self._module.parameters():
+      parameter.requires_grad_(False)
+    self._output = output
+    self._dtype = self._output_dtype = self._dtype_of_weights()
+    assumed = False
+    if not prepare:
+      found = pre.before_weights(self._first_inputs, input_size)
+      assumed, prepare = not found, pre.get(found or pre.DEFAULT)
+    super().__init__(spec, name, input_size, prepare, assumed=assumed)
+    self._probe()
+
+  def parameters(self) -> Iterator[np.ndarray]:
+    """See `base.Adapter`; as bytes, since NumPy lacks bfloat16."""
+    module = self._module
+    for _, tensor in (*module.named_parameters(), *module.named_buffers()):
+      flat = tensor.detach().cpu().contiguous().reshape(-1)
+      yield flat.view(self._torch.uint8).numpy()
+
+  def _dtype_of_weights(self):
+    """Returns the type of the first weights that are not integers."""
+    for tensor in (*self._module.parameters(), *self._module.buffers()):
+      if tensor.is_floating_point():
+        return tensor.dtype
+    return self._torch.float32
+
+  def _run(self, inputs: np.ndarray, differentiate: bool):
+    """Returns the images as PyTorch has them, and their logits."""
+    channels_first = np.ascontiguousarray(np.moveaxis(inputs, -1, 1))
+    images = self._torch.from_numpy(channels_first).to(self._device)
+    images.requires_grad_(differentiate)
+    with self._torch.set_grad_enabled(differentiate):
+      # A copy, because a network may work in place on what it is given.
+      output = self._module(images.clone().to(self._dtype))
+    found = outputs.named(
+        output, lambda x: isinstance(x, self._torch.Tensor))
+    if not found:
+      raise base.Unscorable(
+          f'{self.spec}: its output is a {type(output).__name__} without '
+          'tensors; expected logits.')
+    logits = found[outputs.choose(self.spec, found, self._output)]
+    self._output_dtype = logits.dtype  # That of autocast, for one.
+    return images, logits.float()
+
+  def _logits(self, inputs: np.ndarray) -> np.ndarray:
+    return self._run(inputs, False)[1].cpu().numpy()
+
+  def _logits_and_gradients(
+      self, inputs: np.ndarray,
+      labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    images, logits = self._run(inputs, True)
+    one_hot = self._torch.from_numpy(labels).to(self._device)
+    gradient = None
+    if logits.requires_grad:
+      gradient, = self._torch.autograd.grad(
+          (logits * one_hot).sum(), images, allow_unused=True)
+    if gradient is None:
+      raise base.no_gradient(self.spec)
+    return (logits.detach().cpu().numpy(),
+            np.moveaxis(gradient.cpu().numpy(), 1, -1))
+
+  def _epsilon(self) -> float:
+    names = {str(t.dtype).rpartition('.')[2]
+             for t in self._module.parameters()}
+    names.add(str(self._output_dtype).rpartition('.')[2])
+    if self._device == 'cuda':
+      names.add('tensor_float_32')
+    return max(base.ROUNDING.get(n, base.ROUNDING['float32']) for n in names)
+
+  def _last_operation(self) -> str:
+    """As of `base.Adapter`, by autograd's graph, which scripts may not have."""
+    inputs = np.zeros((2, *self.input_size, 3), np.float32)
+    try:
+      node = self._run(inputs, True)[1].grad_fn
+    except Exception:  # pylint: disable=broad-except  # told when it is used
+      return ''
+    allowed, logarithm = _TRANSPARENT, ''
+    while node is not None:
+      if node.name() in _SQUASHING:
+        return logarithm + _SQUASHING[node.name()]
+      if node.name() == 'LogBackward0' and not logarithm:
+        allowed, logarithm = _TRANSPARENT + _BEFORE_LOGARITHM, 'log of '
+      elif node.name() not in allowed:
+        return ''
+      node = next((n for n, _ in node.next_functions if n is not None), None)
+    return ''
+
+  def _first_inputs(self, images: np.ndarray) -> Optional[np.ndarray]:
+    """Returns what the first module of weights is given."""
+    reached = []
+
+    def record(unused_module, inputs):
+      reached.append(inputs[0].float().cpu().numpy())
+      raise _Reached
+
+    hooks = []
+    try:
+      hooks = [
+          m.register_forward_pre_hook(record) for m in self._module.modules()
+          if any(p.dim() > 1 for p in m.parameters(recurse=False))]
+      self._run(images, False)
+    except Exception:  # pylint: disable=broad-except  # told by `_probe`
+      pass
+    finally:
+      for hook in hooks:
+        hook.remove()
+    return reached[0] if reached else None
+
+
+def _attribute(spec: str, target: str) -> Any:
+  """Imports what a SPEC names."""
+  packages.require(spec, 'torch')
+  if '.' not in target:
+    raise ValueError(f'{spec}: write torch:PACKAGE.FUNCTION, such as '
+                     'torch:my_models.resnet.')
+  if '' not in sys.path and os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())  # A console command does not look there.
+  parts = target.split('.')
+  for end in range(len(parts) - 1, 0, -1):
+    name = '.'.join(parts[:end])
+    try:
+      found = importlib.import_module(name)
+      break
+    except ModuleNotFoundError as e:
+      # The name itself, or what is before it: the rest may be attributes.
+      if e.name and f'{name}.'.startswith(f'{e.name}.'):
+        if end == 1:
+          raise ImportError(
+              f'{spec}: {e}. Set PYTHONPATH to the folder that the package '
+              f'{e.name} is in.') from e
+        continue
+      raise ImportError(f'{spec}: importing {name} fails: {e}. Install what it '
+                        'needs.') from e
+    except Exception as e:  # pylint: disable=broad-except  # it is any code
+      raise ImportError(f'{spec}: importing {name} fails: {_brief(e)}.') from e
+  for part in parts[end:]:
+    if not hasattr(found, part):
+      known = sorted(n for n, v in vars(found).items()
+                     if callable(v) and not n.startswith('_'))
+      raise ImportError(
+          f'{spec}: {getattr(found, "__name__", found)} has no attribute '
+          f'{part!r}; it has {", ".join(known) or "no functions"}.')
+    found = getattr(found, part)
+  return found
+
+
+def _brief(error: Exception) -> str:
+  return f'{type(error).__name__}: {next(iter(str(error).splitlines()), "")}'
+
+
+def _module(spec: str, target: str) -> Any:
+  """Gets the module that a SPEC names, or makes it."""
+  made = _attribute(spec, target)
+  torch = packages.require(spec, 'torch')
+  # A function may return a class.
+  for attempt in range(2):
+    if isinstance(made, torch.nn.Module):
+      return made
+    if not callable(made) or (attempt and not inspect.isclass(made)):
+      break
+    try:
+      needed = [p.name for p in inspect.signature(made).parameters.values()
+                if p.default is p.empty and p.kind not in (
+                    p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    except (TypeError, ValueError):  # Written in C.
+      needed = []
+    name = getattr(made, '__name__', target)
+    if needed:
+      raise base.Unscorable(
+          f'{spec}: {name} needs the arguments {", ".join(needed)}; expected a '
+          'function without. Write one that gives them.')
+    try:
+      made = made()
+    except Exception as e:  # pylint: disable=broad-except  # it is any code
+      raise base.Unscorable(f'{spec}: {name}() fails: {_brief(e)}.') from e
+  if isinstance(made, torch.nn.Module):
+    return made
+  raise base.Unscorable(
+      f'{spec}: {target} gives a {type(made).__name__}; expected a '
+      'torch.nn.Module, or a function that returns one.')
+
+
+def build(spec: str,
+          target: str,
+          *,
+          name: Optional[str] = None,
+          weights: str = '',
+          preprocessing: Optional[pre.Choice] = None,
+          input_size: Optional[Tuple[int, int]] = None,
+          output: str = '',
+          weights_key: str = '') -> base.Adapter:
+  """Builds the adapter.
+
+  Args:
+    spec: as the user wrote it.
+    target: import path of a module, a class of modules, or a function without
+      arguments that returns either. It is run: name only what you trust.
+    name: for tables; the function's by default.
+    weights: a file of weights; by default those that the function gives.
+    preprocessing: its name, or itself. By default what the module does before
+      its first weights shows, else 'torch', with a warning.
+    input_size: height and width; 224 by default.
+    output: which of the outputs; by default the only one, or 'logits'.
+    weights_key: which of several weights in the file, see `torch_weights.load`.
+
+  Returns:
+    The adapter.
+
+  Raises:
+    FileNotFoundError: the file of weights is not there.
+    ImportError: PyTorch or the function cannot be imported.
+    ValueError: it is no classifier that can be scored.
+  """
+  module = _module(spec, target)
+  if weights:
+    torch_weights.load(spec, module, weights, weights_key)
+  return TorchAdapter(
+      spec, name or target.rpartition('.')[2], input_size or _SIZE,
+      pre.get(preprocessing) if preprocessing else None, module, output=output)

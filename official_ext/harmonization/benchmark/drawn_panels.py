@@ -1,0 +1,174 @@
+"""What is drawn in a folder of panels, and of what.
+
+`settings.json` holds the settings of the command, and for every panel its
+identity, its date and digests of its files. A panel of something else, or one
+that was edited, is moved to `earlier` and drawn again.
+"""
+
+import os
+from typing import Any, Callable, Dict, List, Mapping, Sequence
+
+import tensorflow as tf, tf_keras
+import tqdm
+
+from official_ext.harmonization import files
+from official_ext.harmonization.benchmark import claims
+from official_ext.harmonization.benchmark import earlier
+from official_ext.harmonization.benchmark import identity as identity_lib
+
+SETTINGS = 'settings.json'
+_PANELS = 'panels'
+
+
+class Folder:
+  """A folder of panels.
+
+  Attributes:
+    used: dates of panels that are there and current; 'unverified' for one
+      that was drawn before panels had identities.
+  """
+
+  def __init__(self, output_dir: str, settings: Mapping[str, Any],
+               command: Callable[[Dict[str, Any]], Dict[str, Any]]):
+    """Opens or begins a folder.
+
+    Args:
+      output_dir: the folder.
+      settings: of the command; must survive JSON.
+      command: reduces settings to what may not differ within a folder.
+
+    Raises:
+      ValueError: it is of another command.
+    """
+    self._folder = output_dir
+    self._path = os.path.join(output_dir, SETTINGS)
+    self.used: List[str] = []
+    tf.io.gfile.makedirs(output_dir)
+    with claims.locked(output_dir):
+      before = self._read()
+      different = before and files.differences(
+          command(before), command(dict(settings)))
+      if different:
+        raise ValueError(
+            f'{self._path} is of another command: '
+            f'{_in_words(different, before, settings)}. Choose another '
+            '--output_dir, or remove that one.')
+      self._is_old = bool(before) and _PANELS not in before
+      if not before:
+        files.write_json(self._path, {**settings, _PANELS: {}})
+
+  def _read(self) -> Dict[str, Any]:
+    """The settings; {} where there are none, or none that can be read."""
+    if not tf.io.gfile.exists(self._path):
+      return {}
+    try:
+      found = files.read_json(self._path)
+      if isinstance(found, dict) and isinstance(found.get(_PANELS, {}), dict):
+        return found
+    except ValueError:
+      pass
+    kept = earlier.move(self._folder, [SETTINGS], 'damaged')
+    tqdm.tqdm.write(f'{self._path}: empty, cut off or of something else; '
+                    f'expected settings of panels. It was moved to {kept}, and '
+                    'the panels are drawn again.')
+    return {}
+
+  def is_current(self, panel: str, identity: Mapping[str, Any]) -> bool:
+    """Says whether a panel need not be drawn; moves it away otherwise.
+
+    Args:
+      panel: name of its file.
+      identity: of what it would show now.
+
+    Returns:
+      Whether it is there, whole, and of just that.
+    """
+    there = tf.io.gfile.exists(os.path.join(self._folder, panel))
+    if self._is_old and there:
+      self.used.append('unverified')
+      return True
+    drawn = self._read().get(_PANELS, {}).get(panel)
+    if not drawn and not there:
+      return False
+    try:
+      reason = identity_lib.differences(drawn['identity'], identity)
+      changed = [name for name, digest in drawn['files'].items()
+                 if self._digest(name) != digest]
+      names, date = [panel, *drawn['files']], str(drawn['created'])
+    except (AttributeError, KeyError, TypeError):
+      reason, changed = f'{SETTINGS} does not say of what it is', []
+      names, date = [panel], 'unknown'
+    if not reason and changed:
+      reason = f'{changed[0]} was changed or removed'
+    if not reason:
+      self.used.append(identity_lib.date(date))
+      return True
+    kept = earlier.move(self._folder, names, date)
+    tqdm.tqdm.write(f'{panel} is drawn again: {reason}. What was there is kept '
+                    f'in {kept}.')
+    return False
+
+  def add(self, panel: str, identity: Mapping[str, Any],
+          names: Sequence[str]):
+    """Notes a panel that was drawn.
+
+    Args:
+      panel: name of its file.
+      identity: of what it shows.
+      names: of all files that belong to it, below the folder.
+    """
+    with claims.locked(self._folder):
+      settings = self._read()
+      settings.setdefault(_PANELS, {})[panel] = {
+          'identity': identity, 'created': identity_lib.now(),
+          'files': {name: self._digest(name) for name in names}}
+      files.write_json(self._path, settings)
+
+  def _digest(self, name: str) -> str:
+    try:
+      with tf.io.gfile.GFile(os.path.join(self._folder, name), 'rb') as f:
+        return identity_lib.sha256(f.read())
+    except tf.errors.NotFoundError:
+      return ''
+
+
+def _in_words(different: Mapping[str, tuple], before: Mapping[str, Any],
+              settings: Mapping[str, Any]) -> str:
+  """Names what differs between commands, and which images do."""
+  different = dict(different)
+  count = different.pop('images_found', None)
+  parts = []
+  if different.pop('names_sha256', None) or count:
+    changes = files.differences(*(
+        dict.fromkeys(s.get('names') or (), True) for s in (before, settings)))
+    # Settings written before they held the names have none to compare.
+    known = changes if before.get('names') else {}
+    parts = ['the images are others (' + (
+        files.changed_names(known) if known else
+        f'{count[0]} before, {count[1]} now' if count else
+        'as many, with other names') + ')']
+  return '; '.join(parts + [files.in_words(different)] * bool(different))
+
+
+def origin(used: Sequence[str]) -> str:
+  """Says where panels are from that were not drawn now.
+
+  Args:
+    used: of a `Folder`.
+
+  Returns:
+    A sentence; '' where there are none.
+  """
+  dates = sorted({*used} - {'unverified'})
+  parts = []
+  if dates:
+    span = dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'
+    number = len(used) - used.count('unverified')
+    parts.append(f'{number} of the panels {"is" if number == 1 else "are"} '
+                 f'from an earlier run of {span}.')
+  if 'unverified' in used:
+    parts.append(
+        f'{used.count("unverified")} of the panels are from an earlier run and '
+        'unverified: drawn before panels recorded what they show. Remove the '
+        'folder, or choose another one, to draw them anew.')
+  return ' '.join(parts)

@@ -1,0 +1,326 @@
+"""What a result depends on, and whether it is still the same.
+
+An identity is a dict that JSON can hold. It is stored with every result, and a
+result is used again only if nothing in it differs (`differences`):
+
+  network: a digest of the parameters in memory, and the network's response to
+    one fixed image, which also changes with code that no file shows
+    (`network`).
+  data: digests of the contents of records, tables and images (`Digests`).
+  protocol: its name and version.
+  options: whatever else changes a score; nothing that only changes how it is
+    shown.
+  versions: of this project and of the packages that compute (`versions`).
+"""
+
+# Bazel: data = ["//:project"]
+
+import datetime
+import hashlib
+from importlib import metadata
+import json
+import os
+import time
+import tomllib
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from absl import logging
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import files
+from official_ext.harmonization.benchmark.adapters import base
+
+_RESPONSE = 'network.response'
+# Responses are equal up to this part of their size. Two runs on one machine
+# differ by about 1e-7, a CPU and a GPU by up to 1e-5 in float32.
+TOLERANCE = 1e-4
+_DIRECTIONS = 16
+
+_PRODUCT = 'official-ext-harmonization'
+_PACKAGES = ('tf-models-official', 'tensorflow', 'tf_keras', 'numpy', 'scipy',
+             'pillow')
+# Packages that compute only for some kinds of SPEC.
+_OF_KINDS = {
+    'keras': ('keras',),
+    'harmonized': ('keras', 'vit-keras', 'keras-cv-attention-models'),
+    'torch': ('torch',),
+    'timm': ('torch', 'timm'),
+    'torchvision': ('torch', 'torchvision'),
+}
+
+# Inputs of more bytes, and those that are not on a local disk, are sampled.
+_WHOLE = 16 << 30
+_BLOCKS, _BLOCK = 64, 64 << 10
+_CHUNK = 1 << 20
+# A file that has just been written may be written again within the same tick
+# of the clock: its digest is not kept.
+_SETTLED = 2.
+
+
+def now() -> str:
+  """Returns the local time with its zone, to the second."""
+  return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
+
+
+def date(time_of: str) -> str:
+  """Returns a time of `now` as it is shown to people."""
+  return time_of.replace('T', ' ')
+
+
+def sha256(*parts: Any) -> str:
+  """Digests bytes, or what JSON can hold.
+
+  Args:
+    *parts: bytes as they are, anything else as canonical JSON.
+
+  Returns:
+    64 hexadecimal digits.
+  """
+  digest = hashlib.sha256()
+  for part in parts:
+    if not isinstance(part, bytes):
+      part = json.dumps(part, sort_keys=True).encode()
+    digest.update(len(part).to_bytes(8, 'big') + part)
+  return digest.hexdigest()
+
+
+def network(adapter) -> Dict[str, Any]:
+  """Identifies a network as it is in memory.
+
+  The response holds, for the logits of one fixed noise image and for the
+  gradient of a fixed combination of all logits, its norm and its products with
+  16 fixed random directions of that size. A change of the logits or gradients
+  by a part d of their norm moves some product by about that part. The numbers
+  are compared with `TOLERANCE` instead of being rounded and digested, since a
+  number near the edge of two rounded ones would differ by chance.
+
+  On one machine the response repeats. On another machine or device it differs
+  by the order of its sums: less than the tolerance in float32, more in 16 bits
+  or with TF32, where a network then counts as another and is scored again.
+
+  Args:
+    adapter: of the network, an `adapters.base.Adapter`.
+
+  Returns:
+    The part `network` of an identity.
+  """
+  digest, count = hashlib.sha256(), 0
+  for array in adapter.parameters():
+    array = np.ascontiguousarray(array)
+    digest.update(f'{array.shape} {array.dtype}\n'.encode())
+    digest.update(array.tobytes())
+    count += array.size
+  rng = np.random.default_rng(0)
+  image = rng.uniform(0, 255, (1, *adapter.input_size, 3))
+  labels = rng.normal(size=(1, adapter.scored_classes))
+  inputs = adapter.preprocess(image.astype(np.float32))
+  try:
+    logits, gradients = adapter.logits_and_gradients(
+        inputs, labels.astype(np.float32))
+  except base.Unscorable:
+    # Perhaps without a gradient only: then its decisions can be scored.
+    logits, gradients = adapter.logits(inputs), np.zeros_like(inputs)
+  return {
+      'parameters': digest.hexdigest(),
+      'number of parameters': count,
+      'response': [_projected(logits), _projected(gradients)],
+      'preprocessing': adapter.preprocessing,
+      'input size': list(adapter.input_size),
+      'classes': int(adapter.scored_classes),
+  }
+
+
+def _projected(values: np.ndarray) -> List[float]:
+  """The norm, and the products with random directions; 0 for NaN."""
+  values = np.asarray(values, np.float64).ravel()
+  rng = np.random.default_rng(len(values))
+  found = [np.linalg.norm(values)]
+  for _ in range(_DIRECTIONS):
+    found.append(rng.normal(size=len(values)) @ values)
+  return [float(f'{v:.8g}') if np.isfinite(v) else 0. for v in found]
+
+
+def _same_response(known: Any, present: Any) -> bool:
+  try:
+    pairs = [np.asarray(p, float) for p in (known, present)]
+  except (TypeError, ValueError):
+    return False
+  if pairs[0].shape != pairs[1].shape:
+    return False
+  size = np.maximum(abs(pairs[0][:, 0]), abs(pairs[1][:, 0]))[:, np.newaxis]
+  return bool((abs(pairs[0] - pairs[1]) <= TOLERANCE * size).all())
+
+
+def versions(*specs: str) -> Dict[str, str]:
+  """Names the versions of what computes a result.
+
+  Args:
+    *specs: of networks, whose kinds may need more packages.
+
+  Returns:
+    Versions by package, of those that are installed.
+  """
+  found = {_PRODUCT: _product_version()}
+  kinds = [spec.partition(':')[0] for spec in specs]
+  for package in dict.fromkeys(
+      [*_PACKAGES, *(p for kind in kinds for p in _OF_KINDS.get(kind, ()))]):
+    try:
+      found[package] = metadata.version(package)
+    except metadata.PackageNotFoundError:
+      pass
+  return found
+
+
+def _product_version() -> str:
+  """The version of this checkout, or of the installed package."""
+  root = os.path.abspath(__file__)
+  for _ in range(4):
+    root = os.path.dirname(root)
+  try:
+    with open(os.path.join(root, 'pyproject.toml'), 'rb') as f:
+      project = tomllib.load(f)['project']
+    if project['name'] == _PRODUCT:
+      return project['version']
+  except (OSError, KeyError, tomllib.TOMLDecodeError):
+    pass
+  try:
+    return metadata.version(_PRODUCT)
+  except metadata.PackageNotFoundError:
+    return 'unknown'
+
+
+def differences(known: Mapping[str, Any], present: Mapping[str, Any]) -> str:
+  """Says in what two identities differ.
+
+  Args:
+    known: of a stored result.
+    present: what it would be now.
+
+  Returns:
+    Such as 'options.limit was 8 and is now None'; '' if they are the same.
+  """
+  found = files.differences(known, present)
+  response = found.pop(_RESPONSE, None)
+  found = {k: tuple(map(_short, v)) for k, v in found.items()}
+  words = [files.in_words(found)] if found else []
+  if response and not _same_response(*response):
+    words.append('the network gives other logits or gradients for one image')
+  return '; '.join(words)
+
+
+def _short(value: Any) -> Any:
+  """Shows as much of a digest as people can compare."""
+  is_digest = isinstance(value, str) and len(value) >= 64
+  return f'{value[:20]}...' if is_digest else value
+
+
+class Digests:
+  """Digests of files' contents, kept in a file.
+
+  A digest is the SHA-256 of all bytes. It is taken from the kept ones where
+  size, modification time and, on a local disk, change time and inode are those
+  of that time; a change that resets the modification time still moves the
+  change time, which no program can set.
+
+  Inputs of more than 16 GiB together, and files that are not on a local disk
+  (gs://), are sampled: the digest is of their size, modification time and 64
+  evenly spaced blocks of 64 KiB, the first and the last bytes among them. It
+  begins with 'sampled-'. What it misses is a change between the blocks that
+  keeps size and modification time.
+
+  Attributes:
+    changed: paths whose contents are no longer those of the kept digest.
+  """
+
+  def __init__(self, path: Optional[str] = None):
+    """Reads the kept digests.
+
+    Args:
+      path: of the JSON file that they are kept in; None to keep none.
+    """
+    self._path = path
+    self._kept: Dict[str, Any] = {}
+    self.changed: List[str] = []
+    if path and tf.io.gfile.exists(path):
+      try:
+        kept = files.read_json(path)
+        self._kept = {k: (list(s), str(d)) for k, (s, d) in kept.items()}
+      except (AttributeError, TypeError, ValueError):
+        logging.warning('%s: not a table of digests; they are computed again '
+                        'and it is replaced.', path)
+
+  def of(self, paths: Sequence[str],
+         names: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+    """Identifies a set of files.
+
+    Args:
+      paths: of the files, in the order in which they are read.
+      names: that mean something, such as classes; None where a file may be
+        called and moved as one likes.
+
+    Returns:
+      `files`, their number, and `sha256`, a digest of all digests (and names).
+
+    Raises:
+      OSError: a file cannot be read.
+    """
+    stats = [_stat(path) for path in paths]
+    sampled = sum(stat[0] for stat in stats) > _WHOLE
+    found = [self._one(*pair, sampled) for pair in zip(paths, stats)]
+    self._keep()
+    return {'files': len(found), 'sha256': sha256(found, list(names or ()))}
+
+  def file(self, path: str) -> str:
+    """Returns the digest of one file, of all its bytes if it is local."""
+    return self._one(path, _stat(path), False)
+
+  def _one(self, path: str, stat: List[int], sampled: bool) -> str:
+    sampled = sampled or '://' in path
+    kept_stat, digest = self._kept.get(path, ([], ''))
+    if kept_stat == stat and digest.startswith('sampled-') == sampled:
+      return digest
+    fresh = _sample(path, stat) if sampled else _digest(path)
+    if digest and digest != fresh:
+      self.changed.append(path)
+    self._kept[path] = stat, fresh
+    return fresh
+
+  def _keep(self):
+    """Writes the digests of files that have settled."""
+    if not self._path:
+      return
+    limit = (time.time() - _SETTLED) * 1e9
+    kept = {path: entry for path, entry in self._kept.items()
+            if max(entry[0][1:3]) < limit}
+    tf.io.gfile.makedirs(os.path.dirname(self._path) or '.')
+    files.write_json(self._path, kept, indent=0)
+
+
+def _stat(path: str) -> List[int]:
+  """Size and times in nanoseconds; on a local disk, the inode too."""
+  if '://' in path:
+    found = tf.io.gfile.stat(path)
+    return [found.length, found.mtime_nsec]
+  found = os.stat(path)
+  return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _digest(path: str) -> str:
+  digest = hashlib.sha256()
+  with open(path, 'rb') as f:
+    while chunk := f.read(_CHUNK):
+      digest.update(chunk)
+  return digest.hexdigest()
+
+
+def _sample(path: str, stat: Sequence[int]) -> str:
+  size = stat[0]
+  digest = hashlib.sha256(f'{size} {stat[1]}\n'.encode())
+  last = max(0, size - _BLOCK)
+  starts = sorted({last * i // (_BLOCKS - 1) for i in range(_BLOCKS)})
+  with tf.io.gfile.GFile(path, 'rb') as f:
+    for start in starts:
+      f.seek(start)
+      digest.update(f.read(_BLOCK))
+  return f'sampled-{digest.hexdigest()}'

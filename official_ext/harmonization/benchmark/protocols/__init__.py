@@ -1,0 +1,1 @@
+"""One module per protocol: its flags, columns, ranking and report text."""

@@ -1,0 +1,1 @@
+"""Decisions of people and networks: trials, curves and fits."""

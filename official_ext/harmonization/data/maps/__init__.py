@@ -1,0 +1,1 @@
+"""Images and human maps, as people have them: pictures, arrays, clicks."""

@@ -1,0 +1,300 @@
+"""Reads raw clicks, and finds those of an image without holding all of them."""
+
+import ast
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import sqlite3
+from typing import Any, Iterable, Iterator, Optional, Sequence
+
+from absl import logging
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import files
+from official_ext.harmonization.data.records import class_labels
+from official_ext.harmonization.data.maps import clicks
+from official_ext.harmonization.data.maps import npz
+from official_ext.harmonization import text_files
+
+_CSV_COLUMNS = ('image_path', 'clicks', 'user_id')
+_OPTIONAL = ('user_catch_trial', 'is_mobile')
+_NPZ_FIELDS = {
+    'file_pointer': True, 'clickmap_x': True, 'clickmap_y': True,
+    'user_id': True, 'user_catch_trial': False, 'is_mobile': False
+}
+# What programs write where they know nothing.
+_UNKNOWN = ('', 'nan', 'none', 'null', '<na>')
+_YES, _NO = ('true', '1', '1.0', 'yes', 't'), ('false', '0', '0.0', 'no', 'f')
+_WHOLE = re.compile(r'([0-9]+)\.0+')
+
+
+def kind(path: str) -> str:
+  """Returns how clicks are stored: 'npz', or 'csv' for any table."""
+  return 'npz' if path.lower().endswith('.npz') else 'csv'
+
+
+def read(path: str, label_column: str = '', trust_pickle: bool = False,
+         prefix: str = '', needed: Sequence[str] = ()
+        ) -> Iterator[tuple[str, clicks.Row]]:
+  """Reads the rows of a file of raw clicks, one per participant and image.
+
+  Args:
+    path: a CSV with the columns image_path, clicks and user_id, or an NPZ with
+      the arrays file_pointer, clickmap_x, clickmap_y and user_id. Both may have
+      user_catch_trial and is_mobile.
+    label_column: of the CSV that holds the class, or empty.
+    trust_pickle: whether arrays of Python objects may be unpickled.
+    prefix: folders that are taken off the start of the images' paths.
+    needed: which of the two columns that may be missing must not.
+
+  Yields:
+    The image's path as `files.normal` writes it, and the row. What a row lacks,
+    or has in a way that cannot be read, is its `problem`.
+
+  Raises:
+    ValueError: this is not such a file.
+    PermissionError: it needs --trust_pickle.
+  """
+  if kind(path) == 'npz' and label_column:
+    raise ValueError(f'{path} has no columns: give the classes by --labels '
+                     'instead of --label_column.')
+  rows = (_read_npz(path, trust_pickle, needed) if kind(path) == 'npz' else
+          _read_csv(path, label_column.lower(), needed))
+  return _with_paths(rows, path, prefix)
+
+
+def _with_paths(rows, path, prefix):
+  """Writes the images' paths in one way."""
+  taken_off = total = 0
+  for image, row in rows:
+    image = files.normal(_text(image))
+    if not image:
+      # Rows of no image may be of several: they are never put together.
+      row = dataclasses.replace(row, problem=row.problem or
+                                'image_path is empty')
+    below = class_labels.strip_prefix(image, prefix)
+    taken_off += below != image
+    total += 1
+    yield below, row
+  if prefix and total and not taken_off:
+    logging.warning('%s: no image_path begins with --strip_prefix=%s, such as '
+                    '%s.', path, prefix, image)
+
+
+def _read_csv(path, label_column, needed):
+  """Reads a CSV row by row."""
+  columns = _CSV_COLUMNS + ((label_column,) if label_column else ())
+  with text_files.table(path) as table:
+    table.check((*columns, *needed), _OPTIONAL)
+    for i, row in enumerate(table.rows):
+      values = {c: text_files.plain(v) for c, v in row.cells.items()
+                if c != 'clicks'}
+      yield values['image_path'], _row(
+          row.cells['clicks'], path, i, values, values.get(label_column, ''),
+          row.problem)
+
+
+def _read_npz(path, trust_pickle, needed):
+  """Reads an NPZ, which numpy can only read whole, column by column."""
+  with tf.io.gfile.GFile(path, 'rb') as f:
+    arrays = npz.load(
+        f, path, {**_NPZ_FIELDS, **{name: True for name in needed}},
+        trust_pickle)
+  for name, array in arrays.items():
+    if not np.ndim(array):
+      raise ValueError(f'{path}: {name} is a single value; expected an array '
+                       'of one entry per participant and image.')
+  lengths = {k: len(v) for k, v in arrays.items()}
+  if len(set(lengths.values())) != 1:
+    raise ValueError(f'{path} has arrays of different lengths, {lengths}: they '
+                     'must hold one entry per participant and image.')
+  for i, pointer in enumerate(arrays['file_pointer']):
+    values = {c: arrays[c][i] for c in ('user_id', *_OPTIONAL) if c in arrays}
+    places, problem = (), ''
+    try:
+      places = tuple(_numbers(arrays[c][i]) for c in (
+          'clickmap_x', 'clickmap_y'))
+    except (TypeError, ValueError):
+      problem = 'clickmap_x or clickmap_y is not a list of numbers'
+    yield pointer, _row(places, path, i, values, problem=problem)
+
+
+def _numbers(values: Any) -> list[Any]:
+  """Returns numbers, of which some may be missing (None)."""
+  found = np.ravel(values).tolist()
+  np.asarray(found, np.float64)
+  return [v.decode() if isinstance(v, bytes) else v for v in found]
+
+
+def _row(recorded, path: str, index: int, values, label: str = '',
+         problem: str = '') -> clicks.Row:
+  """Makes a row of what was recorded beside the clicks."""
+  catch_trial, is_mobile = None, False
+  user = _user(values['user_id'])
+  try:
+    if 'user_catch_trial' in values:
+      catch_trial = _part(values['user_catch_trial'])
+    if 'is_mobile' in values:
+      is_mobile = _flag(values['is_mobile'])
+  except ValueError as e:
+    problem = problem or str(e)
+  if not user:
+    # Rows of nobody may be of one person or of many.
+    problem = problem or 'user_id is empty'
+  place = f'{os.path.basename(path)}, row {index + 1}'
+  return clicks.Row(user, recorded, place, label, catch_trial, is_mobile,
+                    problem)
+
+
+def _text(value: Any) -> str:
+  """Returns text that may be bytes, or an array of one."""
+  if isinstance(value, np.ndarray) and value.size == 1:
+    value = value.item()
+  return (value.decode(errors='replace') if isinstance(value, bytes) else
+          str(value)).strip()
+
+
+def _user(value: Any) -> str:
+  """Returns a participant; empty where the file does not know who it is."""
+  text = _text(value)
+  if text.lower() in _UNKNOWN:
+    return ''
+  # Whole numbers become 3.0 in a column in which some are missing.
+  whole = _WHOLE.fullmatch(text)
+  return whole[1] if whole else text
+
+
+def _entries(value: Any) -> list[Any]:
+  """Returns what is in a list, an array or the text of one."""
+  if isinstance(value, (str, bytes)) and _text(value)[:1] in ('[', '('):
+    try:
+      value = ast.literal_eval(_text(value))
+    except (SyntaxError, ValueError):
+      pass
+  return [v.item() if isinstance(v, np.generic) else v for v in (
+      value if isinstance(value, (list, tuple)) else
+      np.ravel(np.asarray(value)))]
+
+
+def _flag(value: Any) -> Optional[bool]:
+  """Returns is_mobile; None where it is empty.
+
+  Args:
+    value: a truth value, a number, its text, or a list of them. The data tools
+      of ClickMe 2.0 take the first of a list; lists are of one participant, so
+      any of them counts here.
+  """
+  found = []
+  for entry in _entries(value):
+    text = _text(entry).lower()
+    if text in _UNKNOWN:
+      continue
+    if text not in _YES + _NO:
+      raise ValueError(f'is_mobile is {text!r}; expected true or false')
+    found.append(text in _YES)
+  return any(found) if found else None
+
+
+def _part(value: Any) -> float:
+  """Returns the part of catch trials that was passed; NaN where it is empty."""
+  entries = [e for e in _entries(value) if _text(e).lower() not in _UNKNOWN]
+  try:
+    parts = {float(_text(e)) for e in entries} or {math.nan}
+    part, = parts
+    if not (math.isnan(part) or 0 <= part <= 1):
+      raise ValueError
+    return part
+  except ValueError:
+    raise ValueError(f'user_catch_trial is {_text(value)!r}; expected the part '
+                     'that was passed, a number from 0 to 1') from None
+
+
+def _encoded(rows, digest):
+  """Yields rows as text, and adds them to a checksum."""
+  for image, row in rows:
+    fields = dataclasses.asdict(row)
+    if not row.problem:
+      del fields['problem']  # As in files made before there was one.
+    text = json.dumps(fields)
+    digest.update(f'{image}\n{text}\n'.encode())
+    yield image, text
+
+
+def fingerprint(rows: Iterable[tuple[str, clicks.Row]]) -> str:
+  """Returns a checksum of rows, the one that a `Table` of them has."""
+  digest = hashlib.sha256()
+  for _ in _encoded(rows, digest):
+    pass
+  return digest.hexdigest()
+
+
+class Table:
+  """Rows of clicks by image, in a database file: memory stays bounded.
+
+  Attributes:
+    path: of the file.
+    fingerprint: checksum of the rows.
+  """
+
+  def __init__(self, path: str):
+    self.path = path
+    self.fingerprint = ''
+    self._connection = None
+
+  def __getstate__(self):
+    # A connection belongs to the process that opened it.
+    return {**self.__dict__, '_connection': None}
+
+  def _query(self, query: str, *values):
+    if self._connection is None:
+      self._connection = sqlite3.connect(self.path)
+    return self._connection.execute(query, values)
+
+  def fill(self, rows: Iterable[tuple[str, clicks.Row]]):
+    """Replaces what the table holds.
+
+    Args:
+      rows: images and rows, as from `read`.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    digest = hashlib.sha256()
+    if os.path.exists(self.path):
+      os.remove(self.path)
+    try:
+      self._query('create table rows (image text, row text)')
+      self._connection.executemany(
+          'insert into rows values (?, ?)', _encoded(rows, digest))
+      self._query('create index images on rows (image)')
+      self._connection.commit()
+    except sqlite3.OperationalError as e:
+      raise OSError(f'{self.path}, a table of the clicks, cannot be written '
+                    f'({e}). Free some space, then run the same command again.'
+                   ) from None
+    self.fingerprint = digest.hexdigest()
+
+  def images(self) -> list[str]:
+    """Returns the images, sorted."""
+    return [image for image, in self._query(
+        'select distinct image from rows order by image')]
+
+  def digests(self) -> dict[str, str]:
+    """Returns a short checksum of each image's rows."""
+    found = self._query('select image, row from rows order by image, rowid')
+    return {
+        image: hashlib.sha256(''.join(row for _, row in rows).encode()
+                             ).hexdigest()[:16]
+        for image, rows in itertools.groupby(found, lambda row: row[0])
+    }
+
+  def rows(self, image: str) -> Sequence[clicks.Row]:
+    """Returns an image's rows, in the order in which they were recorded."""
+    found = self._query(
+        'select row from rows where image = ? order by rowid', image)
+    return [clicks.Row(**json.loads(row)) for row, in found]

@@ -1,0 +1,41 @@
+"""Reads files of images and maps."""
+
+import os
+
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.data.maps import npz
+from official_ext.harmonization.data.maps import image_codec
+
+IMAGE_TYPES = image_codec.ENDINGS
+MAP_TYPES = (*image_codec.ENDINGS, '.npy', '.npz')
+
+
+def read_file(*parts: str) -> bytes:
+  """Returns the bytes of a file."""
+  with tf.io.gfile.GFile(os.path.join(*parts), 'rb') as f:
+    return f.read()
+
+
+def read_map(path: str) -> np.ndarray:
+  """Reads a map from a grey picture, an npy or an npz with `heatmap`.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    (H, W), see `pictures.as_map`.
+
+  Raises:
+    ValueError: it cannot be read, or is not a map.
+  """
+  ending = os.path.splitext(path)[1].lower()
+  if ending == '.npy':
+    values = npz.single(read_file(path), path)
+  elif ending == '.npz':
+    with tf.io.gfile.GFile(path, 'rb') as f:
+      values = npz.load(f, path, {'heatmap': True})['heatmap']
+  else:
+    values = image_codec.decode_map(read_file(path))
+  return image_codec.as_map(values)

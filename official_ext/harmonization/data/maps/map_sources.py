@@ -1,0 +1,361 @@
+"""Where images and their maps come from: npz archives, pictures, clicks.
+
+A source lists names (`names`), says by a checksum what it holds
+(`fingerprint`, of its `inventory`) and loads one image at a time (`sample`).
+"""
+
+import dataclasses
+import hashlib
+import io
+import os
+from typing import Iterable, Optional, Sequence
+import zipfile
+import zlib
+
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import files
+from official_ext.harmonization.data.records import class_labels
+from official_ext.harmonization.data.maps import click_files
+from official_ext.harmonization.data.maps import clicks
+from official_ext.harmonization.data.maps import folders
+from official_ext.harmonization.data.maps import map_files
+from official_ext.harmonization.data.maps import map_framing
+from official_ext.harmonization.data.maps import npz
+from official_ext.harmonization.data.maps import pairs
+from official_ext.harmonization.data.maps import image_codec
+
+
+class Unusable(Exception):
+  """An image that is left out: the reason, what was found, what was counted."""
+
+  def __init__(self, reason: str, detail: str = '', counts=None, rows=()):
+    super().__init__(f'{reason} ({detail})')
+    self.reason = reason
+    self.detail = str(detail)
+    self.counts = counts or {}
+    self.rows = rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """An image and its map.
+
+  Attributes:
+    image: a JPEG or PNG.
+    filename: what the image is called; its stem is the image's id.
+    label: class.
+    heatmap: (H, W) of the image's framing, as from `pictures.as_map`.
+    source: where the map is from, as records have it.
+    clicks: how many made the map, where that is known.
+    participants: how many people made it, where that is known.
+    counts: how many clicks and the like were skipped, by reason, and what else
+      happened.
+    rows: name, reason and detail of rows that were left out.
+  """
+  image: bytes
+  filename: str
+  label: int
+  heatmap: np.ndarray
+  source: str
+  clicks: Optional[int] = None
+  participants: Optional[int] = None
+  counts: dict[str, int] = dataclasses.field(default_factory=dict)
+  rows: Sequence[tuple[str, str, str]] = ()
+
+
+def _fitted(values: np.ndarray, image: bytes, framing: str) -> np.ndarray:
+  """Returns a map in its image's framing, or raises `Unusable`."""
+  try:
+    return map_framing.fit(
+        image_codec.as_map(values), *image_codec.shape(image)[:2], framing)
+  except ValueError as e:
+    raise Unusable('map not usable', e) from None
+
+
+def _digest(parts: Iterable) -> str:
+  digest = hashlib.sha256()
+  for part in parts:
+    digest.update(f'{part}\n'.encode())
+  return digest.hexdigest()
+
+
+class NpzFiles:
+  """One npz per image with image, heatmap and label; a folder or a zip."""
+
+  kind = 'clickme'
+  _FIELDS = {'image': True, 'heatmap': True, 'label': True}
+
+  def __init__(self, path: str, jpeg_quality: int = 0,
+               trust_pickle: bool = False, framing: str = 'same'):
+    """Initializes the source.
+
+    Args:
+      path: of the folder, or of the zip, which is read where it is.
+      jpeg_quality: of the encoded images; 0 for PNG.
+      trust_pickle: whether arrays of Python objects may be unpickled.
+      framing: what a map shows of its image, see `map_framing.fit`.
+    """
+    self._framing = framing
+    self._path = path
+    self._quality = jpeg_quality
+    self._trust = trust_pickle
+    self._archive = None
+
+  def __getstate__(self):
+    # An open file belongs to the process that opened it.
+    return {**self.__dict__, '_archive': None}
+
+  def _zip(self) -> zipfile.ZipFile:
+    if self._archive is None:
+      self._archive = zipfile.ZipFile(tf.io.gfile.GFile(self._path, 'rb'))
+    return self._archive
+
+  def _found(self):
+    """Returns names and what tells their contents apart."""
+    if tf.io.gfile.isdir(self._path):
+      return folders.find(self._path, ('.npz',))
+    try:
+      found = sorted((i.filename, (i.file_size, i.CRC))
+                     for i in self._zip().infolist()
+                     if i.filename.lower().endswith('.npz')
+                     and not folders.is_hidden(i.filename))
+    except (zipfile.BadZipFile, tf.errors.OpError) as e:
+      raise ValueError(f'{self._path} is neither a folder nor a readable zip '
+                       f'file ({e}): check --npz.') from None
+    for (name, _), (following, _) in zip(found, found[1:]):
+      if name == following:  # A zip file may; only the last can be read.
+        raise ValueError(f'{self._path} holds {name} twice; expected one file '
+                         'of a name. Remove one of them.')
+    return found
+
+  def names(self) -> list[str]:
+    """Returns the names of the images, sorted."""
+    return [name for name, _ in self._found()]
+
+  def fingerprint(self) -> str:
+    """Returns a checksum of what the source holds."""
+    return _digest(self._found())
+
+  def inventory(self) -> dict:
+    """Returns what the checksum sums up, by name."""
+    return dict(self._found())
+
+  def sample(self, name: str) -> Sample:
+    """Loads one image; raises `Unusable` where it must be left out."""
+    try:
+      content = (
+          map_files.read_file(self._path, name)
+          if tf.io.gfile.isdir(self._path) else self._zip().read(name))
+      arrays = npz.load(io.BytesIO(content), name, self._FIELDS, self._trust)
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError,
+            tf.errors.OpError) as e:
+      raise Unusable('npz not readable', e) from None
+    label = np.asarray(arrays['label'])
+    if label.size != 1 or label.dtype.kind not in 'iuf' or (
+        label.item() % 1 != 0):
+      raise Unusable('no label', f'label is {label!r}, not one whole number')
+    try:
+      image = image_codec.encode_image(arrays['image'], self._quality)
+    except ValueError as e:
+      raise Unusable('image not usable', e) from None
+    return Sample(image, name, int(label.item()),
+                  _fitted(arrays['heatmap'], image, self._framing), self.kind)
+
+
+class _Folder:
+  """Images of a folder, with their classes."""
+
+  def __init__(self, folder: str, labels: class_labels.Labels,
+               jpeg_quality: int, prefix: str = ''):
+    self._folder = folder
+    self._labels = labels
+    self._quality = jpeg_quality
+    self._prefix = prefix
+
+  def read(self, path: str) -> bytes:
+    """Returns the bytes of an image, or raises `Unusable`."""
+    inside = files.normal(path)
+    if not files.is_below(inside):
+      raise Unusable('image outside --image_dir', path)
+    try:
+      return map_files.read_file(
+          folders.locate(self._folder, inside, self._prefix))
+    except tf.errors.NotFoundError:
+      raise Unusable('image not found', path) from None
+    except (tf.errors.OpError, OSError) as e:
+      raise Unusable('image not readable', e) from None
+
+  def seen(self, found: bytes) -> tuple[bytes, dict[str, int]]:
+    """Returns an image as people see it, and a count if it was changed."""
+    try:
+      encoded = image_codec.as_seen(found, self._quality)
+    except ValueError as e:
+      raise Unusable('image not usable', e) from None
+    return encoded, {} if encoded == found else {image_codec.ANEW: 1}
+
+  def label(self, path: str, recorded: str = '') -> int:
+    try:
+      return self._labels.of(path, recorded)
+    except ValueError as e:
+      raise Unusable('no label', e) from None
+
+
+class Pictures(_Folder):
+  """Images and maps of the same name in two folders, or in one."""
+
+  kind = 'pictures'
+
+  def __init__(self, image_dir: str, map_dir: str,
+               labels: class_labels.Labels, image_suffix: str = '',
+               map_suffix: str = '', jpeg_quality: int = 0,
+               framing: str = 'same'):
+    """Initializes the source.
+
+    Args:
+      image_dir: folder of images.
+      map_dir: folder of maps; may be the same.
+      labels: classes of the images.
+      image_suffix: end of an image's name before its extension that its map's
+        name has not, such as '_image'.
+      map_suffix: the same of a map's name, such as '_map'.
+      jpeg_quality: of images that must be encoded anew, see `pictures.as_seen`.
+      framing: what a map shows of its image, see `map_framing.fit`.
+    """
+    super().__init__(image_dir, labels, jpeg_quality)
+    self._framing = framing
+    self._map_dir = map_dir
+    self._pairs, self._seen = pairs.find(
+        image_dir, map_dir, image_suffix, map_suffix)
+
+  def names(self) -> list[str]:
+    """Returns what images and maps have in common, sorted."""
+    return list(self._pairs)
+
+  def fingerprint(self) -> str:
+    """Returns a checksum of what the source holds."""
+    return _digest([*self._seen, *self._pairs])
+
+  def inventory(self) -> dict:
+    """Returns what the checksum sums up, by name."""
+    found = {}
+    for path, size in self._seen:
+      # An image and its map may have the same path below their folders.
+      found.setdefault(path, []).append(size)
+    return found
+
+  def sample(self, name: str) -> Sample:
+    """Loads one image; raises `Unusable` where it must be left out."""
+    image, heatmap = self._pairs[name]
+    if not image:
+      raise Unusable('map without an image', heatmap)
+    if not heatmap:
+      raise Unusable('image without a map', image)
+    found = self.read(image)
+    encoded, counts = self.seen(found)
+    path = os.path.join(self._map_dir, heatmap)
+    try:
+      if pairs.is_same_file(found, path):
+        raise ValueError(f'{path} is the same file as its image {image}, or a '
+                         'copy of it')
+      values = map_files.read_map(path)
+    except (tf.errors.OpError, OSError) as e:
+      raise Unusable('map not readable', e) from None
+    except ValueError as e:
+      raise Unusable('map not usable', e) from None
+    return Sample(encoded, name + os.path.splitext(image)[1],
+                  self.label(image), _fitted(values, encoded, self._framing),
+                  self.kind, counts=counts)
+
+
+class Clicks(_Folder):
+  """Images of a folder, and people's clicks on them."""
+
+  def __init__(self, image_dir: str, labels: class_labels.Labels,
+               rules: clicks.Rules, frame: Optional[int], kind: str,
+               table: Optional[click_files.Table] = None, prefix: str = '',
+               jpeg_quality: int = 0, framing: str = 'same'):
+    """Initializes the source.
+
+    Args:
+      image_dir: folder of images.
+      labels: classes of the images.
+      rules: which clicks count, and how they become a map.
+      frame: side of the square in whose pixels the clicks are given; 0 or
+        None where they are given in the image's own.
+      kind: of the file of clicks, 'csv' or 'npz'.
+      table: of the clicks; None where they are handed to `from_rows`.
+      prefix: folders that were taken off the images' paths, which may be in
+        the folder of images all the same.
+      jpeg_quality: of images that must be encoded anew, see `pictures.as_seen`.
+      framing: what a square frame shows of the image: all of it, squeezed
+        ('same' and 'stretched'), or its largest central square.
+    """
+    super().__init__(image_dir, labels, jpeg_quality, files.normal(prefix))
+    self.kind = kind
+    self._framing = 'stretched' if frame and framing == 'same' else framing
+    self._rules = rules
+    self._frame = frame
+    self._table = table
+
+  def names(self) -> list[str]:
+    """Returns the images that were clicked on, sorted."""
+    return self._table.images()
+
+  def fingerprint(self) -> str:
+    """Returns a checksum of the clicks."""
+    return self._table.fingerprint
+
+  def inventory(self) -> dict:
+    """Returns what the checksum sums up, by image."""
+    return self._table.digests()
+
+  def sample(self, name: str) -> Sample:
+    """Loads one image; raises `Unusable` where it must be left out."""
+    return self.from_rows(name, self._table.rows(name))
+
+  def size(self, name: str) -> Optional[tuple[int, int]]:
+    """Returns an image's height and width as seen; None if it is not usable."""
+    try:
+      return image_codec.size_as_seen(self.read(name))
+    except (Unusable, ValueError):
+      return None
+
+  def from_rows(self, name: str, rows: Sequence[clicks.Row]) -> Sample:
+    """Loads one image whose clicks are at hand.
+
+    Args:
+      name: its path below the folder.
+      rows: its clicks, in the order in which they were recorded.
+
+    Returns:
+      The image and its map.
+
+    Raises:
+      Unusable: it must be left out.
+    """
+    if not name:
+      raise Unusable('image_path is empty',
+                     f'{len(rows)} rows, the first is {rows[0].place}')
+    encoded, counts = self.seen(self.read(name))
+    height, width = (
+        self._frame or side for side in image_codec.shape(encoded)[:2])
+    made = clicks.click_map(rows, height, width, self._rules)
+    counts.update(made.left_out)
+    unreadable = [(place, 'row: unreadable', f'{name}: {problem}')
+                  for place, problem in made.unreadable]
+    if made.values is None:
+      raise Unusable('too few participants', f'{made.participants} left',
+                     counts, unreadable)
+    recorded = sorted({row.label for row in rows})
+    if len(recorded) > 1:
+      raise Unusable('no label', f'its rows name the classes {recorded}',
+                     counts, unreadable)
+    try:
+      label = self.label(name, recorded[0])
+      values = _fitted(made.values, encoded, self._framing)
+    except Unusable as e:
+      raise Unusable(e.reason, e.detail, counts, unreadable) from None
+    return Sample(encoded, name, label, values, self.kind, made.clicks,
+                  made.participants, counts, unreadable)

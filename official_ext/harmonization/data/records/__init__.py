@@ -1,0 +1,1 @@
+"""TFRecord shards: writing, reading, checking and downloading them."""

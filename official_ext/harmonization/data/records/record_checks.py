@@ -1,0 +1,261 @@
+"""What is wrong with the content of records: of one, of a file, of all."""
+
+import collections
+import hashlib
+import threading
+from typing import Iterator, NamedTuple, Optional
+
+from google.protobuf import message
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization.data.records import record_reader
+from official_ext.harmonization.dataloaders import labels
+from official_ext.harmonization.dataloaders import registry
+
+# Records that are looked at to tell the value of white.
+_LOOKED_AT = 20
+# White is either, in all archives that we know.
+_WHITES = (1., 255.)
+_OVERSHOOT = 1.1
+_RAW_SIDES = {4 * 256 * 256 * 3: 'clickme_2018',
+              4 * 224 * 224 * 3: 'clickme_per_category'}
+
+
+def _field(data: bytes, *names: str) -> Optional[bytes]:
+  """Returns the bytes of the first of some fields that a record has."""
+  try:
+    feature = tf.train.Example.FromString(data).features.feature
+  except message.DecodeError:
+    return None
+  for name in names:
+    if name in feature and len(feature[name].bytes_list.value) == 1:
+      return feature[name].bytes_list.value[0]
+  return None
+
+
+def recognize(data: bytes) -> str:
+  """Names the format of a record by its fields.
+
+  Args:
+    data: the serialized record.
+
+  Returns:
+    One of `registry.names()`; '' where it has the fields of none.
+  """
+  if _field(data, 'image/encoded') is not None:
+    return 'canonical'
+  image = _field(data, 'image')
+  return '' if image is None else _RAW_SIDES.get(len(image), 'clickme')
+
+
+class Finding(NamedTuple):
+  """What is found out about a whole file, or about all.
+
+  Attributes:
+    text: what it is.
+    is_bad: whether it is a problem rather than a warning.
+  """
+  text: str
+  is_bad: bool
+
+
+class _Decoded(NamedTuple):
+  problem: str
+  label: int
+  has_map: bool
+  flat_map: bool
+  flat_image: bool
+
+
+class Checker:
+  """Checks records of any format, and looks for what only many of them show."""
+
+  def __init__(self, map_decoder: Optional[str] = None,
+               num_classes: Optional[int] = None,
+               label_offset: Optional[int] = None,
+               raw_image_max: Optional[float] = None):
+    """Initializes the checker.
+
+    Args:
+      map_decoder: name of the format; None to recognize it in each file.
+      num_classes: of the network; None accepts every label.
+      label_offset: added to the recorded label; None for that of the format
+        in training, see `labels.OFFSETS`.
+      raw_image_max: the value of white in raw pixels; None to recognize it in
+        each file, from 1 and 255.
+    """
+    self.map_decoder = map_decoder
+    self.num_classes = num_classes
+    self.label_offset = label_offset
+    self.raw_image_max = raw_image_max
+    self._lock = threading.Lock()
+    self._decoders = {}
+    self._images = {}  # Digest to file, record and label.
+    self._copies = collections.Counter()
+    self._copy = None
+    self._labels = collections.Counter()
+    self._formats = {}
+
+  def of_file(self, path: str) -> '_FileChecker':
+    """Returns what checks the records of one file, in order."""
+    return _FileChecker(self, path)
+
+  def decode(self, data: bytes, kind: str, white: float) -> _Decoded:
+    """Decodes a record.
+
+    Args:
+      data: the serialized record.
+      kind: its format.
+      white: the value of white in raw pixels.
+    """
+    with self._lock:  # Traced once for all threads.
+      if (kind, white) not in self._decoders:
+        self._decoders[kind, white] = _decoder(kind, white)
+    found = [value.numpy() for value in self._decoders[kind, white](data)]
+    return _Decoded(found[0].decode(errors='replace'), int(found[1]),
+                    *map(bool, found[2:]))
+
+  def format_of(self, path: str, data: bytes) -> tuple[str, float]:
+    """Returns format and white of a file whose first record is at hand."""
+    kind = self.map_decoder or recognize(data) or 'clickme'
+    white = self.raw_image_max or 255.
+    if registry.is_raw(kind) and not self.raw_image_max:
+      white = _white(path)
+    said = f'{kind}, white at {white:g}' if registry.is_raw(kind) else kind
+    with self._lock:
+      self._formats.setdefault(said, path)
+    return kind, white
+
+  def label_problem(self, label: int, kind: str) -> str:
+    """Says why a label of a format is not a class, '' if it is one."""
+    if self.num_classes is None:
+      return ''
+    offset = self.label_offset
+    if offset is None:
+      offset = (labels.OFFSETS.get(self.num_classes, 0) if kind == 'clickme'
+                else 0)
+    first = labels.first_class(self.num_classes)
+    if first <= label + offset < self.num_classes:
+      return ''
+    return (f'its label {label} plus label_offset {offset} is outside the '
+            f'classes {first}..{self.num_classes - 1}' +
+            ' (class 0 of 1001 is the background)' * (label + offset < first
+                                                      and first > 0))
+
+  def note(self, path: str, index: int, data: bytes, label: int):
+    """Remembers an image, to find it again."""
+    with self._lock:
+      self._labels[label] += 1
+      image = _field(data, 'image/encoded', 'image') or b''
+      digest = hashlib.blake2b(image, digest_size=8).digest()
+      first = self._images.setdefault(digest, (path, index, label))
+      if first != (path, index, label):
+        kind = 'same label' if first[2] == label else 'another label'
+        # One with another label is the better example.
+        if self._copy is None or not self._copies['another label']:
+          if self._copy is None or kind == 'another label':
+            self._copy = first, (path, index, label)
+        self._copies[kind] += 1
+
+  def formats(self) -> list[str]:
+    """Returns the formats that were found, with white where it is raw."""
+    return sorted(self._formats)
+
+  def findings(self) -> Iterator[Finding]:
+    """Yields what all files together show."""
+    if len({said.partition(',')[0] for said in self._formats}) < len(
+        self._formats):
+      yield Finding(
+          'the records differ in the value of white: ' + '; '.join(
+              f'{path} is {said}' for said, path in self._formats.items()) +
+          '; expected one. Keep them in folders of their own', True)
+    kinds = {said.partition(',')[0] for said in self._formats}
+    if self.raw_image_max and kinds and not any(map(registry.is_raw, kinds)):
+      yield Finding(
+          f'raw_image_max={self.raw_image_max:g} has no effect: the records '
+          f'are {", ".join(sorted(kinds))}, whose images are encoded', False)
+    if len(self._labels) == 1 and sum(self._labels.values()) > 1:
+      label, count = next(iter(self._labels.items()))
+      yield Finding(f'all {count} records have the label {label}; expected '
+                    'several classes', False)
+    if self._copy:
+      (path, index, label), (other, place, its_label) = self._copy
+      differ = self._copies['another label']
+      yield Finding(
+          'images that are copies of earlier ones: '
+          f'{sum(self._copies.values())}'
+          + (f', {differ} of them with another label' if differ else '') +
+          f'. For example, record {place} of {other} (label {its_label}) is a '
+          f'copy of record {index} of {path} (label {label})', False)
+
+
+class _FileChecker:
+  """Checks the records of one file."""
+
+  def __init__(self, checker: Checker, path: str):
+    self._checker = checker
+    self._path = path
+    self._format = None
+    self._counts = collections.Counter()
+
+  def record(self, record: record_reader.Record) -> str:
+    """Says what is wrong with a record, '' if nothing."""
+    checker = self._checker
+    if self._format is None:
+      self._format = checker.format_of(self._path, record.data)
+    found = checker.decode(record.data, *self._format)
+    if found.problem:
+      return found.problem
+    wrong = checker.label_problem(found.label, self._format[0])
+    if wrong:
+      return wrong
+    self._counts['records'] += 1
+    self._counts['maps'] += found.has_map
+    self._counts['flat maps'] += found.has_map and found.flat_map
+    self._counts['flat images'] += found.flat_image
+    checker.note(self._path, record.index, record.data, found.label)
+    return ''
+
+  def findings(self) -> Iterator[Finding]:
+    """Yields what the records of the file show together."""
+    counts = self._counts
+    for many, flat, what in (
+        ('maps', 'flat maps', 'maps are constant, so their alignment is '
+         'undefined'),
+        ('records', 'flat images', 'images are constant')):
+      if counts[flat]:
+        whole = counts[flat] == counts[many]
+        yield Finding(f'{"all " * whole}{counts[flat]}' +
+                      f' of {counts[many]}' * (not whole) + f' {what}', whole)
+
+
+def _decoder(kind: str, white: float):
+  """Returns a traced function of a serialized record to a `_Decoded`."""
+  decoder = registry.get_decoder(kind, white)
+
+  def is_flat(values):
+    return tf.reduce_max(values) <= tf.reduce_min(values)
+
+  @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
+  def decode(serialized):
+    found = decoder.decode(serialized)
+    return (found['problem'], found['label'],
+            found.get('has_map', tf.constant(True)), is_flat(found['heatmap']),
+            is_flat(found['image']))
+
+  decode.get_concrete_function()
+  return decode
+
+
+def _white(path: str) -> float:
+  """Tells the value of white in a file of raw pixels by its first images."""
+  brightest = 0.
+  for record in record_reader.read(path):
+    image = _field(record.data or b'', 'image') or b''
+    if image and not len(image) % 4:
+      values = np.frombuffer(image, '<f4')
+      brightest = max(brightest, float(np.nan_to_num(values).max()))
+    if record.index == _LOOKED_AT:
+      break
+  return min((w for w in _WHITES if brightest <= w * _OVERSHOOT), default=255.)

@@ -1,0 +1,94 @@
+"""Which files a pattern of records means: all but this project's side files."""
+
+import os
+from typing import Sequence
+
+import tensorflow as tf, tf_keras
+
+from official_ext.harmonization import files
+from official_ext.harmonization.data.records import manifest
+
+# What the tools write beside the records.
+LEFT_OUT = 'left_out.csv'
+UNMATCHED = 'maps_without_image.csv'
+STIMULI = 'stimuli.csv'
+_SIDE_FILES = (manifest.FILE, LEFT_OUT, UNMATCHED, STIMULI)
+
+
+def is_hidden(path: str) -> bool:
+  """Whether a part of a relative path is hidden, as a folder of notes is."""
+  return any(part.startswith('.') and part != '.' for part in path.split('/'))
+
+
+def is_side_file(path: str) -> bool:
+  """Whether a path is of a file that this project puts beside records.
+
+  Args:
+    path: of a file or folder.
+
+  Returns:
+    True for manifests, lists, what is not written to its end, and hidden files
+    such as notes of a build.
+  """
+  name = os.path.basename(os.path.normpath(path))
+  return (name in _SIDE_FILES or name.startswith('.') or
+          name.endswith(files.PARTIAL))
+
+
+def expand(patterns: Sequence[str], flag: str = '') -> list[str]:
+  """Returns the record files that patterns name.
+
+  Args:
+    patterns: paths, folders, and paths with wildcards, each perhaps several
+      with commas between them. A folder means the files in it and below.
+    flag: that gave them, for the message.
+
+  Returns:
+    Paths, sorted, each once, without side files and folders.
+
+  Raises:
+    ValueError: a pattern names no record file.
+    tf.errors.OpError: a folder cannot be read.
+  """
+  found = set()
+  for pattern in (p.strip() for many in patterns for p in many.split(',')):
+    if not pattern:
+      continue
+    matches = _matches(pattern)
+    records = [path for path in matches
+               if not is_side_file(path) and not tf.io.gfile.isdir(path)]
+    if not records:
+      where = f'--{flag}={pattern}' if flag else pattern
+      if not matches and not any(c in pattern for c in '*?'):
+        raise ValueError(f'{where} does not exist; expected TFRecord files. '
+                         'Check the path.')
+      only = sorted(map(os.path.basename, matches))[:3]
+      raise ValueError(
+          f'{where} matches no file of records' +
+          (f', only {", ".join(only)}' if only else '') +
+          '; expected TFRecord files. Check the path.')
+    found.update(records)
+  return files.distinct(sorted(found))
+
+
+def in_folder(folder: str) -> list[str]:
+  """Returns the record files in a folder and below, without side files.
+
+  Args:
+    folder: local or remote.
+  """
+  found = []
+  for path, _, names in tf.io.gfile.walk(folder):
+    if not is_hidden(os.path.relpath(path, folder)):
+      found += [os.path.join(path, name) for name in names
+                if not is_side_file(name)]
+  return sorted(found)
+
+
+def _matches(pattern: str) -> list[str]:
+  """Returns what a path, a folder or a pattern names."""
+  if tf.io.gfile.isdir(pattern):
+    return in_folder(pattern)
+  # A name may hold what is a wildcard in a pattern.
+  return ([pattern] if tf.io.gfile.exists(pattern) else
+          tf.io.gfile.glob(pattern))

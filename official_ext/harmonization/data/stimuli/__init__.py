@@ -1,0 +1,1 @@
+"""Stimuli of the psychophysics experiment."""

@@ -1,0 +1,171 @@
+r"""Measures what alignment scores cost.
+
+  python -m performance.alignment_metrics \
+      --output=runs/benchmarks/alignment_metrics.json
+
+The released loop, the host path and the in-graph path (graph and XLA) score the
+same 224x224 maps in one run and take turns; so do the saliency pass of a
+ResNet-50 alone and the same with its maps scored, as an evaluation runs them.
+Reported are medians over the rounds, and medians of ratios within a round.
+
+Model maps are absolute gradients of a random network, without ties; human maps
+are blurred clicks, 8 bit, about half of them zero.
+"""
+
+import time
+from typing import Callable, Dict, List
+
+from absl import flags
+import numpy as np
+from scipy import ndimage
+import tensorflow as tf, tf_keras
+import tqdm
+
+from official.core import exp_factory
+from official_ext.harmonization import (
+    registry_imports)  # pylint: disable=unused-import
+from official_ext.harmonization import cli
+from official_ext.harmonization.evaluation import numpy_metrics
+from official_ext.harmonization.evaluation import metrics
+from official_ext.harmonization.ops import saliency as saliency_ops
+from official_ext.harmonization.tasks import (
+    harmonized_image_classification as task_lib)
+from performance import medians
+from testing import released
+
+FLAGS = flags.FLAGS
+
+_SIZE = 224
+_CLASSES = 1000
+_RATIOS = (
+    ('released / host path (aim: 5 or more)', 'released', 'host'),
+    ('released / in graph (aim: 1 or more)', 'released', 'graph'),
+    ('released / XLA', 'released', 'xla'),
+    ('saliency pass, scored / alone (aim: 1.10 or less)', 'pass, scored',
+     'pass'),
+)
+
+
+def define_flags():
+  """Defines the tool's flags."""
+  flags.DEFINE_string('output', 'runs/benchmarks/alignment_metrics.json',
+                      'Where the results are written.')
+  flags.DEFINE_integer('batch_size', 8, 'Maps in a batch.', lower_bound=1)
+  flags.DEFINE_integer('rounds', 9, 'Turns of each case.', lower_bound=1)
+
+
+def human_maps(count: int, seed: int = 0) -> np.ndarray:
+  """Blurred clicks, as 8-bit grey.
+
+  Args:
+    count: how many maps.
+    seed: of the clicks.
+
+  Returns:
+    float32 (count, 224, 224), whole numbers of 0..255.
+  """
+  rng = np.random.default_rng(seed)
+  maps = np.zeros((count, _SIZE, _SIZE))
+  for one in maps:
+    centre = rng.uniform(60, _SIZE - 60, 2)
+    clicks = np.clip(rng.normal(centre, 25, (60, 2)), 0, _SIZE - 1).astype(int)
+    np.add.at(one, tuple(clicks.T), 1.)
+  maps = ndimage.gaussian_filter(maps, (0, 10, 10), truncate=2.)
+  maps /= maps.max((1, 2), keepdims=True)
+  return np.round(255 * maps).astype(np.float32)
+
+
+def _network() -> tf_keras.Model:
+  config = exp_factory.get_exp_config('harmonized_resnet_imagenet').task
+  config.override({
+      'model': {'num_classes': _CLASSES, 'input_size': [_SIZE, _SIZE, 3]},
+      'mapped_data': {'label_offset': 0},
+      'mapped_validation_data': {'label_offset': 0},
+  })
+  tf_keras.utils.set_random_seed(0)
+  return task_lib.HarmonizedImageClassificationTask(config).build_model()
+
+
+def build_cases(batch_size: int) -> Dict[str, Callable[[], object]]:
+  """Makes what is measured.
+
+  Args:
+    batch_size: maps in a batch.
+
+  Returns:
+    Names to functions of nothing that score one batch, or pass one through the
+    network, and wait for the result.
+  """
+  theirs = released.load('evaluation.metrics')
+  model, human = _network(), human_maps(batch_size)
+  images = tf.random.stateless_normal([batch_size, _SIZE, _SIZE, 3], [1, 2])
+  labels = tf.one_hot(tf.range(batch_size), _CLASSES)
+
+  def saliency():
+    return saliency_ops.saliency_maps(
+        model, images, labels, reduction='abs_max', training=False)[1]
+
+  alone = tf.function(saliency)
+  scored = tf.function(lambda: metrics.alignment_scores(saliency(), human))
+  maps = alone().numpy()
+  in_graph = {
+      compiled: tf.function(metrics.alignment_scores, jit_compile=compiled)
+      for compiled in (False, True)
+  }
+
+  def released_loop():
+    return (theirs.spearman_correlation(maps, human), theirs.dice(maps, human),
+            theirs.intersection_over_union(maps, human))
+
+  return {
+      'released': released_loop,
+      'host': lambda: numpy_metrics.alignment_scores(maps, human),
+      'graph': lambda: in_graph[False](maps, human).spearman.numpy(),
+      'xla': lambda: in_graph[True](maps, human).spearman.numpy(),
+      'pass': lambda: alone().numpy(),
+      'pass, scored': lambda: scored().spearman.numpy(),
+  }
+
+
+def measure(cases: Dict[str, Callable[[], object]], batch_size: int,
+            rounds: int) -> Dict[str, List[float]]:
+  """Lets the cases take turns.
+
+  Args:
+    cases: of `build_cases`.
+    batch_size: maps in a batch.
+    rounds: turns of each.
+
+  Returns:
+    Names to milliseconds per map, one number a round.
+  """
+  for run in cases.values():
+    run()  # Traces and compiles.
+  times = {name: [] for name in cases}
+  bar = tqdm.tqdm(total=rounds * len(cases), unit=' turns', disable=None)
+  for _ in range(rounds):
+    for name, run in cases.items():
+      start = time.perf_counter()
+      run()
+      times[name].append(1e3 * (time.perf_counter() - start) / batch_size)
+      bar.update()
+  bar.close()
+  return times
+
+
+def main(_):
+  """Measures, prints and writes."""
+  times = measure(build_cases(FLAGS.batch_size), FLAGS.batch_size, FLAGS.rounds)
+  settings = {name: FLAGS[name].value for name in ('batch_size', 'rounds')}
+  summary = medians.summarize(times, 'ms per map', _RATIOS)
+  medians.report(FLAGS.output, settings, summary, times)
+
+
+def run():
+  """The command."""
+  define_flags()
+  cli.run(main, __name__)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,1 @@
+"""Kills, damaged records and long runs."""

@@ -1,0 +1,71 @@
+"""Runs numbered mutations: together, as long as it is clear which did what."""
+
+from typing import Any, Callable, Dict, List, Sequence
+
+from stress.mutations import records as mutations
+from stress.mutations import trials as trials_lib
+
+Result = List[Any]
+
+
+class Runs:
+  """The trials of all formats, each built when it is needed."""
+
+  def __init__(self, folder: str,
+               say: Callable[[Dict[str, Any]], None] = lambda message: None):
+    """Initializes the runs.
+
+    Args:
+      folder: for files.
+      say: is told before every pipeline what is run, for the case that it
+        does not come back.
+    """
+    self._folder, self._say = folder, say
+    self._trials = {}
+
+  def run(self, record_format: str, seed: int,
+          numbers: Sequence[int]) -> List[Result]:
+    """Runs mutations of a format.
+
+    Args:
+      record_format: one of `mutations.FORMATS`.
+      seed: of the mutations.
+      numbers: which of them.
+
+    Returns:
+      Lists of number, kind, pipeline, outcome and detail.
+    """
+    if record_format not in self._trials:
+      self._trials[record_format] = trials_lib.Trials(
+          self._folder, record_format,
+          lambda pipeline: self._say({'at': pipeline}))
+    trials = self._trials[record_format]
+    drawn = [mutations.draw(record_format, seed, n) for n in numbers]
+    results = []
+    for number, mutation in zip(numbers, drawn):
+      if mutation.damaged is not None:
+        results += _rows(number, mutation.kind,
+                         trials.run_file(mutation.data, mutation.damaged))
+    records = [(n, m) for n, m in zip(numbers, drawn) if m.damaged is None]
+    return results + self._run_records(trials, records)
+
+  def _run_records(self, trials, records) -> List[Result]:
+    """Runs records in one file, or each in its own where that is unclear."""
+    if not records:
+      return []
+    try:
+      outcomes = trials.run([mutation.data for _, mutation in records])
+    except trials_lib.Unclear as e:
+      if len(records) == 1:
+        number, mutation = records[0]
+        return [[number, mutation.kind, 'all', *e.args]]
+      half = len(records) // 2
+      return (self._run_records(trials, records[:half]) +
+              self._run_records(trials, records[half:]))
+    return [row for (number, mutation), found in zip(records, outcomes)
+            for row in _rows(number, mutation.kind, found)]
+
+
+def _rows(number, kind, found) -> List[Result]:
+  return [[number, kind, pipeline, outcome, detail[:300]]
+          for pipeline, (outcome, detail) in found.items()]

@@ -1,0 +1,1 @@
+"""What training does to maps and decisions, over settings and seeds."""

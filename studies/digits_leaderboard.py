@@ -1,0 +1,181 @@
+r"""Trains small networks on the embedded digits and scores all of them.
+
+  python -m studies.digits_leaderboard
+
+The proof that the benchmark takes any model: three families of Model Garden,
+each as a baseline and a harmonized twin, a SavedModel and an .h5 file, and a
+PyTorch module where torch is installed (`make torch`). What is trained stays in
+--runs_dir, and what is scored in --output_dir: typed again, the command goes on
+where it was.
+"""
+
+import os
+import subprocess
+import sys
+import unittest
+
+from absl import flags
+import numpy as np
+import tensorflow as tf, tf_keras
+
+from official.core import task_factory
+from official_ext.harmonization import cli
+from official_ext.harmonization.data import make_digits_clickme
+from official_ext.harmonization.benchmark import runs
+from studies import torch_digits
+from testing import optional
+
+FLAGS = flags.FLAGS
+
+_EXPERIMENT = 'harmonized_resnet_imagenet'
+_COSINE = 'trainer.optimizer_config.learning_rate.cosine.'
+# These two learn more slowly than a ResNet, and take a step in less time.
+_LONGER = {
+    'trainer.train_steps': 1000,
+    'trainer.checkpoint_interval': 1000,
+    'trainer.validation_interval': 1000,
+    f'{_COSINE}decay_steps': 1000,
+}
+_FAMILIES = {
+    'resnet10': {},
+    'mobilenet_v2': {
+        'task.model.backbone.type': 'mobilenet',
+        'task.model.backbone.mobilenet.model_id': 'MobileNetV2',
+        'task.model.backbone.mobilenet.filter_size_scale': 0.5,
+        **_LONGER
+    },
+    'vit': {
+        'task.model.backbone.type': 'custom_vit',
+        'trainer.optimizer_config.optimizer.type': 'adamw_experimental',
+        f'{_COSINE}initial_learning_rate': 1e-3,
+        **_LONGER
+    },
+}
+_TWIN = '-harmonized'
+_STEPS = 250
+
+
+def define_flags():
+  """Defines the tool's flags."""
+  flags.DEFINE_string('data_dir', 'data/digits', 'Where the digits are made.')
+  flags.DEFINE_string('runs_dir', 'runs/leaderboard', 'Where networks stay.')
+  flags.DEFINE_string('output_dir', 'docs/results/digits_leaderboard',
+                      'Of the benchmark\'s report.')
+
+
+def _call(*command):
+  """Runs a command of the project's, with what this process can import."""
+  print(' '.join(command), flush=True)
+  subprocess.run(
+      [sys.executable, *command], check=True,
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))})
+
+
+def _train(name, overrides):
+  """Trains one network with the driver; a finished one is only looked at."""
+  model_dir = os.path.join(FLAGS.runs_dir, name)
+  if tf.train.latest_checkpoint(model_dir) is None:
+    settings = ','.join(f'{k}={v}' for k, v in overrides.items())
+    _call('train.py', f'--experiment={_EXPERIMENT}', '--seed=0',
+          '--config_file=studies/plans/easy_digits.yaml',
+          f'--model_dir={model_dir}', f'--params_override={settings}')
+  return model_dir
+
+
+def _export(run_dir):
+  """A run as a SavedModel, by the host's exporter."""
+  folder = os.path.join(FLAGS.runs_dir, 'exported')
+  if not os.path.exists(folder):
+    size = ','.join(
+        map(str, runs.load_config(run_dir).task.model.input_size[:2]))
+    _call('-m', 'official_ext.harmonization.export_saved_model',
+          f'--experiment={_EXPERIMENT}', f'--checkpoint_path={run_dir}',
+          f'--config_file={os.path.join(run_dir, "params.yaml")}',
+          f'--input_image_size={size}', '--input_type=tflite',
+          f'--export_dir={folder}')
+  return folder
+
+
+def _batches(run_dir):
+  """Training batches of a run: normalized images, and their classes."""
+  config = runs.load_config(run_dir)
+  task = task_factory.get_task(config.task)
+  dataset = task.build_inputs(config.task.train_data)
+  return dataset.map(lambda images, batch: (images, batch['labels'])).take(
+      _STEPS)
+
+
+def _train_keras(run_dir):
+  """A plain Keras network of convolutions in an .h5 file."""
+  path = os.path.join(FLAGS.runs_dir, 'keras_cnn.h5')
+  if not os.path.exists(path):
+    layers = tf_keras.layers
+    tf_keras.utils.set_random_seed(0)
+    model = tf_keras.Sequential([
+        layers.InputLayer(runs.load_config(run_dir).task.model.input_size)])
+    for width in torch_digits.WIDTHS:
+      model.add(layers.Conv2D(width, 3, activation='relu', padding='same'))
+      model.add(layers.MaxPooling2D())
+    model.add(layers.GlobalAveragePooling2D())
+    model.add(layers.Dense(make_digits_clickme.NUM_CLASSES))
+    model.compile(
+        tf_keras.optimizers.Adam(2e-3),
+        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(_batches(run_dir))
+    model.save(f'{path}.partial.h5', include_optimizer=False)
+    os.replace(f'{path}.partial.h5', path)
+  return path
+
+
+def _train_torch(run_dir):
+  """The same network in PyTorch, or None where that is not installed."""
+  path = os.path.join(FLAGS.runs_dir, 'torch_cnn.pt')
+  try:
+    optional.require('torch')
+  except unittest.SkipTest as e:
+    print(f'No PyTorch module is scored: {e}')
+    return None
+  if not os.path.exists(path):
+    torch_digits.train(
+        ((np.moveaxis(images.numpy(), -1, 1), labels.numpy())
+         for images, labels in _batches(run_dir)), path)
+  return path
+
+
+def main(_):
+  """Trains what is missing and calls the benchmark."""
+  # As studies/plans/easy_digits.yaml has them.
+  make_digits_clickme.make(
+      FLAGS.data_dir, train_images=4000, decoy_strength=0.7)
+  specs, twins, folders = [], [], {}
+  for family, overrides in _FAMILIES.items():
+    for name, weight in ((family, 0.), (family + _TWIN, 1.)):
+      folders[name] = _train(
+          name, {**overrides, 'task.harmonization.weight': weight})
+      specs.append(f'mg:{folders[name]}?name={name}')
+    twins.append(f'{family}:{family}{_TWIN}')
+  some_run = folders['resnet10']
+  size = runs.load_config(some_run).task.model.input_size[0]
+  options = f'preprocessing=torch&input_size={size}'
+  exported = _export(folders['resnet10' + _TWIN])
+  specs.append(f'saved_model:{exported}?name=resnet10-exported')
+  specs.append(f'keras:{_train_keras(some_run)}?{options}&name=keras_cnn')
+  weights = _train_torch(some_run)
+  if weights:
+    specs.append(f'torch:studies.torch_digits.network?{options}'
+                 f'&weights={weights}&name=torch_cnn')
+  _call('-m', 'official_ext.harmonization.evaluate',
+        *(f'--model={spec}' for spec in specs),
+        *(f'--twin={pair}' for pair in twins),
+        f'--clickme={FLAGS.data_dir}/val/*.tfrecords', '--ceiling=1',
+        f'--output_dir={FLAGS.output_dir}')
+
+
+def run():
+  """The command."""
+  define_flags()
+  cli.run(main, __name__)
+
+
+if __name__ == '__main__':
+  run()

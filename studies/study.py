@@ -1,0 +1,306 @@
+r"""Trains a grid of settings over seeds and writes one JSON line per run.
+
+  python -m studies.study --study=studies/plans/twins.yaml
+
+A study is a YAML file: the experiment, its configuration file, `common`
+overrides, `seeds`, and `settings`, each a name and its overrides. With
+`starts_from`, the name of a setting above, a run starts from the weights of
+that one's with the same seed. A run whose line is in the results is not
+repeated, so that a study can be stopped and started again, and several
+processes may share it: each claims the run that it trains. A run that failed
+has a line that says so, and is tried again when that line is removed. Needs the
+digits of `python -m official_ext.harmonization.data.make_digits_clickme`.
+
+Every line names the library's code, the configuration file, the digits, their
+contents, the code that measures and the versions of packages that it was made
+with, and has a digest; results of others are not added to. To repeat results
+that are in the repository, give another --output.
+
+Runs are trained on one core, because the same seed gives other numbers on
+another number of them. Two studies fill two cores: --core=0 and --core=1.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any, Dict, Iterable
+
+from absl import flags
+import tensorflow as tf, tf_keras
+import tqdm
+import yaml
+
+from studies import digit_decisions
+from studies import study_report
+from official_ext.harmonization import cli
+from official_ext.harmonization import files
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.benchmark import claims
+from official_ext.harmonization.benchmark import identity
+from official_ext.harmonization.benchmark import runs
+
+FLAGS = flags.FLAGS
+
+_START = 'starts_from'
+_METRICS = ('clickme_accuracy', 'accuracy', 'alignment_spearman',
+            'alignment_dice', 'alignment_n')
+_DIGITS = 'data/digits/{0}/{0}-*.tfrecords'
+_MANIFEST = 'data/digits/manifest.json'
+_CODE = 'official_ext'
+_MEASURING = ('studies/digit_decisions.py', 'train.py')
+# Lines of before have none of these, and are unverified.
+_NEWER = ('records', 'measured_by', 'versions')
+
+
+def define_flags():
+  """Defines the tool's flags."""
+  flags.DEFINE_string('study', None, 'YAML file of the study.', required=True)
+  flags.DEFINE_string(
+      'output', None, 'File for the results, one JSON line per run. '
+      'studies/results/<name of the study>.jsonl by default.')
+  flags.DEFINE_string('runs_dir', 'runs/studies',
+                      'Where runs, and their logs, are kept while they are '
+                      'needed, in a folder of the name of the results. Those '
+                      'that others start from stay.')
+  flags.DEFINE_bool('keep_runs', False, 'Keep every run.')
+  flags.DEFINE_integer('core', 0, 'The processor core to train on.',
+                       lower_bound=0)
+
+
+class RunError(RuntimeError):
+  """A run that cannot be trained; the next ones may."""
+
+
+def made_with(config_file: str) -> Dict[str, Any]:
+  """Names what a run was trained with, beside its overrides and seed.
+
+  Args:
+    config_file: of the study.
+
+  Returns:
+    SHA-256 of the library's modules, of the configuration file, of the digits
+    and of the modules that measure; the settings of the digits; and versions.
+  """
+  if not os.path.exists(_MANIFEST):
+    raise FileNotFoundError(
+        f'There is no {_MANIFEST}: make the digits with `python -m '
+        'official_ext.harmonization.data.make_digits_clickme`.')
+  return {
+      'code': _code(pathlib.Path(_CODE).rglob('*.py')),
+      'config': manifest.sha256(config_file)[:16],
+      'digits': files.read_json(_MANIFEST, 'the settings of the digits'),
+      'records': _contents(pathlib.Path(_MANIFEST).parent.rglob(
+          '*.tfrecords')),
+      'measured_by': _code(map(pathlib.Path, _MEASURING)),
+      'versions': identity.versions(),
+  }
+
+
+def _code(paths: Iterable[pathlib.Path]) -> str:
+  """Digest of modules and their names."""
+  code = hashlib.sha256()
+  for path in sorted(paths):
+    code.update(str(path).encode() + b'\0' + path.read_bytes())
+  return code.hexdigest()[:16]
+
+
+def _contents(paths: Iterable[pathlib.Path]) -> str:
+  """Digest of files' contents, in the order of their paths."""
+  return identity.Digests().of([*map(str, sorted(paths))])['sha256'][:16]
+
+
+def _weights(model_dir: str) -> str:
+  """Digest of the checkpoints in a run's folder."""
+  return _contents(path for path in pathlib.Path(model_dir).iterdir()
+                   if 'ckpt' in path.name or path.name == 'checkpoint')
+
+
+def _train(study, overrides, seed, model_dir):
+  """Runs the driver and returns the final scores."""
+  # YAML's own writing: it reads JSON's 1e-05 as a word.
+  values = ','.join(
+      f'{k}=' + yaml.safe_dump(v, default_flow_style=True,
+                               width=float('inf')).split('\n')[0]
+      for k, v in overrides.items())
+  command = [
+      sys.executable, 'train.py', '--mode=train',
+      f'--experiment={study["experiment"]}',
+      f'--config_file={study["config_file"]}', f'--seed={seed}',
+      f'--model_dir={model_dir}', f'--params_override={values}'
+  ]
+  with open(f'{model_dir}.log', 'w') as log:
+    result = subprocess.run(command, stdout=log, stderr=log, check=False)
+  if result.returncode:
+    raise RunError(f'{" ".join(command[1:])} failed with exit code '
+                   f'{result.returncode}: see {model_dir}.log.')
+  tf_keras.backend.clear_session()
+  run = runs.Run(model_dir)
+  scores = run.evaluate()
+  return {
+      **{name: scores[name] for name in _METRICS},
+      **digit_decisions.measure(run, _DIGITS.format('val'),
+                                _DIGITS.format('swapped')),
+  }
+
+
+class _Study:
+  """A study, its results so far, and where its runs lie."""
+
+  def __init__(self, path: str, output: str, runs_dir: str):
+    with open(path) as f:
+      self.plan = yaml.safe_load(f)
+    self.output = output
+    name = os.path.splitext(os.path.basename(output))[0]
+    self.folder = os.path.join(runs_dir, name)
+    for folder in (os.path.dirname(output) or '.', self.folder):
+      os.makedirs(folder, exist_ok=True)
+    self.made_with = made_with(self.plan['config_file'])
+    settings = self.plan['settings'].values()
+    self.starts = {s[_START] for s in settings if _START in s}
+    # Seed by seed, so that one that is stopped early compares like with like.
+    self.grid = [(setting, seed) for seed in self.plan['seeds']
+                 for setting in self.plan['settings']]
+    self.lines = self._read()
+    self._check_starts()
+    for setting, seed in self.grid:
+      self._check_run(setting, seed)
+
+  def _read(self):
+    """The lines that are there, by setting and seed."""
+    if not os.path.exists(self.output):
+      return {}
+    return {(line['setting'], line['seed']): line
+            for line in study_report.lines(self.output)}
+
+  def _overrides(self, setting):
+    return {**self.plan.get('common', {}), **self.plan['settings'][setting]}
+
+  def _model_dir(self, setting, seed):
+    return os.path.join(self.folder,
+                        re.sub(r'[^\w.-]+', '_', f'{setting}-{seed}'))
+
+  def _check_starts(self):
+    """Refuses to start from what is no setting above."""
+    above = set()
+    for setting, values in self.plan['settings'].items():
+      start = values.get(_START)
+      if start is not None and start not in above:
+        raise ValueError(f'{setting!r} {_START} {start!r}, which is no setting '
+                         'above it.')
+      above.add(setting)
+
+  def _check_run(self, setting, seed):
+    """Refuses a line of something else, or a run whose start is gone."""
+    overrides = self._overrides(setting)
+    line = self.lines.get((setting, seed))
+    if line is None:
+      start = overrides.get(_START)
+      if 'scores' in self.lines.get((start, seed), {}):
+        self._start(start, seed)
+      return
+    found = {'overrides': line.get('overrides'), **line.get('made_with', {})}
+    for what, value in {'overrides': overrides, **self.made_with}.items():
+      if found.get(what) != value and (what in found or what not in _NEWER):
+        raise ValueError(
+            f'{self.output} holds {setting!r}, seed {seed}, whose {what} is '
+            f'{found.get(what, "not said")}, where it is {value} now: give '
+            'another --output.')
+
+  def _start(self, setting, seed):
+    """The folder of a run to start from."""
+    folder = self._model_dir(setting, seed)
+    if not os.path.exists(os.path.join(folder, 'checkpoint')):
+      raise RunError(
+          f'{folder}, which a run starts from, is not there: remove the line '
+          f'of {setting!r}, seed {seed}, from {self.output}, and it is trained '
+          'again; so are runs that failed for want of it without theirs.')
+    weights = self.lines.get((setting, seed), {}).get('weights')
+    if weights and weights != _weights(folder):
+      raise RunError(
+          f'{folder}, which a run starts from, holds other weights than those '
+          f'of the line of {setting!r}, seed {seed}, in {self.output}: remove '
+          'that line, and it is trained again.')
+    return folder
+
+  def run(self, setting, seed, keep):
+    """Trains one, unless its line is there, and appends its line.
+
+    Args:
+      setting: its name.
+      seed: of the run.
+      keep: whether the run's folder stays.
+    """
+    if (setting, seed) in self.lines:
+      return
+    claim = claims.Claim(f'{self._model_dir(setting, seed)}.claim')
+    try:
+      with claim:
+        self.lines = self._read()  # Others may have trained it.
+        start = self._overrides(setting).get(_START)
+        if start and (start, seed) not in self.lines:
+          raise claims.Taken(f'the process that trains {start!r}, from which '
+                             'it starts')
+        if (setting, seed) not in self.lines:
+          self._claimed(setting, seed, keep)
+    except claims.Taken as e:
+      tqdm.tqdm.write(f'{setting}, seed {seed}, is left to {e}.')
+
+  def _claimed(self, setting, seed, keep):
+    """Trains one that no other process trains."""
+    overrides = self._overrides(setting)
+    line = {'setting': setting, 'seed': seed, 'overrides': overrides}
+    model_dir = self._model_dir(setting, seed)
+    shutil.rmtree(model_dir, ignore_errors=True)
+    begun = time.time()
+    try:
+      changes = dict(overrides)
+      if _START in changes:
+        changes['task.init_checkpoint'] = self._start(changes.pop(_START), seed)
+      line['scores'] = _train(self.plan, changes, seed, model_dir)
+    except RunError as e:
+      line['error'] = str(e)
+      tqdm.tqdm.write(f'{setting}, seed {seed}: {e}')
+    line['seconds'] = round(time.time() - begun, 1)
+    line['made_with'] = self.made_with
+    if 'scores' in line and setting in self.starts:
+      line['weights'] = _weights(model_dir)
+    line['digest'] = study_report.digest(line)
+    self.lines[setting, seed] = line
+    with open(self.output, 'a') as f:
+      f.write(json.dumps(line) + '\n')
+    if not keep and setting not in self.starts:
+      shutil.rmtree(model_dir, ignore_errors=True)
+
+
+def main(_):
+  """Trains what the results do not hold yet."""
+  cores = os.sched_getaffinity(0)
+  if FLAGS.core not in cores:
+    raise SystemExit(f'study: --core is {FLAGS.core}, not one of {cores}.')
+  os.sched_setaffinity(0, {FLAGS.core})
+  name = os.path.splitext(os.path.basename(FLAGS.study))[0]
+  try:
+    study = _Study(FLAGS.study,
+                   FLAGS.output or f'studies/results/{name}.jsonl',
+                   FLAGS.runs_dir)
+  except (OSError, ValueError, tf.errors.OpError, RunError) as e:
+    raise SystemExit(f'study: {e}') from None
+  for setting, seed in tqdm.tqdm(study.grid, unit='run'):
+    study.run(setting, seed, FLAGS.keep_runs)
+  print(study_report.table(study_report.read(study.output)))
+
+
+def run():
+  """The command."""
+  define_flags()
+  cli.run(main, __name__)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,1 @@
+"""Fixtures shared by tests, performance/, studies/ and stress/."""

@@ -1,0 +1,161 @@
+"""Tests of claims on shared work."""
+
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from unittest import mock
+
+from absl.testing import absltest
+
+from official_ext.harmonization.benchmark import claims
+from official_ext.harmonization.benchmark import journal
+
+
+class ClaimsTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = self.enter_context(tempfile.TemporaryDirectory())
+    self.path = os.path.join(self.folder, 'one.claim')
+
+  def _edit(self, **facts):
+    """Makes the claim one of somebody else."""
+    with open(self.path) as f:
+      facts = {**json.load(f), 'token': 'another', **facts}
+    with open(self.path, 'w') as f:
+      json.dump(facts, f)
+
+  def _others(self, **facts):
+    claims.Claim(self.path).__enter__()._end.set()
+    self._edit(**facts)
+
+  def test_one_at_a_time_and_then_the_next(self):
+    for _ in range(2):
+      with claims.Claim(self.path) as claim:
+        claim.check()
+        with self.assertRaisesRegex(
+            claims.Taken, f'{socket.gethostname()}, process {os.getpid()}'):
+          with claims.Claim(self.path):
+            pass
+      self.assertFalse(os.path.exists(self.path))
+
+  def test_another_hosts_claim_holds_while_its_heart_beats(self):
+    self._others(machine='elsewhere', pid=1)
+    with self.assertRaises(claims.Taken):
+      claims.Claim(self.path).__enter__()
+    self._edit(heartbeat=time.time() - 60)
+    with self.assertRaises(claims.Taken):
+      claims.Claim(self.path).__enter__()
+    self._edit(heartbeat=time.time() - 130)
+    with claims.Claim(self.path):
+      pass
+
+  def test_a_process_that_ended_here_holds_nothing(self):
+    # A process number that now belongs to another process, and one to none.
+    for facts in ({'started': 'before'}, {'pid': 2**22 + 1}):
+      self._others(**facts)
+      with claims.Claim(self.path):
+        pass
+
+  def test_foreign_files_hold_nothing(self):
+    for text in ('', '[]', '{"host": "a"}', '{'):
+      with open(self.path, 'w') as f:
+        f.write(text)
+      with claims.Claim(self.path):
+        pass
+
+  def test_who_was_taken_for_dead_notices_and_leaves_the_claim(self):
+    with claims.Claim(self.path) as claim:
+      self._edit(host='node7', pid=5)
+      with self.assertRaisesRegex(claims.Taken, 'node7, process 5'):
+        claim.check()
+    self.assertTrue(os.path.exists(self.path))
+
+  def test_the_heart_beats(self):
+    with mock.patch.object(claims, '_BEAT', .02), claims.Claim(self.path):
+      with open(self.path) as f:
+        first = json.load(f)['heartbeat']
+      deadline = time.monotonic() + 10
+      while time.monotonic() < deadline:
+        with open(self.path) as f:
+          if json.load(f)['heartbeat'] > first:
+            return
+      self.fail('no beat')
+
+  def test_of_many_one_takes_over(self):
+    self._others(pid=2**22 + 1)
+    taken, start = [], threading.Barrier(8)
+    end = threading.Event()
+
+    def take():
+      start.wait()
+      try:
+        with claims.Claim(self.path):
+          taken.append(1)
+          end.wait(10)
+      except claims.Taken:
+        taken.append(0)
+        if len(taken) == 8:
+          end.set()
+
+    is_stale = claims.Claim._is_stale
+
+    def slowly(*args):  # So that without a lock all would come to the same.
+      found = is_stale(*args)
+      time.sleep(.05)
+      return found
+
+    self.enter_context(mock.patch.object(claims.Claim, '_is_stale', slowly))
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+    self.assertEqual(sum(taken), 1)
+
+
+class JournalTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = self.enter_context(tempfile.TemporaryDirectory())
+    self.path = os.path.join(folder, 'a.jsonl')
+
+  def _open(self, **identity):
+    return journal.Journal(self.path, identity)
+
+  def test_goes_on_after_the_last_whole_batch(self):
+    first = self._open(data=1)
+    first.add([{'value': float('nan')}, {'value': .1}])
+    first.add([{'value': 1 / 3}])
+    with open(self.path, 'a') as f:
+      f.write('{"start": 3, "items": [{"val')
+    again = self._open(data=1)
+    self.assertEqual(again.items[1:], [{'value': .1}, {'value': 1 / 3}])
+    self.assertEqual((again.begun, again.note), (first.begun, ''))
+    again.add([{'value': 4.}])
+    self.assertLen(self._open(data=1).items, 4)
+    again.end()
+    self.assertFalse(os.path.exists(self.path))
+
+  def test_what_two_processes_wrote_counts_once(self):
+    first, second = self._open(), self._open()
+    for writer, item in ((first, 1), (second, 1), (first, 2), (second, 2)):
+      writer.add([item])
+    self.assertEqual(self._open().items, [1, 2])
+
+  def test_something_else_is_dropped_with_a_reason(self):
+    self._open(data=1).add([1])
+    other = self._open(data=2)
+    self.assertEqual(other.items, [])
+    self.assertIn('data was 1 and is now 2', other.note)
+    with open(self.path, 'w') as f:
+      f.write('no journal')
+    self.assertEqual(self._open(data=2).note, 'it is damaged')
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,127 @@
+"""Tests of accuracy by level and its bootstrap, against closed forms."""
+
+import math
+import unittest
+
+import numpy as np
+
+from official_ext.harmonization.benchmark.psychophysics import accuracy_curves
+from official_ext.harmonization.benchmark.psychophysics import human_trials
+from official_ext.harmonization.benchmark.psychophysics import psychometrics
+
+_RESAMPLES = 4000
+
+
+def _images(animals, vehicles):
+  return accuracy_curves.Images(
+      [(f'a{i}', 'animal') for i in range(animals)] +
+      [(f'v{i}', 'vehicle') for i in range(vehicles)])
+
+
+def _trials(images, participants, levels, is_right):
+  """Everybody sees everything; `is_right(participant, image, level)`."""
+  trials = []
+  for participant in range(participants):
+    for image, place in images.index.items():
+      target, other = 'animal', 'vehicle'
+      if not images.animal[place]:
+        target, other = other, target
+      for level in levels:
+        right = is_right(participant, image, level)
+        trials.append(human_trials.Trial(
+            str(participant), level, image, target, target if right else other))
+  return trials
+
+
+class DrawTest(unittest.TestCase):
+
+  def test_images_are_drawn_within_their_target(self):
+    images = _images(6, 3)
+    weights = images.draw(_RESAMPLES, np.random.default_rng(0))
+    np.testing.assert_array_equal(weights[:, images.animal].sum(axis=1), 6)
+    np.testing.assert_array_equal(weights[:, ~images.animal].sum(axis=1), 3)
+    # With replacement: of 6, one is left out with probability (5 / 6)^6.
+    self.assertAlmostEqual((weights[:, images.animal] == 0).mean(),
+                           (5 / 6)**6, 2)
+
+  def test_an_image_has_one_target(self):
+    with self.assertRaisesRegex(ValueError, 'Image x'):
+      accuracy_curves.Images([('x', 'animal'), ('x', 'vehicle')])
+
+
+class ResampleTest(unittest.TestCase):
+
+  def resample(self, images, trials, levels):
+    rng = np.random.default_rng(0)
+    answers = accuracy_curves.Answers(trials, images, levels)
+    return answers.resample(images.draw(_RESAMPLES, rng), rng)
+
+  def test_spread_over_participants(self):
+    images = _images(2, 2)
+    trials = _trials(images, 20, (0, 10), lambda p, image, level: p < 15)
+    curves = self.resample(images, trials, (0, 10))
+    # All answers of a participant are drawn together: a binomial of 20.
+    np.testing.assert_allclose(curves.std(axis=0), math.sqrt(.75 * .25 / 20),
+                               rtol=.05)
+    np.testing.assert_array_equal(curves[:, 0], curves[:, 1])
+
+  def test_spread_over_images(self):
+    images = _images(10, 10)
+    trials = _trials(images, 3, (0, 10), lambda p, image, level:
+                     int(image[1:]) < 7)
+    curves = self.resample(images, trials, (0, 10))
+    np.testing.assert_allclose(curves.std(axis=0), math.sqrt(.7 * .3 / 20),
+                               rtol=.05)
+    np.testing.assert_array_equal(curves[:, 0], curves[:, 1])
+
+  def test_targets_differ_without_adding_spread(self):
+    images = _images(10, 10)
+    trials = _trials(images, 1, (0,), lambda p, image, level: image[0] == 'a')
+    np.testing.assert_array_equal(self.resample(images, trials, (0,)), .5)
+    images = _images(7, 13)
+    trials = _trials(images, 1, (0,), lambda p, image, level: image[0] == 'v')
+    np.testing.assert_array_equal(self.resample(images, trials, (0,)), 13 / 20)
+
+  def test_a_level_that_nobody_of_those_drawn_saw_is_undefined(self):
+    images = _images(2, 1)
+    trials = _trials(images, 1, (0, 10), lambda *_: True)
+    trials = [t for t in trials if t.level == 0 or t.image == 'a0']
+    curves = self.resample(images, trials, (0, 10))
+    np.testing.assert_array_equal(curves[:, 0], 1.)
+    # a0 is one of two animals.
+    self.assertAlmostEqual(np.isnan(curves[:, 1]).mean(), .25, 1)
+
+
+class SplitHalfTest(unittest.TestCase):
+
+  def test_equal_and_opposite_participants(self):
+    images = _images(2, 2)
+    equal = accuracy_curves.Answers(
+        _trials(images, 6, (0, 10), lambda p, image, level: level), images,
+        (0, 10))
+    self.assertEqual(equal.split_half(psychometrics.l2, 0), 0.)
+    opposite = accuracy_curves.Answers(
+        _trials(images, 2, (0, 10), lambda p, image, level: p), images, (0, 10))
+    self.assertAlmostEqual(opposite.split_half(psychometrics.l2, 0),
+                           math.sqrt(2))
+    single = accuracy_curves.Answers(
+        _trials(images, 1, (0,), lambda *_: True), images, (0,))
+    self.assertTrue(math.isnan(single.split_half(psychometrics.l2, 0)))
+
+
+class IntervalTest(unittest.TestCase):
+
+  def test_quantiles_of_what_is_defined(self):
+    low, high, undefined = accuracy_curves.interval(
+        [*np.arange(101.), math.nan], .9)
+    np.testing.assert_allclose((low, high, undefined), (5., 95., 1))
+
+  def test_none_where_most_are_undefined(self):
+    low, high, undefined = accuracy_curves.interval([1., math.nan, math.nan],
+                                                    .9)
+    self.assertTrue(math.isnan(low) and math.isnan(high))
+    self.assertEqual(undefined, 2)
+
+
+if __name__ == '__main__':
+  unittest.main()

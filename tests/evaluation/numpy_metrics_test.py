@@ -1,0 +1,95 @@
+"""Tests of the alignment metrics on the host."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
+from official_ext.harmonization.evaluation import numpy_metrics
+from tests import map_pairs
+
+
+class AlignmentTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(*map_pairs.NAMED)
+  def test_equals_scipy_and_numpy(self, pairs):
+    a, b = pairs()
+    found = numpy_metrics.alignment_scores(a, b)
+    for i, (x, y) in enumerate(zip(a, b)):
+      self.assertAlmostEqual(
+          found['spearman'][i],
+          stats.spearmanr(x.ravel(), y.ravel())[0], places=12)
+      x, y = x > np.percentile(x, 90), y > np.percentile(y, 90)
+      both = np.sum(x & y)
+      self.assertEqual(found['dice'][i], 2 * both / (x.sum() + y.sum()))
+      self.assertEqual(found['iou'][i], both / np.sum(x | y))
+
+  @parameterized.parameters(0., 37., 50., 75., 99., 100.)
+  def test_cuts_as_numpy_does(self, percentile):
+    a, b = map_pairs.tied()
+    found = numpy_metrics.alignment_scores(a, b, percentile)['dice']
+    for i, (x, y) in enumerate(zip(a, b)):
+      x, y = x > np.percentile(x, percentile), y > np.percentile(y, percentile)
+      if x.sum() + y.sum():
+        self.assertEqual(found[i], 2 * np.sum(x & y) / (x.sum() + y.sum()))
+      else:
+        self.assertTrue(np.isnan(found[i]))
+
+  def test_zeros_of_both_signs_are_ties(self):
+    a, b = map_pairs.tied()
+    signed = b * np.where(np.arange(b[0].size) % 2, 1, -1).reshape(b[0].shape)
+    signed = np.where(b == 0, signed, b)
+    self.assertTrue(np.any(np.signbit(signed)))
+    np.testing.assert_array_equal(
+        numpy_metrics.alignment_scores(a, signed)['spearman'],
+        numpy_metrics.alignment_scores(a, b)['spearman'])
+
+  def test_undefined(self):
+    a, b = map_pairs.with_undefined()
+    for scores in (numpy_metrics.alignment_scores(a, b),
+                   numpy_metrics.localization_scores(a, b)):
+      for values in scores.values():
+        np.testing.assert_array_equal(np.isnan(values), [True] * 4 + [False])
+
+  def test_empty_cuts(self):
+    full, point = np.zeros((1, 5, 5)), np.zeros((1, 5, 5))
+    full[0, :2], point[0, 0, 0] = 1., 1.
+    found = numpy_metrics.alignment_scores(full, full)
+    self.assertTrue(np.isnan(found['dice'][0]) and np.isnan(found['iou'][0]))
+    self.assertAlmostEqual(found['spearman'][0], 1.)
+    self.assertEqual(numpy_metrics.alignment_scores(full, point)['dice'], 0.)
+    found = numpy_metrics.localization_scores(point, full)
+    self.assertTrue(np.isnan([found['auc'], found['pointing']]).all())
+    # The one positive pixel is above 15 of the other 24 and level with 9.
+    found = numpy_metrics.localization_scores(full, point)
+    self.assertEqual(found['auc'], (15 + 9 / 2) / 24)
+
+  def test_shapes_are_checked(self):
+    with self.assertRaisesRegex(ValueError, r'\(2, 3, 3\) and \(2, 3, 4\)'):
+      numpy_metrics.alignment_scores(np.ones((2, 3, 3)), np.ones((2, 3, 4)))
+
+
+class LocalizationTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(*map_pairs.NAMED)
+  def test_equals_sklearn(self, pairs):
+    a, b = pairs()
+    found = numpy_metrics.localization_scores(a, b)
+    for i, (x, y) in enumerate(zip(a, b)):
+      cut = (y > np.percentile(y, 90)).ravel()
+      self.assertAlmostEqual(
+          found['auc'][i],
+          sklearn_metrics.roc_auc_score(cut, x.ravel()), places=12)
+      self.assertEqual(found['pointing'][i], cut[np.argmax(x)])
+
+  def test_pointing_takes_the_first_maximum(self):
+    model, human = np.zeros((2, 4, 4)), np.zeros((2, 4, 4))
+    model[0, 1, 1] = model[0, 2, 2] = model[1, 1, 1] = 1.
+    human[0, 2, 2] = human[1, 1, 1] = 1.
+    np.testing.assert_array_equal(
+        numpy_metrics.localization_scores(model, human)['pointing'], [0., 1.])
+
+
+if __name__ == '__main__':
+  absltest.main()
