@@ -62,6 +62,7 @@ test: lint ## Lint, then run the tests
 
 lint: setup ## Check style, docstrings and BUILD files
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check --quiet .
 	$(PY) tools/write_build_files.py --check
 
 build-files: ## Write the BUILD files from the imports

@@ -13,14 +13,18 @@ for top in ('gin', 'experiments'):
       package_dir['.'.join((_RESOURCES, *folder.parts))] = folder.as_posix()
 
 setuptools.setup(
-    # Namespace packages too: a forgotten __init__.py must not drop a folder.
-    packages=setuptools.find_namespace_packages(
-        include=['official_ext', 'official_ext.*'], exclude=['*.__pycache__'])
-    + [name for name in package_dir if name.startswith(_RESOURCES)],
-    package_dir=package_dir,
-    package_data={name: ['*.gin', '*.yaml']
-                  for name in package_dir if name.startswith(_RESOURCES)},
-    include_package_data=False,
-    # Not build/: where case is not told apart, that is Bazel's BUILD.
-    options={'build': {'build_base': '.cache/build'}},
+  # Namespace packages too: a forgotten __init__.py must not drop a folder.
+  packages=setuptools.find_namespace_packages(
+    include=['official_ext', 'official_ext.*'], exclude=['*.__pycache__']
+  )
+  + [name for name in package_dir if name.startswith(_RESOURCES)],
+  package_dir=package_dir,
+  package_data={
+    name: ['*.gin', '*.yaml']
+    for name in package_dir
+    if name.startswith(_RESOURCES)
+  },
+  include_package_data=False,
+  # Not build/: where case is not told apart, that is Bazel's BUILD.
+  options={'build': {'build_base': '.cache/build'}},
 )

@@ -12,24 +12,25 @@ Model maps are absolute gradients of a random network, without ties; human maps
 are blurred clicks, 8 bit, about half of them zero.
 """
 
+from collections.abc import Callable
 import time
-from typing import Callable, Dict, List
 
 from absl import flags
 import numpy as np
+from official.core import exp_factory
 from scipy import ndimage
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 import tqdm
 
-from official.core import exp_factory
-from official_ext.harmonization import (
-    registry_imports)  # pylint: disable=unused-import
 from official_ext.harmonization import cli
-from official_ext.harmonization.evaluation import numpy_metrics
+from official_ext.harmonization import registry_imports
 from official_ext.harmonization.evaluation import metrics
+from official_ext.harmonization.evaluation import numpy_metrics
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.tasks import (
-    harmonized_image_classification as task_lib)
+  harmonized_image_classification as task_lib,
+)
 from performance import medians
 from testing import released
 
@@ -38,18 +39,20 @@ FLAGS = flags.FLAGS
 _SIZE = 224
 _CLASSES = 1000
 _RATIOS = (
-    ('released / host path (aim: 5 or more)', 'released', 'host'),
-    ('released / in graph (aim: 1 or more)', 'released', 'graph'),
-    ('released / XLA', 'released', 'xla'),
-    ('saliency pass, scored / alone (aim: 1.10 or less)', 'pass, scored',
-     'pass'),
+  ('released / host path (aim: 5 or more)', 'released', 'host'),
+  ('released / in graph (aim: 1 or more)', 'released', 'graph'),
+  ('released / XLA', 'released', 'xla'),
+  ('saliency pass, scored / alone (aim: 1.10 or less)', 'pass, scored', 'pass'),
 )
 
 
 def define_flags():
   """Defines the tool's flags."""
-  flags.DEFINE_string('output', 'runs/benchmarks/alignment_metrics.json',
-                      'Where the results are written.')
+  flags.DEFINE_string(
+    'output',
+    'runs/benchmarks/alignment_metrics.json',
+    'Where the results are written.',
+  )
   flags.DEFINE_integer('batch_size', 8, 'Maps in a batch.', lower_bound=1)
   flags.DEFINE_integer('rounds', 9, 'Turns of each case.', lower_bound=1)
 
@@ -69,24 +72,26 @@ def human_maps(count: int, seed: int = 0) -> np.ndarray:
   for one in maps:
     centre = rng.uniform(60, _SIZE - 60, 2)
     clicks = np.clip(rng.normal(centre, 25, (60, 2)), 0, _SIZE - 1).astype(int)
-    np.add.at(one, tuple(clicks.T), 1.)
-  maps = ndimage.gaussian_filter(maps, (0, 10, 10), truncate=2.)
+    np.add.at(one, tuple(clicks.T), 1.0)
+  maps = ndimage.gaussian_filter(maps, (0, 10, 10), truncate=2.0)
   maps /= maps.max((1, 2), keepdims=True)
   return np.round(255 * maps).astype(np.float32)
 
 
 def _network() -> tf_keras.Model:
   config = exp_factory.get_exp_config('harmonized_resnet_imagenet').task
-  config.override({
+  config.override(
+    {
       'model': {'num_classes': _CLASSES, 'input_size': [_SIZE, _SIZE, 3]},
       'mapped_data': {'label_offset': 0},
       'mapped_validation_data': {'label_offset': 0},
-  })
+    }
+  )
   tf_keras.utils.set_random_seed(0)
   return task_lib.HarmonizedImageClassificationTask(config).build_model()
 
 
-def build_cases(batch_size: int) -> Dict[str, Callable[[], object]]:
+def build_cases(batch_size: int) -> dict[str, Callable[[], object]]:
   """Makes what is measured.
 
   Args:
@@ -103,32 +108,37 @@ def build_cases(batch_size: int) -> Dict[str, Callable[[], object]]:
 
   def saliency():
     return saliency_ops.saliency_maps(
-        model, images, labels, reduction='abs_max', training=False)[1]
+      model, images, labels, reduction='abs_max', training=False
+    )[1]
 
   alone = tf.function(saliency)
   scored = tf.function(lambda: metrics.alignment_scores(saliency(), human))
   maps = alone().numpy()
   in_graph = {
-      compiled: tf.function(metrics.alignment_scores, jit_compile=compiled)
-      for compiled in (False, True)
+    compiled: tf.function(metrics.alignment_scores, jit_compile=compiled)
+    for compiled in (False, True)
   }
 
   def released_loop():
-    return (theirs.spearman_correlation(maps, human), theirs.dice(maps, human),
-            theirs.intersection_over_union(maps, human))
+    return (
+      theirs.spearman_correlation(maps, human),
+      theirs.dice(maps, human),
+      theirs.intersection_over_union(maps, human),
+    )
 
   return {
-      'released': released_loop,
-      'host': lambda: numpy_metrics.alignment_scores(maps, human),
-      'graph': lambda: in_graph[False](maps, human).spearman.numpy(),
-      'xla': lambda: in_graph[True](maps, human).spearman.numpy(),
-      'pass': lambda: alone().numpy(),
-      'pass, scored': lambda: scored().spearman.numpy(),
+    'released': released_loop,
+    'host': lambda: numpy_metrics.alignment_scores(maps, human),
+    'graph': lambda: in_graph[False](maps, human).spearman.numpy(),
+    'xla': lambda: in_graph[True](maps, human).spearman.numpy(),
+    'pass': lambda: alone().numpy(),
+    'pass, scored': lambda: scored().spearman.numpy(),
   }
 
 
-def measure(cases: Dict[str, Callable[[], object]], batch_size: int,
-            rounds: int) -> Dict[str, List[float]]:
+def measure(
+  cases: dict[str, Callable[[], object]], batch_size: int, rounds: int
+) -> dict[str, list[float]]:
   """Lets the cases take turns.
 
   Args:

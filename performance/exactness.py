@@ -13,45 +13,59 @@ import os
 
 from absl import app
 from absl import flags
-import tensorflow as tf, tf_keras
-import tqdm
-
 from official.core import exp_factory
 from official.core import task_factory
-from official_ext.harmonization import (
-    registry_imports)  # pylint: disable=unused-import
+import tensorflow as tf
+import tf_keras
+import tqdm
+
+from official_ext.harmonization import registry_imports
 from official_ext.harmonization.losses import harmonization
 from official_ext.harmonization.ops import saliency
 
 _MODELS = {
-    'resnet50': {'type': 'resnet', 'resnet': {'model_id': 50}},
-    'mobilenet_v2': {
-        'type': 'mobilenet', 'mobilenet': {'model_id': 'MobileNetV2'}
+  'resnet50': {'type': 'resnet', 'resnet': {'model_id': 50}},
+  'mobilenet_v2': {
+    'type': 'mobilenet',
+    'mobilenet': {'model_id': 'MobileNetV2'},
+  },
+  'vit_ti16': {
+    'type': 'vit',
+    'vit': {
+      'model_name': 'vit-ti16',
+      'transformer': {'dropout_rate': 0.0, 'attention_dropout_rate': 0.0},
     },
-    'vit_ti16': {'type': 'vit', 'vit': {
-        'model_name': 'vit-ti16',
-        'transformer': {'dropout_rate': 0., 'attention_dropout_rate': 0.},
-    }},
+  },
 }
 
-_MODELS_FLAG = flags.DEFINE_list('models', list(_MODELS),
-                                 f'Of {", ".join(_MODELS)}.')
+_MODELS_FLAG = flags.DEFINE_list(
+  'models', list(_MODELS), f'Of {", ".join(_MODELS)}.'
+)
 _BATCH = flags.DEFINE_integer('batch_size', 4, 'Images.', lower_bound=1)
 _SIZE = flags.DEFINE_integer('image_size', 96, 'Pixels.', lower_bound=32)
-_WEIGHT = flags.DEFINE_float('weight', 1., 'Of the harmonization loss.')
+_WEIGHT = flags.DEFINE_float('weight', 1.0, 'Of the harmonization loss.')
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file for the results.')
 
 _CLASSES = 10
-_KINDS = [(policy, compiled) for policy in ('float32', 'mixed_bfloat16')
-          for compiled in (False, True)]
+_KINDS = [
+  (policy, compiled)
+  for policy in ('float32', 'mixed_bfloat16')
+  for compiled in (False, True)
+]
 
 
 def _build(model_name, policy, weights=None):
   """A network under a policy, with the given weights."""
   config = exp_factory.get_exp_config('resnet_imagenet').task
-  config.override({'model': {
-      'num_classes': _CLASSES, 'input_size': [_SIZE.value, _SIZE.value, 3],
-      'backbone': _MODELS[model_name]}})
+  config.override(
+    {
+      'model': {
+        'num_classes': _CLASSES,
+        'input_size': [_SIZE.value, _SIZE.value, 3],
+        'backbone': _MODELS[model_name],
+      }
+    }
+  )
   tf_keras.mixed_precision.set_global_policy(policy)
   tf_keras.backend.set_floatx('float64' if policy == 'float64' else 'float32')
   tf_keras.utils.set_random_seed(0)
@@ -69,35 +83,40 @@ def _gradients(model, images, labels, human, weight):
     if weight:
       logits, maps, _ = saliency.training_maps(model, images, labels)
       loss = weight * harmonization.harmonization_loss(
-          maps, human, tf.ones(_BATCH.value))
+        maps, human, tf.ones(_BATCH.value)
+      )
     else:
-      logits, loss = tf.cast(model(images, training=True), images.dtype), 0.
+      logits, loss = tf.cast(model(images, training=True), images.dtype), 0.0
     loss -= tf.reduce_mean(
-        tf.reduce_sum(labels * tf.nn.log_softmax(logits), axis=-1))
+      tf.reduce_sum(labels * tf.nn.log_softmax(logits), axis=-1)
+    )
   return tape.gradient(loss, model.trainable_variables)
 
 
 def _distance(found, expected):
-  found, expected = ([tf.cast(t, tf.float64) for t in part]
-                     for part in (found, expected))
+  found, expected = (
+    [tf.cast(t, tf.float64) for t in part] for part in (found, expected)
+  )
   difference = [f - e for f, e in zip(found, expected)]
   return float(
-      tf.linalg.global_norm(difference) / tf.linalg.global_norm(expected))
+    tf.linalg.global_norm(difference) / tf.linalg.global_norm(expected)
+  )
 
 
 def _measure(model_name, weight, progress):
   """Returns the distances of one network and weight."""
   pixels = _SIZE.value
   batch = (
-      tf.random.stateless_normal([_BATCH.value, pixels, pixels, 3], [1, 2]),
-      tf.one_hot(tf.range(_BATCH.value) % _CLASSES, _CLASSES),
-      tf.random.stateless_uniform([_BATCH.value, pixels, pixels], [3, 4])**3)
+    tf.random.stateless_normal([_BATCH.value, pixels, pixels, 3], [1, 2]),
+    tf.one_hot(tf.range(_BATCH.value) % _CLASSES, _CLASSES),
+    tf.random.stateless_uniform([_BATCH.value, pixels, pixels], [3, 4]) ** 3,
+  )
 
   def gradients(model, dtype, compiled):
     inputs = [tf.cast(t, dtype) for t in batch]
     found = tf.function(
-        lambda *inputs: _gradients(model, *inputs, weight),
-        jit_compile=compiled)(*inputs)
+      lambda *inputs: _gradients(model, *inputs, weight), jit_compile=compiled
+    )(*inputs)
     progress.update()
     return found
 
@@ -121,25 +140,36 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}')
   results = {}
-  with tqdm.tqdm(total=len(_MODELS_FLAG.value) * 2 * (1 + len(_KINDS)),
-                 unit='gradient') as progress:
+  with tqdm.tqdm(
+    total=len(_MODELS_FLAG.value) * 2 * (1 + len(_KINDS)), unit='gradient'
+  ) as progress:
     for model_name in _MODELS_FLAG.value:
-      for weight in (0., _WEIGHT.value):
+      for weight in (0.0, _WEIGHT.value):
         name = 'harmonized' if weight else 'plain'
-        results[f'{model_name}, {name}'] = _measure(model_name, weight,
-                                                    progress)
+        results[f'{model_name}, {name}'] = _measure(
+          model_name, weight, progress
+        )
   print('Relative L2 distance of the gradient from that in float64.')
   columns = list(next(iter(results.values())))
   print('| network, loss | ' + ' | '.join(columns) + ' |')
   print('|---' * (len(columns) + 1) + '|')
   for name, distances in results.items():
-    print(f'| {name} | ' +
-          ' | '.join(f'{distances[c]:.1e}' for c in columns) + ' |')
+    print(
+      f'| {name} | ' + ' | '.join(f'{distances[c]:.1e}' for c in columns) + ' |'
+    )
   if _OUTPUT.value:
     os.makedirs(os.path.dirname(_OUTPUT.value) or '.', exist_ok=True)
     with open(_OUTPUT.value, 'w') as f:
-      json.dump({'batch_size': _BATCH.value, 'image_size': _SIZE.value,
-                 'weight': _WEIGHT.value, 'distances': results}, f, indent=1)
+      json.dump(
+        {
+          'batch_size': _BATCH.value,
+          'image_size': _SIZE.value,
+          'weight': _WEIGHT.value,
+          'distances': results,
+        },
+        f,
+        indent=1,
+      )
 
 
 if __name__ == '__main__':

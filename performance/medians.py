@@ -1,15 +1,19 @@
 """What benchmarks that let cases take turns make of their figures."""
 
+from collections.abc import Mapping, Sequence
 import json
 import os
 import statistics
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any
 
 from official_ext.harmonization import resources
 
 
-def summarize(figures: Mapping[str, Sequence[float]], unit: str,
-              ratios: Sequence[Tuple[str, str, str]]) -> Dict[str, float]:
+def summarize(
+  figures: Mapping[str, Sequence[float]],
+  unit: str,
+  ratios: Sequence[tuple[str, str, str]],
+) -> dict[str, float]:
   """Medians over rounds, of figures and of their ratios within a round.
 
   Args:
@@ -21,17 +25,22 @@ def summarize(figures: Mapping[str, Sequence[float]], unit: str,
     Descriptions to numbers.
   """
   summary = {
-      f'{name}, {unit}': statistics.median(values)
-      for name, values in figures.items()
+    f'{name}, {unit}': statistics.median(values)
+    for name, values in figures.items()
   }
   for what, over, under in ratios:
     summary[what] = statistics.median(
-        a / b for a, b in zip(figures[over], figures[under]))
+      a / b for a, b in zip(figures[over], figures[under])
+    )
   return summary
 
 
-def report(output: str, settings: Mapping[str, Any],
-           summary: Mapping[str, float], figures: Mapping[str, List[float]]):
+def report(
+  output: str,
+  settings: Mapping[str, Any],
+  summary: Mapping[str, float],
+  figures: Mapping[str, list[float]],
+):
   """Prints a summary and writes it with all figures, whole or not at all.
 
   Args:
@@ -46,13 +55,17 @@ def report(output: str, settings: Mapping[str, Any],
     print(f'{what:<{width}}{value:>9.2f}')
   os.makedirs(os.path.dirname(output) or '.', exist_ok=True)
   with open(f'{output}.partial', 'w') as f:
-    json.dump({
+    json.dump(
+      {
         'settings': settings,
         'cores': os.cpu_count(),
         # Of everything on the machine, the benchmark too.
         'load_average': os.getloadavg(),
         'medians': summary,
         'rounds': figures,
-    }, f, indent=2)
+      },
+      f,
+      indent=2,
+    )
   os.replace(f'{output}.partial', output)
   print(f'Written: {output}')

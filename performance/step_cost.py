@@ -23,37 +23,41 @@ import unittest
 
 from absl import app
 from absl import flags
-import tensorflow as tf, tf_keras
+from official.core import exp_factory
+import tensorflow as tf
+import tf_keras
 import tqdm
 
-from official.core import exp_factory
-from official_ext.harmonization import (
-    registry_imports)  # pylint: disable=unused-import
+from official_ext.harmonization import registry_imports
 from official_ext.harmonization.tasks import (
-    harmonized_image_classification as task_lib)
+  harmonized_image_classification as task_lib,
+)
 from testing import released
 
 _MODELS = {
-    'resnet50': {'type': 'resnet', 'resnet': {'model_id': 50}},
-    'resnet10': {'type': 'resnet', 'resnet': {'model_id': 10}},
-    'mobilenet_v2': {
-        'type': 'mobilenet', 'mobilenet': {'model_id': 'MobileNetV2'}
-    },
-    'vit_ti16': {'type': 'vit', 'vit': {'model_name': 'vit-ti16'}},
-    'vit_s16': {'type': 'vit', 'vit': {'model_name': 'vit-s16'}},
+  'resnet50': {'type': 'resnet', 'resnet': {'model_id': 50}},
+  'resnet10': {'type': 'resnet', 'resnet': {'model_id': 10}},
+  'mobilenet_v2': {
+    'type': 'mobilenet',
+    'mobilenet': {'model_id': 'MobileNetV2'},
+  },
+  'vit_ti16': {'type': 'vit', 'vit': {'model_name': 'vit-ti16'}},
+  'vit_s16': {'type': 'vit', 'vit': {'model_name': 'vit-s16'}},
 }
 
 # Name -> settings of `task.harmonization`. The first is the stock step. In
 # brackets, the choice of batch_norm where it is not 'mapped'.
 _CASES = {
-    'plain': {'enabled': False},
-    'all mapped': {},
-    'half mapped': {'mapped_fraction': .5, 'batch_norm': 'mapped'},
-    'fifth mapped': {'mapped_fraction': .2, 'batch_norm': 'mapped'},
-    'fifth mapped (batch)': {'mapped_fraction': .2, 'batch_norm': 'batch'},
-    'fifth mapped (inference)':
-        {'mapped_fraction': .2, 'batch_norm': 'inference'},
-    'interval 4': {'interval': 4},
+  'plain': {'enabled': False},
+  'all mapped': {},
+  'half mapped': {'mapped_fraction': 0.5, 'batch_norm': 'mapped'},
+  'fifth mapped': {'mapped_fraction': 0.2, 'batch_norm': 'mapped'},
+  'fifth mapped (batch)': {'mapped_fraction': 0.2, 'batch_norm': 'batch'},
+  'fifth mapped (inference)': {
+    'mapped_fraction': 0.2,
+    'batch_norm': 'inference',
+  },
+  'interval 4': {'interval': 4},
 }
 _RELEASED = ('released eager', 'released tf.function')
 # XLA on a CPU computes the gradients of convolutions by plain loops wherever
@@ -62,26 +66,34 @@ _RELEASED = ('released eager', 'released tf.function')
 _IN_A_BRANCH = ('interval 4',)
 _WITHOUT_CONVOLUTIONS = ('vit_ti16', 'vit_s16')
 
-_MODELS_FLAG = flags.DEFINE_list('models', 'resnet50,mobilenet_v2,vit_s16',
-                                 f'Of {", ".join(_MODELS)}.')
+_MODELS_FLAG = flags.DEFINE_list(
+  'models', 'resnet50,mobilenet_v2,vit_s16', f'Of {", ".join(_MODELS)}.'
+)
 _MODES = flags.DEFINE_list('modes', 'graph,xla', 'Of graph and xla.')
-_CASES_FLAG = flags.DEFINE_list('cases', [*_CASES, *_RELEASED],
-                                'What to time. Ratios need the plain step.')
-_BATCH = flags.DEFINE_integer('batch_size', 10, 'Images per step.',
-                              lower_bound=1)
+_CASES_FLAG = flags.DEFINE_list(
+  'cases', [*_CASES, *_RELEASED], 'What to time. Ratios need the plain step.'
+)
+_BATCH = flags.DEFINE_integer(
+  'batch_size', 10, 'Images per step.', lower_bound=1
+)
 _SIZE = flags.DEFINE_integer('image_size', 224, 'Pixels.', lower_bound=32)
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Timings of each case.',
-                               lower_bound=1)
+_ROUNDS = flags.DEFINE_integer(
+  'rounds', 5, 'Timings of each case.', lower_bound=1
+)
 _MEMORY = flags.DEFINE_list(
-    'memory_cases',
-    ['plain', 'all mapped', 'fifth mapped', 'released tf.function'],
-    'Those of the cases whose memory is measured, too.')
+  'memory_cases',
+  ['plain', 'all mapped', 'fifth mapped', 'released tf.function'],
+  'Those of the cases whose memory is measured, too.',
+)
 _OUTPUT = flags.DEFINE_string(
-    'output', None,
-    'JSON file for the results. A model and kind that stand in it with the '
-    'same settings are not measured again.')
+  'output',
+  None,
+  'JSON file for the results. A model and kind that stand in it with the '
+  'same settings are not measured again.',
+)
 _ONE_CASE = flags.DEFINE_string(
-    'memory_of', None, 'Only prints the memory of one "model/mode/case".')
+  'memory_of', None, 'Only prints the memory of one "model/mode/case".'
+)
 
 _CLASSES = 1000
 
@@ -90,31 +102,36 @@ def _batch(mapped):
   """A synthetic batch, as `dataloaders.sources` describes it."""
   size, pixels = _BATCH.value, _SIZE.value
   return tf.random.stateless_normal([size, pixels, pixels, 3], [1, 2]), {
-      'labels': tf.range(size) % _CLASSES,
-      'heatmaps': tf.random.stateless_uniform([mapped, pixels, pixels],
-                                              [3, 4])**3,
-      'heatmap_weights': tf.ones([mapped]),
-      'valid': tf.ones([size]),
+    'labels': tf.range(size) % _CLASSES,
+    'heatmaps': tf.random.stateless_uniform([mapped, pixels, pixels], [3, 4])
+    ** 3,
+    'heatmap_weights': tf.ones([mapped]),
+    'valid': tf.ones([size]),
   }
 
 
 def _task(backbone, **settings):
   """A harmonized task on a backbone, its batch 1000-way and one-hot."""
   config = exp_factory.get_exp_config('harmonized_resnet_imagenet').task
-  config.override({
+  config.override(
+    {
       'model': {
-          'num_classes': _CLASSES,
-          'input_size': [_SIZE.value, _SIZE.value, 3],
-          'backbone': backbone,
+        'num_classes': _CLASSES,
+        'input_size': [_SIZE.value, _SIZE.value, 3],
+        'backbone': backbone,
       },
       'losses': {'one_hot': True, 'soft_labels': False},
       'train_data': {'mixup_and_cutmix': None},
       'mapped_data': {'mixup_and_cutmix': None, 'label_offset': 0},
       'mapped_validation_data': {'label_offset': 0},
       'harmonization': {
-          'enabled': True, 'weight': 1., 'mapped_fraction': 1., **settings
+        'enabled': True,
+        'weight': 1.0,
+        'mapped_fraction': 1.0,
+        **settings,
       },
-  })
+    }
+  )
   return task_lib.HarmonizedImageClassificationTask(config)
 
 
@@ -126,11 +143,12 @@ def _our_step(model_name, mode, settings):
   images, batch = _batch(mapped)
   inputs = (images, batch) if options.enabled else (images, batch['labels'])
   tf_keras.utils.set_random_seed(0)
-  model, optimizer = task.build_model(), tf_keras.optimizers.SGD(1e-3, .9)
+  model, optimizer = task.build_model(), tf_keras.optimizers.SGD(1e-3, 0.9)
   optimizer.build(model.trainable_variables)
   step = tf.function(
-      lambda inputs: task.train_step(inputs, model, optimizer)['loss'],
-      jit_compile=mode == 'xla')
+    lambda inputs: task.train_step(inputs, model, optimizer)['loss'],
+    jit_compile=mode == 'xla',
+  )
   return lambda: step(inputs).numpy()
 
 
@@ -139,14 +157,15 @@ def _released_step(model_name, case):
   loss = released.load('training.loss')
   tf_keras.utils.set_random_seed(0)
   model = _task(_MODELS[model_name]).build_model()
-  optimizer = tf_keras.optimizers.SGD(1e-3, .9)
+  optimizer = tf_keras.optimizers.SGD(1e-3, 0.9)
   optimizer.build(model.trainable_variables)
   images, batch = _batch(_BATCH.value)
   labels = tf.one_hot(batch['labels'], _CLASSES)
 
   def step():
-    gradients = loss.harmonizer_loss(model, images, batch['heatmap_weights'],
-                                     labels, batch['heatmaps'])
+    gradients = loss.harmonizer_loss(
+      model, images, batch['heatmap_weights'], labels, batch['heatmaps']
+    )
     optimizer.apply_gradients(zip(gradients, model.trainable_variables))
 
   # With TensorFlow's own second-order gradients: what its users have.
@@ -175,9 +194,9 @@ def _build(model_name, mode, case):
 
 def _spread(values):
   return {
-      'median': statistics.median(values),
-      'lowest': min(values),
-      'highest': max(values),
+    'median': statistics.median(values),
+    'lowest': min(values),
+    'highest': max(values),
   }
 
 
@@ -212,7 +231,8 @@ def _measure_time(model_name, mode, progress):
       results[case][f'{kind}seconds'] = _spread(values)
       if 'plain' in seconds:
         results[case][f'{kind}ratio'] = _spread(
-            [v / p for v, p in zip(values, seconds['plain'])])
+          [v / p for v, p in zip(values, seconds['plain'])]
+        )
   return results
 
 
@@ -238,21 +258,25 @@ def _print_memory(name):
 def _measure_memory(model_name, mode, case):
   """Runs one case in a process of its own and returns its memory, in MiB."""
   command = [
-      sys.executable, '-m', 'performance.step_cost',
-      f'--memory_of={model_name}/{mode}/{case}',
-      f'--batch_size={_BATCH.value}', f'--image_size={_SIZE.value}'
+    sys.executable,
+    '-m',
+    'performance.step_cost',
+    f'--memory_of={model_name}/{mode}/{case}',
+    f'--batch_size={_BATCH.value}',
+    f'--image_size={_SIZE.value}',
   ]
   result = subprocess.run(
-      command, stdout=subprocess.PIPE, text=True, check=True)
+    command, stdout=subprocess.PIPE, text=True, check=True
+  )
   return json.loads(result.stdout.splitlines()[-1])
 
 
 def _table(results):
   """The results as Markdown."""
   lines = [
-      '| model | kind | case | s / step | ratio to plain (lowest - highest) | '
-      'ratio of processor time | memory of steps, MiB (ratio) |',
-      '|---|---|---|---|---|---|---|'
+    '| model | kind | case | s / step | ratio to plain (lowest - highest) | '
+    'ratio of processor time | memory of steps, MiB (ratio) |',
+    '|---|---|---|---|---|---|---|',
   ]
   for key, entry in results.items():
     model_name, mode = key.split('/')
@@ -260,15 +284,29 @@ def _table(results):
     for case, figures in entry['cases'].items():
       ratios = [figures.get(kind) for kind in ('ratio', 'cpu_ratio')]
       memory = figures.get('memory')
-      lines.append(' | '.join([
-          f'| {model_name}', mode, case,
-          f'{figures["seconds"]["median"]:.2f}',
-          *('{median:.2f} ({lowest:.2f} - {highest:.2f})'.format(**ratio)
-            if ratio else '-' for ratio in ratios),
-          (f'{memory["steps"]:.0f}' +
-           (f' ({memory["steps"] / plain["steps"]:.2f})' if plain else ''))
-          if memory else '-'
-      ]) + ' |')
+      lines.append(
+        ' | '.join(
+          [
+            f'| {model_name}',
+            mode,
+            case,
+            f'{figures["seconds"]["median"]:.2f}',
+            *(
+              '{median:.2f} ({lowest:.2f} - {highest:.2f})'.format(**ratio)
+              if ratio
+              else '-'
+              for ratio in ratios
+            ),
+            (
+              f'{memory["steps"]:.0f}'
+              + (f' ({memory["steps"] / plain["steps"]:.2f})' if plain else '')
+            )
+            if memory
+            else '-',
+          ]
+        )
+        + ' |'
+      )
   return '\n'.join(lines)
 
 
@@ -290,9 +328,11 @@ def _save(results):
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}')
-  for flag, known in ((_MODELS_FLAG, list(_MODELS)),
-                      (_MODES, ['graph', 'xla']),
-                      (_CASES_FLAG, [*_CASES, *_RELEASED])):
+  for flag, known in (
+    (_MODELS_FLAG, list(_MODELS)),
+    (_MODES, ['graph', 'xla']),
+    (_CASES_FLAG, [*_CASES, *_RELEASED]),
+  ):
     for name in flag.value:
       if name not in known:
         raise app.UsageError(f'--{flag.name} has {name!r}: choose of {known}.')
@@ -300,16 +340,19 @@ def main(argv):
     return _print_memory(_ONE_CASE.value)
 
   settings = {
-      'batch_size': _BATCH.value, 'image_size': _SIZE.value,
-      'rounds': _ROUNDS.value, 'tensorflow': tf.__version__,
-      'processor': platform.processor() or platform.machine(),
-      'cores': os.cpu_count(),
+    'batch_size': _BATCH.value,
+    'image_size': _SIZE.value,
+    'rounds': _ROUNDS.value,
+    'tensorflow': tf.__version__,
+    'processor': platform.processor() or platform.machine(),
+    'cores': os.cpu_count(),
   }
   results = _load()
   pairs = [(m, mode) for m in _MODELS_FLAG.value for mode in _MODES.value]
   total = sum(
-      len(_cases(*pair)) + _ROUNDS.value + len(_memory_cases(*pair))
-      for pair in pairs)
+    len(_cases(*pair)) + _ROUNDS.value + len(_memory_cases(*pair))
+    for pair in pairs
+  )
   with tqdm.tqdm(total=total, unit='part') as progress:
     for model_name, mode in pairs:
       key = f'{model_name}/{mode}'

@@ -27,7 +27,7 @@ import time
 
 from absl import flags
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 import tqdm
 import yaml
 
@@ -44,55 +44,84 @@ _SUBFOLDERS = ('', 'best', 'ema_checkpoints')
 _COUNTER = 'save_counter'
 _SCORES = re.compile(r"'(\w+)': (?:np\.float\d+\()?([^,)}\s]+)")
 _LINES = re.compile(
-    r'^ ?(train|eval) \| step:\s+(\d+) \|[^\n{]*output:\s*(\{[^}]*\})', re.M)
+  r'^ ?(train|eval) \| step:\s+(\d+) \|[^\n{]*output:\s*(\{[^}]*\})', re.M
+)
 
 
 def define_flags():
   """Defines the tool's flags."""
   flags.DEFINE_integer('runs', 4, 'How many runs are killed.', lower_bound=1)
-  flags.DEFINE_integer('kills', len(MOMENTS), 'How often each is killed.',
-                       lower_bound=1)
+  flags.DEFINE_integer(
+    'kills', len(MOMENTS), 'How often each is killed.', lower_bound=1
+  )
   flags.DEFINE_integer('seed', 0, 'Seed of the moments.')
   flags.DEFINE_integer('train_steps', 24, 'Steps of a run.', lower_bound=1)
-  flags.DEFINE_string('work_dir', 'runs/kill_and_resume',
-                      'Where the runs are kept while they are needed.')
-  flags.DEFINE_string('output', 'runs/benchmarks/kill_and_resume.jsonl',
-                      'File for the results, one JSON line per kill.')
+  flags.DEFINE_string(
+    'work_dir',
+    'runs/kill_and_resume',
+    'Where the runs are kept while they are needed.',
+  )
+  flags.DEFINE_string(
+    'output',
+    'runs/benchmarks/kill_and_resume.jsonl',
+    'File for the results, one JSON line per kill.',
+  )
 
 
 def write_experiment(folder: str, train_steps: int) -> str:
   """Writes the records and the configuration file, and returns its path."""
   records = fixtures.write_numbered(folder, 'one_batch.tfrecords', 4)
   config = {
-      'task': {
-          'model': {'num_classes': fixtures.CLASSES, 'input_size': [32, 32, 3],
-                    'backbone': {'resnet': {'model_id': 10}}},
-          'losses': {'one_hot': True, 'soft_labels': False},
-          'harmonization': {'mapped_fraction': 1., 'weight': 2., 'ceiling': 1.,
-                            'interval': 2, 'warmup_steps': 10},
-          'train_data': {'global_batch_size': 4, 'mixup_and_cutmix': None},
-          'validation_data': {'global_batch_size': 4, 'input_path': ''},
-          'mapped_data': {
-              'input_path': records, 'label_offset': 0, 'aug_crop': False,
-              'aug_rand_hflip': False, 'mixup_and_cutmix': None,
-              'shuffle_buffer_size': 1, 'deterministic': True},
-          'mapped_validation_data': {'input_path': records, 'label_offset': 0},
+    'task': {
+      'model': {
+        'num_classes': fixtures.CLASSES,
+        'input_size': [32, 32, 3],
+        'backbone': {'resnet': {'model_id': 10}},
       },
-      'trainer': {
-          'train_steps': train_steps, 'steps_per_loop': 1,
-          'summary_interval': 1, 'checkpoint_interval': 2,
-          'validation_interval': 6, 'max_to_keep': 2,
-          'best_checkpoint_export_subdir': 'best',
-          'best_checkpoint_eval_metric': 'alignment',
-          'optimizer_config': {
-              'optimizer': {'type': 'sgd', 'sgd': {'momentum': .9}},
-              'ema': {'average_decay': .9},
-              'learning_rate': {'type': 'cosine', 'cosine': {
-                  'initial_learning_rate': .05, 'decay_steps': 40}},
-              'warmup': {'type': 'linear', 'linear': {
-                  'warmup_steps': 5, 'warmup_learning_rate': 0.}}},
+      'losses': {'one_hot': True, 'soft_labels': False},
+      'harmonization': {
+        'mapped_fraction': 1.0,
+        'weight': 2.0,
+        'ceiling': 1.0,
+        'interval': 2,
+        'warmup_steps': 10,
       },
-      'runtime': {'distribution_strategy': 'one_device', 'num_gpus': 0},
+      'train_data': {'global_batch_size': 4, 'mixup_and_cutmix': None},
+      'validation_data': {'global_batch_size': 4, 'input_path': ''},
+      'mapped_data': {
+        'input_path': records,
+        'label_offset': 0,
+        'aug_crop': False,
+        'aug_rand_hflip': False,
+        'mixup_and_cutmix': None,
+        'shuffle_buffer_size': 1,
+        'deterministic': True,
+      },
+      'mapped_validation_data': {'input_path': records, 'label_offset': 0},
+    },
+    'trainer': {
+      'train_steps': train_steps,
+      'steps_per_loop': 1,
+      'summary_interval': 1,
+      'checkpoint_interval': 2,
+      'validation_interval': 6,
+      'max_to_keep': 2,
+      'best_checkpoint_export_subdir': 'best',
+      'best_checkpoint_eval_metric': 'alignment',
+      'optimizer_config': {
+        'optimizer': {'type': 'sgd', 'sgd': {'momentum': 0.9}},
+        'ema': {'average_decay': 0.9},
+        'learning_rate': {
+          'type': 'cosine',
+          'cosine': {'initial_learning_rate': 0.05, 'decay_steps': 40},
+        },
+        'warmup': {
+          'type': 'linear',
+          'linear': {'warmup_steps': 5, 'warmup_learning_rate': 0.0},
+        },
+      },
+    },
+    'runtime': {'distribution_strategy': 'one_device', 'num_gpus': 0},
   }
   path = os.path.join(folder, 'experiment.yaml')
   with open(path, 'w') as f:
@@ -119,11 +148,18 @@ class Run:
     self.logs.append(path)
     with open(path, 'w') as log:
       return subprocess.Popen(
-          [*self._command, f'--model_dir={self.model_dir}'],
-          stdout=log, stderr=subprocess.STDOUT, env={
-              **os.environ, 'PYTHONUNBUFFERED': '1',
-              'CUDA_VISIBLE_DEVICES': '', 'TF_NUM_INTRAOP_THREADS': '1',
-              'TF_NUM_INTEROP_THREADS': '1', 'OMP_NUM_THREADS': '1'})
+        [*self._command, f'--model_dir={self.model_dir}'],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={
+          **os.environ,
+          'PYTHONUNBUFFERED': '1',
+          'CUDA_VISIBLE_DEVICES': '',
+          'TF_NUM_INTRAOP_THREADS': '1',
+          'TF_NUM_INTEROP_THREADS': '1',
+          'OMP_NUM_THREADS': '1',
+        },
+      )
 
   def log(self) -> str:
     """What the last process has said."""
@@ -153,7 +189,7 @@ class Run:
         if process.returncode:
           raise RuntimeError(f'The run failed: see {self.logs[-1]}.')
         return False
-      time.sleep(.001 if 'files' in moment or moment == 'checkpoint' else .02)
+      time.sleep(0.001 if 'files' in moment or moment == 'checkpoint' else 0.02)
     process.send_signal(getattr(signal, signal_name))
     process.wait()
     return True
@@ -161,7 +197,7 @@ class Run:
   def _condition(self, moment: str, rng):
     """A function that tells whether a moment has come."""
     start = time.time()
-    delay = rng.uniform(0., 12. if moment == 'start' else .3)
+    delay = rng.uniform(0.0, 12.0 if moment == 'start' else 0.3)
     sightings_needed, steps_needed = rng.integers((1, 2), (4, 6))
     sightings = [False]
 
@@ -178,12 +214,11 @@ class Run:
       return sum(sightings) >= sightings_needed
 
     return {
-        'start': lambda: time.time() > start + delay,
-        'step': lambda: late(
-            self.log().count('\ntrain | step:') > steps_needed),
-        'checkpoint': lambda: unfinished(_SUBFOLDERS[:1]),
-        'evaluation': lambda: late('running complete' in self.log()),
-        'evaluation_files': lambda: unfinished(_SUBFOLDERS[1:]),
+      'start': lambda: time.time() > start + delay,
+      'step': lambda: late(self.log().count('\ntrain | step:') > steps_needed),
+      'checkpoint': lambda: unfinished(_SUBFOLDERS[:1]),
+      'evaluation': lambda: late('running complete' in self.log()),
+      'evaluation_files': lambda: unfinished(_SUBFOLDERS[1:]),
     }[moment]
 
 
@@ -197,16 +232,23 @@ def files_left(folder: str) -> list:
 def state(prefix: str) -> dict:
   """All that a checkpoint holds, but for the host's count of its saves."""
   reader = tf.train.load_checkpoint(prefix)
-  return {name: reader.get_tensor(name)
-          for name in reader.get_variable_to_shape_map()
-          if _COUNTER not in name and 'OBJECT_GRAPH' not in name}
+  return {
+    name: reader.get_tensor(name)
+    for name in reader.get_variable_to_shape_map()
+    if _COUNTER not in name and 'OBJECT_GRAPH' not in name
+  }
 
 
 def differences(found: dict, expected: dict) -> list:
   """The names of what differs in one bit, or is on one side alone."""
   names = sorted(set(found) | set(expected))
-  return [n for n in names if n not in found or n not in expected
-          or not np.array_equal(found[n], expected[n])]
+  return [
+    n
+    for n in names
+    if n not in found
+    or n not in expected
+    or not np.array_equal(found[n], expected[n])
+  ]
 
 
 def logged(paths) -> dict:
@@ -222,51 +264,63 @@ def logged(paths) -> dict:
   return found
 
 
-def kill_one(run: Run, moment: str, signal_name: str, unbroken: Run,
-             rng) -> dict:
+def kill_one(
+  run: Run, moment: str, signal_name: str, unbroken: Run, rng
+) -> dict:
   """Kills a run once, and looks at what it left behind."""
   happened = run.kill(moment, signal_name, rng)
   step = runner.step_to_resume(run.model_dir)
   point = {
-      'moment': moment if happened else 'none, it ended',
-      'signal': signal_name if happened else None,
-      'last_step_logged': max(
-          [s for k, s in logged(run.logs) if k == 'train'], default=0),
-      'checkpoint': step,
-      'unfinished_files': sum(
-          (files_left(os.path.join(run.model_dir, f)) for f in _SUBFOLDERS),
-          []),
-      'differs': [],
+    'moment': moment if happened else 'none, it ended',
+    'signal': signal_name if happened else None,
+    'last_step_logged': max(
+      [s for k, s in logged(run.logs) if k == 'train'], default=0
+    ),
+    'checkpoint': step,
+    'unfinished_files': sum(
+      (files_left(os.path.join(run.model_dir, f)) for f in _SUBFOLDERS), []
+    ),
+    'differs': [],
   }
   if step:
     point['differs'] = differences(
-        *(state(os.path.join(r.model_dir, f'ckpt-{step}'))
-          for r in (run, unbroken)))
+      *(
+        state(os.path.join(r.model_dir, f'ckpt-{step}'))
+        for r in (run, unbroken)
+      )
+    )
   return point
 
 
 def compare(run: Run, unbroken: Run) -> dict:
   """Compares a run that has ended with the unbroken one."""
   found, expected = logged(run.logs), logged(unbroken.logs)
-  wrong = [f'{kind} {step}' for (kind, step), values in sorted(found.items())
-           if any(v != expected[kind, step][0] for v in values)]
+  wrong = [
+    f'{kind} {step}'
+    for (kind, step), values in sorted(found.items())
+    if any(v != expected[kind, step][0] for v in values)
+  ]
   ends, bests = (
-      [tf.train.latest_checkpoint(os.path.join(r.model_dir, folder))
-       for r in (run, unbroken)] for folder in ('', 'best'))
+    [
+      tf.train.latest_checkpoint(os.path.join(r.model_dir, folder))
+      for r in (run, unbroken)
+    ]
+    for folder in ('', 'best')
+  )
   texts = [open(path).read() for path in run.logs]
   return {
-      'final_step': runner.step_to_resume(run.model_dir),
-      'final_differs': differences(*map(state, ends)),
-      'final_tensors': len(state(ends[1])),
-      'best_differs': differences(*(state(b) if b else {} for b in bests)),
-      'logs_that_differ': wrong,
-      'logs_missing': [f'{k} {s}' for k, s in sorted(set(expected) -
-                                                     set(found))],
-      # Every process that went on has to say that the data start over.
-      'resumed': sum('restored from checkpoint' in t for t in texts),
-      'said_that_data_start_over': sum('start over' in t for t in texts),
-      'checkpoints_kept': len(tf.io.gfile.glob(
-          os.path.join(run.model_dir, 'ckpt-*.index'))),
+    'final_step': runner.step_to_resume(run.model_dir),
+    'final_differs': differences(*map(state, ends)),
+    'final_tensors': len(state(ends[1])),
+    'best_differs': differences(*(state(b) if b else {} for b in bests)),
+    'logs_that_differ': wrong,
+    'logs_missing': [f'{k} {s}' for k, s in sorted(set(expected) - set(found))],
+    # Every process that went on has to say that the data start over.
+    'resumed': sum('restored from checkpoint' in t for t in texts),
+    'said_that_data_start_over': sum('start over' in t for t in texts),
+    'checkpoints_kept': len(
+      tf.io.gfile.glob(os.path.join(run.model_dir, 'ckpt-*.index'))
+    ),
   }
 
 
@@ -281,14 +335,18 @@ def unbroken_run(command: list, folder: str) -> Run:
   return runs[0]
 
 
-def killed_run(run: Run, kills: int, unbroken: Run, rng,
-               moments=MOMENTS) -> list:
+def killed_run(
+  run: Run, kills: int, unbroken: Run, rng, moments=MOMENTS
+) -> list:
   """Kills a run some times and ends it; returns a line per kill."""
-  order = [m for _ in range(-(-kills // len(moments)))
-           for m in rng.permutation(moments)][:kills]
+  order = [
+    m
+    for _ in range(-(-kills // len(moments)))
+    for m in rng.permutation(moments)
+  ][:kills]
   points = [
-      kill_one(run, str(moment), str(rng.choice(_SIGNALS)), unbroken, rng)
-      for moment in order
+    kill_one(run, str(moment), str(rng.choice(_SIGNALS)), unbroken, rng)
+    for moment in order
   ]
   run.finish()
   result = compare(run, unbroken)
@@ -312,11 +370,15 @@ def main(_):
   os.makedirs(FLAGS.work_dir)
   folder = os.path.abspath(FLAGS.work_dir)
   command = [
-      sys.executable, 'train.py', '--experiment=harmonized_resnet_imagenet',
-      f'--config_file={write_experiment(folder, FLAGS.train_steps)}', '--seed=1'
+    sys.executable,
+    'train.py',
+    '--experiment=harmonized_resnet_imagenet',
+    f'--config_file={write_experiment(folder, FLAGS.train_steps)}',
+    '--seed=1',
   ]
   unbroken = unbroken_run(
-      command + ['--params_override=trainer.max_to_keep=1000'], folder)
+    command + ['--params_override=trainer.max_to_keep=1000'], folder
+  )
   for k, name in tqdm.tqdm(todo, unit='run'):
     rng = np.random.default_rng([FLAGS.seed, k])
     run = Run(command, os.path.join(folder, name))

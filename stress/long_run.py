@@ -15,14 +15,14 @@ import os
 import time
 
 from absl import flags
-import tensorflow as tf, tf_keras
-
 from official.core import exp_factory
 from official.core import task_factory
 from official.modeling import hyperparams
-from official_ext.harmonization import (
-    registry_imports)  # pylint: disable=unused-import
+import tensorflow as tf
+import tf_keras
+
 from official_ext.harmonization import cli
+from official_ext.harmonization import registry_imports
 from official_ext.harmonization import resources
 from official_ext.harmonization import runner
 
@@ -34,18 +34,28 @@ _MEGABYTE = 2**20
 def define_flags():
   """Defines the tool's flags."""
   flags.DEFINE_integer('train_steps', 5000, 'Steps of the run.', lower_bound=1)
-  flags.DEFINE_integer('loop', 100, 'Steps of a loop, after which a line is '
-                       'written.', lower_bound=1)
-  flags.DEFINE_integer('interval', 500, 'Steps between checkpoints, and '
-                       'between evaluations.', lower_bound=1)
-  flags.DEFINE_integer('size', 24, 'Pixels of an image\'s side.',
-                       lower_bound=16)
+  flags.DEFINE_integer(
+    'loop',
+    100,
+    'Steps of a loop, after which a line is written.',
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    'interval',
+    500,
+    'Steps between checkpoints, and between evaluations.',
+    lower_bound=1,
+  )
+  flags.DEFINE_integer('size', 24, "Pixels of an image's side.", lower_bound=16)
   flags.DEFINE_integer('batch_size', 8, 'Images of a batch.', lower_bound=1)
   flags.DEFINE_integer('max_to_keep', 2, 'Checkpoints to keep.', lower_bound=1)
   flags.DEFINE_string('data', 'data/digits', 'Folder of the digits.')
   flags.DEFINE_string('model_dir', 'runs/long_run', 'Folder of the run.')
-  flags.DEFINE_string('output', 'runs/benchmarks/long_run.jsonl',
-                      'File for the results, one JSON line per loop.')
+  flags.DEFINE_string(
+    'output',
+    'runs/benchmarks/long_run.jsonl',
+    'File for the results, one JSON line per loop.',
+  )
 
 
 def experiment(options):
@@ -59,36 +69,41 @@ def experiment(options):
   """
   config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
   config = hyperparams.override_params_dict(
-      config, resources.find('local_cpu.yaml', 'experiments'), is_strict=True)
+    config, resources.find('local_cpu.yaml', 'experiments'), is_strict=True
+  )
   source = '{}/{}/{}-*.tfrecords'.format
-  config.override({
+  config.override(
+    {
       'task': {
-          # The network and the loss that the figures were measured with.
-          'model': {
-              'input_size': [options.size, options.size, 3],
-              'backbone': {'resnet': {'depth_multiplier': 1.}},
-          },
-          'harmonization': {'batch_norm': 'mapped', 'warmup_steps': 0},
-          'train_data': {'global_batch_size': options.batch_size},
-          'validation_data': {'input_path': source(options.data, 'ood', 'ood')},
-          'mapped_data': {'input_path': source(options.data, 'train', 'train')},
-          'mapped_validation_data': {
-              'input_path': source(options.data, 'val', 'val')},
+        # The network and the loss that the figures were measured with.
+        'model': {
+          'input_size': [options.size, options.size, 3],
+          'backbone': {'resnet': {'depth_multiplier': 1.0}},
+        },
+        'harmonization': {'batch_norm': 'mapped', 'warmup_steps': 0},
+        'train_data': {'global_batch_size': options.batch_size},
+        'validation_data': {'input_path': source(options.data, 'ood', 'ood')},
+        'mapped_data': {'input_path': source(options.data, 'train', 'train')},
+        'mapped_validation_data': {
+          'input_path': source(options.data, 'val', 'val')
+        },
       },
       'trainer': {
-          'train_steps': options.train_steps,
-          'steps_per_loop': options.loop, 'summary_interval': options.loop,
-          'checkpoint_interval': options.interval,
-          'validation_interval': options.interval,
-          'max_to_keep': options.max_to_keep,
-          'best_checkpoint_export_subdir': 'best',
-          'best_checkpoint_eval_metric': 'alignment',
-          'optimizer_config': {
-              'ema': {'average_decay': .99},
-              'learning_rate': {
-                  'cosine': {'decay_steps': options.train_steps}}},
+        'train_steps': options.train_steps,
+        'steps_per_loop': options.loop,
+        'summary_interval': options.loop,
+        'checkpoint_interval': options.interval,
+        'validation_interval': options.interval,
+        'max_to_keep': options.max_to_keep,
+        'best_checkpoint_export_subdir': 'best',
+        'best_checkpoint_eval_metric': 'alignment',
+        'optimizer_config': {
+          'ema': {'average_decay': 0.99},
+          'learning_rate': {'cosine': {'decay_steps': options.train_steps}},
+        },
       },
-  })
+    }
+  )
   return config
 
 
@@ -127,26 +142,43 @@ class Meter:
     setattr(task, name, counted)
 
   def __call__(self, output):
-    files = [os.path.join(folder, name)
-             for folder, _, names in os.walk(self._model_dir) for name in names]
+    files = [
+      os.path.join(folder, name)
+      for folder, _, names in os.walk(self._model_dir)
+      for name in names
+    ]
     with open(self._output, 'a') as f:
-      f.write(json.dumps({
-          'process': os.getpid(),
-          'step': int(self._trainer.global_step.numpy()),
-          'seconds': round(time.time() - self._start, 1),
-          'resident_megabytes': round(resident_megabytes(), 1),
-          **{f'traces_of_{k}': v for k, v in self._calls.items()},
-          'checkpoints': sum(
+      f.write(
+        json.dumps(
+          {
+            'process': os.getpid(),
+            'step': int(self._trainer.global_step.numpy()),
+            'seconds': round(time.time() - self._start, 1),
+            'resident_megabytes': round(resident_megabytes(), 1),
+            **{f'traces_of_{k}': v for k, v in self._calls.items()},
+            'checkpoints': sum(
               os.path.basename(n).startswith('ckpt-') and n.endswith('.index')
-              for n in files),
-          'checkpoint_megabytes': round(sum(
-              os.path.getsize(n) for n in files if 'ckpt-' in n
-              and os.path.exists(n)) / _MEGABYTE, 2),
-          'megabytes': round(sum(
-              os.path.getsize(n) for n in files
-              if os.path.exists(n)) / _MEGABYTE, 2),
-          'training_loss': float(output['training_loss']),
-      }) + '\n')
+              for n in files
+            ),
+            'checkpoint_megabytes': round(
+              sum(
+                os.path.getsize(n)
+                for n in files
+                if 'ckpt-' in n and os.path.exists(n)
+              )
+              / _MEGABYTE,
+              2,
+            ),
+            'megabytes': round(
+              sum(os.path.getsize(n) for n in files if os.path.exists(n))
+              / _MEGABYTE,
+              2,
+            ),
+            'training_loss': float(output['training_loss']),
+          }
+        )
+        + '\n'
+      )
 
 
 def run(options) -> list:
@@ -163,8 +195,14 @@ def run(options) -> list:
   os.makedirs(os.path.dirname(options.output) or '.', exist_ok=True)
   meter = Meter(options.model_dir, options.output)
   found = runner.Runner(
-      strategy, task, 'train_and_eval', config, options.model_dir,
-      train_actions=[meter], enable_async_checkpointing=True)
+    strategy,
+    task,
+    'train_and_eval',
+    config,
+    options.model_dir,
+    train_actions=[meter],
+    enable_async_checkpointing=True,
+  )
   meter.watch(found.trainer)
   found.run()
   with open(options.output) as f:
@@ -178,18 +216,19 @@ def _traces(line):
 def summary(lines: list) -> dict:
   """What grew from the first fifth of a run, when all is warm, to its end."""
   warm, last = lines[len(lines) // 5], lines[-1]
-  memory = [line['resident_megabytes'] for line in lines[len(lines) // 5:]]
+  memory = [line['resident_megabytes'] for line in lines[len(lines) // 5 :]]
   return {
-      'steps': last['step'],
-      'megabytes_at_a_fifth': warm['resident_megabytes'],
-      'megabytes_at_the_end': last['resident_megabytes'],
-      'megabytes_at_most': max(memory),
-      # The first call of a function may trace it twice, to make variables.
-      'traces_at_a_fifth': _traces(warm),
-      'traces_at_the_end': _traces(last),
-      'checkpoints_at_most': max(line['checkpoints'] for line in lines),
-      'checkpoint_megabytes_at_most': max(
-          line['checkpoint_megabytes'] for line in lines),
+    'steps': last['step'],
+    'megabytes_at_a_fifth': warm['resident_megabytes'],
+    'megabytes_at_the_end': last['resident_megabytes'],
+    'megabytes_at_most': max(memory),
+    # The first call of a function may trace it twice, to make variables.
+    'traces_at_a_fifth': _traces(warm),
+    'traces_at_the_end': _traces(last),
+    'checkpoints_at_most': max(line['checkpoints'] for line in lines),
+    'checkpoint_megabytes_at_most': max(
+      line['checkpoint_megabytes'] for line in lines
+    ),
   }
 
 

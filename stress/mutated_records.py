@@ -28,20 +28,29 @@ import tqdm
 from stress.mutations import isolated
 
 _OUTPUT = flags.DEFINE_string(
-    'output', 'runs/benchmarks/mutated_records.jsonl',
-    'File for the results, one JSON line per chunk.')
+  'output',
+  'runs/benchmarks/mutated_records.jsonl',
+  'File for the results, one JSON line per chunk.',
+)
 _RECORDS = flags.DEFINE_integer(
-    'records', 10000, 'Mutations of all formats together.', lower_bound=1)
-_CHUNK = flags.DEFINE_integer('chunk', 200, 'Mutations per line.',
-                              lower_bound=1)
+  'records', 10000, 'Mutations of all formats together.', lower_bound=1
+)
+_CHUNK = flags.DEFINE_integer(
+  'chunk', 200, 'Mutations per line.', lower_bound=1
+)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the mutations.')
 _TIMEOUT = flags.DEFINE_float(
-    'timeout', 120., 'Seconds without a word from the process that reads.')
+  'timeout', 120.0, 'Seconds without a word from the process that reads.'
+)
 _WORKER = flags.DEFINE_bool('worker', False, 'Be the process that reads.')
 
 # Raw records have a megabyte each, and no picture to be decoded.
-_SHARES = {'clickme': .35, 'canonical': .35, 'clickme_2018': .15,
-           'clickme_per_category': .15}
+_SHARES = {
+  'clickme': 0.35,
+  'canonical': 0.35,
+  'clickme_2018': 0.15,
+  'clickme_per_category': 0.15,
+}
 _BAD = ('silent', 'unnamed', 'crash', 'hang')
 
 
@@ -50,7 +59,8 @@ _BAD = ('silent', 'unnamed', 'crash', 'hang')
 
 def _work():
   """Answers jobs, one JSON line each, until there are no more."""
-  from stress.mutations import runs  # pylint: disable=g-import-not-at-top
+  from stress.mutations import runs
+
   with tempfile.TemporaryDirectory() as folder:
     runner = runs.Runs(folder, _say)
     for line in sys.stdin:
@@ -67,14 +77,19 @@ def _say(message):
 def _line(record_format, numbers, results, seconds):
   """What is kept of a chunk: counts, and all that must not be."""
   counts = collections.Counter(
-      (pipeline, kind, outcome) for _, kind, pipeline, outcome, _ in results)
+    (pipeline, kind, outcome) for _, kind, pipeline, outcome, _ in results
+  )
   nested = {}
   for (pipeline, kind, outcome), count in sorted(counts.items()):
     nested.setdefault(pipeline, {}).setdefault(kind, {})[outcome] = count
   return {
-      'format': record_format, 'seed': _SEED.value, 'first': numbers[0],
-      'count': len(numbers), 'seconds': round(seconds, 1), 'outcomes': nested,
-      'bad': [r for r in results if r[3] in _BAD],
+    'format': record_format,
+    'seed': _SEED.value,
+    'first': numbers[0],
+    'count': len(numbers),
+    'seconds': round(seconds, 1),
+    'outcomes': nested,
+    'bad': [r for r in results if r[3] in _BAD],
   }
 
 
@@ -86,11 +101,14 @@ def _table(lines, by):
       for kind, outcomes in kinds.items():
         counts[pipeline if by == 'pipeline' else kind].update(outcomes)
   columns = ['unchanged', 'as it reads now', 'named', 'skipped', *_BAD]
-  text = [f'| {by} | ' + ' | '.join(columns) + ' |',
-          '|---|' + '---:|' * len(columns)]
+  text = [
+    f'| {by} | ' + ' | '.join(columns) + ' |',
+    '|---|' + '---:|' * len(columns),
+  ]
   for row, found in sorted(counts.items()):
-    text.append(f'| {row} | ' +
-                ' | '.join(f'{found[c]:,}' for c in columns) + ' |')
+    text.append(
+      f'| {row} | ' + ' | '.join(f'{found[c]:,}' for c in columns) + ' |'
+    )
   return '\n'.join(text)
 
 
@@ -122,27 +140,31 @@ def main(argv):
   os.makedirs(os.path.dirname(_OUTPUT.value) or '.', exist_ok=True)
   lines, kept = _read_lines(_OUTPUT.value), []
   reader = isolated.Reader(
-      [sys.executable, '-m', 'stress.mutated_records', '--worker'],
-      _TIMEOUT.value)
+    [sys.executable, '-m', 'stress.mutated_records', '--worker'], _TIMEOUT.value
+  )
   with tqdm.tqdm(total=sum(len(n) for _, n in _chunks()), unit='record') as bar:
     for record_format, numbers in _chunks():
       key = (record_format, _SEED.value, numbers[0], len(numbers))
       if key not in lines:
         start = time.time()
         results = isolated.run(
-            reader, numbers, record_format=record_format, seed=_SEED.value)
-        lines[key] = _line(record_format, numbers, results,
-                           time.time() - start)
+          reader, numbers, record_format=record_format, seed=_SEED.value
+        )
+        lines[key] = _line(record_format, numbers, results, time.time() - start)
         with open(_OUTPUT.value, 'a') as f:
           f.write(json.dumps(lines[key]) + '\n')
       kept.append(lines[key])
       bar.update(len(numbers))
   reader.close()
   bad = [b for line in kept for b in line['bad']]
-  text = '\n\n'.join([
+  text = '\n\n'.join(
+    [
       f'{sum(line["count"] for line in kept)} mutated records, seed '
       f'{_SEED.value}: {len(bad)} outcomes that may not be.',
-      _table(kept, 'pipeline'), _table(kept, 'mutation')])
+      _table(kept, 'pipeline'),
+      _table(kept, 'mutation'),
+    ]
+  )
   print(text)
   with open(os.path.splitext(_OUTPUT.value)[0] + '.md', 'w') as f:
     f.write(text + '\n')

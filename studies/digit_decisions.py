@@ -6,16 +6,15 @@ the human map, as in the paper's psychophysics (Fel et al., NeurIPS 2022).
 """
 
 import functools
-from typing import Dict
 
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.vision.ops import preprocess_ops
-from official_ext.harmonization.data import make_digits_clickme
-from official_ext.harmonization.data.stimuli import reveal
+import tensorflow as tf
+
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import runs
+from official_ext.harmonization.data import make_digits_clickme
+from official_ext.harmonization.data.stimuli import reveal
 
 # Percent of the pixels that are revealed: about 8 of them are ink. All of
 # them are the whole image in grey, without the decoy's colour.
@@ -27,12 +26,19 @@ _BATCH = 100
 def _records(pattern: str, size: int):
   """All images (N, size, size, 3), ink maps and labels of some records."""
   source = labelled_images.Source(pattern, blur=False)
-  batches = list(labelled_images.batches(
-      source, (size, size), (size, size), make_digits_clickme.NUM_CLASSES,
-      _BATCH))
+  batches = list(
+    labelled_images.batches(
+      source,
+      (size, size),
+      (size, size),
+      make_digits_clickme.NUM_CLASSES,
+      _BATCH,
+    )
+  )
   return tuple(
-      np.concatenate([getattr(b, field) for b in batches])
-      for field in ('images', 'maps', 'labels'))
+    np.concatenate([getattr(b, field) for b in batches])
+    for field in ('images', 'maps', 'labels')
+  )
 
 
 @functools.lru_cache
@@ -44,13 +50,15 @@ def _stimuli(pattern: str, size: int):
   for image, ink in zip(images, maps):
     grey = reveal.grey(image)
     ground = reveal.scramble_phase(grey, rng)
-    order = reveal.growth_order(np.maximum(ink, 0.), rng)
+    order = reveal.growth_order(np.maximum(ink, 0.0), rng)
     for level in LEVELS:
       picture = reveal.compose(
-          grey, ground, order, reveal.revealed_pixels(level, grey.size))
+        grey, ground, order, reveal.revealed_pixels(level, grey.size)
+      )
       shown[level].append(np.repeat(picture[..., np.newaxis], 3, axis=-1))
-  return labels, {level: np.stack(pictures) for level, pictures in
-                  shown.items()}
+  return labels, {
+    level: np.stack(pictures) for level, pictures in shown.items()
+  }
 
 
 def _accuracy(model, images, labels) -> float:
@@ -58,13 +66,15 @@ def _accuracy(model, images, labels) -> float:
   found = []
   for start in range(0, len(images), _BATCH):
     batch = preprocess_ops.normalize_image(
-        tf.cast(images[start:start + _BATCH], tf.float32),
-        preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
+      tf.cast(images[start : start + _BATCH], tf.float32),
+      preprocess_ops.MEAN_RGB,
+      preprocess_ops.STDDEV_RGB,
+    )
     found.append(model(batch, training=False).numpy().argmax(-1))
   return float(np.mean(np.concatenate(found) == labels))
 
 
-def measure(run: runs.Run, val: str, swapped: str) -> Dict[str, float]:
+def measure(run: runs.Run, val: str, swapped: str) -> dict[str, float]:
   """Measures a network's decisions.
 
   Args:

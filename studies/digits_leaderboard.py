@@ -16,12 +16,13 @@ import unittest
 
 from absl import flags
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.core import task_factory
+import tensorflow as tf
+import tf_keras
+
 from official_ext.harmonization import cli
-from official_ext.harmonization.data import make_digits_clickme
 from official_ext.harmonization.benchmark import runs
+from official_ext.harmonization.data import make_digits_clickme
 from studies import torch_digits
 from testing import optional
 
@@ -31,25 +32,25 @@ _EXPERIMENT = 'harmonized_resnet_imagenet'
 _COSINE = 'trainer.optimizer_config.learning_rate.cosine.'
 # These two learn more slowly than a ResNet, and take a step in less time.
 _LONGER = {
-    'trainer.train_steps': 1000,
-    'trainer.checkpoint_interval': 1000,
-    'trainer.validation_interval': 1000,
-    f'{_COSINE}decay_steps': 1000,
+  'trainer.train_steps': 1000,
+  'trainer.checkpoint_interval': 1000,
+  'trainer.validation_interval': 1000,
+  f'{_COSINE}decay_steps': 1000,
 }
 _FAMILIES = {
-    'resnet10': {},
-    'mobilenet_v2': {
-        'task.model.backbone.type': 'mobilenet',
-        'task.model.backbone.mobilenet.model_id': 'MobileNetV2',
-        'task.model.backbone.mobilenet.filter_size_scale': 0.5,
-        **_LONGER
-    },
-    'vit': {
-        'task.model.backbone.type': 'custom_vit',
-        'trainer.optimizer_config.optimizer.type': 'adamw_experimental',
-        f'{_COSINE}initial_learning_rate': 1e-3,
-        **_LONGER
-    },
+  'resnet10': {},
+  'mobilenet_v2': {
+    'task.model.backbone.type': 'mobilenet',
+    'task.model.backbone.mobilenet.model_id': 'MobileNetV2',
+    'task.model.backbone.mobilenet.filter_size_scale': 0.5,
+    **_LONGER,
+  },
+  'vit': {
+    'task.model.backbone.type': 'custom_vit',
+    'trainer.optimizer_config.optimizer.type': 'adamw_experimental',
+    f'{_COSINE}initial_learning_rate': 1e-3,
+    **_LONGER,
+  },
 }
 _TWIN = '-harmonized'
 _STEPS = 250
@@ -59,16 +60,21 @@ def define_flags():
   """Defines the tool's flags."""
   flags.DEFINE_string('data_dir', 'data/digits', 'Where the digits are made.')
   flags.DEFINE_string('runs_dir', 'runs/leaderboard', 'Where networks stay.')
-  flags.DEFINE_string('output_dir', 'docs/results/digits_leaderboard',
-                      'Of the benchmark\'s report.')
+  flags.DEFINE_string(
+    'output_dir',
+    'docs/results/digits_leaderboard',
+    "Of the benchmark's report.",
+  )
 
 
 def _call(*command):
   """Runs a command of the project's, with what this process can import."""
   print(' '.join(command), flush=True)
   subprocess.run(
-      [sys.executable, *command], check=True,
-      env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))})
+    [sys.executable, *command],
+    check=True,
+    env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
+  )
 
 
 def _train(name, overrides):
@@ -76,9 +82,14 @@ def _train(name, overrides):
   model_dir = os.path.join(FLAGS.runs_dir, name)
   if tf.train.latest_checkpoint(model_dir) is None:
     settings = ','.join(f'{k}={v}' for k, v in overrides.items())
-    _call('train.py', f'--experiment={_EXPERIMENT}', '--seed=0',
-          '--config_file=studies/plans/easy_digits.yaml',
-          f'--model_dir={model_dir}', f'--params_override={settings}')
+    _call(
+      'train.py',
+      f'--experiment={_EXPERIMENT}',
+      '--seed=0',
+      '--config_file=studies/plans/easy_digits.yaml',
+      f'--model_dir={model_dir}',
+      f'--params_override={settings}',
+    )
   return model_dir
 
 
@@ -87,12 +98,18 @@ def _export(run_dir):
   folder = os.path.join(FLAGS.runs_dir, 'exported')
   if not os.path.exists(folder):
     size = ','.join(
-        map(str, runs.load_config(run_dir).task.model.input_size[:2]))
-    _call('-m', 'official_ext.harmonization.export_saved_model',
-          f'--experiment={_EXPERIMENT}', f'--checkpoint_path={run_dir}',
-          f'--config_file={os.path.join(run_dir, "params.yaml")}',
-          f'--input_image_size={size}', '--input_type=tflite',
-          f'--export_dir={folder}')
+      map(str, runs.load_config(run_dir).task.model.input_size[:2])
+    )
+    _call(
+      '-m',
+      'official_ext.harmonization.export_saved_model',
+      f'--experiment={_EXPERIMENT}',
+      f'--checkpoint_path={run_dir}',
+      f'--config_file={os.path.join(run_dir, "params.yaml")}',
+      f'--input_image_size={size}',
+      '--input_type=tflite',
+      f'--export_dir={folder}',
+    )
   return folder
 
 
@@ -102,7 +119,8 @@ def _batches(run_dir):
   task = task_factory.get_task(config.task)
   dataset = task.build_inputs(config.task.train_data)
   return dataset.map(lambda images, batch: (images, batch['labels'])).take(
-      _STEPS)
+    _STEPS
+  )
 
 
 def _train_keras(run_dir):
@@ -111,16 +129,18 @@ def _train_keras(run_dir):
   if not os.path.exists(path):
     layers = tf_keras.layers
     tf_keras.utils.set_random_seed(0)
-    model = tf_keras.Sequential([
-        layers.InputLayer(runs.load_config(run_dir).task.model.input_size)])
+    model = tf_keras.Sequential(
+      [layers.InputLayer(runs.load_config(run_dir).task.model.input_size)]
+    )
     for width in torch_digits.WIDTHS:
       model.add(layers.Conv2D(width, 3, activation='relu', padding='same'))
       model.add(layers.MaxPooling2D())
     model.add(layers.GlobalAveragePooling2D())
     model.add(layers.Dense(make_digits_clickme.NUM_CLASSES))
     model.compile(
-        tf_keras.optimizers.Adam(2e-3),
-        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+      tf_keras.optimizers.Adam(2e-3),
+      tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
     model.fit(_batches(run_dir))
     model.save(f'{path}.partial.h5', include_optimizer=False)
     os.replace(f'{path}.partial.h5', path)
@@ -137,8 +157,12 @@ def _train_torch(run_dir):
     return None
   if not os.path.exists(path):
     torch_digits.train(
-        ((np.moveaxis(images.numpy(), -1, 1), labels.numpy())
-         for images, labels in _batches(run_dir)), path)
+      (
+        (np.moveaxis(images.numpy(), -1, 1), labels.numpy())
+        for images, labels in _batches(run_dir)
+      ),
+      path,
+    )
   return path
 
 
@@ -146,12 +170,14 @@ def main(_):
   """Trains what is missing and calls the benchmark."""
   # As studies/plans/easy_digits.yaml has them.
   make_digits_clickme.make(
-      FLAGS.data_dir, train_images=4000, decoy_strength=0.7)
+    FLAGS.data_dir, train_images=4000, decoy_strength=0.7
+  )
   specs, twins, folders = [], [], {}
   for family, overrides in _FAMILIES.items():
-    for name, weight in ((family, 0.), (family + _TWIN, 1.)):
+    for name, weight in ((family, 0.0), (family + _TWIN, 1.0)):
       folders[name] = _train(
-          name, {**overrides, 'task.harmonization.weight': weight})
+        name, {**overrides, 'task.harmonization.weight': weight}
+      )
       specs.append(f'mg:{folders[name]}?name={name}')
     twins.append(f'{family}:{family}{_TWIN}')
   some_run = folders['resnet10']
@@ -162,13 +188,19 @@ def main(_):
   specs.append(f'keras:{_train_keras(some_run)}?{options}&name=keras_cnn')
   weights = _train_torch(some_run)
   if weights:
-    specs.append(f'torch:studies.torch_digits.network?{options}'
-                 f'&weights={weights}&name=torch_cnn')
-  _call('-m', 'official_ext.harmonization.evaluate',
-        *(f'--model={spec}' for spec in specs),
-        *(f'--twin={pair}' for pair in twins),
-        f'--clickme={FLAGS.data_dir}/val/*.tfrecords', '--ceiling=1',
-        f'--output_dir={FLAGS.output_dir}')
+    specs.append(
+      f'torch:studies.torch_digits.network?{options}'
+      f'&weights={weights}&name=torch_cnn'
+    )
+  _call(
+    '-m',
+    'official_ext.harmonization.evaluate',
+    *(f'--model={spec}' for spec in specs),
+    *(f'--twin={pair}' for pair in twins),
+    f'--clickme={FLAGS.data_dir}/val/*.tfrecords',
+    '--ceiling=1',
+    f'--output_dir={FLAGS.output_dir}',
+  )
 
 
 def run():

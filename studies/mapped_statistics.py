@@ -16,13 +16,13 @@ import os
 from absl import app
 from absl import flags
 import numpy as np
-from sklearn import datasets
-import tensorflow as tf, tf_keras
-
 from official.core import exp_factory
 from official.core import task_factory
-from official_ext.harmonization import (
-    registry_imports)  # pylint: disable=unused-import
+from sklearn import datasets
+import tensorflow as tf
+import tf_keras
+
+from official_ext.harmonization import registry_imports
 from official_ext.harmonization.data import make_digits_clickme as digits
 from official_ext.harmonization.ops import saliency
 
@@ -39,8 +39,9 @@ def _images(rng):
   """Digits on clutter, standardized, and their labels."""
   ink, labels = datasets.load_digits(return_X_y=True)
   chosen = rng.choice(len(ink), _IMAGES, replace=False)
-  composed = [digits.compose(ink[i].reshape(8, 8), int(labels[i]), rng)[0]
-              for i in chosen]
+  composed = [
+    digits.compose(ink[i].reshape(8, 8), int(labels[i]), rng)[0] for i in chosen
+  ]
   images = tf.image.resize(np.stack(composed), [_SIZE, _SIZE])
   return tf.image.per_image_standardization(images), labels[chosen]
 
@@ -48,17 +49,26 @@ def _images(rng):
 def _trained(images, labels, rng):
   """A small ResNet after a few steps of cross-entropy."""
   config = exp_factory.get_exp_config('resnet_imagenet').task
-  config.override({'model': {
-      'num_classes': digits.NUM_CLASSES, 'input_size': [_SIZE, _SIZE, 3],
-      'backbone': {'resnet': {'model_id': 10, 'depth_multiplier': .5}}}})
+  config.override(
+    {
+      'model': {
+        'num_classes': digits.NUM_CLASSES,
+        'input_size': [_SIZE, _SIZE, 3],
+        'backbone': {'resnet': {'model_id': 10, 'depth_multiplier': 0.5}},
+      }
+    }
+  )
   model = task_factory.get_task(config).build_model()
-  optimizer = tf_keras.optimizers.SGD(.05, .9)
+  optimizer = tf_keras.optimizers.SGD(0.05, 0.9)
 
   @tf.function
   def step(images, labels):
     with tf.GradientTape() as tape:
-      loss = tf.reduce_mean(tf_keras.losses.sparse_categorical_crossentropy(
-          labels, model(images, training=True), from_logits=True))
+      loss = tf.reduce_mean(
+        tf_keras.losses.sparse_categorical_crossentropy(
+          labels, model(images, training=True), from_logits=True
+        )
+      )
     variables = model.trainable_variables
     optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
 
@@ -71,8 +81,8 @@ def _trained(images, labels, rng):
 def _gradients(model, images, labels):
   """Gradients of the images' own logits, normalized together."""
   return saliency.logits_and_gradients(
-      model, images, tf.one_hot(labels, digits.NUM_CLASSES),
-      training=True)[1].numpy()
+    model, images, tf.one_hot(labels, digits.NUM_CLASSES), training=True
+  )[1].numpy()
 
 
 def _maps(gradients):
@@ -93,13 +103,16 @@ def _measure(seed):
     for _ in range(_DRAWS.value):
       rows = rng.choice(_IMAGES, mapped, replace=False)
       found = _gradients(model, tf.gather(images, rows), labels[rows])
-      distances.append(np.linalg.norm(found - expected[rows]) /
-                       np.linalg.norm(expected[rows]))
-      correlations.append(
-          (_maps(found) * _maps(expected[rows])).sum(1).mean())
-    yield {'seed': seed, 'mapped': mapped,
-           'distance': float(np.mean(distances)),
-           'correlation': float(np.mean(correlations))}
+      distances.append(
+        np.linalg.norm(found - expected[rows]) / np.linalg.norm(expected[rows])
+      )
+      correlations.append((_maps(found) * _maps(expected[rows])).sum(1).mean())
+    yield {
+      'seed': seed,
+      'mapped': mapped,
+      'distance': float(np.mean(distances)),
+      'correlation': float(np.mean(correlations)),
+    }
 
 
 def main(argv):
@@ -111,13 +124,19 @@ def main(argv):
   for seed in _SEEDS.value:
     for result in _measure(int(seed)):
       results.append(result)
-      print('| {seed} | {mapped} | {distance:.3f} | {correlation:.3f} |'.format(
-          **result))
+      print(
+        '| {seed} | {mapped} | {distance:.3f} | {correlation:.3f} |'.format(
+          **result
+        )
+      )
   if _OUTPUT.value:
     os.makedirs(os.path.dirname(_OUTPUT.value) or '.', exist_ok=True)
     with open(_OUTPUT.value, 'w') as f:
-      json.dump({'steps': _STEPS.value, 'draws': _DRAWS.value,
-                 'results': results}, f, indent=1)
+      json.dump(
+        {'steps': _STEPS.value, 'draws': _DRAWS.value, 'results': results},
+        f,
+        indent=1,
+      )
       f.write('\n')
 
 

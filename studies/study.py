@@ -20,6 +20,7 @@ Runs are trained on one core, because the same seed gives other numbers on
 another number of them. Two studies fill two cores: --core=0 and --core=1.
 """
 
+from collections.abc import Iterable
 import hashlib
 import json
 import os
@@ -29,27 +30,33 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Any, Dict, Iterable
+from typing import Any
 
 from absl import flags
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 import tqdm
 import yaml
 
-from studies import digit_decisions
-from studies import study_report
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
-from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import runs
+from official_ext.harmonization.data.records import manifest
+from studies import digit_decisions
+from studies import study_report
 
 FLAGS = flags.FLAGS
 
 _START = 'starts_from'
-_METRICS = ('clickme_accuracy', 'accuracy', 'alignment_spearman',
-            'alignment_dice', 'alignment_n')
+_METRICS = (
+  'clickme_accuracy',
+  'accuracy',
+  'alignment_spearman',
+  'alignment_dice',
+  'alignment_n',
+)
 _DIGITS = 'data/digits/{0}/{0}-*.tfrecords'
 _MANIFEST = 'data/digits/manifest.json'
 _CODE = 'official_ext'
@@ -62,22 +69,29 @@ def define_flags():
   """Defines the tool's flags."""
   flags.DEFINE_string('study', None, 'YAML file of the study.', required=True)
   flags.DEFINE_string(
-      'output', None, 'File for the results, one JSON line per run. '
-      'studies/results/<name of the study>.jsonl by default.')
-  flags.DEFINE_string('runs_dir', 'runs/studies',
-                      'Where runs, and their logs, are kept while they are '
-                      'needed, in a folder of the name of the results. Those '
-                      'that others start from stay.')
+    'output',
+    None,
+    'File for the results, one JSON line per run. '
+    'studies/results/<name of the study>.jsonl by default.',
+  )
+  flags.DEFINE_string(
+    'runs_dir',
+    'runs/studies',
+    'Where runs, and their logs, are kept while they are '
+    'needed, in a folder of the name of the results. Those '
+    'that others start from stay.',
+  )
   flags.DEFINE_bool('keep_runs', False, 'Keep every run.')
-  flags.DEFINE_integer('core', 0, 'The processor core to train on.',
-                       lower_bound=0)
+  flags.DEFINE_integer(
+    'core', 0, 'The processor core to train on.', lower_bound=0
+  )
 
 
 class RunError(RuntimeError):
   """A run that cannot be trained; the next ones may."""
 
 
-def made_with(config_file: str) -> Dict[str, Any]:
+def made_with(config_file: str) -> dict[str, Any]:
   """Names what a run was trained with, beside its overrides and seed.
 
   Args:
@@ -89,16 +103,16 @@ def made_with(config_file: str) -> Dict[str, Any]:
   """
   if not os.path.exists(_MANIFEST):
     raise FileNotFoundError(
-        f'There is no {_MANIFEST}: make the digits with `python -m '
-        'official_ext.harmonization.data.make_digits_clickme`.')
+      f'There is no {_MANIFEST}: make the digits with `python -m '
+      'official_ext.harmonization.data.make_digits_clickme`.'
+    )
   return {
-      'code': _code(pathlib.Path(_CODE).rglob('*.py')),
-      'config': manifest.sha256(config_file)[:16],
-      'digits': files.read_json(_MANIFEST, 'the settings of the digits'),
-      'records': _contents(pathlib.Path(_MANIFEST).parent.rglob(
-          '*.tfrecords')),
-      'measured_by': _code(map(pathlib.Path, _MEASURING)),
-      'versions': identity.versions(),
+    'code': _code(pathlib.Path(_CODE).rglob('*.py')),
+    'config': manifest.sha256(config_file)[:16],
+    'digits': files.read_json(_MANIFEST, 'the settings of the digits'),
+    'records': _contents(pathlib.Path(_MANIFEST).parent.rglob('*.tfrecords')),
+    'measured_by': _code(map(pathlib.Path, _MEASURING)),
+    'versions': identity.versions(),
   }
 
 
@@ -117,35 +131,48 @@ def _contents(paths: Iterable[pathlib.Path]) -> str:
 
 def _weights(model_dir: str) -> str:
   """Digest of the checkpoints in a run's folder."""
-  return _contents(path for path in pathlib.Path(model_dir).iterdir()
-                   if 'ckpt' in path.name or path.name == 'checkpoint')
+  return _contents(
+    path
+    for path in pathlib.Path(model_dir).iterdir()
+    if 'ckpt' in path.name or path.name == 'checkpoint'
+  )
 
 
 def _train(study, overrides, seed, model_dir):
   """Runs the driver and returns the final scores."""
   # YAML's own writing: it reads JSON's 1e-05 as a word.
   values = ','.join(
-      f'{k}=' + yaml.safe_dump(v, default_flow_style=True,
-                               width=float('inf')).split('\n')[0]
-      for k, v in overrides.items())
+    f'{k}='
+    + yaml.safe_dump(v, default_flow_style=True, width=float('inf')).split(
+      '\n'
+    )[0]
+    for k, v in overrides.items()
+  )
   command = [
-      sys.executable, 'train.py', '--mode=train',
-      f'--experiment={study["experiment"]}',
-      f'--config_file={study["config_file"]}', f'--seed={seed}',
-      f'--model_dir={model_dir}', f'--params_override={values}'
+    sys.executable,
+    'train.py',
+    '--mode=train',
+    f'--experiment={study["experiment"]}',
+    f'--config_file={study["config_file"]}',
+    f'--seed={seed}',
+    f'--model_dir={model_dir}',
+    f'--params_override={values}',
   ]
   with open(f'{model_dir}.log', 'w') as log:
     result = subprocess.run(command, stdout=log, stderr=log, check=False)
   if result.returncode:
-    raise RunError(f'{" ".join(command[1:])} failed with exit code '
-                   f'{result.returncode}: see {model_dir}.log.')
+    raise RunError(
+      f'{" ".join(command[1:])} failed with exit code '
+      f'{result.returncode}: see {model_dir}.log.'
+    )
   tf_keras.backend.clear_session()
   run = runs.Run(model_dir)
   scores = run.evaluate()
   return {
-      **{name: scores[name] for name in _METRICS},
-      **digit_decisions.measure(run, _DIGITS.format('val'),
-                                _DIGITS.format('swapped')),
+    **{name: scores[name] for name in _METRICS},
+    **digit_decisions.measure(
+      run, _DIGITS.format('val'), _DIGITS.format('swapped')
+    ),
   }
 
 
@@ -164,8 +191,11 @@ class _Study:
     settings = self.plan['settings'].values()
     self.starts = {s[_START] for s in settings if _START in s}
     # Seed by seed, so that one that is stopped early compares like with like.
-    self.grid = [(setting, seed) for seed in self.plan['seeds']
-                 for setting in self.plan['settings']]
+    self.grid = [
+      (setting, seed)
+      for seed in self.plan['seeds']
+      for setting in self.plan['settings']
+    ]
     self.lines = self._read()
     self._check_starts()
     for setting, seed in self.grid:
@@ -175,15 +205,18 @@ class _Study:
     """The lines that are there, by setting and seed."""
     if not os.path.exists(self.output):
       return {}
-    return {(line['setting'], line['seed']): line
-            for line in study_report.lines(self.output)}
+    return {
+      (line['setting'], line['seed']): line
+      for line in study_report.lines(self.output)
+    }
 
   def _overrides(self, setting):
     return {**self.plan.get('common', {}), **self.plan['settings'][setting]}
 
   def _model_dir(self, setting, seed):
-    return os.path.join(self.folder,
-                        re.sub(r'[^\w.-]+', '_', f'{setting}-{seed}'))
+    return os.path.join(
+      self.folder, re.sub(r'[^\w.-]+', '_', f'{setting}-{seed}')
+    )
 
   def _check_starts(self):
     """Refuses to start from what is no setting above."""
@@ -191,8 +224,9 @@ class _Study:
     for setting, values in self.plan['settings'].items():
       start = values.get(_START)
       if start is not None and start not in above:
-        raise ValueError(f'{setting!r} {_START} {start!r}, which is no setting '
-                         'above it.')
+        raise ValueError(
+          f'{setting!r} {_START} {start!r}, which is no setting above it.'
+        )
       above.add(setting)
 
   def _check_run(self, setting, seed):
@@ -208,24 +242,27 @@ class _Study:
     for what, value in {'overrides': overrides, **self.made_with}.items():
       if found.get(what) != value and (what in found or what not in _NEWER):
         raise ValueError(
-            f'{self.output} holds {setting!r}, seed {seed}, whose {what} is '
-            f'{found.get(what, "not said")}, where it is {value} now: give '
-            'another --output.')
+          f'{self.output} holds {setting!r}, seed {seed}, whose {what} is '
+          f'{found.get(what, "not said")}, where it is {value} now: give '
+          'another --output.'
+        )
 
   def _start(self, setting, seed):
     """The folder of a run to start from."""
     folder = self._model_dir(setting, seed)
     if not os.path.exists(os.path.join(folder, 'checkpoint')):
       raise RunError(
-          f'{folder}, which a run starts from, is not there: remove the line '
-          f'of {setting!r}, seed {seed}, from {self.output}, and it is trained '
-          'again; so are runs that failed for want of it without theirs.')
+        f'{folder}, which a run starts from, is not there: remove the line '
+        f'of {setting!r}, seed {seed}, from {self.output}, and it is trained '
+        'again; so are runs that failed for want of it without theirs.'
+      )
     weights = self.lines.get((setting, seed), {}).get('weights')
     if weights and weights != _weights(folder):
       raise RunError(
-          f'{folder}, which a run starts from, holds other weights than those '
-          f'of the line of {setting!r}, seed {seed}, in {self.output}: remove '
-          'that line, and it is trained again.')
+        f'{folder}, which a run starts from, holds other weights than those '
+        f'of the line of {setting!r}, seed {seed}, in {self.output}: remove '
+        'that line, and it is trained again.'
+      )
     return folder
 
   def run(self, setting, seed, keep):
@@ -244,8 +281,9 @@ class _Study:
         self.lines = self._read()  # Others may have trained it.
         start = self._overrides(setting).get(_START)
         if start and (start, seed) not in self.lines:
-          raise claims.Taken(f'the process that trains {start!r}, from which '
-                             'it starts')
+          raise claims.Taken(
+            f'the process that trains {start!r}, from which it starts'
+          )
         if (setting, seed) not in self.lines:
           self._claimed(setting, seed, keep)
     except claims.Taken as e:
@@ -286,9 +324,11 @@ def main(_):
   os.sched_setaffinity(0, {FLAGS.core})
   name = os.path.splitext(os.path.basename(FLAGS.study))[0]
   try:
-    study = _Study(FLAGS.study,
-                   FLAGS.output or f'studies/results/{name}.jsonl',
-                   FLAGS.runs_dir)
+    study = _Study(
+      FLAGS.study,
+      FLAGS.output or f'studies/results/{name}.jsonl',
+      FLAGS.runs_dir,
+    )
   except (OSError, ValueError, tf.errors.OpError, RunError) as e:
     raise SystemExit(f'study: {e}') from None
   for setting, seed in tqdm.tqdm(study.grid, unit='run'):

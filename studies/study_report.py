@@ -12,10 +12,11 @@ differences are of pairs of runs with the same seed. Of one or two seeds the
 values stand there, and pictures have no interval.
 """
 
+from collections.abc import Sequence
 import json
 import os
 import sys
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
 
 from absl import flags
 from matplotlib import figure
@@ -35,50 +36,72 @@ _FEWEST = 3
 _BASELINE = 'baseline'
 _RECOMMENDED = 'recommended'
 _COLUMNS = {
-    'clickme_accuracy': 'accuracy',
-    'accuracy': 'out of distribution',
-    'swapped_accuracy': 'cue swapped',
-    'revealed_10': 'top 10 % revealed',
-    'alignment_spearman': 'rho',
-    'alignment_dice': 'Dice',
+  'clickme_accuracy': 'accuracy',
+  'accuracy': 'out of distribution',
+  'swapped_accuracy': 'cue swapped',
+  'revealed_10': 'top 10 % revealed',
+  'alignment_spearman': 'rho',
+  'alignment_dice': 'Dice',
 }
 # Knobs to curves to settings of the ablations along them.
 _CURVES = {
-    'weight': {
-        '': {'0': 'baseline', '.1': 'weight 0.1', '.3': 'recommended',
-             '.6': 'weight 0.6', '1': 'weight 1', '2': 'weight 2',
-             '5': 'weight 5', '20': 'weight 20'},
+  'weight': {
+    '': {
+      '0': 'baseline',
+      '.1': 'weight 0.1',
+      '.3': 'recommended',
+      '.6': 'weight 0.6',
+      '1': 'weight 1',
+      '2': 'weight 2',
+      '5': 'weight 5',
+      '20': 'weight 20',
     },
-    'part of the batch with maps': {
-        'by batch': {'1': 'recommended', '.5': 'half mapped, by batch',
-                     '.2': 'fifth mapped, by batch',
-                     '.05': 'twentieth mapped, by batch'},
-        'by map': {'1': 'recommended', '.5': 'half mapped, by map',
-                   '.2': 'fifth mapped, by map',
-                   '.05': 'twentieth mapped, by map'},
-        'baseline': {'1': 'baseline', '.5': 'half mapped, baseline',
-                     '.2': 'fifth mapped, baseline',
-                     '.05': 'twentieth mapped, baseline'},
+  },
+  'part of the batch with maps': {
+    'by batch': {
+      '1': 'recommended',
+      '.5': 'half mapped, by batch',
+      '.2': 'fifth mapped, by batch',
+      '.05': 'twentieth mapped, by batch',
     },
-    'interval': {
-        '': {'1': 'recommended', '2': 'interval 2', '4': 'interval 4',
-             '8': 'interval 8'},
+    'by map': {
+      '1': 'recommended',
+      '.5': 'half mapped, by map',
+      '.2': 'fifth mapped, by map',
+      '.05': 'twentieth mapped, by map',
     },
-    'levels': {
-        '': {'1': '1 level', '3': '3 levels', '5': 'recommended'},
+    'baseline': {
+      '1': 'baseline',
+      '.5': 'half mapped, baseline',
+      '.2': 'fifth mapped, baseline',
+      '.05': 'twentieth mapped, baseline',
     },
+  },
+  'interval': {
+    '': {
+      '1': 'recommended',
+      '2': 'interval 2',
+      '4': 'interval 4',
+      '8': 'interval 8',
+    },
+  },
+  'levels': {
+    '': {'1': '1 level', '3': '3 levels', '5': 'recommended'},
+  },
 }
 
 
 def define_flags():
   """Defines the tool's flags."""
-  flags.DEFINE_string('results_dir', 'studies/results',
-                      'Where the lines of the studies are.')
-  flags.DEFINE_string('output_dir', 'docs/results/study',
-                      'Where tables and pictures are written.')
+  flags.DEFINE_string(
+    'results_dir', 'studies/results', 'Where the lines of the studies are.'
+  )
+  flags.DEFINE_string(
+    'output_dir', 'docs/results/study', 'Where tables and pictures are written.'
+  )
 
 
-def lines(path: str) -> List[Dict[str, Any]]:
+def lines(path: str) -> list[dict[str, Any]]:
   """Reads and checks the lines of a study.
 
   Args:
@@ -99,30 +122,41 @@ def lines(path: str) -> List[Dict[str, Any]]:
     try:
       line = json.loads(text)
     except ValueError:
-      raise ValueError(f'{where}: cut off or not JSON; expected a run. Remove '
-                       'the line, and the run is trained again.') from None
+      raise ValueError(
+        f'{where}: cut off or not JSON; expected a run. Remove '
+        'the line, and the run is trained again.'
+      ) from None
     key = _key(line)
     if key is None:
-      raise ValueError(f'{where}: not a run of a study; expected setting, '
-                       'seed, overrides, and scores or an error. Remove the '
-                       'line.')
+      raise ValueError(
+        f'{where}: not a run of a study; expected setting, '
+        'seed, overrides, and scores or an error. Remove the '
+        'line.'
+      )
     if 'digest' in line and line['digest'] != digest(line):
-      raise ValueError(f'{where}: {key[0]!r}, seed {key[1]}, was edited after '
-                       'it was written. Remove the line, and the run is '
-                       'trained again.')
+      raise ValueError(
+        f'{where}: {key[0]!r}, seed {key[1]}, was edited after '
+        'it was written. Remove the line, and the run is '
+        'trained again.'
+      )
     if key in found:
-      raise ValueError(f'{where}: {key[0]!r}, seed {key[1]}, is there twice. '
-                       'Remove one of the lines.')
+      raise ValueError(
+        f'{where}: {key[0]!r}, seed {key[1]}, is there twice. '
+        'Remove one of the lines.'
+      )
     found[key] = line
   made = [line.get('made_with') or {} for line in found.values()]
   for other in made[1:]:
     # Older lines say less.
     both = made[0].keys() & other.keys()
-    differ = files.differences({k: made[0][k] for k in both},
-                               {k: other[k] for k in both})
+    differ = files.differences(
+      {k: made[0][k] for k in both}, {k: other[k] for k in both}
+    )
     if differ:
-      raise ValueError(f'{path}: not all lines were made alike: '
-                       f'{files.in_words(differ)}. Keep them in two files.')
+      raise ValueError(
+        f'{path}: not all lines were made alike: '
+        f'{files.in_words(differ)}. Keep them in two files.'
+      )
   return list(found.values())
 
 
@@ -136,12 +170,12 @@ def _key(line: Any):
   return line['setting'], line['seed']
 
 
-def digest(line: Dict[str, Any]) -> str:
+def digest(line: dict[str, Any]) -> str:
   """Returns the digest that seals a line, of all its other fields."""
   return identity.sha256({k: v for k, v in line.items() if k != 'digest'})
 
 
-def read(path: str) -> Dict[str, Dict[int, Dict[str, float]]]:
+def read(path: str) -> dict[str, dict[int, dict[str, float]]]:
   """Reads a study's scores.
 
   Args:
@@ -160,17 +194,22 @@ def read(path: str) -> Dict[str, Dict[int, Dict[str, float]]]:
     setting, seed = line['setting'], line['seed']
     unverified += 'digest' not in line
     if 'error' in line:
-      print(f'{path}: {setting}, seed {seed}, failed: {line["error"]}',
-            file=sys.stderr)
+      print(
+        f'{path}: {setting}, seed {seed}, failed: {line["error"]}',
+        file=sys.stderr,
+      )
     else:
       found.setdefault(setting, {})[seed] = line['scores']
   if unverified:
-    print(f'{path}: {unverified} lines are unverified, written before lines '
-          'had a digest.', file=sys.stderr)
+    print(
+      f'{path}: {unverified} lines are unverified, written before lines '
+      'had a digest.',
+      file=sys.stderr,
+    )
   return found
 
 
-def interval(values: Sequence[float]) -> Tuple[float, float]:
+def interval(values: Sequence[float]) -> tuple[float, float]:
   """Returns the mean and the half width of its confidence interval.
 
   Args:
@@ -200,15 +239,17 @@ def _cell(values, sign='') -> str:
 
 def table(runs) -> str:
   """Formats the scores of settings (those of `read`) as Markdown."""
-  lines = ['| setting | seeds | ' + ' | '.join(_COLUMNS.values()) + ' |',
-           '|---|---|' + '---|' * len(_COLUMNS)]
+  lines = [
+    '| setting | seeds | ' + ' | '.join(_COLUMNS.values()) + ' |',
+    '|---|---|' + '---|' * len(_COLUMNS),
+  ]
   for name, seeds in runs.items():
     cells = [_cell([seeds[s][m] for s in sorted(seeds)]) for m in _COLUMNS]
     lines.append(f'| {name} | {len(seeds)} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
 
 
-def baselines(runs) -> Dict[str, str]:
+def baselines(runs) -> dict[str, str]:
   """Names the baseline of every other setting.
 
   Args:
@@ -238,22 +279,31 @@ def table_of_differences(runs) -> str:
     The table. Its last column counts the seeds in which rho rises, and those
     in which accuracy out of distribution does.
   """
-  lines = ['| setting | seeds | ' + ' | '.join(_COLUMNS.values()) +
-           ' | seeds up: rho, out of distribution |',
-           '|---|---|' + '---|' * (len(_COLUMNS) + 1)]
+  lines = [
+    '| setting | seeds | '
+    + ' | '.join(_COLUMNS.values())
+    + ' | seeds up: rho, out of distribution |',
+    '|---|---|' + '---|' * (len(_COLUMNS) + 1),
+  ]
   for name, base in baselines(runs).items():
     changes = {m: differences(runs[base], runs[name], m) for m in _COLUMNS}
     cells = [_cell(c, '+') for c in changes.values()]
-    rise = ', '.join(str(int(np.sum(changes[m] > 0)))
-                     for m in ('alignment_spearman', 'accuracy'))
-    lines.append(f'| {name} | {len(changes["accuracy"])} | ' +
-                 ' | '.join(cells) + f' | {rise} |')
+    rise = ', '.join(
+      str(int(np.sum(changes[m] > 0)))
+      for m in ('alignment_spearman', 'accuracy')
+    )
+    lines.append(
+      f'| {name} | {len(changes["accuracy"])} | '
+      + ' | '.join(cells)
+      + f' | {rise} |'
+    )
   return '\n'.join(lines) + '\n'
 
 
-def _canvas(columns: int, width: float = 4., height: float = 3.6):
-  picture = figure.Figure(figsize=(width * columns, height), dpi=120,
-                          layout='constrained')
+def _canvas(columns: int, width: float = 4.0, height: float = 3.6):
+  picture = figure.Figure(
+    figsize=(width * columns, height), dpi=120, layout='constrained'
+  )
   return picture, picture.subplots(1, columns, squeeze=False)[0]
 
 
@@ -267,21 +317,30 @@ def draw_trade_off(path: str, runs):
   pairs = baselines(runs)
   picture, axes = _canvas(len(pairs))
   for axis, (twin, base) in zip(axes, pairs.items()):
-    for metric, colour in (('clickme_accuracy', 'tab:gray'),
-                           ('accuracy', 'tab:blue')):
+    for metric, colour in (
+      ('clickme_accuracy', 'tab:gray'),
+      ('accuracy', 'tab:blue'),
+    ):
       for seed in sorted(set(runs[base]) & set(runs[twin])):
         start, end = (
-            (s[metric], s['alignment_spearman'])
-            for s in (runs[base][seed], runs[twin][seed]))
-        axis.annotate('', end, start, arrowprops=dict(
-            arrowstyle='->', color=colour, alpha=0.7))
+          (s[metric], s['alignment_spearman'])
+          for s in (runs[base][seed], runs[twin][seed])
+        )
+        axis.annotate(
+          '',
+          end,
+          start,
+          arrowprops=dict(arrowstyle='->', color=colour, alpha=0.7),
+        )
         axis.plot(*start, 'o', color=colour, markersize=4)
         axis.plot(*end, '.', color=colour, markersize=1)  # Widens the axes.
-      axis.plot([], [], 'o-', color=colour, markersize=4,
-                label=_COLUMNS[metric])
+      axis.plot(
+        [], [], 'o-', color=colour, markersize=4, label=_COLUMNS[metric]
+      )
     axis.margins(0.08)
-    axis.set(title=_title(twin), xlabel='accuracy',
-             ylabel='alignment, Spearman rho')
+    axis.set(
+      title=_title(twin), xlabel='accuracy', ylabel='alignment, Spearman rho'
+    )
     axis.legend(fontsize=8, loc='lower center')
   picture.savefig(path)
 
@@ -290,20 +349,34 @@ def draw_revealed(path: str, runs):
   """Accuracy against the revealed part of the image, with intervals."""
   pairs = baselines(runs)
   some = next(iter(next(iter(runs.values())).values()))
-  levels = sorted(int(m.split('_')[1]) for m in some
-                  if m.startswith('revealed_'))
+  levels = sorted(
+    int(m.split('_')[1]) for m in some if m.startswith('revealed_')
+  )
   picture, axes = _canvas(len(pairs))
   for axis, names in zip(axes, pairs.items()):
     for name in reversed(names):
-      points = [interval([s[f'revealed_{k}'] for s in runs[name].values()])
-                for k in levels]
-      axis.errorbar(levels, *np.transpose(points), capsize=3, marker='o',
-                    label=name.split(', ')[1])
-    axis.set(title=_title(names[0]), xscale='log', xticks=levels,
-             xticklabels=levels, xlabel='top of the human map shown, % of '
-             'the image', ylabel='accuracy', ylim=(0, 1))
+      points = [
+        interval([s[f'revealed_{k}'] for s in runs[name].values()])
+        for k in levels
+      ]
+      axis.errorbar(
+        levels,
+        *np.transpose(points),
+        capsize=3,
+        marker='o',
+        label=name.split(', ')[1],
+      )
+    axis.set(
+      title=_title(names[0]),
+      xscale='log',
+      xticks=levels,
+      xticklabels=levels,
+      xlabel='top of the human map shown, % of the image',
+      ylabel='accuracy',
+      ylim=(0, 1),
+    )
     axis.minorticks_off()
-    axis.axhline(.1, color='gray', linestyle=':', linewidth=1, label='chance')
+    axis.axhline(0.1, color='gray', linestyle=':', linewidth=1, label='chance')
     axis.legend(fontsize=8, loc='upper left')
   picture.savefig(path)
 
@@ -312,18 +385,27 @@ def draw_ablations(path: str, runs):
   """A row per setting, a point per seed; lines at recommended and baseline."""
   names = list(runs)[::-1]
   metrics = ('alignment_spearman', 'accuracy', 'clickme_accuracy')
-  picture, axes = _canvas(len(metrics), 3.4, 1. + .22 * len(names))
+  picture, axes = _canvas(len(metrics), 3.4, 1.0 + 0.22 * len(names))
   for axis, metric in zip(axes, metrics):
     for row, name in enumerate(names):
       values = [s[metric] for s in runs[name].values()]
-      axis.plot(values, [row] * len(values), 'o', color='tab:blue',
-                markersize=4, alpha=0.7)
+      axis.plot(
+        values,
+        [row] * len(values),
+        'o',
+        color='tab:blue',
+        markersize=4,
+        alpha=0.7,
+      )
       axis.plot(np.mean(values), row, '|', color='black', markersize=10)
     for name, style in ((_RECOMMENDED, '--'), (_BASELINE, ':')):
       if name in runs:
         axis.axvline(
-            np.mean([s[metric] for s in runs[name].values()]), color='gray',
-            linestyle=style, linewidth=1)
+          np.mean([s[metric] for s in runs[name].values()]),
+          color='gray',
+          linestyle=style,
+          linewidth=1,
+        )
     axis.set(yticks=range(len(names)), xlabel=_COLUMNS[metric])
     axis.set_yticklabels(names if axis is axes[0] else [], fontsize=8)
     axis.grid(axis='y', alpha=0.3)
@@ -333,16 +415,27 @@ def draw_ablations(path: str, runs):
 def draw_curves(path: str, runs):
   """Three scores along each knob that has an order, of settings in `runs`."""
   picture, axes = _canvas(len(_CURVES), 3.4, 3.8)
-  colours = {'alignment_spearman': 'tab:orange', 'accuracy': 'tab:blue',
-             'clickme_accuracy': 'tab:gray'}
+  colours = {
+    'alignment_spearman': 'tab:orange',
+    'accuracy': 'tab:blue',
+    'clickme_accuracy': 'tab:gray',
+  }
   for axis, (knob, curves) in zip(axes, _CURVES.items()):
     axis.sharey(axes[0])
     for style, (label, names) in zip(('-', '--', ':'), curves.items()):
       for metric, colour in colours.items():
-        points = [(i, *interval([s[metric] for s in runs[name].values()]))
-                  for i, name in enumerate(names.values()) if name in runs]
-        axis.errorbar(*np.reshape(points, (-1, 3)).T, capsize=2, marker='.',
-                      color=colour, linestyle=style)
+        points = [
+          (i, *interval([s[metric] for s in runs[name].values()]))
+          for i, name in enumerate(names.values())
+          if name in runs
+        ]
+        axis.errorbar(
+          *np.reshape(points, (-1, 3)).T,
+          capsize=2,
+          marker='.',
+          color=colour,
+          linestyle=style,
+        )
       if label:
         axis.plot([], [], color='black', linestyle=style, label=label)
         axis.legend(fontsize=8)
@@ -350,10 +443,13 @@ def draw_curves(path: str, runs):
     axis.set_xticklabels(names, fontsize=8)
     axis.grid(alpha=0.3)
   picture.legend(
-      handles=[axes[0].plot([], [], '.-', color=colour,
-                            label=_COLUMNS[metric])[0]
-               for metric, colour in colours.items()],
-      loc='outside lower center', ncols=len(colours))
+    handles=[
+      axes[0].plot([], [], '.-', color=colour, label=_COLUMNS[metric])[0]
+      for metric, colour in colours.items()
+    ],
+    loc='outside lower center',
+    ncols=len(colours),
+  )
   picture.savefig(path)
 
 
@@ -364,18 +460,24 @@ def main(_):
   def path(name):
     return os.path.join(FLAGS.output_dir, name)
 
-  paths = {name: os.path.join(FLAGS.results_dir, f'{name}.jsonl')
-           for name in STUDIES}
+  paths = {
+    name: os.path.join(FLAGS.results_dir, f'{name}.jsonl') for name in STUDIES
+  }
   missing = [f for f in paths.values() if not os.path.exists(f)]
   if missing:
-    raise SystemExit(f'study_report: there is no {", ".join(missing)}: train '
-                     'them with studies.study.')
+    raise SystemExit(
+      f'study_report: there is no {", ".join(missing)}: train '
+      'them with studies.study.'
+    )
   found = {name: read(f) for name, f in paths.items()}
-  without = [paths[name] for name, scores in found.items()
-             if not baselines(scores)]
+  without = [
+    paths[name] for name, scores in found.items() if not baselines(scores)
+  ]
   if without:
-    raise SystemExit(f'study_report: {", ".join(without)} has no setting with '
-                     'its baseline yet: train on.')
+    raise SystemExit(
+      f'study_report: {", ".join(without)} has no setting with '
+      'its baseline yet: train on.'
+    )
   for name, scores in found.items():
     text = f'{table(scores)}\n{table_of_differences(scores)}'
     with open(path(f'{name}.md'), 'w') as f:

@@ -13,16 +13,21 @@ def network():
     A `torch.nn.Module` with random weights.
   """
   import torch  # Optional, and slow to import.
+
   parts, channels = [], 3
   for width in WIDTHS:
     parts += [
-        torch.nn.Conv2d(channels, width, 3, padding=1), torch.nn.ReLU(),
-        torch.nn.MaxPool2d(2)
+      torch.nn.Conv2d(channels, width, 3, padding=1),
+      torch.nn.ReLU(),
+      torch.nn.MaxPool2d(2),
     ]
     channels = width
   return torch.nn.Sequential(
-      *parts, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
-      torch.nn.Linear(channels, _CLASSES))
+    *parts,
+    torch.nn.AdaptiveAvgPool2d(1),
+    torch.nn.Flatten(),
+    torch.nn.Linear(channels, _CLASSES),
+  )
 
 
 def train(batches, path):
@@ -33,13 +38,15 @@ def train(batches, path):
     path: of the file of weights.
   """
   import torch
+
   torch.manual_seed(0)
   model = network()
   optimizer = torch.optim.Adam(model.parameters(), 2e-3)
   for images, labels in batches:
     logits = model(torch.from_numpy(images.copy()))
     loss = torch.nn.functional.cross_entropy(
-        logits, torch.from_numpy(labels).long())
+      logits, torch.from_numpy(labels).long()
+    )
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -3,11 +3,10 @@
 import os
 
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.core import exp_factory
-from official_ext.harmonization import (
-    registry_imports)  # pylint: disable=unused-import
+import tensorflow as tf
+
+from official_ext.harmonization import registry_imports
 from official_ext.harmonization.data.records import record_writer
 
 CLASSES = 4
@@ -26,9 +25,11 @@ def record(seed=0, label=1, image=None, heatmap=None, leave_out=()):
     image = tf.io.encode_jpeg(pixels(seed), quality=100).numpy()
   if heatmap is None:
     heatmap = tf.io.encode_jpeg(
-        pixels(seed + 1000, channels=1), quality=100).numpy()
+      pixels(seed + 1000, channels=1), quality=100
+    ).numpy()
   example = tf.train.Example.FromString(
-      record_writer.clickme_example(image, heatmap, label))
+    record_writer.clickme_example(image, heatmap, label)
+  )
   for field in leave_out:
     del example.features.feature[field]
   return example.SerializeToString()
@@ -48,28 +49,49 @@ def write_numbered(folder, name, count):
   return write(folder, name, [record(i, i % CLASSES) for i in range(count)])
 
 
-def experiment(mapped='', validation='', plain='', plain_validation='',
-               size=32, batch_size=4, **harmonization):
+def experiment(
+  mapped='',
+  validation='',
+  plain='',
+  plain_validation='',
+  size=32,
+  batch_size=4,
+  **harmonization,
+):
   """harmonized_resnet_imagenet made tiny: ResNet-10, `CLASSES` classes."""
   config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
-  fields = dict(image_field_key='image', label_field_key='label',
-                global_batch_size=batch_size, mixup_and_cutmix=None)
-  config.task.override({
+  fields = dict(
+    image_field_key='image',
+    label_field_key='label',
+    global_batch_size=batch_size,
+    mixup_and_cutmix=None,
+  )
+  config.task.override(
+    {
       'model': {
-          'num_classes': CLASSES,
-          'input_size': [size, size, 3],
-          'backbone': {'resnet': {'model_id': 10}},
+        'num_classes': CLASSES,
+        'input_size': [size, size, 3],
+        'backbone': {'resnet': {'model_id': 10}},
       },
       'losses': {'one_hot': True, 'soft_labels': False},
       'train_data': dict(fields, input_path=plain),
-      'validation_data': dict(fields, input_path=plain_validation,
-                              aug_crop=False),
-      'mapped_data': dict(input_path=mapped, label_offset=0,
-                          mixup_and_cutmix=None, shuffle_buffer_size=10),
+      'validation_data': dict(
+        fields, input_path=plain_validation, aug_crop=False
+      ),
+      'mapped_data': dict(
+        input_path=mapped,
+        label_offset=0,
+        mixup_and_cutmix=None,
+        shuffle_buffer_size=10,
+      ),
       'mapped_validation_data': dict(input_path=validation, label_offset=0),
       'harmonization': {
-          'enabled': True, 'weight': 1., 'mapped_fraction': 1., 'ceiling': 1.,
-          **harmonization
+        'enabled': True,
+        'weight': 1.0,
+        'mapped_fraction': 1.0,
+        'ceiling': 1.0,
+        **harmonization,
       },
-  })
+    }
+  )
   return config

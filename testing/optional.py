@@ -7,13 +7,14 @@ import types
 import unittest
 
 _CACHE = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.realpath(__file__))), '.cache')
+  os.path.dirname(os.path.dirname(os.path.realpath(__file__))), '.cache'
+)
 # Names to the folders in .cache that hold them, and what puts them there.
 _FOLDERS = {
-    'torch': ('torch', 'make torch'),
-    'keras_cv_attention_models': ('builders', 'make setup'),
-    'vit_keras': ('builders', 'make setup'),
-    'keras': ('oldest-keras', 'make setup'),  # Beside the installed one.
+  'torch': ('torch', 'make torch'),
+  'keras_cv_attention_models': ('builders', 'make setup'),
+  'vit_keras': ('builders', 'make setup'),
+  'keras': ('oldest-keras', 'make setup'),  # Beside the installed one.
 }
 
 
@@ -23,7 +24,8 @@ def folder(package: str) -> str:
   path = os.path.join(_CACHE, name)
   if not os.path.isdir(os.path.join(path, package)):
     raise unittest.SkipTest(
-        f'{package} is not in {path}: {command} fetches it.')
+      f'{package} is not in {path}: {command} fetches it.'
+    )
   return path
 
 
@@ -37,7 +39,8 @@ def require(package: str):
   importlib.invalidate_caches()
   if importlib.util.find_spec(package) is None:
     raise unittest.SkipTest(
-        f'{package} is neither installed nor in {path}: {command} fetches it.')
+      f'{package} is neither installed nor in {path}: {command} fetches it.'
+    )
 
 
 def load(package: str) -> types.ModuleType:

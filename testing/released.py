@@ -12,13 +12,17 @@ import types
 import unittest
 from unittest import mock
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 _FOLDER = os.environ.get(
-    'HARMONIZATION_RELEASED',
-    os.path.join(
-        os.path.dirname(os.path.dirname(os.path.realpath(__file__))), '.cache',
-        'released'))
+  'HARMONIZATION_RELEASED',
+  os.path.join(
+    os.path.dirname(os.path.dirname(os.path.realpath(__file__))),
+    '.cache',
+    'released',
+  ),
+)
 
 
 def load(name: str) -> types.ModuleType:
@@ -26,13 +30,14 @@ def load(name: str) -> types.ModuleType:
   package = os.path.join(_FOLDER, 'harmonization')
   if not os.path.isdir(package):
     raise unittest.SkipTest(
-        f'The released package is not in {_FOLDER}: make setup fetches it '
-        '(requirements-released.txt).')
+      f'The released package is not in {_FOLDER}: make setup fetches it '
+      '(requirements-released.txt).'
+    )
   # Its code was written for Keras 2, which lives on as tf_keras.
   with mock.patch.dict(sys.modules), mock.patch.object(tf, 'keras', tf_keras):
     for parent in ('harmonization', f'harmonization.{name.split(".")[0]}'):
       sys.modules[parent] = types.ModuleType(parent)
       sys.modules[parent].__path__ = [
-          os.path.join(_FOLDER, parent.replace('.', os.sep))
+        os.path.join(_FOLDER, parent.replace('.', os.sep))
       ]
     return importlib.import_module(f'harmonization.{name}')

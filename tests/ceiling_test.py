@@ -10,19 +10,18 @@ from unittest import mock
 
 import numpy as np
 from scipy import ndimage
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import ceiling
-from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.benchmark import claims
+from official_ext.harmonization.data.maps import clicks
 from tests.data import building
 
 _FRAME, _SIZE = 64, 32
 
 
 class CeilingTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = os.path.join(self.get_temp_dir(), self.id())
@@ -32,7 +31,7 @@ class CeilingTest(tf.test.TestCase):
     for i in range(9):
       centre = rng.uniform(12, _FRAME - 12, 2)
       for user in range(6 if i else 3):
-        points = rng.normal(centre, 6., (8, 2)).round(1)
+        points = rng.normal(centre, 6.0, (8, 2)).round(1)
         self._click(f'{i}.png', f'user{user}', points.tolist())
     self._click('8.png', 'user0', [(1, 1)])
     self._click('8.png', 'other', 'none', text='[(1,')
@@ -49,8 +48,13 @@ class CeilingTest(tf.test.TestCase):
       writer.writerows(self.rows)
     settings = ceilings.Settings(iterations=6, group=3)
     options = ceiling.Options(
-        clicks.Rules(), settings, [path], os.path.join(self.folder, name),
-        click_frame=_FRAME, size=_SIZE)
+      clicks.Rules(),
+      settings,
+      [path],
+      os.path.join(self.folder, name),
+      click_frame=_FRAME,
+      size=_SIZE,
+    )
     return dataclasses.replace(options, **changes)
 
   def _read(self, options):
@@ -77,14 +81,21 @@ class CeilingTest(tf.test.TestCase):
     self.assertEqual(scored['details']['too_few_participants'], ['0.png'])
     self.assertIn('32 x 32', scored['preprocessing'])
     outside = sum(
-        not 0 <= min(point) <= max(point) < _FRAME
-        for _, points, _ in self.rows[:-2] for point in eval(points))
-    self.assertEqual(results['left_out'], {
-        'clicks: outside the image': outside, 'rows: unreadable': 1,
-        'rows: participant again on the same image': 1})
+      not 0 <= min(point) <= max(point) < _FRAME
+      for _, points, _ in self.rows[:-2]
+      for point in eval(points)
+    )
+    self.assertEqual(
+      results['left_out'],
+      {
+        'clicks: outside the image': outside,
+        'rows: unreadable': 1,
+        'rows: participant again on the same image': 1,
+      },
+    )
     self.assertLen(results['unreadable'], 1)
     values = {name: score.value for name, score in found.items()}
-    self.assertGreater(values['split_half'], values['floor'] + .2)
+    self.assertGreater(values['split_half'], values['floor'] + 0.2)
     self.assertGreater(values['spearman_brown'], values['split_half'])
     self.assertLess(values['leave_one_out'], values['split_half'])
     summary = ceiling.summary(found)
@@ -96,14 +107,15 @@ class CeilingTest(tf.test.TestCase):
     spots = {'a': (20, 30), 'b': (26, 41)}
     self.rows = [('x.png', repr([spot]), user) for user, spot in spots.items()]
     options = self._options(
-        rules=clicks.Rules(min_participants=2, blur='gaussian'),
-        settings=ceilings.Settings(iterations=2, min_participants=2),
-        size=_FRAME)
+      rules=clicks.Rules(min_participants=2, blur='gaussian'),
+      settings=ceilings.Settings(iterations=2, min_participants=2),
+      size=_FRAME,
+    )
     found = ceiling.measure(options)
     maps = np.zeros((2, 1, _FRAME, _FRAME))
     for one, (x, y) in zip(maps, spots.values()):
       one[0, y, x] = 1
-      one[0] = ndimage.gaussian_filter(one[0], 21**.5, mode='constant')
+      one[0] = ndimage.gaussian_filter(one[0], 21**0.5, mode='constant')
     expected = ceilings.spearman(*maps)[0]
     self.assertAllClose(found['leave_one_out'].value, expected, atol=1e-4)
     self.assertAllClose(found['split_half'].value, expected, atol=1e-4)
@@ -141,8 +153,9 @@ class CeilingTest(tf.test.TestCase):
     with mock.patch.object(ceilings, 'summarize', side_effect=MemoryError):
       with self.assertRaises(MemoryError):
         ceiling.measure(options)
-    other = self._options(settings=dataclasses.replace(
-        options.settings, resample=True))
+    other = self._options(
+      settings=dataclasses.replace(options.settings, resample=True)
+    )
     ceiling.measure(other)
     expected = self._options('whole', settings=other.settings)
     ceiling.measure(expected)
@@ -162,18 +175,20 @@ class CeilingTest(tf.test.TestCase):
         with mock.patch.object(ceiling.tqdm.tqdm, 'write') as write:
           ceiling.measure(options)
         self.assertIn('ceilings.json was not of this', write.call_args.args[0])
-        kept, = os.listdir(os.path.join(options.output_dir, 'earlier'))
+        (kept,) = os.listdir(os.path.join(options.output_dir, 'earlier'))
         kept = os.path.join(options.output_dir, 'earlier', kept)
         with open(os.path.join(kept, name), encoding='utf-8') as f:
           self.assertEqual(f.read(), change)
         shutil.rmtree(os.path.dirname(kept))
         self._read(options)
-    other = self._options(settings=dataclasses.replace(
-        options.settings, resample=True))
+    other = self._options(
+      settings=dataclasses.replace(options.settings, resample=True)
+    )
     with mock.patch.object(ceiling.tqdm.tqdm, 'write') as write:
       ceiling.measure(other)
-    self.assertRegex(write.call_args.args[0],
-                     'settings.resample was False and is now True')
+    self.assertRegex(
+      write.call_args.args[0], 'settings.resample was False and is now True'
+    )
 
   def test_other_image_sizes_are_another_measurement(self):
     images = os.path.join(self.folder, 'images')
@@ -192,8 +207,9 @@ class CeilingTest(tf.test.TestCase):
     write('8.png', 2 * _FRAME)
     with mock.patch.object(ceiling.tqdm.tqdm, 'write') as message:
       ceiling.measure(options)
-    self.assertRegex(message.call_args_list[0].args[0],
-                     'partial.jsonl: .*data.frames')
+    self.assertRegex(
+      message.call_args_list[0].args[0], 'partial.jsonl: .*data.frames'
+    )
     expected = self._options('whole', click_frame=0, image_dir=images)
     ceiling.measure(expected)
     self.assertEqual(self._read(options)[0], self._read(expected)[0])
@@ -230,8 +246,10 @@ class CeilingTest(tf.test.TestCase):
     whole = self._options('whole')
     ceiling.measure(whole)
     ways = ['x/y/{}', 'x\\y\\{}', './x//y/{}', 'x/z/../y/{}', '{}']
-    self.rows = [(ways[i % 5].format(image), clicked, user)
-                 for i, (image, clicked, user) in enumerate(self.rows)]
+    self.rows = [
+      (ways[i % 5].format(image), clicked, user)
+      for i, (image, clicked, user) in enumerate(self.rows)
+    ]
     options = self._options(strip_prefix='x/y')
     ceiling.measure(options)
     self.assertEqual(self._read(options)[0], self._read(whole)[0])
@@ -243,21 +261,28 @@ class CeilingTest(tf.test.TestCase):
 
   def test_refuses_in_a_sentence(self):
     cases = (
-        ({'click_frame': 0}, 'one of the two'),
-        ({'image_dir': self.folder}, 'one of the two'),
-        ({'clicks': ['nowhere.csv']}, '--clicks=nowhere.csv does not exist'),
-        ({'click_frame': 16}, 'outside the square of --click_frame=16'),
+      ({'click_frame': 0}, 'one of the two'),
+      ({'image_dir': self.folder}, 'one of the two'),
+      ({'clicks': ['nowhere.csv']}, '--clicks=nowhere.csv does not exist'),
+      ({'click_frame': 16}, 'outside the square of --click_frame=16'),
     )
     for changes, message in cases:
       with self.assertRaisesRegex(ValueError, message):
         ceiling.measure(self._options(**changes))
     self.rows = [
-        ('a.png', '[(1, 1)]', 'u'), ('', '[(1, 1)]', 'u'),
-        ('', '[(2, 2)]', 'v'), ('', '[(3, 3)]', 'w'), ('', '[(4, 4)]', 'x'),
-        ('', '[(5, 5)]', 'y'), ('a.png', '[(', 'z')]
+      ('a.png', '[(1, 1)]', 'u'),
+      ('', '[(1, 1)]', 'u'),
+      ('', '[(2, 2)]', 'v'),
+      ('', '[(3, 3)]', 'w'),
+      ('', '[(4, 4)]', 'x'),
+      ('', '[(5, 5)]', 'y'),
+      ('a.png', '[(', 'z'),
+    ]
     with self.assertRaisesRegex(
-        ValueError, "None of the 2 images .* 5 participants .* 'a.png' has the "
-        'most, 1. .*unreadable .6.; clicks.csv, row'):
+      ValueError,
+      "None of the 2 images .* 5 participants .* 'a.png' has the "
+      'most, 1. .*unreadable .6.; clicks.csv, row',
+    ):
       ceiling.measure(self._options('none'))
     self.assertEmpty(os.listdir(self._options('none').output_dir))
     self.rows = []
@@ -266,16 +291,43 @@ class CeilingTest(tf.test.TestCase):
 
   def test_the_flags_say_it_all(self):
     typed = types.SimpleNamespace(
-        clicks=['/a.csv'], output_dir='/out', click_frame=64, image_dir=None,
-        size=32, iterations=6, resample=True, images=3, seed=4,
-        trust_pickle=True, workers=2, strip_prefix='imagenet/train')
+      clicks=['/a.csv'],
+      output_dir='/out',
+      click_frame=64,
+      image_dir=None,
+      size=32,
+      iterations=6,
+      resample=True,
+      images=3,
+      seed=4,
+      trust_pickle=True,
+      workers=2,
+      strip_prefix='imagenet/train',
+    )
     rules = clicks.Rules(min_participants=7)
-    with mock.patch.object(ceiling, 'FLAGS', typed), mock.patch.object(
-        ceiling.build_clickme_records, 'rules_of_flags', lambda: rules):
+    with (
+      mock.patch.object(ceiling, 'FLAGS', typed),
+      mock.patch.object(
+        ceiling.build_clickme_records, 'rules_of_flags', lambda: rules
+      ),
+    ):
       options = ceiling.options_of_flags()
-    self.assertEqual(options, ceiling.Options(
-        rules, ceilings.Settings(6, True, 7, seed=4), ['/a.csv'], '/out', 64,
-        None, 32, 3, True, 2, 'imagenet/train'))
+    self.assertEqual(
+      options,
+      ceiling.Options(
+        rules,
+        ceilings.Settings(6, True, 7, seed=4),
+        ['/a.csv'],
+        '/out',
+        64,
+        None,
+        32,
+        3,
+        True,
+        2,
+        'imagenet/train',
+      ),
+    )
 
 
 if __name__ == '__main__':

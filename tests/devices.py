@@ -6,11 +6,12 @@ and no test may run an op while it is imported.
 
 import functools
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices('CPU')[0],
-    [tf.config.LogicalDeviceConfiguration()] * 2)
+  tf.config.list_physical_devices('CPU')[0],
+  [tf.config.LogicalDeviceConfiguration()] * 2,
+)
 
 
 @functools.cache

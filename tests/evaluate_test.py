@@ -9,15 +9,16 @@ from absl import flags
 from absl.testing import parameterized
 import numpy as np
 from PIL import Image
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization import evaluate
-from official_ext.harmonization.data.records import clickme_release
+from official_ext.harmonization.benchmark.adapters import spec
+from official_ext.harmonization.benchmark.protocols import clickme
 from official_ext.harmonization.data import download_clickme
+from official_ext.harmonization.data.records import clickme_release
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import record_writer
-from official_ext.harmonization.benchmark.protocols import clickme
-from official_ext.harmonization.benchmark.adapters import spec
 from testing import fixtures
 
 FLAGS = flags.FLAGS
@@ -39,11 +40,15 @@ def tearDownModule():
 def _save_model(path, seed):
   tf_keras.utils.set_random_seed(seed)
   layers = tf_keras.layers
-  tf_keras.Sequential([
-      layers.InputLayer((16, 16, 3)), layers.Rescaling(1 / 127.5, offset=-1),
-      layers.Conv2D(4, 3, 2, activation='relu'), layers.Flatten(),
-      layers.Dense(fixtures.CLASSES)
-  ]).save(path)
+  tf_keras.Sequential(
+    [
+      layers.InputLayer((16, 16, 3)),
+      layers.Rescaling(1 / 127.5, offset=-1),
+      layers.Conv2D(4, 3, 2, activation='relu'),
+      layers.Flatten(),
+      layers.Dense(fixtures.CLASSES),
+    ]
+  ).save(path)
 
 
 def _write_stimuli(folder):
@@ -52,19 +57,18 @@ def _write_stimuli(folder):
   for level in (0, 50, 100, 'full'):
     for name in ('panther1', 'panther2', 'airliner1'):
       pixels = rng.integers(0, 256, (20, 20, 3), np.uint8)
-      Image.fromarray(pixels).save(
-          os.path.join(folder, f'{level}_{name}.png'))
+      Image.fromarray(pixels).save(os.path.join(folder, f'{level}_{name}.png'))
 
 
 class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = self.get_temp_dir()
     self.output_dir = self._path('out')
     self.clickme = fixtures.write_numbered(self.folder, 'val.tfrecords', 5)
-    self.models = [f'--model=keras:{self._path(name)}.keras'
-                   for name in ('base', 'twin')]
+    self.models = [
+      f'--model=keras:{self._path(name)}.keras' for name in ('base', 'twin')
+    ]
 
   def _path(self, *names):
     return os.path.join(self.folder, *names)
@@ -75,13 +79,15 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
 
   def _evaluate(self, *given):
     """Calls the command; returns its exit code or last words."""
-    values = {f.name: f.default
-              for f in FLAGS.flags_by_module_dict()[evaluate.__name__]}
+    values = {
+      f.name: f.default for f in FLAGS.flags_by_module_dict()[evaluate.__name__]
+    }
     for name, value in values.items():
       FLAGS[name].value = value
       FLAGS[name].present = 0
-    left = FLAGS(['evaluate', f'--output_dir={self.output_dir}',
-                  '--batch_size=2', *given])
+    left = FLAGS(
+      ['evaluate', f'--output_dir={self.output_dir}', '--batch_size=2', *given]
+    )
     try:
       evaluate.main(left)
     except SystemExit as e:
@@ -93,38 +99,54 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       _save_model(self._path(f'{name}.keras'), seed)
     _write_stimuli(self._path('stimuli'))
     image = tf.io.encode_png(fixtures.pixels(0)).numpy()
-    imagenet = fixtures.write(self.folder, 'valid', [
-        record_writer.canonical_example(image, label) for label in (1, 4, 2)])
+    imagenet = fixtures.write(
+      self.folder,
+      'valid',
+      [record_writer.canonical_example(image, label) for label in (1, 4, 2)],
+    )
     code = self._evaluate(
-        *self.models, f'--model=keras:{self._path("lost.keras")}',
-        f'--clickme={self.clickme}', f'--imagenet={imagenet}',
-        f'--psychophysics={self._path("stimuli")}', '--animal_classes=0,1',
-        '--twin=base:twin')
+      *self.models,
+      f'--model=keras:{self._path("lost.keras")}',
+      f'--clickme={self.clickme}',
+      f'--imagenet={imagenet}',
+      f'--psychophysics={self._path("stimuli")}',
+      '--animal_classes=0,1',
+      '--twin=base:twin',
+    )
     self.assertEqual(code, 1)
     results = json.loads(self._read('results.json'))
     self.assertEqual([m['name'] for m in results['models']], ['base', 'twin'])
     self.assertEqual([f['name'] for f in results['failures']], ['lost'])
-    self.assertEqual(results['left_out'],
-                     {'clicktionary': 'no --clicktionary'})
+    self.assertEqual(results['left_out'], {'clicktionary': 'no --clicktionary'})
     self.assertEqual(results['twins'], [['base', 'twin']])
     found = results['models'][0]['experiments']
     self.assertEqual(
-        {name: e['scores'][score]['n'] for name, e, score in (
-            ('clickme', found['clickme'], 'spearman'),
-            ('imagenet', found['imagenet'], 'top1'),
-            ('psychophysics', found['psychophysics'],
-             'psychophysics_accuracy'))},
-        {'clickme': 5, 'imagenet': 3, 'psychophysics': 3})
+      {
+        name: e['scores'][score]['n']
+        for name, e, score in (
+          ('clickme', found['clickme'], 'spearman'),
+          ('imagenet', found['imagenet'], 'top1'),
+          ('psychophysics', found['psychophysics'], 'psychophysics_accuracy'),
+        )
+      },
+      {'clickme': 5, 'imagenet': 3, 'psychophysics': 3},
+    )
     # These records are not the release.
     self.assertIsNone(found['clickme']['scores']['spearman']['ceiling'])
-    rows = list(csv.DictReader(self._read('models', 'base.clickme.csv')
-                               .splitlines()))
+    rows = list(
+      csv.DictReader(self._read('models', 'base.clickme.csv').splitlines())
+    )
     self.assertAllClose(
-        np.mean([float(row['spearman']) for row in rows]),
-        found['clickme']['scores']['spearman']['value'])
+      np.mean([float(row['spearman']) for row in rows]),
+      found['clickme']['scores']['spearman']['value'],
+    )
     page = self._read('report.html')
-    for words in ('base → twin', 'lost.keras does not exist', 'Psychophysics',
-                  'data:image/png'):
+    for words in (
+      'base → twin',
+      'lost.keras does not exist',
+      'Psychophysics',
+      'data:image/png',
+    ):
       self.assertIn(words, page)
     self._check_resuming()
 
@@ -135,7 +157,8 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     def score(*more):
       self.assertEqual(self._evaluate(*given, *more), 0)
       experiments = json.loads(self._read('results.json'))['models'][1][
-          'experiments']
+        'experiments'
+      ]
       self.assertEqual(list(experiments), ['clickme'])
       return experiments['clickme']['scores']['spearman']
 
@@ -143,10 +166,13 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       raw = score('--batch_size=5')
       half = score('--ceiling=.5')
       run.assert_not_called()
-    self.assertEqual((raw['n'], raw['ceiling'], raw['normalized']),
-                     (5, None, None))
-    self.assertEqual((half['value'], half['ceiling'], half['normalized']),
-                     (raw['value'], .5, raw['value'] / .5))
+    self.assertEqual(
+      (raw['n'], raw['ceiling'], raw['normalized']), (5, None, None)
+    )
+    self.assertEqual(
+      (half['value'], half['ceiling'], half['normalized']),
+      (raw['value'], 0.5, raw['value'] / 0.5),
+    )
     page = self._read('report.html')
     self.assertIn('from an earlier run of ', page)
     self.assertIn('from an earlier run of ', self._read('leaderboard.txt'))
@@ -154,8 +180,14 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     self.assertFalse(os.path.exists(self._path('out', 'curves.png')))
     self.assertEqual(score('--limit=2')['n'], 2)
     self.assertIn('limit was None and is now 2', self._read('report.html'))
-    self.assertLen([f for f in os.listdir(self._path('out/models/earlier'))
-                    if f.startswith('twin.clickme.')], 3)
+    self.assertLen(
+      [
+        f
+        for f in os.listdir(self._path('out/models/earlier'))
+        if f.startswith('twin.clickme.')
+      ],
+      3,
+    )
     # The other order of the same bytes of labels: another score.
     records = [*tf.data.TFRecordDataset(self.clickme).as_numpy_iterator()]
     with tf.io.TFRecordWriter(self.clickme) as writer:
@@ -171,24 +203,27 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     shard = fixtures.write_numbered(folder, 'val-3.tfrecords', 2)
 
     def ceiling(*more):
-      self.assertEqual(self._evaluate(
-          self.models[0], f'--clickme={folder}/val-*', *more), 0)
+      self.assertEqual(
+        self._evaluate(self.models[0], f'--clickme={folder}/val-*', *more), 0
+      )
       score = json.loads(self._read('results.json'))['models'][0][
-          'experiments']['clickme']['scores']['spearman']
+        'experiments'
+      ]['clickme']['scores']['spearman']
       return score['ceiling']
 
     self.assertIsNone(ceiling())
 
     def write(source):
-      manifest.write(folder, source=source,
-                     shards=[manifest.describe(shard, 2)])
+      manifest.write(
+        folder, source=source, shards=[manifest.describe(shard, 2)]
+      )
 
     with mock.patch.object(clickme.ClickMeProtocol, 'run') as run:
       write('the digits')
       self.assertIsNone(ceiling())
       write(f'{download_clickme.BASE_URL}/val')
       self.assertEqual(ceiling(), 0.6575315343478081)
-      self.assertEqual(ceiling('--ceiling=.5'), .5)
+      self.assertEqual(ceiling('--ceiling=.5'), 0.5)
       self.assertIsNone(ceiling('--ceiling=1'))
       run.assert_not_called()
     with open(shard, 'r+b') as f:  # The record's checksum is not looked at.
@@ -197,37 +232,71 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     self.assertFalse(clickme_release.is_release([shard]))
 
   @parameterized.parameters(
-      ((), 'no model is named'),
-      (('--model=keras:a.keras',), 'nothing is to be measured'),
-      (('--model=keras:a.keras', '--clickme=none'), 'none does not exist'),
-      (('--model=a.keras', '--clickme=x'), "'a.keras' names no model"),
-      (('a.keras',), "'a.keras' is no flag"),
-      (('--model=keras:a.keras', '--clickme=x', '--twin=a:b'),
-       '--twin=a:b must be the names of two models.*called a'),
-      (('--model=keras:a.keras', '--clickme=x', '--map_decoder=canonical'),
-       'Set --label_offset'),
-      (('--model=keras:a.keras', '--clickme=x', '--ceiling=65.753'),
-       '--ceiling=65.753 .* at most 1'),
-      (('--model=keras:a.keras', '--clickme=x', '--ceiling=nan'),
-       '--ceiling=nan'),
-      (('--model=keras:a.keras', '--clickme=x', '--human_trials=h.csv'),
-       'add --psychophysics'),
-      (('--model=keras:a.keras', '--psychophysics=nowhere'), 'nowhere'),
-      (('--model=keras:a.keras', '--clickme=x', '--rule=mean_logit',
-        '--animal_classes=1'),
-       '--rule, --animal_classes have no effect without --psychophysics'),
-      (('--model=keras:a.keras', '--clickme=x', '--clicktionary_ceiling=.5'),
-       '--clicktionary_ceiling has no effect without --clicktionary'),
-      (('--model=keras:a.keras', '--psychophysics=x', '--raw_image_max=1'),
-       '--raw_image_max has no effect without --clickme or --clicktionary'),
-      (('--model=keras:a.keras', '--clickme=x', '--raw_image_max=1'),
-       '--raw_image_max has no effect on records of the format clickme'),
-      (('--model=keras:a.keras', '--clickme=x', '--noblur',
-        '--blur_kernel=centred'), '--blur_kernel has no effect with --noblur'),
-      (('--model=keras:a.keras', '--psychophysics=x', '--ceiling=.5'),
-       '--ceiling has no effect without --clickme'),
-      (('--model=keras:a.keras', '--model=mg:a', '--clickme=x'),
-       "both be called 'a'"))
+    ((), 'no model is named'),
+    (('--model=keras:a.keras',), 'nothing is to be measured'),
+    (('--model=keras:a.keras', '--clickme=none'), 'none does not exist'),
+    (('--model=a.keras', '--clickme=x'), "'a.keras' names no model"),
+    (('a.keras',), "'a.keras' is no flag"),
+    (
+      ('--model=keras:a.keras', '--clickme=x', '--twin=a:b'),
+      '--twin=a:b must be the names of two models.*called a',
+    ),
+    (
+      ('--model=keras:a.keras', '--clickme=x', '--map_decoder=canonical'),
+      'Set --label_offset',
+    ),
+    (
+      ('--model=keras:a.keras', '--clickme=x', '--ceiling=65.753'),
+      '--ceiling=65.753 .* at most 1',
+    ),
+    (
+      ('--model=keras:a.keras', '--clickme=x', '--ceiling=nan'),
+      '--ceiling=nan',
+    ),
+    (
+      ('--model=keras:a.keras', '--clickme=x', '--human_trials=h.csv'),
+      'add --psychophysics',
+    ),
+    (('--model=keras:a.keras', '--psychophysics=nowhere'), 'nowhere'),
+    (
+      (
+        '--model=keras:a.keras',
+        '--clickme=x',
+        '--rule=mean_logit',
+        '--animal_classes=1',
+      ),
+      '--rule, --animal_classes have no effect without --psychophysics',
+    ),
+    (
+      ('--model=keras:a.keras', '--clickme=x', '--clicktionary_ceiling=.5'),
+      '--clicktionary_ceiling has no effect without --clicktionary',
+    ),
+    (
+      ('--model=keras:a.keras', '--psychophysics=x', '--raw_image_max=1'),
+      '--raw_image_max has no effect without --clickme or --clicktionary',
+    ),
+    (
+      ('--model=keras:a.keras', '--clickme=x', '--raw_image_max=1'),
+      '--raw_image_max has no effect on records of the format clickme',
+    ),
+    (
+      (
+        '--model=keras:a.keras',
+        '--clickme=x',
+        '--noblur',
+        '--blur_kernel=centred',
+      ),
+      '--blur_kernel has no effect with --noblur',
+    ),
+    (
+      ('--model=keras:a.keras', '--psychophysics=x', '--ceiling=.5'),
+      '--ceiling has no effect without --clickme',
+    ),
+    (
+      ('--model=keras:a.keras', '--model=mg:a', '--clickme=x'),
+      "both be called 'a'",
+    ),
+  )
   def test_refuses_before_any_work(self, given, message):
     with mock.patch.object(spec, 'build') as build:
       self.assertRegex(self._evaluate(*given), '^evaluate: .*' + message)
@@ -238,8 +307,10 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     with open(path, 'r+b') as f:
       f.truncate(os.path.getsize(path) - 3)
     _save_model(self._path('base.keras'), 0)
-    self.assertRegex(self._evaluate(self.models[0], f'--clickme={path}'),
-                     r'^evaluate: Bad record: .*cut, record 0 ')
+    self.assertRegex(
+      self._evaluate(self.models[0], f'--clickme={path}'),
+      r'^evaluate: Bad record: .*cut, record 0 ',
+    )
 
 
 if __name__ == '__main__':

@@ -10,20 +10,19 @@ from absl import flags
 from absl.testing import flagsaver
 import numpy as np
 from PIL import Image
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import explain
-from official_ext.harmonization.data.maps import image_codec
-from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import spec
+from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.evaluation import panels
 from tests.benchmark.adapters import networks
 
 _CLASSES = 5
 
 
 class ExplainTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
@@ -45,8 +44,12 @@ class ExplainTest(tf.test.TestCase):
       f.write(contents)
 
   def _options(self, **fields):
-    defaults = dict(model=self.model, images=self._path('images'),
-                    output_dir=self._path('out'), rows=2)
+    defaults = dict(
+      model=self.model,
+      images=self._path('images'),
+      output_dir=self._path('out'),
+      rows=2,
+    )
     return explain.Options(**{**defaults, **fields})
 
   def _drawn(self, **fields):
@@ -59,8 +62,10 @@ class ExplainTest(tf.test.TestCase):
 
   def test_panels_of_the_predicted_class(self):
     (first, second), paths = self._drawn(save_maps='npy')
-    self.assertEqual([os.path.basename(p) for p in paths],
-                     ['panels-0000.png', 'panels-0001.png'])
+    self.assertEqual(
+      [os.path.basename(p) for p in paths],
+      ['panels-0000.png', 'panels-0001.png'],
+    )
     images = np.concatenate([first[0], second[0]])
     self.assertAllClose(images, base.resize(self.pixels, (16, 16)) / 255)
 
@@ -68,49 +73,70 @@ class ExplainTest(tf.test.TestCase):
     inputs = adapter.preprocess(base.resize(self.pixels, (16, 16)))
     predicted = np.argmax(adapter.logits(inputs), axis=-1)
     gradients = adapter.gradients(
-        inputs, np.eye(_CLASSES, dtype=np.float32)[predicted])
+      inputs, np.eye(_CLASSES, dtype=np.float32)[predicted]
+    )
     wanted = np.abs(gradients).max(axis=-1)
     self.assertEqual([*first[1]], ['gradient'])
     self.assertAllClose(first[1]['gradient'], wanted[:2], rtol=1e-4, atol=1e-7)
     self.assertEqual(
-        first[2] + second[2],
-        [f'{n}\npredicted: {p}' for n, p in zip('acd', predicted)])
+      first[2] + second[2],
+      [f'{n}\npredicted: {p}' for n, p in zip('acd', predicted)],
+    )
     for name, values in zip(('a', 'b/c', 'd'), wanted):
-      self.assertAllClose(np.load(self._path(f'out/maps/gradient/{name}.npy')),
-                          values, rtol=1e-4, atol=1e-7)
+      self.assertAllClose(
+        np.load(self._path(f'out/maps/gradient/{name}.npy')),
+        values,
+        rtol=1e-4,
+        atol=1e-7,
+      )
 
   def test_human_maps_labels_and_several_explainers(self):
     self._write('labels.csv', b'image,label\na.png,4\nb/c,3\nd.png,0\n')
     (page, _), _ = self._drawn(
-        maps=self._path('maps'), labels=self._path('labels.csv'),
-        explainer=('training_map', 'gradient_x_input'), save_maps='png')
+      maps=self._path('maps'),
+      labels=self._path('labels.csv'),
+      explainer=('training_map', 'gradient_x_input'),
+      save_maps='png',
+    )
     self.assertEqual(
-        [*page[1]], ['human map', 'training map', 'gradient x input'])
+      [*page[1]], ['human map', 'training map', 'gradient x input']
+    )
     self.assertTrue(np.isnan(page[1]['human map'][0]).all())
-    self.assertAllClose(page[1]['human map'][1],
-                        base.resize(self.human[..., None], (16, 16))[..., 0])
+    self.assertAllClose(
+      page[1]['human map'][1],
+      base.resize(self.human[..., None], (16, 16))[..., 0],
+    )
     self.assertRegex(page[2][0], '^a\nclass 4, predicted: [0-4]$')
     adapter = spec.build(self.model)
     inputs = adapter.preprocess(base.resize(self.pixels[:1], (16, 16)))
     gradients = adapter.gradients(
-        inputs, np.eye(_CLASSES, dtype=np.float32)[[4]])
-    self.assertAllClose(page[1]['training map'][0], gradients[0].mean(axis=-1),
-                        rtol=1e-3, atol=1e-7)
+      inputs, np.eye(_CLASSES, dtype=np.float32)[[4]]
+    )
+    self.assertAllClose(
+      page[1]['training map'][0],
+      gradients[0].mean(axis=-1),
+      rtol=1e-3,
+      atol=1e-7,
+    )
     with open(self._path('out/maps/training_map/a.png'), 'rb') as f:
       saved = image_codec.decode_map(f.read())
     values = page[1]['training map'][0]
     self.assertEqual(saved.max(), 65535)
     self.assertAllClose(
-        saved / 65535, (values - values.min()) / np.ptp(values), atol=1e-4)
+      saved / 65535, (values - values.min()) / np.ptp(values), atol=1e-4
+    )
 
   def test_maps_by_their_path_and_suffixes(self):
     other = self.human.max() - self.human
     for folder, values in (('Cat', self.human), ('Dog', other)):
-      self._write(f'pets/{folder}/1_image.png',
-                  image_codec.encode_image(self.pixels[0]))
+      self._write(
+        f'pets/{folder}/1_image.png', image_codec.encode_image(self.pixels[0])
+      )
       self._write(f'pets/{folder}/1_map.PNG', image_codec.encode_map(values))
       self._write(f'pets/.thumbs/{folder}.png', b'hidden')
-    self._write('pets/Fox/1_image.png', image_codec.encode_image(self.pixels[1]))
+    self._write(
+      'pets/Fox/1_image.png', image_codec.encode_image(self.pixels[1])
+    )
     pets = self._path('pets')
     suffixes = dict(image_suffix='_image', map_suffix='_map')
     with self.assertLogs(level='WARNING') as logs:
@@ -118,25 +144,35 @@ class ExplainTest(tf.test.TestCase):
     self.assertIn('1 of 3 images have no map', ' '.join(logs.output))
     self.assertLen(page[0], 3)
     for drawn, values in zip(page[1]['human map'], (self.human, other)):
-      self.assertAllClose(drawn,
-                          base.resize(values[..., None], (16, 16))[..., 0])
+      self.assertAllClose(
+        drawn, base.resize(values[..., None], (16, 16))[..., 0]
+      )
     self.assertTrue(np.isnan(page[1]['human map'][2]).all())
     (page,), _ = self._drawn(
-        images=f'{pets}/Dog/1_image.png', maps=f'{pets}/Dog',
-        output_dir=self._path('one'), **suffixes)
-    self.assertAllClose(page[1]['human map'][0],
-                        base.resize(other[..., None], (16, 16))[..., 0])
+      images=f'{pets}/Dog/1_image.png',
+      maps=f'{pets}/Dog',
+      output_dir=self._path('one'),
+      **suffixes,
+    )
+    self.assertAllClose(
+      page[1]['human map'][0], base.resize(other[..., None], (16, 16))[..., 0]
+    )
     with self.assertRaisesRegex(ValueError, 'nothing tells them apart'):
       self._drawn(images=pets, maps=pets, output_dir=self._path('o1'))
     # A base name in another folder is not enough.
     with self.assertRaisesRegex(ValueError, 'such as Cat/1_map.png for Cat/'):
-      self._drawn(images=pets, maps=f'{pets}/Dog', output_dir=self._path('o2'),
-                  **suffixes)
+      self._drawn(
+        images=pets, maps=f'{pets}/Dog', output_dir=self._path('o2'), **suffixes
+      )
     os.makedirs(self._path('linked/Fox'))
     os.symlink(f'{pets}/Fox/1_image.png', self._path('linked/Fox/1_map.png'))
     with self.assertRaisesRegex(ValueError, '1_map.png: the same file as its'):
-      self._drawn(images=pets, maps=self._path('linked'),
-                  output_dir=self._path('o3'), **suffixes)
+      self._drawn(
+        images=pets,
+        maps=self._path('linked'),
+        output_dir=self._path('o3'),
+        **suffixes,
+      )
 
   def test_goes_on_where_it_was(self):
     _, paths = self._drawn()
@@ -146,14 +182,17 @@ class ExplainTest(tf.test.TestCase):
     self.assertLen(drawn, 1)
     self.assertEqual(drawn[0][2][0].split('\n')[0], 'd')
     with self.assertRaisesRegex(
-        ValueError, 'explainer was .*; rows was 2 and is now 1'):
+      ValueError, 'explainer was .*; rows was 2 and is now 1'
+    ):
       self._drawn(rows=1, explainer=('smoothgrad',))
     with open(self._path('out/settings.json')) as f:
       settings = json.load(f)
-    self.assertEqual(settings['preprocessing'],
-                     '16x16 pixels, tf: RGB / 127.5 - 1')
+    self.assertEqual(
+      settings['preprocessing'], '16x16 pixels, tf: RGB / 127.5 - 1'
+    )
     self.assertContainsSubset(
-        [f.name for f in dataclasses.fields(explain.Options)], settings)
+      [f.name for f in dataclasses.fields(explain.Options)], settings
+    )
 
   def _edit_settings(self, **fields):
     path = self._path('out/settings.json')
@@ -169,14 +208,14 @@ class ExplainTest(tf.test.TestCase):
       """Draws again; returns what was kept of the first panel then."""
       kept = self._path('out/earlier')
       before = set(os.listdir(kept)) if os.path.exists(kept) else set()
-      drawn, _ = self._drawn(
-          maps=self._path('maps'), save_maps='npy', **fields)
+      drawn, _ = self._drawn(maps=self._path('maps'), save_maps='npy', **fields)
       self.assertLen(drawn, count)
       new = set(os.listdir(kept)) - before if os.path.exists(kept) else set()
       self.assertLen(new, count)
       # And once it is drawn it is current.
-      self.assertEmpty(self._drawn(
-          maps=self._path('maps'), save_maps='npy', **fields)[0])
+      self.assertEmpty(
+        self._drawn(maps=self._path('maps'), save_maps='npy', **fields)[0]
+      )
       return new
 
     again(0)
@@ -184,8 +223,9 @@ class ExplainTest(tf.test.TestCase):
     self._write('images/a.png', image_codec.encode_image(self.pixels[2]))
     new = again(1)  # b/c.PNG is on the same panel.
     for name in ('panels-0000.png', 'maps/gradient/a.npy'):
-      self.assertTrue(os.path.exists(
-          self._path('out/earlier', *new, name)), name)
+      self.assertTrue(
+        os.path.exists(self._path('out/earlier', *new, name)), name
+      )
     self._write('maps/b/c.png', image_codec.encode_map(self.human[::-1]))
     again(1)
     networks.network(classes=_CLASSES, seed=3).save(self._path('net.keras'))
@@ -203,12 +243,15 @@ class ExplainTest(tf.test.TestCase):
     self._drawn()
     self._write('images/e.png', image_codec.encode_image(self.pixels[0]))
     with self.assertRaisesRegex(
-        ValueError, r'the images are others \(new: e.png\)\. Choose'):
+      ValueError, r'the images are others \(new: e.png\)\. Choose'
+    ):
       self._drawn()
     os.remove(self._path('images/a.png'))
     with self.assertRaisesRegex(
-        ValueError, r'others \(missing: a.png; new: e.png\); rows was 2 and '
-        'is now 3'):
+      ValueError,
+      r'others \(missing: a.png; new: e.png\); rows was 2 and '
+      'is now 3',
+    ):
       self._drawn(rows=3)
     self._edit_settings(names=None)  # As an earlier version wrote them.
     with self.assertRaisesRegex(ValueError, 'as many, with other names'):
@@ -225,8 +268,10 @@ class ExplainTest(tf.test.TestCase):
     self._drawn()
     with mock.patch.object(explain.tqdm.tqdm, 'write') as write:
       self.assertEmpty(self._drawn()[0])
-    self.assertRegex(write.call_args.args[0],
-                     r'^2 of the panels are from an earlier run of \d{4}-')
+    self.assertRegex(
+      write.call_args.args[0],
+      r'^2 of the panels are from an earlier run of \d{4}-',
+    )
 
   def test_damaged_settings_are_named(self):
     for text in ('', '{"rows"', '[]', '{"panels": 3}'):
@@ -244,9 +289,15 @@ class ExplainTest(tf.test.TestCase):
   def test_one_image_by_the_command(self):
     self.enter_context(flagsaver.flagsaver())
     explain.define_flags()
-    flags.FLAGS(['explain', f'--model={self.model}', '--explainer=smoothgrad',
-                 f'--images={self._path("images", "a.png")}',
-                 f'--output_dir={self._path("out")}'])
+    flags.FLAGS(
+      [
+        'explain',
+        f'--model={self.model}',
+        '--explainer=smoothgrad',
+        f'--images={self._path("images", "a.png")}',
+        f'--output_dir={self._path("out")}',
+      ]
+    )
     explain.main([])
     self.assertTrue(os.path.exists(self._path('out/panels-0000.png')))
     flags.FLAGS.model = 'keras:'
@@ -254,8 +305,10 @@ class ExplainTest(tf.test.TestCase):
       explain.main([])
 
   def test_long_names_are_shortened(self):
-    self.assertEqual(explain._short('b/apple_618_100152_200078_00011.png'),
-                     'apple_618…0078_00011')
+    self.assertEqual(
+      explain._short('b/apple_618_100152_200078_00011.png'),
+      'apple_618…0078_00011',
+    )
     self.assertEqual(explain._short('x' * 20 + '.jpg'), 'x' * 20)
 
   def test_names_what_cannot_be_used(self):
@@ -264,8 +317,9 @@ class ExplainTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'none is no image and no folder'):
       self._drawn(images='none', maps=self._path('maps'))
     with self.assertRaisesRegex(ValueError, 'no map with the name of an image'):
-      self._drawn(maps=self._path('images', 'b'), images=self._path(
-          'images', 'a.png'))
+      self._drawn(
+        maps=self._path('images', 'b'), images=self._path('images', 'a.png')
+      )
     self._write('labels.csv', b'image,label\na.png,5\n')
     with self.assertRaisesRegex(ValueError, r'a.png has class 5.*0\.\.4'):
       self._drawn(labels=self._path('labels.csv'))
@@ -287,23 +341,30 @@ class ExplainTest(tf.test.TestCase):
     exif[0x112] = 6
     Image.fromarray(deep).save(self._path('images/c.tif'), exif=exif)
     np.save(self._path('maps/c.npy'), np.float16(self.human))
-    (images, maps, _), = self._drawn(
-        images=self._path('images/c.tif'), maps=self._path('maps'))[0]
-    seen = np.rot90(np.round(deep / 257.), -1)
+    ((images, maps, _),) = self._drawn(
+      images=self._path('images/c.tif'), maps=self._path('maps')
+    )[0]
+    seen = np.rot90(np.round(deep / 257.0), -1)
     self.assertAllClose(
-        images[0, ..., 0], base.resize(seen[..., None], (16, 16))[..., 0] / 255,
-        atol=1e-6)
-    expected = base.resize(self.human[..., None] / 255., (16, 16))[..., 0]
+      images[0, ..., 0],
+      base.resize(seen[..., None], (16, 16))[..., 0] / 255,
+      atol=1e-6,
+    )
+    expected = base.resize(self.human[..., None] / 255.0, (16, 16))[..., 0]
     self.assertAllClose(maps['human map'][0], expected, atol=1e-6)
 
   def test_a_map_of_another_shape_is_refused(self):
     os.remove(self._path('maps/b/c.png'))
     np.save(self._path('maps/b/c.npy'), self.human.T)
     with self.assertRaisesRegex(
-        ValueError, r'c.npy: map of 24x20 .*20x24; its rows.*--framing'):
+      ValueError, r'c.npy: map of 24x20 .*20x24; its rows.*--framing'
+    ):
       self._drawn(maps=self._path('maps'))
-    self._drawn(maps=self._path('maps'), framing='stretched',
-                output_dir=self._path('stretched'))
+    self._drawn(
+      maps=self._path('maps'),
+      framing='stretched',
+      output_dir=self._path('stretched'),
+    )
 
   def test_single_fixations_are_drawn(self):
     image = np.zeros((200, 240, 3), np.uint8)
@@ -314,7 +375,7 @@ class ExplainTest(tf.test.TestCase):
     np.save(self._path('maps/b/c.npy'), fixation)
     drawn, _ = self._drawn(maps=self._path('maps'))
     maps = drawn[0][1]['human map'][1]
-    self.assertAllClose(maps.sum() * (200 / 16) * (240 / 16), 1., atol=1e-3)
+    self.assertAllClose(maps.sum() * (200 / 16) * (240 / 16), 1.0, atol=1e-3)
 
   def test_a_flat_map_is_no_picture(self):
     flat = np.zeros((3, 3), np.float32)
@@ -322,8 +383,7 @@ class ExplainTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'a.png: gradient is .*=npy'):
       explain._write_maps(page, self._options(save_maps='png'))
     explain._write_maps(page, self._options(save_maps='npy'))
-    self.assertAllEqual(
-        np.load(self._path('out/maps/gradient/a.npy')), flat)
+    self.assertAllEqual(np.load(self._path('out/maps/gradient/a.npy')), flat)
 
 
 if __name__ == '__main__':

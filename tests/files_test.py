@@ -5,13 +5,12 @@ import os
 
 from absl.testing import parameterized
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
 
 
 class AtomicTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = os.path.join(self.get_temp_dir(), self._testMethodName)
@@ -69,20 +68,20 @@ class AtomicTest(tf.test.TestCase):
 
 
 class DifferencesTest(tf.test.TestCase, parameterized.TestCase):
-
   @parameterized.parameters(
-      ({'a': 1}, {'a': 1}, {}),
-      ({'a': {'b': 1, 'c': 2}}, {'a': {'b': 3, 'c': 2}}, {'a.b': (1, 3)}),
-      ({'a': 1}, {}, {'a': (1, files.ABSENT)}),
-      ({}, {'a': {'b': 1}}, {'a': (files.ABSENT, {'b': 1})}),
-      ({'a': (1, 2)}, {'a': [1, 2]}, {}),
-      ({'a': [1, 2]}, {'a': [1]}, {'a': ([1, 2], [1])}),
-      ({'a': float('nan')}, {'a': float('nan')}, {}),
-      ({'a': True}, {'a': 1}, {'a': (True, 1)}),
-      ({'a': 1}, {'a': 1.}, {}),
-      ({'a': None}, {}, {'a': (None, files.ABSENT)}),
-      ({'a': [{'b': 1}]}, {'a': [{'b': 1}]}, {}),
-      ({1: 2}, {1: 3}, {'1': (2, 3)}))
+    ({'a': 1}, {'a': 1}, {}),
+    ({'a': {'b': 1, 'c': 2}}, {'a': {'b': 3, 'c': 2}}, {'a.b': (1, 3)}),
+    ({'a': 1}, {}, {'a': (1, files.ABSENT)}),
+    ({}, {'a': {'b': 1}}, {'a': (files.ABSENT, {'b': 1})}),
+    ({'a': (1, 2)}, {'a': [1, 2]}, {}),
+    ({'a': [1, 2]}, {'a': [1]}, {'a': ([1, 2], [1])}),
+    ({'a': float('nan')}, {'a': float('nan')}, {}),
+    ({'a': True}, {'a': 1}, {'a': (True, 1)}),
+    ({'a': 1}, {'a': 1.0}, {}),
+    ({'a': None}, {}, {'a': (None, files.ABSENT)}),
+    ({'a': [{'b': 1}]}, {'a': [{'b': 1}]}, {}),
+    ({1: 2}, {1: 3}, {'1': (2, 3)}),
+  )
   def test_differences(self, old, new, expected):
     self.assertEqual(files.differences(old, new), expected)
 
@@ -92,11 +91,16 @@ class DifferencesTest(tf.test.TestCase, parameterized.TestCase):
     self.assertLen(files.differences(a, {'a': np.arange(3) + 1}), 1)
 
   def test_in_words(self):
-    found = files.differences({'rules': {'radius': 3}, 'seed': 1},
-                              {'rules': {'radius': 5}, 'size': 'x' * 200})
+    found = files.differences(
+      {'rules': {'radius': 3}, 'seed': 1},
+      {'rules': {'radius': 5}, 'size': 'x' * 200},
+    )
     words = files.in_words(found)
-    self.assertStartsWith(words, 'rules.radius was 3 and is now 5; seed was 1 '
-                          "and is now absent; size was absent and is now 'x")
+    self.assertStartsWith(
+      words,
+      'rules.radius was 3 and is now 5; seed was 1 '
+      "and is now absent; size was absent and is now 'x",
+    )
     self.assertLess(len(words), 200)
     self.assertEndsWith(files.in_words(found, 1), '; and 2 more')
 

@@ -6,6 +6,7 @@ forks are of a server that only imports: TensorFlow's threads, once it has run,
 would be missing in a fork, which would wait for them without end.
 """
 
+from collections.abc import Callable
 from concurrent import futures
 import functools
 import multiprocessing
@@ -13,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple
 
 from official_ext.harmonization import ceiling
 from official_ext.harmonization import compare
@@ -32,10 +33,21 @@ from official_ext.harmonization.data import verify_records
 _SECONDS = 120
 _PACKAGE = 'official_ext.harmonization.'
 _MODULES = {
-    module.__name__.removeprefix(_PACKAGE): module for module in (
-        ceiling, compare, evaluate, explain, train, beam_clickme_records,
-        build_clickme_records, download_clickme, make_digits_clickme,
-        make_psychophysics_stimuli, merge_imagenet, verify_records)
+  module.__name__.removeprefix(_PACKAGE): module
+  for module in (
+    ceiling,
+    compare,
+    evaluate,
+    explain,
+    train,
+    beam_clickme_records,
+    build_clickme_records,
+    download_clickme,
+    make_digits_clickme,
+    make_psychophysics_stimuli,
+    merge_imagenet,
+    verify_records,
+  )
 }
 # Every command of the project, by the module that it is written in.
 COMMANDS = ('export_saved_model', 'export_tflite', *_MODULES)
@@ -43,12 +55,13 @@ COMMANDS = ('export_saved_model', 'export_tflite', *_MODULES)
 
 def _module(name: str):
   """Returns a command; Model Garden's two exporters define the same flags."""
-  # pylint: disable=g-import-not-at-top
   if name == 'export_saved_model':
     from official_ext.harmonization import export_saved_model
+
     return export_saved_model
   if name == 'export_tflite':
     from official_ext.harmonization import export_tflite
+
     return export_tflite
   return _MODULES[name]
 
@@ -111,9 +124,11 @@ def call(function: Callable[..., object], *args) -> Result:
   """
   # Pipes: a limit on the size of files, as of a full disk, does not hold there.
   (out, out_end), (err, err_end) = (
-      multiprocessing.Pipe(duplex=False) for _ in range(2))
+    multiprocessing.Pipe(duplex=False) for _ in range(2)
+  )
   child = _server().Process(
-      target=_child, args=(out_end, err_end, function, *args))
+    target=_child, args=(out_end, err_end, function, *args)
+  )
   child.start()
   out_end.close()
   err_end.close()
@@ -132,8 +147,9 @@ def _type(name: str, argv, prepare):
   _module(name).run()
 
 
-def command(name: str, *flags: str,
-            prepare: Optional[Callable[[], object]] = None) -> Result:
+def command(
+  name: str, *flags: str, prepare: Callable[[], object] | None = None
+) -> Result:
   """Types a command.
 
   Args:

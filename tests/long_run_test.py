@@ -3,22 +3,23 @@
 import json
 import os
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from stress import long_run
 from tests import tiny_run
 
 
 class LongRunTest(tf.test.TestCase):
-
   def test_nothing_is_traced_again_and_the_disk_is_bounded(self):
     model_dir = os.path.join(self.get_temp_dir(), 'run')
     output = os.path.join(self.get_temp_dir(), 'lines.jsonl')
     meter = long_run.Meter(model_dir, output)
     run = tiny_run.make_runner(
-        model_dir, {'train_steps': 40, 'validation_interval': 8,
-                    'max_to_keep': 2},
-        mode='train_and_eval', train_actions=[meter])
+      model_dir,
+      {'train_steps': 40, 'validation_interval': 8, 'max_to_keep': 2},
+      mode='train_and_eval',
+      train_actions=[meter],
+    )
     meter.watch(run.trainer)
     run.run()
     with open(output) as f:
@@ -27,9 +28,10 @@ class LongRunTest(tf.test.TestCase):
     self.assertEqual(found['traces_at_the_end'], found['traces_at_a_fifth'])
     self.assertGreater(min(found['traces_at_the_end'].values()), 0)
     self.assertEqual(found['checkpoints_at_most'], 2)
-    self.assertGreater(found['checkpoint_megabytes_at_most'], 0.)
+    self.assertGreater(found['checkpoint_megabytes_at_most'], 0.0)
     self.assertLess(
-        found['megabytes_at_most'] - found['megabytes_at_a_fifth'], 50.)
+      found['megabytes_at_most'] - found['megabytes_at_a_fifth'], 50.0
+    )
 
 
 if __name__ == '__main__':

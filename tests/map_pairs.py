@@ -14,7 +14,7 @@ def tied(seed=0, size=(4, 12, 11)):
 def both_tied():
   """Maps of a few values each, that agree in part."""
   human = tied(1)[1]
-  model = np.round(human + 2. * tied(2)[0]).astype(np.float32)
+  model = np.round(human + 2.0 * tied(2)[0]).astype(np.float32)
   return model, human
 
 
@@ -23,29 +23,35 @@ def close():
   rng = np.random.default_rng(3)
   steps = rng.integers(-40, 40, (2, 4, 9, 9))
   far = np.nextafter(np.float32(1e4), np.float32(np.inf)) - np.float32(1e4)
-  return (np.float32(1e4) + far * steps[0].astype(np.float32),
-          np.float32(1e-30) * steps[1].astype(np.float32))
+  return (
+    np.float32(1e4) + far * steps[0].astype(np.float32),
+    np.float32(1e-30) * steps[1].astype(np.float32),
+  )
 
 
 def large():
   """224x224, half of the human map zero and the rest 8-bit grey."""
   model, human = tied(4, (2, 224, 224))
   rng = np.random.default_rng(5)
-  ramp = np.add.outer(np.arange(224.), np.arange(224.))
-  human = np.floor(np.maximum(ramp - 224. + 20. * human, 0.))
-  model[1] = np.round(ramp / 20. + rng.normal(size=ramp.shape))
+  ramp = np.add.outer(np.arange(224.0), np.arange(224.0))
+  human = np.floor(np.maximum(ramp - 224.0 + 20.0 * human, 0.0))
+  model[1] = np.round(ramp / 20.0 + rng.normal(size=ramp.shape))
   return model, human.astype(np.float32)
 
 
 def with_undefined():
   """Five pairs, of which the last alone can be scored."""
   model, human = tied(size=(5, 12, 11))
-  human[0] = 3.
-  model[1] = 0.
+  human[0] = 3.0
+  model[1] = 0.0
   model[2, 0, 0] = np.inf
   model[3, 0, 0] = np.nan
   return model, human
 
 
-NAMED = (('tied', tied), ('both_tied', both_tied), ('close', close),
-         ('large', large))
+NAMED = (
+  ('tied', tied),
+  ('both_tied', both_tied),
+  ('close', close),
+  ('large', large),
+)

@@ -3,7 +3,7 @@
 import sys
 
 from absl.testing import parameterized
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from stress.mutations import isolated
 from stress.mutations import readings
@@ -17,10 +17,10 @@ _NUMBERS = {'canonical': range(84, 126), 'clickme_per_category': range(52, 78)}
 
 
 class MutatedRecordsTest(tf.test.TestCase, parameterized.TestCase):
-
   @parameterized.parameters(_NUMBERS.items())
   def test_every_mutation_is_a_pair_or_an_error_with_a_name(
-      self, record_format, numbers):
+    self, record_format, numbers
+  ):
     found = runs.Runs(self.get_temp_dir()).run(record_format, 1, numbers)
     self.assertEqual({r[0] for r in found}, set(numbers))
     for result in found:
@@ -41,21 +41,27 @@ class MutatedRecordsTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class ReadingsTest(tf.test.TestCase):
-
   def test_wrong_numbers_are_seen(self):
     fields = records.valid('clickme', 0)
     run = trials.Trials(self.get_temp_dir(), 'clickme')
     good = records.serialize(fields)
-    event, = run._evaluate('evaluation, fail', [good])
+    (event,) = run._evaluate('evaluation, fail', [good])
     reading = readings.read('clickme', good)
     self.assertEqual(run._differs(event, reading), '')
-    for name, message in (('images', 'image that is'), ('heatmaps', 'map that'),
-                          ('labels', 'label'), ('heatmap_weights', 'weight')):
-      changed = {**event, name: event[name] + 1 if name == 'labels' else
-                 event[name] * .8}
+    for name, message in (
+      ('images', 'image that is'),
+      ('heatmaps', 'map that'),
+      ('labels', 'label'),
+      ('heatmap_weights', 'weight'),
+    ):
+      changed = {
+        **event,
+        name: event[name] + 1 if name == 'labels' else event[name] * 0.8,
+      }
       self.assertIn(message, run._differs(changed, reading))
-    self.assertIn('numbers of label 4',
-                  run._differs(event, reading._replace(label=4)))
+    self.assertIn(
+      'numbers of label 4', run._differs(event, reading._replace(label=4))
+    )
 
 
 _PROCESS = """
@@ -73,14 +79,14 @@ for line in sys.stdin:
 
 
 class IsolatedTest(tf.test.TestCase):
-
   def test_crashes_and_hangs_have_their_record(self):
-    reader = isolated.Reader([sys.executable, '-c', _PROCESS], timeout=1.)
+    reader = isolated.Reader([sys.executable, '-c', _PROCESS], timeout=1.0)
     good = isolated.run(reader, [0, 1], say='named')
     self.assertEqual(good, [[n, 'k', 'p', 'named', ''] for n in (0, 1)])
     found = isolated.run(reader, [2, 3, 4, 5, 6], say='named')
-    self.assertEqual([r[3] for r in found],
-                     ['named', 'crash', 'named', 'hang', 'named'])
+    self.assertEqual(
+      [r[3] for r in found], ['named', 'crash', 'named', 'hang', 'named']
+    )
     self.assertIn('in a place, exit code -6', found[1][4])
     reader.close()
 

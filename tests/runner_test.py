@@ -3,7 +3,8 @@
 import os
 from unittest import mock
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization import runner
 from testing import fixtures
@@ -11,11 +12,9 @@ from tests import tiny_run
 
 
 class ResumeTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
-    self.model_dir = os.path.join(self.get_temp_dir(),
-                                  self.id().split('.')[-1])
+    self.model_dir = os.path.join(self.get_temp_dir(), self.id().split('.')[-1])
 
   def _run(self, train_steps, killed_at=None):
     """Runs until it ends or is killed; returns the steps of evaluations."""
@@ -28,10 +27,17 @@ class ResumeTest(tf.test.TestCase):
       found.append(int(step))
 
     run = tiny_run.make_runner(
-        self.model_dir,
-        {'train_steps': train_steps, 'steps_per_loop': 1, 'summary_interval': 1,
-         'checkpoint_interval': 1, 'validation_interval': 3},
-        mode='train_and_eval', eval_actions=[note])
+      self.model_dir,
+      {
+        'train_steps': train_steps,
+        'steps_per_loop': 1,
+        'summary_interval': 1,
+        'checkpoint_interval': 1,
+        'validation_interval': 3,
+      },
+      mode='train_and_eval',
+      eval_actions=[note],
+    )
     try:
       run.run()
     except KeyboardInterrupt:
@@ -50,8 +56,13 @@ class ResumeTest(tf.test.TestCase):
     self.assertEqual(os.stat(last).st_mtime_ns, written)
 
   def test_checkpoints_that_were_not_finished_are_removed(self):
-    folders = [os.path.join(self.model_dir, folder, name) for folder, name
-               in (('', 'ckpt-4_temp'), ('ema_checkpoints', 'average-4_temp'))]
+    folders = [
+      os.path.join(self.model_dir, folder, name)
+      for folder, name in (
+        ('', 'ckpt-4_temp'),
+        ('ema_checkpoints', 'average-4_temp'),
+      )
+    ]
     for folder in folders:
       os.makedirs(folder)
       with open(os.path.join(folder, 'part-0'), 'w') as f:
@@ -65,14 +76,14 @@ class ResumeTest(tf.test.TestCase):
     self.assertEqual(self._run(4, killed_at=3), [])
     self.assertEqual(self._run(4), [3, 4])
 
-
   def test_the_step_is_what_the_checkpoint_says(self):
     step = tf.Variable(7, dtype=tf.int64)
     for name, variables, expected in (
-        ('best', {'global_step': step}, 7),
-        ('ckpt-3', {'global_step': step}, 7),
-        # Weights of another program.
-        ('model.ckpt', {'v': tf.Variable(1.)}, 0)):
+      ('best', {'global_step': step}, 7),
+      ('ckpt-3', {'global_step': step}, 7),
+      # Weights of another program.
+      ('model.ckpt', {'v': tf.Variable(1.0)}, 0),
+    ):
       folder = os.path.join(self.model_dir, name)
       path = tf.train.Checkpoint(**variables).write(f'{folder}/{name}')
       tf.compat.v1.train.update_checkpoint_state(folder, path)
@@ -83,22 +94,26 @@ class ResumeTest(tf.test.TestCase):
 
     def larger(activation='swish'):
       network = tiny_run.network(activation)
-      return tf_keras.Sequential([
-          tf_keras.Input([16, 16, 3]), *network.layers,
-          tf_keras.layers.Dense(fixtures.CLASSES)])
+      return tf_keras.Sequential(
+        [
+          tf_keras.Input([16, 16, 3]),
+          *network.layers,
+          tf_keras.layers.Dense(fixtures.CLASSES),
+        ]
+      )
 
     # Model Garden would leave the new layer at random.
     level = tf.get_logger().level
     with self.assertRaisesRegex(
-        runner.RestoreError, 'ckpt-1 is not a checkpoint of this network.*'
-        'expected the task.model that it was trained with'):
-      tiny_run.make_runner(self.model_dir, {}, make_network=larger,
-                           mode='eval')
+      runner.RestoreError,
+      'ckpt-1 is not a checkpoint of this network.*'
+      'expected the task.model that it was trained with',
+    ):
+      tiny_run.make_runner(self.model_dir, {}, make_network=larger, mode='eval')
     tf.get_logger().setLevel(level)
 
 
 class WorkersTest(tf.test.TestCase):
-
   def _check(self, workers, step):
     strategy = mock.Mock(spec=tf.distribute.MultiWorkerMirroredStrategy)
     spec = tf.train.ClusterSpec({'worker': workers})
@@ -114,7 +129,6 @@ class WorkersTest(tf.test.TestCase):
 
 
 class BestTest(tf.test.TestCase):
-
   def _forgets(self, text):
     path = os.path.join(self.get_temp_dir(), 'info.json')
     with open(path, 'w') as f:
@@ -127,7 +141,8 @@ class BestTest(tf.test.TestCase):
     self.assertTrue(self._forgets(score))
     step = tf.Variable(4, dtype=tf.int64)
     manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(global_step=step), self.get_temp_dir(), 1)
+      tf.train.Checkpoint(global_step=step), self.get_temp_dir(), 1
+    )
     manager.save()
     self.assertTrue(self._forgets(score))
     step.assign(8)
@@ -138,7 +153,6 @@ class BestTest(tf.test.TestCase):
 
 
 class SeedTest(tf.test.TestCase):
-
   def _logged(self, seed, step, **seeds):
     task = fixtures.experiment().task
     for name, value in seeds.items():
@@ -151,20 +165,25 @@ class SeedTest(tf.test.TestCase):
 
   def test_says_what_becomes_of_the_order_of_the_data(self):
     self.assertEqual(self._logged(7, 0), '')
-    self.assertRegex(self._logged(7, 4), 'after step 4.*start over, in another '
-                     r'order, by the seed 7 \+ 4')
+    self.assertRegex(
+      self._logged(7, 4),
+      'after step 4.*start over, in another '
+      r'order, by the seed 7 \+ 4',
+    )
     self.assertRegex(self._logged(None, 4), 'in another order')
     self.assertRegex(
-        self._logged(None, 4, mapped_data=3),
-        'in the order that they had at step 0, by task.mapped_data.seed')
+      self._logged(None, 4, mapped_data=3),
+      'in the order that they had at step 0, by task.mapped_data.seed',
+    )
 
   def test_the_order_is_another_after_the_resume(self):
     task = fixtures.experiment().task
     draws = []
     for step in (0, 4, 4):
       runner.seed_at(7, step, task)
-      draws.append(list(tf.data.Dataset.range(50).shuffle(50)
-                        .as_numpy_iterator()))
+      draws.append(
+        list(tf.data.Dataset.range(50).shuffle(50).as_numpy_iterator())
+      )
     self.assertNotEqual(draws[0], draws[1])
     self.assertEqual(draws[1], draws[2])
 

@@ -7,12 +7,12 @@ import re
 import shlex
 
 from absl.testing import parameterized
-import gin
-import tensorflow as tf, tf_keras
-
 from official.core import train_utils
 from official.modeling import hyperparams
 from official.modeling import optimization
+import tensorflow as tf
+
+import gin
 from official_ext.harmonization import resources
 from official_ext.harmonization import train
 from official_ext.harmonization.dataloaders import sources
@@ -45,16 +45,20 @@ def _resolve(path, added=''):
   typed = _typed(path)
   gin.add_config_file_search_path(os.path.join(_ROOT, 'gin'))
   gin.parse_config_files_and_bindings(
-      [resources.find(name, 'gin') for name in typed.gin_file],
-      typed.gin_params)
+    [resources.find(name, 'gin') for name in typed.gin_file], typed.gin_params
+  )
   files = [resources.find(name, 'experiments') for name in typed.config_file]
-  return typed, train.parse_configuration(train_utils.ParseConfigOptions(
-      typed.experiment, files, tpu=typed.tpu,
-      params_override=f'{typed.params_override},{added}'.strip(',')))
+  return typed, train.parse_configuration(
+    train_utils.ParseConfigOptions(
+      typed.experiment,
+      files,
+      tpu=typed.tpu,
+      params_override=f'{typed.params_override},{added}'.strip(','),
+    )
+  )
 
 
 class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
-
   def tearDown(self):
     super().tearDown()
     gin.clear_config()
@@ -72,10 +76,12 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     typed, params = _resolve(path)
     self.assertEqual(typed.gin_file, [name])
     self.assertRegex(
-        _header(path),
-        r'^# (What to harmonize|Which form of the loss|Schedule|Model): ')
+      _header(path),
+      r'^# (What to harmonize|Which form of the loss|Schedule|Model): ',
+    )
     self.assertRegex(
-        _header(path), r'(?s)Required to be set:.*Commonly overridden:')
+      _header(path), r'(?s)Required to be set:.*Commonly overridden:'
+    )
     self.assertTrue(params.task.harmonization.enabled)
     self.assertNotEmpty(params.task.mapped_data.input_path)
     # What the file binds is what the experiment has.
@@ -83,7 +89,8 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
       bindings = re.findall(r'^harmonize\.(\w+) = (.*)$', f.read(), re.M)
     for bound, value in bindings:
       found = params.task.harmonization.as_dict() | {
-          'map_decoder': params.task.mapped_data.map_decoder}
+        'map_decoder': params.task.mapped_data.map_decoder
+      }
       self.assertEqual(repr(found[bound]), value, bound)
 
   @parameterized.parameters([os.path.basename(p) for p in _YAML])
@@ -98,15 +105,22 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(_part_of(params.as_dict(), alone), alone)
     self._check_schedule(params)
 
-  @parameterized.parameters(('gpu8.yaml', 8), ('multi_worker.yaml', 16),
-                            ('tpu.yaml', 4), ('tpu_pod.yaml', 16),
-                            ('gpu.yaml', 1), ('fine_tune.yaml', 1))
+  @parameterized.parameters(
+    ('gpu8.yaml', 8),
+    ('multi_worker.yaml', 16),
+    ('tpu.yaml', 4),
+    ('tpu_pod.yaml', 16),
+    ('gpu.yaml', 1),
+    ('fine_tune.yaml', 1),
+  )
   def test_few_mapped_images_do_without_statistics_of_their_own(
-      self, name, replicas):
+    self, name, replicas
+  ):
     task = _resolve(os.path.join(_ROOT, 'experiments', name))[1].task
     mapped = sources.mapped_rows(
-        task.train_data.global_batch_size // replicas,
-        task.harmonization.mapped_fraction)
+      task.train_data.global_batch_size // replicas,
+      task.harmonization.mapped_fraction,
+    )
     if mapped < 64:
       self.assertEqual(task.harmonization.batch_norm, 'inference')
 
@@ -114,16 +128,28 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     digits = _resolve(os.path.join(_ROOT, 'experiments', 'local_cpu.yaml'))[1]
     gin.clear_config()
     form = _resolve(os.path.join(_ROOT, 'gin', 'magnitude_form.gin'))[1]
-    for name in ('saliency', 'saliency_target', 'standardization', 'levels',
-                 'batch_norm', 'weight', 'interval'):
-      self.assertEqual(getattr(digits.task.harmonization, name),
-                       getattr(form.task.harmonization, name), name)
+    for name in (
+      'saliency',
+      'saliency_target',
+      'standardization',
+      'levels',
+      'batch_norm',
+      'weight',
+      'interval',
+    ):
+      self.assertEqual(
+        getattr(digits.task.harmonization, name),
+        getattr(form.task.harmonization, name),
+        name,
+      )
     for params in (digits, form):
-      self.assertEqual(2 * params.task.harmonization.warmup_steps,
-                       params.trainer.train_steps)
+      self.assertEqual(
+        2 * params.task.harmonization.warmup_steps, params.trainer.train_steps
+      )
 
-  @parameterized.parameters('vgg16.yaml', 'resnet50v2.yaml',
-                            'efficientnet_b0.yaml')
+  @parameterized.parameters(
+    'vgg16.yaml', 'resnet50v2.yaml', 'efficientnet_b0.yaml'
+  )
   def test_kerass_weights_by_what_the_header_says(self, name):
     path = os.path.join(_ROOT, 'experiments', name)
     added = ''.join(re.findall(r'^ +(task\.\S+)', _header(path), re.M))
@@ -136,11 +162,12 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     """Sees that the learning rate is a number at every step, and ends low."""
     trainer = params.trainer
     rate = optimization.OptimizerFactory(
-        trainer.optimizer_config).build_learning_rate()
+      trainer.optimizer_config
+    ).build_learning_rate()
     steps = [trainer.train_steps * k // 20 for k in range(21)]
     rates = [float(rate(tf.constant(s, tf.int64))) for s in steps]
-    self.assertAllInRange(rates, 0., 3.)
-    self.assertLess(rates[-1], .01 * max(rates) + 1e-9)
+    self.assertAllInRange(rates, 0.0, 3.0)
+    self.assertLess(rates[-1], 0.01 * max(rates) + 1e-9)
     self.assertEqual(trainer.train_steps % trainer.steps_per_loop, 0)
 
   def test_batches_of_all_sizes_take_the_papers_schedule(self):
@@ -153,11 +180,16 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
       rates = []
       for p, size in ((paper, 512), (params, batch)):
         rate = optimization.OptimizerFactory(
-            p.trainer.optimizer_config).build_learning_rate()
+          p.trainer.optimizer_config
+        ).build_learning_rate()
         epoch = 1281167 // size
         self.assertEqual(p.trainer.train_steps, 90 * epoch)
-        rates.append([float(rate(tf.constant(int(k * epoch), tf.int64))) / size
-                      for k in (0, 2.5, 5, 15, 29.5, 31, 49, 52, 79, 81, 90)])
+        rates.append(
+          [
+            float(rate(tf.constant(int(k * epoch), tf.int64))) / size
+            for k in (0, 2.5, 5, 15, 29.5, 31, 49, 52, 79, 81, 90)
+          ]
+        )
       self.assertAllClose(*rates, rtol=5e-3, atol=1e-9)
 
 

@@ -5,14 +5,16 @@ import io
 import os
 
 from absl.testing import parameterized
-import gin
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
+import gin
 from official_ext.harmonization import text_files
 
 _TEXT = 'image,label\ncat/é.png,5\ndog/b.png,"a, ""b"""\n'
-_ROWS = [{'image': 'cat/é.png', 'label': '5'},
-         {'image': 'dog/b.png', 'label': 'a, "b"'}]
+_ROWS = [
+  {'image': 'cat/é.png', 'label': '5'},
+  {'image': 'dog/b.png', 'label': 'a, "b"'},
+]
 
 
 @gin.configurable
@@ -21,7 +23,6 @@ def _named(name=''):
 
 
 class TextFilesTest(tf.test.TestCase, parameterized.TestCase):
-
   def _path(self, content):
     path = os.path.join(self.get_temp_dir(), 'table.csv')
     with open(path, 'wb') as f:
@@ -33,9 +34,16 @@ class TextFilesTest(tf.test.TestCase, parameterized.TestCase):
       return table.columns, [*table.rows]
 
   @parameterized.product(
-      encoding=('utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be',
-                'utf-32'),
-      end=('\n', '\r\n', '\r'))
+    encoding=(
+      'utf-8',
+      'utf-8-sig',
+      'utf-16',
+      'utf-16-le',
+      'utf-16-be',
+      'utf-32',
+    ),
+    end=('\n', '\r\n', '\r'),
+  )
   def test_encodings_and_line_ends(self, encoding, end):
     content = _TEXT.replace('\n', end).encode(encoding)
     self.assertEqual(text_files.read(self._path(content)), _TEXT)
@@ -50,8 +58,10 @@ class TextFilesTest(tf.test.TestCase, parameterized.TestCase):
     text_files.teach_gin()
     self.addCleanup(gin.clear_config)
     folder = self.get_temp_dir()
-    for name, text in (('inner.gin', "_named.name = 'é'\r\n"),
-                       ('outer.gin', "include 'inner.gin'\r\n")):
+    for name, text in (
+      ('inner.gin', "_named.name = 'é'\r\n"),
+      ('outer.gin', "include 'inner.gin'\r\n"),
+    ):
       with open(os.path.join(folder, name), 'wb') as f:
         f.write(text.encode(encoding))
     gin.add_config_file_search_path(folder)
@@ -73,8 +83,10 @@ class TextFilesTest(tf.test.TestCase, parameterized.TestCase):
     for head in ('', f'sep={separator}\r\n'):
       columns, found = self._table((head + text.getvalue()).encode())
       self.assertEqual(columns, ['image', 'label'])
-      self.assertEqual([[*row.cells.values()] for row in found],
-                       [['a,;\t|"x"', 'b'], ['', 'c']])
+      self.assertEqual(
+        [[*row.cells.values()] for row in found],
+        [['a,;\t|"x"', 'b'], ['', 'c']],
+      )
 
   def test_a_cell_of_many_clicks_and_empty_lines(self):
     cell = str([(i, i) for i in range(50000)])
@@ -88,19 +100,23 @@ class TextFilesTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_rows_of_other_lengths(self):
     _, rows = self._table(b'a,b\n1\n1,2,\n1,[(2, 3)]\n')
-    self.assertEqual([row.cells for row in rows[:2]],
-                     [{'a': '1', 'b': ''}, {'a': '1', 'b': '2'}])
+    self.assertEqual(
+      [row.cells for row in rows[:2]],
+      [{'a': '1', 'b': ''}, {'a': '1', 'b': '2'}],
+    )
     self.assertEqual([bool(row.problem) for row in rows], [False, False, True])
     self.assertIn('3 cells under 2 columns', rows[2].problem)
 
   @parameterized.parameters(
-      (_TEXT.encode('latin-1'), 'line 2: byte 0xe9 is not UTF-8'),
-      (b'a,b\n' * 9999 + b'\xff', 'line 10000: byte 0xff is not UTF-8'),
-      (_TEXT.encode('utf-16')[:-1], 'line 3: .* is not UTF-16'),
-      (b'PK\x03\x04 x', 'spreadsheet'), (b'\x1f\x8b\x08', 'gzip'),
-      (b'a,b\n\x00\x01\x02\x00,\x00\x00\x00', 'zero bytes'),
-      (b'a,b\n1,2\n"x,3\n4,5\n', 'line 3, is not a line of CSV'),
-      (b'a,b\n"x" y,3\n', 'line 2, is not a line of CSV'))
+    (_TEXT.encode('latin-1'), 'line 2: byte 0xe9 is not UTF-8'),
+    (b'a,b\n' * 9999 + b'\xff', 'line 10000: byte 0xff is not UTF-8'),
+    (_TEXT.encode('utf-16')[:-1], 'line 3: .* is not UTF-16'),
+    (b'PK\x03\x04 x', 'spreadsheet'),
+    (b'\x1f\x8b\x08', 'gzip'),
+    (b'a,b\n\x00\x01\x02\x00,\x00\x00\x00', 'zero bytes'),
+    (b'a,b\n1,2\n"x,3\n4,5\n', 'line 3, is not a line of CSV'),
+    (b'a,b\n"x" y,3\n', 'line 2, is not a line of CSV'),
+  )
   def test_refused_with_file_and_line(self, content, message):
     with self.assertRaisesRegex(ValueError, f'table.csv.*{message}'):
       self._table(content)
@@ -115,9 +131,17 @@ class TextFilesTest(tf.test.TestCase, parameterized.TestCase):
         table.check(*columns)
 
   @parameterized.parameters(
-      ("b'cat.png'", 'cat.png'), ('b"it\'s"', "it's"), ("np.str_('a')", 'a'),
-      ('np.int64(3)', '3'), ('cat.png', 'cat.png'), ("'a'", "'a'"), ('', ''),
-      ('b', 'b'), ("b'", "b'"), ('(1)', '(1)'))
+    ("b'cat.png'", 'cat.png'),
+    ('b"it\'s"', "it's"),
+    ("np.str_('a')", 'a'),
+    ('np.int64(3)', '3'),
+    ('cat.png', 'cat.png'),
+    ("'a'", "'a'"),
+    ('', ''),
+    ('b', 'b'),
+    ("b'", "b'"),
+    ('(1)', '(1)'),
+  )
   def test_notations_of_python(self, text, meant):
     self.assertEqual(text_files.plain(text), meant)
 

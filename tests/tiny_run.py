@@ -5,21 +5,23 @@ Started as a program, it trains 12 steps, with a moving average of weights.
 
 from absl import app
 from absl import flags
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization import runner
 from official_ext.harmonization.tasks import (
-    harmonized_image_classification as task_lib)
+  harmonized_image_classification as task_lib,
+)
 from testing import fixtures
 
 
 def good_batch():
   """A training batch, as `dataloaders.sources` describes it."""
   return tf.random.stateless_normal([4, 16, 16, 3], [1, 2]), {
-      'labels': tf.range(4) % fixtures.CLASSES,
-      'heatmaps': tf.random.stateless_uniform([4, 16, 16], [3, 4])**3,
-      'heatmap_weights': tf.ones([4]),
-      'valid': tf.ones([4]),
+    'labels': tf.range(4) % fixtures.CLASSES,
+    'heatmaps': tf.random.stateless_uniform([4, 16, 16], [3, 4]) ** 3,
+    'heatmap_weights': tf.ones([4]),
+    'valid': tf.ones([4]),
   }
 
 
@@ -27,13 +29,15 @@ def network(activation='swish'):
   """A convolution and a dense layer, both regularized."""
   layers = tf_keras.layers
   l2 = tf_keras.regularizers.L2(1e-3)
-  return tf_keras.Sequential([
+  return tf_keras.Sequential(
+    [
       tf_keras.Input([16, 16, 3]),
       layers.Conv2D(4, 3, use_bias=False, kernel_regularizer=l2),
       layers.Activation(activation),
       layers.GlobalAveragePooling2D(),
       layers.Dense(fixtures.CLASSES, kernel_regularizer=l2),
-  ])
+    ]
+  )
 
 
 class Task(task_lib.HarmonizedImageClassificationTask):
@@ -59,26 +63,38 @@ class Task(task_lib.HarmonizedImageClassificationTask):
     for step in range(1, max(self.batches, default=0) + 2):
       images, batch = self.batches.get(step, good_batch())
       one = tf.data.Dataset.from_tensor_slices(
-          (images, batch if harmonized else batch['labels']))
+        (images, batch if harmonized else batch['labels'])
+      )
       dataset = one if dataset is None else dataset.concatenate(one)
     if params.is_training:
       dataset = dataset.concatenate(one.repeat())
-    rows = 4 if input_context is None else (
-        input_context.get_per_replica_batch_size(4))
+    rows = (
+      4
+      if input_context is None
+      else (input_context.get_per_replica_batch_size(4))
+    )
     return dataset.batch(rows, drop_remainder=True)
 
   def build_metrics(self, training=True):
     return super().build_metrics(training=True) if training else []
 
   def validation_step(self, inputs, model, metrics=None):
-    return {self.loss: tf.reduce_mean(model(inputs[0], training=False)**2)}
+    return {self.loss: tf.reduce_mean(model(inputs[0], training=False) ** 2)}
 
   def aggregate_logs(self, state=None, step_outputs=None):
     return None
 
 
-def make_runner(model_dir, trainer, batches=None, make_network=network,
-                strategy=None, mode='train', harmonization=None, **actions):
+def make_runner(
+  model_dir,
+  trainer,
+  batches=None,
+  make_network=network,
+  strategy=None,
+  mode='train',
+  harmonization=None,
+  **actions,
+):
   """Builds a runner.
 
   Args:
@@ -95,14 +111,21 @@ def make_runner(model_dir, trainer, batches=None, make_network=network,
     A `runner.Runner`.
   """
   config = fixtures.experiment(**(harmonization or {}))
-  config.trainer.override({
-      'steps_per_loop': 4, 'summary_interval': 4, 'checkpoint_interval': 4,
+  config.trainer.override(
+    {
+      'steps_per_loop': 4,
+      'summary_interval': 4,
+      'checkpoint_interval': 4,
       'optimizer_config': {
-          'optimizer': {'type': 'sgd', 'sgd': {'momentum': .9}},
-          'learning_rate': {'type': 'constant',
-                            'constant': {'learning_rate': .01}},
-          'warmup': {'type': None}},
-  })
+        'optimizer': {'type': 'sgd', 'sgd': {'momentum': 0.9}},
+        'learning_rate': {
+          'type': 'constant',
+          'constant': {'learning_rate': 0.01},
+        },
+        'warmup': {'type': None},
+      },
+    }
+  )
   config.trainer.override(trainer)
   tf_keras.utils.set_random_seed(0)
   strategy = strategy or tf.distribute.OneDeviceStrategy('CPU:0')
@@ -114,15 +137,23 @@ def make_runner(model_dir, trainer, batches=None, make_network=network,
 def main(_):
   """Trains."""
   model_dir = flags.FLAGS.model_dir
-  runner.seed_at(0, runner.step_to_resume(model_dir),
-                 fixtures.experiment().task)
+  runner.seed_at(
+    0, runner.step_to_resume(model_dir), fixtures.experiment().task
+  )
   make_runner(
-      model_dir,
-      {'train_steps': 12, 'steps_per_loop': 1, 'summary_interval': 1,
-       'checkpoint_interval': 2, 'validation_interval': 4, 'max_to_keep': 99,
-       'optimizer_config': {'ema': {'average_decay': .9}}},
-      mode='train_and_eval',
-      harmonization={'interval': 2, 'warmup_steps': 8}).run()
+    model_dir,
+    {
+      'train_steps': 12,
+      'steps_per_loop': 1,
+      'summary_interval': 1,
+      'checkpoint_interval': 2,
+      'validation_interval': 4,
+      'max_to_keep': 99,
+      'optimizer_config': {'ema': {'average_decay': 0.9}},
+    },
+    mode='train_and_eval',
+    harmonization={'interval': 2, 'warmup_steps': 8},
+  ).run()
 
 
 if __name__ == '__main__':

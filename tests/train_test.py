@@ -13,7 +13,7 @@ from unittest import mock
 
 from absl.testing import parameterized
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 import yaml
 
 from official_ext.harmonization import input_checks
@@ -24,32 +24,51 @@ from testing import fixtures
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _TINY = {
-    'task': {
-        'model': {'num_classes': 4, 'input_size': [32, 32, 3],
-                  'backbone': {'resnet': {'model_id': 10}}},
-        'losses': {'one_hot': True, 'soft_labels': False},
-        'harmonization': {'mapped_fraction': 1.0, 'weight': 1.0},
-        'train_data': {'global_batch_size': 4, 'mixup_and_cutmix': None},
-        'validation_data': {'global_batch_size': 4, 'input_path': ''},
-        'mapped_data': {'label_offset': 0, 'mixup_and_cutmix': None,
-                        'shuffle_buffer_size': 8},
-        'mapped_validation_data': {'label_offset': 0},
+  'task': {
+    'model': {
+      'num_classes': 4,
+      'input_size': [32, 32, 3],
+      'backbone': {'resnet': {'model_id': 10}},
     },
-    'trainer': {'train_steps': 2, 'steps_per_loop': 1, 'summary_interval': 1,
-                'checkpoint_interval': 2, 'validation_interval': 2},
-    'runtime': {'distribution_strategy': 'one_device', 'num_gpus': 0},
+    'losses': {'one_hot': True, 'soft_labels': False},
+    'harmonization': {'mapped_fraction': 1.0, 'weight': 1.0},
+    'train_data': {'global_batch_size': 4, 'mixup_and_cutmix': None},
+    'validation_data': {'global_batch_size': 4, 'input_path': ''},
+    'mapped_data': {
+      'label_offset': 0,
+      'mixup_and_cutmix': None,
+      'shuffle_buffer_size': 8,
+    },
+    'mapped_validation_data': {'label_offset': 0},
+  },
+  'trainer': {
+    'train_steps': 2,
+    'steps_per_loop': 1,
+    'summary_interval': 1,
+    'checkpoint_interval': 2,
+    'validation_interval': 2,
+  },
+  'runtime': {'distribution_strategy': 'one_device', 'num_gpus': 0},
 }
 
 
 def _run(command, *flags):
   """Types a command at the root; returns exit code, output and errors."""
   environment = {
-      **os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2', 'CUDA_VISIBLE_DEVICES': '',
-      'PYTHONPATH': _ROOT}
+    **os.environ,
+    'TF_CPP_MIN_LOG_LEVEL': '2',
+    'CUDA_VISIBLE_DEVICES': '',
+    'PYTHONPATH': _ROOT,
+  }
   environment.pop('BUILD_WORKING_DIRECTORY', None)
   done = subprocess.run(
-      [sys.executable, *command, *flags], cwd=_ROOT, env=environment,
-      capture_output=True, text=True, check=False)
+    [sys.executable, *command, *flags],
+    cwd=_ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   return done.returncode, done.stdout, done.stderr
 
 
@@ -58,7 +77,6 @@ def _train(*flags):
 
 
 class DriverTest(tf.test.TestCase, parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = self.get_temp_dir()
@@ -72,25 +90,44 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     return [f'--gin_params={b}' for b in bindings]
 
   def _paths(self):
-    return self._gin(f"harmonize.input_path = '{self.mapped}'",
-                     f"harmonize.validation_input_path = '{self.mapped}'")
+    return self._gin(
+      f"harmonize.input_path = '{self.mapped}'",
+      f"harmonize.validation_input_path = '{self.mapped}'",
+    )
 
   def test_trains_evaluates_and_is_opened_again(self):
     baseline = os.path.join(self.get_temp_dir(), 'baseline')
-    for folder, override in ((self.model_dir, ''),
-                             (baseline, 'task.harmonization.weight=0')):
+    for folder, override in (
+      (self.model_dir, ''),
+      (baseline, 'task.harmonization.weight=0'),
+    ):
       code, output, errors = _train(
-          '--experiment=harmonized_resnet_imagenet',
-          f'--config_file={self.tiny}', f'--model_dir={folder}', '--seed=1',
-          f'--params_override={override}', *self._paths())
+        '--experiment=harmonized_resnet_imagenet',
+        f'--config_file={self.tiny}',
+        f'--model_dir={folder}',
+        '--seed=1',
+        f'--params_override={override}',
+        *self._paths(),
+      )
       self.assertEqual(code, 0, errors)
-      for logged in ('alignment_spearman', 'clickme_accuracy', 'alignment_n',
-                     'alignment_low'):
+      for logged in (
+        'alignment_spearman',
+        'clickme_accuracy',
+        'alignment_n',
+        'alignment_low',
+      ):
         self.assertIn(logged, output)
       self.assertEqual('harmonization_loss' in output, not override)
-    for name in ('params.yaml', 'config.gin', 'versions.json', 'command.txt',
-                 'operative_config.train_and_eval.gin', 'checkpoint',
-                 'alignment_per_image.csv', 'alignment_panels.png'):
+    for name in (
+      'params.yaml',
+      'config.gin',
+      'versions.json',
+      'command.txt',
+      'operative_config.train_and_eval.gin',
+      'checkpoint',
+      'alignment_per_image.csv',
+      'alignment_panels.png',
+    ):
       self.assertTrue(os.path.exists(os.path.join(self.model_dir, name)), name)
     with open(os.path.join(self.model_dir, 'config.gin')) as f:
       self.assertIn('harmonize.input_path', f.read())
@@ -103,8 +140,11 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
 
     report = os.path.join(self.get_temp_dir(), 'report')
     code, output, errors = _run(
-        ['-m', 'official_ext.harmonization.compare'], f'--baseline={baseline}',
-        f'--harmonized={self.model_dir}', f'--output_dir={report}')
+      ['-m', 'official_ext.harmonization.compare'],
+      f'--baseline={baseline}',
+      f'--harmonized={self.model_dir}',
+      f'--output_dir={report}',
+    )
     self.assertEqual(code, 0, errors)
     self.assertIn('Spearman', output)
     with open(os.path.join(report, 'results.json')) as f:
@@ -113,7 +153,7 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     with open(os.path.join(report, 'panels.png'), 'rb') as f:
       picture = tf.io.decode_png(f.read(), channels=3).numpy()
     # Four columns of pictures, not a blank sheet.
-    self.assertGreater(np.std(picture.astype(float), axis=(0, 1)).min(), 20.)
+    self.assertGreater(np.std(picture.astype(float), axis=(0, 1)).min(), 20.0)
 
   def _other_settings_are_refused(self):
     """The folder's network is not reported under what did not train it."""
@@ -121,63 +161,95 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     with open(path) as f:
       before = f.read()
     code, output, errors = _train(
-        '--experiment=harmonized_resnet_imagenet', '--seed=1',
-        f'--config_file={self.tiny}', f'--model_dir={self.model_dir}',
-        '--params_override=task.harmonization.weight=5', *self._paths())
+      '--experiment=harmonized_resnet_imagenet',
+      '--seed=1',
+      f'--config_file={self.tiny}',
+      f'--model_dir={self.model_dir}',
+      '--params_override=task.harmonization.weight=5',
+      *self._paths(),
+    )
     self.assertEqual(code, 1)
     self.assertNotIn('alignment_spearman', output)
     self.assertRegex(
-        errors.strip().splitlines()[-1],
-        f'^train.py: {path}: task.harmonization.weight was 1.0 and is now 5; '
-        'expected .* step 2 was trained with.*--allow_changed_settings')
+      errors.strip().splitlines()[-1],
+      f'^train.py: {path}: task.harmonization.weight was 1.0 and is now 5; '
+      'expected .* step 2 was trained with.*--allow_changed_settings',
+    )
     with open(path) as f:
       self.assertEqual(f.read(), before)
 
   def test_evaluates_no_random_weights(self):
     code, _, errors = _train(
-        '--experiment=harmonized_resnet_imagenet', '--mode=eval',
-        f'--config_file={self.tiny}', f'--model_dir={self.model_dir}',
-        *self._paths())
+      '--experiment=harmonized_resnet_imagenet',
+      '--mode=eval',
+      f'--config_file={self.tiny}',
+      f'--model_dir={self.model_dir}',
+      *self._paths(),
+    )
     self.assertEqual(code, 1)
     self.assertRegex(
-        errors.strip().splitlines()[-1],
-        f'^train.py: --model_dir is {self.model_dir}, which holds no checkp')
+      errors.strip().splitlines()[-1],
+      f'^train.py: --model_dir is {self.model_dir}, which holds no checkp',
+    )
     self.assertFalse(os.path.exists(self.model_dir))
 
   def test_stock_experiment_through_gin_alone(self):
     code, output, errors = _train(
-        '--experiment=resnet_imagenet', '--mode=train', '--gin_file='
-        'harmonize.gin', f'--model_dir={self.model_dir}',
-        f'--config_file={self.tiny}', *self._paths(),
-        '--params_override=trainer.train_steps=1')
+      '--experiment=resnet_imagenet',
+      '--mode=train',
+      '--gin_file=harmonize.gin',
+      f'--model_dir={self.model_dir}',
+      f'--config_file={self.tiny}',
+      *self._paths(),
+      '--params_override=trainer.train_steps=1',
+    )
     self.assertEqual(code, 0, errors)
     self.assertIn('harmonization_loss', output)
 
   def test_hosts_own_driver_runs_the_experiment(self):
     code, output, errors = _run(
-        ['-m', 'official.vision.train'],
-        '--experiment=harmonized_resnet_imagenet', '--mode=train_and_eval',
-        f'--model_dir={self.model_dir}', f'--config_file={self.tiny}',
-        '--gin_params=import official_ext.harmonization.registry_imports',
-        *self._paths(), '--params_override=trainer.train_steps=2')
+      ['-m', 'official.vision.train'],
+      '--experiment=harmonized_resnet_imagenet',
+      '--mode=train_and_eval',
+      f'--model_dir={self.model_dir}',
+      f'--config_file={self.tiny}',
+      '--gin_params=import official_ext.harmonization.registry_imports',
+      *self._paths(),
+      '--params_override=trainer.train_steps=2',
+    )
     self.assertEqual(code, 0, errors)
     self.assertIn('harmonization_loss', output)
     self.assertIn('alignment_spearman', output)
 
   @parameterized.parameters(
-      (['train.py'], '--experiment', '--[no]dry_run', 'harmonize.enabled'),
-      (['-m', 'official_ext.harmonization.compare'], '--baseline',
-       'panels.png'),
-      (['-m', 'official_ext.harmonization.export_saved_model'],
-       '--checkpoint_path', "run's size"),
-      (['-m', 'official_ext.harmonization.export_tflite'], '--quant_type',
-       'task.mapped_data'),
-      (['-m', 'official_ext.harmonization.data.make_digits_clickme'],
-       '--decoy_strength', 'decoy-MNIST'),
-      (['-m', 'official_ext.harmonization.data.download_clickme'],
-       '--base_url', '319 shards'),
-      (['-m', 'official_ext.harmonization.data.verify_records'],
-       '--map_decoder', 'checksums'))
+    (['train.py'], '--experiment', '--[no]dry_run', 'harmonize.enabled'),
+    (['-m', 'official_ext.harmonization.compare'], '--baseline', 'panels.png'),
+    (
+      ['-m', 'official_ext.harmonization.export_saved_model'],
+      '--checkpoint_path',
+      "run's size",
+    ),
+    (
+      ['-m', 'official_ext.harmonization.export_tflite'],
+      '--quant_type',
+      'task.mapped_data',
+    ),
+    (
+      ['-m', 'official_ext.harmonization.data.make_digits_clickme'],
+      '--decoy_strength',
+      'decoy-MNIST',
+    ),
+    (
+      ['-m', 'official_ext.harmonization.data.download_clickme'],
+      '--base_url',
+      '319 shards',
+    ),
+    (
+      ['-m', 'official_ext.harmonization.data.verify_records'],
+      '--map_decoder',
+      'checksums',
+    ),
+  )
   def test_help(self, command, *words):
     code, output, _ = _run(command, '--help')
     self.assertEqual(code, 0)
@@ -186,44 +258,81 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_dry_run_resolves_in_order_and_touches_nothing(self):
     with open(self.tiny, 'w') as f:
-      yaml.safe_dump({
-          **_TINY, 'task': {**_TINY['task'], 'harmonization': {
-              'levels': 3, 'weight': 2., 'mapped_fraction': 1.}}}, f)
+      yaml.safe_dump(
+        {
+          **_TINY,
+          'task': {
+            **_TINY['task'],
+            'harmonization': {
+              'levels': 3,
+              'weight': 2.0,
+              'mapped_fraction': 1.0,
+            },
+          },
+        },
+        f,
+      )
     code, output, errors = _train(
-        '--experiment=harmonized_resnet_imagenet', '--dry_run',
-        f'--model_dir={self.model_dir}', f'--config_file={self.tiny}',
-        *self._gin('harmonize.levels = 2', 'harmonize.weight = 3.',
-                   "harmonize.saliency = 'abs_max'"),
-        '--params_override=task.harmonization.weight=4')
+      '--experiment=harmonized_resnet_imagenet',
+      '--dry_run',
+      f'--model_dir={self.model_dir}',
+      f'--config_file={self.tiny}',
+      *self._gin(
+        'harmonize.levels = 2',
+        'harmonize.weight = 3.',
+        "harmonize.saliency = 'abs_max'",
+      ),
+      '--params_override=task.harmonization.weight=4',
+    )
     self.assertEqual(code, 0, errors)
     for name, bound, final in (('levels', 2, 3), ('weight', 3.0, 4)):
       self.assertRegex(errors, f'harmonize.{name} to {bound}, .* is {final}')
     self.assertNotIn('harmonize.saliency', errors)
     found = yaml.safe_load(output)['task']['harmonization']
-    self.assertEqual((found['saliency'], found['levels'], found['weight']),
-                     ('abs_max', 3, 4.))
+    self.assertEqual(
+      (found['saliency'], found['levels'], found['weight']), ('abs_max', 3, 4.0)
+    )
     self.assertFalse(os.path.exists(self.model_dir))
 
   @parameterized.named_parameters(
-      ('data', [], r"task.mapped_data.input_path is ''.*"
-       'data.download_clickme --output_dir=.*local_cpu.yaml'),
-      ('files', ["--gin_params=harmonize.input_path = '/nowhere/*'"],
-       'task.mapped_data.input_path.*/nowhere.*local_cpu.yaml'),
-      ('binding', ['--gin_params=harmonize.wieght = 1'], 'wieght'),
-      ('idle', ['--experiment=resnet_imagenet',
-                '--gin_params=harmonize.weight = 1'],
-       'harmonize.weight.*harmonize.enabled = True'),
-      ('key', ['--params_override=task.harmonization.wieght=1'], 'wieght'),
-      ('experiment', ['--experiment=harmonised'], 'harmonised'),
-      ('subclass', ['--experiment=retinanet_resnetfpn_coco'], 'retinanet'),
-      ('steps', ['--params_override=trainer.validation_steps=5'],
-       'trainer.validation_steps is 5'),
-      ('value', ['--params_override=task.harmonization.levels=0'],
-       'task.harmonization.levels is 0'),
-      ('yaml', ['--config_file=nowhere.yaml'], 'nowhere.yaml'))
+    (
+      'data',
+      [],
+      r"task.mapped_data.input_path is ''.*"
+      'data.download_clickme --output_dir=.*local_cpu.yaml',
+    ),
+    (
+      'files',
+      ["--gin_params=harmonize.input_path = '/nowhere/*'"],
+      'task.mapped_data.input_path.*/nowhere.*local_cpu.yaml',
+    ),
+    ('binding', ['--gin_params=harmonize.wieght = 1'], 'wieght'),
+    (
+      'idle',
+      ['--experiment=resnet_imagenet', '--gin_params=harmonize.weight = 1'],
+      'harmonize.weight.*harmonize.enabled = True',
+    ),
+    ('key', ['--params_override=task.harmonization.wieght=1'], 'wieght'),
+    ('experiment', ['--experiment=harmonised'], 'harmonised'),
+    ('subclass', ['--experiment=retinanet_resnetfpn_coco'], 'retinanet'),
+    (
+      'steps',
+      ['--params_override=trainer.validation_steps=5'],
+      'trainer.validation_steps is 5',
+    ),
+    (
+      'value',
+      ['--params_override=task.harmonization.levels=0'],
+      'task.harmonization.levels is 0',
+    ),
+    ('yaml', ['--config_file=nowhere.yaml'], 'nowhere.yaml'),
+  )
   def test_stops_with_a_sentence(self, flags, sentence):
-    code, _, errors = _train('--experiment=harmonized_resnet_imagenet',
-                             f'--model_dir={self.model_dir}', *flags)
+    code, _, errors = _train(
+      '--experiment=harmonized_resnet_imagenet',
+      f'--model_dir={self.model_dir}',
+      *flags,
+    )
     self.assertNotEqual(code, 0)
     last = errors.strip().splitlines()[-1]
     self.assertRegex(last, 'train.py: .*' + sentence)
@@ -233,37 +342,46 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
 def _main(params, model_dir, mode='eval', **fakes):
   """Runs the driver on an experiment, with parts of it replaced."""
   typed = types.SimpleNamespace(
-      dry_run=False, mode=mode, model_dir=model_dir, seed=None,
-      experiment='harmonized_resnet_imagenet',
-      enable_async_checkpointing=False)
-  with mock.patch.multiple(train, FLAGS=typed, _configure=lambda: params), \
-      mock.patch.object(train.runner, 'Runner', **fakes):
+    dry_run=False,
+    mode=mode,
+    model_dir=model_dir,
+    seed=None,
+    experiment='harmonized_resnet_imagenet',
+    enable_async_checkpointing=False,
+  )
+  with (
+    mock.patch.multiple(train, FLAGS=typed, _configure=lambda: params),
+    mock.patch.object(train.runner, 'Runner', **fakes),
+  ):
     train.main([])
 
 
 class StartTest(tf.test.TestCase):
-
   def test_a_start_that_fails_leaves_the_settings_of_a_run(self):
     folder = self.get_temp_dir()
-    run_folder.write_start(fixtures.experiment(weight=2.), folder, None)
+    run_folder.write_start(fixtures.experiment(weight=2.0), folder, None)
     path = os.path.join(folder, 'params.yaml')
     error = tf.errors.UnavailableError(None, None, 'TPU not found')
     with self.assertRaises(tf.errors.UnavailableError):
-      _main(fixtures.experiment(weight=3.), folder, mode='train',
-            side_effect=error)
+      _main(
+        fixtures.experiment(weight=3.0), folder, mode='train', side_effect=error
+      )
     with open(path) as f:
       self.assertIn('weight: 2.0', f.read())
     runner = mock.MagicMock()
     runner.run.side_effect = KeyboardInterrupt  # After the start.
     with self.assertRaises(KeyboardInterrupt):
-      _main(fixtures.experiment(weight=3.), folder, mode='train',
-            return_value=runner)
+      _main(
+        fixtures.experiment(weight=3.0),
+        folder,
+        mode='train',
+        return_value=runner,
+      )
     with open(path) as f:
       self.assertIn('weight: 3.0', f.read())
 
 
 class PoisonTest(tf.test.TestCase):
-
   def _run(self, report):
     experiment = mock.Mock(spec=train.runner.Runner)
     experiment.run.side_effect = RuntimeError('The loss value is NaN')
@@ -273,8 +391,10 @@ class PoisonTest(tf.test.TestCase):
 
   def test_is_named(self):
     with self.assertRaisesRegex(
-        SystemExit, r'train.py: Step 7: logits not finite\. .*runs/x/ckpt-4.*'
-        'trainer.recovery_max_trials is 0'):
+      SystemExit,
+      r'train.py: Step 7: logits not finite\. .*runs/x/ckpt-4.*'
+      'trainer.recovery_max_trials is 0',
+    ):
       self._run('Step 7: logits not finite.')
 
   def test_other_errors_stay_what_they_are(self):
@@ -283,7 +403,6 @@ class PoisonTest(tf.test.TestCase):
 
 
 class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = self.get_temp_dir()
@@ -299,14 +418,21 @@ class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
 
   @parameterized.parameters('mapped', 'validation', 'plain', 'plain_validation')
   def test_is_named(self, source):
-    paths = {'mapped': self.good, 'validation': self.good,
-             'plain': '/nowhere/*', 'plain_validation': '/nowhere/file'}
+    paths = {
+      'mapped': self.good,
+      'validation': self.good,
+      'plain': '/nowhere/*',
+      'plain_validation': '/nowhere/file',
+    }
     paths[source] = os.path.join(self.get_temp_dir(), '*.tfrecords')
     with self.assertRaisesRegex(
-        SystemExit, rf'train.py: Bad record: {self.bad}, record 2 .*at byte '
-        r'\d+: the checksum .*verify_records'):
+      SystemExit,
+      rf'train.py: Bad record: {self.bad}, record 2 .*at byte '
+      r'\d+: the checksum .*verify_records',
+    ):
       input_checks.stop_at_bad_record(
-          fixtures.experiment(**paths).task, self.error)
+        fixtures.experiment(**paths).task, self.error
+      )
 
   def test_the_driver_asks(self):
     params = fixtures.experiment(mapped=self.bad, validation=self.good)
@@ -326,12 +452,17 @@ class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
     for file in (name, 'x.tfrecords'):
       with open(os.path.join(folder, file), 'w') as f:
         f.write('{}')
-    with self.assertRaisesRegex(ValueError, rf'mapped_data.*{name}, which it '
-                                r'matches, is no shard.*\*\.tfrecords'):
+    with self.assertRaisesRegex(
+      ValueError,
+      rf'mapped_data.*{name}, which it '
+      r'matches, is no shard.*\*\.tfrecords',
+    ):
       input_checks.check_data(
-          fixtures.experiment(mapped=folder + '/*'), 'train')
+        fixtures.experiment(mapped=folder + '/*'), 'train'
+      )
     input_checks.check_data(
-        fixtures.experiment(mapped=folder + '/*.tfrecords'), 'train')
+      fixtures.experiment(mapped=folder + '/*.tfrecords'), 'train'
+    )
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 r"""Runs a notebook in a kernel of its own and writes it with its results.
 
-  python tools/run_notebook.py docs/walkthrough.ipynb
+python tools/run_notebook.py docs/walkthrough.ipynb
 """
 
 import argparse
@@ -32,19 +32,20 @@ def execute(path: str, timeout: int = 3600) -> nbformat.NotebookNode:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   # The kernel does not look where it was started.
   os.environ['PYTHONPATH'] = os.pathsep.join(
-      [str(_ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
+    [str(_ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
+  )
   nbclient.NotebookClient(
-      notebook,
-      timeout=timeout,
-      kernel_name='python3',
-      resources={'metadata': {'path': str(_ROOT)}}).execute()
+    notebook,
+    timeout=timeout,
+    kernel_name='python3',
+    resources={'metadata': {'path': str(_ROOT)}},
+  ).execute()
   for cell in notebook.cells:
     # When a cell ran says nothing, and would change with every run.
     cell.metadata.pop('execution', None)
     if cell.cell_type == 'code':
       cell.outputs = [
-          output for output in cell.outputs
-          if output.get('name') != 'stderr'
+        output for output in cell.outputs if output.get('name') != 'stderr'
       ]
   return notebook
 
@@ -52,7 +53,8 @@ def execute(path: str, timeout: int = 3600) -> nbformat.NotebookNode:
 def main():
   """Runs what the command line names."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
   parser.add_argument('notebook', help='it is replaced when all cells ran')
   path = parser.parse_args().notebook
   try:

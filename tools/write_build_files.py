@@ -22,11 +22,11 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TREES = ('official_ext', 'performance', 'stress', 'studies', 'testing', 'tests')
 _MARKER = re.compile(r'^# Bazel: (\w+) = (.*)$', re.MULTILINE)
-_HEADER = '''# Written by tools/write_build_files.py; filegroups are kept.
+_HEADER = """# Written by tools/write_build_files.py; filegroups are kept.
 package(default_visibility = ["//visibility:public"])
 
 licenses(["notice"])
-'''
+"""
 
 
 def _module_file(name):
@@ -75,16 +75,24 @@ def _attribute(name, value):
 def _target(path):
   """Returns the target of a Python file."""
   source = (ROOT / path).read_text(encoding='utf-8')
-  found = {'deps': [_label(f, path.parent)
-                    for f in _imports(path, ast.parse(source))]}
+  found = {
+    'deps': [_label(f, path.parent) for f in _imports(path, ast.parse(source))]
+  }
   for name, value in _MARKER.findall(source):
     value = ast.literal_eval(value)
-    found[name] = (found.get(name, []) + value if isinstance(value, list)
-                   else value)
+    found[name] = (
+      found.get(name, []) + value if isinstance(value, list) else value
+    )
   found['deps'].sort(key=_order)
   rule = 'py_test' if path.name.endswith('_test.py') else 'py_library'
-  attributes = {'name': path.stem, 'size': None, 'srcs': [path.name],
-                'data': None, 'tags': None, **found}
+  attributes = {
+    'name': path.stem,
+    'size': None,
+    'srcs': [path.name],
+    'data': None,
+    'tags': None,
+    **found,
+  }
   lines = [f'{rule}(']
   for name, value in attributes.items():
     if value:
@@ -97,26 +105,35 @@ def _filegroups(build_file):
   if not build_file.exists():
     return []
   text = build_file.read_text(encoding='utf-8')
-  return [ast.get_source_segment(text, node) + '\n'
-          for node in ast.parse(text).body
-          if isinstance(node.value, ast.Call)
-          and node.value.func.id == 'filegroup']
+  return [
+    ast.get_source_segment(text, node) + '\n'
+    for node in ast.parse(text).body
+    if isinstance(node.value, ast.Call) and node.value.func.id == 'filegroup'
+  ]
 
 
 def content(package):
   """Returns the text of the BUILD file of a package, a path from the root."""
-  modules = [p.relative_to(ROOT) for p in sorted((ROOT / package).glob('*.py'))
-             if p.name != '__init__.py']
-  return '\n'.join([_HEADER, *_filegroups(ROOT / package / 'BUILD'),
-                    *map(_target, modules)])
+  modules = [
+    p.relative_to(ROOT)
+    for p in sorted((ROOT / package).glob('*.py'))
+    if p.name != '__init__.py'
+  ]
+  return '\n'.join(
+    [_HEADER, *_filegroups(ROOT / package / 'BUILD'), *map(_target, modules)]
+  )
 
 
 def packages():
   """Returns the folders with modules, as paths from the root."""
-  return sorted({
-      path.parent.relative_to(ROOT) for tree in TREES
-      for path in (ROOT / tree).rglob('*.py') if path.name != '__init__.py'
-  })
+  return sorted(
+    {
+      path.parent.relative_to(ROOT)
+      for tree in TREES
+      for path in (ROOT / tree).rglob('*.py')
+      if path.name != '__init__.py'
+    }
+  )
 
 
 def _mistakes():
@@ -141,9 +158,13 @@ def _mistakes():
 def main():
   """Writes or checks the files; returns the exit code."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-  parser.add_argument('--check', action='store_true',
-                      help='write nothing; fail if a file is out of date')
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  parser.add_argument(
+    '--check',
+    action='store_true',
+    help='write nothing; fail if a file is out of date',
+  )
   check = parser.parse_args().check
   found = list(_mistakes())
   for package in packages():

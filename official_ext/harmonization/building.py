@@ -7,27 +7,28 @@ not the experiment's own is put back in turn: the one without which it works is
 the one that is wrong.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import os
 import re
 import tempfile
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.common import distribute_utils
 from official.core import config_definitions as cfg
 from official.core import task_factory
 from official.core import train_utils
 from official.modeling import hyperparams
 from official.modeling import optimization
+import tensorflow as tf
+import tf_keras
+
 from official_ext.harmonization import files
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.ops import double_backward
-
 
 _IN_TRACE = 'in user code:'
 
@@ -77,14 +78,15 @@ def name_layer(message: str, model: tf_keras.Model) -> str:
   graph = tf.function(model).get_concrete_function(images).graph
   for op in graph.get_operations():
     if op.type == op_type[1]:
-      return (f'{double_backward.layer_of([op.name], model)} has no gradient '
-              f'with respect to its images ({op.type}), and so no saliency '
-              'map. Resize images before the network, or by another method')
+      return (
+        f'{double_backward.layer_of([op.name], model)} has no gradient '
+        f'with respect to its images ({op.type}), and so no saliency '
+        'map. Resize images before the network, or by another method'
+      )
   return message
 
 
-def make_strategy(
-    runtime: cfg.RuntimeConfig) -> tf.distribute.Strategy:
+def make_strategy(runtime: cfg.RuntimeConfig) -> tf.distribute.Strategy:
   """Starts the distribution strategy of a run.
 
   Args:
@@ -100,23 +102,27 @@ def make_strategy(
   gpus = len(tf.config.list_physical_devices('GPU'))
   if runtime.num_gpus > gpus:
     raise ValueError(
-        f'runtime.num_gpus is {runtime.num_gpus}; TensorFlow finds {gpus} on '
-        'this machine. Set it to that or less, or install TensorFlow for GPUs '
-        "(pip install 'tensorflow[and-cuda]').")
+      f'runtime.num_gpus is {runtime.num_gpus}; TensorFlow finds {gpus} on '
+      'this machine. Set it to that or less, or install TensorFlow for GPUs '
+      "(pip install 'tensorflow[and-cuda]')."
+    )
   try:
     return distribute_utils.get_distribution_strategy(
-        distribution_strategy=runtime.distribution_strategy,
-        all_reduce_alg=runtime.all_reduce_alg,
-        num_gpus=runtime.num_gpus,
-        tpu_address=runtime.tpu)
+      distribution_strategy=runtime.distribution_strategy,
+      all_reduce_alg=runtime.all_reduce_alg,
+      num_gpus=runtime.num_gpus,
+      tpu_address=runtime.tpu,
+    )
   except Exception as e:
     logging.debug('The strategy cannot be started.', exc_info=True)
     tpu = f' and runtime.tpu is {runtime.tpu!r}' * (
-        runtime.distribution_strategy.lower() == 'tpu')
+      runtime.distribution_strategy.lower() == 'tpu'
+    )
     raise ValueError(
-        f'runtime.distribution_strategy is {runtime.distribution_strategy!r}'
-        f'{tpu}, which cannot be started here ({reason(e)}). Check the '
-        'address and the environment, or choose another strategy.') from e
+      f'runtime.distribution_strategy is {runtime.distribution_strategy!r}'
+      f'{tpu}, which cannot be started here ({reason(e)}). Check the '
+      'address and the environment, or choose another strategy.'
+    ) from e
 
 
 def check_schedule(trainer: cfg.TrainerConfig):
@@ -129,7 +135,8 @@ def check_schedule(trainer: cfg.TrainerConfig):
     ValueError: it is not; the message names the step.
   """
   rate = optimization.OptimizerFactory(
-      trainer.optimizer_config).build_learning_rate()
+    trainer.optimizer_config
+  ).build_learning_rate()
   if not callable(rate):
     return
   last = max(trainer.train_steps - 1, 0)
@@ -158,16 +165,19 @@ class _Built:
   def task(self):
     task = self.params.replace().task
     checks.check_batch_sizes(task)
-    for name in ('train_data', 'validation_data', 'mapped_data',
-                 'mapped_validation_data'):
+    for name in (
+      'train_data',
+      'validation_data',
+      'mapped_data',
+      'mapped_validation_data',
+    ):
       data = getattr(task, name)
       # Nobody has to be there to be asked.
       data.enable_tf_data_service = False
       if isinstance(data.input_path, hyperparams.Config):
         for key in data.input_path.as_dict():
           setattr(data.input_path, key, self._records)
-      elif not data.tfds_name and (checks.has_source(data) or
-                                   data.is_training):
+      elif not data.tfds_name and (checks.has_source(data) or data.is_training):
         data.input_path = self._records
     return task_factory.get_task(task)
 
@@ -182,14 +192,17 @@ class _Built:
       optimizer.shadow_copy(self.network)
     return optimizer
 
-  def inputs(self, training: bool) -> Optional[Any]:
+  def inputs(self, training: bool) -> Any | None:
     """What a step is given; None for data that are not in files."""
     task = self.task.task_config
     data = task.train_data if training else task.validation_data
-    sources = [data, task.mapped_data if training else
-               task.mapped_validation_data]
+    sources = [
+      data,
+      task.mapped_data if training else task.mapped_validation_data,
+    ]
     if any(s.tfds_name for s in sources) or not any(
-        map(checks.has_source, sources)):
+      map(checks.has_source, sources)
+    ):
       return None
     replicas = max(self.params.runtime.num_gpus, 1)
     context = tf.distribute.InputContext(1, 0, replicas)
@@ -204,8 +217,9 @@ class _Built:
 
     def take(inputs):
       if training:
-        return self.task.train_step(inputs, self.network, self.optimizer,
-                                    metrics)
+        return self.task.train_step(
+          inputs, self.network, self.optimizer, metrics
+        )
       return self.task.validation_step(inputs, self.network, metrics)
 
     tf.function(take).get_concrete_function(spec)
@@ -218,27 +232,40 @@ class Part(NamedTuple):
     fault: says that it cannot be built.
     build: builds it.
   """
+
   fault: str
   build: Callable[[_Built], Any]
 
 
-SCHEDULE = (Part('the learning rate is not defined',
-                 lambda built: check_schedule(built.params.trainer)),)
-NETWORK = (Part('the task cannot be set up', lambda built: built.task),
-           Part('the network cannot be built', lambda built: built.network))
-_STEPS = (
-    Part('a training step cannot be taken', lambda built: built.step(True)),
-    Part('an evaluation cannot be taken', lambda built: built.step(False)),
+SCHEDULE = (
+  Part(
+    'the learning rate is not defined',
+    lambda built: check_schedule(built.params.trainer),
+  ),
 )
-ALL = SCHEDULE + NETWORK + (
+NETWORK = (
+  Part('the task cannot be set up', lambda built: built.task),
+  Part('the network cannot be built', lambda built: built.network),
+)
+_STEPS = (
+  Part('a training step cannot be taken', lambda built: built.step(True)),
+  Part('an evaluation cannot be taken', lambda built: built.step(False)),
+)
+ALL = (
+  SCHEDULE
+  + NETWORK
+  + (
     Part('the optimizer cannot be built', lambda built: built.optimizer),
     Part('training data cannot be read', lambda built: built.inputs(True)),
     Part('validation data cannot be read', lambda built: built.inputs(False)),
-) + _STEPS
+  )
+  + _STEPS
+)
 
 
-def _own_settings(code: hyperparams.Config, params: hyperparams.Config,
-                  section: str = '') -> Dict[str, Tuple[Any, Any]]:
+def _own_settings(
+  code: hyperparams.Config, params: hyperparams.Config, section: str = ''
+) -> dict[str, tuple[Any, Any]]:
   """What is not as in the code, by dotted name: the code's value and ours.
 
   `as_dict` would leave out what was not chosen, such as other backbones.
@@ -246,8 +273,10 @@ def _own_settings(code: hyperparams.Config, params: hyperparams.Config,
   found = {}
   for field in dataclasses.fields(params):
     name = f'{section}{field.name}'
-    default, value = getattr(code, field.name, None), getattr(
-        params, field.name)
+    default, value = (
+      getattr(code, field.name, None),
+      getattr(params, field.name),
+    )
     if dataclasses.is_dataclass(value) and type(default) is type(value):
       found.update(_own_settings(default, value, f'{name}.'))
     elif files.differences(default, value):
@@ -257,8 +286,9 @@ def _own_settings(code: hyperparams.Config, params: hyperparams.Config,
 
 def _shown(value: Any) -> str:
   """A value as it would be written."""
-  return repr(value.as_dict() if isinstance(value, hyperparams.Config)
-              else value)
+  return repr(
+    value.as_dict() if isinstance(value, hyperparams.Config) else value
+  )
 
 
 def _put_back(params, path, value):
@@ -269,8 +299,11 @@ def _put_back(params, path, value):
   return changed
 
 
-def check(params: cfg.ExperimentConfig, code: cfg.ExperimentConfig,
-          parts: Sequence[Part] = ALL):
+def check(
+  params: cfg.ExperimentConfig,
+  code: cfg.ExperimentConfig,
+  parts: Sequence[Part] = ALL,
+):
   """Builds an experiment, and names the setting with which that fails.
 
   Args:
@@ -308,6 +341,8 @@ def _explain(part, error, built, code, folder) -> str:
       part.build(_Built(_put_back(params, path, default), folder))
     except Exception:  # Neither this one, or not this one only.
       continue
-    return (f'{path} is {_shown(value)}, with which {part.fault} ({message}); '
-            f"expected a value like the experiment's own, {_shown(default)}.")
+    return (
+      f'{path} is {_shown(value)}, with which {part.fault} ({message}); '
+      f"expected a value like the experiment's own, {_shown(default)}."
+    )
   return f'{fault}: {message}. Check {", ".join(own) or "--experiment"}.'

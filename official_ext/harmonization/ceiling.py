@@ -11,32 +11,33 @@ intervals. Run it again to resume. Results of other clicks or settings in
 --output_dir are kept in its folder earlier.
 """
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import itertools
 import math
 import os
 import tempfile
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 from absl import flags
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 import tqdm
 
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization import resources
-from official_ext.harmonization.data import build_clickme_records
-from official_ext.harmonization.data.maps import click_files
-from official_ext.harmonization.data.maps import clicks
-from official_ext.harmonization.data.records import manifest
-from official_ext.harmonization.data.maps import participant_maps
-from official_ext.harmonization.data.records import workers
 from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import earlier
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal
+from official_ext.harmonization.data import build_clickme_records
+from official_ext.harmonization.data.maps import click_files
+from official_ext.harmonization.data.maps import clicks
+from official_ext.harmonization.data.maps import participant_maps
+from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.records import workers
 from official_ext.harmonization.evaluation import scores
 
 FLAGS = flags.FLAGS
@@ -49,39 +50,69 @@ _CLAIM = 'ceilings.claim'
 # Of how agreement is measured.
 _VERSION = 1
 _TITLES = {
-    'split_half': 'half of the participants against the other half',
-    'spearman_brown': 'the same, corrected to all participants',
-    'leave_one_out': 'each participant against the others',
-    'floor': 'half of the participants against half of another image\'s',
+  'split_half': 'half of the participants against the other half',
+  'spearman_brown': 'the same, corrected to all participants',
+  'leave_one_out': 'each participant against the others',
+  'floor': "half of the participants against half of another image's",
 }
 
 
 def define_flags():
   """Defines the tool's flags."""
   defaults = ceilings.Settings()
-  flags.DEFINE_list('clicks', None, 'Files of raw clicks: CSV with image_path, '
-                    'clicks, user_id, or NPZ with file_pointer, clickmap_x, '
-                    'clickmap_y, user_id, user_catch_trial, is_mobile.')
-  flags.DEFINE_string('output_dir', None, f'Where {_IMAGES} and {_RESULTS} are '
-                      'written.')
-  flags.DEFINE_integer('click_frame', 0, 'Side of the square in whose pixels '
-                       'clicks are given (256); 0: in the pixels of the images '
-                       'in --image_dir.', lower_bound=0)
-  flags.DEFINE_string('image_dir', None, 'Folder of the images, for their '
-                      'sizes; not needed with --click_frame.')
-  flags.DEFINE_integer('size', 224, 'Side at which maps are compared.',
-                       lower_bound=2)
-  flags.DEFINE_integer('iterations', defaults.iterations, 'Halvings of each '
-                       'image\'s participants.', lower_bound=1)
-  flags.DEFINE_bool('resample', defaults.resample, 'Resample halves to full '
-                    'size, as the ClickMe 2.0 tools do.')
-  flags.DEFINE_integer('images', 0, 'Measure that many images, drawn at '
-                       'random; 0: all.', lower_bound=0)
+  flags.DEFINE_list(
+    'clicks',
+    None,
+    'Files of raw clicks: CSV with image_path, '
+    'clicks, user_id, or NPZ with file_pointer, clickmap_x, '
+    'clickmap_y, user_id, user_catch_trial, is_mobile.',
+  )
+  flags.DEFINE_string(
+    'output_dir', None, f'Where {_IMAGES} and {_RESULTS} are written.'
+  )
+  flags.DEFINE_integer(
+    'click_frame',
+    0,
+    'Side of the square in whose pixels '
+    'clicks are given (256); 0: in the pixels of the images '
+    'in --image_dir.',
+    lower_bound=0,
+  )
+  flags.DEFINE_string(
+    'image_dir',
+    None,
+    'Folder of the images, for their sizes; not needed with --click_frame.',
+  )
+  flags.DEFINE_integer(
+    'size', 224, 'Side at which maps are compared.', lower_bound=2
+  )
+  flags.DEFINE_integer(
+    'iterations',
+    defaults.iterations,
+    "Halvings of each image's participants.",
+    lower_bound=1,
+  )
+  flags.DEFINE_bool(
+    'resample',
+    defaults.resample,
+    'Resample halves to full size, as the ClickMe 2.0 tools do.',
+  )
+  flags.DEFINE_integer(
+    'images',
+    0,
+    'Measure that many images, drawn at random; 0: all.',
+    lower_bound=0,
+  )
   flags.DEFINE_integer('seed', defaults.seed, 'Of all draws.', lower_bound=0)
-  flags.DEFINE_bool('trust_pickle', False, 'Unpickle arrays of objects. A '
-                    'pickle can run any code: only for files you would run.')
-  flags.DEFINE_integer('workers', os.cpu_count() or 1, 'Processes.',
-                       lower_bound=1)
+  flags.DEFINE_bool(
+    'trust_pickle',
+    False,
+    'Unpickle arrays of objects. A '
+    'pickle can run any code: only for files you would run.',
+  )
+  flags.DEFINE_integer(
+    'workers', os.cpu_count() or 1, 'Processes.', lower_bound=1
+  )
   build_clickme_records.define_strip_prefix()
   build_clickme_records.define_rules()
   flags.adopt_module_key_flags(build_clickme_records)
@@ -105,6 +136,7 @@ class Options:
     workers: processes.
     strip_prefix: folders that are taken off the start of images' paths.
   """
+
   # Before the field `clicks`, which hides the module.
   rules: clicks.Rules
   settings: ceilings.Settings
@@ -123,27 +155,33 @@ def options_of_flags() -> Options:
   """Returns what the flags say, with paths as the user means them."""
   rules = build_clickme_records.rules_of_flags()
   return Options(
-      rules,
-      ceilings.Settings(FLAGS.iterations, FLAGS.resample,
-                        rules.min_participants, seed=FLAGS.seed),
-      clicks=[resources.working_path(c) for c in FLAGS.clicks],
-      output_dir=resources.working_path(FLAGS.output_dir),
-      click_frame=FLAGS.click_frame,
-      image_dir=FLAGS.image_dir and resources.working_path(FLAGS.image_dir),
-      size=FLAGS.size,
-      images=FLAGS.images,
-      trust_pickle=FLAGS.trust_pickle,
-      workers=FLAGS.workers,
-      strip_prefix=FLAGS.strip_prefix)
+    rules,
+    ceilings.Settings(
+      FLAGS.iterations, FLAGS.resample, rules.min_participants, seed=FLAGS.seed
+    ),
+    clicks=[resources.working_path(c) for c in FLAGS.clicks],
+    output_dir=resources.working_path(FLAGS.output_dir),
+    click_frame=FLAGS.click_frame,
+    image_dir=FLAGS.image_dir and resources.working_path(FLAGS.image_dir),
+    size=FLAGS.size,
+    images=FLAGS.images,
+    trust_pickle=FLAGS.trust_pickle,
+    workers=FLAGS.workers,
+    strip_prefix=FLAGS.strip_prefix,
+  )
 
 
 def _check(options: Options):
   if bool(options.click_frame) == bool(options.image_dir):
-    raise ValueError('Clicks are pixels of a square, then give its side by '
-                     '--click_frame=256, or of the images, then give their '
-                     'folder by --image_dir: one of the two.')
-  for flag, paths in (('clicks', options.clicks),
-                      ('image_dir', filter(None, [options.image_dir]))):
+    raise ValueError(
+      'Clicks are pixels of a square, then give its side by '
+      '--click_frame=256, or of the images, then give their '
+      'folder by --image_dir: one of the two.'
+    )
+  for flag, paths in (
+    ('clicks', options.clicks),
+    ('image_dir', filter(None, [options.image_dir])),
+  ):
     for path in paths:
       if not tf.io.gfile.exists(path):
         raise ValueError(f'--{flag}={path} does not exist.')
@@ -153,8 +191,9 @@ def _names(table: click_files.Table, options: Options) -> list[str]:
   """Returns the images to measure, sorted."""
   names = table.images()
   if not names:
-    raise ValueError('There is no click in --clicks='
-                     f'{",".join(options.clicks)}.')
+    raise ValueError(
+      f'There is no click in --clicks={",".join(options.clicks)}.'
+    )
   if not options.images or options.images >= len(names):
     return names
   generator = np.random.default_rng(options.settings.seed)
@@ -170,38 +209,54 @@ def _check_people(source: participant_maps.ParticipantMaps, options: Options):
   reasons = [f'{reason} ({n})' for reason, n in source.left_out.items()]
   reasons += [f'{place}: {why}' for place, why in source.unreadable[:1]]
   raise ValueError(
-      f'None of the {len(names)} images in --clicks={",".join(options.clicks)} '
-      f'has {options.settings.min_participants} participants whose clicks '
-      f'count; {most!r} has the most, {source.participants(most)}. Not '
-      f'counted: {"; ".join(reasons) or "nothing"}. Give more clicks, or lower '
-      '--min_participants.')
+    f'None of the {len(names)} images in --clicks={",".join(options.clicks)} '
+    f'has {options.settings.min_participants} participants whose clicks '
+    f'count; {most!r} has the most, {source.participants(most)}. Not '
+    f'counted: {"; ".join(reasons) or "nothing"}. Give more clicks, or lower '
+    '--min_participants.'
+  )
 
 
-def _measure(groups: dict[int, list[str]], source: ceilings.Source,
-             options: Options) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def _measure(
+  groups: dict[int, list[str]], source: ceilings.Source, options: Options
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
   """Yields the rows of each group, in any order."""
   return workers.run(
-      _measure_group,
-      [(i, source, group, options.settings) for i, group in groups.items()],
-      options.workers, lambda images: None)
+    _measure_group,
+    [(i, source, group, options.settings) for i, group in groups.items()],
+    options.workers,
+    lambda images: None,
+  )
 
 
-def _measure_group(i: int, source: ceilings.Source, group: list[str],
-                   settings: ceilings.Settings, _
-                  ) -> tuple[int, list[dict[str, Any]]]:
+def _measure_group(
+  i: int,
+  source: ceilings.Source,
+  group: list[str],
+  settings: ceilings.Settings,
+  _,
+) -> tuple[int, list[dict[str, Any]]]:
   """Returns the number and the rows of a group, in any process."""
   return i, ceilings.measure(source, group, settings)
 
 
-def _rows(source: participant_maps.ParticipantMaps,
-          progress: journal.Journal, options: Options) -> list[dict[str, Any]]:
+def _rows(
+  source: participant_maps.ParticipantMaps,
+  progress: journal.Journal,
+  options: Options,
+) -> list[dict[str, Any]]:
   """Returns the rows of all images, sorted by their names."""
   groups, rows = ceilings.plan(source, options.settings)
   done = {i for i, _ in progress.items}
   todo = {i: g for i, g in enumerate(groups) if i not in done}
   total = sum(map(len, groups))
-  bar = tqdm.tqdm(total=total, initial=total - sum(map(len, todo.values())),
-                  desc='agreement', unit=' images', disable=None)
+  bar = tqdm.tqdm(
+    total=total,
+    initial=total - sum(map(len, todo.values())),
+    desc='agreement',
+    unit=' images',
+    disable=None,
+  )
   with bar:
     for i, found in _measure(todo, source, options):
       progress.add([[i, found]])
@@ -211,33 +266,42 @@ def _rows(source: participant_maps.ParticipantMaps,
 
 
 def _preprocessing(options: Options) -> str:
-  frame = (f'a square of {options.click_frame} pixels' if options.click_frame
-           else 'the image\'s own pixels')
-  return (f'clicks counted in {frame}, blur {options.rules.blur}, resized to '
-          f'{options.size} x {options.size} (bilinear)')
+  frame = (
+    f'a square of {options.click_frame} pixels'
+    if options.click_frame
+    else "the image's own pixels"
+  )
+  return (
+    f'clicks counted in {frame}, blur {options.rules.blur}, resized to '
+    f'{options.size} x {options.size} (bilinear)'
+  )
 
 
-def _identity(source: participant_maps.ParticipantMaps, clicks_digest: str,
-              options: Options) -> dict[str, Any]:
+def _identity(
+  source: participant_maps.ParticipantMaps, clicks_digest: str, options: Options
+) -> dict[str, Any]:
   """What the rows depend on, see `benchmark.identity`."""
-  return scores.json_safe({
+  return scores.json_safe(
+    {
       'protocol': f'ceiling {_VERSION}',
       'data': {
-          'clicks': clicks_digest,
-          'frames': identity.sha256(source.shapes),
+        'clicks': clicks_digest,
+        'frames': identity.sha256(source.shapes),
       },
       'options': {
-          'rules': dataclasses.asdict(options.rules),
-          'settings': dataclasses.asdict(options.settings),
-          'preprocessing': _preprocessing(options),
-          'images': options.images,
+        'rules': dataclasses.asdict(options.rules),
+        'settings': dataclasses.asdict(options.settings),
+        'preprocessing': _preprocessing(options),
+        'images': options.images,
       },
       'versions': identity.versions(),
-  })
+    }
+  )
 
 
-def _open_progress(options: Options,
-                   depends_on: dict[str, Any]) -> journal.Journal:
+def _open_progress(
+  options: Options, depends_on: dict[str, Any]
+) -> journal.Journal:
   """Opens the rows so far, and says what becomes of them."""
   path = os.path.join(options.output_dir, _PROGRESS)
   progress = journal.Journal(path, depends_on)
@@ -245,13 +309,16 @@ def _open_progress(options: Options,
     tqdm.tqdm.write(f'{path}: {progress.note}; the measurement begins anew.')
   if progress.items:
     number = sum(len(rows) for _, rows in progress.items)
-    tqdm.tqdm.write(f'{number} images are from a run that began on '
-                    f'{identity.date(progress.begun)}.')
+    tqdm.tqdm.write(
+      f'{number} images are from a run that began on '
+      f'{identity.date(progress.begun)}.'
+    )
   return progress
 
 
-def _write(options: Options, rows: list[dict[str, Any]],
-           results: dict[str, Any]):
+def _write(
+  options: Options, rows: list[dict[str, Any]], results: dict[str, Any]
+):
   """Writes table and results; what they replace is kept if it is another."""
   folder = options.output_dir
   path = os.path.join(folder, _RESULTS)
@@ -259,13 +326,16 @@ def _write(options: Options, rows: list[dict[str, Any]],
     reason, date = _difference(folder, results['identity'])
     if reason:
       kept = earlier.move(folder, [_RESULTS, _IMAGES], date)
-      tqdm.tqdm.write(f'{path} was not of this measurement: {reason}. It is '
-                      f'kept in {kept}.')
+      tqdm.tqdm.write(
+        f'{path} was not of this measurement: {reason}. It is kept in {kept}.'
+      )
   scores.write_rows(os.path.join(folder, _IMAGES), rows)
-  results['contents'] = {_IMAGES: manifest.sha256(
-      os.path.join(folder, _IMAGES))}
-  scores.write_json(path, {
-      **results, 'digest': identity.sha256(scores.json_safe(results))})
+  results['contents'] = {
+    _IMAGES: manifest.sha256(os.path.join(folder, _IMAGES))
+  }
+  scores.write_json(
+    path, {**results, 'digest': identity.sha256(scores.json_safe(results))}
+  )
 
 
 def _difference(folder: str, depends_on: dict[str, Any]) -> tuple[str, str]:
@@ -277,7 +347,8 @@ def _difference(folder: str, depends_on: dict[str, Any]) -> tuple[str, str]:
     if digest != identity.sha256(found):
       return 'it was edited', date
     if not tf.io.gfile.exists(table) or (
-        manifest.sha256(table) != found['contents'][_IMAGES]):
+      manifest.sha256(table) != found['contents'][_IMAGES]
+    ):
       return f'{_IMAGES} was edited or removed', date
     return identity.differences(found['identity'], depends_on), date
   except (AttributeError, KeyError, TypeError, ValueError):
@@ -304,35 +375,52 @@ def measure(options: Options) -> dict[str, scores.Score]:
       return _claimed(options)
   except claims.Taken as e:
     raise ValueError(
-        f'--output_dir={options.output_dir} is in use by {e}. Wait for it, or '
-        'choose another folder.') from None
+      f'--output_dir={options.output_dir} is in use by {e}. Wait for it, or '
+      'choose another folder.'
+    ) from None
 
 
 def _claimed(options: Options) -> dict[str, scores.Score]:
   """As `measure`, in a folder that no other process writes to."""
   with tempfile.TemporaryDirectory() as folder:
     table = click_files.Table(os.path.join(folder, 'clicks.sqlite'))
-    table.fill(itertools.chain.from_iterable(
+    table.fill(
+      itertools.chain.from_iterable(
         click_files.read(
-            file, trust_pickle=options.trust_pickle,
-            prefix=options.strip_prefix,
-            needed=('is_mobile',) if options.rules.drop_mobile else ())
-        for file in options.clicks))
+          file,
+          trust_pickle=options.trust_pickle,
+          prefix=options.strip_prefix,
+          needed=('is_mobile',) if options.rules.drop_mobile else (),
+        )
+        for file in options.clicks
+      )
+    )
     source = participant_maps.ParticipantMaps(
-        table, _names(table, options), options.rules, options.size,
-        options.click_frame, options.image_dir, options.strip_prefix)
+      table,
+      _names(table, options),
+      options.rules,
+      options.size,
+      options.click_frame,
+      options.image_dir,
+      options.strip_prefix,
+    )
     _check_people(source, options)
     depends_on = _identity(source, table.fingerprint, options)
     progress = _open_progress(options, depends_on)
     rows = _rows(source, progress, options)
   found = ceilings.summarize(
-      rows, options.settings, preprocessing=_preprocessing(options))
+    rows, options.settings, preprocessing=_preprocessing(options)
+  )
   if not found['split_half'].n:
     raise ValueError(
-        f'The agreement on none of the {len(rows)} images is defined; expected '
-        'maps that are not constant. Compare them at a larger --size, or give '
-        'more clicks.')
-  _write(options, rows, {
+      f'The agreement on none of the {len(rows)} images is defined; expected '
+      'maps that are not constant. Compare them at a larger --size, or give '
+      'more clicks.'
+    )
+  _write(
+    options,
+    rows,
+    {
       'identity': depends_on,
       'created': identity.now(),
       'clicks': list(options.clicks),
@@ -340,7 +428,8 @@ def _claimed(options: Options) -> dict[str, scores.Score]:
       'left_out': source.left_out,
       'unreadable': source.unreadable,
       'scores': {name: score.to_json() for name, score in found.items()},
-  })
+    },
+  )
   progress.end()
   return found
 
@@ -363,20 +452,27 @@ def summary(found: dict[str, scores.Score]) -> str:
     The lines.
   """
   width = max(map(len, _TITLES.values()))
-  lines = [f'{title:<{width}} {_in_words(found[name])}'
-           for name, title in _TITLES.items()]
+  lines = [
+    f'{title:<{width}} {_in_words(found[name])}'
+    for name, title in _TITLES.items()
+  ]
   few = found['split_half'].details['too_few_participants']
   if few:
-    lines.append(f'{len(few)} images have too few participants; they are named '
-                 f'in {_IMAGES}.')
+    lines.append(
+      f'{len(few)} images have too few participants; they are named '
+      f'in {_IMAGES}.'
+    )
   return '\n'.join(lines)
 
 
 def _in_words(score: scores.Score) -> str:
   if not score.n:
     return 'not measured: it needs another image'
-  interval = ('no interval from one image' if math.isnan(score.low) else
-              f'[{score.low:.4f}, {score.high:.4f}]')
+  interval = (
+    'no interval from one image'
+    if math.isnan(score.low)
+    else f'[{score.low:.4f}, {score.high:.4f}]'
+  )
   return f'{score.value:7.4f}  {interval}  {score.n} images'
 
 

@@ -7,17 +7,17 @@ Evaluates both on their validation data, prints a table, and writes results.json
 and panels.png (image | human map | baseline saliency | harmonized saliency).
 """
 
+from collections.abc import Mapping
 import json
 import os
-from typing import Dict, Mapping
 
 from absl import flags
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import cli
 from official_ext.harmonization import resources
-from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.benchmark import runs
+from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.tasks import human_ceiling
 
@@ -30,9 +30,12 @@ def define_flags():
   """Defines the tool's flags."""
   flags.DEFINE_string('baseline', None, 'Folder of the run with weight 0.')
   flags.DEFINE_string('harmonized', None, 'Folder of the harmonized run.')
-  flags.DEFINE_string('output_dir', None,
-                      'Where results.json and panels.png are written. The '
-                      'folder of the harmonized run by default.')
+  flags.DEFINE_string(
+    'output_dir',
+    None,
+    'Where results.json and panels.png are written. The '
+    'folder of the harmonized run by default.',
+  )
   flags.mark_flags_as_required(['baseline', 'harmonized'])
 
 
@@ -43,17 +46,17 @@ def _rows(config):
   ceiling = human_ceiling.of(config.task)
   normalized = 'raw' if ceiling == 1 else f'over the ceiling {ceiling:.4f}'
   return (
-      ('step', 'training steps'),
-      ('clickme_accuracy', f'accuracy on {mapped}'),
-      ('accuracy', f'accuracy on {validation}'),
-      ('alignment', f'alignment, mean Spearman rho, {normalized}'),
-      ('alignment_dice', 'Dice at the 90th percentile'),
-      ('alignment_n', 'images scored for alignment'),
-      ('alignment_n_undefined', 'images whose score is undefined'),
+    ('step', 'training steps'),
+    ('clickme_accuracy', f'accuracy on {mapped}'),
+    ('accuracy', f'accuracy on {validation}'),
+    ('alignment', f'alignment, mean Spearman rho, {normalized}'),
+    ('alignment_dice', 'Dice at the 90th percentile'),
+    ('alignment_n', 'images scored for alignment'),
+    ('alignment_n_undefined', 'images whose score is undefined'),
   )
 
 
-def format_table(scores: Mapping[str, Dict[str, float]], rows) -> str:
+def format_table(scores: Mapping[str, dict[str, float]], rows) -> str:
   """Formats scores as text.
 
   Args:
@@ -70,8 +73,9 @@ def format_table(scores: Mapping[str, Dict[str, float]], rows) -> str:
     values = [s.get(metric, float('nan')) for s in scores.values()]
     counts = metric == 'step' or metric.startswith('alignment_n')
     form = '13.0f' if counts else '13.3f'
-    lines.append(f'{description:<{width}}' +
-                 ''.join(f'{v:{form}}' for v in values))
+    lines.append(
+      f'{description:<{width}}' + ''.join(f'{v:{form}}' for v in values)
+    )
   return '\n'.join(lines)
 
 
@@ -87,7 +91,8 @@ def main(_):
     scores[name] = {'step': run.step, **run.evaluate()}
     images, targets, human = run.mapped_examples(_PANEL_ROWS)
     _, saliency = saliency_ops.saliency_maps(
-        run.model, images, targets, reduction='abs_max', training=False)
+      run.model, images, targets, reduction='abs_max', training=False
+    )
     maps.setdefault('human map', human.numpy())
     maps[f'{name} saliency'] = saliency.numpy()
 
@@ -96,16 +101,24 @@ def main(_):
   panels.draw(picture, panels.to_display(images.numpy()), maps)
   results = os.path.join(output_dir, 'results.json')
   with tf.io.gfile.GFile(results, 'w') as f:
-    f.write(json.dumps({
-        'folders': folders,
-        'maps_compared_at': list(images.shape[1:3]),
-        'saliency': 'gradient of the label\'s logit, abs_max over channels',
-        'scores': scores,
-    }, indent=2) + '\n')
+    f.write(
+      json.dumps(
+        {
+          'folders': folders,
+          'maps_compared_at': list(images.shape[1:3]),
+          'saliency': "gradient of the label's logit, abs_max over channels",
+          'scores': scores,
+        },
+        indent=2,
+      )
+      + '\n'
+    )
   print('\n' + format_table(scores, _rows(run.config)))
   if len({s['step'] for s in scores.values()}) > 1:
-    print('The two were not trained for the same number of steps: this is no '
-          'comparison of twins.')
+    print(
+      'The two were not trained for the same number of steps: this is no '
+      'comparison of twins.'
+    )
   print(f'\nWritten: {results}, {picture}')
 
 

@@ -4,42 +4,45 @@ Later wins. What a user wrote and a later layer replaced is reported, and what
 is not a field is refused.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import functools
 import inspect
 import re
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 from absl import logging
-import gin
-import tensorflow as tf, tf_keras
-
 from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.core import train_utils
 from official.modeling import hyperparams
 from official.vision.configs import image_classification as stock
-from official_ext.harmonization import (
-    registry_imports)  # pylint: disable=unused-import
+import tensorflow as tf
+
+import gin
+from official_ext.harmonization import registry_imports
 from official_ext.harmonization import resources
 from official_ext.harmonization.configs import field_types
 from official_ext.harmonization.configs import (
-    harmonized_image_classification as exp_cfg)
+  harmonized_image_classification as exp_cfg,
+)
 from official_ext.harmonization.configs import yaml_settings
-
 
 # What gin says of an argument that `harmonize` does not take.
 _UNKNOWN_ARGUMENT = re.compile(
-    r"'harmonize' doesn't have a parameter named '(\w+)'")
-_HARMONIZABLE = (stock.ImageClassificationTask,
-                 exp_cfg.HarmonizedImageClassificationTask)
+  r"'harmonize' doesn't have a parameter named '(\w+)'"
+)
+_HARMONIZABLE = (
+  stock.ImageClassificationTask,
+  exp_cfg.HarmonizedImageClassificationTask,
+)
 
 
-def experiment_names() -> List[str]:
+def experiment_names() -> list[str]:
   """Returns the names of the experiments that can be harmonized."""
   found = []
-  for name in exp_factory._REGISTERED_CONFIGS:  # pylint: disable=protected-access
+  for name in exp_factory._REGISTERED_CONFIGS:
     task = exp_factory.get_exp_config(name).task
     if type(task) in _HARMONIZABLE:
       found.append(name)
@@ -58,12 +61,13 @@ def get_experiment(name: str) -> cfg.ExperimentConfig:
   Raises:
     ValueError: it is not registered; the message lists those that are.
   """
-  if name not in exp_factory._REGISTERED_CONFIGS:  # pylint: disable=protected-access
+  if name not in exp_factory._REGISTERED_CONFIGS:
     known = experiment_names()
     near = difflib.get_close_matches(name, known, 1)
     raise ValueError(
-        f'--experiment={name} is not registered; expected one of '
-        f'{", ".join(known)}.' + ''.join(f' Did you mean {n}?' for n in near))
+      f'--experiment={name} is not registered; expected one of '
+      f'{", ".join(known)}.' + ''.join(f' Did you mean {n}?' for n in near)
+    )
   return exp_factory.get_exp_config(name)
 
 
@@ -77,23 +81,28 @@ def parse_gin(gin_files: Sequence[str], bindings: Sequence[str]):
   Raises:
     ValueError: something cannot be parsed; the message says where.
   """
-  sources = [(f'--gin_file={name}',
-              functools.partial(gin.parse_config_file,
-                                resources.find(name, 'gin')))
-             for name in gin_files]
-  sources += [(f'--gin_params={text}', functools.partial(gin.parse_config,
-                                                         text))
-              for text in bindings]
+  sources = [
+    (
+      f'--gin_file={name}',
+      functools.partial(gin.parse_config_file, resources.find(name, 'gin')),
+    )
+    for name in gin_files
+  ]
+  sources += [
+    (f'--gin_params={text}', functools.partial(gin.parse_config, text))
+    for text in bindings
+  ]
   origins = {}
   for source, parse in sources:
     try:
       parse()
     except SyntaxError as e:
       raise ValueError(
-          f'{source} cannot be parsed: {" ".join(str(e).split())}. Write '
-          'harmonize.FIELD = VALUE, one to a line, with text in quotes '
-          '("harmonize.saliency = \'abs_max\'") and True or False with a '
-          'capital.') from None
+        f'{source} cannot be parsed: {" ".join(str(e).split())}. Write '
+        'harmonize.FIELD = VALUE, one to a line, with text in quotes '
+        '("harmonize.saliency = \'abs_max\'") and True or False with a '
+        'capital.'
+      ) from None
     except ValueError as e:
       unknown = _UNKNOWN_ARGUMENT.search(str(e))
       if not unknown:
@@ -102,21 +111,33 @@ def parse_gin(gin_files: Sequence[str], bindings: Sequence[str]):
       known = sorted(p.name for p in parameters if p.default is None)
       near = difflib.get_close_matches(unknown[1], known, 1)
       raise ValueError(
-          f'{source}: harmonize.{unknown[1]} is not an argument; expected one '
-          f'of {", ".join(known)}.' +
-          f' Did you mean harmonize.{"".join(near)}?' * bool(near)) from None
+        f'{source}: harmonize.{unknown[1]} is not an argument; expected one '
+        f'of {", ".join(known)}.'
+        + f' Did you mean harmonize.{"".join(near)}?'
+        * bool(near)
+      ) from None
     for name, value in exp_cfg.bindings().items():
       before = origins.get(name)
       if before and repr(before[1]) != repr(value):
-        logging.warning('%s binds harmonize.%s to %r, which %s replaces by %r.',
-                        before[0], name, before[1], source, value)
+        logging.warning(
+          '%s binds harmonize.%s to %r, which %s replaces by %r.',
+          before[0],
+          name,
+          before[1],
+          source,
+          value,
+        )
       if not before or repr(before[1]) != repr(value):
         origins[name] = (source, value)
   gin.finalize()
 
 
-def check_fields(config: hyperparams.Config, settings: Mapping[str, Any],
-                 where: str, section: str = ''):
+def check_fields(
+  config: hyperparams.Config,
+  settings: Mapping[str, Any],
+  where: str,
+  section: str = '',
+):
   """Checks that settings name fields that there are.
 
   Args:
@@ -137,19 +158,21 @@ def check_fields(config: hyperparams.Config, settings: Mapping[str, Any],
       near = difflib.get_close_matches(key, known, 1)
       hint = f'Did you mean {near[0]}?' if near else 'Correct or remove it.'
       raise ValueError(
-          f'{where}: {path} is not a field; expected one of '
-          f'{", ".join(known)}{f" of {section}" if section else ""}. {hint}')
+        f'{where}: {path} is not a field; expected one of '
+        f'{", ".join(known)}{f" of {section}" if section else ""}. {hint}'
+      )
     if not isinstance(value, Mapping):
       continue
     inner = getattr(config, key)
     if inner is None:
-      inner = config._get_subconfig_type(key)()  # pylint: disable=protected-access
+      inner = config._get_subconfig_type(key)()
     if isinstance(inner, hyperparams.Config):
       check_fields(inner, value, where, path)
 
 
-def override(config: hyperparams.Config, settings: Mapping[str, Any],
-             where: str):
+def override(
+  config: hyperparams.Config, settings: Mapping[str, Any], where: str
+):
   """Sets the fields of a configuration.
 
   Args:
@@ -164,9 +187,11 @@ def override(config: hyperparams.Config, settings: Mapping[str, Any],
   try:
     config.override(dict(settings), is_strict=True)
   except (AttributeError, KeyError, TypeError, ValueError) as e:
-    raise ValueError(f'{where} has a value that no field can hold: '
-                     f'{" ".join(str(e).split())}. Give a number, text, or a '
-                     'list of one kind.') from None
+    raise ValueError(
+      f'{where} has a value that no field can hold: '
+      f'{" ".join(str(e).split())}. Give a number, text, or a '
+      'list of one kind.'
+    ) from None
 
 
 def _get(config: cfg.ExperimentConfig, path: str) -> Any:
@@ -188,27 +213,31 @@ class ExperimentParser(train_utils.ExperimentParser):
         been parsed.
     """
     super().__init__(flags_obj)
-    self.code: Optional[cfg.ExperimentConfig] = None
-    self._bound: Dict[str, Any] = {}
-    self._replaced: Dict[str, str] = {}
+    self.code: cfg.ExperimentConfig | None = None
+    self._bound: dict[str, Any] = {}
+    self._replaced: dict[str, str] = {}
 
   def base_experiment(self) -> cfg.ExperimentConfig:
     """Returns the experiment with gin's bindings applied."""
     params = exp_cfg.harmonize(get_experiment(self._flags_obj.experiment))
     self.code = params.replace()
     self._bound = {
-        path: _get(params, path)
-        for name in exp_cfg.bindings() for path in exp_cfg.BOUND[name]
+      path: _get(params, path)
+      for name in exp_cfg.bindings()
+      for path in exp_cfg.BOUND[name]
     }
     return params
 
   def _apply(self, params, settings, where):
     before = {path: _get(params, path) for path in self._bound}
     override(params, settings, where)
-    self._replaced.update({
-        path: where for path, value in before.items()
+    self._replaced.update(
+      {
+        path: where
+        for path, value in before.items()
         if _reaches(params, path) and _get(params, path) != value
-    })
+      }
+    )
 
   def parse_config_file(self, params):
     """Applies the files of --config_file, one after the other."""
@@ -223,8 +252,10 @@ class ExperimentParser(train_utils.ExperimentParser):
   def parse_params_override(self, params):
     """Applies --params_override: fields and values, or a file of them."""
     text = self._flags_obj.params_override
-    if text and (text.endswith(('.yaml', '.yml', '.json')) or
-                 (tf.io.gfile.exists(text) and not tf.io.gfile.isdir(text))):
+    if text and (
+      text.endswith(('.yaml', '.yml', '.json'))
+      or (tf.io.gfile.exists(text) and not tf.io.gfile.isdir(text))
+    ):
       self._apply(params, yaml_settings.read(text), text)
     elif text:
       self._apply(params, yaml_settings.parse(text), '--params_override')
@@ -239,17 +270,23 @@ class ExperimentParser(train_utils.ExperimentParser):
     for name, bound in exp_cfg.bindings().items():
       if bound is None:
         logging.warning(
-            'gin binds harmonize.%s to None, which has no effect: the '
-            "experiment's own %r stays.", name,
-            _get(params, exp_cfg.BOUND[name][0]))
+          'gin binds harmonize.%s to None, which has no effect: the '
+          "experiment's own %r stays.",
+          name,
+          _get(params, exp_cfg.BOUND[name][0]),
+        )
       for path in exp_cfg.BOUND[name]:
         found = _get(params, path)
         if bound is not None and found != self._bound[path]:
           logging.warning(
-              'gin binds harmonize.%s to %r, but %s is %r: %s replaces it. '
-              'Later wins: code, gin, --config_file, --params_override.', name,
-              self._bound[path], path, found,
-              self._replaced.get(path, 'the code'))
+            'gin binds harmonize.%s to %r, but %s is %r: %s replaces it. '
+            'Later wins: code, gin, --config_file, --params_override.',
+            name,
+            self._bound[path],
+            path,
+            found,
+            self._replaced.get(path, 'the code'),
+          )
 
 
 def _reaches(config: cfg.ExperimentConfig, path: str) -> bool:
@@ -272,8 +309,7 @@ class _LenientParser(ExperimentParser):
     return experiment
 
 
-def resolve(
-    flags_obj) -> Tuple[ExperimentParser, cfg.ExperimentConfig]:
+def resolve(flags_obj) -> tuple[ExperimentParser, cfg.ExperimentConfig]:
   """Resolves the experiment of a command that does not train.
 
   Args:
@@ -285,11 +321,16 @@ def resolve(
   Raises:
     ValueError: an experiment, a file or a field is not known.
   """
-  parser = _LenientParser(train_utils.ParseConfigOptions(
+  parser = _LenientParser(
+    train_utils.ParseConfigOptions(
       flags_obj.experiment,
-      [resources.find(name, 'experiments')
-       for name in flags_obj.config_file or []],
-      params_override=flags_obj.params_override))
+      [
+        resources.find(name, 'experiments')
+        for name in flags_obj.config_file or []
+      ],
+      params_override=flags_obj.params_override,
+    )
+  )
   params = parser.parse()
   field_types.check(params, 'experiment')
   params.lock()

@@ -12,34 +12,35 @@ Run it again to resume: a panel is drawn again only if the network, an image, a
 map or a class has changed, and the earlier one is then kept in earlier/.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import hashlib
 import io
 import os
-from typing import Any, Iterator, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from absl import flags
 from absl import logging
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 import tqdm
 
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization import resources
-from official_ext.harmonization.data.records import class_labels
+from official_ext.harmonization.benchmark import drawn_panels
+from official_ext.harmonization.benchmark import explainers
+from official_ext.harmonization.benchmark import identity
+from official_ext.harmonization.benchmark.adapters import base
+from official_ext.harmonization.benchmark.adapters import spec
 from official_ext.harmonization.data.maps import folders
+from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.data.maps import map_files
 from official_ext.harmonization.data.maps import map_framing
 from official_ext.harmonization.data.maps import map_index
 from official_ext.harmonization.data.maps import pairs
-from official_ext.harmonization.data.maps import image_codec
-from official_ext.harmonization.benchmark import drawn_panels
-from official_ext.harmonization.benchmark import explainers
-from official_ext.harmonization.benchmark import identity
+from official_ext.harmonization.data.records import class_labels
 from official_ext.harmonization.evaluation import panels
-from official_ext.harmonization.benchmark.adapters import base
-from official_ext.harmonization.benchmark.adapters import spec
 
 FLAGS = flags.FLAGS
 
@@ -54,39 +55,66 @@ def define_flags():
   """Defines the tool's flags."""
   flags.DEFINE_string('model', None, 'The network, as a SPEC. ' + spec.usage())
   flags.DEFINE_string('images', None, 'A picture, or a folder of them.')
-  flags.DEFINE_string('output_dir', None, 'Where panels-<i>.png and '
-                      f'{drawn_panels.SETTINGS} are written, and maps/ if '
-                      'asked for.')
-  flags.DEFINE_string('maps', None, 'Folder of human maps (grey pictures, '
-                      'npy, npz), each with its image\'s path below --images '
-                      'and name; some may be missing.')
-  flags.DEFINE_string('image_suffix', '', 'End of the images\' names, before '
-                      'the extension, that the maps\' names have not.')
-  flags.DEFINE_string('map_suffix', '', 'The same of the maps\' names.')
+  flags.DEFINE_string(
+    'output_dir',
+    None,
+    'Where panels-<i>.png and '
+    f'{drawn_panels.SETTINGS} are written, and maps/ if '
+    'asked for.',
+  )
+  flags.DEFINE_string(
+    'maps',
+    None,
+    'Folder of human maps (grey pictures, '
+    "npy, npz), each with its image's path below --images "
+    'and name; some may be missing.',
+  )
+  flags.DEFINE_string(
+    'image_suffix',
+    '',
+    "End of the images' names, before "
+    "the extension, that the maps' names have not.",
+  )
+  flags.DEFINE_string('map_suffix', '', "The same of the maps' names.")
   map_framing.define_flag()
   flags.adopt_module_key_flags(map_framing)
-  flags.DEFINE_string('labels', None, 'CSV with the columns image (its path '
-                      'below the folder) and label, a number from 0 of the '
-                      'classes that are scored. Left out, the predicted class.')
-  flags.DEFINE_multi_enum('explainer', ['gradient'], [*explainers.EXPLAINERS],
-                          'What is drawn; may be given several times.')
-  flags.DEFINE_enum('save_maps', 'none', _MAPS, 'Whether maps are also written '
-                    'on their own: as float32 arrays, or as pictures of 16 '
-                    'bits from least to most important.')
-  flags.DEFINE_integer('rows', 8, 'Images on a panel, and in a batch.',
-                       lower_bound=1)
+  flags.DEFINE_string(
+    'labels',
+    None,
+    'CSV with the columns image (its path '
+    'below the folder) and label, a number from 0 of the '
+    'classes that are scored. Left out, the predicted class.',
+  )
+  flags.DEFINE_multi_enum(
+    'explainer',
+    ['gradient'],
+    [*explainers.EXPLAINERS],
+    'What is drawn; may be given several times.',
+  )
+  flags.DEFINE_enum(
+    'save_maps',
+    'none',
+    _MAPS,
+    'Whether maps are also written '
+    'on their own: as float32 arrays, or as pictures of 16 '
+    'bits from least to most important.',
+  )
+  flags.DEFINE_integer(
+    'rows', 8, 'Images on a panel, and in a batch.', lower_bound=1
+  )
   flags.mark_flags_as_required(['model', 'images', 'output_dir'])
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
   """What is drawn; see the flags of the same names."""
+
   model: str
   images: str
   output_dir: str
-  maps: Optional[str] = None
+  maps: str | None = None
   framing: str = 'same'
-  labels: Optional[str] = None
+  labels: str | None = None
   explainer: tuple[str, ...] = ('gradient',)
   save_maps: str = 'none'
   rows: int = 8
@@ -96,12 +124,17 @@ class Options:
 
 def _maps(folder: str, options: Options, log: bool) -> dict[str, str]:
   """Returns the map of each image in a folder, '' where it has none."""
-  found = pairs.find(folder, options.maps, options.image_suffix,
-                     options.map_suffix, log).named.values()
+  found = pairs.find(
+    folder, options.maps, options.image_suffix, options.map_suffix, log
+  ).named.values()
   unused = [pair.map for pair in found if not pair.image]
   if log and unused:
-    logging.warning('%d maps in --maps=%s have no image (%s, ...).',
-                    len(unused), options.maps, unused[0])
+    logging.warning(
+      '%d maps in --maps=%s have no image (%s, ...).',
+      len(unused),
+      options.maps,
+      unused[0],
+    )
   return {pair.image: pair.map for pair in found if pair.image}
 
 
@@ -112,41 +145,54 @@ class _Images:
     """Finds them; see `explain` for what is raised."""
     self._map_dir = options.maps
     whole = tf.io.gfile.isdir(options.images)
-    folder, name = ((options.images, '') if whole else
-                    os.path.split(options.images))
+    folder, name = (
+      (options.images, '') if whole else os.path.split(options.images)
+    )
     self.folder = folder or '.'
     exists = tf.io.gfile.exists(options.images)
-    self._maps = (_maps(self.folder, options, whole)
-                  if exists and options.maps else {})
+    self._maps = (
+      _maps(self.folder, options, whole) if exists and options.maps else {}
+    )
     if not whole:
       self.names = [name] * exists
     elif options.maps:
       self.names = sorted(self._maps)
     else:
-      self.names = [image for image, _ in folders.find(
-          self.folder, map_files.IMAGE_TYPES)]
+      self.names = [
+        image for image, _ in folders.find(self.folder, map_files.IMAGE_TYPES)
+      ]
     if not self.names:
-      raise ValueError(f'--images={options.images} is no image and no folder '
-                       f'that holds one ({", ".join(map_files.IMAGE_TYPES)}).')
+      raise ValueError(
+        f'--images={options.images} is no image and no folder '
+        f'that holds one ({", ".join(map_files.IMAGE_TYPES)}).'
+      )
     stems = {os.path.splitext(n)[0] for n in self.names}
     if options.save_maps != 'none' and len(stems) < len(self.names):
-      raise ValueError(f'--images={options.images}: two images differ by their '
-                       'endings alone, and so would their maps: rename one.')
+      raise ValueError(
+        f'--images={options.images}: two images differ by their '
+        'endings alone, and so would their maps: rename one.'
+      )
     self._framing = options.framing
     self._sizes = {}
     mapped = sum(bool(self._maps.get(n)) for n in self.names)
     if options.maps and not mapped:
-      expected = os.path.splitext(self.names[0])[0].removesuffix(
-          options.image_suffix) + options.map_suffix
+      expected = (
+        os.path.splitext(self.names[0])[0].removesuffix(options.image_suffix)
+        + options.map_suffix
+      )
       raise ValueError(
-          f'--maps={options.maps} holds no map with the name of an image; '
-          f'expected the same path below both folders, such as {expected}.png '
-          f'for {self.names[0]}. Rename the maps, or say by --image_suffix and '
-          '--map_suffix how the names end.')
+        f'--maps={options.maps} holds no map with the name of an image; '
+        f'expected the same path below both folders, such as {expected}.png '
+        f'for {self.names[0]}. Rename the maps, or say by --image_suffix and '
+        '--map_suffix how the names end.'
+      )
     if options.maps and mapped < len(self.names):
-      logging.warning('%d of %d images have no map in --maps=%s and are drawn '
-                      'without one.', len(self.names) - mapped,
-                      len(self.names), options.maps)
+      logging.warning(
+        '%d of %d images have no map in --maps=%s and are drawn without one.',
+        len(self.names) - mapped,
+        len(self.names),
+        options.maps,
+      )
     self._labels = None
     if options.labels:
       self._labels = class_labels.Labels(class_labels.read(options.labels))
@@ -175,31 +221,37 @@ class _Images:
     path = os.path.join(self._map_dir, self._maps[name])
     try:
       if pairs.is_same_file(map_files.read_file(self.folder, name), path):
-        raise ValueError(f'the same file as its image {name}, or a copy of it; '
-                         'expected a map')
-      values = map_framing.fit(map_files.read_map(path), *self._sizes[name],
-                               self._framing)
+        raise ValueError(
+          f'the same file as its image {name}, or a copy of it; expected a map'
+        )
+      values = map_framing.fit(
+        map_files.read_map(path), *self._sizes[name], self._framing
+      )
     except ValueError as e:
       raise ValueError(f'{path}: {e}.') from None
     # Bilinear resizing looks at two pixels a side: where there are more to each
     # of the result, single fixations would vanish.
     skips = bool(max(np.divide(values.shape, size)) > 2)
-    return tf.image.resize(values[..., np.newaxis].astype(np.float32), size,
-                           antialias=skips)[..., 0].numpy()
+    return tf.image.resize(
+      values[..., np.newaxis].astype(np.float32), size, antialias=skips
+    )[..., 0].numpy()
 
-  def contents(self, names: list[str], classes: int,
-               digests: identity.Digests) -> dict[str, Any]:
+  def contents(
+    self, names: list[str], classes: int, digests: identity.Digests
+  ) -> dict[str, Any]:
     """Identifies images, their maps and their classes."""
     maps = [self._maps[n] for n in names if self._maps.get(n)]
     return {
-        'images': digests.of([os.path.join(self.folder, n) for n in names],
-                             names),
-        'maps': digests.of([os.path.join(self._map_dir, m) for m in maps],
-                           maps) if maps else None,
-        'labels': [self.label(n, classes) for n in names],
+      'images': digests.of(
+        [os.path.join(self.folder, n) for n in names], names
+      ),
+      'maps': digests.of([os.path.join(self._map_dir, m) for m in maps], maps)
+      if maps
+      else None,
+      'labels': [self.label(n, classes) for n in names],
     }
 
-  def label(self, name: str, classes: int) -> Optional[int]:
+  def label(self, name: str, classes: int) -> int | None:
     """Returns an image's class; None where the predicted one is meant."""
     if self._labels is None:
       return None
@@ -208,8 +260,10 @@ class _Images:
     except ValueError as e:
       raise ValueError(f'{name}: {e}.') from None
     if label >= classes:
-      raise ValueError(f'--labels: {name} has class {label}, and the network '
-                       f'scores the classes 0..{classes - 1}.')
+      raise ValueError(
+        f'--labels: {name} has class {label}, and the network '
+        f'scores the classes 0..{classes - 1}.'
+      )
     return label
 
 
@@ -222,6 +276,7 @@ class Page(NamedTuple):
     captions: one for each.
     maps: titles to maps (B, h, w).
   """
+
   names: list[str]
   images: np.ndarray
   captions: list[str]
@@ -231,12 +286,16 @@ class Page(NamedTuple):
 def _short(name: str) -> str:
   """Returns an image's name, as long as there is room for beside it."""
   stem = map_index.image_id(name)
-  return stem if len(stem) <= _LONGEST else (
-      f'{stem[:_LONGEST // 2 - 1]}…{stem[-_LONGEST // 2:]}')
+  return (
+    stem
+    if len(stem) <= _LONGEST
+    else (f'{stem[: _LONGEST // 2 - 1]}…{stem[-_LONGEST // 2 :]}')
+  )
 
 
-def _page(adapter: base.Adapter, images: _Images, names: list[str],
-          options: Options) -> Page:
+def _page(
+  adapter: base.Adapter, images: _Images, names: list[str], options: Options
+) -> Page:
   """Explains a batch of images."""
   size = adapter.input_size
   pixels = np.stack([images.pixels(n, size) for n in names])
@@ -246,9 +305,14 @@ def _page(adapter: base.Adapter, images: _Images, names: list[str],
   for name, guess in zip(names, predicted):
     label = images.label(name, adapter.scored_classes)
     labels.append(guess if label is None else label)
-    captions.append(f'{_short(name)}\n' + (
-        f'predicted: {guess}' if label is None else
-        f'class {label}, predicted: {guess}'))
+    captions.append(
+      f'{_short(name)}\n'
+      + (
+        f'predicted: {guess}'
+        if label is None
+        else f'class {label}, predicted: {guess}'
+      )
+    )
   one_hot = np.eye(adapter.scored_classes, dtype=np.float32)[labels]
   maps = {}
   if options.maps:
@@ -256,7 +320,7 @@ def _page(adapter: base.Adapter, images: _Images, names: list[str],
   for name in options.explainer:
     explainer = explainers.get(name, adapter.gradients)
     maps[_title(name)] = explainers.explain(explainer, inputs, one_hot)
-  return Page(names, pixels / 255., captions, maps)
+  return Page(names, pixels / 255.0, captions, maps)
 
 
 def _encoded(values: np.ndarray, kind: str) -> bytes:
@@ -273,15 +337,17 @@ def _write_maps(page: Page, options: Options) -> list[str]:
   written = []
   for name in options.explainer:
     for image, values in zip(page.names, page.maps[_title(name)]):
-      written.append(f'maps/{name}/{os.path.splitext(image)[0]}.'
-                     f'{options.save_maps}')
+      written.append(
+        f'maps/{name}/{os.path.splitext(image)[0]}.{options.save_maps}'
+      )
       path = os.path.join(options.output_dir, written[-1])
       tf.io.gfile.makedirs(os.path.dirname(path))
       try:
         encoded = _encoded(values, options.save_maps)
       except ValueError as e:
-        raise ValueError(f'{image}: {name} is {e}, which is no picture: write '
-                         '--save_maps=npy.') from None
+        raise ValueError(
+          f'{image}: {name} is {e}, which is no picture: write --save_maps=npy.'
+        ) from None
       files.write(path, encoded)
   return written
 
@@ -290,21 +356,36 @@ def _title(explainer: str) -> str:
   return explainer.replace('_', ' ')
 
 
-def _settings(options: Options, adapter: base.Adapter,
-              names: list[str]) -> dict[str, Any]:
+def _settings(
+  options: Options, adapter: base.Adapter, names: list[str]
+) -> dict[str, Any]:
   """What is written of a command."""
   digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()
-  return {**dataclasses.asdict(options), 'explainer': [*options.explainer],
-          'preprocessing': adapter.preprocessing, 'images_found': len(names),
-          'names_sha256': digest, 'names': names}
+  return {
+    **dataclasses.asdict(options),
+    'explainer': [*options.explainer],
+    'preprocessing': adapter.preprocessing,
+    'images_found': len(names),
+    'names_sha256': digest,
+    'names': names,
+  }
 
 
 def _command(settings: dict[str, Any]) -> dict[str, Any]:
   """What makes it another command; contents of files are in identities."""
   # Files written before there were suffixes and framings have none.
-  found = {name: settings.get(name, '') for name in (
-      'explainer', 'save_maps', 'rows', 'image_suffix', 'map_suffix',
-      'images_found', 'names_sha256')}
+  found = {
+    name: settings.get(name, '')
+    for name in (
+      'explainer',
+      'save_maps',
+      'rows',
+      'image_suffix',
+      'map_suffix',
+      'images_found',
+      'names_sha256',
+    )
+  }
   found['framing'] = settings.get('framing', 'same')
   try:
     kind, target, options = spec.parse(settings['model'])
@@ -330,17 +411,19 @@ def explain(options: Options) -> Iterator[str]:
   images = _Images(options)
   adapter = spec.build(options.model)
   folder = drawn_panels.Folder(
-      options.output_dir, _settings(options, adapter, images.names), _command)
+    options.output_dir, _settings(options, adapter, images.names), _command
+  )
   digests = identity.Digests()
   network = identity.network(adapter)
-  for i in tqdm.trange(0, len(images.names), options.rows, disable=None,
-                       unit='panel'):
-    names = images.names[i:i + options.rows]
+  for i in tqdm.trange(
+    0, len(images.names), options.rows, disable=None, unit='panel'
+  ):
+    names = images.names[i : i + options.rows]
     shown = {
-        'network': network,
-        'protocol': f'panels {_VERSION}',
-        'data': images.contents(names, adapter.scored_classes, digests),
-        'versions': identity.versions(options.model),
+      'network': network,
+      'protocol': f'panels {_VERSION}',
+      'data': images.contents(names, adapter.scored_classes, digests),
+      'versions': identity.versions(options.model),
     }
     panel = f'panels-{i // options.rows:04d}.png'
     path = os.path.join(options.output_dir, panel)
@@ -350,7 +433,8 @@ def explain(options: Options) -> Iterator[str]:
       if options.save_maps != 'none':
         written += _write_maps(page, options)
       panels.write_png(
-          path, panels.render(page.images, page.maps, page.captions))
+        path, panels.render(page.images, page.maps, page.captions)
+      )
       folder.add(panel, shown, written)
     yield path
   if folder.used:
@@ -363,8 +447,13 @@ def main(_):
   for name in ('images', 'output_dir', 'maps', 'labels'):
     values[name] = values[name] and resources.working_path(values[name])
   options = Options(**{**values, 'explainer': tuple(values['explainer'])})
-  unused = '' if options.maps else cli.without_effect(
-      [('without --maps', ('image_suffix', 'map_suffix', 'framing'))])
+  unused = (
+    ''
+    if options.maps
+    else cli.without_effect(
+      [('without --maps', ('image_suffix', 'map_suffix', 'framing'))]
+    )
+  )
   if unused:
     raise ValueError(unused)
   paths = list(explain(options))

@@ -15,15 +15,14 @@ the stock task, or on task.mapped_data where all images of a run have maps.
 """
 
 import os
-from typing import Optional
 
 from absl import flags
 from absl import logging
-import tensorflow as tf, tf_keras
-
 from official.core import config_definitions as cfg
 from official.vision.serving import export_tflite
 from official.vision.serving import export_tflite_lib
+import tensorflow as tf
+
 from official_ext.harmonization import building
 from official_ext.harmonization import cli
 from official_ext.harmonization import experiment_parser
@@ -36,15 +35,19 @@ from official_ext.harmonization.tasks import harmonized_image_classification
 
 FLAGS = flags.FLAGS
 
-_INTEGER = ('int8', 'int8_fallback', 'int8_full', 'int8_full_fp32_io',
-            'int8_full_int8_io')
+_INTEGER = (
+  'int8',
+  'int8_fallback',
+  'int8_full',
+  'int8_full_fp32_io',
+  'int8_full_int8_io',
+)
 _QUANT_TYPES = (*_INTEGER, 'default', 'fp16', 'qat', 'qat_fp32_io', 'uint8')
 
 
 def calibration_task(
-    params: cfg.ExperimentConfig
-) -> Optional[harmonized_image_classification.HarmonizedImageClassificationTask
-             ]:
+  params: cfg.ExperimentConfig,
+) -> harmonized_image_classification.HarmonizedImageClassificationTask | None:
   """Chooses the images that integer quantization is calibrated on.
 
   Args:
@@ -58,28 +61,34 @@ def calibration_task(
     ValueError: neither names images that exist.
   """
   harmonization = getattr(params.task, 'harmonization', None)
-  all_mapped = (harmonization and harmonization.enabled and
-                harmonization.mapped_fraction == 1)
+  all_mapped = (
+    harmonization
+    and harmonization.enabled
+    and harmonization.mapped_fraction == 1
+  )
   if checks.has_source(params.task.train_data) and not all_mapped:
     input_checks.check_source(params.task.train_data, 'train_data')
     return None
   mapped = getattr(params.task, 'mapped_data', None)
   if not mapped or not checks.has_source(mapped):
     raise ValueError(
-        f'--quant_type={FLAGS.quant_type} is calibrated on images, but '
-        'task.train_data.input_path and task.mapped_data.input_path are empty; '
-        'expected records. Give them in --config_file or --params_override.')
+      f'--quant_type={FLAGS.quant_type} is calibrated on images, but '
+      'task.train_data.input_path and task.mapped_data.input_path are empty; '
+      'expected records. Give them in --config_file or --params_override.'
+    )
   input_checks.check_source(mapped, 'mapped_data')
   if FLAGS.denylisted_ops:
     raise ValueError(
-        f'--denylisted_ops={FLAGS.denylisted_ops} is calibrated on '
-        'task.train_data only, and this run has images with maps only. Give '
-        'images without maps and task.harmonization.mapped_fraction less than '
-        '1, or no such flag.')
+      f'--denylisted_ops={FLAGS.denylisted_ops} is calibrated on '
+      'task.train_data only, and this run has images with maps only. Give '
+      'images without maps and task.harmonization.mapped_fraction less than '
+      '1, or no such flag.'
+    )
   task = params.task.replace(
-      harmonization={'enabled': True, 'mapped_fraction': 1.},
-      train_data={'global_batch_size': 1, 'mixup_and_cutmix': None},
-      mapped_data={'global_batch_size': 0, 'mixup_and_cutmix': None})
+    harmonization={'enabled': True, 'mapped_fraction': 1.0},
+    train_data={'global_batch_size': 1, 'mixup_and_cutmix': None},
+    mapped_data={'global_batch_size': 0, 'mixup_and_cutmix': None},
+  )
   return harmonized_image_classification.HarmonizedImageClassificationTask(task)
 
 
@@ -87,38 +96,45 @@ def main(_):
   """Converts the network that the flags name."""
   quant_type = FLAGS.quant_type or None
   if quant_type not in (None, *_QUANT_TYPES):
-    raise ValueError(f'--quant_type={quant_type}: expected one of '
-                     f'{", ".join(_QUANT_TYPES)}.')
+    raise ValueError(
+      f'--quant_type={quant_type}: expected one of {", ".join(_QUANT_TYPES)}.'
+    )
   if FLAGS.calibration_steps < 1:
-    raise ValueError(f'--calibration_steps={FLAGS.calibration_steps}: expected '
-                     '1 or more.')
+    raise ValueError(
+      f'--calibration_steps={FLAGS.calibration_steps}: expected 1 or more.'
+    )
   saved_model = resources.working_path(FLAGS.saved_model_dir)
   if not tf.io.gfile.exists(os.path.join(saved_model, 'saved_model.pb')):
     raise ValueError(
-        f'--saved_model_dir={saved_model} holds no saved_model.pb; expected '
-        'what export_saved_model wrote. Give EXPORT_DIR/saved_model.')
+      f'--saved_model_dir={saved_model} holds no saved_model.pb; expected '
+      'what export_saved_model wrote. Give EXPORT_DIR/saved_model.'
+    )
   path = resources.working_path(FLAGS.tflite_path)
   if tf.io.gfile.isdir(path):
-    raise ValueError(f'--tflite_path={path} is a folder; expected a file in '
-                     'it, such as model.tflite.')
+    raise ValueError(
+      f'--tflite_path={path} is a folder; expected a file in '
+      'it, such as model.tflite.'
+    )
   run_folder.prepare(os.path.dirname(path) or '.', '--tflite_path')
   _, params = experiment_parser.resolve(FLAGS)
   task = calibration_task(params) if quant_type in _INTEGER else None
   logging.info('Converting %s.', saved_model)
   try:
     model = export_tflite_lib.convert_tflite_model(
-        saved_model_dir=saved_model,
-        quant_type=quant_type,
-        params=params,
-        task=task,
-        calibration_steps=FLAGS.calibration_steps,
-        denylisted_ops=[op for op in FLAGS.denylisted_ops.split(',') if op])
+      saved_model_dir=saved_model,
+      quant_type=quant_type,
+      params=params,
+      task=task,
+      calibration_steps=FLAGS.calibration_steps,
+      denylisted_ops=[op for op in FLAGS.denylisted_ops.split(',') if op],
+    )
   except Exception as e:  # The converter has errors of its own.
     raise ValueError(
-        f'--saved_model_dir={saved_model} cannot be converted with '
-        f'--quant_type={quant_type} ({building.reason(e):.300}). Export it '
-        "with --input_type=tflite --batch_size=1 and the run's own image size, "
-        'or choose another --quant_type.') from e
+      f'--saved_model_dir={saved_model} cannot be converted with '
+      f'--quant_type={quant_type} ({building.reason(e):.300}). Export it '
+      "with --input_type=tflite --batch_size=1 and the run's own image size, "
+      'or choose another --quant_type.'
+    ) from e
   files.write(path, model)
   logging.info('%s was written.', path)
 

@@ -5,6 +5,7 @@ TensorFlow is imported where a path is opened: settings can be compared, and
 """
 
 import collections
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import itertools
 import json
@@ -13,7 +14,7 @@ import posixpath
 import re
 import reprlib
 import socket
-from typing import Any, Iterable, Iterator, Mapping, Union
+from typing import Any
 import unicodedata
 
 PARTIAL = '.partial'
@@ -25,7 +26,6 @@ _count = itertools.count()
 
 
 class _Absent:
-
   def __repr__(self):
     return 'absent'
 
@@ -52,7 +52,8 @@ def partial(path: str) -> str:
   name = name.encode()[:120].decode(errors='ignore')
   host = socket.gethostname()[:40].replace('.', '-')
   return os.path.join(
-      folder, f'.{name}.{host}-{os.getpid()}-{next(_count)}{PARTIAL}')
+    folder, f'.{name}.{host}-{os.getpid()}-{next(_count)}{PARTIAL}'
+  )
 
 
 def final(text: str) -> str:
@@ -104,7 +105,7 @@ def replacing(path: str) -> Iterator[str]:
     The path to write. If the block fails, that file is removed and `path` is
     what it was.
   """
-  import tensorflow as tf, tf_keras  # pylint: disable=g-import-not-at-top
+  import tensorflow as tf
 
   temporary = partial(path)
   try:
@@ -130,14 +131,14 @@ def atomic(path: str, mode: str = 'w'):
   Yields:
     The file, open for writing.
   """
-  import tensorflow as tf, tf_keras  # pylint: disable=g-import-not-at-top
+  import tensorflow as tf
 
   with replacing(path) as temporary:
     with tf.io.gfile.GFile(temporary, mode) as f:
       yield f
 
 
-def write(path: str, content: Union[str, bytes]):
+def write(path: str, content: str | bytes):
   """Writes a file, whole or not at all.
 
   Args:
@@ -173,7 +174,7 @@ def read_json(path: str, what: str = 'JSON') -> Any:
     ValueError: it is not JSON; the message names the file and the place.
     tf.errors.OpError: it cannot be read.
   """
-  import tensorflow as tf, tf_keras  # pylint: disable=g-import-not-at-top
+  import tensorflow as tf
 
   with tf.io.gfile.GFile(path, 'rb') as f:
     content = f.read()
@@ -181,8 +182,10 @@ def read_json(path: str, what: str = 'JSON') -> Any:
     return json.loads(content)
   except ValueError as e:
     found = e if content.strip() else 'it is empty'
-    raise ValueError(f'{path} is not JSON ({found}); expected {what}. Remove '
-                     'or restore the file.') from None
+    raise ValueError(
+      f'{path} is not JSON ({found}); expected {what}. Remove '
+      'or restore the file.'
+    ) from None
 
 
 def normal(path: str) -> str:
@@ -212,8 +215,9 @@ def _identity(path: str) -> Any:
     scheme, separator, rest = path.rpartition('://')
     return scheme + separator + os.path.normpath(rest)
   # Some file systems number no files.
-  return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(
-      path)
+  return (
+    (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
+  )
 
 
 def distinct(paths: Iterable[str]) -> list[str]:
@@ -237,8 +241,8 @@ def distinct(paths: Iterable[str]) -> list[str]:
 def is_below(path: str) -> bool:
   """Whether a normal path stays below the folder that it is relative to."""
   return bool(path) and not (
-      path.startswith('/') or path.split('/')[0] == '..' or
-      _DRIVE.match(path))
+    path.startswith('/') or path.split('/')[0] == '..' or _DRIVE.match(path)
+  )
 
 
 def differences(old: Any, new: Any, name: str = '') -> dict[str, tuple]:
@@ -261,8 +265,9 @@ def differences(old: Any, new: Any, name: str = '') -> dict[str, tuple]:
     found = {}
     for key in sorted({*old, *new}, key=str):
       inner = f'{name}.{key}' if name else str(key)
-      found.update(differences(old.get(key, ABSENT), new.get(key, ABSENT),
-                               inner))
+      found.update(
+        differences(old.get(key, ABSENT), new.get(key, ABSENT), inner)
+      )
     return found
   return {} if _same(old, new) else {name: (old, new)}
 
@@ -271,7 +276,8 @@ def _same(old: Any, new: Any) -> bool:
   """Whether two values are equal."""
   if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
     return len(old) == len(new) and not any(
-        differences(a, b) for a, b in zip(old, new))
+      differences(a, b) for a, b in zip(old, new)
+    )
   # True is not 1: a flag that became a number has changed.
   if isinstance(old, bool) != isinstance(new, bool):
     return False
@@ -294,8 +300,10 @@ def in_words(found: Mapping[str, tuple], most: int = 5) -> str:
   short = reprlib.Repr()
   short.maxstring = short.maxother = 80
   short.maxlist = short.maxtuple = short.maxdict = 6
-  parts = [f'{name} was {short.repr(old)} and is now {short.repr(new)}'
-           for name, (old, new) in itertools.islice(found.items(), most)]
+  parts = [
+    f'{name} was {short.repr(old)} and is now {short.repr(new)}'
+    for name, (old, new) in itertools.islice(found.items(), most)
+  ]
   more = len(found) - len(parts)
   return '; '.join(parts) + (f'; and {more} more' if more else '')
 
@@ -311,9 +319,11 @@ def changed_names(found: Mapping[str, tuple]) -> str:
   """
   kinds = collections.defaultdict(list)
   for name, (old, new) in found.items():
-    kinds['new' if old is ABSENT else
-          'missing' if new is ABSENT else 'different'].append(name)
+    kinds[
+      'new' if old is ABSENT else 'missing' if new is ABSENT else 'different'
+    ].append(name)
   return '; '.join(
-      f'{kind}: {", ".join(names[:3])}' +
-      (f' and {len(names) - 3} more' if names[3:] else '')
-      for kind, names in kinds.items())
+    f'{kind}: {", ".join(names[:3])}'
+    + (f' and {len(names) - 3} more' if names[3:] else '')
+    for kind, names in kinds.items()
+  )

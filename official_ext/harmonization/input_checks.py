@@ -5,22 +5,27 @@ import re
 
 from absl import logging
 from google.protobuf import message
-import tensorflow as tf, tf_keras
-
 from official.core import config_definitions as cfg
 from official.core import input_reader
+import tensorflow as tf
+
 from official_ext.harmonization.configs import checks
+from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.data.records import record_files
 from official_ext.harmonization.data.records import record_reader
-from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import plain_source
 from official_ext.harmonization.dataloaders import registry
 
-_DOWNLOAD = ('python -m official_ext.harmonization.data.download_clickme '
-             '--output_dir=DIR')
-_SOURCES = ('train_data', 'validation_data', 'mapped_data',
-            'mapped_validation_data')
+_DOWNLOAD = (
+  'python -m official_ext.harmonization.data.download_clickme --output_dir=DIR'
+)
+_SOURCES = (
+  'train_data',
+  'validation_data',
+  'mapped_data',
+  'mapped_validation_data',
+)
 # Where the CPU reads an image, by names of TensorFlow's operations.
 _IMAGE_OPS = re.compile('Decode|Jpeg|JPEG|PNG|ParseSingleExample|ParseExample')
 _VERIFY = 'python -m official_ext.harmonization.data.verify_records'
@@ -36,8 +41,9 @@ def check_steps(trainer: cfg.TrainerConfig):
     ValueError: there are none.
   """
   if trainer.train_steps < 1:
-    raise ValueError(f'trainer.train_steps is {trainer.train_steps}: '
-                     'set it to 1 or more.')
+    raise ValueError(
+      f'trainer.train_steps is {trainer.train_steps}: set it to 1 or more.'
+    )
 
 
 def check_data(params: cfg.ExperimentConfig, mode: str):
@@ -70,11 +76,14 @@ def check_data(params: cfg.ExperimentConfig, mode: str):
       if not any(checks.has_source(getattr(task, n)) for n in optional):
         needed.append('mapped_validation_data')
   for name in needed + [
-      n for n in optional if checks.has_source(getattr(task, n))
+    n for n in optional if checks.has_source(getattr(task, n))
   ]:
     check_source(getattr(task, name), name)
-  if task.harmonization.enabled and 'mapped_validation_data' in (
-      *needed, *optional) and checks.has_source(task.mapped_validation_data):
+  if (
+    task.harmonization.enabled
+    and 'mapped_validation_data' in (*needed, *optional)
+    and checks.has_source(task.mapped_validation_data)
+  ):
     _check_maps(task.mapped_validation_data)
 
 
@@ -88,10 +97,11 @@ def _check_maps(data):
   bad = first_without_map(data)
   if bad:
     raise ValueError(
-        'task.mapped_validation_data.input_path names a bad record: '
-        f'{bad}; expected a human map to measure alignment with. Repair or '
-        'remove it, move it to task.validation_data, or set '
-        'task.mapped_validation_data.on_bad_record to skip.')
+      'task.mapped_validation_data.input_path names a bad record: '
+      f'{bad}; expected a human map to measure alignment with. Repair or '
+      'remove it, move it to task.validation_data, or set '
+      'task.mapped_validation_data.on_bad_record to skip.'
+    )
 
 
 def first_without_map(data, most: int = 10_000) -> str:
@@ -138,12 +148,15 @@ def check_checkpoint(path: str):
   Raises:
     ValueError: it is neither a checkpoint nor a folder of checkpoints.
   """
-  if path and not (tf.train.latest_checkpoint(path)
-                   if tf.io.gfile.isdir(path) else
-                   tf.io.gfile.exists(f'{path}.index')):
+  if path and not (
+    tf.train.latest_checkpoint(path)
+    if tf.io.gfile.isdir(path)
+    else tf.io.gfile.exists(f'{path}.index')
+  ):
     raise ValueError(
-        f'task.init_checkpoint is {path!r}, which is no checkpoint: give its '
-        'path without .index, or a folder that holds some.')
+      f'task.init_checkpoint is {path!r}, which is no checkpoint: give its '
+      'path without .index, or a folder that holds some.'
+    )
 
 
 def _faults(files, name: str) -> str:
@@ -160,12 +173,18 @@ def _faults(files, name: str) -> str:
       empty.append(file)
   if len(empty) == len(files):
     return f'{empty[0]} is empty' + ', as are all that it names' * (
-        len(empty) > 1)
+      len(empty) > 1
+    )
   if empty:
     logging.warning(
-        'task.%s.input_path: %d of its %d files are empty, %s is the first. '
-        '%s says whether they should be.', name, len(empty), len(files),
-        empty[0], _VERIFY)
+      'task.%s.input_path: %d of its %d files are empty, %s is the first. '
+      '%s says whether they should be.',
+      name,
+      len(empty),
+      len(files),
+      empty[0],
+      _VERIFY,
+    )
   return ''
 
 
@@ -184,22 +203,32 @@ def check_source(data: cfg.DataConfig, name: str):
   try:
     files = input_reader.match_files(data.input_path or '')
     strays = [f for f in files if record_files.is_side_file(f)]
-    problem = (f'{strays[0]}, which it matches, is no shard (*.tfrecords would '
-               'not match it)') if strays else _faults(files, name)
+    problem = (
+      (
+        f'{strays[0]}, which it matches, is no shard (*.tfrecords would '
+        'not match it)'
+      )
+      if strays
+      else _faults(files, name)
+    )
   except ValueError as e:
     problem = str(e) if data.input_path else 'it is empty'
   except tf.errors.OpError as e:
     problem = f'it cannot be reached ({" ".join(e.message.split())})'
   if problem:
-    what = (f'a path to ClickMe records ({_DOWNLOAD} fetches them)'
-            if 'mapped' in name else 'a path to ImageNet records')
+    what = (
+      f'a path to ClickMe records ({_DOWNLOAD} fetches them)'
+      if 'mapped' in name
+      else 'a path to ImageNet records'
+    )
     if name == 'validation_data':
       what += " (or to '' to leave it out)"
     raise ValueError(
-        f'task.{name}.input_path is {data.input_path!r}, and {problem}: set it '
-        f'to {what}, or add --config_file=experiments/local_cpu.yaml to run on '
-        'the embedded data, which python -m '
-        'official_ext.harmonization.data.make_digits_clickme makes.')
+      f'task.{name}.input_path is {data.input_path!r}, and {problem}: set it '
+      f'to {what}, or add --config_file=experiments/local_cpu.yaml to run on '
+      'the embedded data, which python -m '
+      'official_ext.harmonization.data.make_digits_clickme makes.'
+    )
 
 
 def _input_files(*sources):
@@ -234,12 +263,14 @@ def stop_at_bad_record(task, error: tf.errors.DataLossError):
   bad = verify_records.locate(files, error)
   if bad:
     raise SystemExit(
-        f'train.py: Bad record: {bad}. Repair or remove it; {_VERIFY} '
-        '--nodecode FILES names all that are bad.') from None
+      f'train.py: Bad record: {bad}. Repair or remove it; {_VERIFY} '
+      '--nodecode FILES names all that are bad.'
+    ) from None
   error.add_note(
-      f'The {len(files)} files that task.*.input_path name were read again, '
-      'and every checksum matches: the data that are lost are others, such as '
-      "a checkpoint's, or a file could not be read for a moment.")
+    f'The {len(files)} files that task.*.input_path name were read again, '
+    'and every checksum matches: the data that are lost are others, such as '
+    "a checkpoint's, or a file could not be read for a moment."
+  )
   raise error
 
 
@@ -262,11 +293,15 @@ def stop_at_unreadable(task, error: tf.errors.InvalidArgumentError):
     data = getattr(task, name)
     files = _input_files(data)
     bad = files and plain_source.first_unreadable(
-        files, data, (train.image_field_key, train.label_field_key),
-        task.model.input_size[:2])
+      files,
+      data,
+      (train.image_field_key, train.label_field_key),
+      task.model.input_size[:2],
+    )
     if bad:
       raise SystemExit(
-          f'train.py: Bad record: {bad}. Repair or remove it' +
-          f', or, if it is no JPEG, set task.{name}.decode_jpeg_only to False.'
-          * data.decode_jpeg_only) from None
+        f'train.py: Bad record: {bad}. Repair or remove it'
+        + f', or, if it is no JPEG, set task.{name}.decode_jpeg_only to False.'
+        * data.decode_jpeg_only
+      ) from None
   raise error

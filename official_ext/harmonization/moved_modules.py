@@ -3,18 +3,19 @@
 A module of an old name stays as a file of two lines that looks up here.
 """
 
+from collections.abc import Callable
 import importlib
-from typing import Any, Callable
+from typing import Any
 
 _PACKAGE = 'official_ext.harmonization.'
 
 MOVED = {
-    'evaluation.adapters.base': 'benchmark.adapters.base',
-    'evaluation.adapters.spec': 'benchmark.adapters.spec',
-    'evaluation.ceilings': 'benchmark.ceilings',
-    'evaluation.explainers': 'benchmark.explainers',
-    'evaluation.host_metrics': 'evaluation.numpy_metrics',
-    'evaluation.psychophysics': 'benchmark.psychophysics.scoring',
+  'evaluation.adapters.base': 'benchmark.adapters.base',
+  'evaluation.adapters.spec': 'benchmark.adapters.spec',
+  'evaluation.ceilings': 'benchmark.ceilings',
+  'evaluation.explainers': 'benchmark.explainers',
+  'evaluation.host_metrics': 'evaluation.numpy_metrics',
+  'evaluation.psychophysics': 'benchmark.psychophysics.scoring',
 }
 
 

@@ -3,13 +3,14 @@
 # Bazel: data = ["//:experiments", "//:gin"]
 
 import os
-from typing import List
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 # An installed package carries gin/ and experiments/ inside; in a checkout they
 # stand at the root.
-_ROOTS = (os.path.join(_PACKAGE, 'resources'),
-          os.path.dirname(os.path.dirname(_PACKAGE)))
+_ROOTS = (
+  os.path.join(_PACKAGE, 'resources'),
+  os.path.dirname(os.path.dirname(_PACKAGE)),
+)
 
 
 def working_path(path: str) -> str:
@@ -28,7 +29,7 @@ def working_path(path: str) -> str:
   return path if '://' in path else os.path.join(base, path)
 
 
-def search_path() -> List[str]:
+def search_path() -> list[str]:
   """Returns the folders that `gin/` and `experiments/` are looked for in."""
   # gin/ alone would not tell: site-packages holds gin-config under that name.
   has_files = [os.path.isdir(os.path.join(r, 'experiments')) for r in _ROOTS]

@@ -5,14 +5,14 @@ import json
 import os
 import platform
 import sys
-from typing import Any, Dict, Optional
+from typing import Any
 
 from absl import logging
-import gin
-import tensorflow as tf, tf_keras
-
 from official.core import config_definitions as cfg
 from official.modeling import hyperparams
+import tensorflow as tf
+
+import gin
 from official_ext.harmonization import files
 from official_ext.harmonization import input_checks
 from official_ext.harmonization.configs import changed_settings
@@ -20,15 +20,22 @@ from official_ext.harmonization.configs import yaml_settings
 
 PARAMS = 'params.yaml'
 _FLAGS = 'flags.json'
-_PACKAGES = ('tf-models-official', 'tensorflow', 'tf_keras', 'gin-config',
-             'numpy', 'scipy')
+_PACKAGES = (
+  'tf-models-official',
+  'tensorflow',
+  'tf_keras',
+  'gin-config',
+  'numpy',
+  'scipy',
+)
 _STEP = 'global_step/.ATTRIBUTES/VARIABLE_VALUE'
 _ALLOW = '--allow_changed_settings'
-_TO_GO_ON = (f'Choose another --model_dir, or add {_ALLOW} to go on from this '
-             'checkpoint.')
+_TO_GO_ON = (
+  f'Choose another --model_dir, or add {_ALLOW} to go on from this checkpoint.'
+)
 
 
-def read_settings(folder: str) -> Dict[str, Any]:
+def read_settings(folder: str) -> dict[str, Any]:
   """Reads the settings of a run.
 
   Args:
@@ -44,19 +51,22 @@ def read_settings(folder: str) -> Dict[str, Any]:
   path = os.path.join(folder, PARAMS)
   if not tf.io.gfile.exists(path):
     raise FileNotFoundError(
-        f'{path} does not exist: give the --model_dir of a run of train.py.')
+      f'{path} does not exist: give the --model_dir of a run of train.py.'
+    )
   return yaml_settings.read(path)
 
 
-def find_checkpoint(folder: str) -> Optional[str]:
+def find_checkpoint(folder: str) -> str | None:
   """Returns the path of a run's last checkpoint; None if none was saved."""
   found = tf.train.latest_checkpoint(folder)
   if not found:
     unlisted = tf.io.gfile.glob(os.path.join(folder, '*.index'))
     if unlisted:
       logging.warning(
-          '%s is not used: the file named checkpoint, which lists the '
-          'checkpoints of a folder, does not name it.', unlisted[0])
+        '%s is not used: the file named checkpoint, which lists the '
+        'checkpoints of a folder, does not name it.',
+        unlisted[0],
+      )
   return found
 
 
@@ -66,8 +76,14 @@ def step_of(checkpoint: str) -> int:
   return int(reader.get_tensor(_STEP)) if reader.has_tensor(_STEP) else 0
 
 
-def check_settings(params: cfg.ExperimentConfig, folder: str,
-                   seed: Optional[int], *, trains: bool, allowed: bool):
+def check_settings(
+  params: cfg.ExperimentConfig,
+  folder: str,
+  seed: int | None,
+  *,
+  trains: bool,
+  allowed: bool,
+):
   """Compares a run with the one that its folder holds, before it changes it.
 
   Differences are logged. One that changes what is trained stops a run that
@@ -93,8 +109,9 @@ def check_settings(params: cfg.ExperimentConfig, folder: str,
   except FileNotFoundError:
     if stops:
       raise ValueError(
-          f'{path} does not exist; expected the settings that {checkpoint} was '
-          f'trained with. {_TO_GO_ON}') from None
+        f'{path} does not exist; expected the settings that {checkpoint} was '
+        f'trained with. {_TO_GO_ON}'
+      ) from None
     return
   except ValueError as e:
     message = str(e) if path in str(e) else f'{path}: {e}.'
@@ -112,14 +129,23 @@ def check_settings(params: cfg.ExperimentConfig, folder: str,
     trained['trainer.train_steps'] = changes.others.pop('trainer.train_steps')
   if trained and stops:
     raise ValueError(
-        f'{path}: {files.in_words(trained, most=8)}; expected the settings '
-        f'that the checkpoint of step {step} was trained with. {_TO_GO_ON}')
+      f'{path}: {files.in_words(trained, most=8)}; expected the settings '
+      f'that the checkpoint of step {step} was trained with. {_TO_GO_ON}'
+    )
   for name, values in {**trained, **changes.others}.items():
-    effect = ('changes what is trained, from step '
-              f'{step} on' * trains + 'the network was trained with the first' *
-              (not trains)) if name in trained else 'does not affect training'
-    logging.warning('%s: %s (%s).', path, files.in_words({name: values}),
-                    effect)
+    effect = (
+      (
+        'changes what is trained, from step '
+        f'{step} on'
+        * trains
+        + 'the network was trained with the first' * (not trains)
+      )
+      if name in trained
+      else 'does not affect training'
+    )
+    logging.warning(
+      '%s: %s (%s).', path, files.in_words({name: values}), effect
+    )
 
 
 def check_checkpoint(params: cfg.ExperimentConfig, folder: str, mode: str):
@@ -139,21 +165,24 @@ def check_checkpoint(params: cfg.ExperimentConfig, folder: str, mode: str):
     # A run that has just started writes its settings first.
     if not tf.io.gfile.exists(os.path.join(folder, PARAMS)):
       raise ValueError(
-          f'--model_dir is {folder}, which holds neither a checkpoint nor a '
-          f'{PARAMS}; expected the folder of a run, for whose checkpoints '
-          '--mode=continuous_eval waits. Check the path, or start the run '
-          'first.')
+        f'--model_dir is {folder}, which holds neither a checkpoint nor a '
+        f'{PARAMS}; expected the folder of a run, for whose checkpoints '
+        '--mode=continuous_eval waits. Check the path, or start the run '
+        'first.'
+      )
     logging.warning('%s holds no checkpoint yet: waiting for one.', folder)
     return
   input_checks.check_checkpoint(params.task.init_checkpoint)
   backbone = params.task.model.backbone
   if params.task.init_checkpoint or (
-      backbone.type == 'keras_application' and backbone.get().weights):
+    backbone.type == 'keras_application' and backbone.get().weights
+  ):
     return
   raise ValueError(
-      f'--model_dir is {folder}, which holds no checkpoint; --mode={mode} '
-      'would score random weights. Check the path, or name weights with '
-      'task.init_checkpoint.')
+    f'--model_dir is {folder}, which holds no checkpoint; --mode={mode} '
+    'would score random weights. Check the path, or name weights with '
+    'task.init_checkpoint.'
+  )
 
 
 def prepare(folder: str, flag: str = '--model_dir'):
@@ -175,12 +204,12 @@ def prepare(folder: str, flag: str = '--model_dir'):
   except tf.errors.OpError as e:
     found = e.message.rpartition('; ')[-1].partition('\n')[0]
     raise ValueError(
-        f'{flag} is {folder}, which cannot be written to ({found}); expected a '
-        'folder for what is written. Choose another.'
+      f'{flag} is {folder}, which cannot be written to ({found}); expected a '
+      'folder for what is written. Choose another.'
     ) from None
 
 
-def _read_flags(folder: str) -> Dict[str, Any]:
+def _read_flags(folder: str) -> dict[str, Any]:
   """Reads the flags that a run was started with; older runs kept none."""
   path = os.path.join(folder, _FLAGS)
   if not tf.io.gfile.exists(path):
@@ -198,15 +227,15 @@ def _keep(folder: str, new: str):
     if old.read() == f.read():
       return
   number = 1
-  while tf.io.gfile.exists(kept := os.path.join(
-      folder, f'params.{number}.yaml')):
+  while tf.io.gfile.exists(
+    kept := os.path.join(folder, f'params.{number}.yaml')
+  ):
     number += 1
   tf.io.gfile.copy(path, kept)
   logging.info('%s was kept as %s.', path, kept)
 
 
-def write_start(params: cfg.ExperimentConfig, folder: str,
-                seed: Optional[int]):
+def write_start(params: cfg.ExperimentConfig, folder: str, seed: int | None):
   """Writes what a run is made of, once it can start.
 
   Args:
@@ -221,10 +250,10 @@ def write_start(params: cfg.ExperimentConfig, folder: str,
   for package in _PACKAGES:
     versions[package] = metadata.version(package)
   texts = {
-      'config.gin': gin.config_str(),
-      'versions.json': json.dumps(versions, indent=2) + '\n',
-      'command.txt': ' '.join(sys.argv) + '\n',
-      _FLAGS: json.dumps({'seed': seed}) + '\n',
+    'config.gin': gin.config_str(),
+    'versions.json': json.dumps(versions, indent=2) + '\n',
+    'command.txt': ' '.join(sys.argv) + '\n',
+    _FLAGS: json.dumps({'seed': seed}) + '\n',
   }
   for name, text in texts.items():
     files.write(os.path.join(folder, name), text)

@@ -1,14 +1,16 @@
 """The host's runner, for runs that are killed, or whose numbers blow up."""
 
+from collections.abc import Mapping
 import json
 import os
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any
 
 from absl import logging
-import tensorflow as tf, tf_keras
-
 from official.core import config_definitions as cfg
 from official.core import train_lib
+import tensorflow as tf
+import tf_keras
+
 from official_ext.harmonization import run_folder
 from official_ext.harmonization.tasks import poison
 
@@ -30,7 +32,7 @@ def step_to_resume(model_dir: str) -> int:
   return run_folder.step_of(path) if path else 0
 
 
-def seed_at(seed: Optional[int], step: int, task: cfg.TaskConfig):
+def seed_at(seed: int | None, step: int, task: cfg.TaskConfig):
   """Sets the seed of a run, and says what becomes of the order of its data.
 
   Args:
@@ -44,8 +46,9 @@ def seed_at(seed: Optional[int], step: int, task: cfg.TaskConfig):
   if not step:
     return
   fixed = [
-      f'task.{name}.seed' for name in ('train_data', 'mapped_data')
-      if getattr(getattr(task, name, None), 'seed', None) is not None
+    f'task.{name}.seed'
+    for name in ('train_data', 'mapped_data')
+    if getattr(getattr(task, name, None), 'seed', None) is not None
   ]
   order = 'in another order'
   if seed is not None:
@@ -53,8 +56,11 @@ def seed_at(seed: Optional[int], step: int, task: cfg.TaskConfig):
   elif fixed:
     order = f'in the order that they had at step 0, by {" and ".join(fixed)}'
   logging.warning(
-      'The run goes on after step %d. A checkpoint holds no place in the '
-      'training data: they start over, %s.', step, order)
+    'The run goes on after step %d. A checkpoint holds no place in the '
+    'training data: they start over, %s.',
+    step,
+    order,
+  )
 
 
 def check_workers(strategy: tf.distribute.Strategy, step: int):
@@ -67,17 +73,19 @@ def check_workers(strategy: tf.distribute.Strategy, step: int):
   Raises:
     ValueError: the others would start at step 0 beside it.
   """
-  if not step or not isinstance(strategy,
-                                tf.distribute.MultiWorkerMirroredStrategy):
+  if not step or not isinstance(
+    strategy, tf.distribute.MultiWorkerMirroredStrategy
+  ):
     return
   cluster = strategy.cluster_resolver.cluster_spec().as_dict()
   if sum(map(len, cluster.values())) > 1:
     raise ValueError(
-        f'--model_dir holds a checkpoint of step {step}, and '
-        'runtime.distribution_strategy is multi_worker_mirrored: the host '
-        'restores it in the first process alone. Go on in one process, or '
-        'start from its weights: a new --model_dir, with it as '
-        'task.init_checkpoint.')
+      f'--model_dir holds a checkpoint of step {step}, and '
+      'runtime.distribution_strategy is multi_worker_mirrored: the host '
+      'restores it in the first process alone. Go on in one process, or '
+      'start from its weights: a new --model_dir, with it as '
+      'task.init_checkpoint.'
+    )
 
 
 def clear_unfinished(folder: str):
@@ -113,8 +121,11 @@ def forget_lost_best(folder: str):
     scored = None  # Killed while it was written.
   checkpoint = tf.train.latest_checkpoint(folder)
   if not checkpoint or scored != run_folder.step_of(checkpoint):
-    logging.warning('%s is removed: the checkpoint of this best score was not '
-                    'written. The next evaluation exports its own.', path)
+    logging.warning(
+      '%s is removed: the checkpoint of this best score was not '
+      'written. The next evaluation exports its own.',
+      path,
+    )
     tf.io.gfile.remove(path)
 
 
@@ -127,8 +138,9 @@ class Runner(train_lib.OrbitExperimentRunner):
 
   watch = None
 
-  def __init__(self, distribution_strategy, task, mode, params, model_dir,
-               *args, **kwargs):
+  def __init__(
+    self, distribution_strategy, task, mode, params, model_dir, *args, **kwargs
+  ):
     if 'train' in mode:
       check_workers(distribution_strategy, step_to_resume(model_dir))
       best = params.trainer.best_checkpoint_export_subdir
@@ -136,8 +148,9 @@ class Runner(train_lib.OrbitExperimentRunner):
         clear_unfinished(os.path.join(model_dir, folder))
       if best:
         forget_lost_best(os.path.join(model_dir, best))
-    super().__init__(distribution_strategy, task, mode, params, model_dir,
-                     *args, **kwargs)
+    super().__init__(
+      distribution_strategy, task, mode, params, model_dir, *args, **kwargs
+    )
 
   def _maybe_build_checkpoint_manager(self):
     manager = super()._maybe_build_checkpoint_manager()
@@ -159,26 +172,35 @@ class Runner(train_lib.OrbitExperimentRunner):
     try:
       with self.strategy.scope():
         tf.train.Checkpoint(model=self.trainer.model).restore(
-            path).expect_partial().assert_existing_objects_matched()
+          path
+        ).expect_partial().assert_existing_objects_matched()
     except (AssertionError, ValueError) as e:
       # Else TensorFlow lists each value that was not restored.
       tf.get_logger().setLevel('ERROR')
       raise RestoreError(
-          f'{path} is not a checkpoint of this network '
-          f'({" ".join(str(e).split()):.200}); expected the task.model that it '
-          f'was trained with, which {run_folder.PARAMS} beside it has. Correct '
-          'the settings, or choose another --model_dir.') from None
+        f'{path} is not a checkpoint of this network '
+        f'({" ".join(str(e).split()):.200}); expected the task.model that it '
+        f'was trained with, which {run_folder.PARAMS} beside it has. Correct '
+        'the settings, or choose another --model_dir.'
+      ) from None
 
-  def _build_controller(self, trainer, evaluator, *args,
-                        train_actions: Optional[List[Any]] = None, **kwargs):
+  def _build_controller(
+    self,
+    trainer,
+    evaluator,
+    *args,
+    train_actions: list[Any] | None = None,
+    **kwargs,
+  ):
     if trainer:
       self.watch = poison.Watch(trainer, self.checkpoint_manager)
       # Before the host's recovery, which looks at what the watch writes.
       train_actions = [self.watch] + (train_actions or [])
     return super()._build_controller(
-        trainer, evaluator, *args, train_actions=train_actions, **kwargs)
+      trainer, evaluator, *args, train_actions=train_actions, **kwargs
+    )
 
-  def run(self) -> Tuple[tf_keras.Model, Mapping[str, Any]]:
+  def run(self) -> tuple[tf_keras.Model, Mapping[str, Any]]:
     """Runs the experiment.
 
     A run that was killed evaluates at the steps at which it would have: the
@@ -195,7 +217,8 @@ class Runner(train_lib.OrbitExperimentRunner):
       interval = self.params.trainer.validation_interval or train_steps
       with self.strategy.scope():
         self.controller.train(
-            min(-(-step // interval) * interval, train_steps),
-            checkpoint_at_completion=False)
+          min(-(-step // interval) * interval, train_steps),
+          checkpoint_at_completion=False,
+        )
         self.controller.evaluate(self.params.trainer.validation_steps)
     return super().run()

@@ -8,6 +8,7 @@ guess would change names without a word.
 
 import ast
 import codecs
+from collections.abc import Iterator, Sequence
 import contextlib
 import csv
 import io
@@ -15,22 +16,25 @@ import itertools
 import os
 import re
 import sys
-from typing import Iterator, NamedTuple, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
 
 import gin
-import tensorflow as tf, tf_keras
 
 # UTF-32 first: its mark begins with that of UTF-16.
 _MARKS = {
-    codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32',
-    codecs.BOM_UTF8: 'utf-8-sig',
-    codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16',
+  codecs.BOM_UTF32_LE: 'utf-32',
+  codecs.BOM_UTF32_BE: 'utf-32',
+  codecs.BOM_UTF8: 'utf-8-sig',
+  codecs.BOM_UTF16_LE: 'utf-16',
+  codecs.BOM_UTF16_BE: 'utf-16',
 }
 _NOT_TEXT = {
-    b'PK\x03\x04': 'a zip archive or a spreadsheet (.xlsx, .ods)',
-    b'\xd0\xcf\x11\xe0': 'a spreadsheet (.xls)',
-    b'\x1f\x8b': 'compressed by gzip',
-    b'\x93NUMPY': 'an npy file',
+  b'PK\x03\x04': 'a zip archive or a spreadsheet (.xlsx, .ods)',
+  b'\xd0\xcf\x11\xe0': 'a spreadsheet (.xls)',
+  b'\x1f\x8b': 'compressed by gzip',
+  b'\x93NUMPY': 'an npy file',
 }
 _HEAD = 4096
 _BUFFER = 1 << 20
@@ -48,8 +52,10 @@ def _encoding(head: bytes, path: str) -> str:
       return encoding
   for magic, what in _NOT_TEXT.items():
     if head.startswith(magic):
-      raise ValueError(f'{path} is {what}; expected text. Save it as UTF-8 '
-                       'text (a table as CSV).')
+      raise ValueError(
+        f'{path} is {what}; expected text. Save it as UTF-8 '
+        'text (a table as CSV).'
+      )
   if b'\0' not in head:
     return 'utf-8'
   # Half of the bytes of English in UTF-16 are zero, always the same half.
@@ -59,8 +65,9 @@ def _encoding(head: bytes, path: str) -> str:
     return 'utf-16-le'
   if high > half and not low:
     return 'utf-16-be'
-  raise ValueError(f'{path} has zero bytes; expected text. Save it as UTF-8 '
-                   'text.')
+  raise ValueError(
+    f'{path} has zero bytes; expected text. Save it as UTF-8 text.'
+  )
 
 
 def decode(content: bytes, path: str) -> str:
@@ -80,12 +87,13 @@ def decode(content: bytes, path: str) -> str:
   try:
     text = content.decode(encoding)
   except UnicodeDecodeError as e:
-    before = _lines_ended(content[:e.start].decode(encoding, 'replace'))
+    before = _lines_ended(content[: e.start].decode(encoding, 'replace'))
     raise ValueError(
-        f'{path}, line {before.count(chr(10)) + 1}: byte '
-        f'0x{content[e.start]:02x} is not {e.encoding.upper()}; expected text '
-        'in UTF-8 or UTF-16. Save the file as UTF-8 (it may be in Latin-1 or '
-        'Windows-1252).') from None
+      f'{path}, line {before.count(chr(10)) + 1}: byte '
+      f'0x{content[e.start]:02x} is not {e.encoding.upper()}; expected text '
+      'in UTF-8 or UTF-16. Save the file as UTF-8 (it may be in Latin-1 or '
+      'Windows-1252).'
+    ) from None
   return _lines_ended(text)
 
 
@@ -106,7 +114,7 @@ def _opened(path: str) -> io.StringIO:
 
 def teach_gin():
   """Lets gin read files, and those that they include, as `read` does."""
-  readers = gin.config._FILE_READERS  # pylint: disable=protected-access
+  readers = gin.config._FILE_READERS
   if readers[0][0] is not _opened:
     # The first that knows a path reads it, and gin's own takes UTF-8 only.
     readers.insert(0, (_opened, os.path.isfile))
@@ -124,7 +132,7 @@ class _Bytes(io.RawIOBase):
 
   def readinto(self, buffer) -> int:
     found = self._file.read(len(buffer))
-    buffer[:len(found)] = found
+    buffer[: len(found)] = found
     return len(found)
 
   def close(self):
@@ -140,6 +148,7 @@ class Row(NamedTuple):
     cells: text by the column's name in lower case; '' where it is empty.
     problem: why the cells may not be what was meant, or ''.
   """
+
   line: int
   cells: dict[str, str]
   problem: str
@@ -153,6 +162,7 @@ class Table(NamedTuple):
     columns: their names in lower case.
     rows: the lines below, read one by one.
   """
+
   path: str
   columns: list[str]
   rows: Iterator[Row]
@@ -170,12 +180,15 @@ class Table(NamedTuple):
     missing = [c for c in needed if c not in self.columns]
     if missing:
       raise ValueError(
-          f'{self.path} has no column {missing[0]}, only {self.columns}: name '
-          f'the columns in its first line, {", ".join(needed)} among them.')
+        f'{self.path} has no column {missing[0]}, only {self.columns}: name '
+        f'the columns in its first line, {", ".join(needed)} among them.'
+      )
     for name in (*needed, *optional):
       if self.columns.count(name) > 1:
-        raise ValueError(f'{self.path} has {self.columns.count(name)} columns '
-                         f'{name}; expected one. Rename or remove the others.')
+        raise ValueError(
+          f'{self.path} has {self.columns.count(name)} columns '
+          f'{name}; expected one. Rename or remove the others.'
+        )
 
 
 @contextlib.contextmanager
@@ -220,10 +233,15 @@ def _table(path: str, lines: Iterator[str]) -> Table:
       break
     skipped += 1
   delimiter = delimiter or max(
-      _DELIMITERS, key=lambda d: len(next(csv.reader([first], delimiter=d))))
+    _DELIMITERS, key=lambda d: len(next(csv.reader([first], delimiter=d)))
+  )
   # Strict: a stray quote would otherwise swallow the lines after it.
-  reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter,
-                      skipinitialspace=True, strict=True)
+  reader = csv.reader(
+    itertools.chain([first], lines),
+    delimiter=delimiter,
+    skipinitialspace=True,
+    strict=True,
+  )
   rows = _rows(path, reader, skipped)
   columns = [_cell(c).lower() for c in next(rows, (0, []))[1]]
   return Table(path, columns, _named(columns, rows))
@@ -239,8 +257,9 @@ def _rows(path, reader, skipped):
       return
     except csv.Error as e:
       raise ValueError(
-          f'{path}, line {line + skipped}, is not a line of CSV ({e}): repair '
-          'or remove it (a quote inside of a cell is written twice).') from None
+        f'{path}, line {line + skipped}, is not a line of CSV ({e}): repair '
+        'or remove it (a quote inside of a cell is written twice).'
+      ) from None
     if any(map(str.strip, cells)):
       yield line + skipped, cells
 
@@ -253,10 +272,15 @@ def _named(columns, rows):
   """Yields rows with their cells by name."""
   for line, found in rows:
     cells = [*map(_cell, found)]
-    extra = [c for c in cells[len(columns):] if c]
-    problem = '' if not extra else (
+    extra = [c for c in cells[len(columns) :] if c]
+    problem = (
+      ''
+      if not extra
+      else (
         f'{len(cells)} cells under {len(columns)} columns; put a cell that '
-        'holds the separator into double quotes')
+        'holds the separator into double quotes'
+      )
+    )
     cells += [''] * (len(columns) - len(cells))
     yield Row(line, dict(zip(columns, cells)), problem)
 

@@ -20,54 +20,71 @@ import pprint
 
 from absl import flags
 from absl import logging
-import gin
-import tensorflow as tf, tf_keras
-import yaml
-
 from official.common import flags as tfm_flags
 from official.core import config_definitions as cfg
 from official.core import task_factory
 from official.core import train_utils
 from official.modeling import performance
 from official.vision.utils import summary_manager
-from official_ext.harmonization import (
-    registry_imports)  # pylint: disable=unused-import
+import tensorflow as tf
+import yaml
+
+import gin
 from official_ext.harmonization import building
 from official_ext.harmonization import cli
 from official_ext.harmonization import experiment_parser
 from official_ext.harmonization import input_checks
+from official_ext.harmonization import registry_imports
 from official_ext.harmonization import resources
 from official_ext.harmonization import run_folder
 from official_ext.harmonization import runner
 from official_ext.harmonization import text_files
 from official_ext.harmonization.configs import experiment_checks
 from official_ext.harmonization.configs import (
-    harmonized_image_classification as exp_cfg)
+  harmonized_image_classification as exp_cfg,
+)
 
 FLAGS = flags.FLAGS
 
 # Those of Model Garden's that its runner knows.
-_MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval',
-          'train_and_post_eval')
+_MODES = (
+  'train',
+  'eval',
+  'train_and_eval',
+  'continuous_eval',
+  'train_and_post_eval',
+)
 
 
 def define_flags():
   """Defines the host's flags and ours, with defaults for mode and model_dir."""
   tfm_flags.define_flags()
   flags.DEFINE_integer(
-      'seed', None, 'Seed of initial weights, crops, flips and mixing. Left '
-      'out, every run draws its own.')
+    'seed',
+    None,
+    'Seed of initial weights, crops, flips and mixing. Left '
+    'out, every run draws its own.',
+  )
   flags.DEFINE_bool(
-      'dry_run', False, 'Resolve the configuration, build the network and '
-      'trace a step, print the configuration and stop. No data are touched, no '
-      'accelerator is needed, and nothing is written.')
+    'dry_run',
+    False,
+    'Resolve the configuration, build the network and '
+    'trace a step, print the configuration and stop. No data are touched, no '
+    'accelerator is needed, and nothing is written.',
+  )
   flags.DEFINE_bool(
-      'allow_changed_settings', False, 'Go on from the checkpoint in '
-      '--model_dir although settings that change what is trained differ from '
-      "those in its params.yaml. The old file is kept as params.1.yaml. The "
-      'scores of such a run belong to neither of the two settings.')
-  flags.DEFINE_bool('enable_async_checkpointing', True,
-                    'Save checkpoints while training goes on.')
+    'allow_changed_settings',
+    False,
+    'Go on from the checkpoint in '
+    '--model_dir although settings that change what is trained differ from '
+    'those in its params.yaml. The old file is kept as params.1.yaml. The '
+    'scores of such a run belong to neither of the two settings.',
+  )
+  flags.DEFINE_bool(
+    'enable_async_checkpointing',
+    True,
+    'Save checkpoints while training goes on.',
+  )
   FLAGS.set_default('mode', 'train_and_eval')
   flags.mark_flag_as_required('experiment')
 
@@ -96,13 +113,14 @@ def parse_configuration(flags_obj) -> cfg.ExperimentConfig:
   idle = exp_cfg.idle_bindings(params)
   if idle:
     raise ValueError(
-        f'gin binds {", ".join(idle)}, but the experiment '
-        f'{flags_obj.experiment} is not harmonized: add '
-        'harmonize.enabled = True or remove the bindings.')
+      f'gin binds {", ".join(idle)}, but the experiment '
+      f'{flags_obj.experiment} is not harmonized: add '
+      'harmonize.enabled = True or remove the bindings.'
+    )
   if params.trainer.best_checkpoint_eval_metric:
     experiment_checks.check_best_metric(
-        params.trainer,
-        task_factory.get_task(params.task).evaluation_logs())
+      params.trainer, task_factory.get_task(params.task).evaluation_logs()
+    )
   params.validate()
   params.lock()
   parser.report_replaced(params)
@@ -116,8 +134,7 @@ def _resolve_files(flags_obj):
     for folder in (root, os.path.join(root, 'gin')):
       gin.add_config_file_search_path(folder)
   flags_obj.config_file = [
-      resources.find(name, 'experiments')
-      for name in flags_obj.config_file or []
+    resources.find(name, 'experiments') for name in flags_obj.config_file or []
   ]
   override = flags_obj.params_override
   if override and override.endswith(('.yaml', '.yml', '.json')):
@@ -132,17 +149,21 @@ def _check_flags():
   """
   if FLAGS['params_override'].present > 1:
     raise ValueError(
-        f'--params_override is given {FLAGS["params_override"].present} times, '
-        'of which the last would count. Join them by commas.')
+      f'--params_override is given {FLAGS["params_override"].present} times, '
+      'of which the last would count. Join them by commas.'
+    )
   if FLAGS.mode not in _MODES:
-    raise ValueError(f'--mode={FLAGS.mode} is not implemented in Model Garden; '
-                     f'expected one of {", ".join(_MODES)}.')
+    raise ValueError(
+      f'--mode={FLAGS.mode} is not implemented in Model Garden; '
+      f'expected one of {", ".join(_MODES)}.'
+    )
 
 
 def _model_dir() -> str:
   """The folder of the run."""
   return resources.working_path(
-      FLAGS.model_dir or os.path.join('runs', FLAGS.experiment))
+    FLAGS.model_dir or os.path.join('runs', FLAGS.experiment)
+  )
 
 
 def _code() -> cfg.ExperimentConfig:
@@ -165,8 +186,13 @@ def _configure():
     return params
   input_checks.check_data(params, FLAGS.mode)
   model_dir = _model_dir()
-  run_folder.check_settings(params, model_dir, FLAGS.seed, trains=trains,
-                            allowed=FLAGS.allow_changed_settings)
+  run_folder.check_settings(
+    params,
+    model_dir,
+    FLAGS.seed,
+    trains=trains,
+    allowed=FLAGS.allow_changed_settings,
+  )
   run_folder.check_checkpoint(params, model_dir, FLAGS.mode)
   run_folder.prepare(model_dir)
   return params
@@ -205,14 +231,16 @@ def _set_up(params: cfg.ExperimentConfig, model_dir: str) -> runner.Runner:
     with strategy.scope():
       task = task_factory.get_task(params.task, logging_dir=model_dir)
     return runner.Runner(
-        distribution_strategy=strategy,
-        task=task,
-        mode=FLAGS.mode,
-        params=params,
-        model_dir=model_dir,
-        eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(
-            params=params, model_dir=model_dir),
-        enable_async_checkpointing=FLAGS.enable_async_checkpointing)
+      distribution_strategy=strategy,
+      task=task,
+      mode=FLAGS.mode,
+      params=params,
+      model_dir=model_dir,
+      eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(
+        params=params, model_dir=model_dir
+      ),
+      enable_async_checkpointing=FLAGS.enable_async_checkpointing,
+    )
   except (tf.errors.OpError, runner.RestoreError):
     raise
   except Exception:  # Whatever Model Garden makes of a wrong setting.
@@ -229,12 +257,13 @@ def _run(experiment: runner.Runner, params: cfg.ExperimentConfig):
       raise
     trials = params.trainer.recovery_max_trials
     raise SystemExit(
-        f'train.py: {experiment.watch.report} No checkpoint was written since '
-        f'({experiment.checkpoint_manager.latest_checkpoint or "there is none"}'
-        f' is the last). trainer.recovery_max_trials is {trials}: a higher one '
-        'goes back to the last checkpoint that often; a lower '
-        'learning rate, or task.harmonization.weight, may avoid it, in another '
-        '--model_dir or with --allow_changed_settings.') from e
+      f'train.py: {experiment.watch.report} No checkpoint was written since '
+      f'({experiment.checkpoint_manager.latest_checkpoint or "there is none"}'
+      f' is the last). trainer.recovery_max_trials is {trials}: a higher one '
+      'goes back to the last checkpoint that often; a lower '
+      'learning rate, or task.harmonization.weight, may avoid it, in another '
+      '--model_dir or with --allow_changed_settings.'
+    ) from e
   except Exception as e:
     if not building.is_traced(e) or isinstance(e, (AttributeError, TypeError)):
       raise
@@ -250,8 +279,9 @@ def main(_):
     print(yaml.safe_dump(json.loads(json.dumps(params.as_dict()))))
     return
   model_dir = _model_dir()
-  logging.info('Final experiment parameters:\n%s',
-               pprint.pformat(params.as_dict()))
+  logging.info(
+    'Final experiment parameters:\n%s', pprint.pformat(params.as_dict())
+  )
   trains = 'train' in FLAGS.mode
   step = runner.step_to_resume(model_dir) if trains else 0
   runner.seed_at(FLAGS.seed, step, params.task)

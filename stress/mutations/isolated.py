@@ -1,10 +1,11 @@
 """Runs jobs in a second process, which may crash or hang."""
 
+from collections.abc import Sequence
 import json
 import queue
 import subprocess
 import threading
-from typing import Any, List, Sequence, Tuple, Union
+from typing import Any
 
 
 class Reader:
@@ -26,14 +27,17 @@ class Reader:
 
   def _start(self):
     self._process = subprocess.Popen(
-        self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL)
+      self._command,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+    )
     self._lines = queue.Queue()
     threading.Thread(
-        target=_listen, args=(self._process.stdout, self._lines.put),
-        daemon=True).start()
+      target=_listen, args=(self._process.stdout, self._lines.put), daemon=True
+    ).start()
 
-  def run(self, **job) -> Union[List[Any], Tuple[str, str]]:
+  def run(self, **job) -> list[Any] | tuple[str, str]:
     """Runs one job.
 
     Args:
@@ -58,7 +62,7 @@ class Reader:
       said = json.loads(line)
     return said['results']
 
-  def _gone(self, how: str, said) -> Tuple[str, str]:
+  def _gone(self, how: str, said) -> tuple[str, str]:
     self._process.kill()
     self._process.stdin.close()
     code = self._process.wait()
@@ -79,7 +83,7 @@ def _listen(stream, put):
   put(b'')
 
 
-def run(reader: Reader, numbers: Sequence[int], **job) -> List[List[Any]]:
+def run(reader: Reader, numbers: Sequence[int], **job) -> list[list[Any]]:
   """Runs numbered jobs together, or one by one where the process is lost.
 
   Args:

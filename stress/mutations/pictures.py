@@ -1,8 +1,8 @@
 """Pictures of every kind, whole and damaged."""
 
+from collections.abc import Sequence
 import io
 import struct
-from typing import Sequence
 import zlib
 
 import numpy as np
@@ -16,8 +16,9 @@ def smooth(rng, size, channels) -> np.ndarray:
   return np.asarray(picture.resize(size[::-1], Image.BILINEAR))
 
 
-def encode(pixels: np.ndarray, picture_format: str, mode: str = '',
-           **options) -> bytes:
+def encode(
+  pixels: np.ndarray, picture_format: str, mode: str = '', **options
+) -> bytes:
   """Encodes a picture with Pillow.
 
   Args:
@@ -46,7 +47,7 @@ def flip(rng, data: bytes, places: Sequence[int]) -> bytes:
 
 
 def cut(rng, data: bytes) -> bytes:
-  return data[:rng.integers(0, len(data))]
+  return data[: rng.integers(0, len(data))]
 
 
 def _flip_head(rng, data):
@@ -56,8 +57,9 @@ def _flip_head(rng, data):
 def _tiny(rng, unused_data):
   size = [(1, 1), (1, 300), (300, 1), (2, 2)][rng.integers(0, 4)]
   channels = [1, 3][rng.integers(0, 2)]
-  return encode(smooth(rng, size, channels),
-                ['PNG', 'JPEG'][rng.integers(0, 2)])
+  return encode(
+    smooth(rng, size, channels), ['PNG', 'JPEG'][rng.integers(0, 2)]
+  )
 
 
 def _header_size(rng, unused_data):
@@ -70,9 +72,9 @@ def _header_size(rng, unused_data):
     data[29:33] = struct.pack('>I', zlib.crc32(data[12:29]))
   elif kind == 'JPEG':
     frame = data.index(b'\xff\xc0')
-    data[frame + 5:frame + 9] = struct.pack('>HH', *[side & 0xffff] * 2)
+    data[frame + 5 : frame + 9] = struct.pack('>HH', *[side & 0xFFFF] * 2)
   elif kind == 'GIF':
-    data[6:10] = struct.pack('<HH', *[side & 0xffff] * 2)
+    data[6:10] = struct.pack('<HH', *[side & 0xFFFF] * 2)
   else:
     data[18:26] = struct.pack('<ii', side, side)
   return bytes(data)
@@ -87,8 +89,12 @@ def bomb(rng, unused_data):
   header = struct.pack('>IIBBBBB', side, side, 8, 0, 0, 0, 0)
   chunks = [(b'IHDR', header), (b'IDAT', body + line.flush()), (b'IEND', b'')]
   return b'\x89PNG\r\n\x1a\n' + b''.join(
-      struct.pack('>I', len(content)) + name + content +
-      struct.pack('>I', zlib.crc32(name + content)) for name, content in chunks)
+    struct.pack('>I', len(content))
+    + name
+    + content
+    + struct.pack('>I', zlib.crc32(name + content))
+    for name, content in chunks
+  )
 
 
 def _twelve_bits(rng, unused_data):
@@ -106,7 +112,8 @@ def _animated(rng, unused_data):
 
 def _as(picture_format, mode='', channels=3, **options):
   return lambda rng, unused_data: encode(
-      smooth(rng, (40, 48), channels), picture_format, mode, **options)
+    smooth(rng, (40, 48), channels), picture_format, mode, **options
+  )
 
 
 def _sixteen_bits(rng, unused_data):
@@ -115,30 +122,31 @@ def _sixteen_bits(rng, unused_data):
 
 
 CHANGES = {
-    'picture: bytes flipped': lambda rng, d: flip(rng, d, range(len(d))),
-    'picture: header flipped': _flip_head,
-    'picture: tail cut': cut,
-    'picture: bytes after its end': lambda rng, d: d + rng.bytes(
-        rng.integers(1, 90)),
-    'picture: noise': lambda rng, d: rng.bytes(rng.integers(1, 300)),
-    'picture: empty': lambda rng, d: b'',
-    'picture: 1 or 2 pixels wide': _tiny,
-    'picture: header says huge or 0': _header_size,
-    'picture: 12-bit JPEG': _twelve_bits,
-    'picture: CMYK JPEG': _as('JPEG', 'CMYK'),
-    'picture: grey JPEG': _as('JPEG', 'L'),
-    'picture: colour JPEG': _as('JPEG'),
-    'picture: progressive JPEG': _as('JPEG', progressive=True),
-    'picture: colour PNG': _as('PNG'),
-    'picture: grey PNG': _as('PNG', channels=1),
-    'picture: 16-bit PNG': _sixteen_bits,
-    'picture: PNG with alpha': _as('PNG', 'RGBA'),
-    'picture: grey PNG with alpha': _as('PNG', 'LA'),
-    'picture: PNG with palette': _as('PNG', 'P'),
-    'picture: 1-bit PNG': _as('PNG', '1'),
-    'picture: GIF': _as('GIF', 'P'),
-    'picture: animated GIF': _animated,
-    'picture: BMP': _as('BMP'),
-    'picture: WebP': _as('WEBP', lossless=True),
-    'picture: TIFF': _as('TIFF'),
+  'picture: bytes flipped': lambda rng, d: flip(rng, d, range(len(d))),
+  'picture: header flipped': _flip_head,
+  'picture: tail cut': cut,
+  'picture: bytes after its end': lambda rng, d: (
+    d + rng.bytes(rng.integers(1, 90))
+  ),
+  'picture: noise': lambda rng, d: rng.bytes(rng.integers(1, 300)),
+  'picture: empty': lambda rng, d: b'',
+  'picture: 1 or 2 pixels wide': _tiny,
+  'picture: header says huge or 0': _header_size,
+  'picture: 12-bit JPEG': _twelve_bits,
+  'picture: CMYK JPEG': _as('JPEG', 'CMYK'),
+  'picture: grey JPEG': _as('JPEG', 'L'),
+  'picture: colour JPEG': _as('JPEG'),
+  'picture: progressive JPEG': _as('JPEG', progressive=True),
+  'picture: colour PNG': _as('PNG'),
+  'picture: grey PNG': _as('PNG', channels=1),
+  'picture: 16-bit PNG': _sixteen_bits,
+  'picture: PNG with alpha': _as('PNG', 'RGBA'),
+  'picture: grey PNG with alpha': _as('PNG', 'LA'),
+  'picture: PNG with palette': _as('PNG', 'P'),
+  'picture: 1-bit PNG': _as('PNG', '1'),
+  'picture: GIF': _as('GIF', 'P'),
+  'picture: animated GIF': _animated,
+  'picture: BMP': _as('BMP'),
+  'picture: WebP': _as('WEBP', lossless=True),
+  'picture: TIFF': _as('TIFF'),
 }

@@ -5,17 +5,17 @@ Protocol buffers, Pillow, OpenCV and numpy read what TensorFlow's ops and
 """
 
 import io
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 from PIL import ImageFile
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 _SIDES = {'clickme_2018': 256, 'clickme_per_category': 224}
 # Of grey from red, green and blue: JPEG's, and that of TensorFlow's PNGs.
-_LUMAS = ((.299, .587, .114), (.2126, .7152, .0722))
+_LUMAS = ((0.299, 0.587, 0.114), (0.2126, 0.7152, 0.0722))
 
 
 class Unreadable(Exception):
@@ -30,20 +30,22 @@ class Reading(NamedTuple):
     images: float32 (H, W, 3), white at 255: each way to read the image.
     heatmaps: float32 (h, w): each way to read the map; empty without one.
   """
+
   label: int
-  images: List[np.ndarray]
-  heatmaps: List[np.ndarray]
+  images: list[np.ndarray]
+  heatmaps: list[np.ndarray]
 
 
-def _fields(serialized: bytes) -> Dict[str, List[Any]]:
+def _fields(serialized: bytes) -> dict[str, list[Any]]:
   try:
     example = tf.train.Example.FromString(serialized)
-  except Exception as e:  # pylint: disable=broad-except  # of several kinds
+  except Exception as e:  # of several kinds
     raise Unreadable(str(e)) from None
   return {
-      name: list(getattr(feature, feature.WhichOneof('kind')).value)
-      if feature.WhichOneof('kind') else []
-      for name, feature in example.features.feature.items()
+    name: list(getattr(feature, feature.WhichOneof('kind')).value)
+    if feature.WhichOneof('kind')
+    else []
+    for name, feature in example.features.feature.items()
   }
 
 
@@ -69,12 +71,13 @@ def _with_pillow(encoded: bytes) -> np.ndarray:
   return np.asarray(picture.convert('RGB'))
 
 
-def _with_opencv(encoded: bytes) -> Optional[np.ndarray]:
+def _with_opencv(encoded: bytes) -> np.ndarray | None:
   if not encoded:
     return None
   pixels = cv2.imdecode(
-      np.frombuffer(encoded, np.uint8),
-      cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    np.frombuffer(encoded, np.uint8),
+    cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+  )
   return None if pixels is None else pixels[..., ::-1]
 
 
@@ -86,10 +89,10 @@ def _cut_to_frame(gif: bytes) -> bytes:
     while gif[place]:
       place += gif[place] + 1
     place += 1
-  return gif[:6] + gif[place + 5:place + 9] + gif[10:]
+  return gif[:6] + gif[place + 5 : place + 9] + gif[10:]
 
 
-def _pictures(encoded: bytes) -> List[np.ndarray]:
+def _pictures(encoded: bytes) -> list[np.ndarray]:
   """Every way to read an encoded picture, uint8 (H, W, 3)."""
   found = []
   if encoded.startswith(b'GIF'):
@@ -102,7 +105,7 @@ def _pictures(encoded: bytes) -> List[np.ndarray]:
     ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
     try:
       found.append(_with_pillow(encoded))
-    except Exception:  # pylint: disable=broad-except  # of many kinds
+    except Exception:  # of many kinds
       continue
     finally:
       ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -126,16 +129,19 @@ def _with_fast_transform(encoded: bytes, pixels: np.ndarray):
     return []
   try:
     fast, accurate = (
-        tf.io.decode_jpeg(encoded, 3, dct_method=method).numpy()
-        for method in ('INTEGER_FAST', 'INTEGER_ACCURATE'))
+      tf.io.decode_jpeg(encoded, 3, dct_method=method).numpy()
+      for method in ('INTEGER_FAST', 'INTEGER_ACCURATE')
+    )
   except tf.errors.InvalidArgumentError:
     return []
-  alike = accurate.shape == pixels.shape and np.abs(
-      np.float32(accurate) - pixels).mean() < 1.
+  alike = (
+    accurate.shape == pixels.shape
+    and np.abs(np.float32(accurate) - pixels).mean() < 1.0
+  )
   return [fast] if alike else []
 
 
-def _grey(pixels: np.ndarray) -> List[np.ndarray]:
+def _grey(pixels: np.ndarray) -> list[np.ndarray]:
   return [pixels.astype(np.float32) @ np.float32(luma) for luma in _LUMAS]
 
 
@@ -146,13 +152,15 @@ def _canonical_map(encoded: bytes) -> np.ndarray:
     picture = Image.open(io.BytesIO(encoded), formats=['PNG'])
     picture = picture.convert('L') if picture.mode == '1' else picture
     values = np.asarray(picture)
-  except Exception as e:  # pylint: disable=broad-except  # of many kinds
+  except Exception as e:  # of many kinds
     raise Unreadable(str(e)) from None
   finally:
     ImageFile.LOAD_TRUNCATED_IMAGES = False
   if values.ndim != 2:
     raise Unreadable('a map in colour')
-  return values.astype(np.float32) / (1. if values.dtype == np.uint8 else 257.)
+  return values.astype(np.float32) / (
+    1.0 if values.dtype == np.uint8 else 257.0
+  )
 
 
 def _raw(data: bytes, side: int, channels: int) -> np.ndarray:
@@ -183,13 +191,17 @@ def read(record_format: str, serialized: bytes) -> Reading:
       if said is not None and not (maps and maps[0].shape[i] == said):
         raise Unreadable('another size of the map')
     return Reading(
-        _one(fields, 'image/class/label', int),
-        _pictures(_one(fields, 'image/encoded', bytes)), maps)
+      _one(fields, 'image/class/label', int),
+      _pictures(_one(fields, 'image/encoded', bytes)),
+      maps,
+    )
   label = _one(fields, 'label', int)
   image, heatmap = (_one(fields, n, bytes) for n in ('image', 'heatmap'))
   if record_format == 'clickme':
-    return Reading(label, _pictures(image),
-                   [g for p in _pictures(heatmap) for g in _grey(p)])
+    return Reading(
+      label, _pictures(image), [g for p in _pictures(heatmap) for g in _grey(p)]
+    )
   side = _SIDES[record_format]
-  return Reading(label, [_raw(image, side, 3)],
-                 [_raw(heatmap, side, 1)[..., 0]])
+  return Reading(
+    label, [_raw(image, side, 3)], [_raw(heatmap, side, 1)[..., 0]]
+  )

@@ -3,11 +3,12 @@
 The same format, seed and number give the same mutation, in any process.
 """
 
+from collections.abc import Callable, Sequence
 import tempfile
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from stress.mutations import pictures
 
@@ -19,7 +20,7 @@ ORIGINALS = 4
 _SIDES = {'clickme_2018': 256, 'clickme_per_category': 224}
 FORMATS = ('clickme', 'canonical', *_SIDES)
 
-Fields = Dict[str, Union[bytes, int]]
+Fields = dict[str, bytes | int]
 
 
 class Mutation(NamedTuple):
@@ -30,12 +31,13 @@ class Mutation(NamedTuple):
     data: the serialized record; of a file, all its bytes.
     damaged: of a file, the position of the damaged record; None for a record.
   """
+
   kind: str
   data: bytes
-  damaged: Optional[int] = None
+  damaged: int | None = None
 
 
-def serialize(fields: Dict[str, object]) -> bytes:
+def serialize(fields: dict[str, object]) -> bytes:
   """Serializes a `tf.train.Example`.
 
   Args:
@@ -72,25 +74,28 @@ def valid(record_format: str, seed: int) -> Fields:
   if record_format in _SIDES:
     size = [_SIDES[record_format]] * 2
     return {
-        'image': pictures.smooth(rng, size, 3).astype('<f4').tobytes(),
-        'heatmap': pictures.smooth(rng, size, 1).astype('<f4').tobytes(),
-        'label': label,
+      'image': pictures.smooth(rng, size, 3).astype('<f4').tobytes(),
+      'heatmap': pictures.smooth(rng, size, 1).astype('<f4').tobytes(),
+      'label': label,
     }
   image = pictures.encode(pictures.smooth(rng, (40, 48), 3), 'JPEG', quality=95)
   heatmap = pictures.smooth(rng, (40, 48), 1)
   if record_format == 'clickme':
-    return {'image': image, 'label': label,
-            'heatmap': pictures.encode(heatmap, 'JPEG', quality=95)}
+    return {
+      'image': image,
+      'label': label,
+      'heatmap': pictures.encode(heatmap, 'JPEG', quality=95),
+    }
   return {
-      'image/encoded': image,
-      'image/class/label': label,
-      'image/heatmap/encoded': pictures.encode(heatmap, 'PNG'),
-      'image/heatmap/height': 40,
-      'image/heatmap/width': 48,
+    'image/encoded': image,
+    'image/class/label': label,
+    'image/heatmap/encoded': pictures.encode(heatmap, 'PNG'),
+    'image/heatmap/height': 40,
+    'image/heatmap/width': 48,
   }
 
 
-def _pictures(fields: Fields) -> List[str]:
+def _pictures(fields: Fields) -> list[str]:
   return [k for k, v in fields.items() if isinstance(v, bytes)]
 
 
@@ -112,14 +117,14 @@ def _flip_structure(rng, fields):
   inside = np.zeros(len(data), bool)
   for name in _pictures(fields):
     start = data.index(fields[name])
-    inside[start:start + len(fields[name])] = True
+    inside[start : start + len(fields[name])] = True
   return pictures.flip(rng, data, np.flatnonzero(~inside))
 
 
 def _drop_bytes(rng, fields):
   data = serialize(fields)
   place = rng.integers(0, len(data))
-  return data[:place] + data[place + rng.integers(1, 90):]
+  return data[:place] + data[place + rng.integers(1, 90) :]
 
 
 def _insert_bytes(rng, fields):
@@ -147,7 +152,7 @@ def _duplicate_key(rng, fields):
   other = fields[name]
   other = other[::-1] if isinstance(other, bytes) else (other + 1) % CLASSES
   parts = [serialize(fields), serialize({name: other})]
-  return b''.join(parts if rng.random() < .5 else parts[::-1])
+  return b''.join(parts if rng.random() < 0.5 else parts[::-1])
 
 
 def _other_type(rng, fields):
@@ -163,10 +168,23 @@ def _other_count(rng, fields):
 
 
 def _label_outside(rng, fields):
-  values = (-1, -2, CLASSES, CLASSES + 1, 1000, 2**31 - 1, 2**31, 2**32,
-            2**32 + 1, 2**63 - 1, -2**31 - 1, -2**63)
-  return serialize({
-      **fields, _label_name(fields): values[rng.integers(0, len(values))]})
+  values = (
+    -1,
+    -2,
+    CLASSES,
+    CLASSES + 1,
+    1000,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**32 + 1,
+    2**63 - 1,
+    -(2**31) - 1,
+    -(2**63),
+  )
+  return serialize(
+    {**fields, _label_name(fields): values[rng.integers(0, len(values))]}
+  )
 
 
 def _swap_pictures(rng, fields):
@@ -175,22 +193,22 @@ def _swap_pictures(rng, fields):
   return serialize({**fields, first: fields[second], second: fields[first]})
 
 
-_ANY: Dict[str, Callable[[np.random.Generator, Fields], bytes]] = {
-    'none': lambda rng, fields: serialize(fields),
-    'record: bytes flipped': _flip_record,
-    'record: keys, lengths, label flipped': _flip_structure,
-    'record: tail cut': lambda rng, f: pictures.cut(rng, serialize(f)),
-    'record: bytes dropped': _drop_bytes,
-    'record: bytes put in': _insert_bytes,
-    'record: noise': lambda rng, f: rng.bytes(rng.integers(1, 300)),
-    'record: empty': lambda rng, f: b'',
-    'key: removed': _remove_key,
-    'key: renamed': _rename_key,
-    'key: twice': _duplicate_key,
-    'key: other type': _other_type,
-    'key: other number of values': _other_count,
-    'label: outside': _label_outside,
-    'pictures: swapped': _swap_pictures,
+_ANY: dict[str, Callable[[np.random.Generator, Fields], bytes]] = {
+  'none': lambda rng, fields: serialize(fields),
+  'record: bytes flipped': _flip_record,
+  'record: keys, lengths, label flipped': _flip_structure,
+  'record: tail cut': lambda rng, f: pictures.cut(rng, serialize(f)),
+  'record: bytes dropped': _drop_bytes,
+  'record: bytes put in': _insert_bytes,
+  'record: noise': lambda rng, f: rng.bytes(rng.integers(1, 300)),
+  'record: empty': lambda rng, f: b'',
+  'key: removed': _remove_key,
+  'key: renamed': _rename_key,
+  'key: twice': _duplicate_key,
+  'key: other type': _other_type,
+  'key: other number of values': _other_count,
+  'label: outside': _label_outside,
+  'pictures: swapped': _swap_pictures,
 }
 
 # ---- Of one of its pictures ----
@@ -222,8 +240,9 @@ def _map_size(rng, fields):
 
 def _floats(change):
   """A mutation of one of the record's arrays."""
-  return _picture(lambda rng, data: change(rng, np.frombuffer(
-      data, '<f4').copy()).tobytes())
+  return _picture(
+    lambda rng, data: change(rng, np.frombuffer(data, '<f4').copy()).tobytes()
+  )
 
 
 def _not_finite(rng, pixels):
@@ -234,28 +253,31 @@ def _not_finite(rng, pixels):
 
 def _other_white(rng, pixels):
   factor, offset = ((1 / 255, 0), (255, 0), (1, -128), (1 / 127.5, -1))[
-      rng.integers(0, 4)]
+    rng.integers(0, 4)
+  ]
   return np.float32(pixels * factor + offset)
 
 
 def _other_length(rng, data):
-  change = int([-8, -4, -1, 1, 4, 8, -len(data) // 2, len(data)]
-               [rng.integers(0, 8)])
-  return (data * 3)[:len(data) + change]
+  change = int(
+    [-8, -4, -1, 1, 4, 8, -len(data) // 2, len(data)][rng.integers(0, 8)]
+  )
+  return (data * 3)[: len(data) + change]
 
 
 _RAW = {
-    'pixels: bytes flipped': _picture(
-        lambda rng, d: pictures.flip(rng, d, range(len(d)))),
-    'pixels: other length': _picture(_other_length),
-    'pixels: empty': _picture(lambda rng, d: b''),
-    'pixels: a JPEG': _picture(pictures.CHANGES['picture: colour JPEG']),
-    'pixels: not finite': _floats(_not_finite),
-    'pixels: other white': _floats(_other_white),
-    'pixels: float64': _floats(lambda rng, p: p.astype('<f8')),
-    'pixels: uint8': _floats(lambda rng, p: p.astype(np.uint8)),
-    'pixels: big-endian': _floats(lambda rng, p: p.astype('>f4')),
-    'pixels: all equal': _floats(lambda rng, p: 0 * p + 7),
+  'pixels: bytes flipped': _picture(
+    lambda rng, d: pictures.flip(rng, d, range(len(d)))
+  ),
+  'pixels: other length': _picture(_other_length),
+  'pixels: empty': _picture(lambda rng, d: b''),
+  'pixels: a JPEG': _picture(pictures.CHANGES['picture: colour JPEG']),
+  'pixels: not finite': _floats(_not_finite),
+  'pixels: other white': _floats(_other_white),
+  'pixels: float64': _floats(lambda rng, p: p.astype('<f8')),
+  'pixels: uint8': _floats(lambda rng, p: p.astype(np.uint8)),
+  'pixels: big-endian': _floats(lambda rng, p: p.astype('>f4')),
+  'pixels: all equal': _floats(lambda rng, p: 0 * p + 7),
 }
 
 # ---- Of the file ----
@@ -270,8 +292,12 @@ def frame(records: Sequence[bytes]) -> bytes:
     return file.read()
 
 
-_FILE = ('file: length flipped', 'file: data flipped', 'file: checksum flipped',
-         'file: tail cut')
+_FILE = (
+  'file: length flipped',
+  'file: data flipped',
+  'file: checksum flipped',
+  'file: tail cut',
+)
 
 
 def _damage_file(rng, kind, records) -> Mutation:
@@ -283,11 +309,11 @@ def _damage_file(rng, kind, records) -> Mutation:
   data = frame(records)
   if kind == 'file: tail cut':
     # A cut between two records is one that nothing in a file can tell.
-    return Mutation(kind, data[:rng.integers(start + 1, end)], damaged)
+    return Mutation(kind, data[: rng.integers(start + 1, end)], damaged)
   places = {
-      'file: length flipped': range(start, start + 12),
-      'file: data flipped': range(start + 12, end - 4),
-      'file: checksum flipped': range(end - 4, end),
+    'file: length flipped': range(start, start + 12),
+    'file: data flipped': range(start + 12, end - 4),
+    'file: checksum flipped': range(end - 4, end),
   }[kind]
   place = places[rng.integers(0, len(places))]
   changed = bytearray(data)

@@ -1,18 +1,22 @@
 """Runs numbered mutations: together, as long as it is clear which did what."""
 
-from typing import Any, Callable, Dict, List, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from stress.mutations import records as mutations
 from stress.mutations import trials as trials_lib
 
-Result = List[Any]
+Result = list[Any]
 
 
 class Runs:
   """The trials of all formats, each built when it is needed."""
 
-  def __init__(self, folder: str,
-               say: Callable[[Dict[str, Any]], None] = lambda message: None):
+  def __init__(
+    self,
+    folder: str,
+    say: Callable[[dict[str, Any]], None] = lambda message: None,
+  ):
     """Initializes the runs.
 
     Args:
@@ -23,8 +27,9 @@ class Runs:
     self._folder, self._say = folder, say
     self._trials = {}
 
-  def run(self, record_format: str, seed: int,
-          numbers: Sequence[int]) -> List[Result]:
+  def run(
+    self, record_format: str, seed: int, numbers: Sequence[int]
+  ) -> list[Result]:
     """Runs mutations of a format.
 
     Args:
@@ -37,19 +42,24 @@ class Runs:
     """
     if record_format not in self._trials:
       self._trials[record_format] = trials_lib.Trials(
-          self._folder, record_format,
-          lambda pipeline: self._say({'at': pipeline}))
+        self._folder,
+        record_format,
+        lambda pipeline: self._say({'at': pipeline}),
+      )
     trials = self._trials[record_format]
     drawn = [mutations.draw(record_format, seed, n) for n in numbers]
     results = []
     for number, mutation in zip(numbers, drawn):
       if mutation.damaged is not None:
-        results += _rows(number, mutation.kind,
-                         trials.run_file(mutation.data, mutation.damaged))
+        results += _rows(
+          number,
+          mutation.kind,
+          trials.run_file(mutation.data, mutation.damaged),
+        )
     records = [(n, m) for n, m in zip(numbers, drawn) if m.damaged is None]
     return results + self._run_records(trials, records)
 
-  def _run_records(self, trials, records) -> List[Result]:
+  def _run_records(self, trials, records) -> list[Result]:
     """Runs records in one file, or each in its own where that is unclear."""
     if not records:
       return []
@@ -60,12 +70,18 @@ class Runs:
         number, mutation = records[0]
         return [[number, mutation.kind, 'all', *e.args]]
       half = len(records) // 2
-      return (self._run_records(trials, records[:half]) +
-              self._run_records(trials, records[half:]))
-    return [row for (number, mutation), found in zip(records, outcomes)
-            for row in _rows(number, mutation.kind, found)]
+      return self._run_records(trials, records[:half]) + self._run_records(
+        trials, records[half:]
+      )
+    return [
+      row
+      for (number, mutation), found in zip(records, outcomes)
+      for row in _rows(number, mutation.kind, found)
+    ]
 
 
-def _rows(number, kind, found) -> List[Result]:
-  return [[number, kind, pipeline, outcome, detail[:300]]
-          for pipeline, (outcome, detail) in found.items()]
+def _rows(number, kind, found) -> list[Result]:
+  return [
+    [number, kind, pipeline, outcome, detail[:300]]
+    for pipeline, (outcome, detail) in found.items()
+  ]

@@ -7,34 +7,41 @@ record may have: `silent` (other numbers, or a record that is gone without a
 word), `unnamed` (an error that does not say which record).
 """
 
+from collections.abc import Callable, Sequence
 import os
 import re
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any
 
 import numpy as np
-import tensorflow as tf, tf_keras
-
-from stress.mutations import records as mutations
-from stress.mutations import readings
 from official.vision.configs import image_classification as stock
 from official.vision.ops import preprocess_ops
+import tensorflow as tf
+
 from official_ext.harmonization.configs import (
-    harmonized_image_classification as exp_cfg)
+  harmonized_image_classification as exp_cfg,
+)
 from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import registry
+from stress.mutations import readings
+from stress.mutations import records as mutations
 
 UNCHANGED, CHANGED = 'unchanged', 'as it reads now'
 NAMED, SKIPPED, SILENT, UNNAMED = 'named', 'skipped', 'silent', 'unnamed'
 GOOD = (UNCHANGED, CHANGED, NAMED, SKIPPED)
 
-PIPELINES = ('training, fail', 'training, skip', 'evaluation, fail',
-             'evaluation, skip', 'verify_records')
+PIPELINES = (
+  'training, fail',
+  'training, skip',
+  'evaluation, fail',
+  'evaluation, skip',
+  'verify_records',
+)
 
 _SIZE = 16
 _INDEX = re.compile(r', record (\d+) \(counted from 0\)')
 # JPEG decoders differ by a few levels of 255; mean over pixels.
-_TOLERANCE = 6.
+_TOLERANCE = 6.0
 _RAW_TOLERANCE = 1e-3
 
 
@@ -42,18 +49,30 @@ class Unclear(Exception):
   """Events of which it cannot be said whose they are: an outcome, a detail."""
 
 
-def _pipeline(path: str, record_format: str, is_training: bool,
-              on_bad_record: str) -> tf.data.Dataset:
+def _pipeline(
+  path: str, record_format: str, is_training: bool, on_bad_record: str
+) -> tf.data.Dataset:
   """Batches of one record, of whatever the file holds when it is read."""
-  fields = {} if is_training else {
-      'aug_crop': False, 'blur': 'none', 'min_max': False}
+  fields = (
+    {} if is_training else {'aug_crop': False, 'blur': 'none', 'min_max': False}
+  )
   params = exp_cfg.MappedDataConfig(
-      input_path=path, map_decoder=record_format, is_training=is_training,
-      global_batch_size=1, drop_remainder=is_training, label_offset=0,
-      shuffle_buffer_size=1, deterministic=True, seed=1,
-      on_bad_record=on_bad_record, max_bad_records=1000, **fields)
+    input_path=path,
+    map_decoder=record_format,
+    is_training=is_training,
+    global_batch_size=1,
+    drop_remainder=is_training,
+    label_offset=0,
+    shuffle_buffer_size=1,
+    deterministic=True,
+    seed=1,
+    on_bad_record=on_bad_record,
+    max_bad_records=1000,
+    **fields,
+  )
   model = stock.ImageClassificationModel(
-      num_classes=mutations.CLASSES, input_size=[_SIZE, _SIZE, 3])
+    num_classes=mutations.CLASSES, input_size=[_SIZE, _SIZE, 3]
+  )
   return mapped_source.read(params, model, soft_labels=False)
 
 
@@ -70,8 +89,12 @@ def _resized(pixels: np.ndarray, antialias: bool) -> np.ndarray:
 class Trials:
   """The pipelines of one format, and what they make of records."""
 
-  def __init__(self, folder: str, record_format: str,
-               tell: Callable[[str], None] = lambda pipeline: None):
+  def __init__(
+    self,
+    folder: str,
+    record_format: str,
+    tell: Callable[[str], None] = lambda pipeline: None,
+  ):
     """Builds the pipelines.
 
     Args:
@@ -82,20 +105,20 @@ class Trials:
     self._path = os.path.join(folder, f'{record_format}.tfrecords')
     self._format, self._tell = record_format, tell
     self._raw = registry.is_raw(record_format)
-    self._good = mutations.serialize(
-        mutations.valid(record_format, 0))
+    self._good = mutations.serialize(mutations.valid(record_format, 0))
     self._datasets = {
-        f'{split}, {mode}': _pipeline(self._path, record_format,
-                                      split == 'training', mode)
-        for split in ('training', 'evaluation') for mode in ('fail', 'skip')
+      f'{split}, {mode}': _pipeline(
+        self._path, record_format, split == 'training', mode
+      )
+      for split in ('training', 'evaluation')
+      for mode in ('fail', 'skip')
     }
-    self._check = verify_records.decoder_check(
-        record_format, mutations.CLASSES)
+    self._check = verify_records.decoder_check(record_format, mutations.CLASSES)
     self._originals = {}
 
   # ---- Records ----
 
-  def run(self, records: Sequence[bytes]) -> List[Dict[str, Tuple[str, str]]]:
+  def run(self, records: Sequence[bytes]) -> list[dict[str, tuple[str, str]]]:
     """Runs records, of one file, through all pipelines.
 
     Args:
@@ -110,18 +133,25 @@ class Trials:
     results = [{} for _ in records]
     evaluated = self._evaluate('evaluation, fail', records)
     trained = self._train('training, fail', records)
-    for name, events in (('evaluation, fail', evaluated),
-                         ('training, fail', trained)):
+    for name, events in (
+      ('evaluation, fail', evaluated),
+      ('training, fail', trained),
+    ):
       for result, event, record in zip(results, events, records):
         result[name] = self._judge(event, record)
     # A label outside the range stops a run that skips, too: these come first,
     # where nothing was skipped yet whose count would stop with them.
-    order = sorted(range(len(records)), key=lambda i: not (
-        isinstance(trained[i], str) and 'its label' in trained[i]))
+    order = sorted(
+      range(len(records)),
+      key=lambda i: (
+        not (isinstance(trained[i], str) and 'its label' in trained[i])
+      ),
+    )
     reordered = [records[i] for i in order]
     for name, run, base in (
-        ('evaluation, skip', self._evaluate, evaluated),
-        ('training, skip', self._train, trained)):
+      ('evaluation, skip', self._evaluate, evaluated),
+      ('training, skip', self._train, trained),
+    ):
       for i, event in zip(order, run(name, reordered)):
         results[i][name] = self._judge(event, records[i])
         if isinstance(base[i], str) != isinstance(event, (str, type(None))):
@@ -148,8 +178,10 @@ class Trials:
       except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as e:
         yield e
       else:
-        yield {'images': images.numpy(),
-               **{k: v.numpy() for k, v in batch.items()}}
+        yield {
+          'images': images.numpy(),
+          **{k: v.numpy() for k, v in batch.items()},
+        }
 
   def _place(self, error) -> int:
     found = _INDEX.search(error.message)
@@ -163,8 +195,8 @@ class Trials:
     for event in self._events(name, records):
       if isinstance(event, dict):
         place = int(event['records'][0, 1])
-        if event.get('valid', [1.])[0] == 0.:
-          if event['bad_records'][0] != 1.:
+        if event.get('valid', [1.0])[0] == 0.0:
+          if event['bad_records'][0] != 1.0:
             raise Unclear(SILENT, 'a blank row that does not count')
           event = None
       else:
@@ -196,7 +228,7 @@ class Trials:
 
   # ---- Judgement ----
 
-  def _judge(self, event, record) -> Tuple[str, str]:
+  def _judge(self, event, record) -> tuple[str, str]:
     if event is None:
       return SKIPPED, ''
     if isinstance(event, str):
@@ -225,14 +257,14 @@ class Trials:
       heatmap = event['heatmaps']
       return '' if heatmap.min() >= 0 and heatmap.max() <= 1 else 'a map > 1'
     for what, found, expected in (
-        ('image', _pixels(event['images'][0]), reading.images),
-        ('map', event['heatmaps'][0][..., np.newaxis], reading.heatmaps)):
+      ('image', _pixels(event['images'][0]), reading.images),
+      ('map', event['heatmaps'][0][..., np.newaxis], reading.heatmaps),
+    ):
       tolerance = _TOLERANCE
       if self._raw:
-        tolerance = _RAW_TOLERANCE * max(1., np.abs(expected[0]).max())
+        tolerance = _RAW_TOLERANCE * max(1.0, np.abs(expected[0]).max())
       antialias = what == 'map' and self._format == 'canonical'
-      gap = min(np.abs(found - _resized(e, antialias)).mean()
-                for e in expected)
+      gap = min(np.abs(found - _resized(e, antialias)).mean() for e in expected)
       if not gap <= tolerance:
         return f'{what} that is {gap} from what it should be'
     return ''
@@ -242,29 +274,33 @@ class Trials:
     for seed in range(mutations.ORIGINALS):
       if seed not in self._originals:
         self._originals[seed] = readings.read(
-            self._format, mutations.serialize(
-                mutations.valid(self._format, seed)))
+          self._format, mutations.serialize(mutations.valid(self._format, seed))
+        )
       original = self._originals[seed]
       if reading.label == original.label and all(
-          bool(a) == bool(b) and (not a or np.array_equal(a[0], b[0]))
-          for a, b in ((reading.images, original.images),
-                       (reading.heatmaps, original.heatmaps))):
+        bool(a) == bool(b) and (not a or np.array_equal(a[0], b[0]))
+        for a, b in (
+          (reading.images, original.images),
+          (reading.heatmaps, original.heatmaps),
+        )
+      ):
         return True
     return False
 
-  def _verified(self, event, record) -> Tuple[str, str]:
+  def _verified(self, event, record) -> tuple[str, str]:
     problem = self._check(record)
     if problem:
       return NAMED, problem
     # Evaluation alone needs a map.
     if isinstance(event, str) and 'no human map' not in event:
       return SILENT, f'found good, but evaluation: {event}'
-    return (CHANGED, '') if isinstance(event, str) else (
-        self._judge(event, record))
+    return (
+      (CHANGED, '') if isinstance(event, str) else (self._judge(event, record))
+    )
 
   # ---- Files ----
 
-  def run_file(self, data: bytes, damaged: int) -> Dict[str, Tuple[str, str]]:
+  def run_file(self, data: bytes, damaged: int) -> dict[str, tuple[str, str]]:
     """Runs a damaged file through all pipelines.
 
     Args:
@@ -294,7 +330,7 @@ class Trials:
       return UNNAMED, e.message
     return SILENT, 'the file is read as if it were whole'
 
-  def _located(self, problems: List[Any], damaged) -> Tuple[str, str]:
+  def _located(self, problems: list[Any], damaged) -> tuple[str, str]:
     if problems and problems[0] and problems[0].record == damaged:
       return NAMED, str(problems[0])
     return SILENT, f'{problems} instead of record {damaged}'

@@ -4,38 +4,40 @@ import itertools
 
 from absl.testing import absltest
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
-from official_ext.harmonization.data.records import record_writer
 from official_ext.harmonization.benchmark import accuracy
 from official_ext.harmonization.benchmark import labelled_images
+from official_ext.harmonization.data.records import record_writer
 from testing import fixtures
 from tests.benchmark import fakes
 
 
 def _measure(predictions, labels):
-  return accuracy.measure(predictions, labels, preprocessing='all of it',
-                          model_preprocessing='BGR')
+  return accuracy.measure(
+    predictions, labels, preprocessing='all of it', model_preprocessing='BGR'
+  )
 
 
 class ChanceTest(absltest.TestCase):
-
   def test_equals_a_count_of_all_outcomes(self):
     predictions, labels = [0, 0, 0, 1], [0, 0, 1, 2]
     found = accuracy.chance(predictions, labels)
     # Shares of predictions 3/4, 1/4, 0; of labels 2/4, 1/4, 1/4.
-    self.assertAlmostEqual(found.rate, .75 * .5 + .25 * .25)
+    self.assertAlmostEqual(found.rate, 0.75 * 0.5 + 0.25 * 0.25)
     rate = found.rate
     expected = sum(
-        np.prod([rate if hit else 1 - rate for hit in hits])
-        for hits in itertools.product((0, 1), repeat=4) if sum(hits) >= 2)
+      np.prod([rate if hit else 1 - rate for hit in hits])
+      for hits in itertools.product((0, 1), repeat=4)
+      if sum(hits) >= 2
+    )
     self.assertAlmostEqual(found.p_value, expected)
 
   def test_a_guesser_is_at_chance_and_a_network_is_not(self):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 200)
     guessed = rng.integers(0, 10, 200)
-    known = np.where(rng.random(200) < .3, labels, guessed)
+    known = np.where(rng.random(200) < 0.3, labels, guessed)
     self.assertTrue(accuracy.chance(guessed, labels).is_at_chance)
     self.assertFalse(accuracy.chance(known, labels).is_at_chance)
 
@@ -48,60 +50,73 @@ class ChanceTest(absltest.TestCase):
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 5, (1000, 60))
     guessed = rng.integers(0, 5, (1000, 60))
-    above = [not accuracy.chance(g, y).is_at_chance
-             for g, y in zip(guessed, labels)]
-    self.assertLess(np.mean(above), .02)
+    above = [
+      not accuracy.chance(g, y).is_at_chance for g, y in zip(guessed, labels)
+    ]
+    self.assertLess(np.mean(above), 0.02)
 
   def test_warning_names_the_preprocessing(self):
     score, warnings = _measure([1, 2, 3, 4], [0, 1, 2, 3])
-    self.assertEqual((score.value, score.n), (0., 4))
+    self.assertEqual((score.value, score.n), (0.0, 4))
     self.assertLen(warnings, 1)
     self.assertIn('BGR', warnings[0])
     labels = list(range(10))
     score, warnings = _measure(labels, labels)
-    self.assertEqual((score.value, warnings), (1., []))
-    self.assertAlmostEqual(score.details['chance'], .1)
+    self.assertEqual((score.value, warnings), (1.0, []))
+    self.assertAlmostEqual(score.details['chance'], 0.1)
 
 
 class PredictTest(absltest.TestCase):
-
   def test_nan_is_no_decision(self):
-    logits = np.array([[1., 3.], [np.nan, 0.]])
+    logits = np.array([[1.0, 3.0], [np.nan, 0.0]])
     self.assertEqual(list(accuracy.predict(logits[:1])), [1])
     with self.assertRaisesRegex(ValueError, 'NaN for 1 of 2'):
       accuracy.predict(logits)
 
 
 class ImageNetTest(tf.test.TestCase):
-
   def test_central_crop_and_model_gardens_labels(self):
     pixels = [fixtures.pixels(i, (64, 48)) for i in range(3)]
-    path = fixtures.write(self.get_temp_dir(), 'valid.tfrecords', [
+    path = fixtures.write(
+      self.get_temp_dir(),
+      'valid.tfrecords',
+      [
         record_writer.canonical_example(tf.io.encode_png(p).numpy(), i + 1)
         for i, p in enumerate(pixels)
-    ])
+      ],
+    )
     adapter = fakes.Adapter()
     # The host's crop keeps 87.5 % of the shorter side, in the middle.
     crops = [tf.image.resize(p[11:53, 3:45], [16, 16]) for p in pixels]
     expected = adapter.logits(adapter.preprocess(tf.stack(crops).numpy()))
     source = labelled_images.Source(
-        path, map_decoder='canonical', label_offset=-1, has_maps=False,
-        center_crop=True)
+      path,
+      map_decoder='canonical',
+      label_offset=-1,
+      has_maps=False,
+      center_crop=True,
+    )
     counts = []
     found = accuracy.ImageNet(source, 2).run(adapter, counts.append)
     self.assertEqual([r['label'] for r in found.rows], [0, 1, 2])
-    self.assertEqual([r['prediction'] for r in found.rows],
-                     list(expected.argmax(-1)))
+    self.assertEqual(
+      [r['prediction'] for r in found.rows], list(expected.argmax(-1))
+    )
     self.assertEqual(counts, [2, 1])
     self.assertEqual(
-        found.scores[0].value, np.mean(expected.argmax(-1) == np.arange(3)))
+      found.scores[0].value, np.mean(expected.argmax(-1) == np.arange(3))
+    )
 
   def test_label_zero_is_the_background(self):
     image = tf.io.encode_png(fixtures.pixels(0)).numpy()
-    path = fixtures.write(self.get_temp_dir(), 'zero.tfrecords',
-                          [record_writer.canonical_example(image, 0)])
-    source = labelled_images.Source(path, map_decoder='canonical',
-                                    label_offset=-1, has_maps=False)
+    path = fixtures.write(
+      self.get_temp_dir(),
+      'zero.tfrecords',
+      [record_writer.canonical_example(image, 0)],
+    )
+    source = labelled_images.Source(
+      path, map_decoder='canonical', label_offset=-1, has_maps=False
+    )
     with self.assertRaisesRegex(ValueError, 'record 0 .*label 0'):
       accuracy.ImageNet(source, 2).run(fakes.Adapter(), lambda n: None)
 

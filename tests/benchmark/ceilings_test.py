@@ -7,7 +7,7 @@ from absl.testing import parameterized
 import numpy as np
 from scipy import ndimage
 from scipy import stats
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.benchmark import ceilings
 
@@ -16,7 +16,7 @@ _SIDE = 48
 _ERROR = 1 / _SIDE
 
 
-def _gaussian(rng, participants, noise, common=0., shared=None):
+def _gaussian(rng, participants, noise, common=0.0, shared=None):
   """Maps (P, H, W): signal of variance 1, noise, what all images share."""
   signal = rng.normal(size=(_SIDE, _SIDE))
   if shared is not None:
@@ -25,8 +25,9 @@ def _gaussian(rng, participants, noise, common=0., shared=None):
 
 
 def _pearson(maps_a, maps_b):
-  return np.array([np.corrcoef(a.ravel(), b.ravel())[0, 1]
-                   for a, b in zip(maps_a, maps_b)])
+  return np.array(
+    [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(maps_a, maps_b)]
+  )
 
 
 def _of_ranks(pearson):
@@ -51,72 +52,82 @@ class _Maps:
 
 
 class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
-
-  def _mean(self, scores_of, participants, images=12, noise=2.):
+  def _mean(self, scores_of, participants, images=12, noise=2.0):
     rng = np.random.default_rng(0)
-    return np.mean([
-        scores_of(_gaussian(rng, participants, noise)) for _ in range(images)])
+    return np.mean(
+      [scores_of(_gaussian(rng, participants, noise)) for _ in range(images)]
+    )
 
   @parameterized.parameters((10, 5, 5), (7, 3, 4), (2, 1, 1))
   def test_halves(self, participants, first, second):
     # A mean of k has the noise's variance over k.
     a, b = (1 / np.sqrt(1 + 4 / k) for k in (first, second))
-    for score, expected in ((_pearson, a * b),
-                            (ceilings.spearman, _of_ranks(a * b))):
+    for score, expected in (
+      (_pearson, a * b),
+      (ceilings.spearman, _of_ranks(a * b)),
+    ):
       found = self._mean(
-          lambda m, score=score: ceilings.split_half_scores(
-              m, score=score, iterations=40), participants)
+        lambda m, score=score: ceilings.split_half_scores(
+          m, score=score, iterations=40
+        ),
+        participants,
+      )
       self.assertAllClose(found, expected, atol=_ERROR)
 
   def test_spearman_brown_predicts_twice_as_many(self):
     # r between two groups of 10 is 1 / (1 + 4 / 10).
     halves = self._mean(
-        lambda m: ceilings.split_half_scores(m, score=_pearson), 10)
+      lambda m: ceilings.split_half_scores(m, score=_pearson), 10
+    )
+    self.assertAllClose(ceilings.spearman_brown(halves), 1 / 1.4, atol=_ERROR)
     self.assertAllClose(
-        ceilings.spearman_brown(halves), 1 / 1.4, atol=_ERROR)
-    self.assertAllClose(
-        ceilings.spearman_brown(np.array([0, 1, .5, -1, -.5])),
-        [0, 1, 2 / 3, -1, -2 / 3])
+      ceilings.spearman_brown(np.array([0, 1, 0.5, -1, -0.5])),
+      [0, 1, 2 / 3, -1, -2 / 3],
+    )
 
   def test_resampled_halves_are_noisier(self):
     # Participant i of k is in the mean 1 + m_i times of 2 k, where m is a
     # multinomial of k draws: E[sum (1 + m_i)^2] = 5 k - 1.
     k = 5
-    r = 1 / (1 + 4 * (5 * k - 1) / (2 * k)**2)
+    r = 1 / (1 + 4 * (5 * k - 1) / (2 * k) ** 2)
     found = self._mean(
-        lambda m: ceilings.split_half_scores(
-            m, score=_pearson, resample=True), 2 * k)
+      lambda m: ceilings.split_half_scores(m, score=_pearson, resample=True),
+      2 * k,
+    )
     self.assertAllClose(found, r, atol=_ERROR)
     # Far enough from halves as they are to tell the two apart.
-    self.assertGreater(1 / (1 + 4 / k) - r, .03)
+    self.assertGreater(1 / (1 + 4 / k) - r, 0.03)
 
   def test_leave_one_out(self):
-    r = 1 / np.sqrt(5. * (1 + 4 / 9))
+    r = 1 / np.sqrt(5.0 * (1 + 4 / 9))
     self.assertAllClose(
-        self._mean(ceilings.leave_one_out_scores, 10), _of_ranks(r),
-        atol=_ERROR)
+      self._mean(ceilings.leave_one_out_scores, 10), _of_ranks(r), atol=_ERROR
+    )
 
   def test_floor(self):
     rng = np.random.default_rng(1)
     shared = rng.normal(size=(_SIDE, _SIDE))
-    for common, participants in ((0., 10), (1.5, 10), (1.5, 4)):
-      images = [_gaussian(rng, participants, 2., common, shared)
-                for _ in range(12)]
-      found = np.mean([
-          ceilings.other_image_scores(m, images[:i] + images[i + 1:])
-          for i, m in enumerate(images)])
+    for common, participants in ((0.0, 10), (1.5, 10), (1.5, 4)):
+      images = [
+        _gaussian(rng, participants, 2.0, common, shared) for _ in range(12)
+      ]
+      found = np.mean(
+        [
+          ceilings.other_image_scores(m, images[:i] + images[i + 1 :])
+          for i, m in enumerate(images)
+        ]
+      )
       r = common**2 / (common**2 + 1 + 4 / (participants // 2))
       self.assertAllClose(found, _of_ranks(r), atol=1.5 * _ERROR)
 
 
 class HalvesTest(tf.test.TestCase):
-
   def test_halves_are_disjoint_random_and_whole(self):
     generator = np.random.default_rng(0)
     a, b = ceilings._halves(generator, 5, 4000, False)
     self.assertAllEqual(a + b, np.ones((4000, 5)))
     self.assertAllEqual(a.sum(-1), [2] * 4000)
-    self.assertAllClose(a.mean(0), [.4] * 5, atol=.03)
+    self.assertAllClose(a.mean(0), [0.4] * 5, atol=0.03)
     # All ten pairs come up.
     self.assertLen(np.unique(a, axis=0), 10)
 
@@ -132,28 +143,33 @@ class HalvesTest(tf.test.TestCase):
     maps = np.random.default_rng(2).integers(0, 3, (2, 8, 8))
     expected = stats.spearmanr(maps[0].ravel(), maps[1].ravel())[0]
     self.assertAllClose(
-        ceilings.split_half_scores(maps, iterations=70), [expected] * 70)
-    self.assertAllClose(
-        ceilings.leave_one_out_scores(maps), [expected] * 2)
+      ceilings.split_half_scores(maps, iterations=70), [expected] * 70
+    )
+    self.assertAllClose(ceilings.leave_one_out_scores(maps), [expected] * 2)
 
   def test_a_linear_blur_may_come_first(self):
     rng = np.random.default_rng(3)
-    maps = (rng.random((6, 32, 32)) < .02).astype(np.float64)
+    maps = (rng.random((6, 32, 32)) < 0.02).astype(np.float64)
 
     def blur(batch):
       return ndimage.gaussian_filter(batch, (0, 2, 2))
 
-    for scores_of in (ceilings.split_half_scores, ceilings.leave_one_out_scores,
-                      lambda m, **k: ceilings.other_image_scores(m, [m], **k)):
+    for scores_of in (
+      ceilings.split_half_scores,
+      ceilings.leave_one_out_scores,
+      lambda m, **k: ceilings.other_image_scores(m, [m], **k),
+    ):
       self.assertAllClose(
-          scores_of(maps, blur=blur), scores_of(blur(maps)), atol=1e-3)
+        scores_of(maps, blur=blur), scores_of(blur(maps)), atol=1e-3
+      )
       self.assertNotAllClose(scores_of(maps, blur=blur), scores_of(maps))
 
   def test_undefined_halves_are_nan(self):
     maps = np.zeros((2, 8, 8))
     maps[0, 0, 0] = 1
     self.assertAllEqual(
-        np.isnan(ceilings.split_half_scores(maps, iterations=3)), [True] * 3)
+      np.isnan(ceilings.split_half_scores(maps, iterations=3)), [True] * 3
+    )
 
   def test_refuses(self):
     with self.assertRaisesRegex(ValueError, 'at least two participants'):
@@ -166,13 +182,13 @@ class HalvesTest(tf.test.TestCase):
 
 
 class MeasureTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     rng = np.random.default_rng(4)
-    self.maps = {f'image{i:02}': _gaussian(rng, 5 + i % 3, 1.)
-                 for i in range(11)}
-    self.maps['few'] = _gaussian(rng, 4, 1.)
+    self.maps = {
+      f'image{i:02}': _gaussian(rng, 5 + i % 3, 1.0) for i in range(11)
+    }
+    self.maps['few'] = _gaussian(rng, 4, 1.0)
     self.maps['flat'] = np.zeros((5, _SIDE, _SIDE))
     self.settings = ceilings.Settings(iterations=8, group=4)
 
@@ -195,16 +211,16 @@ class MeasureTest(tf.test.TestCase):
     self.assertEqual(rows['flat']['split_half_undefined'], 8)
     self.assertTrue(math.isnan(rows['flat']['spearman_brown']))
     row = rows['image00']
-    self.assertBetween(row['floor'], -.1, .1)
-    self.assertBetween(row['leave_one_out'], .4, row['spearman_brown'])
+    self.assertBetween(row['floor'], -0.1, 0.1)
+    self.assertBetween(row['leave_one_out'], 0.4, row['spearman_brown'])
     self.assertAllClose(
-        row['spearman_brown'],
-        2 * row['split_half'] / (1 + row['split_half']))
+      row['spearman_brown'], 2 * row['split_half'] / (1 + row['split_half'])
+    )
 
   def test_an_image_alone_has_no_floor(self):
     row = self._rows({'a': self.maps['image00']}, self.settings)['a']
     self.assertTrue(math.isnan(row['floor']))
-    self.assertGreater(row['split_half'], .3)
+    self.assertGreater(row['split_half'], 0.3)
 
   def test_the_halvings_are_the_images_own(self):
     fewer = {name: self.maps[name] for name in ('image03', 'image07')}
@@ -212,7 +228,8 @@ class MeasureTest(tf.test.TestCase):
     self.assertEqual(a['split_half'], b['split_half'])
     seed = dataclasses.replace(self.settings, seed=1)
     self.assertNotEqual(
-        self._rows(fewer, seed)['image03']['split_half'], a['split_half'])
+      self._rows(fewer, seed)['image03']['split_half'], a['split_half']
+    )
 
   def test_summary_says_what_was_left_out(self):
     rows = list(self._rows(self.maps, self.settings).values())
@@ -220,15 +237,15 @@ class MeasureTest(tf.test.TestCase):
     self.assertCountEqual(made, ceilings.MEASURES)
     for name, score in made.items():
       self.assertEqual((score.n, score.n_undefined), (11, 2))
-      self.assertAllClose(
-          score.value, np.nanmean([row[name] for row in rows]))
+      self.assertAllClose(score.value, np.nanmean([row[name] for row in rows]))
       self.assertLess(score.low, score.value)
     details = made['floor'].to_json()['details']
     self.assertEqual(details['too_few_participants'], ['few'])
     self.assertEqual(details['images'], 13)
     self.assertEqual(details['participants_per_image']['least'], 5)
-    self.assertEqual(details['maps'],
-                     sum(len(m) for n, m in self.maps.items() if n != 'few'))
+    self.assertEqual(
+      details['maps'], sum(len(m) for n, m in self.maps.items() if n != 'few')
+    )
 
   def test_nothing_to_measure(self):
     source = _Maps({'few': self.maps['few']})

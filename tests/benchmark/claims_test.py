@@ -15,7 +15,6 @@ from official_ext.harmonization.benchmark import journal
 
 
 class ClaimsTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = self.enter_context(tempfile.TemporaryDirectory())
@@ -37,7 +36,8 @@ class ClaimsTest(absltest.TestCase):
       with claims.Claim(self.path) as claim:
         claim.check()
         with self.assertRaisesRegex(
-            claims.Taken, f'{socket.gethostname()}, process {os.getpid()}'):
+          claims.Taken, f'{socket.gethostname()}, process {os.getpid()}'
+        ):
           with claims.Claim(self.path):
             pass
       self.assertFalse(os.path.exists(self.path))
@@ -75,7 +75,7 @@ class ClaimsTest(absltest.TestCase):
     self.assertTrue(os.path.exists(self.path))
 
   def test_the_heart_beats(self):
-    with mock.patch.object(claims, '_BEAT', .02), claims.Claim(self.path):
+    with mock.patch.object(claims, '_BEAT', 0.02), claims.Claim(self.path):
       with open(self.path) as f:
         first = json.load(f)['heartbeat']
       deadline = time.monotonic() + 10
@@ -105,7 +105,7 @@ class ClaimsTest(absltest.TestCase):
 
     def slowly(*args):  # So that without a lock all would come to the same.
       found = is_stale(*args)
-      time.sleep(.05)
+      time.sleep(0.05)
       return found
 
     self.enter_context(mock.patch.object(claims.Claim, '_is_stale', slowly))
@@ -118,7 +118,6 @@ class ClaimsTest(absltest.TestCase):
 
 
 class JournalTest(absltest.TestCase):
-
   def setUp(self):
     super().setUp()
     folder = self.enter_context(tempfile.TemporaryDirectory())
@@ -129,14 +128,14 @@ class JournalTest(absltest.TestCase):
 
   def test_goes_on_after_the_last_whole_batch(self):
     first = self._open(data=1)
-    first.add([{'value': float('nan')}, {'value': .1}])
+    first.add([{'value': float('nan')}, {'value': 0.1}])
     first.add([{'value': 1 / 3}])
     with open(self.path, 'a') as f:
       f.write('{"start": 3, "items": [{"val')
     again = self._open(data=1)
-    self.assertEqual(again.items[1:], [{'value': .1}, {'value': 1 / 3}])
+    self.assertEqual(again.items[1:], [{'value': 0.1}, {'value': 1 / 3}])
     self.assertEqual((again.begun, again.note), (first.begun, ''))
-    again.add([{'value': 4.}])
+    again.add([{'value': 4.0}])
     self.assertLen(self._open(data=1).items, 4)
     again.end()
     self.assertFalse(os.path.exists(self.path))

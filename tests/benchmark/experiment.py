@@ -5,8 +5,8 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization.benchmark.psychophysics import human_trials
+from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization.evaluation import scores
 
 ANIMAL_CLASS, OTHER_CLASS = 5, 700
@@ -15,15 +15,25 @@ ANIMAL_CLASS, OTHER_CLASS = 5, 700
 def write_stimuli(folder, images=4, levels=stimulus_files.LEVELS):
   """Writes plain pictures whose colour is their number; returns stimuli."""
   folder = pathlib.Path(folder)
-  names = [(target, digit, level) for target in stimulus_files.TARGETS
-           for digit in range(images) for level in levels]
+  names = [
+    (target, digit, level)
+    for target in stimulus_files.TARGETS
+    for digit in range(images)
+    for level in levels
+  ]
   for number, (target, digit, level) in enumerate(names):
     path = folder / target / stimulus_files.file_name(level, target, digit)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new('RGB', (9, 7), (number // 256, number % 256, 0)).save(path)
-  return [stimulus_files.Stimulus(
-      f'{target}/{stimulus_files.file_name(level, target, digit)}', level,
-      f'{target}{digit}', target) for target, digit, level in names]
+  return [
+    stimulus_files.Stimulus(
+      f'{target}/{stimulus_files.file_name(level, target, digit)}',
+      level,
+      f'{target}{digit}',
+      target,
+    )
+    for target, digit, level in names
+  ]
 
 
 class FakeAdapter:
@@ -33,14 +43,23 @@ class FakeAdapter:
   input_size = (6, 5)
   preprocessing = 'none'
 
-  def __init__(self, stimuli, is_right, name='fake', classes=1000,
-               animal_class=ANIMAL_CLASS, other_class=OTHER_CLASS):
+  def __init__(
+    self,
+    stimuli,
+    is_right,
+    name='fake',
+    classes=1000,
+    animal_class=ANIMAL_CLASS,
+    other_class=OTHER_CLASS,
+  ):
     """`is_right` says of each stimulus whether it is answered rightly."""
     self.name = name
     self.num_classes = classes
     self.batches = []
-    animal = [(s.target == stimulus_files.ANIMAL) == bool(right)
-              for s, right in zip(stimuli, is_right)]
+    animal = [
+      (s.target == stimulus_files.ANIMAL) == bool(right)
+      for s, right in zip(stimuli, is_right)
+    ]
     self._classes = np.where(animal, animal_class, other_class)
 
   def preprocess(self, images):
@@ -66,9 +85,11 @@ def write_people(path, stimuli, probability, participants, rng):
   rows = []
   for p in range(participants):
     for i, (s, right) in enumerate(
-        zip(stimuli, draws(stimuli, probability, rng)), 1):
+      zip(stimuli, draws(stimuli, probability, rng)), 1
+    ):
       answer = s.target if right else other[s.target]
-      rows.append(human_trials.row(f'p{p}', i, s.file, s.target, answer,
-                                   str(s.level)))
+      rows.append(
+        human_trials.row(f'p{p}', i, s.file, s.target, answer, str(s.level))
+      )
   scores.write_rows(str(path), rows)
   return str(path)

@@ -2,7 +2,8 @@
 
 from absl.testing import parameterized
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.benchmark import explainers
 from official_ext.harmonization.ops import saliency
@@ -24,8 +25,11 @@ class _Polynomial:
 
   def __init__(self, power, side=8, seed=1):
     self.power = power
-    self.weights = np.random.default_rng(seed).normal(
-        size=(_CLASSES, side, side, 3)).astype(np.float32)
+    self.weights = (
+      np.random.default_rng(seed)
+      .normal(size=(_CLASSES, side, side, 3))
+      .astype(np.float32)
+    )
     self.sizes = []
 
   def of(self, labels):
@@ -33,7 +37,7 @@ class _Polynomial:
 
   def gradients(self, images, labels):
     self.sizes.append(len(images))
-    return self.of(labels) * images**(self.power - 1)
+    return self.of(labels) * images ** (self.power - 1)
 
   def scores(self, images, labels):
     return np.sum(self.of(labels) * images**self.power / self.power, (1, 2, 3))
@@ -44,14 +48,16 @@ class _Network:
 
   def __init__(self, side=8):
     tf_keras.utils.set_random_seed(2)
-    self.model = tf_keras.Sequential([
+    self.model = tf_keras.Sequential(
+      [
         tf_keras.layers.Conv2D(8, 3, input_shape=(side, side, 3)),
         tf_keras.layers.BatchNormalization(),
         tf_keras.layers.Activation('swish'),
         tf_keras.layers.Conv2D(8, 3, activation='gelu'),
         tf_keras.layers.Flatten(),
         tf_keras.layers.Dense(_CLASSES),
-    ])
+      ]
+    )
 
   def logits(self, images):
     return self.model(images, training=False).numpy()
@@ -65,17 +71,17 @@ class _Network:
 
 
 class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
-
   def test_gradients_of_a_linear_function_are_its_weights(self):
     images, labels = _batch()
     linear = _Polynomial(1)
     weights = linear.of(labels)
     for name, expected in (
-        ('gradient', np.abs(weights).max(-1)),
-        ('training_map', weights.mean(-1)),
-        ('gradient_x_input', (weights * images).sum(-1)),
-        ('smoothgrad', np.abs(weights).max(-1)),
-        ('integrated_gradients', (weights * images).sum(-1))):
+      ('gradient', np.abs(weights).max(-1)),
+      ('training_map', weights.mean(-1)),
+      ('gradient_x_input', (weights * images).sum(-1)),
+      ('smoothgrad', np.abs(weights).max(-1)),
+      ('integrated_gradients', (weights * images).sum(-1)),
+    ):
       maps = explainers.get(name, linear.gradients)(images, labels)
       self.assertEqual(maps.dtype, np.float32)
       self.assertAllClose(maps, expected, atol=1e-5, msg=name)
@@ -85,25 +91,28 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
     quadratic = _Polynomial(2)
     maps = explainers.gradient_x_input(quadratic.gradients)(images, labels)
     self.assertAllClose(
-        maps.sum((1, 2)), 2 * quadratic.scores(images, labels), rtol=1e-4)
+      maps.sum((1, 2)), 2 * quadratic.scores(images, labels), rtol=1e-4
+    )
 
   def test_smoothgrad_of_a_cubic_adds_the_variance(self):
     # f = w x^3 / 3 has the gradient w x^2, and E[(x + e)^2] = x^2 + s^2, with
     # the variance 4 x^2 s^2 + 2 s^4 over the samples.
     images, labels = _batch()
-    images *= np.array([1, 3, .2], np.float32)[:, None, None, None]
+    images *= np.array([1, 3, 0.2], np.float32)[:, None, None, None]
     cubic = _Polynomial(3)
-    samples, noise = 400, .1
+    samples, noise = 400, 0.1
     smooth = explainers.smoothgrad(
-        cubic.gradients, samples=samples, noise=noise, reduction='sum')
+      cubic.gradients, samples=samples, noise=noise, reduction='sum'
+    )
     s = noise * np.ptp(images.reshape(3, -1), axis=1)[:, None, None, None]
     weights = cubic.of(labels)
     expected = (weights * (images**2 + s**2)).sum(-1)
     spread = np.sqrt(
-        (weights**2 * (4 * images**2 * s**2 + 2 * s**4)).sum(-1) / samples)
+      (weights**2 * (4 * images**2 * s**2 + 2 * s**4)).sum(-1) / samples
+    )
     z = (smooth(images, labels) - expected) / spread
     self.assertAllClose(np.mean(z, (1, 2)), [0] * 3, atol=3 / 8)
-    self.assertAllClose(np.mean(z**2, (1, 2)), [1] * 3, atol=3 * 2**.5 / 8)
+    self.assertAllClose(np.mean(z**2, (1, 2)), [1] * 3, atol=3 * 2**0.5 / 8)
 
   def test_smoothgrad_averages_before_magnitudes(self):
     # At x = 0 the gradient of a quadratic is all noise, whose mean vanishes.
@@ -111,10 +120,10 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
     images, labels = _batch()
     images[:, 1:] = 0
     few, many = (
-        explainers.smoothgrad(quadratic.gradients, samples=n)(images, labels)
-        for n in (4, 400))
-    self.assertAllClose(
-        few[:, 1:].mean() / many[:, 1:].mean(), 10, atol=1.5)
+      explainers.smoothgrad(quadratic.gradients, samples=n)(images, labels)
+      for n in (4, 400)
+    )
+    self.assertAllClose(few[:, 1:].mean() / many[:, 1:].mean(), 10, atol=1.5)
 
   def test_smoothgrad_does_not_depend_on_the_batch(self):
     images, labels = _batch(5)
@@ -126,17 +135,19 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
     other = explainers.smoothgrad(gradients, samples=3, seed=5)
     self.assertNotAllClose(other(images, labels), whole)
 
-  @parameterized.parameters(0., .5, -2.)
+  @parameterized.parameters(0.0, 0.5, -2.0)
   def test_integrated_gradients_of_a_quadratic(self, baseline):
     # The trapezoidal rule is exact where the gradient is linear.
     images, labels = _batch()
     quadratic = _Polynomial(2)
     integrated = explainers.integrated_gradients(
-        quadratic.gradients, steps=1, baseline=baseline)
+      quadratic.gradients, steps=1, baseline=baseline
+    )
     self.assertAllClose(
-        integrated(images, labels),
-        (quadratic.of(labels) * (images**2 - baseline**2) / 2).sum(-1),
-        atol=1e-4)
+      integrated(images, labels),
+      (quadratic.of(labels) * (images**2 - baseline**2) / 2).sum(-1),
+      atol=1e-4,
+    )
 
   def test_the_rule_is_trapezoidal(self):
     # Of w x^2 on [0, x] by n steps: w x^3 (1/3 + 1 / (6 n^2)).
@@ -144,8 +155,10 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
     cubic = _Polynomial(3)
     integrated = explainers.integrated_gradients(cubic.gradients, steps=3)
     self.assertAllClose(
-        integrated(images, labels),
-        (cubic.of(labels) * images**3 * (1 / 3 + 1 / 54)).sum(-1), atol=1e-3)
+      integrated(images, labels),
+      (cubic.of(labels) * images**3 * (1 / 3 + 1 / 54)).sum(-1),
+      atol=1e-3,
+    )
 
   def test_no_more_than_the_batch_at_once(self):
     images, labels = _batch(3)
@@ -156,27 +169,35 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class NetworkTest(tf.test.TestCase):
-
   def test_gradient_is_the_saliency_of_the_ops(self):
     network, (images, labels) = _Network(), _batch()
-    for name, reduction in (('gradient', 'abs_max'),
-                            ('training_map', 'signed_mean')):
+    for name, reduction in (
+      ('gradient', 'abs_max'),
+      ('training_map', 'signed_mean'),
+    ):
       _, expected = saliency.saliency_maps(
-          network.model, images, tf.constant(labels), reduction=reduction,
-          training=False)
+        network.model,
+        images,
+        tf.constant(labels),
+        reduction=reduction,
+        training=False,
+      )
       maps = explainers.get(name, network.gradients)(images, labels)
       self.assertAllClose(maps, expected, rtol=1e-5, atol=1e-7)
 
   def test_integrated_gradients_are_complete(self):
     network, (images, labels) = _Network(), _batch()
-    baseline = np.array([.3, -.2, 1.], np.float32)
+    baseline = np.array([0.3, -0.2, 1.0], np.float32)
     integrated = explainers.integrated_gradients(
-        network.gradients, steps=100, baseline=baseline)
+      network.gradients, steps=100, baseline=baseline
+    )
     start = np.broadcast_to(baseline, images.shape)
     expected = ((network.logits(images) - network.logits(start)) * labels).sum(
-        -1)
+      -1
+    )
     self.assertAllClose(
-        integrated(images, labels).sum((1, 2)), expected, atol=2e-4)
+      integrated(images, labels).sum((1, 2)), expected, atol=2e-4
+    )
 
   def test_score_operator_has_the_networks_gradient(self):
     network, (images, labels) = _Network(), _batch()
@@ -187,7 +208,7 @@ class NetworkTest(tf.test.TestCase):
       with tf.GradientTape() as tape:
         tape.watch(images)
         scores = operator(None, images, tf.constant(labels))
-        total = tf.reduce_sum(tf.constant([1., 2., -3.]) * scores)
+        total = tf.reduce_sum(tf.constant([1.0, 2.0, -3.0]) * scores)
       return scores, tape.gradient(total, images)
 
     scores, found = differentiate(tf.constant(images))
@@ -197,10 +218,9 @@ class NetworkTest(tf.test.TestCase):
 
 
 class InterfaceTest(tf.test.TestCase):
-
   def test_explain_takes_what_others_return(self):
     images, labels = _batch()
-    maps = np.arange(3. * 8 * 8).reshape(3, 8, 8)
+    maps = np.arange(3.0 * 8 * 8).reshape(3, 8, 8)
     for given in (maps, maps[..., None], tf.constant(maps)):
       found = explainers.explain(lambda *_, given=given: given, images, labels)
       self.assertAllEqual(found, maps)
@@ -216,7 +236,7 @@ class InterfaceTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'samples is 0'):
       explainers.get('smoothgrad', gradients, samples=0)
     with self.assertRaisesRegex(ValueError, 'noise is -1'):
-      explainers.get('smoothgrad', gradients, noise=-1.)
+      explainers.get('smoothgrad', gradients, noise=-1.0)
     with self.assertRaisesRegex(ValueError, 'steps is 0'):
       explainers.get('integrated_gradients', gradients, steps=0)
     with self.assertRaisesRegex(ValueError, 'reduction over channels .mean'):
@@ -224,36 +244,46 @@ class InterfaceTest(tf.test.TestCase):
 
 
 class XpliqueTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     self.theirs = xplique_package.attributions()
     self.network = _Network()
     self.images, self.labels = _batch()
     self.operator = explainers.score_operator(
-        self.network.logits, self.network.gradients)
+      self.network.logits, self.network.gradients
+    )
 
   def _compare(self, theirs, ours):
     maps = explainers.explain(theirs, self.images, self.labels)
     self.assertAllClose(
-        maps, ours(self.images, self.labels), rtol=1e-4, atol=1e-6)
+      maps, ours(self.images, self.labels), rtol=1e-4, atol=1e-6
+    )
 
   def test_white_boxes_equal_ours(self):
     gradients = self.network.gradients
     self._compare(
-        self.theirs.Saliency(
-            self.network.logits, operator=self.operator, reducer='max'),
-        explainers.gradient(gradients))
+      self.theirs.Saliency(
+        self.network.logits, operator=self.operator, reducer='max'
+      ),
+      explainers.gradient(gradients),
+    )
     self._compare(
-        self.theirs.GradientInput(
-            self.network.logits, operator=self.operator, reducer='sum'),
-        explainers.gradient_x_input(gradients))
+      self.theirs.GradientInput(
+        self.network.logits, operator=self.operator, reducer='sum'
+      ),
+      explainers.gradient_x_input(gradients),
+    )
     # Their steps are points of the path, ours intervals.
     self._compare(
-        self.theirs.IntegratedGradients(
-            self.network.logits, operator=self.operator, reducer='sum',
-            steps=11, baseline_value=.5),
-        explainers.integrated_gradients(gradients, steps=10, baseline=.5))
+      self.theirs.IntegratedGradients(
+        self.network.logits,
+        operator=self.operator,
+        reducer='sum',
+        steps=11,
+        baseline_value=0.5,
+      ),
+      explainers.integrated_gradients(gradients, steps=10, baseline=0.5),
+    )
 
   def test_a_keras_network_plugs_in(self):
 
@@ -261,13 +291,16 @@ class XpliqueTest(tf.test.TestCase):
       return tf.reduce_sum(model(images) * labels, -1)
 
     self._compare(
-        self.theirs.Saliency(
-            self.network.model, operator=operator, reducer='max'),
-        explainers.gradient(self.network.gradients))
+      self.theirs.Saliency(
+        self.network.model, operator=operator, reducer='max'
+      ),
+      explainers.gradient(self.network.gradients),
+    )
 
   def test_a_black_box_plugs_in(self):
     occlusion = self.theirs.Occlusion(
-        self.network.logits, patch_size=4, patch_stride=4)
+      self.network.logits, patch_size=4, patch_stride=4
+    )
     maps = explainers.explain(occlusion, self.images, self.labels)
 
     def score(images):
@@ -276,7 +309,8 @@ class XpliqueTest(tf.test.TestCase):
     hidden = self.images.copy()
     hidden[:, 4:, :4] = 0
     self.assertAllClose(
-        maps[:, 5, 2], score(self.images) - score(hidden), atol=1e-5)
+      maps[:, 5, 2], score(self.images) - score(hidden), atol=1e-5
+    )
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """A small network behind the interface of the adapters."""
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 
 class Adapter:
@@ -20,10 +20,12 @@ class Adapter:
     self.batches = []
     self._patch = patch
     self._filters = tf.constant(
-        rng.normal(size=(patch, patch, 3, 8)) / patch, tf.float32)
-    cells = (size // patch)**2 * 8
+      rng.normal(size=(patch, patch, 3, 8)) / patch, tf.float32
+    )
+    cells = (size // patch) ** 2 * 8
     self._readout = tf.constant(
-        rng.normal(size=(cells, classes)) / 8, tf.float32)
+      rng.normal(size=(cells, classes)) / 8, tf.float32
+    )
 
   def parameters(self):
     yield from (self._filters.numpy(), self._readout.numpy())
@@ -31,7 +33,7 @@ class Adapter:
   def preprocess(self, images):
     assert images.shape[1:] == (*self.input_size, 3), images.shape
     assert images.dtype == np.float32
-    return images / np.float32(255) - np.float32(.5)
+    return images / np.float32(255) - np.float32(0.5)
 
   def network(self, inputs):
     hidden = tf.tanh(tf.nn.conv2d(inputs, self._filters, self._patch, 'VALID'))

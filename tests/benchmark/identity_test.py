@@ -3,17 +3,16 @@
 import hashlib
 import json
 import os
-import tomllib
 from unittest import mock
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tomllib
 
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark.adapters import spec
 from tests.benchmark import fakes
 from tests.benchmark.adapters import networks
-
 
 _OTHER = 'the network gives other logits or gradients for one image'
 
@@ -22,26 +21,31 @@ class _Rectified(fakes.Adapter):
   """The same parameters, other code."""
 
   def network(self, inputs):
-    hidden = tf.nn.relu(tf.nn.conv2d(
-        inputs, self._filters, self._patch, 'VALID'))
+    hidden = tf.nn.relu(
+      tf.nn.conv2d(inputs, self._filters, self._patch, 'VALID')
+    )
     return tf.reshape(hidden, [len(inputs), -1]) @ self._readout
 
 
 class NetworkTest(tf.test.TestCase):
-
   def _differ(self, a, b):
     # As it is after it was stored.
     stored = json.loads(json.dumps(identity.network(a)))
-    return identity.differences({'network': stored},
-                                {'network': identity.network(b)})
+    return identity.differences(
+      {'network': stored}, {'network': identity.network(b)}
+    )
 
   def test_the_same_network_is_the_same(self):
-    self.assertEqual(self._differ(fakes.Adapter(spec='fake:a'),
-                                  fakes.Adapter(spec='fake:b')), '')
+    self.assertEqual(
+      self._differ(fakes.Adapter(spec='fake:a'), fakes.Adapter(spec='fake:b')),
+      '',
+    )
 
   def test_other_weights(self):
-    self.assertRegex(self._differ(fakes.Adapter(), fakes.Adapter(seed=1)),
-                     f'^network.parameters was .*{_OTHER}$')
+    self.assertRegex(
+      self._differ(fakes.Adapter(), fakes.Adapter(seed=1)),
+      f'^network.parameters was .*{_OTHER}$',
+    )
 
   def test_other_code_with_the_same_weights(self):
     self.assertEqual(self._differ(fakes.Adapter(), _Rectified()), _OTHER)
@@ -51,7 +55,8 @@ class NetworkTest(tf.test.TestCase):
       other = fakes.Adapter()
       plain = other.logits_and_gradients
       other.logits_and_gradients = lambda *a, p=plain, f=factor: [
-          v * np.float32(f) for v in p(*a)]
+        v * np.float32(f) for v in p(*a)
+      ]
       self.assertEqual(self._differ(fakes.Adapter(), other), found)
 
   def test_one_gradient_that_moves_elsewhere(self):
@@ -68,8 +73,7 @@ class NetworkTest(tf.test.TestCase):
   def test_preprocessing(self):
     other = fakes.Adapter()
     other.preprocessing = 'pixels'
-    self.assertEndsWith(self._differ(fakes.Adapter(), other),
-                        "is now 'pixels'")
+    self.assertEndsWith(self._differ(fakes.Adapter(), other), "is now 'pixels'")
 
   def test_a_keras_file_by_its_contents(self):
     path = os.path.join(self.get_temp_dir(), 'net.keras')
@@ -79,19 +83,22 @@ class NetworkTest(tf.test.TestCase):
       found.append(spec.build(f'keras:{path}?preprocessing=tf'))
     self.assertEqual(self._differ(found[0], found[2]), '')
     self.assertEndsWith(self._differ(found[0], found[1]), _OTHER)
-    self.assertGreater(
-        identity.network(found[0])['number of parameters'], 100)
+    self.assertGreater(identity.network(found[0])['number of parameters'], 100)
 
 
 class DifferencesTest(tf.test.TestCase):
-
   def test_names_what_differs(self):
     known = {'options': {'limit': 8, 'blur': True}, 'protocol': 'a 1'}
-    present = {'options': {'limit': None, 'blur': True}, 'protocol': 'a 1',
-               'versions': {'numpy': '2'}}
+    present = {
+      'options': {'limit': None, 'blur': True},
+      'protocol': 'a 1',
+      'versions': {'numpy': '2'},
+    }
     self.assertEqual(identity.differences(known, known), '')
-    self.assertRegex(identity.differences(known, present),
-                     '^options.limit was 8 and is now None; versions')
+    self.assertRegex(
+      identity.differences(known, present),
+      '^options.limit was 8 and is now None; versions',
+    )
 
   def test_versions(self):
     with open('pyproject.toml', 'rb') as f:
@@ -103,7 +110,6 @@ class DifferencesTest(tf.test.TestCase):
 
 
 class DigestsTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = self.get_temp_dir()
@@ -127,7 +133,8 @@ class DigestsTest(tf.test.TestCase):
     self.assertEqual(found, {'files': 2, 'sha256': identity.sha256(each, [])})
     os.utime(self.paths[0], (5, 5))
     self.paths[1] = os.rename(self.paths[1], f'{self.folder}/new') or (
-        f'{self.folder}/new')
+      f'{self.folder}/new'
+    )
     self.assertEqual(self._of(), (found, []))
     # Unless names mean something.
     self.assertNotEqual(self._of(['a', 'b'])[0], found)
@@ -135,7 +142,7 @@ class DigestsTest(tf.test.TestCase):
     self.assertNotEqual(self._of()[0], found)
 
   def test_a_change_of_the_same_size_and_time_is_noticed(self):
-    with mock.patch.object(identity, '_SETTLED', -1.):
+    with mock.patch.object(identity, '_SETTLED', -1.0):
       found, _ = self._of()
       self._write('1', '2' * 100)
       again, changed = self._of()
@@ -143,7 +150,7 @@ class DigestsTest(tf.test.TestCase):
     self.assertEqual(changed, [self.paths[1]])
 
   def test_a_file_that_settled_is_not_read_again(self):
-    with mock.patch.object(identity, '_SETTLED', -1.):
+    with mock.patch.object(identity, '_SETTLED', -1.0):
       found, _ = self._of()
       with mock.patch.object(identity, '_digest') as read:
         self.assertEqual(self._of(), (found, []))
@@ -153,8 +160,10 @@ class DigestsTest(tf.test.TestCase):
       self.assertEqual(json.load(f), {})
 
   def test_large_inputs_are_sampled(self):
-    with mock.patch.object(identity, '_WHOLE', 100), mock.patch.object(
-        identity, '_BLOCK', 4):
+    with (
+      mock.patch.object(identity, '_WHOLE', 100),
+      mock.patch.object(identity, '_BLOCK', 4),
+    ):
       found, _ = self._of()
       self._write('1', '1' * 96 + '2222')
       self.assertNotEqual(self._of()[0], found)

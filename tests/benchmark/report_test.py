@@ -13,7 +13,7 @@ from absl.testing import parameterized
 from matplotlib import colors
 import numpy as np
 from PIL import Image
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.benchmark.report import curves
 from official_ext.harmonization.benchmark.report import examples
@@ -30,57 +30,80 @@ _EVIL = '<script>alert("x")</script>&\'|'
 
 def _model(name, accuracy, rho, **more):
   return made.model(
-      name, imagenet=made.experiment({'top1': accuracy}),
-      clickme=made.experiment({'spearman': rho, 'dice': .2}, ceiling=.5,
-                              **more))
+    name,
+    imagenet=made.experiment({'top1': accuracy}),
+    clickme=made.experiment(
+      {'spearman': rho, 'dice': 0.2}, ceiling=0.5, **more
+    ),
+  )
 
 
 def _square():
   """Four models at the corners of a square, one inside, and a twin far out."""
   return [
-      _model('inside', .5, .25), _model('a', .4, .2), _model('b', .6, .2),
-      _model('c', .6, .3), _model('d', .4, .3), _model('twin', .9, .45)
+    _model('inside', 0.5, 0.25),
+    _model('a', 0.4, 0.2),
+    _model('b', 0.6, 0.2),
+    _model('c', 0.6, 0.3),
+    _model('d', 0.4, 0.3),
+    _model('twin', 0.9, 0.45),
   ]
 
 
 class LeaderboardTest(parameterized.TestCase):
-
   def test_ranked_by_alignment_undefined_last(self):
-    models = [_model('low', .9, .1), _model('none', .5, float('nan')),
-              _model('high', .2, .3)]
+    models = [
+      _model('low', 0.9, 0.1),
+      _model('none', 0.5, float('nan')),
+      _model('high', 0.2, 0.3),
+    ]
     shown = leaderboard.columns(models)
-    self.assertEqual([m['name'] for m in leaderboard.ranked(models, shown)],
-                     ['high', 'low', 'none'])
-    self.assertEqual(leaderboard.ranking_column(shown).title,
-                     'ClickMe alignment')
+    self.assertEqual(
+      [m['name'] for m in leaderboard.ranked(models, shown)],
+      ['high', 'low', 'none'],
+    )
+    self.assertEqual(
+      leaderboard.ranking_column(shown).title, 'ClickMe alignment'
+    )
 
   def test_cells_are_over_the_ceiling_where_there_is_one(self):
-    model = _model('one', .9, .1)
-    cells = {c.title: leaderboard.cell(model, c).text()
-             for c in leaderboard.columns([model])}
-    self.assertEqual(cells, {
+    model = _model('one', 0.9, 0.1)
+    cells = {
+      c.title: leaderboard.cell(model, c).text()
+      for c in leaderboard.columns([model])
+    }
+    self.assertEqual(
+      cells,
+      {
         'ImageNet top-1': '0.900 [0.880, 0.920]',
         'ClickMe alignment': '0.200 [0.160, 0.240]',
-        'ClickMe Dice': '0.200 [0.180, 0.220]'})
+        'ClickMe Dice': '0.200 [0.180, 0.220]',
+      },
+    )
 
   def test_missing_and_undefined_scores_are_dashes(self):
-    models = [_model('one', .9, float('nan')),
-              made.model('two', imagenet=made.experiment({'top1': .5}))]
+    models = [
+      _model('one', 0.9, float('nan')),
+      made.model('two', imagenet=made.experiment({'top1': 0.5})),
+    ]
     lines = leaderboard.as_markdown(models).splitlines()
     self.assertEqual(lines[2], '| one | 0.900 | - |')
     self.assertEqual(lines[3], '| two | 0.500 | - |')
 
   def test_csv_holds_every_number(self):
-    rows = list(csv.DictReader(io.StringIO(
-        leaderboard.as_csv([_model(_EVIL, .9, 1 / 3)]))))
+    rows = list(
+      csv.DictReader(
+        io.StringIO(leaderboard.as_csv([_model(_EVIL, 0.9, 1 / 3)]))
+      )
+    )
     self.assertEqual(rows[0]['model'], _EVIL)
     self.assertEqual(float(rows[0]['clickme_spearman']), 1 / 3)
-    self.assertEqual(float(rows[0]['clickme_spearman_normalized']), 1 / 3 / .5)
+    self.assertEqual(float(rows[0]['clickme_spearman_normalized']), 1 / 3 / 0.5)
     self.assertEqual(rows[0]['clickme_spearman_n'], '500')
     self.assertEqual(rows[0]['imagenet_top1_ceiling'], '')
 
   def test_markdown_names_cannot_break_the_table(self):
-    table = leaderboard.as_markdown([_model('a|b', .9, .3)])
+    table = leaderboard.as_markdown([_model('a|b', 0.9, 0.3)])
     self.assertIn('| a\\|b |', table)
 
   def test_text_lines_up(self):
@@ -90,23 +113,24 @@ class LeaderboardTest(parameterized.TestCase):
 
 
 class TradeOffTest(parameterized.TestCase):
-
   def test_hull_is_that_of_the_ordinary_models(self):
     points = trade_off.points(_square(), [('a', 'twin')])
     self.assertEqual([p.name for p in points if p.is_twin], ['twin'])
     corners = trade_off.hull([p for p in points if not p.is_twin])
     # Alignment is over the ceiling of 0.5.
-    self.assertEqual({(round(x, 6), round(y, 6)) for x, y in corners},
-                     {(.4, .4), (.6, .4), (.6, .6), (.4, .6)})
+    self.assertEqual(
+      {(round(x, 6), round(y, 6)) for x, y in corners},
+      {(0.4, 0.4), (0.6, 0.4), (0.6, 0.6), (0.4, 0.6)},
+    )
 
   def test_shades_the_hull(self):
     plot = trade_off.draw(_square(), [('a', 'twin')]).axes[0]
-    shade, = plot.patches
-    np.testing.assert_allclose(shade.get_xy().max(0), (.6, .6))
-    np.testing.assert_allclose(shade.get_xy().min(0), (.4, .4))
+    (shade,) = plot.patches
+    np.testing.assert_allclose(shade.get_xy().max(0), (0.6, 0.6))
+    np.testing.assert_allclose(shade.get_xy().min(0), (0.4, 0.4))
 
   def test_no_hull_without_an_area(self):
-    line = [_model(str(i), .1 * i, .05 * i) for i in range(4)]
+    line = [_model(str(i), 0.1 * i, 0.05 * i) for i in range(4)]
     for count in (0, 1, 2, 4):
       self.assertIsNone(trade_off.hull(trade_off.points(line[:count], [])))
 
@@ -114,8 +138,8 @@ class TradeOffTest(parameterized.TestCase):
     plot = trade_off.draw(_square(), [('a', 'twin'), ('b', 'lost')]).axes[0]
     arrows = [a for a in plot.texts if a.arrow_patch is not None]
     self.assertLen(arrows, 1)
-    np.testing.assert_allclose(arrows[0].xyann, (.4, .4))
-    np.testing.assert_allclose(arrows[0].xy, (.9, .9))
+    np.testing.assert_allclose(arrows[0].xyann, (0.4, 0.4))
+    np.testing.assert_allclose(arrows[0].xy, (0.9, 0.9))
 
   def test_names_stand_apart(self):
     picture = trade_off.draw(_square(), [])
@@ -126,25 +150,30 @@ class TradeOffTest(parameterized.TestCase):
       self.assertFalse(any(box.overlaps(other) for other in boxes[:i]))
 
   def test_accuracy_of_labelled_images_without_imagenet(self):
-    models = [made.model('one', clickme=made.experiment(
-        {'spearman': .3, 'top1': .8}))]
+    models = [
+      made.model('one', clickme=made.experiment({'spearman': 0.3, 'top1': 0.8}))
+    ]
     accuracy, alignment = trade_off.axes_of(models)
-    self.assertEqual((accuracy.experiment, alignment.normalized),
-                     ('clickme', False))
+    self.assertEqual(
+      (accuracy.experiment, alignment.normalized), ('clickme', False)
+    )
     self.assertIsNone(trade_off.axes_of([made.model('none')]))
 
   def test_models_without_a_place_are_left_out(self):
-    models = [_model('one', .5, .2), _model('two', .5, float('nan'))]
+    models = [_model('one', 0.5, 0.2), _model('two', 0.5, float('nan'))]
     self.assertEqual([p.name for p in trade_off.points(models, [])], ['one'])
 
 
 class CurvesTest(parameterized.TestCase):
-
   def _draw(self, count):
     models = [
-        made.model(f'm{i}', psychophysics=made.experiment(
-            {}, curves={'model': made.curve(.5), 'human': made.curve(.3)}))
-        for i in range(count)
+      made.model(
+        f'm{i}',
+        psychophysics=made.experiment(
+          {}, curves={'model': made.curve(0.5), 'human': made.curve(0.3)}
+        ),
+      )
+      for i in range(count)
     ]
     return curves.draw(models, [('m0', 'm1')]).axes[0]
 
@@ -152,44 +181,59 @@ class CurvesTest(parameterized.TestCase):
     plot = self._draw(2)
     lines = {line.get_label(): line for line in plot.get_lines()}
     np.testing.assert_allclose(
-        lines['people'].get_ydata(), made.curve(.3)['accuracy'])
-    np.testing.assert_allclose(lines['m1'].get_xdata()[:-1],
-                               made.PERCENTS[:-1])
+      lines['people'].get_ydata(), made.curve(0.3)['accuracy']
+    )
+    np.testing.assert_allclose(lines['m1'].get_xdata()[:-1], made.PERCENTS[:-1])
     self.assertGreater(lines['m1'].get_xdata()[-1], 100)
-    self.assertEqual([t.get_text() for t in plot.get_legend().get_texts()],
-                     ['m0', 'm1', 'people'])
+    self.assertEqual(
+      [t.get_text() for t in plot.get_legend().get_texts()],
+      ['m0', 'm1', 'people'],
+    )
 
   def test_many_models_share_the_legend_of_their_kind(self):
     plot = self._draw(20)
-    self.assertEqual([t.get_text() for t in plot.get_legend().get_texts()],
-                     ['ordinary models', 'harmonized models', 'people'])
-
+    self.assertEqual(
+      [t.get_text() for t in plot.get_legend().get_texts()],
+      ['ordinary models', 'harmonized models', 'people'],
+    )
 
   def test_every_colour_can_be_read_and_told_apart(self):
 
     def luminance(colour):  # WCAG 2.2, "relative luminance".
       rgb = np.array(colors.to_rgb(colour))
-      return np.dot([.2126, .7152, .0722], np.where(
-          rgb <= .04045, rgb / 12.92, ((rgb + .055) / 1.055)**2.4))
+      return np.dot(
+        [0.2126, 0.7152, 0.0722],
+        np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4),
+      )
 
     for theme in (figures.LIGHT, figures.DARK):
       self.assertLen(set(theme.lines), 10)
       for colour in (*theme.lines, theme.ordinary, theme.twin, theme.human):
         low, high = sorted([luminance(colour), luminance(theme.ground)])
-        self.assertGreaterEqual((high + .05) / (low + .05), 3., colour)
+        self.assertGreaterEqual((high + 0.05) / (low + 0.05), 3.0, colour)
       rgb = [255 * np.array(colors.to_rgb(c)) for c in theme.lines]
-      self.assertGreater(min(np.linalg.norm(a - b) for i, a in enumerate(rgb)
-                             for b in rgb[:i]), 50)
+      self.assertGreater(
+        min(np.linalg.norm(a - b) for i, a in enumerate(rgb) for b in rgb[:i]),
+        50,
+      )
     plot = self._draw(10)
     lines = plot.get_lines()[:10]
     self.assertLen({line.get_color() for line in lines}, 10)
     self.assertLen({line.get_marker() for line in lines}, 10)
 
   def test_a_model_called_people_keeps_its_line_in_the_legend(self):
-    models = [made.model('people', psychophysics=made.experiment(
-        {}, curves={'model': made.curve(.5), 'human': made.curve(.3)}))]
-    labels = [t.get_text() for t in
-              curves.draw(models, []).axes[0].get_legend().get_texts()]
+    models = [
+      made.model(
+        'people',
+        psychophysics=made.experiment(
+          {}, curves={'model': made.curve(0.5), 'human': made.curve(0.3)}
+        ),
+      )
+    ]
+    labels = [
+      t.get_text()
+      for t in curves.draw(models, []).axes[0].get_legend().get_texts()
+    ]
     self.assertEqual(labels, ['people', 'people'])
 
 
@@ -199,99 +243,165 @@ class PsychophysicsTest(parameterized.TestCase):
   def _models(self, **human):
     details = dict(bootstrap='images and participants', n_participants=7)
     scores = {
-        'psychophysics_accuracy': made.score(
-            'psychophysics_accuracy', .8, bootstrap='images'),
-        'psychophysics_l2': made.score(
-            'psychophysics_l2', .4, people_split_half=.125, **details)}
-    d_prime = [.1 * i for i in range(12)]
+      'psychophysics_accuracy': made.score(
+        'psychophysics_accuracy', 0.8, bootstrap='images'
+      ),
+      'psychophysics_l2': made.score(
+        'psychophysics_l2', 0.4, people_split_half=0.125, **details
+      ),
+    }
+    d_prime = [0.1 * i for i in range(12)]
     first = made.curve(
-        .5, threshold=12.5, threshold_interval=[11.25, 14.], d_prime=d_prime)
+      0.5, threshold=12.5, threshold_interval=[11.25, 14.0], d_prime=d_prime
+    )
     second = made.curve(
-        .5, threshold=None, threshold_interval=[None, None],
-        d_prime=[None, *d_prime[1:]], logistic={'problem': 'it is too high'})
+      0.5,
+      threshold=None,
+      threshold_interval=[None, None],
+      d_prime=[None, *d_prime[1:]],
+      logistic={'problem': 'it is too high'},
+    )
     people = made.curve(
-        .3, threshold=6.75, threshold_interval=[6.5, 7.], d_prime=[1.5] * 12,
-        n=[9] * 12, **human)
-    return [made.model(name, imagenet=made.experiment({'top1': .5}),
-                       psychophysics=made.experiment(
-                           {}, scores=scores,
-                           curves={'model': c, 'human': people}))
-            for name, c in (('one', first), ('two', second))]
+      0.3,
+      threshold=6.75,
+      threshold_interval=[6.5, 7.0],
+      d_prime=[1.5] * 12,
+      n=[9] * 12,
+      **human,
+    )
+    return [
+      made.model(
+        name,
+        imagenet=made.experiment({'top1': 0.5}),
+        psychophysics=made.experiment(
+          {}, scores=scores, curves={'model': c, 'human': people}
+        ),
+      )
+      for name, c in (('one', first), ('two', second))
+    ]
 
   def test_tables(self):
     models = self._models()
     *_, table = leaderboard.as_text(models).split('\n\n')
-    columns, one, two, people = [re.split(r' {2,}', line)
-                                 for line in table.splitlines()]
-    self.assertEqual(columns[3:], [
+    columns, one, two, people = [
+      re.split(r' {2,}', line) for line in table.splitlines()
+    ]
+    self.assertEqual(
+      columns[3:],
+      [
         'Psychophysics threshold (% revealed)',
-        "Psychophysics d' (mean of levels)"])
-    self.assertEqual(one[1:], ['0.800 [0.780, 0.820]', '0.400 [0.380, 0.420]',
-                               '12.500 [11.250, 14.000]', '0.550'])
+        "Psychophysics d' (mean of levels)",
+      ],
+    )
+    self.assertEqual(
+      one[1:],
+      [
+        '0.800 [0.780, 0.820]',
+        '0.400 [0.380, 0.420]',
+        '12.500 [11.250, 14.000]',
+        '0.550',
+      ],
+    )
     self.assertEqual(two[3:], ['-', '-'])
-    accuracy = np.mean(made.curve(.3)['accuracy'])
+    accuracy = np.mean(made.curve(0.3)['accuracy'])
     self.assertIn('split halves', people[0])
-    self.assertEqual(people[1:], [
-        f'{accuracy:.3f}', '0.125', '6.750 [6.500, 7.000]', '1.500'])
+    self.assertEqual(
+      people[1:], [f'{accuracy:.3f}', '0.125', '6.750 [6.500, 7.000]', '1.500']
+    )
     rows = list(csv.DictReader(io.StringIO(leaderboard.as_csv(models))))
     self.assertEqual(
-        [rows[0][f'psychophysics_psychophysics_{name}'] for name in (
-            'threshold', 'threshold_low', 'd_prime', 'l2_people',
-            'threshold_people', 'd_prime_people')],
-        ['12.5', '11.25', str(np.mean(.1 * np.arange(12))), '0.125', '6.75',
-         '1.5'])
+      [
+        rows[0][f'psychophysics_psychophysics_{name}']
+        for name in (
+          'threshold',
+          'threshold_low',
+          'd_prime',
+          'l2_people',
+          'threshold_people',
+          'd_prime_people',
+        )
+      ],
+      [
+        '12.5',
+        '11.25',
+        str(np.mean(0.1 * np.arange(12))),
+        '0.125',
+        '6.75',
+        '1.5',
+      ],
+    )
     self.assertEqual(rows[1]['psychophysics_psychophysics_threshold'], '')
 
   def test_page(self):
-    text = html_lib.html.unescape(page.build(
-        made.results(self._models()), {
-            'panels': {}, 'curves': {'light': b''}}))
-    for words in ('12.500', '[11.250, 14.000]', '>6.750<', '>0.125<',
-                  'two: no threshold, for it is too high',
-                  "Sensitivity d'", '<td>1.10</td>',
-                  'one standard error over the 7 participants'):
+    text = html_lib.html.unescape(
+      page.build(
+        made.results(self._models()), {'panels': {}, 'curves': {'light': b''}}
+      )
+    )
+    for words in (
+      '12.500',
+      '[11.250, 14.000]',
+      '>6.750<',
+      '>0.125<',
+      'two: no threshold, for it is too high',
+      "Sensitivity d'",
+      '<td>1.10</td>',
+      'one standard error over the 7 participants',
+    ):
       self.assertIn(words, text)
-    text = page.build(made.results(self._models(standard_error=[None] * 12)), {
-        'panels': {}, 'curves': {'light': b''}})
+    text = page.build(
+      made.results(self._models(standard_error=[None] * 12)),
+      {'panels': {}, 'curves': {'light': b''}},
+    )
     self.assertNotIn('standard error', text)
 
   def test_captions_say_what_was_drawn(self):
     models = self._models()
     shown = leaderboard.columns(models)
     self.assertEqual(
-        leaderboard.intervals(models, shown[:2]),
-        'In brackets, 95 % intervals, bootstrapped over images.')
+      leaderboard.intervals(models, shown[:2]),
+      'In brackets, 95 % intervals, bootstrapped over images.',
+    )
     self.assertEqual(
-        leaderboard.intervals(models, [shown[0], shown[2]]),
-        'In brackets: ImageNet top-1: 95 % intervals, bootstrapped over images;'
-        ' Psychophysics L2 (small is good): 95 % intervals, bootstrapped over '
-        'images and participants.')
+      leaderboard.intervals(models, [shown[0], shown[2]]),
+      'In brackets: ImageNet top-1: 95 % intervals, bootstrapped over images;'
+      ' Psychophysics L2 (small is good): 95 % intervals, bootstrapped over '
+      'images and participants.',
+    )
     for score in models[0]['experiments']['imagenet']['scores'].values():
-      score['confidence'] = .9
+      score['confidence'] = 0.9
     self.assertIn('top-1: 90 %', leaderboard.intervals(models, shown[:1]))
     self.assertEqual(leaderboard.intervals([], shown), '')
 
   def test_results_of_before_have_no_more_than_they_had(self):
-    model = made.model('old', psychophysics=made.experiment(
-        {'psychophysics_accuracy': .7},
-        curves={'model': made.curve(.5), 'human': None}))
+    model = made.model(
+      'old',
+      psychophysics=made.experiment(
+        {'psychophysics_accuracy': 0.7},
+        curves={'model': made.curve(0.5), 'human': None},
+      ),
+    )
     self.assertLen(leaderboard.columns([model]), 1)
     page.build(made.results([model]), {'panels': {}})
 
 
 class PanelsTest(tf.test.TestCase):
-
   def test_models_of_like_names_each_have_a_panel(self):
     folder = self.get_temp_dir()
     models = [
-        made.model(name, clickme=made.experiment({}, examples=(
-            made.write_examples(folder, f'{i}.npz', i))))
-        for i, name in enumerate(('a net', 'a  net', 'human map'))]
-    picture, = examples.draw(folder, models, 'clickme')
-    one, = examples.draw(folder, models[:1], 'clickme')
+      made.model(
+        name,
+        clickme=made.experiment(
+          {}, examples=(made.write_examples(folder, f'{i}.npz', i))
+        ),
+      )
+      for i, name in enumerate(('a net', 'a  net', 'human map'))
+    ]
+    (picture,) = examples.draw(folder, models, 'clickme')
+    (one,) = examples.draw(folder, models[:1], 'clickme')
     widths = [Image.open(io.BytesIO(p['png'])).width for p in (picture, one)]
     # An image, the human map, and a panel for each model.
-    self.assertAllClose(widths[0] / widths[1], 5 / 3, atol=.02)
+    self.assertAllClose(widths[0] / widths[1], 5 / 3, atol=0.02)
 
 
 class _References(html.parser.HTMLParser):
@@ -327,7 +437,6 @@ class _References(html.parser.HTMLParser):
 
 
 class ReportTest(tf.test.TestCase):
-
   def _write(self, results):
     folder = self.get_temp_dir()
     written = writer.write(folder, results)
@@ -337,34 +446,61 @@ class ReportTest(tf.test.TestCase):
   def _results(self):
     folder = self.get_temp_dir()
     models = [
-        _model(_EVIL, .4, .2, warnings=[_EVIL], table=_EVIL,
-               examples=made.write_examples(folder, 'a.npz', 0)),
-        _model('twin', .5, .3), _model('other', .6, .25)]
+      _model(
+        _EVIL,
+        0.4,
+        0.2,
+        warnings=[_EVIL],
+        table=_EVIL,
+        examples=made.write_examples(folder, 'a.npz', 0),
+      ),
+      _model('twin', 0.5, 0.3),
+      _model('other', 0.6, 0.25),
+    ]
     models[1]['experiments']['psychophysics'] = made.experiment(
-        {'psychophysics_l2': .4},
-        curves={'model': made.curve(.5), 'human': None})
-    failure = {'name': 'lost', 'spec': _EVIL, 'experiment': 'clickme',
-               'error': f'ValueError: {_EVIL}', 'traceback': 'x'}
+      {'psychophysics_l2': 0.4},
+      curves={'model': made.curve(0.5), 'human': None},
+    )
+    failure = {
+      'name': 'lost',
+      'spec': _EVIL,
+      'experiment': 'clickme',
+      'error': f'ValueError: {_EVIL}',
+      'traceback': 'x',
+    }
     results = made.results(models, [(_EVIL, 'twin')], [failure])
     return {**results, 'command': _EVIL, 'limit': 7}
 
   def test_page_refers_to_nothing_outside(self):
     _, written, text = self._write(self._results())
     self.assertContainsSubset(
-        ['results.json', 'leaderboard.txt', 'leaderboard.md', 'leaderboard.csv',
-         'trade_off.png', 'curves.png', 'panels_clickme_1.png', 'report.html'],
-        written)
+      [
+        'results.json',
+        'leaderboard.txt',
+        'leaderboard.md',
+        'leaderboard.csv',
+        'trade_off.png',
+        'curves.png',
+        'panels_clickme_1.png',
+        'report.html',
+      ],
+      written,
+    )
     found = _References()
     found.feed(text)
     found.close()
     self.assertEqual(found.open, [])
-    outside = [r for r in found.references
-               if not r.startswith(('data:image/png;base64,', '#'))]
+    outside = [
+      r
+      for r in found.references
+      if not r.startswith(('data:image/png;base64,', '#'))
+    ]
     self.assertEqual(outside, [])
     self.assertNotIn('url(', found.css)
     self.assertNotIn('@import', found.css)
-    self.assertEmpty({'script', 'link', 'iframe', 'base',
-                      'object'}.intersection(found.tags))
+    self.assertEmpty(
+      {'script', 'link', 'iframe', 'base', 'object'}.intersection(found.tags)
+    )
     # Pictures: two plots in two themes, and the panels; all of them open.
     pictures = [r for r in found.references if r.startswith('data:')]
     self.assertLen(pictures, 5)
@@ -373,7 +509,8 @@ class ReportTest(tf.test.TestCase):
     self.assertLen(found.alts, 3)
     self.assertTrue(all(len(alt) > 20 for alt in found.alts))
     self.assertContainsSubset(
-        [r[1:] for r in found.references if r.startswith('#')], found.ids)
+      [r[1:] for r in found.references if r.startswith('#')], found.ids
+    )
 
   def test_everything_is_escaped(self):
     _, _, text = self._write(self._results())
@@ -382,12 +519,17 @@ class ReportTest(tf.test.TestCase):
 
   def test_says_what_went_wrong_and_what_was_not_measured(self):
     _, _, text = self._write(self._results())
-    for words in ('3 models scored, 1 failure', 'Only the first 7 records',
-                  'no --clicktionary', 'ValueError: ', '>Warnings<'):
+    for words in (
+      '3 models scored, 1 failure',
+      'Only the first 7 records',
+      'no --clicktionary',
+      'ValueError: ',
+      '>Warnings<',
+    ):
       self.assertIn(words, text)
 
   def test_results_are_strict_json(self):
-    results = made.results([_model('one', .5, float('nan'))])
+    results = made.results([_model('one', 0.5, float('nan'))])
     folder, _, _ = self._write({**results, 'odd': math.inf})
     with open(os.path.join(folder, 'results.json')) as f:
       text = f.read()
@@ -398,35 +540,53 @@ class ReportTest(tf.test.TestCase):
     found = json.loads(text, parse_constant=refuse)
     score = found['models'][0]['experiments']['clickme']['scores']['spearman']
     self.assertIsNone(score['value'])
-    self.assertEqual(found['experiments']['clickme']['settings']['explainer'],
-                     'gradient')
+    self.assertEqual(
+      found['experiments']['clickme']['settings']['explainer'], 'gradient'
+    )
 
   def test_without_any_scored_model(self):
-    _, written, text = self._write(made.results([], failures=[
-        {'name': 'lost', 'spec': 'x', 'experiment': 'clickme', 'error': 'no',
-         'traceback': 'x'}]))
+    _, written, text = self._write(
+      made.results(
+        [],
+        failures=[
+          {
+            'name': 'lost',
+            'spec': 'x',
+            'experiment': 'clickme',
+            'error': 'no',
+            'traceback': 'x',
+          }
+        ],
+      )
+    )
     self.assertEqual(written, ['results.json', 'report.html'])
     self.assertIn('No model was scored', text)
 
   def test_both_themes_are_drawn(self):
     pngs = figures.both(lambda theme: trade_off.draw(_square(), [], theme))
-    corners = [Image.open(io.BytesIO(p)).convert('RGB').getpixel((1, 1))
-               for p in (pngs['light'], pngs['dark'])]
-    self.assertEqual(corners, [(255, 255, 255), (0x1b, 0x1d, 0x21)])
+    corners = [
+      Image.open(io.BytesIO(p)).convert('RGB').getpixel((1, 1))
+      for p in (pngs['light'], pngs['dark'])
+    ]
+    self.assertEqual(corners, [(255, 255, 255), (0x1B, 0x1D, 0x21)])
 
   def test_twins_are_compared(self):
-    text = page.build(made.results([_model('a', .5, .2), _model('b', .6, .3)],
-                                   [('a', 'b')]), {'panels': {}})
+    text = page.build(
+      made.results(
+        [_model('a', 0.5, 0.2), _model('b', 0.6, 0.3)], [('a', 'b')]
+      ),
+      {'panels': {}},
+    )
     self.assertRegex(text, re.escape('a → b') + '.*' + re.escape('+0.100'))
     self.assertIn('0.400 → 0.600', text)
 
 
 class HtmlTest(parameterized.TestCase):
-
   def test_escapes_children_and_attributes(self):
     self.assertEqual(
-        html_lib.tag('p', '<', html_lib.tag('b', 1), class_='"'),
-        '<p class="&quot;">&lt;<b>1</b></p>')
+      html_lib.tag('p', '<', html_lib.tag('b', 1), class_='"'),
+      '<p class="&quot;">&lt;<b>1</b></p>',
+    )
 
 
 if __name__ == '__main__':

@@ -13,14 +13,14 @@ import weakref
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
-from official_ext.harmonization.benchmark import run as benchmark_run
 from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark import run as benchmark_run
 from official_ext.harmonization.evaluation import scores
 from tests.benchmark import fakes
 
@@ -37,8 +37,11 @@ class _Experiment(protocol.Experiment):
     return self._settings
 
   def identity(self, digests):
-    return {'protocol': f'{self.name} {self.version}',
-            'data': digests.of(self._data), 'options': self._settings}
+    return {
+      'protocol': f'{self.name} {self.version}',
+      'data': digests.of(self._data),
+      'options': self._settings,
+    }
 
   def run(self, adapter, progress, journal=None):
     self.scored.append(adapter.name)
@@ -48,10 +51,11 @@ class _Experiment(protocol.Experiment):
     values = np.array([len(adapter.name), float('nan')])
     maps = np.stack([np.eye(4), np.full((4, 4), np.nan)])
     return protocol.Result(
-        scores=[scores.score('length', values, preprocessing='none')],
-        rows=[{'value': v} for v in values],
-        warnings=['beware'],
-        examples=protocol.Examples(np.zeros((2, 4, 4, 3), np.uint8), maps, maps))
+      scores=[scores.score('length', values, preprocessing='none')],
+      rows=[{'value': v} for v in values],
+      warnings=['beware'],
+      examples=protocol.Examples(np.zeros((2, 4, 4, 3), np.uint8), maps, maps),
+    )
 
 
 def _build(spec):
@@ -82,18 +86,24 @@ class _Counted(protocol.Experiment):
         print('waiting', flush=True)
         time.sleep(3600)
       self.computed.append(i)
-      rows.append({'value': 1. / (i + 1) if i != 2 else float('nan')})
+      rows.append({'value': 1.0 / (i + 1) if i != 2 else float('nan')})
       if journal:
         journal.add(rows[-1:])
-    return protocol.Result(scores=[scores.score(
-        'mean', [row['value'] for row in rows], preprocessing='none')],
-                          rows=rows)
+    return protocol.Result(
+      scores=[
+        scores.score(
+          'mean', [row['value'] for row in rows], preprocessing='none'
+        )
+      ],
+      rows=rows,
+    )
 
 
 def score_in_folder(folder, stop_before, *names):
   """What another process does that shares the folder."""
   benchmark_run.Benchmark([_Counted(stop_before)], folder, _build).run(
-      _models(*names))
+    _models(*names)
+  )
 
 
 def _models(*names):
@@ -101,14 +111,14 @@ def _models(*names):
 
 
 class BenchmarkTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
 
   def _run(self, experiments, models, build=_build, rescore=False):
-    return benchmark_run.Benchmark(experiments, self.folder, build,
-                               rescore).run(models)
+    return benchmark_run.Benchmark(
+      experiments, self.folder, build, rescore
+    ).run(models)
 
   def _path(self, name):
     return os.path.join(self.folder, 'models', name)
@@ -126,14 +136,17 @@ class BenchmarkTest(tf.test.TestCase):
     self.assertEqual(first['scores']['length']['n_undefined'], 1)
     self.assertEqual(first['warnings'], ['beware'])
     with open(os.path.join(self.folder, first['table'])) as f:
-      self.assertEqual([row['value'] for row in csv.DictReader(f)],
-                       ['3.0', 'nan'])
-    kept = benchmark_run.read_examples(os.path.join(self.folder,
-                                                first['examples']))
+      self.assertEqual(
+        [row['value'] for row in csv.DictReader(f)], ['3.0', 'nan']
+      )
+    kept = benchmark_run.read_examples(
+      os.path.join(self.folder, first['examples'])
+    )
     np.testing.assert_array_equal(kept.human[0], 255 * np.eye(4))
     np.testing.assert_array_equal(kept.human[1], np.zeros((4, 4)))
-    self.assertEqual([f for f in os.listdir(self._path(''))
-                      if f.endswith('.partial')], [])
+    self.assertEqual(
+      [f for f in os.listdir(self._path('')) if f.endswith('.partial')], []
+    )
 
   def test_what_is_finished_is_not_scored_again(self):
     first, second = _Experiment('first'), _Experiment('second')
@@ -148,8 +161,9 @@ class BenchmarkTest(tf.test.TestCase):
     first.scored.clear()
     done = self._run([first], _models('one', 'two', 'three'))
     self.assertEqual((done['failures'], first.scored), ([], []))
-    self.assertEqual([list(m['experiments']) for m in done['models']],
-                     [['first']] * 3)
+    self.assertEqual(
+      [list(m['experiments']) for m in done['models']], [['first']] * 3
+    )
 
   def test_what_was_not_scored_now_says_so(self):
     outcome = self._run([_Experiment('first')], _models('one'))
@@ -169,40 +183,50 @@ class BenchmarkTest(tf.test.TestCase):
     self.assertEqual(experiment.scored, [name])
     note = outcome['notes'][0]
     self.assertRegex(note, reason)
-    kept, = [f for f in os.listdir(self._path('earlier'))
-             if f.startswith(f'{name}.first') and f.endswith('.json')]
+    (kept,) = [
+      f
+      for f in os.listdir(self._path('earlier'))
+      if f.startswith(f'{name}.first') and f.endswith('.json')
+    ]
     self.assertIn(os.path.join('earlier', kept), note)
     with open(self._path(f'earlier/{kept}')) as f:
       kept = json.load(f)
-    self.assertEqual(kept['experiments']['first']['scores'],
-                     before['experiments']['first']['scores'])
+    self.assertEqual(
+      kept['experiments']['first']['scores'],
+      before['experiments']['first']['scores'],
+    )
     return outcome, kept['experiments']['first']
 
   def test_other_settings_are_scored_beside_the_old_ones(self):
-    self._run([_Experiment('first', limit=8), _Experiment('second')],
-              _models('one'))
+    self._run(
+      [_Experiment('first', limit=8), _Experiment('second')], _models('one')
+    )
     with open(self._path('one.first.csv'), 'rb') as f:
       table = f.read()
     second = _Experiment('second')
     outcome, kept = self._is_scored_again(
-        _Experiment('first', limit=None), 'limit was 8 and is now None')
+      _Experiment('first', limit=None), 'limit was 8 and is now None'
+    )
     self.assertEqual(
-        outcome['models'][0]['experiments']['first']['settings'],
-        {'limit': None})
+      outcome['models'][0]['experiments']['first']['settings'], {'limit': None}
+    )
     with open(os.path.join(self.folder, kept['table']), 'rb') as f:
       self.assertEqual(f.read(), table)
     # The other experiment is not touched, and what was kept is found again.
     back = _Experiment('first', limit=8)
     outcome = self._run([back, second], _models('one'))
     self.assertEqual((back.scored, second.scored), ([], []))
-    self.assertEqual(outcome['models'][0]['experiments']['first']['settings'],
-                     {'limit': 8})
+    self.assertEqual(
+      outcome['models'][0]['experiments']['first']['settings'], {'limit': 8}
+    )
 
   def test_another_network_is_scored_again(self):
     self._run([_Experiment('first'), _Experiment('second')], _models('one'))
     self._is_scored_again(
-        _Experiment('first'), 'parameters was .*other logits or gradients',
-        lambda spec: fakes.Adapter(spec=spec, seed=1))
+      _Experiment('first'),
+      'parameters was .*other logits or gradients',
+      lambda spec: fakes.Adapter(spec=spec, seed=1),
+    )
     # Nor is the old network's other result this one's.
     with open(self._path('one.json')) as f:
       self.assertEqual(list(json.load(f)['experiments']), ['first'])
@@ -214,8 +238,7 @@ class BenchmarkTest(tf.test.TestCase):
         f.write(content)
       if content == 'labels 1 2':
         self._run([_Experiment('first', data=[data])], _models('one'))
-    self._is_scored_again(_Experiment('first', data=[data]),
-                          'data.sha256 was ')
+    self._is_scored_again(_Experiment('first', data=[data]), 'data.sha256 was ')
 
   def test_another_version_of_a_package_or_the_protocol(self):
     self._run([_Experiment('first')], _models('one'))
@@ -243,15 +266,24 @@ class BenchmarkTest(tf.test.TestCase):
         f.write(text.replace(old, new))
 
     for change, reason in (
-        (lambda: edit('one.json', '"value": 3.0', '"value": 4.0'),
-         'the scores of first were changed'),
-        (lambda: edit('one.json', '"digest"', '"gone"'), 'were changed'),
-        (lambda: edit('one.first.csv', '3.0', '4.0'),
-         'one.first.csv was changed'),
-        (lambda: os.remove(self._path('one.first.csv')),
-         'one.first.csv is missing'),
-        (lambda: os.remove(self._path('one.first.npz')),
-         'one.first.npz is missing')):
+      (
+        lambda: edit('one.json', '"value": 3.0', '"value": 4.0'),
+        'the scores of first were changed',
+      ),
+      (lambda: edit('one.json', '"digest"', '"gone"'), 'were changed'),
+      (
+        lambda: edit('one.first.csv', '3.0', '4.0'),
+        'one.first.csv was changed',
+      ),
+      (
+        lambda: os.remove(self._path('one.first.csv')),
+        'one.first.csv is missing',
+      ),
+      (
+        lambda: os.remove(self._path('one.first.npz')),
+        'one.first.npz is missing',
+      ),
+    ):
       self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
       self._run([_Experiment('first')], _models('one'))
       change()
@@ -259,23 +291,48 @@ class BenchmarkTest(tf.test.TestCase):
       outcome = self._run([experiment], _models('one'))
       self.assertEqual(experiment.scored, ['one'])
       self.assertRegex(outcome['notes'][0], reason)
-      self.assertEqual(outcome['models'][0]['experiments']['first']['scores'][
-          'length']['value'], 3.)
+      self.assertEqual(
+        outcome['models'][0]['experiments']['first']['scores']['length'][
+          'value'
+        ],
+        3.0,
+      )
       self.assertTrue(os.path.exists(self._path('one.first.csv')))
 
   def test_damaged_and_foreign_files_are_named(self):
     for text, reason in (
-        ('', 'empty'), ('{"name": "one", "exp', 'not JSON'),
-        ('[1, 2]', 'not an object'), ('{"a": 1}', '"name" is None'),
-        ('\xff', 'not JSON'),
-        (json.dumps({
-            'name': 'one', 'settings': {'spec': 'mg:one'}, 'adapter': {
-                'input_size': [1, 1], 'num_classes': 2, 'preprocessing': ''},
-            'experiments': {'first': {
-                'settings': {}, 'scores': {'a': {'value': '3'}},
-                'warnings': [], 'table': 'x'}}}), '(incomplete|of .one)'),
-        (json.dumps({'name': 'two', 'settings': {}, 'experiments': {'a': 1}}),
-         "it is of 'two'")):
+      ('', 'empty'),
+      ('{"name": "one", "exp', 'not JSON'),
+      ('[1, 2]', 'not an object'),
+      ('{"a": 1}', '"name" is None'),
+      ('\xff', 'not JSON'),
+      (
+        json.dumps(
+          {
+            'name': 'one',
+            'settings': {'spec': 'mg:one'},
+            'adapter': {
+              'input_size': [1, 1],
+              'num_classes': 2,
+              'preprocessing': '',
+            },
+            'experiments': {
+              'first': {
+                'settings': {},
+                'scores': {'a': {'value': '3'}},
+                'warnings': [],
+                'table': 'x',
+              }
+            },
+          }
+        ),
+        '(incomplete|of .one)',
+      ),
+      (
+        json.dumps({'name': 'two', 'settings': {}, 'experiments': {'a': 1}}),
+        "it is of 'two'",
+      ),
+    ):
       self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
       os.makedirs(self._path(''))
       for name in ('one', 'other'):
@@ -287,7 +344,7 @@ class BenchmarkTest(tf.test.TestCase):
       moved, named = outcome['notes']
       self.assertRegex(moved, rf'one\.json: .*{reason}.*expected.*moved to')
       self.assertRegex(named, rf'other\.json: .*{reason}.*expected')
-      kept, = os.listdir(self._path('earlier'))
+      (kept,) = os.listdir(self._path('earlier'))
       with open(self._path(f'earlier/{kept}'), 'rb') as f:
         self.assertEqual(f.read(), text.encode('latin1'))
       self.assertTrue(os.path.exists(self._path('other.json')))
@@ -310,9 +367,12 @@ class BenchmarkTest(tf.test.TestCase):
     for _ in range(2):  # The date is not that of the second's saving.
       outcome = self._run([same, second], _models('one'))
       result = outcome['models'][0]['experiments']['first']
-      self.assertRegex(result['earlier'], r'^from an earlier run of 2001-09-0.*'
-                       'unverified.*--rescore')
-      self.assertEqual(result['scores']['length']['value'], 3.)
+      self.assertRegex(
+        result['earlier'],
+        r'^from an earlier run of 2001-09-0.*'
+        'unverified.*--rescore',
+      )
+      self.assertEqual(result['scores']['length']['value'], 3.0)
     # Nor does another name score it again, or verify it.
     outcome = self._run([same], [benchmark_run.parse_model('mg:one?name=Fine')])
     result = outcome['models'][0]['experiments']['first']
@@ -325,9 +385,11 @@ class BenchmarkTest(tf.test.TestCase):
     first = _Experiment('first')
     self._run([first], _models('one'))
     first.scored.clear()
-    outcome = self._run([first], [benchmark_run.parse_model('mg:one?name=Fine')])
+    outcome = self._run(
+      [first], [benchmark_run.parse_model('mg:one?name=Fine')]
+    )
     self.assertEqual(first.scored, [])
-    model, = outcome['models']  # Not under both names.
+    (model,) = outcome['models']  # Not under both names.
     self.assertEqual(model['name'], 'Fine')
     self.assertRegex(outcome['notes'][0], 'Fine: first is that of .*one.json')
     with open(self._path('Fine.first.csv')) as f:
@@ -340,12 +402,14 @@ class BenchmarkTest(tf.test.TestCase):
     self._run([_Experiment('first')], _models('one'))
     self._run([_Experiment('first', limit=3)], _models('other'))
     outcome = self._run(
-        [_Experiment('first')], _models('two'),
-        lambda spec: fakes.Adapter(spec=spec, seed=1))
+      [_Experiment('first')],
+      _models('two'),
+      lambda spec: fakes.Adapter(spec=spec, seed=1),
+    )
     self.assertEqual([m['name'] for m in outcome['models']], ['two', 'one'])
     label = outcome['models'][1]['experiments']['first']['earlier']
     self.assertRegex(label, '^from an earlier run of .*not opened|process')
-    note, = outcome['notes']
+    (note,) = outcome['notes']
     self.assertRegex(note, 'other.json: first is not shown: .*limit was 3')
 
   def test_a_claimed_model_is_passed_over(self):
@@ -357,19 +421,26 @@ class BenchmarkTest(tf.test.TestCase):
     self.assertEqual([m['name'] for m in outcome['models']], ['one', 'three'])
     self.assertRegex(outcome['notes'][0], rf'two is .*process {os.getpid()},')
     self.assertEqual(
-        [f for f in os.listdir(self._path('')) if 'claim' in f], [])
+      [f for f in os.listdir(self._path('')) if 'claim' in f], []
+    )
 
   def test_a_failure_does_not_lose_the_others(self):
-    experiments = [_Experiment('first'),
-                   _Experiment('second', ValueError('x<y'))]
+    experiments = [
+      _Experiment('first'),
+      _Experiment('second', ValueError('x<y')),
+    ]
     outcome = self._run(experiments, _models('broken', 'bad', 'good'))
     self.assertEqual(
-        [(f['name'], f['experiment'], f['error']) for f in outcome['failures']],
-        [('broken', 'the model cannot be opened', 'OSError: no such weights'),
-         ('bad', 'second', 'ValueError: x<y')])
-    self.assertEqual([(m['name'], list(m['experiments']))
-                      for m in outcome['models']],
-                     [('bad', ['first']), ('good', ['first', 'second'])])
+      [(f['name'], f['experiment'], f['error']) for f in outcome['failures']],
+      [
+        ('broken', 'the model cannot be opened', 'OSError: no such weights'),
+        ('bad', 'second', 'ValueError: x<y'),
+      ],
+    )
+    self.assertEqual(
+      [(m['name'], list(m['experiments'])) for m in outcome['models']],
+      [('bad', ['first']), ('good', ['first', 'second'])],
+    )
     with open(outcome['failures'][1]['traceback']) as f:
       self.assertIn('in run', f.read())
     # What failed is tried again, and nothing else.
@@ -389,8 +460,13 @@ class BenchmarkTest(tf.test.TestCase):
       return adapter
 
     experiment = _Experiment('first')
-    self._run([experiment], benchmark_run.parse_models(
-        ['torch:a.net', 'torch:b.net', 'torch:b.net?name=c']), build)
+    self._run(
+      [experiment],
+      benchmark_run.parse_models(
+        ['torch:a.net', 'torch:b.net', 'torch:b.net?name=c']
+      ),
+      build,
+    )
     self.assertEqual(experiment.scored, ['a.net', 'b.net', 'c'])
 
   def test_bad_data_stop_the_run(self):
@@ -402,11 +478,16 @@ class BenchmarkTest(tf.test.TestCase):
 
   def test_processes_share_a_folder_and_one_is_killed(self):
 
-    code = ('from tests.evaluation import benchmark_test as t; '
-            f't.score_in_folder({self.folder!r}, 4, "one", "two")')
+    code = (
+      'from tests.evaluation import benchmark_test as t; '
+      f't.score_in_folder({self.folder!r}, 4, "one", "two")'
+    )
     other = subprocess.Popen(
-        [sys.executable, '-c', code], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+      [sys.executable, '-c', code],
+      stdout=subprocess.PIPE,
+      text=True,
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+    )
     self.addCleanup(other.kill)
     self.assertEqual(other.stdout.readline(), 'waiting\n')
     # It is at the first model, so the second is scored here.
@@ -414,36 +495,43 @@ class BenchmarkTest(tf.test.TestCase):
     outcome = self._run([here], _models('one', 'two'))
     self.assertEqual([m['name'] for m in outcome['models']], ['two'])
     self.assertEqual(here.computed, [*range(10)])
-    note, = outcome['notes']
+    (note,) = outcome['notes']
     self.assertRegex(note, f'one is .*, process {other.pid},')
     # Killed, and not waited for: a zombie has ended, too.
     other.kill()
     while claims._process(other.pid):
-      time.sleep(.05)
+      time.sleep(0.05)
     last = _Counted()
     outcome = self._run([last], _models('one', 'two'))
     self.assertEqual(last.computed, [*range(4, 10)])
-    note, = outcome['notes']
+    (note,) = outcome['notes']
     self.assertRegex(note, 'one: first resumes after 4 images')
     # The interrupted model's scores are the other's, bit by bit.
-    one, two = (m['experiments']['first']['scores']
-                for m in outcome['models'])
+    one, two = (m['experiments']['first']['scores'] for m in outcome['models'])
     self.assertEqual(one, two)
-    self.assertAllClose(one['mean']['value'],
-                        np.delete(1 / (1 + np.arange(10.)), 2).mean())
-    self.assertEqual([f for f in os.listdir(self._path(''))
-                      if 'claim' in f or 'partial' in f], [])
+    self.assertAllClose(
+      one['mean']['value'], np.delete(1 / (1 + np.arange(10.0)), 2).mean()
+    )
+    self.assertEqual(
+      [f for f in os.listdir(self._path('')) if 'claim' in f or 'partial' in f],
+      [],
+    )
 
   def test_a_journal_of_something_else_is_not_gone_on_with(self):
     path = self._path('one.first.partial.jsonl')
-    for text in ('', 'x', '{"identity": {"network": {}}, "begun": "now"}\n'
-                 '{"start": 0, "items": [{"value": 5.0}]}\n'):
+    for text in (
+      '',
+      'x',
+      '{"identity": {"network": {}}, "begun": "now"}\n'
+      '{"start": 0, "items": [{"value": 5.0}]}\n',
+    ):
       scores._write(path, text.encode())
       first = _Counted()
       outcome = self._run([first], _models('one'), rescore=True)
       self.assertEqual(first.computed, [*range(10)])
-      self.assertTrue(any('one.first.partial.jsonl: ' in n
-                          for n in outcome['notes']))
+      self.assertTrue(
+        any('one.first.partial.jsonl: ' in n for n in outcome['notes'])
+      )
 
   def test_holds_one_model_at_a_time(self):
     alive = weakref.WeakSet()
@@ -463,23 +551,30 @@ class BenchmarkTest(tf.test.TestCase):
 
 
 class ModelTest(parameterized.TestCase):
-
   @parameterized.parameters(
-      ('mg:runs/digits/baseline/', 'baseline'),
-      ('keras:files/vgg.v2.h5', 'vgg.v2'),
-      ('keras:files/vgg.h5?name=VGG 16&preprocessing=caffe', 'VGG 16'))
+    ('mg:runs/digits/baseline/', 'baseline'),
+    ('keras:files/vgg.v2.h5', 'vgg.v2'),
+    ('keras:files/vgg.h5?name=VGG 16&preprocessing=caffe', 'VGG 16'),
+  )
   def test_names(self, text, name):
     self.assertEqual(benchmark_run.parse_model(text).name, name)
 
-  @parameterized.parameters('mg', 'runs/digits', 'mg:', 'nothing:at/all',
-                            'mg:x?name=a/b', 'mg:x?name=..')
+  @parameterized.parameters(
+    'mg',
+    'runs/digits',
+    'mg:',
+    'nothing:at/all',
+    'mg:x?name=a/b',
+    'mg:x?name=..',
+  )
   def test_no_model(self, text):
     with self.assertRaises(benchmark_run.SettingsError):
       benchmark_run.parse_model(text)
 
   def test_two_of_one_name(self):
-    with self.assertRaisesRegex(benchmark_run.SettingsError,
-                                "mg:a/run and mg:b/run.*'run'"):
+    with self.assertRaisesRegex(
+      benchmark_run.SettingsError, "mg:a/run and mg:b/run.*'run'"
+    ):
       benchmark_run.parse_models(['mg:a/run', 'mg:b/run'])
     with self.assertRaisesRegex(benchmark_run.SettingsError, "'Run' and 'run'"):
       benchmark_run.parse_models(['mg:a/Run', 'mg:b/run'])

@@ -5,11 +5,11 @@ import re
 import tempfile
 
 from absl.testing import parameterized
-import gin
-import tensorflow as tf, tf_keras
+from official.core import train_utils
+import tensorflow as tf
 import yaml
 
-from official.core import train_utils
+import gin
 from official_ext.harmonization import experiment_parser
 from official_ext.harmonization import train
 from official_ext.harmonization.benchmark import runs
@@ -19,12 +19,13 @@ _NAME = 'harmonized_resnet_imagenet'
 
 def _parse(experiment=_NAME, config_file=(), **flags):
   return train.parse_configuration(
-      train_utils.ParseConfigOptions(experiment, list(config_file), tpu=None,
-                                     **flags))
+    train_utils.ParseConfigOptions(
+      experiment, list(config_file), tpu=None, **flags
+    )
+  )
 
 
 class _Case(tf.test.TestCase, parameterized.TestCase):
-
   def tearDown(self):
     super().tearDown()
     gin.clear_config()
@@ -38,126 +39,172 @@ class _Case(tf.test.TestCase, parameterized.TestCase):
 
 
 class ExperimentChecksTest(_Case):
-
   @parameterized.parameters(
-      # A key that there is not, at every depth.
-      ('tsak.harmonization.weight=1', 'tsak'),
-      ('task.harmonisation.weight=1', 'harmonisation'),
-      ('task.harmonization.wieght=1', 'wieght'),
-      ('task.mapped_data.mixup_and_cutmix.mixup_alfa=1', 'mixup_alfa'),
-      ('trainer.optimizer_config.optimizer.sgd.momentun=1', 'momentun'),
-      # Another type, or a value in the place of a section.
-      ('task.harmonization.weight=ten', "weight is 'ten': .* finite number"),
-      ('task.harmonization.weight=.nan', 'weight is nan: .* finite number'),
-      ('task.harmonization.weight=.inf', 'weight is inf: .* finite number'),
-      ('task.harmonization.levels=2.5', r'levels is 2.5: .* whole number'),
-      ('task.harmonization.enabled=maybe', "enabled is 'maybe': .* true or"),
-      ('task.harmonization.ceiling=true', 'ceiling is True: .* finite number'),
-      ('task.harmonization=5', 'task.harmonization is 5: .*fields of its own'),
-      ('task=5', 'experiment.task is 5: .*fields of its own'),
-      ('trainer.train_steps=1e5', 'train_steps is 100000.0: .*not 1e5'),
-      ('task.train_data.global_batch_size=many', "batch_size is 'many'"),
-      # Something to choose.
-      ('trainer.optimizer_config.optimizer.type=sdg',
-       "optimizer.type is 'sdg': choose one of .*'sgd'"),
-      ('task.model.backbone.type=resnett',
-       "task.model.backbone.type is 'resnett': choose one of .*'resnet'"),
-      ('runtime.mixed_precision_dtype=mixed_float16',
-       "mixed_precision_dtype is 'mixed_float16': choose one of .*'float16'"),
-      ('trainer.best_checkpoint_metric_comp=max',
-       "best_checkpoint_metric_comp is 'max': choose one of .*'higher'"),
-      # Two that do not go together.
-      ('runtime.mixed_precision_dtype=float16,'
-       'trainer.optimizer_config.ema.average_decay=0.9',
-       'trainer.optimizer_config.ema .*float16: use bfloat16 or float32'),
-      ('task.harmonization.warmup_steps=101,trainer.train_steps=100',
-       'task.harmonization.warmup_steps is 101: .* after 100 steps'),
-      ('trainer.validation_steps=7', 'validation_steps is 7: set it to -1'),
-      ('trainer.best_checkpoint_export_subdir=best',
-       "best_checkpoint_eval_metric is '': .* needs both"),
-      ('trainer.best_checkpoint_eval_metric=alignment',
-       "best_checkpoint_export_subdir is '': .* needs both"),
-      ('trainer.best_checkpoint_export_subdir=best,'
-       'trainer.best_checkpoint_eval_metric=alignmnt,'
-       'task.mapped_validation_data.input_path=a',
-       "eval_metric is 'alignmnt': .*choose one of .*'alignment_spearman_low'"),
-      # How it is written: nothing is taken for something else.
-      ('trainer.train_steps=1,trainer.train_steps=2', 'train_steps.*twice'),
-      ('task.harmonization.weight', "cannot be read from 'task.harm.*FIELD="),
-      ('trainer.train_steps=1,,', "cannot be read from ',' on"),
-      ('task.model.input_size=[32,32', r'--params_override=task.model.input'),
-      ('{task: {harmonization: {weight: 2020-01-01}}}',
-       r'task.harmonization.weight is a date \(2020-01-01\)'),
-      ('{task: {harmonization: {1: 2}}}', 'harmonization has the field 1'),
-      ('{task: {train_data: {input_path: !!set {a}}}}', 'input_path is a set'),
-      # Lists, and what is not there.
-      ('task.mapped_data.crop_area_range=3',
-       'crop_area_range is 3: .* list of 2 finite numbers'),
-      ('task.mapped_data.crop_area_range=[.1]', r'is \[0.1\]: .* list of 2'),
-      ('task.mapped_data.crop_area_range=null', 'crop_area_range is None'),
-      ('task.model.input_size=32', 'input_size is 32: .* whole numbers'),
-      ('task.mapped_data.input_path=5', 'input_path is 5: .* strings, or text'),
-      ('trainer.steps_per_loop=null', 'steps_per_loop is None: .* whole'),
-      ('task.losses=null', 'task.losses is None: .*fields of its own'),
-      # Numbers that nothing works with.
-      ('trainer.steps_per_loop=0', 'steps_per_loop is 0: .* 1 or more'),
-      ('trainer.max_to_keep=0', 'max_to_keep is 0: .* 1 or more'),
-      ('trainer.train_steps=-1', 'train_steps is -1'),
-      ('trainer.summary_interval=3,trainer.steps_per_loop=2',
-       r'summary_interval is 3: .* multiple of trainer.steps_per_loop \(2\)'),
-      ('task.mapped_data.shuffle_buffer_size=0,task.mapped_data.input_path=a',
-       'task.mapped_data.shuffle_buffer_size is 0'),
-      ('task.model.norm_activation.norm_momentum=2', 'norm_momentum is 2'),
-      ('trainer.optimizer_config.ema.average_decay=2', 'average_decay is 2'),
-      ('task.evaluation.top_k=0', 'top_k is 0'),
-      ('{trainer: {optimizer_config: {learning_rate: {type: cosine, cosine: '
-       '{initial_learning_rate: .1, decay_steps: 0}}}}}',
-       'trainer.optimizer_config.learning_rate.cosine.decay_steps is 0'),
-      ('trainer.optimizer_config.learning_rate.type=cosine',
-       'cosine.initial_learning_rate is None: .* needs it'),
-      # Devices, by name.
-      ('runtime.distribution_strategy=mirrord',
-       "distribution_strategy is 'mirrord': choose one of .*'mirrored'"),
-      ('runtime.distribution_strategy=off', 'is False: .*in quotes if it is'),
-      ('runtime.num_gpus=-1', 'num_gpus is -1'),
-      ('runtime.num_gpus=2,runtime.distribution_strategy=one_device',
-       'num_gpus is 2: .*one_device'),
-      ('runtime.all_reduce_alg=ring', "all_reduce_alg is 'ring': .*'nccl'"),
-      ('runtime.loss_scale=big', "loss_scale is 'big': give 'dynamic'"),
-      # Thresholds are for probabilities.
-      ('task.evaluation.precision_and_recall_thresholds=[.3]',
-       r'thresholds is \[0.3\]: .*set task.model.output_softmax to True'),
-      ('task.evaluation.precision_and_recall_thresholds=[3],'
-       'task.model.output_softmax=true', r'thresholds is \[3\]: .*0 to 1'),
-      ('task.evaluation.report_per_class_precision_and_recall=true',
-       'no effect without task.evaluation.precision_and_recall_thresholds'),
-      # Accuracy needs images to take it on.
-      ('trainer.best_checkpoint_export_subdir=best,'
-       'trainer.best_checkpoint_eval_metric=accuracy,'
-       'task.validation_data.input_path=,'
-       'task.mapped_validation_data.input_path=a',
-       "eval_metric is 'accuracy': evaluation with these sources .*"
-       "'clickme_accuracy'"))
+    # A key that there is not, at every depth.
+    ('tsak.harmonization.weight=1', 'tsak'),
+    ('task.harmonisation.weight=1', 'harmonisation'),
+    ('task.harmonization.wieght=1', 'wieght'),
+    ('task.mapped_data.mixup_and_cutmix.mixup_alfa=1', 'mixup_alfa'),
+    ('trainer.optimizer_config.optimizer.sgd.momentun=1', 'momentun'),
+    # Another type, or a value in the place of a section.
+    ('task.harmonization.weight=ten', "weight is 'ten': .* finite number"),
+    ('task.harmonization.weight=.nan', 'weight is nan: .* finite number'),
+    ('task.harmonization.weight=.inf', 'weight is inf: .* finite number'),
+    ('task.harmonization.levels=2.5', r'levels is 2.5: .* whole number'),
+    ('task.harmonization.enabled=maybe', "enabled is 'maybe': .* true or"),
+    ('task.harmonization.ceiling=true', 'ceiling is True: .* finite number'),
+    ('task.harmonization=5', 'task.harmonization is 5: .*fields of its own'),
+    ('task=5', 'experiment.task is 5: .*fields of its own'),
+    ('trainer.train_steps=1e5', 'train_steps is 100000.0: .*not 1e5'),
+    ('task.train_data.global_batch_size=many', "batch_size is 'many'"),
+    # Something to choose.
+    (
+      'trainer.optimizer_config.optimizer.type=sdg',
+      "optimizer.type is 'sdg': choose one of .*'sgd'",
+    ),
+    (
+      'task.model.backbone.type=resnett',
+      "task.model.backbone.type is 'resnett': choose one of .*'resnet'",
+    ),
+    (
+      'runtime.mixed_precision_dtype=mixed_float16',
+      "mixed_precision_dtype is 'mixed_float16': choose one of .*'float16'",
+    ),
+    (
+      'trainer.best_checkpoint_metric_comp=max',
+      "best_checkpoint_metric_comp is 'max': choose one of .*'higher'",
+    ),
+    # Two that do not go together.
+    (
+      'runtime.mixed_precision_dtype=float16,'
+      'trainer.optimizer_config.ema.average_decay=0.9',
+      'trainer.optimizer_config.ema .*float16: use bfloat16 or float32',
+    ),
+    (
+      'task.harmonization.warmup_steps=101,trainer.train_steps=100',
+      'task.harmonization.warmup_steps is 101: .* after 100 steps',
+    ),
+    ('trainer.validation_steps=7', 'validation_steps is 7: set it to -1'),
+    (
+      'trainer.best_checkpoint_export_subdir=best',
+      "best_checkpoint_eval_metric is '': .* needs both",
+    ),
+    (
+      'trainer.best_checkpoint_eval_metric=alignment',
+      "best_checkpoint_export_subdir is '': .* needs both",
+    ),
+    (
+      'trainer.best_checkpoint_export_subdir=best,'
+      'trainer.best_checkpoint_eval_metric=alignmnt,'
+      'task.mapped_validation_data.input_path=a',
+      "eval_metric is 'alignmnt': .*choose one of .*'alignment_spearman_low'",
+    ),
+    # How it is written: nothing is taken for something else.
+    ('trainer.train_steps=1,trainer.train_steps=2', 'train_steps.*twice'),
+    ('task.harmonization.weight', "cannot be read from 'task.harm.*FIELD="),
+    ('trainer.train_steps=1,,', "cannot be read from ',' on"),
+    ('task.model.input_size=[32,32', r'--params_override=task.model.input'),
+    (
+      '{task: {harmonization: {weight: 2020-01-01}}}',
+      r'task.harmonization.weight is a date \(2020-01-01\)',
+    ),
+    ('{task: {harmonization: {1: 2}}}', 'harmonization has the field 1'),
+    ('{task: {train_data: {input_path: !!set {a}}}}', 'input_path is a set'),
+    # Lists, and what is not there.
+    (
+      'task.mapped_data.crop_area_range=3',
+      'crop_area_range is 3: .* list of 2 finite numbers',
+    ),
+    ('task.mapped_data.crop_area_range=[.1]', r'is \[0.1\]: .* list of 2'),
+    ('task.mapped_data.crop_area_range=null', 'crop_area_range is None'),
+    ('task.model.input_size=32', 'input_size is 32: .* whole numbers'),
+    ('task.mapped_data.input_path=5', 'input_path is 5: .* strings, or text'),
+    ('trainer.steps_per_loop=null', 'steps_per_loop is None: .* whole'),
+    ('task.losses=null', 'task.losses is None: .*fields of its own'),
+    # Numbers that nothing works with.
+    ('trainer.steps_per_loop=0', 'steps_per_loop is 0: .* 1 or more'),
+    ('trainer.max_to_keep=0', 'max_to_keep is 0: .* 1 or more'),
+    ('trainer.train_steps=-1', 'train_steps is -1'),
+    (
+      'trainer.summary_interval=3,trainer.steps_per_loop=2',
+      r'summary_interval is 3: .* multiple of trainer.steps_per_loop \(2\)',
+    ),
+    (
+      'task.mapped_data.shuffle_buffer_size=0,task.mapped_data.input_path=a',
+      'task.mapped_data.shuffle_buffer_size is 0',
+    ),
+    ('task.model.norm_activation.norm_momentum=2', 'norm_momentum is 2'),
+    ('trainer.optimizer_config.ema.average_decay=2', 'average_decay is 2'),
+    ('task.evaluation.top_k=0', 'top_k is 0'),
+    (
+      '{trainer: {optimizer_config: {learning_rate: {type: cosine, cosine: '
+      '{initial_learning_rate: .1, decay_steps: 0}}}}}',
+      'trainer.optimizer_config.learning_rate.cosine.decay_steps is 0',
+    ),
+    (
+      'trainer.optimizer_config.learning_rate.type=cosine',
+      'cosine.initial_learning_rate is None: .* needs it',
+    ),
+    # Devices, by name.
+    (
+      'runtime.distribution_strategy=mirrord',
+      "distribution_strategy is 'mirrord': choose one of .*'mirrored'",
+    ),
+    ('runtime.distribution_strategy=off', 'is False: .*in quotes if it is'),
+    ('runtime.num_gpus=-1', 'num_gpus is -1'),
+    (
+      'runtime.num_gpus=2,runtime.distribution_strategy=one_device',
+      'num_gpus is 2: .*one_device',
+    ),
+    ('runtime.all_reduce_alg=ring', "all_reduce_alg is 'ring': .*'nccl'"),
+    ('runtime.loss_scale=big', "loss_scale is 'big': give 'dynamic'"),
+    # Thresholds are for probabilities.
+    (
+      'task.evaluation.precision_and_recall_thresholds=[.3]',
+      r'thresholds is \[0.3\]: .*set task.model.output_softmax to True',
+    ),
+    (
+      'task.evaluation.precision_and_recall_thresholds=[3],'
+      'task.model.output_softmax=true',
+      r'thresholds is \[3\]: .*0 to 1',
+    ),
+    (
+      'task.evaluation.report_per_class_precision_and_recall=true',
+      'no effect without task.evaluation.precision_and_recall_thresholds',
+    ),
+    # Accuracy needs images to take it on.
+    (
+      'trainer.best_checkpoint_export_subdir=best,'
+      'trainer.best_checkpoint_eval_metric=accuracy,'
+      'task.validation_data.input_path=,'
+      'task.mapped_validation_data.input_path=a',
+      "eval_metric is 'accuracy': evaluation with these sources .*"
+      "'clickme_accuracy'",
+    ),
+  )
   def test_stops(self, override, message):
     with self.assertRaisesRegex((KeyError, ValueError), message):
       _parse(params_override=override)
 
   @parameterized.parameters(
-      'trainer.best_checkpoint_export_subdir=best,'
-      'trainer.best_checkpoint_eval_metric=alignment_low,'
-      'task.mapped_validation_data.input_path=a',
-      'runtime.mixed_precision_dtype=bfloat16,'
-      'trainer.optimizer_config.ema.average_decay=0.9',
-      'task.harmonization.warmup_steps=100,trainer.train_steps=100',
-      'task.evaluation.precision_and_recall_thresholds=[.3],'
-      'task.model.output_softmax=true',
-      '{task: {harmonization: {levels: 2, weight: 3}}}')
+    'trainer.best_checkpoint_export_subdir=best,'
+    'trainer.best_checkpoint_eval_metric=alignment_low,'
+    'task.mapped_validation_data.input_path=a',
+    'runtime.mixed_precision_dtype=bfloat16,'
+    'trainer.optimizer_config.ema.average_decay=0.9',
+    'task.harmonization.warmup_steps=100,trainer.train_steps=100',
+    'task.evaluation.precision_and_recall_thresholds=[.3],'
+    'task.model.output_softmax=true',
+    '{task: {harmonization: {levels: 2, weight: 3}}}',
+  )
   def test_goes_on(self, override):
     _parse(params_override=override)
 
   def test_metric_of_a_stock_experiment(self):
-    best = ('trainer.best_checkpoint_export_subdir=best,'
-            'trainer.best_checkpoint_eval_metric=')
+    best = (
+      'trainer.best_checkpoint_export_subdir=best,'
+      'trainer.best_checkpoint_eval_metric='
+    )
     _parse('resnet_imagenet', params_override=best + 'accuracy')
     _parse('resnet_imagenet', params_override=best + 'validation_loss')
     with self.assertRaisesRegex(ValueError, "metric is 'alignment': "):
@@ -165,14 +212,18 @@ class ExperimentChecksTest(_Case):
 
   def test_an_experiment_that_is_not_known(self):
     with self.assertRaisesRegex(
-        ValueError, '--experiment=harmonised_resnet_imagenet .*one of .*'
-        'maxvit_imagenet, .*Did you mean harmonized_resnet_imagenet'):
+      ValueError,
+      '--experiment=harmonised_resnet_imagenet .*one of .*'
+      'maxvit_imagenet, .*Did you mean harmonized_resnet_imagenet',
+    ):
       _parse('harmonised_resnet_imagenet')
 
   def test_a_field_that_is_not_known(self):
     with self.assertRaisesRegex(
-        ValueError, '--params_override: task.harmonization.wieght is not a '
-        'field.*Did you mean weight'):
+      ValueError,
+      '--params_override: task.harmonization.wieght is not a '
+      'field.*Did you mean weight',
+    ):
       _parse(params_override='task.harmonization.wieght=1')
 
   def test_files_as_editors_write_them(self):
@@ -189,39 +240,46 @@ class ExperimentChecksTest(_Case):
     self.assertEqual(_parse(config_file=[path]).runtime.tpu, 'local')
 
   @parameterized.parameters(
-      ('', 'params.yaml is empty; expected fields'),
-      ('- 1', r'params.yaml is \[1\]; expected fields'),
-      ('task: {}\ntask: {}', "params.yaml .*line 2, .*'task' is given twice"),
-      ('a: [1', 'params.yaml cannot be read as YAML: line 1'),
-      ('? [a]\n: 1', 'is not a name'), ('task: !!binary aGk=', 'task is a byt'),
-      ('tsak: {}', 'tsak'),
-      ('task: {harmonization: {wieght: 1}}', 'wieght'),
-      ('task: {mapped_data: {aug_type: {typ: randaug}}}', 'typ'),
-      ('task: {harmonization: {weight: "1"}}', "weight is '1'"),
-      ('trainer: 5', 'experiment.trainer is 5'))
+    ('', 'params.yaml is empty; expected fields'),
+    ('- 1', r'params.yaml is \[1\]; expected fields'),
+    ('task: {}\ntask: {}', "params.yaml .*line 2, .*'task' is given twice"),
+    ('a: [1', 'params.yaml cannot be read as YAML: line 1'),
+    ('? [a]\n: 1', 'is not a name'),
+    ('task: !!binary aGk=', 'task is a byt'),
+    ('tsak: {}', 'tsak'),
+    ('task: {harmonization: {wieght: 1}}', 'wieght'),
+    ('task: {mapped_data: {aug_type: {typ: randaug}}}', 'typ'),
+    ('task: {harmonization: {weight: "1"}}', "weight is '1'"),
+    ('trainer: 5', 'experiment.trainer is 5'),
+  )
   def test_yaml_stops(self, text, message):
     with self.assertRaisesRegex((KeyError, ValueError), message):
       _parse(config_file=[self._write(text)])
 
 
 class GinChecksTest(_Case):
-
   @parameterized.parameters(
-      ('scope/harmonize.weight = 3.', 'gin binds scope/harmonize.weight'),
-      ('harmonize.config = 3', 'gin binds harmonize.config'),
-      ('weight = 3.', 'gin binds weight, which .*harmonize.weight'),
-      ('my.weight = 3.', 'No configurable matching'),
-      ('harmonize.wieght = 3.', 'wieght'),
-      ("harmonize.weight = 'ten'", "task.harmonization.weight is 'ten'"))
+    ('scope/harmonize.weight = 3.', 'gin binds scope/harmonize.weight'),
+    ('harmonize.config = 3', 'gin binds harmonize.config'),
+    ('weight = 3.', 'gin binds weight, which .*harmonize.weight'),
+    ('my.weight = 3.', 'No configurable matching'),
+    ('harmonize.wieght = 3.', 'wieght'),
+    ("harmonize.weight = 'ten'", "task.harmonization.weight is 'ten'"),
+  )
   def test_what_nothing_reads_stops(self, binding, message):
     with self.assertRaisesRegex(ValueError, message):
       gin.parse_config(binding)
       _parse()
 
   def test_what_is_read_goes_on(self):
-    gin.parse_config(['strength = 3.', 'harmonize.weight = %strength',
-                      "harmonize.input_path = ['a', 'b']"])
-    self.assertEqual(_parse().task.harmonization.weight, 3.)
+    gin.parse_config(
+      [
+        'strength = 3.',
+        'harmonize.weight = %strength',
+        "harmonize.input_path = ['a', 'b']",
+      ]
+    )
+    self.assertEqual(_parse().task.harmonization.weight, 3.0)
 
 
 class ReplacedBindingsTest(_Case):
@@ -238,50 +296,76 @@ class ReplacedBindingsTest(_Case):
   def test_by_a_flag_and_by_a_file(self):
     path = self._write('task: {harmonization: {weight: .3, levels: 3}}')
     found = self._logged(
-        'harmonize.weight = 5', 'harmonize.levels = 3',
-        "harmonize.map_decoder = 'canonical'", 'harmonize.label_offset = 1',
-        config_file=[path],
-        params_override='task.mapped_validation_data.map_decoder=clickme')
+      'harmonize.weight = 5',
+      'harmonize.levels = 3',
+      "harmonize.map_decoder = 'canonical'",
+      'harmonize.label_offset = 1',
+      config_file=[path],
+      params_override='task.mapped_validation_data.map_decoder=clickme',
+    )
     self.assertLen(found, 2)
-    self.assertRegex(found[0], 'harmonize.weight to 5, but task.harmonization.'
-                     f'weight is 0.3: {path} replaces it')
-    self.assertRegex(found[1], "harmonize.map_decoder to 'canonical', but task."
-                     "mapped_validation_data.map_decoder is 'clickme': --param")
+    self.assertRegex(
+      found[0],
+      'harmonize.weight to 5, but task.harmonization.'
+      f'weight is 0.3: {path} replaces it',
+    )
+    self.assertRegex(
+      found[1],
+      "harmonize.map_decoder to 'canonical', but task."
+      "mapped_validation_data.map_decoder is 'clickme': --param",
+    )
 
   def test_by_a_macro_and_by_gin_itself(self):
     found = self._logged(
-        'strength = 4.', 'harmonize.weight = %strength',
-        params_override='task.harmonization.weight=2')
+      'strength = 4.',
+      'harmonize.weight = %strength',
+      params_override='task.harmonization.weight=2',
+    )
     self.assertRegex(' '.join(found), r'harmonize.weight to 4.0, but .* is 2')
     gin.clear_config()
     found = self._logged('harmonize.weight = 4', 'harmonize.weight = 2')
-    self.assertRegex(' '.join(found), '--gin_params=harmonize.weight = 4 binds '
-                     'harmonize.weight to 4, which .* replaces by 2')
+    self.assertRegex(
+      ' '.join(found),
+      '--gin_params=harmonize.weight = 4 binds '
+      'harmonize.weight to 4, which .* replaces by 2',
+    )
     gin.clear_config()
-    self.assertRegex(' '.join(self._logged('harmonize.label_offset = None')),
-                     'label_offset to None, which has no effect')
+    self.assertRegex(
+      ' '.join(self._logged('harmonize.label_offset = None')),
+      'label_offset to None, which has no effect',
+    )
 
   def test_what_stays_is_not_named(self):
-    self.assertEmpty(self._logged(
-        'harmonize.weight = 5', "harmonize.input_path = 'a'",
+    self.assertEmpty(
+      self._logged(
+        'harmonize.weight = 5',
+        "harmonize.input_path = 'a'",
         params_override='task.harmonization.weight=5,'
-        'task.harmonization.levels=3'))
+        'task.harmonization.levels=3',
+      )
+    )
 
   @parameterized.parameters(
-      'harmonize.saliency = abs_max', 'harmonize.enabled = true',
-      'harmonize.input_path = gs://a/b*', 'harmonize.weight 5',
-      'harmonize.weight =')
+    'harmonize.saliency = abs_max',
+    'harmonize.enabled = true',
+    'harmonize.input_path = gs://a/b*',
+    'harmonize.weight 5',
+    'harmonize.weight =',
+  )
   def test_gin_that_cannot_be_parsed(self, binding):
     with self.assertRaisesRegex(
-        ValueError, rf'--gin_params={re.escape(binding)} cannot be parsed.*'
-        'text in quotes'):
+      ValueError,
+      rf'--gin_params={re.escape(binding)} cannot be parsed.*'
+      'text in quotes',
+    ):
       experiment_parser.parse_gin([], [binding])
-
 
   def test_gin_of_an_unknown_argument(self):
     with self.assertRaisesRegex(
-        ValueError, '--gin_params=harmonize.wieght = 5: harmonize.wieght is '
-        'not an argument.*levels.*Did you mean harmonize.weight'):
+      ValueError,
+      '--gin_params=harmonize.wieght = 5: harmonize.wieght is '
+      'not an argument.*levels.*Did you mean harmonize.weight',
+    ):
       experiment_parser.parse_gin([], ['harmonize.wieght = 5'])
 
 
@@ -308,9 +392,11 @@ class TrustTest(_Case):
     self.assertFalse(os.path.exists(marker))
 
   @parameterized.parameters(
-      ('', 'params.yaml is empty'), ('task: {', 'cannot be read as YAML'),
-      ('task: 5', 'params.yaml is not the configuration of an image'),
-      ('task: {modle: {}}', 'modle'))
+    ('', 'params.yaml is empty'),
+    ('task: {', 'cannot be read as YAML'),
+    ('task: 5', 'params.yaml is not the configuration of an image'),
+    ('task: {modle: {}}', 'modle'),
+  )
   def test_a_damaged_folder(self, text, message):
     self._write(text)
     with self.assertRaisesRegex(ValueError, f'{self.folder}.*{message}'):

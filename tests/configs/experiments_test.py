@@ -6,18 +6,20 @@ import dataclasses
 import os
 
 from absl.testing import parameterized
-import gin
-import tensorflow as tf, tf_keras
-import yaml
-
 from official.core import exp_factory
 from official.core import train_utils
 from official.vision.configs import image_classification as stock
+import tensorflow as tf
+import tf_keras
+import yaml
+
+import gin
 from official_ext.harmonization import train
 from official_ext.harmonization.configs import backbones
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.tasks import (
-    harmonized_image_classification as task_lib)
+  harmonized_image_classification as task_lib,
+)
 from testing import fixtures
 
 _GOLDEN = os.path.join(os.path.dirname(__file__), 'golden')
@@ -32,7 +34,7 @@ class Subclass(stock.ImageClassificationTask):
 @exp_factory.register_config_factory('never_seen')
 def never_seen():
   config = stock.image_classification_imagenet_deit_pretrain()
-  config.task.train_data.color_jitter = .3
+  config.task.train_data.color_jitter = 0.3
   return config
 
 
@@ -44,21 +46,23 @@ def never_seen_subclass():
 
 
 def _registered():
-  # pylint: disable-next=protected-access
   return sorted(exp_factory._REGISTERED_CONFIGS)
 
 
 def _stock_names():
   """Names of all registered experiments whose task is exactly the stock one."""
   tasks = {n: exp_factory.get_exp_config(n).task for n in _registered()}
-  # pylint: disable-next=unidiomatic-typecheck
-  return [n for n, task in tasks.items()
-          if type(task) is stock.ImageClassificationTask]
+  return [
+    n
+    for n, task in tasks.items()
+    if type(task) is stock.ImageClassificationTask
+  ]
 
 
 def _parse(experiment, **flags):
   return train.parse_configuration(
-      train_utils.ParseConfigOptions(experiment, [], tpu=None, **flags))
+    train_utils.ParseConfigOptions(experiment, [], tpu=None, **flags)
+  )
 
 
 def _part_of(found, wanted):
@@ -69,7 +73,6 @@ def _part_of(found, wanted):
 
 
 class ExperimentsTest(tf.test.TestCase, parameterized.TestCase):
-
   def tearDown(self):
     super().tearDown()
     gin.clear_config()
@@ -83,13 +86,15 @@ class ExperimentsTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_each_has_a_golden(self):
     self.assertEqual(
-        [n for n in _registered() if n.startswith('harmonized_')], _NAMES)
+      [n for n in _registered() if n.startswith('harmonized_')], _NAMES
+    )
 
   @parameterized.parameters(set(_NAMES) - {'harmonized_resnet_imagenet'})
   def test_keeps_the_stock_recipe(self, name):
     found = _parse(name).as_dict()
     expected = exp_factory.get_exp_config(
-        name.removeprefix('harmonized_')).as_dict()
+      name.removeprefix('harmonized_')
+    ).as_dict()
     expected['trainer']['validation_steps'] = -1
     self.assertEqual(_part_of(found, expected), expected)
 
@@ -101,13 +106,16 @@ class ExperimentsTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class GinTest(tf.test.TestCase, parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
-    gin.parse_config([
-        'harmonize.enabled = True', "harmonize.input_path = 'a'",
-        "harmonize.validation_input_path = 'b'", 'harmonize.label_offset = 1'
-    ])
+    gin.parse_config(
+      [
+        'harmonize.enabled = True',
+        "harmonize.input_path = 'a'",
+        "harmonize.validation_input_path = 'b'",
+        'harmonize.label_offset = 1',
+      ]
+    )
 
   def tearDown(self):
     super().tearDown()
@@ -116,8 +124,16 @@ class GinTest(tf.test.TestCase, parameterized.TestCase):
   def test_harmonizes_every_stock_experiment(self):
     names = _stock_names()
     self.assertContainsSubset(
-        ['never_seen', 'resnet_imagenet', 'maxvit_imagenet', 'revnet_imagenet',
-         'efficientnet_imagenet', 'image_classification'], names)
+      [
+        'never_seen',
+        'resnet_imagenet',
+        'maxvit_imagenet',
+        'revnet_imagenet',
+        'efficientnet_imagenet',
+        'image_classification',
+      ],
+      names,
+    )
     for name in names:
       # One leaves its network to the user.
       sized = 'task.model.num_classes=4,task.model.input_size=[32,32,3]'
@@ -136,16 +152,21 @@ class GinTest(tf.test.TestCase, parameterized.TestCase):
     for field in ('aug_type', 'mixup_and_cutmix'):
       found = getattr(task.mapped_data, field).as_dict()
       self.assertEqual(found, getattr(task.train_data, field).as_dict())
-    self.assertEqual(task.mapped_data.color_jitter, .3)
+    self.assertEqual(task.mapped_data.color_jitter, 0.3)
 
   def test_a_subclass_is_refused_by_name(self):
-    with self.assertRaisesRegex(ValueError, rf'{__name__}\.Subclass.*only '
-                                'the stock image-classification task'):
+    with self.assertRaisesRegex(
+      ValueError,
+      rf'{__name__}\.Subclass.*only '
+      'the stock image-classification task',
+    ):
       _parse('never_seen_subclass')
 
   def test_any_of_them_can_take_our_backbone(self):
-    override = ('task.model.backbone.type=keras_application,'
-                'task.model.backbone.keras_application.name=VGG16')
+    override = (
+      'task.model.backbone.type=keras_application,'
+      'task.model.backbone.keras_application.name=VGG16'
+    )
     task = _parse('never_seen', params_override=override).task
     self.assertIsInstance(task.model.backbone, backbones.Backbone)
     self.assertEqual(task.model.backbone.get().name, 'VGG16')
@@ -160,55 +181,75 @@ class FirstStepTest(tf.test.TestCase):
   def _first_step(self, name, backbone, run, size=32):
     """The losses of a step, after which all variables have to be finite."""
     task = exp_factory.get_exp_config(name).task
-    task.override({
-        'model': {'num_classes': fixtures.CLASSES,
-                  'input_size': [size, size, 3], 'backbone': backbone},
+    task.override(
+      {
+        'model': {
+          'num_classes': fixtures.CLASSES,
+          'input_size': [size, size, 3],
+          'backbone': backbone,
+        },
         'mapped_data': {'label_offset': 0},
         'mapped_validation_data': {'label_offset': 0},
-    })
+      }
+    )
     checks.check(task)
     tf_keras.utils.set_random_seed(0)
     task = task_lib.HarmonizedImageClassificationTask(task)
     model = task.build_model()
     metrics = task.build_metrics(training=True)
-    optimizer = tf_keras.optimizers.SGD(.1)
+    optimizer = tf_keras.optimizers.SGD(0.1)
     optimizer.build(model.trainable_variables)
     images = tf.random.stateless_normal([4, size, size, 3], [1, 2])
     batch = {
-        'labels': tf.one_hot(tf.range(4) % fixtures.CLASSES, fixtures.CLASSES),
-        'heatmaps': tf.random.stateless_uniform([2, size, size], [3, 4])**3,
-        'heatmap_weights': tf.ones([2]),
-        'valid': tf.ones([4]),
+      'labels': tf.one_hot(tf.range(4) % fixtures.CLASSES, fixtures.CLASSES),
+      'heatmaps': tf.random.stateless_uniform([2, size, size], [3, 4]) ** 3,
+      'heatmap_weights': tf.ones([2]),
+      'valid': tf.ones([4]),
     }
     if not task.task_config.losses.soft_labels:
       batch['labels'] = tf.argmax(batch['labels'], axis=-1)
     run(task.train_step)((images, batch), model, optimizer, metrics)
     for variable in model.trainable_variables:
-      self.assertAllEqual(tf.math.is_finite(variable),
-                          tf.ones(variable.shape, bool))
+      self.assertAllEqual(
+        tf.math.is_finite(variable), tf.ones(variable.shape, bool)
+      )
     return {m.name: float(m.result()) for m in metrics}
 
   def test_vit_whose_head_is_zero_at_first(self):
     # Its saliency is zero too: the loss has to have a finite gradient there.
     self.assertEqual(
-        exp_factory.get_exp_config(
-            'harmonized_deit_imagenet_pretrain').task.model.kernel_initializer,
-        'zeros')
+      exp_factory.get_exp_config(
+        'harmonized_deit_imagenet_pretrain'
+      ).task.model.kernel_initializer,
+      'zeros',
+    )
     found = self._first_step(
-        'harmonized_deit_imagenet_pretrain',
-        {'vit': {'model_name': 'vit-ti16', 'representation_size': 192}},
-        run=lambda step: step)
-    self.assertAllClose(found['classification_loss'], tf.math.log(4.))
-    self.assertGreaterEqual(found['harmonization_loss'], 0.)
+      'harmonized_deit_imagenet_pretrain',
+      {'vit': {'model_name': 'vit-ti16', 'representation_size': 192}},
+      run=lambda step: step,
+    )
+    self.assertAllClose(found['classification_loss'], tf.math.log(4.0))
+    self.assertGreaterEqual(found['harmonization_loss'], 0.0)
 
   def test_maxvit(self):
     found = self._first_step(
-        'harmonized_maxvit_imagenet', {'maxvit': {
-            'stem_hsize': (8,), 'num_blocks': (1,), 'hidden_size': (16,),
-            'window_size': 4, 'grid_size': 4, 'head_size': 8,
-            'representation_size': 16, 'survival_prob': .9,
-            'block_type': ('maxvit',)}}, run=tf.function)
-    self.assertGreater(found['harmonization_loss'], 0.)
+      'harmonized_maxvit_imagenet',
+      {
+        'maxvit': {
+          'stem_hsize': (8,),
+          'num_blocks': (1,),
+          'hidden_size': (16,),
+          'window_size': 4,
+          'grid_size': 4,
+          'head_size': 8,
+          'representation_size': 16,
+          'survival_prob': 0.9,
+          'block_type': ('maxvit',),
+        }
+      },
+      run=tf.function,
+    )
+    self.assertGreater(found['harmonization_loss'], 0.0)
 
 
 if __name__ == '__main__':

@@ -3,56 +3,76 @@
 import importlib
 
 from absl.testing import parameterized
-import gin
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.core import exp_factory
 from official.modeling import optimization
 from official.vision.configs import image_classification as stock
-from official_ext.harmonization import (
-    registry_imports)  # pylint: disable=unused-import
+import tensorflow as tf
+
+import gin
+from official_ext.harmonization import registry_imports
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
-    harmonized_image_classification as exp_cfg)
+  harmonized_image_classification as exp_cfg,
+)
 from official_ext.harmonization.dataloaders import labels
 from official_ext.harmonization.dataloaders import registry
 from testing import fixtures
 
 
 class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
-
   def tearDown(self):
     super().tearDown()
     gin.clear_config()
 
   def test_gives_stock_experiments_the_option_and_changes_nothing_else(self):
-    for name in ('resnet_imagenet', 'resnet_rs_imagenet',
-                 'vit_imagenet_pretrain', 'mobilenet_imagenet'):
+    for name in (
+      'resnet_imagenet',
+      'resnet_rs_imagenet',
+      'vit_imagenet_pretrain',
+      'mobilenet_imagenet',
+    ):
       expected = exp_factory.get_exp_config(name)
       config = exp_cfg.harmonize(exp_factory.get_exp_config(name))
       self.assertIsInstance(config.task, stock.ImageClassificationTask)
       self.assertFalse(config.task.harmonization.enabled)
       found = config.as_dict()
-      for added in ('harmonization', 'alignment_report', 'mapped_data',
-                    'mapped_validation_data', 'train_label_offset',
-                    'validation_label_offset'):
+      for added in (
+        'harmonization',
+        'alignment_report',
+        'mapped_data',
+        'mapped_validation_data',
+        'train_label_offset',
+        'validation_label_offset',
+      ):
         del found['task'][added]
       self.assertEqual(found, expected.as_dict())
 
   def test_gin_reaches_every_field(self):
     values = {
-        'enabled': True, 'weight': 3., 'levels': 4,
-        'standardization': 'per_level', 'normalization': 'mapped',
-        'saliency': 'abs_max', 'saliency_target': 'centered_logit',
-        'batch_norm': 'inference', 'mapped_fraction': .5, 'interval': 2,
-        'warmup_steps': 7, 'ceiling': .5,
+      'enabled': True,
+      'weight': 3.0,
+      'levels': 4,
+      'standardization': 'per_level',
+      'normalization': 'mapped',
+      'saliency': 'abs_max',
+      'saliency_target': 'centered_logit',
+      'batch_norm': 'inference',
+      'mapped_fraction': 0.5,
+      'interval': 2,
+      'warmup_steps': 7,
+      'ceiling': 0.5,
     }
     self.assertEqual(set(values), set(exp_cfg.Harmonization().as_dict()))
-    gin.parse_config([f'harmonize.{k} = {v!r}' for k, v in values.items()] + [
-        "harmonize.input_path = 'a*'", "harmonize.validation_input_path = 'b*'",
-        "harmonize.map_decoder = 'clickme'", 'harmonize.label_offset = 5'
-    ])
+    gin.parse_config(
+      [f'harmonize.{k} = {v!r}' for k, v in values.items()]
+      + [
+        "harmonize.input_path = 'a*'",
+        "harmonize.validation_input_path = 'b*'",
+        "harmonize.map_decoder = 'clickme'",
+        'harmonize.label_offset = 5',
+      ]
+    )
     config = exp_cfg.harmonize(exp_factory.get_exp_config('resnet_imagenet'))
     self.assertEqual(config.task.harmonization.as_dict(), values)
     self.assertEqual(config.task.mapped_data.input_path, 'a*')
@@ -68,20 +88,31 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(config.task.harmonization.weight, 3.5)
 
   def test_gin_reaches_resizing_and_kernel_of_both_sources(self):
-    gin.parse_config(["harmonize.map_resize = 'antialias'",
-                      "harmonize.blur_kernel = 'centred'"])
+    gin.parse_config(
+      [
+        "harmonize.map_resize = 'antialias'",
+        "harmonize.blur_kernel = 'centred'",
+      ]
+    )
     config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
     for data in (config.task.mapped_data, config.task.mapped_validation_data):
-      self.assertEqual((data.map_resize, data.blur_kernel),
-                       ('antialias', 'centred'))
+      self.assertEqual(
+        (data.map_resize, data.blur_kernel), ('antialias', 'centred')
+      )
     checks.check(config.task)
 
   def test_resizing_follows_the_format(self):
     data = exp_cfg.MappedDataConfig()
     self.assertEqual((data.map_resize, data.blur_kernel), (None, 'released'))
-    self.assertEqual({n: registry.map_resize(n) for n in registry.names()}, {
-        'canonical': 'antialias', 'clickme': 'released',
-        'clickme_2018': 'released', 'clickme_per_category': 'released'})
+    self.assertEqual(
+      {n: registry.map_resize(n) for n in registry.names()},
+      {
+        'canonical': 'antialias',
+        'clickme': 'released',
+        'clickme_2018': 'released',
+        'clickme_per_category': 'released',
+      },
+    )
     self.assertEqual(registry.map_resize('canonical', 'released'), 'released')
 
   def test_unknown_binding_stops(self):
@@ -92,29 +123,38 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
     gin.parse_config(['harmonize.weight = 3.', "harmonize.input_path = 'a'"])
     config = exp_cfg.harmonize(exp_factory.get_exp_config('resnet_imagenet'))
     self.assertEqual(
-        exp_cfg.idle_bindings(config),
-        ['harmonize.weight', 'harmonize.input_path'])
+      exp_cfg.idle_bindings(config),
+      ['harmonize.weight', 'harmonize.input_path'],
+    )
 
-  @parameterized.parameters('darknet_classification',
-                            'retinanet_resnetfpn_coco')
+  @parameterized.parameters(
+    'darknet_classification', 'retinanet_resnetfpn_coco'
+  )
   def test_other_tasks_are_refused_by_name(self, name):
     importlib.import_module(
-        'official.projects.yolo.configs.darknet_classification')
+      'official.projects.yolo.configs.darknet_classification'
+    )
     config = exp_factory.get_exp_config(name)
     with self.assertRaisesRegex(
-        ValueError, f'{type(config.task).__module__}.*stock'):
+      ValueError, f'{type(config.task).__module__}.*stock'
+    ):
       exp_cfg.harmonize(config)
 
   def test_label_offset_follows_the_number_of_classes(self):
     for classes, decoder, offset in (
-        (1001, 'clickme', 1), (1000, 'clickme', 0), (10, 'clickme', None),
-        # Nothing is said of their labels: the user has to.
-        (1001, 'clickme_2018', None), (1000, 'canonical', None)):
+      (1001, 'clickme', 1),
+      (1000, 'clickme', 0),
+      (10, 'clickme', None),
+      # Nothing is said of their labels: the user has to.
+      (1001, 'clickme_2018', None),
+      (1000, 'canonical', None),
+    ):
       config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
       config.task.model.num_classes = classes
       config.task.mapped_data.map_decoder = decoder
       self.assertEqual(
-          labels.mapped_offset(config.task.mapped_data, classes), offset)
+        labels.mapped_offset(config.task.mapped_data, classes), offset
+      )
       if offset is None:
         with self.assertRaisesRegex(ValueError, 'label_offset is None'):
           checks.check(config.task)
@@ -123,47 +163,62 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class CheckTest(tf.test.TestCase, parameterized.TestCase):
-
   @parameterized.parameters(
-      ('harmonization.weight', -1.), ('harmonization.levels', 0),
-      ('harmonization.standardization', 'before'),
-      ('harmonization.normalization', 'image'),
-      ('harmonization.saliency', 'max'),
-      ('harmonization.saliency_target', 'logits'),
-      ('harmonization.batch_norm', 'training'),
-      ('harmonization.mapped_fraction', 0.),
-      ('harmonization.mapped_fraction', 1.5),
-      ('harmonization.interval', 0), ('harmonization.warmup_steps', -1),
-      ('harmonization.ceiling', 0.),
-      ('harmonization.ceiling', 65.753),
-      ('mapped_data.map_decoder', 'clikme'), ('mapped_data.blur', 'before'),
-      ('mapped_data.map_resize', 'area'),
-      ('mapped_validation_data.blur_kernel', 'centered'),
-      ('mapped_data.label_offset', None),
-      ('mapped_validation_data.label_offset', None),
-      ('mapped_data.repeated_augment', 2), ('mapped_data.cache', True),
-      ('mapped_data.aug_type', {'type': 'ssd_random_crop'}),
-      ('mapped_data.aug_type',
-       {'type': 'randaug', 'randaug': {'magnitude_std': .5}}),
-      ('mapped_data.aug_type',
-       {'type': 'autoaug', 'autoaug': {'augmentation_name': 'detection_v0'}}),
-      ('mapped_data.on_bad_record', 'ignore'),
-      ('mapped_data.max_bad_records', 0), ('mapped_data.raw_image_max', 0.),
-      ('mapped_validation_data.raw_image_max', 1.),
-      ('mapped_data.mixup_and_cutmix', {'cutmix_alpha': 1.}),
-      ('mapped_validation_data.color_jitter', .1),
-      ('mapped_validation_data.three_augment', True),
-      ('mapped_data.global_batch_size', 3), ('train_data.is_multilabel', True),
-      ('losses.use_binary_cross_entropy', True), ('losses.soft_labels', True),
-      ('losses.label_smoothing', 1.), ('losses.label_smoothing', -.1),
-      ('model.input_size', []), ('model.input_size', [32, 32, 1]),
-      ('model.input_size', [32, 0, 3]), ('model.num_classes', 0),
-      ('harmonization.levels', 7), ('mapped_data.dtype', 'float8'),
-      ('mapped_data.tf_resize_method', 'bilinera'),
-      ('mapped_data.input_path', {'a': 'b'}),
-      ('mapped_data.crop_area_range', [.5, .1]),
-      ('mapped_data.crop_area_range', [0., 1.]),
-      ('mapped_validation_data.center_crop_fraction', 0.))
+    ('harmonization.weight', -1.0),
+    ('harmonization.levels', 0),
+    ('harmonization.standardization', 'before'),
+    ('harmonization.normalization', 'image'),
+    ('harmonization.saliency', 'max'),
+    ('harmonization.saliency_target', 'logits'),
+    ('harmonization.batch_norm', 'training'),
+    ('harmonization.mapped_fraction', 0.0),
+    ('harmonization.mapped_fraction', 1.5),
+    ('harmonization.interval', 0),
+    ('harmonization.warmup_steps', -1),
+    ('harmonization.ceiling', 0.0),
+    ('harmonization.ceiling', 65.753),
+    ('mapped_data.map_decoder', 'clikme'),
+    ('mapped_data.blur', 'before'),
+    ('mapped_data.map_resize', 'area'),
+    ('mapped_validation_data.blur_kernel', 'centered'),
+    ('mapped_data.label_offset', None),
+    ('mapped_validation_data.label_offset', None),
+    ('mapped_data.repeated_augment', 2),
+    ('mapped_data.cache', True),
+    ('mapped_data.aug_type', {'type': 'ssd_random_crop'}),
+    (
+      'mapped_data.aug_type',
+      {'type': 'randaug', 'randaug': {'magnitude_std': 0.5}},
+    ),
+    (
+      'mapped_data.aug_type',
+      {'type': 'autoaug', 'autoaug': {'augmentation_name': 'detection_v0'}},
+    ),
+    ('mapped_data.on_bad_record', 'ignore'),
+    ('mapped_data.max_bad_records', 0),
+    ('mapped_data.raw_image_max', 0.0),
+    ('mapped_validation_data.raw_image_max', 1.0),
+    ('mapped_data.mixup_and_cutmix', {'cutmix_alpha': 1.0}),
+    ('mapped_validation_data.color_jitter', 0.1),
+    ('mapped_validation_data.three_augment', True),
+    ('mapped_data.global_batch_size', 3),
+    ('train_data.is_multilabel', True),
+    ('losses.use_binary_cross_entropy', True),
+    ('losses.soft_labels', True),
+    ('losses.label_smoothing', 1.0),
+    ('losses.label_smoothing', -0.1),
+    ('model.input_size', []),
+    ('model.input_size', [32, 32, 1]),
+    ('model.input_size', [32, 0, 3]),
+    ('model.num_classes', 0),
+    ('harmonization.levels', 7),
+    ('mapped_data.dtype', 'float8'),
+    ('mapped_data.tf_resize_method', 'bilinera'),
+    ('mapped_data.input_path', {'a': 'b'}),
+    ('mapped_data.crop_area_range', [0.5, 0.1]),
+    ('mapped_data.crop_area_range', [0.0, 1.0]),
+    ('mapped_validation_data.center_crop_fraction', 0.0),
+  )
   def test_names_the_field(self, field, value):
     task = fixtures.experiment().task
     checks.check(task)
@@ -176,51 +231,63 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
 
   @parameterized.parameters((6, 'before_pyramid'), (5, 'per_level'))
   def test_levels_that_the_image_has(self, most, standardization):
-    task = fixtures.experiment(levels=most,
-                               standardization=standardization).task
+    task = fixtures.experiment(
+      levels=most, standardization=standardization
+    ).task
     checks.check(task)
     task.harmonization.levels = most + 1
     with self.assertRaisesRegex(
-        ValueError, f'levels is {most + 1}: images of 32x32 .* have {most} '):
+      ValueError, f'levels is {most + 1}: images of 32x32 .* have {most} '
+    ):
       checks.check(task)
 
   def test_both_sources_of_a_batch_have_one_dtype(self):
     task = fixtures.experiment(mapped='a', plain='b').task
     task.train_data.dtype = 'bfloat16'
-    with self.assertRaisesRegex(ValueError, "mapped_data.dtype is 'float32': "
-                                'set it to bfloat16'):
+    with self.assertRaisesRegex(
+      ValueError, "mapped_data.dtype is 'float32': set it to bfloat16"
+    ):
       checks.check(task)
     task.mapped_data.dtype = 'bfloat16'
     checks.check(task)
 
   def test_smoothing_that_nothing_would_do(self):
     task = exp_factory.get_exp_config('harmonized_resnet_imagenet').task
-    task.losses.label_smoothing = .2
-    with self.assertRaisesRegex(ValueError, 'label_smoothing is 0.2: mixed .*'
-                                'smoothed by 0.1'):
+    task.losses.label_smoothing = 0.2
+    with self.assertRaisesRegex(
+      ValueError, 'label_smoothing is 0.2: mixed .*smoothed by 0.1'
+    ):
       checks.check(task)
     task = fixtures.experiment().task
-    task.override({'losses': {'label_smoothing': .1}})
+    task.override({'losses': {'label_smoothing': 0.1}})
     checks.check(task)
     task.losses.one_hot = False
-    with self.assertRaisesRegex(ValueError, 'label_smoothing is 0.1: .*one_hot'
-                               ):
+    with self.assertRaisesRegex(
+      ValueError, 'label_smoothing is 0.1: .*one_hot'
+    ):
       checks.check(task)
 
   def test_interval_without_a_loss_is_refused(self):
     task = fixtures.experiment(interval=4).task
     checks.check(task)
-    task.harmonization.weight = 0.
+    task.harmonization.weight = 0.0
     with self.assertRaisesRegex(ValueError, 'interval is 4.*weight 0'):
       checks.check(task)
 
   def test_joint_augmentation_is_accepted(self):
     task = fixtures.experiment().task
-    task.override({'mapped_data': {
-        'aug_type': {'type': 'randaug'}, 'three_augment': True,
-        'color_jitter': .1, 'random_erasing': {'probability': .5},
-        'mixup_and_cutmix': {'cutmix_alpha': 1.}},
-        'losses': {'one_hot': False, 'soft_labels': True}})
+    task.override(
+      {
+        'mapped_data': {
+          'aug_type': {'type': 'randaug'},
+          'three_augment': True,
+          'color_jitter': 0.1,
+          'random_erasing': {'probability': 0.5},
+          'mixup_and_cutmix': {'cutmix_alpha': 1.0},
+        },
+        'losses': {'one_hot': False, 'soft_labels': True},
+      }
+    )
     checks.check(task)
 
   def test_clickme_labels_and_imagenet_classes(self):
@@ -238,8 +305,13 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
     task = fixtures.experiment().task
     for decoder in ('clickme_2018', 'clickme_per_category'):
       task.mapped_data.override(
-          {'map_decoder': decoder, 'raw_image_max': 1., 'on_bad_record': 'skip',
-           'max_bad_records': 1})
+        {
+          'map_decoder': decoder,
+          'raw_image_max': 1.0,
+          'on_bad_record': 'skip',
+          'max_bad_records': 1,
+        }
+      )
       checks.check(task)
 
   @parameterized.parameters('train', 'validation')
@@ -254,7 +326,8 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
       checks.check(task)
       task.override({f'{split}_label_offset': bad})
       with self.assertRaisesRegex(
-          ValueError, f'task.{split}_label_offset is {bad}.*need {good}'):
+        ValueError, f'task.{split}_label_offset is {bad}.*need {good}'
+      ):
         checks.check(task)
 
   def test_offset_that_the_stock_task_would_lose_is_refused(self):
@@ -267,14 +340,13 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
   def test_two_smoothings_are_refused(self):
     task = exp_factory.get_exp_config('harmonized_resnet_imagenet').task
     checks.check(task)
-    self.assertEqual(exp_cfg.label_smoothing(task), .1)
-    task.mapped_data.mixup_and_cutmix.label_smoothing = .2
+    self.assertEqual(exp_cfg.label_smoothing(task), 0.1)
+    task.mapped_data.mixup_and_cutmix.label_smoothing = 0.2
     with self.assertRaisesRegex(ValueError, 'label_smoothing is 0.2'):
       checks.check(task)
 
 
 class RecipeTest(tf.test.TestCase):
-
   def test_is_the_papers(self):
     config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
     task, trainer = config.task, config.trainer
@@ -284,23 +356,28 @@ class RecipeTest(tf.test.TestCase):
     self.assertGreater(task.mapped_data.mixup_and_cutmix.mixup_alpha, 0)
     self.assertTrue(task.harmonization.enabled)
     optimizer = trainer.optimizer_config.optimizer
-    self.assertEqual((optimizer.type, optimizer.sgd.momentum), ('sgd', .9))
+    self.assertEqual((optimizer.type, optimizer.sgd.momentum), ('sgd', 0.9))
     self.assertEqual(trainer.train_steps, 90 * (1281167 // 512))
 
   def test_learning_rate_is_as_drawn_at_every_epoch(self):
     trainer = exp_factory.get_exp_config('harmonized_resnet_imagenet').trainer
     epoch = trainer.train_steps // 90
     rate = optimization.OptimizerFactory(
-        trainer.optimizer_config).build_learning_rate()
+      trainer.optimizer_config
+    ).build_learning_rate()
 
     def cosine(epochs):
-      pieces = ((0, 30, .3, .03), (30, 50, .03, .003), (50, 80, .003, .0003),
-                (80, 91, .0003, 0.))
+      pieces = (
+        (0, 30, 0.3, 0.03),
+        (30, 50, 0.03, 0.003),
+        (50, 80, 0.003, 0.0003),
+        (80, 91, 0.0003, 0.0),
+      )
       begin, end, high, low = next(p for p in pieces if epochs < p[1])
       part = (epochs - begin) / (end - begin)
       return low + (high - low) * (1 + np.cos(np.pi * part)) / 2
 
-    for epochs in np.arange(0., 90.25, 0.25):
+    for epochs in np.arange(0.0, 90.25, 0.25):
       expected = cosine(epochs) if epochs >= 5 else cosine(5) * epochs / 5
       found = float(rate(tf.constant(int(epochs * epoch), tf.int64)))
       self.assertTrue(np.isfinite(found), epochs)

@@ -8,18 +8,20 @@ import zipfile
 
 import numpy as np
 from PIL import Image
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 # Beam's own bounds do not allow what the lock file pins, though it runs with
 # it: make setup puts it apart from the environment.
-sys.path.append(os.environ.get(
+sys.path.append(
+  os.environ.get(
     'HARMONIZATION_BEAM',
     os.path.join(
-        os.path.dirname(os.path.realpath(__file__)), '..', '..', '.cache',
-        'beam')))
+      os.path.dirname(os.path.realpath(__file__)), '..', '..', '.cache', 'beam'
+    ),
+  )
+)
 
-from official_ext.harmonization.data import (
-    beam_clickme_records)  # pylint: disable=g-import-not-at-top
+from official_ext.harmonization.data import beam_clickme_records
 from official_ext.harmonization.data import build_clickme_records
 from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.data.records import shards
@@ -29,18 +31,20 @@ Options = build_clickme_records.Options
 
 
 @unittest.skipIf(
-    beam_clickme_records.beam is None,
-    'apache-beam is not there: make setup fetches it (requirements-beam.txt).')
+  beam_clickme_records.beam is None,
+  'apache-beam is not there: make setup fetches it (requirements-beam.txt).',
+)
 class BeamTest(building.Case):
-
   def both(self, **options):
     """Builds with and without Beam; returns both folders' contents."""
     plain = Options(output_dir=str(self.folder / 'plain'), **options)
     build_clickme_records.build(plain)
     beam = dataclasses.replace(plain, output_dir=str(self.folder / 'beam'))
     beam_clickme_records.build(beam)
-    return (building.contents(plain.output_dir),
-            building.contents(beam.output_dir))
+    return (
+      building.contents(plain.output_dir),
+      building.contents(beam.output_dir),
+    )
 
   def numbered(self):
     path = self.folder / 'all.zip'
@@ -48,9 +52,14 @@ class BeamTest(building.Case):
     with zipfile.ZipFile(path, 'w') as z:
       for i in range(12):
         label = i if i != 5 else -1
-        z.writestr(f'{i}.npz', building.npz(
+        z.writestr(
+          f'{i}.npz',
+          building.npz(
             image=rng.integers(0, 256, (8, 8, 3), np.uint8),
-            heatmap=rng.integers(0, 256, (8, 8), np.uint8), label=label))
+            heatmap=rng.integers(0, 256, (8, 8), np.uint8),
+            label=label,
+          ),
+        )
     return str(path)
 
   def test_npz(self):
@@ -65,18 +74,26 @@ class BeamTest(building.Case):
     for i in range(6):
       Image.new('RGB', (30, 20), (i, 0, 0)).save(images / f'{i}.png')
       # The same participant again: which row is the first decides the map.
-      lines += [f'{("x/{}.png", "x//{}.png")[r > 2].format(i)},'
-                f'"[({i + r}, 5)]",u{r % 2}' for r in range(4)]
+      lines += [
+        f'{("x/{}.png", "x//{}.png")[r > 2].format(i)},'
+        f'"[({i + r}, 5)]",u{r % 2}'
+        for r in range(4)
+      ]
     files = []
     for part, chunk in enumerate((lines, lines[:1] + lines[1:9])):
       files.append(self.folder / f'{part}.csv')
       files[-1].write_text('\n'.join(chunk))
     (self.folder / 'labels.csv').write_text(
-        'image,label\n' + ''.join(f'{i},{i}\n' for i in range(6)))
+      'image,label\n' + ''.join(f'{i},{i}\n' for i in range(6))
+    )
     plain, beam = self.both(
-        clicks=[str(f) for f in files], image_dir=str(images), shards=9,
-        labels=str(self.folder / 'labels.csv'), strip_prefix='x',
-        rules=clicks.Rules(min_participants=2))
+      clicks=[str(f) for f in files],
+      image_dir=str(images),
+      shards=9,
+      labels=str(self.folder / 'labels.csv'),
+      strip_prefix='x',
+      rules=clicks.Rules(min_participants=2),
+    )
     # More shards than images: some are there, and empty.
     self.assertLen(plain, 9 + 2)
     self.assertEqual(plain, beam)
@@ -85,17 +102,26 @@ class BeamTest(building.Case):
     text = 'image_path,clicks,user_id\nx/y/a/1.png,[],u\nx/y/b/1.png,[],u\n'
     (self.folder / 'clicks.csv').write_text(text)
     with self.assertRaisesRegex(ValueError, '--strip_prefix=x/y,'):
-      beam_clickme_records.build(Options(
-          output_dir=str(self.folder / 'out'), image_dir=str(self.folder),
-          clicks=[str(self.folder / 'clicks.csv')], shards=1))
+      beam_clickme_records.build(
+        Options(
+          output_dir=str(self.folder / 'out'),
+          image_dir=str(self.folder),
+          clicks=[str(self.folder / 'clicks.csv')],
+          shards=1,
+        )
+      )
 
   def test_whole_shards_are_not_built_again(self):
-    options = Options(output_dir=str(self.folder / 'out'), npz=self.numbered(),
-                      images_per_shard=4)
+    options = Options(
+      output_dir=str(self.folder / 'out'),
+      npz=self.numbered(),
+      images_per_shard=4,
+    )
     beam_clickme_records.build(options)
     before = building.contents(options.output_dir)
-    first, second, _ = (os.path.join(options.output_dir, s)
-                        for s in shards.names('train', 3))
+    first, second, _ = (
+      os.path.join(options.output_dir, s) for s in shards.names('train', 3)
+    )
     os.remove(first)
     untouched = os.stat(second).st_mtime_ns
     beam_clickme_records.build(options)
@@ -106,9 +132,13 @@ class BeamTest(building.Case):
     csv = self.folder / 'c.csv'
     csv.write_text('image_path,clicks,user_id\n')
     with self.assertRaisesRegex(ValueError, '--shards'):
-      beam_clickme_records.build(Options(
-          output_dir=str(self.folder / 'out'), clicks=[str(csv)],
-          image_dir=str(self.folder)))
+      beam_clickme_records.build(
+        Options(
+          output_dir=str(self.folder / 'out'),
+          clicks=[str(csv)],
+          image_dir=str(self.folder),
+        )
+      )
 
 
 if __name__ == '__main__':

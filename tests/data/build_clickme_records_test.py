@@ -15,15 +15,15 @@ import zipfile
 from absl import flags
 from absl.testing import flagsaver
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.vision.dataloaders import classification_input
+import tensorflow as tf
+
 from official_ext.harmonization.data import build_clickme_records
+from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.data.records import canonical_maker
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import output_folder
 from official_ext.harmonization.data.records import shards
-from official_ext.harmonization.data import verify_records
 from tests.data import building
 from tests.data import number_records
 
@@ -35,7 +35,7 @@ def _slow_build(options):
   outcome = canonical_maker.Maker.outcome
 
   def slow(self, *args):
-    time.sleep(.05)
+    time.sleep(0.05)
     return outcome(self, *args)
 
   with mock.patch.object(canonical_maker.Maker, 'outcome', slow):
@@ -43,10 +43,10 @@ def _slow_build(options):
 
 
 class NpzTest(building.Case):
-
   def test_round_trip_through_the_hosts_decoder(self):
     folder, totals = self.build(
-        npz=self.archive(20), images_per_shard=6, label_offset=1)
+      npz=self.archive(20), images_per_shard=6, label_offset=1
+    )
     self.assertEqual(totals['records'], 20)
     records = building.read(folder)
     self.assertLen(records, 20)
@@ -56,17 +56,34 @@ class NpzTest(building.Case):
       record, arrays = records[f'sub/{i:03d}.npz'], building.arrays(i)
       host = decoder.decode(record['serialized'])
       self.assertEqual(host['image/class/label'], i % 7 + 1)
-      self.assertAllEqual(tf.io.decode_image(host['image/encoded']),
-                          arrays['image'])
+      self.assertAllEqual(
+        tf.io.decode_image(host['image/encoded']), arrays['image']
+      )
       heatmap = tf.io.decode_png(record['image/heatmap/encoded'], 1, tf.uint16)
       self.assertAllEqual(heatmap[..., 0], arrays['heatmap'])
       self.assertEqual(
-          {k: record[f'image/{k}'] for k in (
-              'height', 'width', 'channels', 'format', 'heatmap/height',
-              'heatmap/width', 'heatmap/source')},
-          {'height': 24, 'width': 32, 'channels': 3, 'format': b'PNG',
-           'heatmap/height': 24, 'heatmap/width': 32,
-           'heatmap/source': b'clickme'})
+        {
+          k: record[f'image/{k}']
+          for k in (
+            'height',
+            'width',
+            'channels',
+            'format',
+            'heatmap/height',
+            'heatmap/width',
+            'heatmap/source',
+          )
+        },
+        {
+          'height': 24,
+          'width': 32,
+          'channels': 3,
+          'format': b'PNG',
+          'heatmap/height': 24,
+          'heatmap/width': 32,
+          'heatmap/source': b'clickme',
+        },
+      )
       self.assertNotIn('image/heatmap/clicks', record)
 
   def test_folder_and_zip_and_any_number_of_workers_are_the_same(self):
@@ -74,8 +91,9 @@ class NpzTest(building.Case):
     first, _ = self.build('a', npz=archive, images_per_shard=5)
     with zipfile.ZipFile(archive) as z:
       z.extractall(self.folder / 'extracted')
-    second, _ = self.build('b', npz=str(self.folder / 'extracted'),
-                           images_per_shard=5, workers=2)
+    second, _ = self.build(
+      'b', npz=str(self.folder / 'extracted'), images_per_shard=5, workers=2
+    )
     third, _ = self.build('c', npz=archive, images_per_shard=5, seed=1)
     a, b, c = (building.contents(f) for f in (first, second, third))
     for content in (a, b, c):
@@ -85,40 +103,54 @@ class NpzTest(building.Case):
     self.assertEqual(building.read(first).keys(), building.read(third).keys())
 
   def test_maps_of_other_types_keep_order_and_zeros(self):
-    values = np.array([[0., 1e-3], [.5, .25]])
+    values = np.array([[0.0, 1e-3], [0.5, 0.25]])
     bytes_map = np.array([[0, 3], [255, 3]], np.uint8)
-    folder, _ = self.build(npz=self.archive(
-        2, n0=building.entry(0, heatmap=values[..., np.newaxis]),
-        n1=building.entry(1, heatmap=bytes_map)))
-    found = [tf.io.decode_png(r['image/heatmap/encoded'], 1, t)[..., 0]
-             for (_, r), t in zip(sorted(building.read(folder).items()),
-                                  (tf.uint16, tf.uint8))]
+    folder, _ = self.build(
+      npz=self.archive(
+        2,
+        n0=building.entry(0, heatmap=values[..., np.newaxis]),
+        n1=building.entry(1, heatmap=bytes_map),
+      )
+    )
+    found = [
+      tf.io.decode_png(r['image/heatmap/encoded'], 1, t)[..., 0]
+      for (_, r), t in zip(
+        sorted(building.read(folder).items()), (tf.uint16, tf.uint8)
+      )
+    ]
     self.assertAllEqual(found[0], np.round(values * 2 * 65535))
     self.assertAllEqual(found[1], bytes_map)
 
   def test_what_cannot_be_used_is_counted_and_named(self):
     whole = building.entry(0)
     bad = {
-        'n0': whole[:len(whole) // 2],
-        'n1': b'\x80\x04N.',  # A pickle of None is no npz, and not unpickled.
-        'n2': building.npz(image=np.zeros((4, 4, 3), np.uint8),
-                           heatmap=np.eye(4)),
-        'n3': building.entry(3, label=np.array([1, 2])),
-        'n4': building.entry(4, label=np.float32('nan')),
-        'n5': building.entry(5, label=-1),
-        'n6': building.entry(6, heatmap=np.zeros((4, 4))),
-        'n7': building.entry(7, heatmap=-np.eye(4)),
-        'n8': building.entry(8, heatmap=np.full((4, 4), np.nan)),
-        'n9': building.entry(9, heatmap=np.zeros((4, 4, 3))),
-        'n10': building.entry(10, image=np.zeros((4, 4, 4), np.uint8)),
-        'n11': building.entry(11, image=np.full((4, 4, 3), 256)),
-        'n12': building.entry(12, image=np.full((4, 4, 3), np.nan)),
+      'n0': whole[: len(whole) // 2],
+      'n1': b'\x80\x04N.',  # A pickle of None is no npz, and not unpickled.
+      'n2': building.npz(
+        image=np.zeros((4, 4, 3), np.uint8), heatmap=np.eye(4)
+      ),
+      'n3': building.entry(3, label=np.array([1, 2])),
+      'n4': building.entry(4, label=np.float32('nan')),
+      'n5': building.entry(5, label=-1),
+      'n6': building.entry(6, heatmap=np.zeros((4, 4))),
+      'n7': building.entry(7, heatmap=-np.eye(4)),
+      'n8': building.entry(8, heatmap=np.full((4, 4), np.nan)),
+      'n9': building.entry(9, heatmap=np.zeros((4, 4, 3))),
+      'n10': building.entry(10, image=np.zeros((4, 4, 4), np.uint8)),
+      'n11': building.entry(11, image=np.full((4, 4, 3), 256)),
+      'n12': building.entry(12, image=np.full((4, 4, 3), np.nan)),
     }
     folder, totals = self.build(npz=self.archive(14, **bad), label_offset=0)
     self.assertEqual(totals['records'], 1)
-    self.assertEqual(totals['counts'], {
-        'images: npz not readable': 3, 'images: no label': 3,
-        'images: map not usable': 4, 'images: image not usable': 3})
+    self.assertEqual(
+      totals['counts'],
+      {
+        'images: npz not readable': 3,
+        'images: no label': 3,
+        'images: map not usable': 4,
+        'images: image not usable': 3,
+      },
+    )
     self.assertEqual(manifest.read(folder)['counts'], totals['counts'])
     left_out = {row['name']: row['detail'] for row in self.left_out(folder)}
     self.assertEqual(left_out.keys(), {f'sub/{i:03d}.npz' for i in range(13)})
@@ -137,26 +169,30 @@ class NpzTest(building.Case):
       self.build(npz=archive)
     self.assertFalse(marker.exists())
     harmless = self.archive(
-        1, 'b.zip', n0=building.entry(0, label=np.array(3, object)))
+      1, 'b.zip', n0=building.entry(0, label=np.array(3, object))
+    )
     folder, _ = self.build('b', npz=harmless, trust_pickle=True)
     self.assertEmpty(building.read(folder))
     self.assertEqual(self.left_out(folder)[0]['reason'], 'no label')
 
 
 class ResumeTest(building.Case):
-
   def test_a_killed_build_goes_on_where_it_was(self):
     archive = self.archive(60)
-    options = Options(output_dir=str(self.folder / 'killed'), npz=archive,
-                      images_per_shard=12)
+    options = Options(
+      output_dir=str(self.folder / 'killed'), npz=archive, images_per_shard=12
+    )
     process = multiprocessing.get_context('spawn').Process(
-        target=_slow_build, args=(options,))
+      target=_slow_build, args=(options,)
+    )
     process.start()
     jobs = shards.names('train', 5)
-    while not (any(shards.is_whole(options.output_dir, s) for s in jobs) and
-               list(self.folder.glob('killed/.*.partial'))):
+    while not (
+      any(shards.is_whole(options.output_dir, s) for s in jobs)
+      and list(self.folder.glob('killed/.*.partial'))
+    ):
       self.assertTrue(process.is_alive())
-      time.sleep(.01)
+      time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     whole = [s for s in jobs if shards.is_whole(options.output_dir, s)]
@@ -174,69 +210,83 @@ class ResumeTest(building.Case):
       build_clickme_records.build(options)
     self.assertEqual(sorted(built + whole), jobs)
     through, _ = self.build('through', npz=archive, images_per_shard=12)
-    self.assertEqual(building.contents(options.output_dir),
-                     building.contents(through))
+    self.assertEqual(
+      building.contents(options.output_dir), building.contents(through)
+    )
 
   def test_a_parent_killed_at_any_point_leaves_nothing_that_is_taken_for_whole(
-      self):
-    expected = number_records.build(str(self.folder / 'through'), 0., 1)
+    self,
+  ):
+    expected = number_records.build(str(self.folder / 'through'), 0.0, 1)
     self.assertEqual(expected['classes'], {0: 40, 1: 40, 2: 40})
     out = self.folder / 'killed'
     process = multiprocessing.get_context('spawn').Process(
-        target=number_records.build, args=(str(out), .02, 2))
+      target=number_records.build, args=(str(out), 0.02, 2)
+    )
     process.start()
     while not list(out.glob('.train-*.partial')):
       self.assertTrue(process.is_alive())
-      time.sleep(.01)
-    time.sleep(np.random.default_rng().uniform(0, 1.))
+      time.sleep(0.01)
+    time.sleep(np.random.default_rng().uniform(0, 1.0))
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     # At once, while what it started is still there; and once more.
     for _ in range(2):
-      self.assertEqual(number_records.build(str(out), 0., 1), expected)
-      self.assertEqual(building.contents(out),
-                       building.contents(self.folder / 'through'))
-    self.assertEmpty([p for r in verify_records.verify([str(out)])
-                      for p in r['problems']])
+      self.assertEqual(number_records.build(str(out), 0.0, 1), expected)
+      self.assertEqual(
+        building.contents(out), building.contents(self.folder / 'through')
+      )
+    self.assertEmpty(
+      [p for r in verify_records.verify([str(out)]) for p in r['problems']]
+    )
 
   def test_a_run_without_records_does_not_claim_the_folder(self):
-    nothing = self.archive(2, 'nothing.zip', n0=building.entry(0, label=-1),
-                           n1=building.entry(1, heatmap=np.zeros((4, 4))))
+    nothing = self.archive(
+      2,
+      'nothing.zip',
+      n0=building.entry(0, label=-1),
+      n1=building.entry(1, heatmap=np.zeros((4, 4))),
+    )
     folder, totals = self.build(npz=nothing)
     self.assertEqual((totals['records'], totals['left_out']), (0, 2))
     # A label that is made good by an offset, and another input.
-    self.assertEqual(
-        self.build(npz=nothing, label_offset=1)[1]['records'], 1)
+    self.assertEqual(self.build(npz=nothing, label_offset=1)[1]['records'], 1)
     with self.assertRaisesRegex(ValueError, 'label_offset was 1 and is now 0'):
       self.build(npz=nothing)
     other, _ = self.build('other', npz=nothing)
     self.assertEqual(
-        self.build('other', npz=self.archive(3), seed=1, shards=2)[1][
-            'records'], 3)
+      self.build('other', npz=self.archive(3), seed=1, shards=2)[1]['records'],
+      3,
+    )
     self.assertLen(building.read(other), 3)
     self.assertNotIn('train-00000-of-00001', os.listdir(other))
     self.assertIn(manifest.FILE, os.listdir(folder))
 
   def test_each_worker_has_a_shard_and_a_resumed_build_keeps_their_number(self):
-    options = Options(npz=self.archive(5), workers=4, output_dir=str(
-        self.folder / 'out'))
+    options = Options(
+      npz=self.archive(5), workers=4, output_dir=str(self.folder / 'out')
+    )
     names = [f'{i}' for i in range(5)]
     count = build_clickme_records.shard_count
     self.assertEqual(count(options, names), 4)
     self.assertEqual(count(options, names[:3]), 3)
     self.assertEqual(count(dataclasses.replace(options, shards=1), names), 1)
     self.assertEqual(
-        count(dataclasses.replace(options, images_per_shard=1), names), 5)
+      count(dataclasses.replace(options, images_per_shard=1), names), 5
+    )
     self.build(npz=options.npz, images_per_shard=2)
     self.assertEqual(count(options, names), 3)
     # A folder of an earlier version, which did not note the number.
-    path = pathlib.Path(output_folder.working_file(
-        options.output_dir, 'settings.json'))
+    path = pathlib.Path(
+      output_folder.working_file(options.output_dir, 'settings.json')
+    )
     settings = json.loads(path.read_text())
     self.assertEqual(settings.pop('shard_count'), 3)
     path.write_text(json.dumps(settings))
-    self.assertEqual(self.build(npz=options.npz, images_per_shard=2,
-                                workers=4)[1]['records'], 5)
+    self.assertEqual(
+      self.build(npz=options.npz, images_per_shard=2, workers=4)[1]['records'],
+      5,
+    )
 
   def test_damaged_or_missing_shards_are_built_again(self):
     folder, _ = self.build(npz=self.archive(9), images_per_shard=3)
@@ -247,21 +297,29 @@ class ResumeTest(building.Case):
     untouched = os.stat(os.path.join(folder, names[2])).st_mtime_ns
     self.build(npz=str(self.folder / 'all.zip'), images_per_shard=3)
     self.assertEqual(building.contents(folder), before)
-    self.assertEqual(os.stat(os.path.join(folder, names[2])).st_mtime_ns,
-                     untouched)
+    self.assertEqual(
+      os.stat(os.path.join(folder, names[2])).st_mtime_ns, untouched
+    )
 
   def test_other_settings_or_input_are_not_mixed_in(self):
     archive = self.archive(4)
     folder, _ = self.build(npz=archive)
     before = building.contents(folder)
-    for other in (dict(seed=1), dict(label_offset=1), dict(jpeg_quality=90),
-                  dict(images_per_shard=2)):
-      with self.assertRaisesRegex(ValueError,
-                                  f'{list(other)[0]} was .*--output'):
+    for other in (
+      dict(seed=1),
+      dict(label_offset=1),
+      dict(jpeg_quality=90),
+      dict(images_per_shard=2),
+    ):
+      with self.assertRaisesRegex(
+        ValueError, f'{list(other)[0]} was .*--output'
+      ):
         self.build(npz=archive, **other)
     with self.assertRaisesRegex(
-        ValueError, r'input has changed \(different: sub/001.npz; new: '
-        r'sub/004.npz\)') as caught:
+      ValueError,
+      r'input has changed \(different: sub/001.npz; new: '
+      r'sub/004.npz\)',
+    ) as caught:
       self.build(npz=self.archive(5, n1=building.entry(9)))
     self.assertNotRegex(str(caught.exception), '[0-9a-f]{16}')
     self.assertEqual(building.contents(folder), before)
@@ -296,46 +354,73 @@ class ResumeTest(building.Case):
 
 
 class SummaryTest(building.Case):
-
   def test_classes_and_the_first_of_each_kind_are_shown(self):
-    broken = building.npz(image=np.zeros((4, 4, 5), np.uint8), label=0,
-                          heatmap=np.eye(4))
-    folder, totals = self.build(npz=self.archive(
-        9, n2=broken, n4=broken, n5=building.entry(5, label=-1)))
+    broken = building.npz(
+      image=np.zeros((4, 4, 5), np.uint8), label=0, heatmap=np.eye(4)
+    )
+    folder, totals = self.build(
+      npz=self.archive(9, n2=broken, n4=broken, n5=building.entry(5, label=-1))
+    )
     text = shards.summary(folder, totals, ['cat', 'dog'])
     self.assertRegex(text, r'(?m)^ +2  of class 0 \(cat\)$')
     self.assertRegex(text, r'(?m)^ +2  of class 1 \(dog\)$')
     self.assertRegex(text, r'(?m)^ +1  of class 3$')
-    self.assertRegex(text, r'(?m)^ +2  images: image not usable\n +such as '
-                     r'sub/00[24]\.npz: \S.*$')
-    self.assertRegex(text, r'(?m)^ +1  images: no label\n +such as '
-                     r'sub/005.npz: class -1.*$')
+    self.assertRegex(
+      text,
+      r'(?m)^ +2  images: image not usable\n +such as '
+      r'sub/00[24]\.npz: \S.*$',
+    )
+    self.assertRegex(
+      text,
+      r'(?m)^ +1  images: no label\n +such as '
+      r'sub/005.npz: class -1.*$',
+    )
     self.assertIn('left_out.csv', text)
 
   def test_many_classes_are_summed_up(self):
-    totals = {'records': 90, 'classes': {i: 1 + i % 4 for i in range(36)},
-              'counts': {}, 'first': {}, 'left_out': 0}
-    self.assertIn('36  classes, 0 to 35, of 1 to 4 records each',
-                  shards.summary('x', totals))
+    totals = {
+      'records': 90,
+      'classes': {i: 1 + i % 4 for i in range(36)},
+      'counts': {},
+      'first': {},
+      'left_out': 0,
+    }
+    self.assertIn(
+      '36  classes, 0 to 35, of 1 to 4 records each',
+      shards.summary('x', totals),
+    )
 
   def test_no_message_holds_an_address(self):
     out = str(self.folder)
-    made = shards.Outcome('a.png', reason='image not usable', detail=(
-        'cannot identify image file <_io.BytesIO object at 0x7f3a2c1b>'))
+    made = shards.Outcome(
+      'a.png',
+      reason='image not usable',
+      detail=('cannot identify image file <_io.BytesIO object at 0x7f3a2c1b>'),
+    )
     output_folder.claim(out, ['s'], {})
     shards.write(out, 's', [made])
     totals = shards.finish(out, ['s'], 'a test')
-    self.assertEqual(self.left_out(out)[0]['detail'],
-                     'cannot identify image file')
+    self.assertEqual(
+      self.left_out(out)[0]['detail'], 'cannot identify image file'
+    )
     self.assertNotIn('0x', shards.summary(out, totals))
 
 
 class CommandTest(building.Case):
-
   def test_splits_that_no_file_name_begins_with(self):
     archive = self.archive(2)
-    for split in ('', 'a/b', 'a*', 'a?', '[a]', 'a b', ' ', '.a', 'a,b',
-                  'a\\b'):
+    for split in (
+      '',
+      'a/b',
+      'a*',
+      'a?',
+      '[a]',
+      'a b',
+      ' ',
+      '.a',
+      'a,b',
+      'a\\b',
+    ):
       with self.assertRaisesRegex(ValueError, '^--split='):
         self.build(npz=archive, split=split)
     self.assertFalse((self.folder / 'out').exists())
@@ -352,39 +437,60 @@ class CommandTest(building.Case):
       return build_clickme_records.options_of_flags()
 
     for given, message in (
-        (('--npz=a', '--strip_prefix=b'), '--strip_prefix has .* with --npz'),
-        (('--map_dir=a', '--label_column=b'), '--label_column .* --clicks'),
-        (('--map_dir=a', '--min_catch_trial=1', '--drop_mobile'),
-         '--min_catch_trial, --drop_mobile have no effect without --clicks'),
-        (('--clicks=a', '--map_suffix=b'), '--map_suffix .*without --map_dir'),
-        (('--clicks=a', '--labels=b', '--label_column=c'),
-         '--label_column has no effect with --labels')):
+      (('--npz=a', '--strip_prefix=b'), '--strip_prefix has .* with --npz'),
+      (('--map_dir=a', '--label_column=b'), '--label_column .* --clicks'),
+      (
+        ('--map_dir=a', '--min_catch_trial=1', '--drop_mobile'),
+        '--min_catch_trial, --drop_mobile have no effect without --clicks',
+      ),
+      (('--clicks=a', '--map_suffix=b'), '--map_suffix .*without --map_dir'),
+      (
+        ('--clicks=a', '--labels=b', '--label_column=c'),
+        '--label_column has no effect with --labels',
+      ),
+    ):
       with self.assertRaisesRegex(ValueError, message):
         options(*given)
     found = options('--clicks=a', '--min_catch_trial=.5', '--label_column=b')
     self.assertEqual(found.label_column, 'b')
     # Files without this column give the rule nothing to look at.
-    self.assertEqual(build_clickme_records.reading(found)['needed'],
-                     ('user_catch_trial',))
-    self.assertEqual(build_clickme_records.reading(
-        options('--clicks=a'))['needed'], ())
+    self.assertEqual(
+      build_clickme_records.reading(found)['needed'], ('user_catch_trial',)
+    )
+    self.assertEqual(
+      build_clickme_records.reading(options('--clicks=a'))['needed'], ()
+    )
     for flag in own:
       flag.unparse()
 
   def test_flags_are_the_options(self):
     archive = self.archive(3)
     typed = subprocess.run(
-        [sys.executable, '-m', build_clickme_records.__name__,
-         f'--npz={archive}', f'--output_dir={self.folder}/typed', '--seed=3',
-         '--label_offset=1', '--split=val', '--images_per_shard=2',
-         '--workers=1'], capture_output=True, text=True, check=False,
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+      [
+        sys.executable,
+        '-m',
+        build_clickme_records.__name__,
+        f'--npz={archive}',
+        f'--output_dir={self.folder}/typed',
+        '--seed=3',
+        '--label_offset=1',
+        '--split=val',
+        '--images_per_shard=2',
+        '--workers=1',
+      ],
+      capture_output=True,
+      text=True,
+      check=False,
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+    )
     self.assertEqual(typed.returncode, 0, typed.stderr)
     self.assertIn('typed: 3 records.', typed.stdout)
-    folder, _ = self.build(npz=archive, seed=3, label_offset=1, split='val',
-                           images_per_shard=2)
-    self.assertEqual(building.contents(self.folder / 'typed'),
-                     building.contents(folder))
+    folder, _ = self.build(
+      npz=archive, seed=3, label_offset=1, split='val', images_per_shard=2
+    )
+    self.assertEqual(
+      building.contents(self.folder / 'typed'), building.contents(folder)
+    )
 
 
 if __name__ == '__main__':

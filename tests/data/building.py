@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 from PIL import Image
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.data import build_clickme_records
 from official_ext.harmonization.data.records import manifest
@@ -19,9 +19,10 @@ def arrays(seed, **other):
   """An image, a map and a label as an npz of the ClickMe archives has them."""
   rng = np.random.default_rng(seed)
   return {
-      'image': rng.integers(0, 256, (24, 32, 3), np.uint8),
-      'heatmap': rng.integers(0, 65536, (24, 32)).astype(np.uint16),
-      'label': np.int64(seed % 7), **other
+    'image': rng.integers(0, 256, (24, 32, 3), np.uint8),
+    'heatmap': rng.integers(0, 65536, (24, 32)).astype(np.uint16),
+    'label': np.int64(seed % 7),
+    **other,
   }
 
 
@@ -49,8 +50,10 @@ def read(folder):
     path = os.path.join(folder, shard['file'])
     for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
       example = tf.train.Example.FromString(serialized)
-      fields = {k: getattr(v, v.WhichOneof('kind')).value[0]
-                for k, v in example.features.feature.items()}
+      fields = {
+        k: getattr(v, v.WhichOneof('kind')).value[0]
+        for k, v in example.features.feature.items()
+      }
       fields['serialized'] = serialized
       found[fields['image/filename'].decode()] = fields
   return found
@@ -58,12 +61,14 @@ def read(folder):
 
 def contents(folder):
   """Contents of what is built, but for notes."""
-  return {p.name: p.read_bytes() for p in pathlib.Path(folder).iterdir()
-          if p.is_file()}
+  return {
+    p.name: p.read_bytes()
+    for p in pathlib.Path(folder).iterdir()
+    if p.is_file()
+  }
 
 
 class Case(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.get_temp_dir()) / self._testMethodName
@@ -85,7 +90,8 @@ class Case(tf.test.TestCase):
 
   def build(self, out='out', **options):
     options = build_clickme_records.Options(
-        output_dir=str(self.folder / out), **options)
+      output_dir=str(self.folder / out), **options
+    )
     totals = build_clickme_records.build(options)
     return options.output_dir, totals
 

@@ -11,7 +11,7 @@ import types
 from unittest import mock
 
 from absl.testing import parameterized
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.data import download_clickme
 from official_ext.harmonization.data.records import http_shard
@@ -57,8 +57,9 @@ class _Handler(server.BaseHTTPRequestHandler):
     self.send_response(206 if start or fault == 'wrong range' else 200)
     if start or fault == 'wrong range':
       begin = start + (7 if fault == 'wrong range' else 0)
-      self.send_header('Content-Range',
-                       f'bytes {begin}-{len(whole) - 1}/{len(whole)}')
+      self.send_header(
+        'Content-Range', f'bytes {begin}-{len(whole) - 1}/{len(whole)}'
+      )
     if fault != 'no length':
       self.send_header('Content-Length', str(len(body)))
     if self.server.says_md5:
@@ -67,7 +68,7 @@ class _Handler(server.BaseHTTPRequestHandler):
       self.send_header('x-goog-hash', f'md5={digest}')
     self.end_headers()
     if fault.endswith(('truncate', 'stall', 'no length')):
-      body = body[:len(body) // 2]
+      body = body[: len(body) // 2]
     if fault != 'silence':
       self.wfile.write(body)
     self.wfile.flush()
@@ -78,7 +79,6 @@ class _Handler(server.BaseHTTPRequestHandler):
 
 
 class DownloadTest(tf.test.TestCase, parameterized.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
@@ -99,19 +99,22 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
     self.server.requests = []
     self.server.says_md5 = False
     self.server.released = threading.Event()
-    thread = threading.Thread(target=self.server.serve_forever, args=[.01])
+    thread = threading.Thread(target=self.server.serve_forever, args=[0.01])
     thread.start()
     self.addCleanup(thread.join)
     self.addCleanup(self.server.server_close)
     self.addCleanup(self.server.shutdown)
     self.addCleanup(self.server.released.set)
-    self.enter_context(mock.patch.object(http_shard, '_DELAY', .001))
+    self.enter_context(mock.patch.object(http_shard, '_DELAY', 0.001))
     self.url = f'http://127.0.0.1:{self.server.server_port}'
 
   def _download(self, numbers=None, **options):
     download_clickme.download(
-        self.output, numbers or {'train': [0, 1, 2], 'val': [0]},
-        base_url=self.url, **{'timeout': .5, **options})
+      self.output,
+      numbers or {'train': [0, 1, 2], 'val': [0]},
+      base_url=self.url,
+      **{'timeout': 0.5, **options},
+    )
 
   def _one(self, *faults, **options):
     """Downloads one shard, with faults in the way."""
@@ -140,16 +143,25 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
         body = self.shards[f'/{split}/{shard["file"]}']
         number = int(re.findall(r'\d+', shard['file'])[0])
         self.assertEqual(
-            shard, {'file': shard['file'], 'bytes': len(body),
-                    'records': _RECORDS + number,
-                    'sha256': hashlib.sha256(body).hexdigest()})
+          shard,
+          {
+            'file': shard['file'],
+            'bytes': len(body),
+            'records': _RECORDS + number,
+            'sha256': hashlib.sha256(body).hexdigest(),
+          },
+        )
 
   @parameterized.parameters(
-      (['500', '503', '429'],), (['truncate'] * 4,),
-      (['stall', 'silence'],),
-      (['flip'],), (['flip', 'truncate', '500', 'stall'],), (['wrong range'],),
-      (['truncate', 'wrong range'],),
-      (['truncate', 'ignore range, truncate', 'truncate', 'flip', 'flip'],))
+    (['500', '503', '429'],),
+    (['truncate'] * 4,),
+    (['stall', 'silence'],),
+    (['flip'],),
+    (['flip', 'truncate', '500', 'stall'],),
+    (['wrong range'],),
+    (['truncate', 'wrong range'],),
+    (['truncate', 'ignore range, truncate', 'truncate', 'flip', 'flip'],),
+  )
   def test_gets_there_in_spite_of(self, faults):
     self._one(*faults)
     self._assert_whole('/train/train-1.tfrecords')
@@ -161,8 +173,10 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
     size = len(self.shards['/train/train-1.tfrecords'])
     first = size // 2
     second = first + (size - first) // 2
-    self.assertEqual([r for _, r in self.server.requests],
-                     [None, f'bytes={first}-', f'bytes={second}-'])
+    self.assertEqual(
+      [r for _, r in self.server.requests],
+      [None, f'bytes={first}-', f'bytes={second}-'],
+    )
 
   def test_a_server_without_ranges_starts_anew(self):
     self._one('truncate', 'ignore range')
@@ -183,13 +197,18 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
     self.assertRegex(self.server.requests[0][1], r'bytes=[1-9]\d*-')
 
   @parameterized.parameters(
-      (['404'], '404', 1), (['403'], '403', 1), (['500'] * 9, '500', 3),
-      (['silence'] * 9, 'timed out', 3), (['flip'] * 9, 'damaged, record 0', 3),
-      (['no length'], 'does not say how long', 1))
+    (['404'], '404', 1),
+    (['403'], '403', 1),
+    (['500'] * 9, '500', 3),
+    (['silence'] * 9, 'timed out', 3),
+    (['flip'] * 9, 'damaged, record 0', 3),
+    (['no length'], 'does not say how long', 1),
+  )
   def test_says_what_it_could_not_get(self, faults, reason, requests):
     with self.assertRaisesRegex(
-        http_shard.DownloadError,
-        rf'/train/train-1.tfrecords: .*{reason}.*type the command again'):
+      http_shard.DownloadError,
+      rf'/train/train-1.tfrecords: .*{reason}.*type the command again',
+    ):
       self._one(*faults, retries=2)
     self.assertNotIn('train-1.tfrecords', self._files())
     self.assertLen(self.server.requests, requests)
@@ -203,11 +222,15 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
     del self.server.files['/train/train-1.tfrecords']
     with self.assertRaisesRegex(http_shard.DownloadError, 'train-1.*404'):
       self._download()
-    self._assert_whole('/train/train-0.tfrecords', '/train/train-2.tfrecords',
-                       '/val/val-0.tfrecords')
+    self._assert_whole(
+      '/train/train-0.tfrecords',
+      '/train/train-2.tfrecords',
+      '/val/val-0.tfrecords',
+    )
     self.assertEqual(
-        [s['file'] for s in manifest.read(self._path('train'))['shards']],
-        ['train-0.tfrecords', 'train-2.tfrecords'])
+      [s['file'] for s in manifest.read(self._path('train'))['shards']],
+      ['train-0.tfrecords', 'train-2.tfrecords'],
+    )
 
   def test_gives_up_when_nothing_comes(self):
     self.server.files = {}
@@ -230,8 +253,9 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
     self._download({'train': [2]})
     self._download({'train': [0]})
     self.assertEqual(
-        [s['file'] for s in manifest.read(self._path('train'))['shards']],
-        ['train-0.tfrecords', 'train-2.tfrecords'])
+      [s['file'] for s in manifest.read(self._path('train'))['shards']],
+      ['train-0.tfrecords', 'train-2.tfrecords'],
+    )
 
   @parameterized.parameters('cut', 'flip', 'longer', 'other')
   def test_what_was_damaged_since_comes_again(self, how):
@@ -239,10 +263,15 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
     path = self._path('/train/train-1.tfrecords')
     body = self.shards['/train/train-1.tfrecords']
     with open(path, 'wb') as f:
-      f.write({'cut': body[:-9], 'longer': body + body[:40],
-               'flip': body[:70] + b'\0' + body[71:],
-               # Whole, but not the one in the manifest.
-               'other': self.shards['/val/val-0.tfrecords']}[how])
+      f.write(
+        {
+          'cut': body[:-9],
+          'longer': body + body[:40],
+          'flip': body[:70] + b'\0' + body[71:],
+          # Whole, but not the one in the manifest.
+          'other': self.shards['/val/val-0.tfrecords'],
+        }[how]
+      )
     self._download({'train': [1]})
     self._assert_whole('/train/train-1.tfrecords')
 
@@ -255,8 +284,11 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
     self._assert_whole('/train/train-1.tfrecords')
 
   def test_a_full_disk_is_no_matter_of_retries(self):
-    with mock.patch.object(http_shard.Shard, '_count',
-                           side_effect=OSError(28, 'No space left on device')):
+    with mock.patch.object(
+      http_shard.Shard,
+      '_count',
+      side_effect=OSError(28, 'No space left on device'),
+    ):
       with self.assertRaisesRegex(http_shard.DownloadError, 'No space left'):
         self._one()
     self.assertLen(self.server.requests, 1)
@@ -276,16 +308,23 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
     self.assertLen(download_clickme.shard_numbers('train', None), 319)
     self.assertEqual(download_clickme.shard_numbers('val', None)[-1], 17)
     self.assertEqual(
-        download_clickme.shard_numbers('train', ['3-5', '4', '318']),
-        [3, 4, 5, 318])
+      download_clickme.shard_numbers('train', ['3-5', '4', '318']),
+      [3, 4, 5, 318],
+    )
     for wrong in ('18', '5-3', '-1', 'x', '', '0-18'):
       with self.assertRaisesRegex(ValueError, r'val has shards 0\.\.17'):
         download_clickme.shard_numbers('val', [wrong])
 
   def test_the_command(self):
     typed = types.SimpleNamespace(
-        output_dir=self.output, base_url=self.url, shards=['0'], retries=0,
-        timeout=5., split=['train', 'val'], workers=2)
+      output_dir=self.output,
+      base_url=self.url,
+      shards=['0'],
+      retries=0,
+      timeout=5.0,
+      split=['train', 'val'],
+      workers=2,
+    )
     with mock.patch.object(download_clickme, 'FLAGS', typed):
       download_clickme.main([])
       self._assert_whole('/train/train-0.tfrecords', '/val/val-0.tfrecords')

@@ -29,13 +29,15 @@ def wait(folder, seconds, progress):
   """Leaves its process's id in a folder, and waits for another process."""
   pathlib.Path(folder, str(os.getpid())).touch()
   while len(os.listdir(folder)) < 2:
-    time.sleep(.01)
+    time.sleep(0.01)
   time.sleep(seconds)
 
 
 def main():
   """Waits in two workers, one of which is soon idle."""
-  for _ in workers.run(wait, [(sys.argv[1], 0.), (sys.argv[1], 60.)], 2, print):
+  for _ in workers.run(
+    wait, [(sys.argv[1], 0.0), (sys.argv[1], 60.0)], 2, print
+  ):
     pass
 
 

@@ -6,21 +6,22 @@ import os
 from unittest import mock
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.data import make_digits_clickme
 from official_ext.harmonization.data.records import record_writer
 from official_ext.harmonization.dataloaders import clickme_decoder
 
 _HUES = [
-    np.array(colorsys.hsv_to_rgb(c / 10, 1., .8)) * 255. for c in range(10)
+  np.array(colorsys.hsv_to_rgb(c / 10, 1.0, 0.8)) * 255.0 for c in range(10)
 ]
 
 
 def _read(folder, split):
   """Decoded records of a split."""
   files = sorted(
-      tf.io.gfile.glob(os.path.join(folder, split, f'{split}-*.tfrecords')))
+    tf.io.gfile.glob(os.path.join(folder, split, f'{split}-*.tfrecords'))
+  )
   decode = clickme_decoder.Decoder().decode
   return [decode(r) for r in tf.data.TFRecordDataset(files)]
 
@@ -28,20 +29,24 @@ def _read(folder, split):
 def _decoy(image):
   """The class that the decoy names: the corner that is a pure colour."""
   corners = [image[r, c].astype(float) for r in (8, 248) for c in (8, 248)]
-  distance = [[np.abs(corner - hue).max() for hue in _HUES]
-              for corner in corners]
+  distance = [
+    [np.abs(corner - hue).max() for hue in _HUES] for corner in corners
+  ]
   return int(np.argmin(np.min(distance, axis=0)))
 
 
 class MakeDigitsTest(tf.test.TestCase):
-
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
     cls.folder = os.path.join(tf.compat.v1.test.get_temp_dir(), 'digits')
     make_digits_clickme.make(
-        cls.folder, train_images=60, val_images=20, ood_images=40,
-        images_per_shard=25)
+      cls.folder,
+      train_images=60,
+      val_images=20,
+      ood_images=40,
+      images_per_shard=25,
+    )
 
   def test_format_is_the_releases(self):
     self.assertLen(_read(self.folder, 'train'), 60)
@@ -56,19 +61,21 @@ class MakeDigitsTest(tf.test.TestCase):
     for record in _read(self.folder, 'val'):
       ink = record['heatmap'].numpy()[..., 0].astype(float)
       brightness = record['image'].numpy().min(-1).astype(float)
-      self.assertGreater(brightness[ink > 250].mean(), 200.)
-      self.assertLess(brightness[ink < 5].mean(), 100.)
+      self.assertGreater(brightness[ink > 250].mean(), 200.0)
+      self.assertLess(brightness[ink < 5].mean(), 100.0)
 
   def test_decoy_names_the_class_as_often_as_asked(self):
     agree = {}
     for split in ('train', 'ood'):
-      agree[split] = np.mean([
+      agree[split] = np.mean(
+        [
           _decoy(r['image'].numpy()) == int(r['label'])
           for r in _read(self.folder, split)
-      ])
+        ]
+      )
     # 60 draws at 0.7: four standard deviations.
-    self.assertBetween(agree['train'], .7 - .24, .7 + .24)
-    self.assertEqual(agree['ood'], 0.)
+    self.assertBetween(agree['train'], 0.7 - 0.24, 0.7 + 0.24)
+    self.assertEqual(agree['ood'], 0.0)
 
   def test_swapped_is_val_with_another_decoy(self):
     pairs = list(zip(_read(self.folder, 'val'), _read(self.folder, 'swapped')))
@@ -76,12 +83,13 @@ class MakeDigitsTest(tf.test.TestCase):
     for val, swapped in pairs:
       self.assertEqual(val['label'], swapped['label'])
       self.assertAllEqual(val['heatmap'], swapped['heatmap'])
-      self.assertNotEqual(_decoy(swapped['image'].numpy()),
-                          int(swapped['label']))
+      self.assertNotEqual(
+        _decoy(swapped['image'].numpy()), int(swapped['label'])
+      )
       # A decoy of 42 pixels lies in three JPEG blocks of 16, whose colours run
       # a pixel further.
       change = np.abs(val['image'].numpy().astype(float) - swapped['image'])
-      self.assertLessEqual((change.max(-1) > 20).mean(), (49 / 256)**2)
+      self.assertLessEqual((change.max(-1) > 20).mean(), (49 / 256) ** 2)
 
   def test_splits_share_no_digit(self):
     ranges = list(make_digits_clickme._IDENTITIES.values())
@@ -91,8 +99,9 @@ class MakeDigitsTest(tf.test.TestCase):
   def test_what_is_there_stays(self):
     path = os.path.join(self.folder, 'val', 'val-0.tfrecords')
     before = os.stat(path).st_mtime_ns
-    same = dict(train_images=60, val_images=20, ood_images=40,
-                images_per_shard=25)
+    same = dict(
+      train_images=60, val_images=20, ood_images=40, images_per_shard=25
+    )
     self.assertFalse(make_digits_clickme.make(self.folder, **same))
     with self.assertRaisesRegex(ValueError, '--overwrite'):
       make_digits_clickme.make(self.folder, **{**same, 'seed': 1})
@@ -116,22 +125,24 @@ class MakeDigitsTest(tf.test.TestCase):
     with open(os.path.join(folder, 'manifest.json')) as f:
       self.assertEqual(json.load(f)['train_images'], 2)
 
-
   def test_killed_while_it_replaces_another_dataset(self):
     folder = os.path.join(self.get_temp_dir(), 'replaced')
     make_digits_clickme.make(folder, 2, 2, 2)
     write = make_digits_clickme._write_split
     with mock.patch.object(
-        make_digits_clickme, '_write_split',
-        lambda *args: write(*args) if args[1] == 'train' else _stop()):
+      make_digits_clickme,
+      '_write_split',
+      lambda *args: write(*args) if args[1] == 'train' else _stop(),
+    ):
       with self.assertRaises(KeyboardInterrupt):
         make_digits_clickme.make(folder, 2, 2, 2, seed=1, overwrite=True)
     # The shards of seed 1 are not those of seed 0, whose manifest was there.
     self.assertTrue(make_digits_clickme.make(folder, 2, 2, 2))
     other = os.path.join(self.get_temp_dir(), 'other')
     make_digits_clickme.make(other, 2, 2, 2)
-    self.assertAllEqual(_read(folder, 'train')[0]['image'],
-                        _read(other, 'train')[0]['image'])
+    self.assertAllEqual(
+      _read(folder, 'train')[0]['image'], _read(other, 'train')[0]['image']
+    )
     with self.assertRaisesRegex(ValueError, 'seed was 0 and is now 1'):
       make_digits_clickme.make(folder, 2, 2, 2, seed=1)
 
@@ -152,7 +163,6 @@ def _stop():
 
 
 class ShardTest(tf.test.TestCase):
-
   def test_is_whole_or_absent(self):
     path = os.path.join(self.get_temp_dir(), 'shard')
     with self.assertRaises(KeyError):

@@ -8,13 +8,13 @@ from unittest import mock
 
 import numpy as np
 from PIL import Image
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
-from official_ext.harmonization.data.records import manifest
-from official_ext.harmonization.data.maps import map_framing
-from official_ext.harmonization.data.maps import map_index
 from official_ext.harmonization.data import merge_imagenet
 from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.data.maps import map_framing
+from official_ext.harmonization.data.maps import map_index
+from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import record_writer
 from official_ext.harmonization.data.records import shards
 
@@ -33,17 +33,19 @@ def _imagenet(name, label=3, image=None, **other):
   """A record with what Model Garden's ImageNet records have."""
   example = tf.train.Example()
   fields = {
-      'image/encoded': image or _jpeg(), 'image/filename': name.encode(),
-      'image/class/label': label, 'image/class/synset': b'n01440764',
-      **other
+    'image/encoded': image or _jpeg(),
+    'image/filename': name.encode(),
+    'image/class/label': label,
+    'image/class/synset': b'n01440764',
+    **other,
   }
   record_writer.add_fields(
-      example, {k: v for k, v in fields.items() if v is not None})
+    example, {k: v for k, v in fields.items() if v is not None}
+  )
   return example.SerializeToString()
 
 
 class MergeImagenetTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.get_temp_dir()) / self._testMethodName
@@ -60,12 +62,15 @@ class MergeImagenetTest(tf.test.TestCase):
   def imagenet(self):
     """Two shards of three images, n0_0 to n0_5."""
     for i in range(2):
-      self.shard(f'imagenet/train-0000{i}-of-00002', [
-          _imagenet(f'n0_{3 * i + j}.JPEG', 3 * i + j + 1) for j in range(3)])
+      self.shard(
+        f'imagenet/train-0000{i}-of-00002',
+        [_imagenet(f'n0_{3 * i + j}.JPEG', 3 * i + j + 1) for j in range(3)],
+      )
 
   def merge(self, **options):
     return merge_imagenet.merge(
-        str(self.folder / 'imagenet/train-*'), self.out, **options)
+      str(self.folder / 'imagenet/train-*'), self.out, **options
+    )
 
   def read(self, out=None):
     """Records of all output shards as lists of dicts."""
@@ -76,17 +81,32 @@ class MergeImagenetTest(tf.test.TestCase):
       path = os.path.join(out, shard['file'])
       for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
         example = tf.train.Example.FromString(record)
-        records.append({k: getattr(v, v.WhichOneof('kind')).value[0]
-                        for k, v in example.features.feature.items()})
+        records.append(
+          {
+            k: getattr(v, v.WhichOneof('kind')).value[0]
+            for k, v in example.features.feature.items()
+          }
+        )
       found.append(records)
     return found
 
   def map_records(self, *names):
-    self.shard('maps/clickme-00000-of-00001', [
+    self.shard(
+      'maps/clickme-00000-of-00001',
+      [
         record_writer.canonical_example(
-            _jpeg(), 0, f'train/{name}.jpg', image_codec.encode_map(_map(i)),
-            'clickme', 10 + i, 5) for i, name in enumerate(names)
-    ] + [record_writer.canonical_example(_jpeg(), 0, 'n0_0.JPEG')])
+          _jpeg(),
+          0,
+          f'train/{name}.jpg',
+          image_codec.encode_map(_map(i)),
+          'clickme',
+          10 + i,
+          5,
+        )
+        for i, name in enumerate(names)
+      ]
+      + [record_writer.canonical_example(_jpeg(), 0, 'n0_0.JPEG')],
+    )
     return str(self.folder / 'maps/clickme-*')
 
   def test_maps_of_records_go_to_the_images_of_their_ids(self):
@@ -94,44 +114,57 @@ class MergeImagenetTest(tf.test.TestCase):
     maps = self.map_records('n0_4', 'n0_1', 'n9_9')
     self.assertEqual(self.merge(map_records=maps, label_offset=-1), 2)
     first, second = self.read()
-    self.assertEqual([r['image/class/label'] for r in first + second],
-                     list(range(6)))
-    self.assertEqual([r['image/filename'] for r in first + second],
-                     [b'n0_%d.JPEG' % i for i in range(6)])
+    self.assertEqual(
+      [r['image/class/label'] for r in first + second], list(range(6))
+    )
+    self.assertEqual(
+      [r['image/filename'] for r in first + second],
+      [b'n0_%d.JPEG' % i for i in range(6)],
+    )
     has = ['image/heatmap/encoded' in r for r in first + second]
     self.assertEqual(has, [False, True, False, False, True, False])
     for record, seed in ((second[1], 0), (first[1], 1)):
       self.assertAllEqual(
-          tf.io.decode_png(record['image/heatmap/encoded'], 1,
-                           tf.uint16)[..., 0], _map(seed))
+        tf.io.decode_png(record['image/heatmap/encoded'], 1, tf.uint16)[..., 0],
+        _map(seed),
+      )
       self.assertEqual(record['image/heatmap/clicks'], 10 + seed)
       self.assertEqual(record['image/heatmap/participants'], 5)
       self.assertEqual(record['image/heatmap/source'], b'clickme')
       self.assertEqual(record['image/class/synset'], b'n01440764')
       self.assertEqual(record['image/encoded'], _jpeg())
-      self.assertEqual((record['image/height'], record['image/width']),
-                       (16, 16))
+      self.assertEqual(
+        (record['image/height'], record['image/width']), (16, 16)
+      )
     with open(os.path.join(self.out, merge_imagenet.UNMATCHED)) as f:
       self.assertEqual([r['image_id'] for r in csv.DictReader(f)], ['n9_9'])
-    self.assertEqual(manifest.read(self.out)['counts'],
-                     {'images: with a map': 2, 'images: without a map': 4})
+    self.assertEqual(
+      manifest.read(self.out)['counts'],
+      {'images: with a map': 2, 'images: without a map': 4},
+    )
 
   def test_maps_of_a_folder_and_only_mapped(self):
     self.imagenet()
     maps = self.folder / 'folder/deep'
     maps.mkdir(parents=True)
     (maps / 'n0_0.png').write_bytes(image_codec.encode_map(_map(0)))
-    np.savez(maps / 'n0_3.npz', heatmap=_map(3) / 3.)
+    np.savez(maps / 'n0_3.npz', heatmap=_map(3) / 3.0)
     self.assertEqual(
-        self.merge(map_dir=str(self.folder / 'folder'), only_mapped=True,
-                   workers=1), 2)
+      self.merge(
+        map_dir=str(self.folder / 'folder'), only_mapped=True, workers=1
+      ),
+      2,
+    )
     (first,), (second,) = self.read()
-    self.assertEqual((first['image/filename'], second['image/filename']),
-                     (b'n0_0.JPEG', b'n0_3.JPEG'))
-    scaled = _map(3) / 3. / (_map(3) / 3.).max() * 65535
+    self.assertEqual(
+      (first['image/filename'], second['image/filename']),
+      (b'n0_0.JPEG', b'n0_3.JPEG'),
+    )
+    scaled = _map(3) / 3.0 / (_map(3) / 3.0).max() * 65535
     self.assertAllEqual(
-        tf.io.decode_png(second['image/heatmap/encoded'], 1,
-                         tf.uint16)[..., 0], np.round(scaled))
+      tf.io.decode_png(second['image/heatmap/encoded'], 1, tf.uint16)[..., 0],
+      np.round(scaled),
+    )
 
   def test_a_turned_image_is_stored_as_its_map_shows_it(self):
     exif = Image.Exif()
@@ -139,23 +172,35 @@ class MergeImagenetTest(tf.test.TestCase):
     sideways = io.BytesIO()
     Image.new('RGB', (32, 16), (9, 99, 199)).save(sideways, 'JPEG', exif=exif)
     sideways = sideways.getvalue()
-    self.shard('imagenet/train-0', [_imagenet(f'n0_{i}.JPEG', image=sideways)
-                                    for i in range(2)])
+    self.shard(
+      'imagenet/train-0',
+      [_imagenet(f'n0_{i}.JPEG', image=sideways) for i in range(2)],
+    )
     maps = self.folder / 'maps'
     maps.mkdir()
     np.save(maps / 'n0_1.npy', _map(0, (32, 16)))
     self.assertEqual(self.merge(map_dir=str(maps)), 1)
-    (without, with_map), = self.read()
+    ((without, with_map),) = self.read()
     self.assertEqual(without['image/encoded'], sideways)
     self.assertEqual(
-        (without['image/height'], without['image/width']), (16, 32))
+      (without['image/height'], without['image/width']), (16, 32)
+    )
     self.assertEqual(
-        (with_map['image/height'], with_map['image/width']), (32, 16))
-    self.assertAllClose(tf.io.decode_image(with_map['image/encoded']),
-                        np.full((32, 16, 3), (9, 99, 199)), atol=3)
-    self.assertEqual(manifest.read(self.out)['counts'], {
-        'images: with a map': 1, 'images: without a map': 1,
-        'images: encoded anew, as people see them': 1})
+      (with_map['image/height'], with_map['image/width']), (32, 16)
+    )
+    self.assertAllClose(
+      tf.io.decode_image(with_map['image/encoded']),
+      np.full((32, 16, 3), (9, 99, 199)),
+      atol=3,
+    )
+    self.assertEqual(
+      manifest.read(self.out)['counts'],
+      {
+        'images: with a map': 1,
+        'images: without a map': 1,
+        'images: encoded anew, as people see them': 1,
+      },
+    )
 
   def test_resumes_to_the_same_bytes(self):
     self.imagenet()
@@ -175,10 +220,18 @@ class MergeImagenetTest(tf.test.TestCase):
     self.imagenet()
     maps = self.map_records('other')
     values = merge_imagenet.flags.FlagValues()
-    typed = dict(imagenet=str(self.folder / 'imagenet/train-*'),
-                 output_dir=self.out, map_records=maps, map_dir=None,
-                 key='image/filename', map_key='image/filename',
-                 framing='same', label_offset=0, only_mapped=False, workers=1)
+    typed = dict(
+      imagenet=str(self.folder / 'imagenet/train-*'),
+      output_dir=self.out,
+      map_records=maps,
+      map_dir=None,
+      key='image/filename',
+      map_key='image/filename',
+      framing='same',
+      label_offset=0,
+      only_mapped=False,
+      workers=1,
+    )
     for name, value in typed.items():
       merge_imagenet.flags.DEFINE_string(name, None, '', values)
       values[name].value = value
@@ -195,19 +248,27 @@ class MergeImagenetTest(tf.test.TestCase):
   def test_what_is_wrong_is_named(self):
     maps = self.map_records('n0_1')
     for record, problem in (
-        (_imagenet('n0_1.JPEG', None), 'train-0, record 1 .*no image/class'),
-        (_imagenet('n0_1.JPEG', 1, b'nothing'), 'record 1 .*JPEG or PNG'),
-        (_imagenet('n0_1.JPEG', 1, _jpeg(16, 40)), '16x40.*--framing'),
-        (b'\xff', 'record 1 .*no tf.train.Example'),
+      (_imagenet('n0_1.JPEG', None), 'train-0, record 1 .*no image/class'),
+      (_imagenet('n0_1.JPEG', 1, b'nothing'), 'record 1 .*JPEG or PNG'),
+      (_imagenet('n0_1.JPEG', 1, _jpeg(16, 40)), '16x40.*--framing'),
+      (b'\xff', 'record 1 .*no tf.train.Example'),
     ):
       self.shard('imagenet/train-0', [_imagenet('n0_0.JPEG'), record])
       with self.assertRaisesRegex(ValueError, problem):
-        merge_imagenet.merge(str(self.folder / 'imagenet/train-0'),
-                             f'{self.out}-{problem[-5:]}', map_records=maps)
+        merge_imagenet.merge(
+          str(self.folder / 'imagenet/train-0'),
+          f'{self.out}-{problem[-5:]}',
+          map_records=maps,
+        )
     self.imagenet()
-    self.shard('maps/clickme-again', [
+    self.shard(
+      'maps/clickme-again',
+      [
         record_writer.canonical_example(
-            _jpeg(), 0, 'n0_1.png', image_codec.encode_map(_map(3)))])
+          _jpeg(), 0, 'n0_1.png', image_codec.encode_map(_map(3))
+        )
+      ],
+    )
     with self.assertRaisesRegex(ValueError, 'both maps of image n0_1'):
       self.merge(map_records=maps)
 
@@ -219,29 +280,36 @@ class MergeImagenetTest(tf.test.TestCase):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with self.assertRaisesRegex(
-        ValueError, 'train-00001-of-00002, record 1 .*byte .*checksum'):
+      ValueError, 'train-00001-of-00002, record 1 .*byte .*checksum'
+    ):
       self.merge(map_records=maps)
     self.assertFalse(os.path.exists(os.path.join(self.out, manifest.FILE)))
 
 
 class FitTest(tf.test.TestCase):
-
   def fit(self, shape, height, width, framing):
     fields = record_writer.map_fields(
-        image_codec.encode_map(_map(0, shape)), 'x', 3)
+      image_codec.encode_map(_map(0, shape)), 'x', 3
+    )
     fitted = map_index.fit(fields, height, width, framing)
     self.assertEqual(fitted['image/heatmap/source'], b'x')
     self.assertEqual(fitted['image/heatmap/clicks'], 3)
     values = image_codec.decode_map(fitted['image/heatmap/encoded'])
-    self.assertEqual(values.shape, (fitted['image/heatmap/height'],
-                                    fitted['image/heatmap/width']))
+    self.assertEqual(
+      values.shape,
+      (fitted['image/heatmap/height'], fitted['image/heatmap/width']),
+    )
     return values
 
   def test_same_framing(self):
-    for shape, height, width in (((16, 16), 500, 500), ((225, 226), 1000, 1003),
-                                 ((64, 85), 375, 500)):
-      self.assertAllEqual(self.fit(shape, height, width, 'same'),
-                          _map(0, shape))
+    for shape, height, width in (
+      ((16, 16), 500, 500),
+      ((225, 226), 1000, 1003),
+      ((64, 85), 375, 500),
+    ):
+      self.assertAllEqual(
+        self.fit(shape, height, width, 'same'), _map(0, shape)
+      )
     for height, width in ((375, 500), (500, 375), (270, 256)):
       with self.assertRaisesRegex(ValueError, f'{height}x{width}'):
         self.fit((256, 256), height, width, 'same')
@@ -257,15 +325,20 @@ class FitTest(tf.test.TestCase):
           rows, columns = step(exact)
           map_framing.check(int(rows), int(columns), height, width)
     # Small maps are not let off, as by a pixel and a half.
-    for shape, height, width in (((2, 2), 10, 20), ((3, 3), 20, 40),
-                                 ((1, 3), 40, 20), ((4, 4), 30, 20),
-                                 ((2000, 2100), 1000, 1000)):
+    for shape, height, width in (
+      ((2, 2), 10, 20),
+      ((3, 3), 20, 40),
+      ((1, 3), 40, 20),
+      ((4, 4), 30, 20),
+      ((2000, 2100), 1000, 1000),
+    ):
       with self.assertRaisesRegex(ValueError, 'expected the same aspect'):
         map_framing.check(*shape, height, width)
 
   def test_stretched(self):
-    self.assertAllEqual(self.fit((16, 16), 10, 90, 'stretched'),
-                        _map(0, (16, 16)))
+    self.assertAllEqual(
+      self.fit((16, 16), 10, 90, 'stretched'), _map(0, (16, 16))
+    )
 
   def test_central_square(self):
     wide = self.fit((16, 16), 100, 200, 'center_crop')

@@ -20,10 +20,13 @@ class Numbers:
 
 def build(directory, seconds, processes):
   """Builds six shards, in processes that note who they are."""
-  jobs = {name: range(20 * i, 20 * i + 20)
-          for i, name in enumerate(shards.names('train', 6))}
+  jobs = {
+    name: range(20 * i, 20 * i + 20)
+    for i, name in enumerate(shards.names('train', 6))
+  }
   with output_folder.alone(directory):
     output_folder.claim(directory, jobs, {'seed': 0})
-    shards.build(directory, jobs, Numbers(seconds), processes,
-                 {name: 20 for name in jobs})
+    shards.build(
+      directory, jobs, Numbers(seconds), processes, {name: 20 for name in jobs}
+    )
     return shards.finish(directory, list(jobs), 'a test')

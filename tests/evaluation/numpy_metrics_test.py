@@ -11,21 +11,22 @@ from tests import map_pairs
 
 
 class AlignmentTest(parameterized.TestCase):
-
   @parameterized.named_parameters(*map_pairs.NAMED)
   def test_equals_scipy_and_numpy(self, pairs):
     a, b = pairs()
     found = numpy_metrics.alignment_scores(a, b)
     for i, (x, y) in enumerate(zip(a, b)):
       self.assertAlmostEqual(
-          found['spearman'][i],
-          stats.spearmanr(x.ravel(), y.ravel())[0], places=12)
+        found['spearman'][i],
+        stats.spearmanr(x.ravel(), y.ravel())[0],
+        places=12,
+      )
       x, y = x > np.percentile(x, 90), y > np.percentile(y, 90)
       both = np.sum(x & y)
       self.assertEqual(found['dice'][i], 2 * both / (x.sum() + y.sum()))
       self.assertEqual(found['iou'][i], both / np.sum(x | y))
 
-  @parameterized.parameters(0., 37., 50., 75., 99., 100.)
+  @parameterized.parameters(0.0, 37.0, 50.0, 75.0, 99.0, 100.0)
   def test_cuts_as_numpy_does(self, percentile):
     a, b = map_pairs.tied()
     found = numpy_metrics.alignment_scores(a, b, percentile)['dice']
@@ -42,23 +43,26 @@ class AlignmentTest(parameterized.TestCase):
     signed = np.where(b == 0, signed, b)
     self.assertTrue(np.any(np.signbit(signed)))
     np.testing.assert_array_equal(
-        numpy_metrics.alignment_scores(a, signed)['spearman'],
-        numpy_metrics.alignment_scores(a, b)['spearman'])
+      numpy_metrics.alignment_scores(a, signed)['spearman'],
+      numpy_metrics.alignment_scores(a, b)['spearman'],
+    )
 
   def test_undefined(self):
     a, b = map_pairs.with_undefined()
-    for scores in (numpy_metrics.alignment_scores(a, b),
-                   numpy_metrics.localization_scores(a, b)):
+    for scores in (
+      numpy_metrics.alignment_scores(a, b),
+      numpy_metrics.localization_scores(a, b),
+    ):
       for values in scores.values():
         np.testing.assert_array_equal(np.isnan(values), [True] * 4 + [False])
 
   def test_empty_cuts(self):
     full, point = np.zeros((1, 5, 5)), np.zeros((1, 5, 5))
-    full[0, :2], point[0, 0, 0] = 1., 1.
+    full[0, :2], point[0, 0, 0] = 1.0, 1.0
     found = numpy_metrics.alignment_scores(full, full)
     self.assertTrue(np.isnan(found['dice'][0]) and np.isnan(found['iou'][0]))
-    self.assertAlmostEqual(found['spearman'][0], 1.)
-    self.assertEqual(numpy_metrics.alignment_scores(full, point)['dice'], 0.)
+    self.assertAlmostEqual(found['spearman'][0], 1.0)
+    self.assertEqual(numpy_metrics.alignment_scores(full, point)['dice'], 0.0)
     found = numpy_metrics.localization_scores(point, full)
     self.assertTrue(np.isnan([found['auc'], found['pointing']]).all())
     # The one positive pixel is above 15 of the other 24 and level with 9.
@@ -71,7 +75,6 @@ class AlignmentTest(parameterized.TestCase):
 
 
 class LocalizationTest(parameterized.TestCase):
-
   @parameterized.named_parameters(*map_pairs.NAMED)
   def test_equals_sklearn(self, pairs):
     a, b = pairs()
@@ -79,16 +82,19 @@ class LocalizationTest(parameterized.TestCase):
     for i, (x, y) in enumerate(zip(a, b)):
       cut = (y > np.percentile(y, 90)).ravel()
       self.assertAlmostEqual(
-          found['auc'][i],
-          sklearn_metrics.roc_auc_score(cut, x.ravel()), places=12)
+        found['auc'][i],
+        sklearn_metrics.roc_auc_score(cut, x.ravel()),
+        places=12,
+      )
       self.assertEqual(found['pointing'][i], cut[np.argmax(x)])
 
   def test_pointing_takes_the_first_maximum(self):
     model, human = np.zeros((2, 4, 4)), np.zeros((2, 4, 4))
-    model[0, 1, 1] = model[0, 2, 2] = model[1, 1, 1] = 1.
-    human[0, 2, 2] = human[1, 1, 1] = 1.
+    model[0, 1, 1] = model[0, 2, 2] = model[1, 1, 1] = 1.0
+    human[0, 2, 2] = human[1, 1, 1] = 1.0
     np.testing.assert_array_equal(
-        numpy_metrics.localization_scores(model, human)['pointing'], [0., 1.])
+      numpy_metrics.localization_scores(model, human)['pointing'], [0.0, 1.0]
+    )
 
 
 if __name__ == '__main__':

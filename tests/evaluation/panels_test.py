@@ -3,41 +3,47 @@
 import os
 
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.vision.ops import preprocess_ops
+import tensorflow as tf
+
 from official_ext.harmonization.evaluation import panels
 
 
 class PanelsTest(tf.test.TestCase):
-
   def test_display_undoes_the_hosts_normalization(self):
-    pixels = tf.random.stateless_uniform([8, 9, 3], [1, 2], maxval=255.)
+    pixels = tf.random.stateless_uniform([8, 9, 3], [1, 2], maxval=255.0)
     normalized = preprocess_ops.normalize_image(
-        pixels, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
+      pixels, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB
+    )
     self.assertAllClose(
-        panels.to_display(normalized.numpy()[np.newaxis])[0], pixels / 255.,
-        atol=1e-5)
+      panels.to_display(normalized.numpy()[np.newaxis])[0],
+      pixels / 255.0,
+      atol=1e-5,
+    )
 
   def test_shows_what_it_is_given(self):
     red = np.zeros((2, 6, 6, 3))
-    red[0, ..., 0] = 1.
+    red[0, ..., 0] = 1.0
     step = np.stack([np.triu(np.ones((6, 6)))] * 2)
     picture = panels.render(red, {'human map': step})
     self.assertEqual(picture.dtype, np.uint8)
     rows, columns = picture.shape[0] // 2, picture.shape[1] // 2
-    quarters = [picture[:rows, :columns], picture[rows:, :columns],
-                picture[:rows, columns:]]
+    quarters = [
+      picture[:rows, :columns],
+      picture[rows:, :columns],
+      picture[:rows, columns:],
+    ]
 
     def share(quarter, color):
       return np.mean(np.all(quarter == color, axis=-1))
 
     for quarter, color in zip(quarters, ([255, 0, 0], [0, 0, 0], [0, 0, 3])):
-      self.assertGreater(share(quarter, color), .2)
-    self.assertEqual(share(quarters[1], [255, 0, 0]), 0.)
+      self.assertGreater(share(quarter, color), 0.2)
+    self.assertEqual(share(quarters[1], [255, 0, 0]), 0.0)
     captioned = panels.render(red, {'human map': step}, ['one', 'two'])
     self.assertNotAllEqual(
-        captioned if captioned.shape == picture.shape else 0, picture)
+      captioned if captioned.shape == picture.shape else 0, picture
+    )
 
   def test_written_pictures(self):
     folder = self.get_temp_dir()

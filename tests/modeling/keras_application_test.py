@@ -6,14 +6,16 @@ from unittest import mock
 
 from absl.testing import parameterized
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.vision.ops import preprocess_ops
 from official.vision.serving import export_saved_model_lib
+import tensorflow as tf
+import tf_keras
+
 from official_ext.harmonization.configs import backbones
 from official_ext.harmonization.modeling import keras_application
 from official_ext.harmonization.tasks import (
-    harmonized_image_classification as task_lib)
+  harmonized_image_classification as task_lib,
+)
 from testing import fixtures
 
 _MODULES = 'tf_keras.src.applications.'
@@ -22,30 +24,44 @@ _MODULES = 'tf_keras.src.applications.'
 def _module(name):
   """The module that a network of `tf_keras.applications` stands in."""
   return importlib.import_module(
-      getattr(tf_keras.applications, name).__module__)
+    getattr(tf_keras.applications, name).__module__
+  )
 
 
 def _resnet(module, **options):
   return module.resnet.ResNet(
-      lambda x: module.resnet.stack2(x, 8, 2, name='conv2'), True, True,
-      'resnet50v2', **options)
+    lambda x: module.resnet.stack2(x, 8, 2, name='conv2'),
+    True,
+    True,
+    'resnet50v2',
+    **options,
+  )
 
 
 def _efficientnet(module, **options):
   return module.EfficientNet(
-      1., 1., 224, model_name='efficientnetb0',
-      blocks_args=module.DEFAULT_BLOCKS_ARGS[:2], **options)
+    1.0,
+    1.0,
+    224,
+    model_name='efficientnetb0',
+    blocks_args=module.DEFAULT_BLOCKS_ARGS[:2],
+    **options,
+  )
 
 
 def _convnext(module, **options):
-  return module.ConvNeXt([1] * 4, [8] * 4, model_name='convnext_tiny',
-                         **options)
+  return module.ConvNeXt(
+    [1] * 4, [8] * 4, model_name='convnext_tiny', **options
+  )
 
 
 # Keras's own blocks, but few of them: a second-order step of the whole
 # networks takes most of a minute each to trace.
-_SHALLOW = {'ResNet50V2': _resnet, 'EfficientNetB0': _efficientnet,
-            'ConvNeXtTiny': _convnext}
+_SHALLOW = {
+  'ResNet50V2': _resnet,
+  'EfficientNetB0': _efficientnet,
+  'ConvNeXtTiny': _convnext,
+}
 
 
 def _shallow(name):
@@ -62,16 +78,18 @@ def _shallow(name):
 def _task(name, size=32, classes=1000, **fields):
   """A harmonized task whose network is one of `tf_keras.applications`."""
   task = fixtures.experiment(size=size, batch_size=2).task
-  task.override({
+  task.override(
+    {
       'model': {
-          'num_classes': classes,
-          'backbone': {
-              'type': 'keras_application',
-              'keras_application': {'name': name, 'weights': ''},
-          },
+        'num_classes': classes,
+        'backbone': {
+          'type': 'keras_application',
+          'keras_application': {'name': name, 'weights': ''},
+        },
       },
-      'losses': {'l2_weight_decay': 0.},
-  })
+      'losses': {'l2_weight_decay': 0.0},
+    }
+  )
   task.model.backbone.get().override(fields)
   return task_lib.HarmonizedImageClassificationTask(task)
 
@@ -80,15 +98,15 @@ def _application(name, size, weights=None):
   """The network as Keras builds it, with weights that are all of one size."""
   tf_keras.utils.set_random_seed(1)
   network = getattr(tf_keras.applications, name)(
-      weights=weights, classifier_activation=None,
-      input_shape=(size, size, 3))
+    weights=weights, classifier_activation=None, input_shape=(size, size, 3)
+  )
   rng = np.random.default_rng(2)
   for variable in network.weights:
     if not variable.dtype.is_floating:
       continue
     if len(variable.shape) < 2:
       # Scales, offsets, means and variances: none at its initial value.
-      variable.assign(rng.uniform(.5, 1.5, variable.shape))
+      variable.assign(rng.uniform(0.5, 1.5, variable.shape))
   for layer in network.layers:
     if isinstance(layer, tf_keras.layers.Normalization):
       layer.finalize_state()
@@ -108,23 +126,25 @@ def _converted(name, rgb):
 
 
 class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     for name in _SHALLOW:
       self.enterContext(_shallow(name))
 
-  @parameterized.parameters('VGG16', 'ResNet50V2', 'DenseNet121',
-                            'EfficientNetB0')
+  @parameterized.parameters(
+    'VGG16', 'ResNet50V2', 'DenseNet121', 'EfficientNetB0'
+  )
   def test_images_are_converted_exactly(self, name):
     rgb, host = _images(8)
     expected = _converted(name, rgb)
     found = keras_application.FromHostImages(name)(host)
     self.assertAllClose(
-        found, expected, rtol=0., atol=1e-6 * np.abs(expected).max())
+      found, expected, rtol=0.0, atol=1e-6 * np.abs(expected).max()
+    )
 
-  @parameterized.parameters('VGG16', 'ResNet50V2', 'EfficientNetB0',
-                            'ConvNeXtTiny')
+  @parameterized.parameters(
+    'VGG16', 'ResNet50V2', 'EfficientNetB0', 'ConvNeXtTiny'
+  )
   def test_equals_the_application_and_takes_a_step(self, name):
     network = _application(name, 32)
     path = os.path.join(self.get_temp_dir(), 'weights.h5')
@@ -136,9 +156,10 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
     rgb, host = _images(32)
     expected = network(_converted(name, rgb), training=False)
     found = model(host, training=False)
-    self.assertGreater(np.std(expected), 0.)
-    self.assertAllClose(found, expected, rtol=0.,
-                        atol=1e-5 * np.abs(expected).max())
+    self.assertGreater(np.std(expected), 0.0)
+    self.assertAllClose(
+      found, expected, rtol=0.0, atol=1e-5 * np.abs(expected).max()
+    )
     self._step(task, model, host)
 
   def _step(self, task, model, images):
@@ -146,32 +167,35 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
     optimizer = tf_keras.optimizers.SGD(1e-4)
     optimizer.build(model.trainable_variables)
     batch = {
-        'labels': tf.constant([3, 7]),
-        'heatmaps': tf.random.stateless_uniform(images.shape[:3], [3, 4])**3,
-        'heatmap_weights': tf.ones([2]),
-        'valid': tf.ones([2]),
+      'labels': tf.constant([3, 7]),
+      'heatmaps': tf.random.stateless_uniform(images.shape[:3], [3, 4]) ** 3,
+      'heatmap_weights': tf.ones([2]),
+      'valid': tf.ones([2]),
     }
     before = model.trainable_variables[0].numpy()
     tf.function(task.train_step)((images, batch), model, optimizer, metrics)
     losses = {m.name: float(m.result()) for m in metrics}
-    self.assertGreater(losses['harmonization_loss'], 0.)
+    self.assertGreater(losses['harmonization_loss'], 0.0)
     for variable in model.trainable_variables:
       self.assertTrue(np.all(np.isfinite(variable)), variable.name)
-    self.assertNotAllClose(model.trainable_variables[0], before, rtol=0.,
-                           atol=0.)
+    self.assertNotAllClose(
+      model.trainable_variables[0], before, rtol=0.0, atol=0.0
+    )
 
   def test_efficientnets_second_scale_is_taken_in(self):
     network = _application('EfficientNetB0', 224)
     path = os.path.join(self.get_temp_dir(), 'imagenet.h5')
     network.save_weights(path)
-    with mock.patch(_MODULES + 'efficientnet.data_utils.get_file',
-                    return_value=path):
+    with mock.patch(
+      _MODULES + 'efficientnet.data_utils.get_file', return_value=path
+    ):
       task = _task('EfficientNetB0', weights='imagenet')
       model = task.build_model()
       task.initialize(model)
       # As Keras builds it for its own weights, less the classifier's size.
       expected = tf_keras.applications.EfficientNetB0(
-          weights='imagenet', classifier_activation=None)
+        weights='imagenet', classifier_activation=None
+      )
     scaled = os.path.join(self.get_temp_dir(), 'scaled.h5')
     expected.save_weights(scaled)
     features = model.backbone.get_layer('EfficientNetB0')
@@ -181,34 +205,44 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
     found = tf_keras.Model(features.input, stem.input)(images)
     wide = np.pad(images, ((0, 0), (0, 192), (0, 192), (0, 0)))
     self.assertAllClose(
-        found, tf_keras.Model(expected.input, reference.input)(wide)
-        [:, :32, :32], rtol=1e-5)
-    # pylint: disable=protected-access
+      found,
+      tf_keras.Model(expected.input, reference.input)(wide)[:, :32, :32],
+      rtol=1e-5,
+    )
     self.assertFalse(keras_application._has_second_scale(path))
     self.assertTrue(keras_application._has_second_scale(scaled))
 
   def test_a_restored_checkpoint_moves_the_normalization(self):
-    layer = keras_application._Normalization(axis=-1)  # pylint: disable=protected-access
+    layer = keras_application._Normalization(axis=-1)
     images = tf.ones([1, 2, 2, 3])
     run = tf.function(layer)
     self.assertAllClose(run(images), images)
-    layer.adapt_mean.assign([1., 2., 3.])
-    self.assertAllClose(run(images)[0, 0, 0], [0., -1., -2.])
-    self.assertAllClose(layer(images)[0, 0, 0], [0., -1., -2.])
+    layer.adapt_mean.assign([1.0, 2.0, 3.0])
+    self.assertAllClose(run(images)[0, 0, 0], [0.0, -1.0, -2.0])
+    self.assertAllClose(layer(images)[0, 0, 0], [0.0, -1.0, -2.0])
 
   def test_the_hosts_options_reach_the_layers(self):
     task = _task('MobileNet')
-    task.task_config.override({
+    task.task_config.override(
+      {
         'model': {'norm_activation': {'use_sync_bn': True}},
-        'losses': {'l2_weight_decay': 1e-3}})
+        'losses': {'l2_weight_decay': 1e-3},
+      }
+    )
     model = task.build_model()
     layers = model.backbone.get_layer('MobileNet').layers
-    norms = [layer for layer in layers
-             if isinstance(layer, tf_keras.layers.BatchNormalization)]
+    norms = [
+      layer
+      for layer in layers
+      if isinstance(layer, tf_keras.layers.BatchNormalization)
+    ]
     self.assertNotEmpty(norms)
     self.assertTrue(all(layer.synchronized for layer in norms))
-    kernels = [v for v in model.trainable_variables
-               if 'kernel' in v.name and 'depthwise' not in v.name]
+    kernels = [
+      v
+      for v in model.trainable_variables
+      if 'kernel' in v.name and 'depthwise' not in v.name
+    ]
     expected = sum(5e-4 * tf.reduce_sum(v**2) for v in kernels)
     self.assertAllClose(sum(model.losses), expected, rtol=1e-5)
 
@@ -216,18 +250,23 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
     task = _task('EfficientNetB0')
     model = task.build_model()
     model.backbone.get_layer('EfficientNetB0').get_layer(
-        index=2).adapt_mean.assign([.4, .5, .6])
+      index=2
+    ).adapt_mean.assign([0.4, 0.5, 0.6])
     image = _images(32)[1][:1]
     config = fixtures.experiment()
     config.task = task.task_config
     folder = self.get_temp_dir()
     export_saved_model_lib.export_inference_graph(
-        input_type='tflite', batch_size=1, input_image_size=[32, 32],
-        params=config, export_dir=folder,
-        checkpoint_path=tf.train.Checkpoint(model=model).write(folder + '/x'))
+      input_type='tflite',
+      batch_size=1,
+      input_image_size=[32, 32],
+      params=config,
+      export_dir=folder,
+      checkpoint_path=tf.train.Checkpoint(model=model).write(folder + '/x'),
+    )
     serve = tf.saved_model.load(folder).signatures['serving_default']
     expected = model(image, training=False)
-    self.assertGreater(np.std(expected), 0.)
+    self.assertGreater(np.std(expected), 0.0)
     self.assertAllClose(serve(inputs=image)['logits'], expected, atol=1e-6)
 
   def test_other_classes_start_anew(self):
@@ -244,12 +283,14 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_what_cannot_be_is_named(self):
     with self.assertRaisesRegex(
-        ValueError, "keras_application.name is 'VGG61'.*'VGG16'"):
+      ValueError, "keras_application.name is 'VGG61'.*'VGG16'"
+    ):
       _task('VGG61').build_model()
     task = _task('MobileNet', weights='/nowhere.h5')
     model = task.build_model()
     with self.assertRaisesRegex(
-        ValueError, "keras_application.weights is '/nowhere.h5'.*imagenet"):
+      ValueError, "keras_application.weights is '/nowhere.h5'.*imagenet"
+    ):
       task.initialize(model)
     config = task.task_config.replace(init_checkpoint='/a/checkpoint')
     with self.assertRaisesRegex(ValueError, 'unset the other'):

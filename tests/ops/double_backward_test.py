@@ -1,11 +1,13 @@
 """Tests of the guard: what it refuses, and what it must not."""
 
 from absl.testing import parameterized
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.ops import saliency
 from official_ext.harmonization.tasks import (
-    harmonized_image_classification as task_lib)
+  harmonized_image_classification as task_lib,
+)
 from testing import fixtures
 
 _CLASSES = fixtures.CLASSES
@@ -14,7 +16,8 @@ _CLASSES = fixtures.CLASSES
 def _step(model, size=32):
   """A harmonized step of a model."""
   task = task_lib.HarmonizedImageClassificationTask(
-      fixtures.experiment(size=size, batch_size=2).task)
+    fixtures.experiment(size=size, batch_size=2).task
+  )
   optimizer = tf_keras.optimizers.SGD()
   optimizer.build(model.trainable_variables)
   return lambda inputs: task.train_step(inputs, model, optimizer)
@@ -23,10 +26,10 @@ def _step(model, size=32):
 def _specs(size=32):
   """What a step takes."""
   batch = {
-      'labels': tf.TensorSpec([2], tf.int32),
-      'heatmaps': tf.TensorSpec([2, size, size]),
-      'heatmap_weights': tf.TensorSpec([2]),
-      'valid': tf.TensorSpec([2]),
+    'labels': tf.TensorSpec([2], tf.int32),
+    'heatmaps': tf.TensorSpec([2, size, size]),
+    'heatmap_weights': tf.TensorSpec([2]),
+    'valid': tf.TensorSpec([2]),
   }
   return tf.TensorSpec([2, size, size, 3]), batch
 
@@ -38,8 +41,11 @@ def _trace(model):
 
 def _run(model):
   """Runs a harmonized step eagerly."""
-  _step(model)(tf.nest.map_structure(
-      lambda spec: tf.ones(spec.shape, spec.dtype), _specs()))
+  _step(model)(
+    tf.nest.map_structure(
+      lambda spec: tf.ones(spec.shape, spec.dtype), _specs()
+    )
+  )
 
 
 def _network(layer):
@@ -64,7 +70,7 @@ def _lost(x):
   @tf.custom_gradient
   def tanh(x):
     y = tf.tanh(x)
-    return y, lambda upstream: upstream * (1. - tf.stop_gradient(y)**2)
+    return y, lambda upstream: upstream * (1.0 - tf.stop_gradient(y) ** 2)
 
   return tanh(x)
 
@@ -75,7 +81,7 @@ def _lost_earlier(x):
   @tf.custom_gradient
   def sigmoid(x):
     y = tf.stop_gradient(tf.sigmoid(x))
-    return y, lambda upstream: upstream * y * (1. - y)
+    return y, lambda upstream: upstream * y * (1.0 - y)
 
   return sigmoid(x)
 
@@ -86,7 +92,7 @@ def _lost_in_a_function(x):
   @tf.custom_gradient
   def sigmoid(x):
     y = tf.function(lambda x: tf.stop_gradient(tf.sigmoid(x)))(x)
-    return y, lambda upstream: upstream * y * (1. - y)
+    return y, lambda upstream: upstream * y * (1.0 - y)
 
   return sigmoid(x)
 
@@ -94,8 +100,11 @@ def _lost_in_a_function(x):
 def _reversed_variance(x):
   """TensorFlow's variance in other words, which are not put right."""
   mean = tf.stop_gradient(tf.reduce_mean(x, -1, keepdims=True))
-  return tf.tanh(x) + tf.reduce_mean(
-      tf.math.squared_difference(mean, x), -1, keepdims=True)**2
+  return (
+    tf.tanh(x)
+    + tf.reduce_mean(tf.math.squared_difference(mean, x), -1, keepdims=True)
+    ** 2
+  )
 
 
 def _kept(x):
@@ -104,7 +113,7 @@ def _kept(x):
   @tf.custom_gradient
   def tanh(x):
     y = tf.tanh(x)
-    return y, lambda upstream: upstream * (1. - tf.tanh(x)**2)
+    return y, lambda upstream: upstream * (1.0 - tf.tanh(x) ** 2)
 
   return tanh(x)
 
@@ -113,7 +122,8 @@ def _restored(function):
   """The same from a SavedModel."""
   module = tf.Module()
   module.call = tf.function(
-      function, input_signature=[tf.TensorSpec([None, 15, 15, 4])])
+    function, input_signature=[tf.TensorSpec([None, 15, 15, 4])]
+  )
   folder = tf.compat.v1.test.get_temp_dir() + '/' + function.__name__
   tf.saved_model.save(module, folder)
   return tf.saved_model.load(folder).call
@@ -125,69 +135,106 @@ def _always(x):
 
 _BILINEAR = 'culprit.*ResizeBilinearGrad would be taken for zero.*tf.repeat'
 _INSIDE = {
-    'function': (tf.function(_resize), _BILINEAR),
-    'compiled': (tf.function(_resize, jit_compile=True), _BILINEAR),
-    'branch': (lambda x: tf.cond(
-        _always(x), lambda: _resize(x), lambda: tf.zeros([2, 20, 20, 4])),
-               _BILINEAR),
-    'switch': (lambda x: tf.switch_case(
-        tf.constant(1), [lambda: tf.zeros([2, 20, 20, 4]),
-                         lambda: _resize(x)]), _BILINEAR),
-    'map': (lambda x: tf.map_fn(_resize, x), _BILINEAR),
-    'map_in_function': (_map_in_function, _BILINEAR),
-    'loop': (lambda x: tf.while_loop(
-        lambda i, _: i < 2, lambda i, z: (i + 1, tf.image.resize(z, [15, 15])),
-        (0, x))[1], _BILINEAR),
-    'vectorized': (lambda x: tf.vectorized_map(_resize, x), _BILINEAR),
-    'python': (lambda x: tf.ensure_shape(
-        tf.py_function(tf.sin, [x], tf.float32), x.shape),
-               'culprit.*Python code'),
-    'numpy': (lambda x: x * tf.ensure_shape(
-        tf.numpy_function(abs, [x], tf.float32), x.shape),
-              'culprit.*PyFunc would be taken for zero'),
-    'stopped': (_lost, 'culprit.*stopped inside a gradient'),
-    'stopped_in_function': (tf.function(_lost), 'culprit.*stopped inside'),
-    'stopped_earlier': (_lost_earlier, 'culprit.*custom gradient uses a value'),
-    'stopped_by_a_function': (_lost_in_a_function,
-                              'culprit.*custom gradient uses a value'),
-    'variance_of_ones_own': (_reversed_variance,
-                             'culprit.*mean in its variance'),
-    'stopped_earlier_in_map': (lambda x: tf.map_fn(_lost_earlier, x),
-                               'culprit.*custom gradient uses a value'),
+  'function': (tf.function(_resize), _BILINEAR),
+  'compiled': (tf.function(_resize, jit_compile=True), _BILINEAR),
+  'branch': (
+    lambda x: tf.cond(
+      _always(x), lambda: _resize(x), lambda: tf.zeros([2, 20, 20, 4])
+    ),
+    _BILINEAR,
+  ),
+  'switch': (
+    lambda x: tf.switch_case(
+      tf.constant(1), [lambda: tf.zeros([2, 20, 20, 4]), lambda: _resize(x)]
+    ),
+    _BILINEAR,
+  ),
+  'map': (lambda x: tf.map_fn(_resize, x), _BILINEAR),
+  'map_in_function': (_map_in_function, _BILINEAR),
+  'loop': (
+    lambda x: tf.while_loop(
+      lambda i, _: i < 2,
+      lambda i, z: (i + 1, tf.image.resize(z, [15, 15])),
+      (0, x),
+    )[1],
+    _BILINEAR,
+  ),
+  'vectorized': (lambda x: tf.vectorized_map(_resize, x), _BILINEAR),
+  'python': (
+    lambda x: tf.ensure_shape(tf.py_function(tf.sin, [x], tf.float32), x.shape),
+    'culprit.*Python code',
+  ),
+  'numpy': (
+    lambda x: (
+      x * tf.ensure_shape(tf.numpy_function(abs, [x], tf.float32), x.shape)
+    ),
+    'culprit.*PyFunc would be taken for zero',
+  ),
+  'stopped': (_lost, 'culprit.*stopped inside a gradient'),
+  'stopped_in_function': (tf.function(_lost), 'culprit.*stopped inside'),
+  'stopped_earlier': (_lost_earlier, 'culprit.*custom gradient uses a value'),
+  'stopped_by_a_function': (
+    _lost_in_a_function,
+    'culprit.*custom gradient uses a value',
+  ),
+  'variance_of_ones_own': (_reversed_variance, 'culprit.*mean in its variance'),
+  'stopped_earlier_in_map': (
+    lambda x: tf.map_fn(_lost_earlier, x),
+    'culprit.*custom gradient uses a value',
+  ),
 }
 _INSIDE_AND_RIGHT = {
-    'function': tf.function(tf.nn.silu),
-    'branch': lambda x: tf.cond(_always(x), lambda: tf.tanh(x), lambda: x),
-    'map': lambda x: tf.map_fn(tf.tanh, x),
-    'custom': _kept,
-    'meant_as_constant': lambda x: x * tf.stop_gradient(tf.sigmoid(x)),
-    'jump': lambda x: tf.tanh(x) + tf.stop_gradient(tf.sign(x)),
-    'logsumexp': lambda x: tf.reduce_logsumexp(x, -1, keepdims=True),
-    'complex': lambda x: tf.abs(tf.signal.fft(tf.cast(x, tf.complex64))),
+  'function': tf.function(tf.nn.silu),
+  'branch': lambda x: tf.cond(_always(x), lambda: tf.tanh(x), lambda: x),
+  'map': lambda x: tf.map_fn(tf.tanh, x),
+  'custom': _kept,
+  'meant_as_constant': lambda x: x * tf.stop_gradient(tf.sigmoid(x)),
+  'jump': lambda x: tf.tanh(x) + tf.stop_gradient(tf.sign(x)),
+  'logsumexp': lambda x: tf.reduce_logsumexp(x, -1, keepdims=True),
+  'complex': lambda x: tf.abs(tf.signal.fft(tf.cast(x, tf.complex64))),
 }
 
 
 class GuardTest(tf.test.TestCase, parameterized.TestCase):
-
   @parameterized.named_parameters(
-      ('bilinear_upsampling', lambda: tf_keras.layers.UpSampling2D(
-          interpolation='bilinear', name='culprit'),
-       'culprit.*ResizeBilinearGrad would be taken for zero.*tf.repeat'),
-      ('bilinear_resize', lambda: tf_keras.layers.Resizing(
-          20, 20, name='culprit'), 'culprit.*ResizeBilinearGrad'),
-      ('nearest_upsampling', lambda: tf_keras.layers.UpSampling2D(
-          interpolation='nearest', name='culprit'),
-       'culprit.*ResizeNearestNeighborGrad does not exist'),
-      ('bicubic', lambda: tf_keras.layers.Resizing(
-          20, 20, interpolation='bicubic', name='culprit'),
-       'culprit.*ResizeBicubicGrad does not exist'),
-      ('response_norm', lambda: tf_keras.layers.Lambda(
-          tf.nn.local_response_normalization, name='culprit'),
-       'culprit.*LRNGrad does not exist.*batch normalization'),
-      ('max_pool', tf_keras.layers.MaxPooling2D, None),
-      ('average_pool', tf_keras.layers.AveragePooling2D, None),
-      ('layer_norm', tf_keras.layers.LayerNormalization, None),
-      ('swish', lambda: tf_keras.layers.Activation('swish'), None))
+    (
+      'bilinear_upsampling',
+      lambda: tf_keras.layers.UpSampling2D(
+        interpolation='bilinear', name='culprit'
+      ),
+      'culprit.*ResizeBilinearGrad would be taken for zero.*tf.repeat',
+    ),
+    (
+      'bilinear_resize',
+      lambda: tf_keras.layers.Resizing(20, 20, name='culprit'),
+      'culprit.*ResizeBilinearGrad',
+    ),
+    (
+      'nearest_upsampling',
+      lambda: tf_keras.layers.UpSampling2D(
+        interpolation='nearest', name='culprit'
+      ),
+      'culprit.*ResizeNearestNeighborGrad does not exist',
+    ),
+    (
+      'bicubic',
+      lambda: tf_keras.layers.Resizing(
+        20, 20, interpolation='bicubic', name='culprit'
+      ),
+      'culprit.*ResizeBicubicGrad does not exist',
+    ),
+    (
+      'response_norm',
+      lambda: tf_keras.layers.Lambda(
+        tf.nn.local_response_normalization, name='culprit'
+      ),
+      'culprit.*LRNGrad does not exist.*batch normalization',
+    ),
+    ('max_pool', tf_keras.layers.MaxPooling2D, None),
+    ('average_pool', tf_keras.layers.AveragePooling2D, None),
+    ('layer_norm', tf_keras.layers.LayerNormalization, None),
+    ('swish', lambda: tf_keras.layers.Activation('swish'), None),
+  )
   def test_refuses_by_name(self, make, message):
     model = _network(make())
     if message is None:
@@ -203,8 +250,7 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       _trace(model)
 
-  @parameterized.parameters(
-      'function', 'map', 'stopped', 'stopped_earlier')
+  @parameterized.parameters('function', 'map', 'stopped', 'stopped_earlier')
   def test_eager_steps_are_traced_once(self, name):
     tf.config.run_functions_eagerly(True)
     self.addCleanup(tf.config.run_functions_eagerly, False)
@@ -216,8 +262,11 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
     for value, variable in zip(before, model.variables):
       self.assertAllEqual(value, variable)
     calls = []
-    model = _network(tf_keras.layers.Lambda(
-        lambda x: calls.append(tf.executing_eagerly()) or tf.tanh(x)))
+    model = _network(
+      tf_keras.layers.Lambda(
+        lambda x: calls.append(tf.executing_eagerly()) or tf.tanh(x)
+      )
+    )
     del calls[:]
     for _ in range(3):
       _run(model)
@@ -226,9 +275,11 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
   def test_looks_into_saved_models(self):
     for function in (_resize, _lost_earlier):
       model = _network(
-          tf_keras.layers.Lambda(_restored(function), name='culprit'))
-      with self.assertRaisesRegex(ValueError, 'culprit cannot be harmonized|'
-                                  "layer 'culprit' cannot"):
+        tf_keras.layers.Lambda(_restored(function), name='culprit')
+      )
+      with self.assertRaisesRegex(
+        ValueError, "culprit cannot be harmonized|layer 'culprit' cannot"
+      ):
         _trace(model)
     _trace(_network(tf_keras.layers.Lambda(_restored(tf.nn.silu))))
 
@@ -242,16 +293,17 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
       return x * tf.math.rsqrt(tf.nn.moments(x, [-1], keepdims=True)[1] + 1e-3)
 
     for function, message in (
-        (variance, 'the variance'),
-        (lambda x: tf.nn.max_pool2d(x, 2, 2, 'VALID'), 'max-pooling')):
+      (variance, 'the variance'),
+      (lambda x: tf.nn.max_pool2d(x, 2, 2, 'VALID'), 'max-pooling'),
+    ):
       function = tf.function(function)
       x = tf.random.stateless_normal([2, 15, 15, 4], [1, 2])
       with tf.GradientTape() as outer:
         outer.watch(x)
         with tf.GradientTape() as inner:
           inner.watch(x)
-          y = tf.reduce_sum(function(x)**2)
-        value = tf.reduce_sum(inner.gradient(y, x)**2)
+          y = tf.reduce_sum(function(x) ** 2)
+        value = tf.reduce_sum(inner.gradient(y, x) ** 2)
       outer.gradient(value, x)
       model = _network(tf_keras.layers.Lambda(function, name='culprit'))
       with self.assertRaisesRegex(ValueError, f'culprit.*{message}'):
@@ -263,14 +315,15 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
 
     def run():
       return saliency.saliency_maps(
-          model, images, tf.one_hot([0, 1], _CLASSES), training=False)[1]
+        model, images, tf.one_hot([0, 1], _CLASSES), training=False
+      )[1]
 
     self.assertAllClose(run(), tf.function(run)())
     for step in (run, tf.function(run)):
       # A function prepares its gradient when it is called.
       with self.assertRaisesRegex(ValueError, 'ResizeBilinearGrad'):
         with tf.GradientTape() as tape:
-          loss = tf.reduce_sum(step()**2)
+          loss = tf.reduce_sum(step() ** 2)
         tape.gradient(loss, model.trainable_variables)
 
   def test_resize_before_the_first_variable_is_refused_too(self):
@@ -278,27 +331,27 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
     x = tf_keras.layers.Resizing(16, 16, name='culprit')(image)
     x = tf_keras.layers.Conv2D(4, 3, activation='tanh')(x)
     model = tf_keras.Model(
-        image, tf_keras.layers.Dense(_CLASSES)(tf_keras.layers.Flatten()(x)))
+      image, tf_keras.layers.Dense(_CLASSES)(tf_keras.layers.Flatten()(x))
+    )
     with self.assertRaisesRegex(ValueError, 'culprit'):
       _trace(model)
 
   def test_variables_that_are_cut_off(self):
     model = _network(tf_keras.layers.Lambda(tf.stop_gradient))
     with self.assertRaisesRegex(
-        ValueError, 'do not depend on the images|cut off from the loss'):
+      ValueError, 'do not depend on the images|cut off from the loss'
+    ):
       _trace(model)
     extra = tf_keras.layers.Conv2D(2, 1, name='unused')
     image = tf_keras.Input([32, 32, 3])
     used = _network(tf_keras.layers.Activation('tanh'))(image)
     unused = tf.stop_gradient(extra(image))
-    model = tf_keras.Model(image, used + 0. * tf.reduce_sum(unused))
-    with self.assertRaisesRegex(ValueError,
-                                '2 trainable variables.*unused'):
+    model = tf_keras.Model(image, used + 0.0 * tf.reduce_sum(unused))
+    with self.assertRaisesRegex(ValueError, '2 trainable variables.*unused'):
       _trace(model)
 
   def test_revnet(self):
-    with self.assertRaisesRegex(ValueError,
-                                'custom gradient: .*re'):
+    with self.assertRaisesRegex(ValueError, 'custom gradient: .*re'):
       _trace(self._backbone('revnet', model_id=56))
 
   def _backbone(self, kind, **fields):
@@ -307,17 +360,30 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
     return task_lib.HarmonizedImageClassificationTask(config.task).build_model()
 
   @parameterized.named_parameters(
-      ('resnet', 'resnet', dict(model_id=18)),
-      ('resnet_rs', 'resnet', dict(
-          model_id=18, stem_type='v1', resnetd_shortcut=True, se_ratio=.25,
-          replace_stem_max_pool=True, stochastic_depth_drop_rate=.1)),
-      ('mobilenet_v2', 'mobilenet', dict(model_id='MobileNetV2')),
-      ('mobilenet_v3', 'mobilenet', dict(model_id='MobileNetV3Large')),
-      ('efficientnet', 'efficientnet', dict(model_id='b0')),
-      ('vit', 'vit', dict(model_name='vit-ti16')),
-      # DeiT is this network with stochastic depth and pooled tokens.
-      ('deit', 'vit', dict(
-          model_name='vit-ti16', pooler='gap', init_stochastic_depth_rate=.1)))
+    ('resnet', 'resnet', dict(model_id=18)),
+    (
+      'resnet_rs',
+      'resnet',
+      dict(
+        model_id=18,
+        stem_type='v1',
+        resnetd_shortcut=True,
+        se_ratio=0.25,
+        replace_stem_max_pool=True,
+        stochastic_depth_drop_rate=0.1,
+      ),
+    ),
+    ('mobilenet_v2', 'mobilenet', dict(model_id='MobileNetV2')),
+    ('mobilenet_v3', 'mobilenet', dict(model_id='MobileNetV3Large')),
+    ('efficientnet', 'efficientnet', dict(model_id='b0')),
+    ('vit', 'vit', dict(model_name='vit-ti16')),
+    # DeiT is this network with stochastic depth and pooled tokens.
+    (
+      'deit',
+      'vit',
+      dict(model_name='vit-ti16', pooler='gap', init_stochastic_depth_rate=0.1),
+    ),
+  )
   def test_lets_pass(self, kind, fields):
     _trace(self._backbone(kind, **fields))
 

@@ -2,7 +2,8 @@
 
 from absl.testing import parameterized
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.ops import moving_averages
 from official_ext.harmonization.ops import saliency
@@ -16,20 +17,25 @@ def _images():
   """The mapped images differ from the others in mean and in variance."""
   rng = np.random.default_rng(0)
   images = rng.normal(size=(_IMAGES, 5, 4, 3)).astype(np.float32)
-  images[:_MAPPED] = 3. * images[:_MAPPED] + 2.
+  images[:_MAPPED] = 3.0 * images[:_MAPPED] + 2.0
   return images
 
 
 def _network(**kwargs):
   """Batch normalization of the images themselves, then a classifier."""
-  norm = layers.BatchNormalization(**{'momentum': .9, **kwargs})
-  model = tf_keras.Sequential([
-      tf_keras.Input([5, 4, 3]), norm, layers.Activation('tanh'),
-      layers.Flatten(), layers.Dense(_CLASSES)
-  ])
+  norm = layers.BatchNormalization(**{'momentum': 0.9, **kwargs})
+  model = tf_keras.Sequential(
+    [
+      tf_keras.Input([5, 4, 3]),
+      norm,
+      layers.Activation('tanh'),
+      layers.Flatten(),
+      layers.Dense(_CLASSES),
+    ]
+  )
   start = np.arange(norm.moving_mean.shape[0])
-  norm.moving_mean.assign(start - 1.)
-  norm.moving_variance.assign(.5 * start + .5)
+  norm.moving_mean.assign(start - 1.0)
+  norm.moving_variance.assign(0.5 * start + 0.5)
   return model, norm
 
 
@@ -43,7 +49,6 @@ def _averages(norm):
 
 
 class TwoPartsTest(tf.test.TestCase, parameterized.TestCase):
-
   def _assert_averages(self, found, expected):
     for ours, theirs in zip(found, expected):
       self.assertAllClose(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -55,22 +60,35 @@ class TwoPartsTest(tf.test.TestCase, parameterized.TestCase):
     _step(model, _images())
     parts = _images()[:_MAPPED], _images()[_MAPPED:]
     (m1, m2), (v1, v2) = (
-        [f(p, axis=(0, 1, 2)) for p in parts] for f in (np.mean, np.var))
+      [f(p, axis=(0, 1, 2)) for p in parts] for f in (np.mean, np.var)
+    )
     w1 = _MAPPED / _IMAGES
-    w2 = 1. - w1
-    self._assert_averages(_averages(norm), (
-        .9 * mean + .1 * (w1 * m1 + w2 * m2),
-        .9 * variance + .1 * (w1 * v1 + w2 * v2 + w1 * w2 * (m1 - m2)**2)))
+    w2 = 1.0 - w1
+    self._assert_averages(
+      _averages(norm),
+      (
+        0.9 * mean + 0.1 * (w1 * m1 + w2 * m2),
+        0.9 * variance + 0.1 * (w1 * v1 + w2 * v2 + w1 * w2 * (m1 - m2) ** 2),
+      ),
+    )
 
   @parameterized.product(
-      kwargs=({}, dict(fused=False), dict(axis=1), dict(momentum=0.),
-              dict(momentum=1.), dict(trainable=False), dict(scale=False)),
-      mode=('eager', 'graph'))
+    kwargs=(
+      {},
+      dict(fused=False),
+      dict(axis=1),
+      dict(momentum=0.0),
+      dict(momentum=1.0),
+      dict(trainable=False),
+      dict(scale=False),
+    ),
+    mode=('eager', 'graph'),
+  )
   def test_equals_keras_on_the_whole_batch(self, kwargs, mode):
     expected_model, expected = _network(**kwargs)
     model, norm = _network(**kwargs)
     step = tf.function(_step) if mode == 'graph' else _step
-    for shift in (0., 1.):
+    for shift in (0.0, 1.0):
       expected_model(_images() + shift, training=True)
       step(model, tf.constant(_images() + shift))
     self._assert_averages(_averages(norm), _averages(expected))
@@ -86,10 +104,9 @@ class TwoPartsTest(tf.test.TestCase, parameterized.TestCase):
     # Nested, subclassed, and of sizes that are not known in advance.
 
     class Block(layers.Layer):
-
       def __init__(self):
         super().__init__()
-        self.norm = layers.BatchNormalization(momentum=.9)
+        self.norm = layers.BatchNormalization(momentum=0.9)
 
       def call(self, x, training=None):
         return tf.reduce_mean(self.norm(x, training=training), [1, 2])
@@ -105,14 +122,14 @@ class TwoPartsTest(tf.test.TestCase, parameterized.TestCase):
   def test_a_layer_that_updates_nothing_drifts_nowhere(self):
 
     class Inference(layers.BatchNormalization):
-
       def call(self, x, training=None):
         return super().call(x, training=False)
 
     norm = Inference()
-    model = tf_keras.Sequential([
-        tf_keras.Input([5, 4, 3]), norm, layers.Flatten(), layers.Dense(3)])
-    norm.moving_variance.assign([.5, 3., 1.1])
+    model = tf_keras.Sequential(
+      [tf_keras.Input([5, 4, 3]), norm, layers.Flatten(), layers.Dense(3)]
+    )
+    norm.moving_variance.assign([0.5, 3.0, 1.1])
     before = _averages(norm)
     _step(model, _images())
     self.assertAllEqual(_averages(norm), before)
@@ -136,8 +153,10 @@ class TwoPartsTest(tf.test.TestCase, parameterized.TestCase):
 
       def replica():
         context = tf.distribute.get_replica_context()
-        images = tf.gather(tf.constant(_images()),
-                           tf.constant(rows)[context.replica_id_in_sync_group])
+        images = tf.gather(
+          tf.constant(_images()),
+          tf.constant(rows)[context.replica_id_in_sync_group],
+        )
         _step(model, tf.ensure_shape(images, [5, 5, 4, 3]), mapped=1)
 
       strategy.run(replica)

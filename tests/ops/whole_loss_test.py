@@ -5,10 +5,11 @@
 import itertools
 
 from absl.testing import parameterized
-import tensorflow as tf, tf_keras
-
 from official.vision.modeling.layers import nn_blocks
 from official.vision.modeling.layers import nn_layers
+import tensorflow as tf
+import tf_keras
+
 from official_ext.harmonization.losses import harmonization
 from official_ext.harmonization.ops import saliency
 from tests import devices
@@ -22,32 +23,46 @@ def _normal(shape, seed):
 
 
 def _network(*parts):
-  return tf_keras.Sequential([
-      layers.InputLayer([_SIZE, _SIZE, 3]), *parts,
+  return tf_keras.Sequential(
+    [
+      layers.InputLayer([_SIZE, _SIZE, 3]),
+      *parts,
       layers.GlobalAveragePooling2D(),
-      layers.Dense(_CLASSES)
-  ])
+      layers.Dense(_CLASSES),
+    ]
+  )
 
 
 def _max_pool():
   return _network(
-      layers.Conv2D(6, 3), layers.BatchNormalization(), layers.ReLU(),
-      layers.MaxPool2D(3, 2, 'same'), layers.Conv2D(6, 3), layers.ReLU())
+    layers.Conv2D(6, 3),
+    layers.BatchNormalization(),
+    layers.ReLU(),
+    layers.MaxPool2D(3, 2, 'same'),
+    layers.Conv2D(6, 3),
+    layers.ReLU(),
+  )
 
 
 def _synchronized():
   return _network(
-      layers.Conv2D(6, 3), layers.BatchNormalization(synchronized=True),
-      layers.Activation('tanh'), layers.Conv2D(6, 3),
-      layers.BatchNormalization(synchronized=True), layers.ReLU())
+    layers.Conv2D(6, 3),
+    layers.BatchNormalization(synchronized=True),
+    layers.Activation('tanh'),
+    layers.Conv2D(6, 3),
+    layers.BatchNormalization(synchronized=True),
+    layers.ReLU(),
+  )
 
 
 def _inverted_bottleneck():
   # Depthwise convolution, squeeze-excitation, swish, batch normalization.
   return _network(
-      layers.Conv2D(4, 3, 2),
-      nn_blocks.InvertedBottleneckBlock(
-          4, 4, expand_ratio=2, strides=1, se_ratio=.5, activation='swish'))
+    layers.Conv2D(4, 3, 2),
+    nn_blocks.InvertedBottleneckBlock(
+      4, 4, expand_ratio=2, strides=1, se_ratio=0.5, activation='swish'
+    ),
+  )
 
 
 def _transformer():
@@ -64,10 +79,11 @@ def _transformer():
 
 
 _NETWORKS = dict(
-    max_pool=_max_pool,
-    synchronized=_synchronized,
-    inverted_bottleneck=_inverted_bottleneck,
-    transformer=_transformer)
+  max_pool=_max_pool,
+  synchronized=_synchronized,
+  inverted_bottleneck=_inverted_bottleneck,
+  transformer=_transformer,
+)
 
 
 def _build(network, dtype='float64'):
@@ -81,14 +97,15 @@ def _build(network, dtype='float64'):
     tf_keras.mixed_precision.set_global_policy(before[0])
     tf_keras.backend.set_floatx(before[1])
   for i, v in enumerate(model.trainable_variables):
-    v.assign(tf.cast(.4 * _normal(v.shape, i), v.dtype) +
-             (1. if 'gamma' in v.name else 0.))
+    v.assign(
+      tf.cast(0.4 * _normal(v.shape, i), v.dtype)
+      + (1.0 if 'gamma' in v.name else 0.0)
+    )
   return model
 
 
 def _batch(dtype=tf.float64):
-  """Images, labels and human maps. XLA would draw others: not to be compiled.
-  """
+  """Images, labels and maps. XLA would draw others: not to be compiled."""
   images = _normal([4, _SIZE, _SIZE, 3], 1)
   human = _normal([4, _SIZE, _SIZE], 2)
   labels = tf.one_hot([0, 2, 1, 1], _CLASSES)
@@ -98,13 +115,19 @@ def _batch(dtype=tf.float64):
 def _loss(model, images, labels, human, batch_norm='batch', mapped=3):
   """Cross-entropy plus harmonization loss, as a part of a batch of four."""
   logits, maps, _ = saliency.training_maps(
-      model, images, labels[:mapped], batch_norm=batch_norm)
+    model, images, labels[:mapped], batch_norm=batch_norm
+  )
   # The form that has no stopped gradient, which differences cannot see.
   loss = harmonization.harmonization_loss(
-      maps, human[:mapped], tf.ones(mapped), levels=3,
-      standardization='per_level', divide_by=4.)
-  cross_entropy = -tf.reduce_sum(labels * tf.nn.log_softmax(logits)) / 4.
-  return cross_entropy + .5 * loss
+    maps,
+    human[:mapped],
+    tf.ones(mapped),
+    levels=3,
+    standardization='per_level',
+    divide_by=4.0,
+  )
+  cross_entropy = -tf.reduce_sum(labels * tf.nn.log_softmax(logits)) / 4.0
+  return cross_entropy + 0.5 * loss
 
 
 def _gradients(model, *batch, **kwargs):
@@ -118,22 +141,24 @@ def _relative(found, expected):
   expected = [tf.cast(e, tf.float64) for e in expected]
   difference = [tf.cast(f, tf.float64) - e for f, e in zip(found, expected)]
   return float(
-      tf.linalg.global_norm(difference) / tf.linalg.global_norm(expected))
+    tf.linalg.global_norm(difference) / tf.linalg.global_norm(expected)
+  )
 
 
 class WholeLossTest(tf.test.TestCase, parameterized.TestCase):
-
   @parameterized.product(
-      [dict(network=n, batch_norm='mapped') for n in _NETWORKS] +
-      [dict(network='max_pool', batch_norm=b) for b in ('batch', 'inference')],
-      compiled=(False, True))
+    [dict(network=n, batch_norm='mapped') for n in _NETWORKS]
+    + [dict(network='max_pool', batch_norm=b) for b in ('batch', 'inference')],
+    compiled=(False, True),
+  )
   def test_equals_finite_differences(self, network, batch_norm, compiled):
     model = _build(_NETWORKS[network])
     averages = [tf.identity(v) for v in model.non_trainable_variables]
     variables = model.trainable_variables
     directions = [_normal(v.shape, 50 + i) for i, v in enumerate(variables)]
     value, gradients = (
-        tf.function(f, jit_compile=compiled) for f in (_loss, _gradients))
+      tf.function(f, jit_compile=compiled) for f in (_loss, _gradients)
+    )
 
     def restored(function):
       for variable, average in zip(model.non_trainable_variables, averages):
@@ -149,15 +174,18 @@ class WholeLossTest(tf.test.TestCase, parameterized.TestCase):
     # There and, twice as far, back.
     difference = (moved(1e-6) - moved(-2e-6)) / 2e-6
     self.assertAllClose(
-        tf.add_n([tf.reduce_sum(g * d) for g, d in zip(found, directions)]),
-        difference, rtol=1e-6)
+      tf.add_n([tf.reduce_sum(g * d) for g, d in zip(found, directions)]),
+      difference,
+      rtol=1e-6,
+    )
 
   @parameterized.product(network=list(_NETWORKS), compiled=(False, True))
   def test_float32_equals_float64(self, network, compiled):
     # In float32, batch normalization is the fused kernel.
     expected = _gradients(_build(_NETWORKS[network]), *_batch())
     found = tf.function(_gradients, jit_compile=compiled)(
-        _build(_NETWORKS[network], 'float32'), *_batch(tf.float32))
+      _build(_NETWORKS[network], 'float32'), *_batch(tf.float32)
+    )
     self.assertLess(_relative(found, expected), 1e-4)
 
   def test_synchronized_replicas_equal_one_batch(self):
@@ -173,7 +201,7 @@ class WholeLossTest(tf.test.TestCase, parameterized.TestCase):
       def replica():
         context = tf.distribute.get_replica_context()
         first = 2 * context.replica_id_in_sync_group
-        half = [t[first:first + 2] for t in batch]
+        half = [t[first : first + 2] for t in batch]
         return context.all_reduce('sum', _gradients(model, *half, mapped=2))
 
       return strategy.run(replica)
@@ -181,16 +209,20 @@ class WholeLossTest(tf.test.TestCase, parameterized.TestCase):
     found = [strategy.experimental_local_results(g)[0] for g in step()]
     self.assertLess(_relative(found, expected), 1e-5)
 
-
   def _assert_equals_differences(self, model, run=tf.function):
     variables = model.trainable_variables
     directions = [_normal(v.shape, 50 + i) for i, v in enumerate(variables)]
     batch = _batch()
     loss = run(lambda: _loss(model, *batch, batch_norm='mapped'))
-    found = tf.add_n([
-        tf.reduce_sum(g * d) for g, d in zip(
-            run(lambda: _gradients(model, *batch, batch_norm='mapped'))(),
-            directions)])
+    found = tf.add_n(
+      [
+        tf.reduce_sum(g * d)
+        for g, d in zip(
+          run(lambda: _gradients(model, *batch, batch_norm='mapped'))(),
+          directions,
+        )
+      ]
+    )
     values = []
     for step in (1e-6, -2e-6):
       for variable, direction in zip(variables, directions):
@@ -213,14 +245,21 @@ class WholeLossTest(tf.test.TestCase, parameterized.TestCase):
 
     # A function in a loop is one that XLA does not compile the gradient of.
     looped = normalize if mode == 'xla' else lambda x: tf.map_fn(normalize, x)
-    model = _build(lambda: _network(
-        layers.Conv2D(6, 3), layers.Lambda(normalize), layers.Conv2D(6, 3),
-        layers.Lambda(looped), layers.Lambda(pool),
-        layers.Conv2D(4, 3, activation='tanh')))
+    model = _build(
+      lambda: _network(
+        layers.Conv2D(6, 3),
+        layers.Lambda(normalize),
+        layers.Conv2D(6, 3),
+        layers.Lambda(looped),
+        layers.Lambda(pool),
+        layers.Conv2D(4, 3, activation='tanh'),
+      )
+    )
     images, labels, human = _batch()
     tf.function(model)(images)
-    tf.function(lambda: saliency.saliency_maps(
-        model, images, labels, training=False))()
+    tf.function(
+      lambda: saliency.saliency_maps(model, images, labels, training=False)
+    )()
 
     @tf.function
     def plain_step():
@@ -232,11 +271,14 @@ class WholeLossTest(tf.test.TestCase, parameterized.TestCase):
     with tf.GradientTape() as tape:
       loss = tf.reduce_sum(labels * model(images, training=True))
     tape.gradient(loss, model.trainable_variables)
-    self._assert_equals_differences(model, {
+    self._assert_equals_differences(
+      model,
+      {
         'graph': tf.function,
         'xla': lambda f: tf.function(f, jit_compile=True),
         'eager': lambda f: f,
-    }[mode])
+      }[mode],
+    )
 
 
 class RandomLayersTest(tf.test.TestCase, parameterized.TestCase):
@@ -251,19 +293,21 @@ class RandomLayersTest(tf.test.TestCase, parameterized.TestCase):
     return tf_keras.Model(images, layers.Dense(_CLASSES)(features))
 
   @parameterized.product(
-      kind=('stochastic_depth', 'dropout'), compiled=(False, True))
+    kind=('stochastic_depth', 'dropout'), compiled=(False, True)
+  )
   def test_gradient_is_that_of_one_draw(self, kind, compiled):
     # One bit per image, for either layer: 16 draws.
     if kind == 'stochastic_depth':
-      random = nn_layers.StochasticDepth(.5, dtype='float64')
+      random = nn_layers.StochasticDepth(0.5, dtype='float64')
     else:
-      random = layers.Dropout(.5, noise_shape=[4, 1, 1, 1], dtype='float64')
+      random = layers.Dropout(0.5, noise_shape=[4, 1, 1, 1], dtype='float64')
     model = _build(lambda: self._residual(random))
     expected = {}
-    for mask in itertools.product((0., 2.), repeat=4):
+    for mask in itertools.product((0.0, 2.0), repeat=4):
       keep = tf.reshape(tf.constant(mask, tf.float64), [4, 1, 1, 1])
       fixed = _build(
-          lambda keep=keep: self._residual(layers.Lambda(lambda x: x * keep)))
+        lambda keep=keep: self._residual(layers.Lambda(lambda x: x * keep))
+      )
       expected[mask] = _gradients(fixed, *_batch())
     gradients = tf.function(_gradients, jit_compile=compiled)
     seen = set()

@@ -4,17 +4,19 @@ import dataclasses
 
 from absl.testing import parameterized
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.modeling import optimization
 from official.vision.configs import image_classification as stock_cfg
 from official.vision.tasks import image_classification as stock_task
+import tensorflow as tf
+import tf_keras
+
 from official_ext.harmonization.tasks import guards
 from official_ext.harmonization.tasks import (
-    harmonized_image_classification as task_lib)
-from tests import devices
+  harmonized_image_classification as task_lib,
+)
 from testing import fixtures
 from testing import released
+from tests import devices
 
 
 class _Recorder:
@@ -30,16 +32,18 @@ class _Recorder:
 
 def _task(**kwargs):
   return task_lib.HarmonizedImageClassificationTask(
-      fixtures.experiment(**kwargs).task)
+    fixtures.experiment(**kwargs).task
+  )
 
 
 def _stock_twin(task):
   """The stock task with the same fields."""
   config = stock_cfg.ImageClassificationTask(
-      **{
-          f.name: getattr(task.task_config, f.name)
-          for f in dataclasses.fields(stock_cfg.ImageClassificationTask)
-      })
+    **{
+      f.name: getattr(task.task_config, f.name)
+      for f in dataclasses.fields(stock_cfg.ImageClassificationTask)
+    }
+  )
   return stock_task.ImageClassificationTask(config)
 
 
@@ -50,41 +54,44 @@ def _model(task, seed=0):
 
 def _batch(size=4, mapped=4, pixels=32):
   images = tf.random.stateless_normal([size, pixels, pixels, 3], [1, 2])
-  human = tf.random.stateless_uniform([mapped, pixels, pixels], [3, 4])**3
+  human = tf.random.stateless_uniform([mapped, pixels, pixels], [3, 4]) ** 3
   return images, {
-      'labels': tf.range(size) % fixtures.CLASSES,
-      'heatmaps': human,
-      'heatmap_weights': tf.ones([mapped]),
-      'valid': tf.ones([size]),
+    'labels': tf.range(size) % fixtures.CLASSES,
+    'heatmaps': human,
+    'heatmap_weights': tf.ones([mapped]),
+    'valid': tf.ones([size]),
   }
 
 
 class StockTest(tf.test.TestCase, parameterized.TestCase):
-
   @parameterized.product(
-      labels=('one_hot', 'sparse', 'soft'), off=('weight', 'enabled'))
+    labels=('one_hot', 'sparse', 'soft'), off=('weight', 'enabled')
+  )
   def test_off_is_the_stock_task_bit_for_bit(self, labels, off):
-    task = _task(**({'weight': 0.} if off == 'weight' else {'enabled': False}))
-    task.task_config.losses.override({
-        'one_hot': labels == 'one_hot', 'soft_labels': labels == 'soft',
-        'label_smoothing': 0. if labels == 'sparse' else .1,
+    task = _task(**({'weight': 0.0} if off == 'weight' else {'enabled': False}))
+    task.task_config.losses.override(
+      {
+        'one_hot': labels == 'one_hot',
+        'soft_labels': labels == 'soft',
+        'label_smoothing': 0.0 if labels == 'sparse' else 0.1,
         'l2_weight_decay': 1e-4,
-    })
+      }
+    )
     stock = _stock_twin(task)
     images, batch = _batch()
     given = batch['labels']
     if labels == 'soft':  # What the host's own mixing hands over: smoothed.
-      given = tf.one_hot(given, 4) * (1. - .1) + .1 / 4
+      given = tf.one_hot(given, 4) * (1.0 - 0.1) + 0.1 / 4
     inputs = (images, batch if off == 'weight' else given)
 
     results = []
     for t, step_inputs in ((task, inputs), (stock, (images, given))):
-      model, optimizer = _model(t), tf_keras.optimizers.SGD(.1, .9)
+      model, optimizer = _model(t), tf_keras.optimizers.SGD(0.1, 0.9)
       optimizer.build(model.trainable_variables)
       metrics = t.build_metrics(training=True)
       step = tf.function(t.train_step)
       losses = [
-          step(step_inputs, model, optimizer, metrics)['loss'] for _ in range(3)
+        step(step_inputs, model, optimizer, metrics)['loss'] for _ in range(3)
       ]
       results.append(losses + model.variables + [m.result() for m in metrics])
     self.assertLen(results[0], len(results[1]))
@@ -92,12 +99,14 @@ class StockTest(tf.test.TestCase, parameterized.TestCase):
       self.assertAllEqual(ours, theirs)
 
   def test_gradients_of_weight_zero_are_the_stock_ones(self):
-    task = _task(weight=0.)
+    task = _task(weight=0.0)
     stock = _stock_twin(task)
     images, batch = _batch()
     found = []
-    for t, inputs in ((task, (images, batch)), (stock,
-                                                (images, batch['labels']))):
+    for t, inputs in (
+      (task, (images, batch)),
+      (stock, (images, batch['labels'])),
+    ):
       model, recorder = _model(t), _Recorder()
       t.train_step(inputs, model, recorder)
       found.append(recorder.gradients)
@@ -110,8 +119,8 @@ class StockTest(tf.test.TestCase, parameterized.TestCase):
     task = _task(enabled=False, plain=path, plain_validation=path)
     stock = _stock_twin(task)
     params = task.task_config.validation_data
-    (images, labels), = task.build_inputs(params)
-    (stock_images, stock_labels), = stock.build_inputs(params)
+    ((images, labels),) = task.build_inputs(params)
+    ((stock_images, stock_labels),) = stock.build_inputs(params)
     self.assertAllEqual(images, stock_images)
     self.assertAllEqual(labels, stock_labels)
     results = []
@@ -124,40 +133,46 @@ class StockTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
-
   def test_gradients_equal_released(self):
     theirs = released.load('training.loss')
-    task = _task(weight=1.)
-    task.task_config.losses.override({'label_smoothing': .1,
-                                      'l2_weight_decay': 0.})
+    task = _task(weight=1.0)
+    task.task_config.losses.override(
+      {'label_smoothing': 0.1, 'l2_weight_decay': 0.0}
+    )
     images, batch = _batch()
-    batch['heatmap_weights'] = tf.constant([1., 0., 1., 1.])
+    batch['heatmap_weights'] = tf.constant([1.0, 0.0, 1.0, 1.0])
     model, recorder = _model(task), _Recorder()
     task.train_step((images, batch), model, recorder)
     model = _model(task)
     expected = theirs.harmonizer_loss(
-        model, images, batch['heatmap_weights'],
-        tf.one_hot(batch['labels'], fixtures.CLASSES), batch['heatmaps'],
-        lambda_weights=0.)
+      model,
+      images,
+      batch['heatmap_weights'],
+      tf.one_hot(batch['labels'], fixtures.CLASSES),
+      batch['heatmaps'],
+      lambda_weights=0.0,
+    )
     without = _Recorder()
-    task.task_config.harmonization.weight = 0.
+    task.task_config.harmonization.weight = 0.0
     task.train_step((images, batch), _model(task), without)
     self.assertLen(expected, len(recorder.gradients))
-    difference, norm, effect = 0., 0., 0.
-    for ours, released_gradient, stock in zip(recorder.gradients, expected,
-                                              without.gradients):
-      difference += float(tf.reduce_sum((ours - released_gradient)**2))
+    difference, norm, effect = 0.0, 0.0, 0.0
+    for ours, released_gradient, stock in zip(
+      recorder.gradients, expected, without.gradients
+    ):
+      difference += float(tf.reduce_sum((ours - released_gradient) ** 2))
       norm += float(tf.reduce_sum(released_gradient**2))
-      effect += float(tf.reduce_sum((stock - released_gradient)**2))
-    self.assertLess((difference / norm)**.5, 1e-4)
+      effect += float(tf.reduce_sum((stock - released_gradient) ** 2))
+    self.assertLess((difference / norm) ** 0.5, 1e-4)
     # The loss matters here: without it the gradient is another one.
-    self.assertGreater((effect / norm)**.5, 1e-2)
+    self.assertGreater((effect / norm) ** 0.5, 1e-2)
 
   @parameterized.parameters('one_hot', 'sparse', 'soft')
   def test_losses_are_logged_and_add_up(self, labels):
-    task = _task(weight=3., mapped_fraction=.5)
-    task.task_config.losses.override({
-        'one_hot': labels == 'one_hot', 'soft_labels': labels == 'soft'})
+    task = _task(weight=3.0, mapped_fraction=0.5)
+    task.task_config.losses.override(
+      {'one_hot': labels == 'one_hot', 'soft_labels': labels == 'soft'}
+    )
     inputs = _batch(mapped=2)
     if labels == 'soft':
       inputs[1]['labels'] = tf.one_hot(inputs[1]['labels'], 4)
@@ -165,13 +180,15 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
     logs = task.train_step(inputs, _model(task), _Recorder(), metrics)
     found = {m.name: float(m.result()) for m in metrics}
     self.assertContainsSubset(
-        {'classification_loss', 'harmonization_loss', 'accuracy'}, set(found))
-    self.assertGreater(found['harmonization_loss'], 0.)
+      {'classification_loss', 'harmonization_loss', 'accuracy'}, set(found)
+    )
+    self.assertGreater(found['harmonization_loss'], 0.0)
     self.assertAllClose(
-        logs['loss'],
-        found['classification_loss'] + 3. * found['harmonization_loss'])
+      logs['loss'],
+      found['classification_loss'] + 3.0 * found['harmonization_loss'],
+    )
 
-  @parameterized.parameters(0., 3.)
+  @parameterized.parameters(0.0, 3.0)
   def test_thresholds_are_for_probabilities(self, weight):
     task = _task(weight=weight)
     task.task_config.override({'model': {'output_softmax': True}})
@@ -183,26 +200,31 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
     labels = scores.argmax(-1)
     labels[top.argmax()] = (labels[top.argmax()] + 1) % fixtures.CLASSES
     batch['labels'] = tf.constant(labels, tf.int32)
-    task.task_config.evaluation.override({
-        'precision_and_recall_thresholds': [threshold]})
+    task.task_config.evaluation.override(
+      {'precision_and_recall_thresholds': [threshold]}
+    )
     metrics = task.build_metrics(training=True)
     task.train_step((images, batch), model, _Recorder(), metrics)
     found = {m.name: float(m.result()) for m in metrics}
     self.assertAllClose(
-        [found[f'{name}_at_threshold_{threshold}']
-         for name in ('precision', 'recall')], [1 / 2, 1 / 4])
+      [
+        found[f'{name}_at_threshold_{threshold}']
+        for name in ('precision', 'recall')
+      ],
+      [1 / 2, 1 / 4],
+    )
 
   def test_batch_normalization_counts_images_without_maps(self):
     found = []
     for normalization in ('batch', 'mapped'):
-      task = _task(normalization=normalization, mapped_fraction=.5)
+      task = _task(normalization=normalization, mapped_fraction=0.5)
       metrics = task.build_metrics(training=True)
       task.train_step(_batch(mapped=2), _model(task), _Recorder(), metrics)
       found += [m.result() for m in metrics if m.name == 'harmonization_loss']
-    self.assertAllClose(2. * found[0], found[1])
+    self.assertAllClose(2.0 * found[0], found[1])
 
   def test_warm_up(self):
-    task = _task(weight=2., warmup_steps=10)
+    task = _task(weight=2.0, warmup_steps=10)
     metrics = task.build_metrics(training=True)
     totals = []
     for step in (0, 5, 10, 50):
@@ -210,15 +232,15 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
       totals.append(float(logs['loss']))
     losses = {m.name: float(m.result()) for m in metrics}
     expected = [
-        losses['classification_loss'] + w * losses['harmonization_loss']
-        for w in (0., 1., 2., 2.)
+      losses['classification_loss'] + w * losses['harmonization_loss']
+      for w in (0.0, 1.0, 2.0, 2.0)
     ]
     self.assertAllClose(totals, expected, rtol=1e-5)
 
   def test_xla_equals_graph(self):
     found = []
     for compiled in (False, True):
-      task = _task(weight=1.)
+      task = _task(weight=1.0)
       model, recorder = _model(task), _Recorder()
 
       @tf.function(jit_compile=compiled)
@@ -228,27 +250,29 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
 
       found.append(gradients(_batch()))
     difference, norm = (
-        float(tf.linalg.global_norm(t))
-        for t in ([a - b for a, b in zip(*found)], found[0]))
+      float(tf.linalg.global_norm(t))
+      for t in ([a - b for a, b in zip(*found)], found[0])
+    )
     self.assertLess(difference / norm, 1e-3)
 
   def test_bfloat16_compiles_and_learns(self):
     tf_keras.mixed_precision.set_global_policy('mixed_bfloat16')
     self.addCleanup(tf_keras.mixed_precision.set_global_policy, 'float32')
-    task = _task(weight=1.)
+    task = _task(weight=1.0)
     model = _model(task)
-    optimizer = tf_keras.optimizers.SGD(.05)
+    optimizer = tf_keras.optimizers.SGD(0.05)
     optimizer.build(model.trainable_variables)
     step = tf.function(
-        lambda inputs: task.train_step(inputs, model, optimizer)['loss'],
-        jit_compile=True)
+      lambda inputs: task.train_step(inputs, model, optimizer)['loss'],
+      jit_compile=True,
+    )
     losses = [float(step(_batch())) for _ in range(8)]
     self.assertTrue(np.all(np.isfinite(losses)))
     self.assertLess(losses[-1], losses[0])
 
   def test_interval_takes_every_kth_step_k_times_as_strongly(self):
-    lazy, plain = _task(weight=2., interval=3), _task(weight=6.)
-    off = _task(weight=0.)
+    lazy, plain = _task(weight=2.0, interval=3), _task(weight=6.0)
+    off = _task(weight=0.0)
 
     def gradients(task, step):
       model, recorder = _model(task), _Recorder(step)
@@ -266,48 +290,58 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
 
   @parameterized.parameters(False, True)
   def test_interval_is_one_compiled_step(self, compiled):
-    task = _task(weight=1., interval=2)
-    model, optimizer = _model(task), tf_keras.optimizers.SGD(.01)
+    task = _task(weight=1.0, interval=2)
+    model, optimizer = _model(task), tf_keras.optimizers.SGD(0.01)
     optimizer.build(model.trainable_variables)
     metrics = task.build_metrics(training=True)
     step = tf.function(
-        lambda inputs: task.train_step(inputs, model, optimizer, metrics),
-        jit_compile=compiled)
+      lambda inputs: task.train_step(inputs, model, optimizer, metrics),
+      jit_compile=compiled,
+    )
     values = []
     for _ in range(4):
       for metric in metrics:
         metric.reset_states()
       step(_batch())
-      values.append([float(m.result()) for m in metrics
-                     if m.name == 'harmonization_loss'][0])
+      values.append(
+        [float(m.result()) for m in metrics if m.name == 'harmonization_loss'][
+          0
+        ]
+      )
     self.assertEqual(step.experimental_get_tracing_count(), 1)
-    self.assertGreater(min(values[0], values[2]), 0.)
-    self.assertEqual((values[1], values[3]), (0., 0.))
+    self.assertGreater(min(values[0], values[2]), 0.0)
+    self.assertEqual((values[1], values[3]), (0.0, 0.0))
 
   def test_float16_scales_both_gradients(self):
     tf_keras.mixed_precision.set_global_policy('mixed_float16')
     self.addCleanup(tf_keras.mixed_precision.set_global_policy, 'float32')
-    task = _task(weight=1.)
+    task = _task(weight=1.0)
     model = _model(task)
     # Input gradients that float16 cannot hold without a scale.
     weights = model.layers[-1].kernel
     weights.assign(weights * 1e-6)
     images, batch = _batch()
     found = {}
-    for name, scale in (('scaled', 2.**14), ('not', 1.)):
+    for name, scale in (('scaled', 2.0**14), ('not', 1.0)):
       _, maps = task_lib.saliency_ops.saliency_maps(
-          model, images, tf.one_hot(batch['labels'], 4), training=True,
-          loss_scale=tf.constant(scale))
-      found[name] = float(tf.reduce_mean(tf.cast(maps != 0., tf.float32)))
-    self.assertGreater(found['scaled'], .9)
-    self.assertLess(found['not'], .5)
+        model,
+        images,
+        tf.one_hot(batch['labels'], 4),
+        training=True,
+        loss_scale=tf.constant(scale),
+      )
+      found[name] = float(tf.reduce_mean(tf.cast(maps != 0.0, tf.float32)))
+    self.assertGreater(found['scaled'], 0.9)
+    self.assertLess(found['not'], 0.5)
 
     optimizer = tf_keras.mixed_precision.LossScaleOptimizer(
-        tf_keras.optimizers.SGD(.05))
+      tf_keras.optimizers.SGD(0.05)
+    )
     model = _model(task)
     optimizer.build(model.trainable_variables)
     step = tf.function(
-        lambda inputs: task.train_step(inputs, model, optimizer)['loss'])
+      lambda inputs: task.train_step(inputs, model, optimizer)['loss']
+    )
     losses = [float(step(_batch())) for _ in range(8)]
     self.assertTrue(np.all(np.isfinite(losses)))
     self.assertLess(losses[-1], losses[0])
@@ -315,8 +349,8 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
   def test_float16_with_a_moving_average_is_refused(self):
     task = _task()
     optimizer = tf_keras.mixed_precision.LossScaleOptimizer(
-        optimization.ExponentialMovingAverage(
-            tf_keras.optimizers.legacy.SGD(.1)))
+      optimization.ExponentialMovingAverage(tf_keras.optimizers.legacy.SGD(0.1))
+    )
     with self.assertRaisesRegex(ValueError, 'optimizer_config.ema.*bfloat16'):
       task.train_step(_batch(), _model(task), optimizer)
 
@@ -326,15 +360,16 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class FewMapsTest(tf.test.TestCase, parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
-    guards._warn_of_few_maps.cache_clear()  # pylint: disable=protected-access
+    guards._warn_of_few_maps.cache_clear()
 
   def _check(self, mapped, layers, **options):
     guards.check_statistics(
-        _task(**options).task_config,
-        tf_keras.Sequential([tf_keras.Input([4, 4, 3]), *layers]), mapped)
+      _task(**options).task_config,
+      tf_keras.Sequential([tf_keras.Input([4, 4, 3]), *layers]),
+      mapped,
+    )
 
   @parameterized.parameters(1, 13, 31)
   def test_a_warning_below_32(self, mapped):
@@ -343,15 +378,18 @@ class FewMapsTest(tf.test.TestCase, parameterized.TestCase):
         self._check(mapped, [tf_keras.layers.BatchNormalization()])
     self.assertLen(logs.output, 1)
     self.assertRegex(
-        logs.output[0], "batch_norm is 'mapped'.* "
-        f"{mapped} images .*expected 32 or more.*to 'inference'")
+      logs.output[0],
+      "batch_norm is 'mapped'.* "
+      f"{mapped} images .*expected 32 or more.*to 'inference'",
+    )
 
   @parameterized.parameters('batch', 'inference', 'mapped')
   def test_none_where_it_does_not_matter(self, batch_norm):
     mapped = 32 if batch_norm == 'mapped' else 2
     with self.assertNoLogs(level='WARNING'):
-      self._check(mapped, [tf_keras.layers.BatchNormalization()],
-                  batch_norm=batch_norm)
+      self._check(
+        mapped, [tf_keras.layers.BatchNormalization()], batch_norm=batch_norm
+      )
       self._check(2, [tf_keras.layers.LayerNormalization()])
 
   def test_synchronized_replicas_count_together(self):
@@ -363,9 +401,9 @@ class FewMapsTest(tf.test.TestCase, parameterized.TestCase):
         self._check(16, [layer, tf_keras.layers.BatchNormalization()])
 
   def test_a_step_says_so(self):
-    task = _task(weight=1., mapped_fraction=.5)
+    task = _task(weight=1.0, mapped_fraction=0.5)
     model = _model(task)
-    optimizer = tf_keras.optimizers.SGD(.1)
+    optimizer = tf_keras.optimizers.SGD(0.1)
     optimizer.build(model.trainable_variables)
     step = tf.function(lambda i: task.train_step(i, model, optimizer))
     with self.assertLogs(level='WARNING') as logs:

@@ -4,13 +4,15 @@ import os
 
 from absl.testing import parameterized
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.tasks import (
-    harmonized_image_classification as task_lib)
+  harmonized_image_classification as task_lib,
+)
 from official_ext.harmonization.tasks import poison
-from tests import devices
 from testing import fixtures
+from tests import devices
 from tests import tiny_run
 
 _NAN = float('nan')
@@ -35,15 +37,16 @@ def _root_network():
 
 
 class RunTest(tf.test.TestCase, parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
-    self.model_dir = os.path.join(self.get_temp_dir(),
-                                  self.id().split('.')[-1])
+    self.model_dir = os.path.join(self.get_temp_dir(), self.id().split('.')[-1])
 
   def _runner(self, trials=0, **kwargs):
-    trainer = {'train_steps': 8, 'recovery_max_trials': trials,
-               **kwargs.pop('trainer', {})}
+    trainer = {
+      'train_steps': 8,
+      'recovery_max_trials': trials,
+      **kwargs.pop('trainer', {}),
+    }
     return tiny_run.make_runner(self.model_dir, trainer, **kwargs)
 
   def _assert_checkpoint(self, step):
@@ -51,8 +54,10 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
     path = tf.train.latest_checkpoint(self.model_dir)
     self.assertEqual(os.path.basename(path), f'ckpt-{step}')
     self.assertNotEmpty(tf.io.gfile.glob(path + '*'))
-    steps = [int(p.split('-')[-1].split('.')[0])
-             for p in tf.io.gfile.glob(self.model_dir + '/ckpt-*')]
+    steps = [
+      int(p.split('-')[-1].split('.')[0])
+      for p in tf.io.gfile.glob(self.model_dir + '/ckpt-*')
+    ]
     self.assertEqual(max(steps), step)
     reader = tf.train.load_checkpoint(path)
     for name in reader.get_variable_to_shape_map():
@@ -61,22 +66,60 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
         self.assertTrue(np.isfinite(value).all(), name)
 
   @parameterized.named_parameters(
-      ('map', 6, _map_of, _NAN, {},
-       'Step 6: harmonization_loss not finite, then gradients.'),
-      ('image', 5, _image_of, float('inf'), {},
-       'Step 5: logits not finite, then classification_loss, '
-       'harmonization_loss, gradients.'),
-      # The losses of the loop are finite, its last step poisons the weights.
-      ('second_order', 8, _image_of, 0., {'make_network': _root_network},
-       'Step 8: gradients not finite.'),
-      ('between', 7, _map_of, _NAN, {'harmonization': {'interval': 3}},
-       'Step 7: harmonization_loss not finite, then gradients.'),
-      ('stock_step', 7, _image_of, _NAN, {'harmonization': {'weight': 0.}},
-       'Step 7: training_loss not finite.'),
-      ('stock_task', 7, _image_of, _NAN, {'harmonization': {'enabled': False}},
-       'The loss was not finite in a step from 5 to 8.'))
-  def test_is_named_and_no_checkpoint_follows(self, step, make, value, options,
-                                              report):
+    (
+      'map',
+      6,
+      _map_of,
+      _NAN,
+      {},
+      'Step 6: harmonization_loss not finite, then gradients.',
+    ),
+    (
+      'image',
+      5,
+      _image_of,
+      float('inf'),
+      {},
+      'Step 5: logits not finite, then classification_loss, '
+      'harmonization_loss, gradients.',
+    ),
+    # The losses of the loop are finite, its last step poisons the weights.
+    (
+      'second_order',
+      8,
+      _image_of,
+      0.0,
+      {'make_network': _root_network},
+      'Step 8: gradients not finite.',
+    ),
+    (
+      'between',
+      7,
+      _map_of,
+      _NAN,
+      {'harmonization': {'interval': 3}},
+      'Step 7: harmonization_loss not finite, then gradients.',
+    ),
+    (
+      'stock_step',
+      7,
+      _image_of,
+      _NAN,
+      {'harmonization': {'weight': 0.0}},
+      'Step 7: training_loss not finite.',
+    ),
+    (
+      'stock_task',
+      7,
+      _image_of,
+      _NAN,
+      {'harmonization': {'enabled': False}},
+      'The loss was not finite in a step from 5 to 8.',
+    ),
+  )
+  def test_is_named_and_no_checkpoint_follows(
+    self, step, make, value, options, report
+  ):
     run = self._runner(batches={step: make(value)}, **options)
     with self.assertRaisesRegex(RuntimeError, 'loss value is NaN'):
       run.run()
@@ -91,28 +134,41 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
     self._assert_checkpoint(8)
 
   def test_the_bad_one_of_two_replicas_is_named(self):
-    run = self._runner(strategy=devices.two_replicas(),
-                       batches={6: _map_of(_NAN, slice(2, 4))})
+    run = self._runner(
+      strategy=devices.two_replicas(), batches={6: _map_of(_NAN, slice(2, 4))}
+    )
     with self.assertRaisesRegex(RuntimeError, 'loss value is NaN'):
       run.run()
     self.assertEqual(
-        run.watch.report, 'Step 6: harmonization_loss not finite, then '
-        'gradients; on the replicas [1] of 0..1.')
+      run.watch.report,
+      'Step 6: harmonization_loss not finite, then '
+      'gradients; on the replicas [1] of 0..1.',
+    )
     self._assert_checkpoint(4)
 
   @parameterized.parameters(-1, 0)
   def test_weights_are_looked_at(self, trials):
     # A boundary past the last step is missing.
-    rate = {'type': 'step_cosine_with_offset', 'step_cosine_with_offset': {
-        'boundaries': [0, 1], 'values': [.1, .1]}}
-    run = self._runner(trials=trials, trainer={
-        'steps_per_loop': 1, 'summary_interval': 1,
-        'optimizer_config': {'learning_rate': rate}})
-    report = ('Trainable weights are not finite after step 2, although every '
-              'loss from step 2 on was. The learning rate is nan.')
+    rate = {
+      'type': 'step_cosine_with_offset',
+      'step_cosine_with_offset': {'boundaries': [0, 1], 'values': [0.1, 0.1]},
+    }
+    run = self._runner(
+      trials=trials,
+      trainer={
+        'steps_per_loop': 1,
+        'summary_interval': 1,
+        'optimizer_config': {'learning_rate': rate},
+      },
+    )
+    report = (
+      'Trainable weights are not finite after step 2, although every '
+      'loss from step 2 on was. The learning rate is nan.'
+    )
     # Without the host's recovery it is the watch that ends the run.
-    with self.assertRaisesRegex(RuntimeError,
-                                'loss value is NaN' if trials == 0 else report):
+    with self.assertRaisesRegex(
+      RuntimeError, 'loss value is NaN' if trials == 0 else report
+    ):
       run.run()
     self.assertEqual(run.watch.report, report)
     self._assert_checkpoint(1)
@@ -132,25 +188,26 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
       return model
 
     run = self._runner(
-        make_network=flat_network,
-        batches={2: _map_of(0.), 3: _map_of(1.), 5: _image_of(0.)})
+      make_network=flat_network,
+      batches={2: _map_of(0.0), 3: _map_of(1.0), 5: _image_of(0.0)},
+    )
     run.run()
     self.assertEqual(run.watch.report, '')
     self._assert_checkpoint(8)
 
 
 class RecordTest(tf.test.TestCase, parameterized.TestCase):
-
   def test_keeps_the_first_step_of_each_cause_until_it_is_read(self):
     record = poison.Record()
     good = poison.marks()
-    maps = poison.marks(harmonization_loss=tf.constant([1., _NAN]))
-    weights = poison.marks(regularization=[1., tf.constant(float('inf'))])
+    maps = poison.marks(harmonization_loss=tf.constant([1.0, _NAN]))
+    weights = poison.marks(regularization=[1.0, tf.constant(float('inf'))])
     for marked in (good, maps, good, tf.logical_or(maps, weights), good):
       record.update(marked)
     ages = dict(zip(poison.CAUSES, record.read()[0]))
-    self.assertEqual((ages.pop('harmonization_loss'),
-                      ages.pop('regularization')), (3., 1.))
+    self.assertEqual(
+      (ages.pop('harmonization_loss'), ages.pop('regularization')), (3.0, 1.0)
+    )
     self.assertTrue(np.isnan(list(ages.values())).all())
     self.assertTrue(np.isnan(record.read()).all())
 
@@ -160,7 +217,8 @@ class RecordTest(tf.test.TestCase, parameterized.TestCase):
     task = tiny_run.Task(fixtures.experiment().task)
     model = task.build_model()
     optimizer = tf_keras.mixed_precision.LossScaleOptimizer(
-        tf_keras.optimizers.SGD(.01), initial_scale=4.)
+      tf_keras.optimizers.SGD(0.01), initial_scale=4.0
+    )
     optimizer.build(model.trainable_variables)
     metrics = task.build_metrics(training=True)
     before = model.get_weights()
@@ -173,24 +231,25 @@ class RecordTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllEqual(np.isfinite(losses), [True, True, False])
     # Steps that were left out count in no mean.
     found = {m.name: m for m in metrics}['harmonization_loss']
-    self.assertEqual(found.count, 1.)
+    self.assertEqual(found.count, 1.0)
     self.assertAllEqual(model.get_weights()[0], before[0])
     step(tiny_run.good_batch(), model, optimizer, metrics)
     self.assertTrue(np.isnan(task.poison.read()).all())
 
   def test_a_bad_gradient_shows_in_the_loss_that_the_host_looks_at(self):
-    task = tiny_run.Task(fixtures.experiment().task,
-                         make_network=_root_network)
+    task = tiny_run.Task(fixtures.experiment().task, make_network=_root_network)
     losses = [
-        task.train_step(batch, task.build_model(), tf_keras.optimizers.SGD(),
-                        [])['loss']
-        for batch in (tiny_run.good_batch(), _image_of(0.))
+      task.train_step(batch, task.build_model(), tf_keras.optimizers.SGD(), [])[
+        'loss'
+      ]
+      for batch in (tiny_run.good_batch(), _image_of(0.0))
     ]
     self.assertAllEqual(np.isfinite(losses), [True, False])
 
   def test_a_stock_task_has_no_record(self):
     task = task_lib.HarmonizedImageClassificationTask(
-        fixtures.experiment(enabled=False).task)
+      fixtures.experiment(enabled=False).task
+    )
     task.build_metrics(training=True)
     self.assertIsNone(task.poison)
 

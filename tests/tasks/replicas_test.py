@@ -1,27 +1,30 @@
 """Tests of the harmonized training step on several replicas."""
 
-import tensorflow as tf, tf_keras
-
 from official.core import base_trainer
 from official.core import train_utils
+import tensorflow as tf
+import tf_keras
+
 from official_ext.harmonization.tasks import (
-    harmonized_image_classification as task_lib)
-from tests import devices
+  harmonized_image_classification as task_lib,
+)
 from testing import fixtures
+from tests import devices
 
 
 class ReplicasTest(tf.test.TestCase):
-
-  def _losses(self, strategy, sync=False, weights=(1., 1., 1., 1.), **options):
+  def _losses(
+    self, strategy, sync=False, weights=(1.0, 1.0, 1.0, 1.0), **options
+  ):
     """The logged losses of each of the first three steps."""
     config = fixtures.experiment(**options)
     config.task.model.norm_activation.use_sync_bn = sync
     images = tf.random.stateless_normal([4, 32, 32, 3], [1, 2])
     batch = {
-        'labels': tf.range(4) % fixtures.CLASSES,
-        'heatmaps': tf.random.stateless_uniform([4, 32, 32], [3, 4])**3,
-        'heatmap_weights': tf.constant(weights),
-        'valid': tf.ones([4]),
+      'labels': tf.range(4) % fixtures.CLASSES,
+      'heatmaps': tf.random.stateless_uniform([4, 32, 32], [3, 4]) ** 3,
+      'heatmap_weights': tf.constant(weights),
+      'valid': tf.ones([4]),
     }
     dataset = tf.data.Dataset.from_tensors((images, batch)).repeat(3)
     dataset = dataset.unbatch().batch(4, drop_remainder=True)
@@ -44,15 +47,20 @@ class ReplicasTest(tf.test.TestCase):
       for metric in metrics:
         metric.reset_states()
       step(inputs)
-      found.append([
-          float(m.result()) for m in metrics if m.name in
-          ('classification_loss', 'harmonization_loss')
-      ])
+      found.append(
+        [
+          float(m.result())
+          for m in metrics
+          if m.name in ('classification_loss', 'harmonization_loss')
+        ]
+      )
     return found
 
   def test_synchronized_replicas_equal_one_device(self):
     # The replicas hold different numbers of maps.
-    options = dict(sync=True, weights=(1., 0., 1., 1.), normalization='mapped')
+    options = dict(
+      sync=True, weights=(1.0, 0.0, 1.0, 1.0), normalization='mapped'
+    )
     one = self._losses(tf.distribute.get_strategy(), **options)
     two = self._losses(devices.two_replicas(), **options)
     # Later steps of a batch of four carry rounding errors far.
@@ -64,23 +72,28 @@ class ReplicasTest(tf.test.TestCase):
     with devices.two_replicas().scope():
       task = task_lib.HarmonizedImageClassificationTask(config.task)
       trainer = base_trainer.Trainer(
-          config, task, model=task.build_model(),
-          optimizer=train_utils.create_optimizer(task, config),
-          evaluate=False)
+        config,
+        task,
+        model=task.build_model(),
+        optimizer=train_utils.create_optimizer(task, config),
+        evaluate=False,
+      )
       logs = trainer.train(tf.constant(2))
     self.assertEqual(trainer.global_step.numpy(), 2)
-    self.assertGreater(float(logs['harmonization_loss']), 0.)
+    self.assertGreater(float(logs['harmonization_loss']), 0.0)
 
   def test_interval_counts_maps_over_replicas(self):
-    losses = self._losses(devices.two_replicas(), interval=2,
-                          normalization='mapped')
+    losses = self._losses(
+      devices.two_replicas(), interval=2, normalization='mapped'
+    )
     harmonization = [step[1] for step in losses]
-    self.assertGreater(min(harmonization[0], harmonization[2]), 0.)
-    self.assertEqual(harmonization[1], 0.)
+    self.assertGreater(min(harmonization[0], harmonization[2]), 0.0)
+    self.assertEqual(harmonization[1], 0.0)
 
   def test_interval_refuses_synchronized_replicas(self):
     with self.assertRaisesRegex(
-        ValueError, 'interval is 2 and .*use_sync_bn is True on 2 replicas'):
+      ValueError, 'interval is 2 and .*use_sync_bn is True on 2 replicas'
+    ):
       self._losses(devices.two_replicas(), sync=True, interval=2)
 
 

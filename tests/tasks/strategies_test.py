@@ -13,47 +13,59 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 import yaml
 
 from official_ext.harmonization.tasks import (
-    harmonized_image_classification as task_lib)
-from tests import devices
+  harmonized_image_classification as task_lib,
+)
 from testing import fixtures
+from tests import devices
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.realpath(__file__))))
+_ROOT = os.path.dirname(
+  os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+)
 _RATE = 1e3  # So that rounding of the variables is lost in their change.
 
 
 def _network(norm):
   layers = tf_keras.layers
   norms = {
-      'none': lambda: layers.Activation('linear'),
-      'plain': layers.BatchNormalization,
-      'synchronized': lambda: layers.BatchNormalization(synchronized=True),
+    'none': lambda: layers.Activation('linear'),
+    'plain': layers.BatchNormalization,
+    'synchronized': lambda: layers.BatchNormalization(synchronized=True),
   }
   # Replicas meet in the first, and pass the second one after the other.
   first, second = {
-      'mixed': (norms['synchronized'],
-                lambda: layers.LayerNormalization(epsilon=1e-6)),
+    'mixed': (
+      norms['synchronized'],
+      lambda: layers.LayerNormalization(epsilon=1e-6),
+    ),
   }.get(norm, (norms.get(norm),) * 2)
-  return tf_keras.Sequential([
+  return tf_keras.Sequential(
+    [
       tf_keras.Input([16, 16, 3]),
-      layers.Conv2D(4, 3, padding='same'), first(),
-      layers.Activation('swish'), layers.MaxPool2D(),
-      layers.Conv2D(6, 3), second(), layers.Activation('swish'),
-      layers.GlobalAveragePooling2D(), layers.Dense(fixtures.CLASSES),
-  ])
+      layers.Conv2D(4, 3, padding='same'),
+      first(),
+      layers.Activation('swish'),
+      layers.MaxPool2D(),
+      layers.Conv2D(6, 3),
+      second(),
+      layers.Activation('swish'),
+      layers.GlobalAveragePooling2D(),
+      layers.Dense(fixtures.CLASSES),
+    ]
+  )
 
 
-def _batch(weights=(1., 1., 1., 1.)):
+def _batch(weights=(1.0, 1.0, 1.0, 1.0)):
   images = tf.random.stateless_normal([4, 16, 16, 3], [1, 2])
   return images, {
-      'labels': tf.range(4) % fixtures.CLASSES,
-      'heatmaps': tf.random.stateless_uniform([4, 16, 16], [3, 4])**3,
-      'heatmap_weights': tf.constant(weights),
-      'valid': tf.ones([4]),
+    'labels': tf.range(4) % fixtures.CLASSES,
+    'heatmaps': tf.random.stateless_uniform([4, 16, 16], [3, 4]) ** 3,
+    'heatmap_weights': tf.constant(weights),
+    'valid': tf.ones([4]),
   }
 
 
@@ -66,7 +78,8 @@ def _gradient(strategy, norm, batch, **options):
   tf_keras.utils.set_random_seed(0)
   with strategy.scope():
     task = task_lib.HarmonizedImageClassificationTask(
-        fixtures.experiment(weight=1., **options).task)
+      fixtures.experiment(weight=1.0, **options).task
+    )
     model = _network(norm)
     optimizer = tf_keras.optimizers.SGD(_RATE)
     optimizer.build(model.trainable_variables)
@@ -77,27 +90,33 @@ def _gradient(strategy, norm, batch, **options):
     strategy.run(task.train_step, args=(inputs, model, optimizer))
 
   dataset = tf.data.Dataset.from_tensor_slices(batch).batch(
-      len(batch[0]), drop_remainder=True)
+    len(batch[0]), drop_remainder=True
+  )
   for inputs in strategy.experimental_distribute_dataset(dataset):
     step(inputs)
-  return np.concatenate([
+  return np.concatenate(
+    [
       ((b - v.numpy()) / _RATE).ravel()
-      for v, b in zip(model.trainable_variables, before)])
+      for v, b in zip(model.trainable_variables, before)
+    ]
+  )
 
 
 class GradientTest(tf.test.TestCase):
-
   def _assert_equal(self, found, expected):
-    self.assertAllClose(found, expected, rtol=0.,
-                        atol=1e-5 * np.abs(expected).max())
+    self.assertAllClose(
+      found, expected, rtol=0.0, atol=1e-5 * np.abs(expected).max()
+    )
 
   def test_replicas_without_batch_norm_equal_one_device(self):
     # The replicas hold different numbers of maps.
-    batch = _batch((1., 0., 1., 1.))
-    one = _gradient(tf.distribute.get_strategy(), 'none', batch,
-                    normalization='mapped')
-    two = _gradient(devices.two_replicas(), 'none', batch,
-                    normalization='mapped')
+    batch = _batch((1.0, 0.0, 1.0, 1.0))
+    one = _gradient(
+      tf.distribute.get_strategy(), 'none', batch, normalization='mapped'
+    )
+    two = _gradient(
+      devices.two_replicas(), 'none', batch, normalization='mapped'
+    )
     self._assert_equal(two, one)
 
   def test_replicas_with_synchronized_batch_norm_equal_one_device(self):
@@ -109,30 +128,31 @@ class GradientTest(tf.test.TestCase):
     # All replicas' gradients lead to each other then, and to their forward
     # passes, which come after those of the first replica's gradient.
     strategy = tf.distribute.MirroredStrategy(
-        ['CPU:0', 'CPU:1'],
-        cross_device_ops=tf.distribute.ReductionToOneDevice())
+      ['CPU:0', 'CPU:1'], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
     one = _gradient(tf.distribute.get_strategy(), 'mixed', _batch())
     self._assert_equal(_gradient(strategy, 'mixed', _batch()), one)
 
   def test_replicas_with_plain_batch_norm_equal_the_mean_of_their_own(self):
     two = _gradient(devices.two_replicas(), 'plain', _batch())
-    own = [_gradient(tf.distribute.get_strategy(), 'plain',
-                     _rows(_batch(), rows))
-           for rows in (slice(0, 2), slice(2, 4))]
+    own = [
+      _gradient(tf.distribute.get_strategy(), 'plain', _rows(_batch(), rows))
+      for rows in (slice(0, 2), slice(2, 4))
+    ]
     self._assert_equal(two, np.mean(own, axis=0))
     together = _gradient(tf.distribute.get_strategy(), 'plain', _batch())
     self.assertGreater(np.abs(two - together).max(), 1e-3 * np.abs(two).max())
 
 
 class CompiledStepTest(tf.test.TestCase):
-
   def test_bfloat16_step_is_one_program_of_static_shapes(self):
     tf_keras.mixed_precision.set_global_policy('mixed_bfloat16')
     self.addCleanup(tf_keras.mixed_precision.set_global_policy, 'float32')
     task = task_lib.HarmonizedImageClassificationTask(
-        fixtures.experiment(mapped_fraction=.5).task)
+      fixtures.experiment(mapped_fraction=0.5).task
+    )
     model = _network('plain')
-    optimizer = tf_keras.optimizers.SGD(.1)
+    optimizer = tf_keras.optimizers.SGD(0.1)
     optimizer.build(model.trainable_variables)
     metrics = task.build_metrics(training=True)
     images, batch = _batch()
@@ -145,8 +165,9 @@ class CompiledStepTest(tf.test.TestCase):
 
     host = re.compile('PyFunc|Print|Summary|Outfeed|Infeed|XlaHostCompute')
     graph = step.get_concrete_function(images, batch).graph
-    functions = [f.cached_definition.node_def
-                 for f in graph._functions.values()]  # pylint: disable=protected-access
+    functions = [
+      f.cached_definition.node_def for f in graph._functions.values()
+    ]
     ops = {op.type for op in graph.get_operations()}
     ops |= {node.op for nodes in functions for node in nodes}
     self.assertEmpty([op for op in ops if host.search(op)])
@@ -158,41 +179,61 @@ class CompiledStepTest(tf.test.TestCase):
 
 @pytest.mark.slow
 class MultiWorkerTest(tf.test.TestCase):
-
   def test_two_processes_train_and_score_every_image_once(self):
     folder = self.get_temp_dir()
     # One process has more images, and steps, than the other.
     for k in range(2):
       fixtures.write_numbered(folder, f'mapped-{k}.tfrecords', 5 + 2 * k)
     config = {
-        'task': fixtures.experiment(
-            mapped=f'{folder}/mapped-*.tfrecords',
-            validation=f'{folder}/mapped-*.tfrecords').task.as_dict(),
-        'trainer': {'train_steps': 2, 'steps_per_loop': 2,
-                    'summary_interval': 2, 'checkpoint_interval': 2,
-                    'validation_interval': 2},
-        'runtime': {'distribution_strategy': 'multi_worker_mirrored',
-                    'num_gpus': 0, 'all_reduce_alg': 'ring'},
+      'task': fixtures.experiment(
+        mapped=f'{folder}/mapped-*.tfrecords',
+        validation=f'{folder}/mapped-*.tfrecords',
+      ).task.as_dict(),
+      'trainer': {
+        'train_steps': 2,
+        'steps_per_loop': 2,
+        'summary_interval': 2,
+        'checkpoint_interval': 2,
+        'validation_interval': 2,
+      },
+      'runtime': {
+        'distribution_strategy': 'multi_worker_mirrored',
+        'num_gpus': 0,
+        'all_reduce_alg': 'ring',
+      },
     }
     path = os.path.join(folder, 'tiny.yaml')
     with open(path, 'w') as f:
       yaml.safe_dump(json.loads(json.dumps(config)), f)
     hosts = [f'localhost:{_free_port()}' for _ in range(2)]
     workers = [
-        subprocess.Popen(
-            [sys.executable, 'train.py',
-             '--experiment=harmonized_resnet_imagenet',
-             f'--config_file={path}', f'--model_dir={folder}/run'],
-            cwd=_ROOT, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env={
-                **os.environ, 'CUDA_VISIBLE_DEVICES': '',
-                # Else TensorFlow mixes up inputs of fused convolutions in the
-                # evaluation of several processes on CPUs.
-                'TF_ENABLE_ONEDNN_OPTS': '0',
-                'TF_CONFIG': json.dumps({
-                    'cluster': {'worker': hosts},
-                    'task': {'type': 'worker', 'index': index}})})
-        for index in range(2)
+      subprocess.Popen(
+        [
+          sys.executable,
+          'train.py',
+          '--experiment=harmonized_resnet_imagenet',
+          f'--config_file={path}',
+          f'--model_dir={folder}/run',
+        ],
+        cwd=_ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={
+          **os.environ,
+          'CUDA_VISIBLE_DEVICES': '',
+          # Else TensorFlow mixes up inputs of fused convolutions in the
+          # evaluation of several processes on CPUs.
+          'TF_ENABLE_ONEDNN_OPTS': '0',
+          'TF_CONFIG': json.dumps(
+            {
+              'cluster': {'worker': hosts},
+              'task': {'type': 'worker', 'index': index},
+            }
+          ),
+        },
+      )
+      for index in range(2)
     ]
     try:
       outputs = [w.communicate(timeout=300)[0] for w in workers]

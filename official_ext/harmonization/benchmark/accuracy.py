@@ -4,8 +4,9 @@ Wrong preprocessing and wrong class orders are the commonest errors when
 networks are compared, and both show as an accuracy at chance.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -29,6 +30,7 @@ class Chance:
     p_value: the probability that n such guesses are right as often as the
       network was.
   """
+
   rate: float
   p_value: float
 
@@ -58,16 +60,25 @@ def chance(predictions: Sequence[int], labels: Sequence[int]) -> Chance:
   predictions, labels = np.asarray(predictions), np.asarray(labels)
   n = len(labels)
   size = 1 + int(max(predictions.max(), labels.max()))
-  rate = float(
-      np.bincount(predictions, minlength=size) @ np.bincount(
-          labels, minlength=size)) / n**2
+  rate = (
+    float(
+      np.bincount(predictions, minlength=size)
+      @ np.bincount(labels, minlength=size)
+    )
+    / n**2
+  )
   hits = int(np.sum(predictions == labels))
   return Chance(rate, float(stats.binom.sf(hits - 1, n, rate)))
 
 
-def measure(predictions: Sequence[int], labels: Sequence[int], *,
-            preprocessing: str, model_preprocessing: str,
-            details: Optional[Dict[str, Any]] = None):
+def measure(
+  predictions: Sequence[int],
+  labels: Sequence[int],
+  *,
+  preprocessing: str,
+  model_preprocessing: str,
+  details: dict[str, Any] | None = None,
+):
   """Makes a score of top-1 accuracy, and a warning where it is at chance.
 
   Args:
@@ -84,17 +95,22 @@ def measure(predictions: Sequence[int], labels: Sequence[int], *,
   correct = (predictions == labels).astype(np.float64)
   test = chance(predictions, labels)
   score = scores.score(
-      'top1', correct, preprocessing=preprocessing, details={
-          'chance': test.rate, 'chance_p_value': test.p_value,
-          **(details or {})
-      })
+    'top1',
+    correct,
+    preprocessing=preprocessing,
+    details={
+      'chance': test.rate,
+      'chance_p_value': test.p_value,
+      **(details or {}),
+    },
+  )
   if not test.is_at_chance:
     return score, []
   return score, [
-      f'Top-1 accuracy is {score.value:.4f} on {score.n} images, which cannot '
-      f'be told from guessing ({test.rate:.4f}; one-sided binomial test, p = '
-      f'{test.p_value:.2g}). Wrong preprocessing, class order or label offset '
-      f'is the usual cause; the preprocessing was: {model_preprocessing}.'
+    f'Top-1 accuracy is {score.value:.4f} on {score.n} images, which cannot '
+    f'be told from guessing ({test.rate:.4f}; one-sided binomial test, p = '
+    f'{test.p_value:.2g}). Wrong preprocessing, class order or label offset '
+    f'is the usual cause; the preprocessing was: {model_preprocessing}.'
   ]
 
 
@@ -118,20 +134,24 @@ class ImageNet(protocol.Experiment):
     self._source = source
     self._batch_size = batch_size
 
-  def settings(self) -> Dict[str, Any]:
+  def settings(self) -> dict[str, Any]:
     """What the scores depend on, but for the model."""
     return self._source.settings()
 
-  def identity(self, digests: identity.Digests) -> Dict[str, Any]:
+  def identity(self, digests: identity.Digests) -> dict[str, Any]:
     """See `results.Experiment`."""
     return {
-        'protocol': f'{self.name} {self.version}',
-        'data': self._source.contents(digests),
-        'options': self._source.options(),
+      'protocol': f'{self.name} {self.version}',
+      'data': self._source.contents(digests),
+      'options': self._source.options(),
     }
 
-  def run(self, adapter, progress: Callable[[int], Any],
-          journal: Optional[journal_lib.Journal] = None) -> protocol.Result:
+  def run(
+    self,
+    adapter,
+    progress: Callable[[int], Any],
+    journal: journal_lib.Journal | None = None,
+  ) -> protocol.Result:
     """Scores a model.
 
     Args:
@@ -144,8 +164,13 @@ class ImageNet(protocol.Experiment):
     """
     rows = journal_lib.kept(journal)
     for batch in labelled_images.batches(
-        self._source, adapter.input_size, adapter.input_size,
-        adapter.scored_classes, self._batch_size, start=len(rows)):
+      self._source,
+      adapter.input_size,
+      adapter.input_size,
+      adapter.scored_classes,
+      self._batch_size,
+      start=len(rows),
+    ):
       predictions = predict(adapter.logits(adapter.preprocess(batch.images)))
       found = decision_rows(batch, predictions)
       rows += found
@@ -154,14 +179,17 @@ class ImageNet(protocol.Experiment):
       progress(len(found))
     if not rows:
       raise labelled_images.BadDataError(
-          f'{self._source.input_path} holds no record.')
+        f'{self._source.input_path} holds no record.'
+      )
     height, width = adapter.input_size
     score, warnings = measure(
-        [row['prediction'] for row in rows], [row['label'] for row in rows],
-        preprocessing=f'central 87.5 % resized to {height}x{width} (bilinear); '
-        f'{adapter.preprocessing}',
-        model_preprocessing=adapter.preprocessing,
-        details={'limit': self._source.limit})
+      [row['prediction'] for row in rows],
+      [row['label'] for row in rows],
+      preprocessing=f'central 87.5 % resized to {height}x{width} (bilinear); '
+      f'{adapter.preprocessing}',
+      model_preprocessing=adapter.preprocessing,
+      details={'limit': self._source.limit},
+    )
     return protocol.Result(scores=[score], rows=rows, warnings=warnings)
 
 
@@ -180,13 +208,15 @@ def predict(logits: np.ndarray) -> np.ndarray:
   bad = np.flatnonzero(np.isnan(logits).any(axis=-1))
   if bad.size:
     raise ValueError(
-        f'The model gave NaN for {bad.size} of {len(logits)} images of a '
-        'batch: it cannot be scored.')
+      f'The model gave NaN for {bad.size} of {len(logits)} images of a '
+      'batch: it cannot be scored.'
+    )
   return np.argmax(logits, axis=-1)
 
 
-def decision_rows(batch: labelled_images.Batch,
-                  predictions: np.ndarray) -> list[Dict[str, Any]]:
+def decision_rows(
+  batch: labelled_images.Batch, predictions: np.ndarray
+) -> list[dict[str, Any]]:
   """Says of each image where it is from and what the model took it for.
 
   Args:
@@ -196,8 +226,15 @@ def decision_rows(batch: labelled_images.Batch,
   Returns:
     A row per image: file, record, label, prediction, correct.
   """
-  return [{
-      'file': file, 'record': index, 'label': int(label),
-      'prediction': int(prediction), 'correct': int(label == prediction)
-  } for (file, index), label, prediction in zip(
-      batch.places, batch.labels, predictions)]
+  return [
+    {
+      'file': file,
+      'record': index,
+      'label': int(label),
+      'prediction': int(prediction),
+      'correct': int(label == prediction),
+    }
+    for (file, index), label, prediction in zip(
+      batch.places, batch.labels, predictions
+    )
+  ]

@@ -8,10 +8,13 @@ another image: what remains is what all maps share, such as their centre.
 """
 
 import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import math
-from typing import Any, Callable, Iterator, Mapping, Optional, Protocol
-from typing import Sequence
+from typing import (
+  Any,
+  Protocol,
+)
 import zlib
 
 import numpy as np
@@ -51,26 +54,28 @@ def spearman_brown(reliability):
   Returns:
     r between two groups of twice the size, in [-1, 1].
   """
-  return 2. * reliability / (1. + np.abs(reliability))
+  return 2.0 * reliability / (1.0 + np.abs(reliability))
 
 
 def _halves(generator, participants: int, splits: int, resample: bool):
   """Draws halves: how often each participant is in either, (splits, P) each."""
   order = generator.permuted(
-      np.tile(np.arange(participants), (splits, 1)), axis=1)
+    np.tile(np.arange(participants), (splits, 1)), axis=1
+  )
   half = participants // 2
   first = (order < half).astype(np.float64)
-  halves = [first, 1. - first]
+  halves = [first, 1.0 - first]
   if resample:
     halves = [
-        h + generator.multinomial(half, h / h.sum(-1, keepdims=True))
-        for h in halves
+      h + generator.multinomial(half, h / h.sum(-1, keepdims=True))
+      for h in halves
     ]
   return halves
 
 
-def _average(maps: np.ndarray, counts: np.ndarray,
-             blur: Optional[BlurFunction]) -> np.ndarray:
+def _average(
+  maps: np.ndarray, counts: np.ndarray, blur: BlurFunction | None
+) -> np.ndarray:
   """Averages maps (P, H, W), each as often as counts (B, P) say: (B, H, W)."""
   # Sums first: those of whole numbers are exact, so that ties stay ties.
   sums = counts.astype(np.float32) @ maps.reshape(len(maps), -1)
@@ -83,8 +88,10 @@ def _maps(maps) -> np.ndarray:
   """Checks raw maps and returns them as float32."""
   maps = np.asarray(maps, np.float32)
   if maps.ndim != 3 or len(maps) < 2:
-    raise ValueError(f'Maps of shape {maps.shape}: (participants, H, W) of at '
-                     'least two participants are expected.')
+    raise ValueError(
+      f'Maps of shape {maps.shape}: (participants, H, W) of at '
+      'least two participants are expected.'
+    )
   return maps
 
 
@@ -94,13 +101,15 @@ def _chunks(total: int) -> Iterator[int]:
     yield min(_CHUNK, total - start)
 
 
-def split_half_scores(maps: np.ndarray,
-                      *,
-                      score: ScoreFunction = spearman,
-                      blur: Optional[BlurFunction] = None,
-                      iterations: int = 100,
-                      resample: bool = False,
-                      seed: Any = 0) -> np.ndarray:
+def split_half_scores(
+  maps: np.ndarray,
+  *,
+  score: ScoreFunction = spearman,
+  blur: BlurFunction | None = None,
+  iterations: int = 100,
+  resample: bool = False,
+  seed: Any = 0,
+) -> np.ndarray:
   """Scores random halves of the participants against each other.
 
   Of an odd number of participants the second half has one more.
@@ -130,10 +139,12 @@ def split_half_scores(maps: np.ndarray,
   return np.concatenate(found)
 
 
-def leave_one_out_scores(maps: np.ndarray,
-                         *,
-                         score: ScoreFunction = spearman,
-                         blur: Optional[BlurFunction] = None) -> np.ndarray:
+def leave_one_out_scores(
+  maps: np.ndarray,
+  *,
+  score: ScoreFunction = spearman,
+  blur: BlurFunction | None = None,
+) -> np.ndarray:
   """Scores each participant against the mean of the others.
 
   Args:
@@ -151,20 +162,24 @@ def leave_one_out_scores(maps: np.ndarray,
   everyone = np.eye(len(maps))
   found, start = [], 0
   for size in _chunks(len(maps)):
-    alone = everyone[start:start + size]
-    found.append(score(*(_average(maps, c, blur) for c in (alone, 1. - alone))))
+    alone = everyone[start : start + size]
+    found.append(
+      score(*(_average(maps, c, blur) for c in (alone, 1.0 - alone)))
+    )
     start += size
   return np.concatenate(found)
 
 
-def other_image_scores(maps: np.ndarray,
-                       others: Sequence[np.ndarray],
-                       *,
-                       score: ScoreFunction = spearman,
-                       blur: Optional[BlurFunction] = None,
-                       iterations: int = 100,
-                       resample: bool = False,
-                       seed: Any = 0) -> np.ndarray:
+def other_image_scores(
+  maps: np.ndarray,
+  others: Sequence[np.ndarray],
+  *,
+  score: ScoreFunction = spearman,
+  blur: BlurFunction | None = None,
+  iterations: int = 100,
+  resample: bool = False,
+  seed: Any = 0,
+) -> np.ndarray:
   """Scores half of an image's participants against half of another image's.
 
   Args:
@@ -187,8 +202,10 @@ def other_image_scores(maps: np.ndarray,
   maps, others = _maps(maps), [_maps(other) for other in others]
   for other in others:
     if other.shape[1:] != maps.shape[1:]:
-      raise ValueError(f'Maps of {maps.shape[1:]} and {other.shape[1:]}: a '
-                       'floor needs maps of one size, so resize them first.')
+      raise ValueError(
+        f'Maps of {maps.shape[1:]} and {other.shape[1:]}: a '
+        'floor needs maps of one size, so resize them first.'
+      )
   generator = np.random.default_rng(seed)
   drawn = generator.integers(len(others), size=iterations)
   found = []
@@ -196,8 +213,9 @@ def other_image_scores(maps: np.ndarray,
     for splits in _chunks(times):
       own, _ = _halves(generator, len(maps), splits, resample)
       _, theirs = _halves(generator, len(others[i]), splits, resample)
-      found.append(score(_average(maps, own, blur),
-                         _average(others[i], theirs, blur)))
+      found.append(
+        score(_average(maps, own, blur), _average(others[i], theirs, blur))
+      )
   return np.concatenate(found)
 
 
@@ -228,6 +246,7 @@ class Settings:
     seed: of all draws. An image's halvings depend on it and the image's name
       alone.
   """
+
   iterations: int = 100
   resample: bool = False
   min_participants: int = 5
@@ -235,15 +254,20 @@ class Settings:
   seed: int = 0
 
   def __post_init__(self):
-    for name, least in (('iterations', 1), ('min_participants', 2),
-                        ('group', 2)):
+    for name, least in (
+      ('iterations', 1),
+      ('min_participants', 2),
+      ('group', 2),
+    ):
       if getattr(self, name) < least:
-        raise ValueError(f'{name} is {getattr(self, name)}: give at least '
-                         f'{least}.')
+        raise ValueError(
+          f'{name} is {getattr(self, name)}: give at least {least}.'
+        )
 
 
-def plan(source: Source, settings: Settings
-        ) -> tuple[list[list[str]], list[dict[str, Any]]]:
+def plan(
+  source: Source, settings: Settings
+) -> tuple[list[list[str]], list[dict[str, Any]]]:
   """Sorts out which images can be measured, and which together.
 
   Args:
@@ -259,18 +283,28 @@ def plan(source: Source, settings: Settings
     if participants >= settings.min_participants:
       enough.append(name)
     else:
-      rows.append(_row(name, participants, {}, 'too few participants: '
-                       f'{settings.min_participants} are needed'))
+      rows.append(
+        _row(
+          name,
+          participants,
+          {},
+          f'too few participants: {settings.min_participants} are needed',
+        )
+      )
   order = np.random.default_rng(settings.seed).permutation(len(enough))
   count = max(1, len(enough) // settings.group)
   # Of nearly one size: an image alone would have no other.
-  groups = [[enough[i] for i in part]
-            for part in np.array_split(order, count) if len(part)]
+  groups = [
+    [enough[i] for i in part]
+    for part in np.array_split(order, count)
+    if len(part)
+  ]
   return groups, rows
 
 
-def _row(name: str, participants: int, found: Mapping[str, np.ndarray],
-         note: str = '') -> dict[str, Any]:
+def _row(
+  name: str, participants: int, found: Mapping[str, np.ndarray], note: str = ''
+) -> dict[str, Any]:
   """Makes the row of an image from its scores (n,) by what is measured."""
   row = {'image': name, 'participants': participants}
   for measured in _MEASURED:
@@ -283,12 +317,14 @@ def _row(name: str, participants: int, found: Mapping[str, np.ndarray],
   return {**row, 'note': note}
 
 
-def measure(source: Source,
-            group: Sequence[str],
-            settings: Settings,
-            *,
-            score: ScoreFunction = spearman,
-            blur: Optional[BlurFunction] = None) -> list[dict[str, Any]]:
+def measure(
+  source: Source,
+  group: Sequence[str],
+  settings: Settings,
+  *,
+  score: ScoreFunction = spearman,
+  blur: BlurFunction | None = None,
+) -> list[dict[str, Any]]:
   """Measures the agreement of people on the images of one group.
 
   Args:
@@ -308,30 +344,36 @@ def measure(source: Source,
     ValueError: the images differ in size.
   """
   maps = {name: source.maps(name) for name in group}
-  halving = {'score': score, 'blur': blur, 'iterations': settings.iterations,
-             'resample': settings.resample}
+  halving = {
+    'score': score,
+    'blur': blur,
+    'iterations': settings.iterations,
+    'resample': settings.resample,
+  }
   rows = []
   for name in group:
     seed = settings.seed, zlib.crc32(name.encode())
     found = {
-        'split_half': split_half_scores(maps[name], seed=seed, **halving),
-        'leave_one_out': leave_one_out_scores(
-            maps[name], score=score, blur=blur),
+      'split_half': split_half_scores(maps[name], seed=seed, **halving),
+      'leave_one_out': leave_one_out_scores(maps[name], score=score, blur=blur),
     }
     others = [maps[other] for other in group if other != name]
     if others:
       found['floor'] = other_image_scores(
-          maps[name], others, seed=(*seed, 1), **halving)
+        maps[name], others, seed=(*seed, 1), **halving
+      )
     rows.append(_row(name, len(maps[name]), found))
   return rows
 
 
-def summarize(rows: Sequence[Mapping[str, Any]],
-              settings: Settings,
-              *,
-              preprocessing: str,
-              confidence: float = 0.95,
-              resamples: int = 1000) -> dict[str, scores.Score]:
+def summarize(
+  rows: Sequence[Mapping[str, Any]],
+  settings: Settings,
+  *,
+  preprocessing: str,
+  confidence: float = 0.95,
+  resamples: int = 1000,
+) -> dict[str, scores.Score]:
   """Averages over images.
 
   Args:
@@ -348,19 +390,25 @@ def summarize(rows: Sequence[Mapping[str, Any]],
   left_out = sorted(row['image'] for row in rows if row['note'])
   people = [row['participants'] for row in rows if not row['note']]
   details = {
-      **dataclasses.asdict(settings),
-      'images': len(rows),
-      'maps': sum(people),
-      'participants_per_image': {
-          'least': min(people, default=0),
-          'mean': float(np.mean(people)) if people else math.nan,
-          'most': max(people, default=0),
-      },
-      'too_few_participants': left_out,
+    **dataclasses.asdict(settings),
+    'images': len(rows),
+    'maps': sum(people),
+    'participants_per_image': {
+      'least': min(people, default=0),
+      'mean': float(np.mean(people)) if people else math.nan,
+      'most': max(people, default=0),
+    },
+    'too_few_participants': left_out,
   }
   return {
-      name: scores.score(
-          name, [row[name] for row in rows], preprocessing=preprocessing,
-          confidence=confidence, resamples=resamples, seed=settings.seed,
-          details=details) for name in MEASURES
+    name: scores.score(
+      name,
+      [row[name] for row in rows],
+      preprocessing=preprocessing,
+      confidence=confidence,
+      resamples=resamples,
+      seed=settings.seed,
+      details=details,
+    )
+    for name in MEASURES
   }

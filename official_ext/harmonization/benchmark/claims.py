@@ -6,6 +6,7 @@ taken over, when its process has ended on this machine, or when its heart has
 not beaten for two minutes.
 """
 
+from collections.abc import Iterator
 import contextlib
 import datetime
 import fcntl
@@ -13,17 +14,17 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Dict, Iterator, Optional
+from typing import Any
 import uuid
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
 
 # Seconds.
-_BEAT, _STALE = 15., 120.
+_BEAT, _STALE = 15.0, 120.0
 # A bucket has no lock: who reads its own claim back after so long holds it.
-_SETTLED = 1.
+_SETTLED = 1.0
 
 
 class Taken(Exception):
@@ -56,7 +57,8 @@ def locked(folder: str) -> Iterator[None]:
         pass
       # Whoever had the lock removed the file: it is not that one any more.
       if os.path.exists(path) and os.path.samestat(
-          os.fstat(f.fileno()), os.stat(path)):
+        os.fstat(f.fileno()), os.stat(path)
+      ):
         try:
           yield
         finally:
@@ -77,7 +79,7 @@ def _machine() -> str:
   return ' '.join(names)
 
 
-def _process(pid: int) -> Optional[str]:
+def _process(pid: int) -> str | None:
   """When a process of this machine was started; None where it has ended."""
   try:
     with open(f'/proc/{pid}/stat') as f:
@@ -107,9 +109,11 @@ class Claim:
     """
     self._path = path
     self._facts = {
-        'host': socket.gethostname(), 'machine': _machine(),
-        'pid': os.getpid(), 'started': _process(os.getpid()),
-        'token': uuid.uuid4().hex,
+      'host': socket.gethostname(),
+      'machine': _machine(),
+      'pid': os.getpid(),
+      'started': _process(os.getpid()),
+      'token': uuid.uuid4().hex,
     }
     self._end = threading.Event()
     self._heart = None
@@ -126,10 +130,12 @@ class Claim:
     with locked(os.path.dirname(self._path)):
       other = self._read()
       if other and not self._is_stale(other):
-        raise Taken(f'{other["host"]}, process {other["pid"]}, since '
-                    f'{other["begun"]}')
-      self._facts['begun'] = datetime.datetime.now().astimezone().isoformat(
-          timespec='seconds')
+        raise Taken(
+          f'{other["host"]}, process {other["pid"]}, since {other["begun"]}'
+        )
+      self._facts['begun'] = (
+        datetime.datetime.now().astimezone().isoformat(timespec='seconds')
+      )
       self._write()
     if _is_remote(self._path):
       time.sleep(_SETTLED)
@@ -149,15 +155,17 @@ class Claim:
     """Raises `Taken` if another process took the claim over."""
     if not self._is_own():
       other = self._read() or {'host': 'another host', 'pid': '?'}
-      raise Taken(f'{other["host"]}, process {other["pid"]}, which took it '
-                  'over')
+      raise Taken(
+        f'{other["host"]}, process {other["pid"]}, which took it over'
+      )
 
   def _is_own(self) -> bool:
     return (self._read() or {}).get('token') == self._facts['token']
 
-  def _is_stale(self, other: Dict[str, Any]) -> bool:
+  def _is_stale(self, other: dict[str, Any]) -> bool:
     if other['machine'] == self._facts['machine'] and (
-        _process(other['pid']) != other['started']):
+      _process(other['pid']) != other['started']
+    ):
       return True
     return time.time() - other['heartbeat'] > _STALE
 
@@ -171,7 +179,7 @@ class Claim:
       except (OSError, tf.errors.OpError):
         pass  # The next beat may reach the disk.
 
-  def _read(self) -> Optional[Dict[str, Any]]:
+  def _read(self) -> dict[str, Any] | None:
     """The claim in the file; or None if nobody holds one."""
     try:
       facts = files.read_json(self._path)

@@ -5,10 +5,11 @@ identity, its date and digests of its files. A panel of something else, or one
 that was edited, is moved to `earlier` and drawn again.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import os
-from typing import Any, Callable, Dict, List, Mapping, Sequence
+from typing import Any
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 import tqdm
 
 from official_ext.harmonization import files
@@ -28,8 +29,12 @@ class Folder:
       that was drawn before panels had identities.
   """
 
-  def __init__(self, output_dir: str, settings: Mapping[str, Any],
-               command: Callable[[Dict[str, Any]], Dict[str, Any]]):
+  def __init__(
+    self,
+    output_dir: str,
+    settings: Mapping[str, Any],
+    command: Callable[[dict[str, Any]], dict[str, Any]],
+  ):
     """Opens or begins a folder.
 
     Args:
@@ -42,22 +47,24 @@ class Folder:
     """
     self._folder = output_dir
     self._path = os.path.join(output_dir, SETTINGS)
-    self.used: List[str] = []
+    self.used: list[str] = []
     tf.io.gfile.makedirs(output_dir)
     with claims.locked(output_dir):
       before = self._read()
       different = before and files.differences(
-          command(before), command(dict(settings)))
+        command(before), command(dict(settings))
+      )
       if different:
         raise ValueError(
-            f'{self._path} is of another command: '
-            f'{_in_words(different, before, settings)}. Choose another '
-            '--output_dir, or remove that one.')
+          f'{self._path} is of another command: '
+          f'{_in_words(different, before, settings)}. Choose another '
+          '--output_dir, or remove that one.'
+        )
       self._is_old = bool(before) and _PANELS not in before
       if not before:
         files.write_json(self._path, {**settings, _PANELS: {}})
 
-  def _read(self) -> Dict[str, Any]:
+  def _read(self) -> dict[str, Any]:
     """The settings; {} where there are none, or none that can be read."""
     if not tf.io.gfile.exists(self._path):
       return {}
@@ -68,9 +75,11 @@ class Folder:
     except ValueError:
       pass
     kept = earlier.move(self._folder, [SETTINGS], 'damaged')
-    tqdm.tqdm.write(f'{self._path}: empty, cut off or of something else; '
-                    f'expected settings of panels. It was moved to {kept}, and '
-                    'the panels are drawn again.')
+    tqdm.tqdm.write(
+      f'{self._path}: empty, cut off or of something else; '
+      f'expected settings of panels. It was moved to {kept}, and '
+      'the panels are drawn again.'
+    )
     return {}
 
   def is_current(self, panel: str, identity: Mapping[str, Any]) -> bool:
@@ -92,8 +101,11 @@ class Folder:
       return False
     try:
       reason = identity_lib.differences(drawn['identity'], identity)
-      changed = [name for name, digest in drawn['files'].items()
-                 if self._digest(name) != digest]
+      changed = [
+        name
+        for name, digest in drawn['files'].items()
+        if self._digest(name) != digest
+      ]
       names, date = [panel, *drawn['files']], str(drawn['created'])
     except (AttributeError, KeyError, TypeError):
       reason, changed = f'{SETTINGS} does not say of what it is', []
@@ -104,12 +116,12 @@ class Folder:
       self.used.append(identity_lib.date(date))
       return True
     kept = earlier.move(self._folder, names, date)
-    tqdm.tqdm.write(f'{panel} is drawn again: {reason}. What was there is kept '
-                    f'in {kept}.')
+    tqdm.tqdm.write(
+      f'{panel} is drawn again: {reason}. What was there is kept in {kept}.'
+    )
     return False
 
-  def add(self, panel: str, identity: Mapping[str, Any],
-          names: Sequence[str]):
+  def add(self, panel: str, identity: Mapping[str, Any], names: Sequence[str]):
     """Notes a panel that was drawn.
 
     Args:
@@ -120,8 +132,10 @@ class Folder:
     with claims.locked(self._folder):
       settings = self._read()
       settings.setdefault(_PANELS, {})[panel] = {
-          'identity': identity, 'created': identity_lib.now(),
-          'files': {name: self._digest(name) for name in names}}
+        'identity': identity,
+        'created': identity_lib.now(),
+        'files': {name: self._digest(name) for name in names},
+      }
       files.write_json(self._path, settings)
 
   def _digest(self, name: str) -> str:
@@ -132,21 +146,32 @@ class Folder:
       return ''
 
 
-def _in_words(different: Mapping[str, tuple], before: Mapping[str, Any],
-              settings: Mapping[str, Any]) -> str:
+def _in_words(
+  different: Mapping[str, tuple],
+  before: Mapping[str, Any],
+  settings: Mapping[str, Any],
+) -> str:
   """Names what differs between commands, and which images do."""
   different = dict(different)
   count = different.pop('images_found', None)
   parts = []
   if different.pop('names_sha256', None) or count:
-    changes = files.differences(*(
-        dict.fromkeys(s.get('names') or (), True) for s in (before, settings)))
+    changes = files.differences(
+      *(dict.fromkeys(s.get('names') or (), True) for s in (before, settings))
+    )
     # Settings written before they held the names have none to compare.
     known = changes if before.get('names') else {}
-    parts = ['the images are others (' + (
-        files.changed_names(known) if known else
-        f'{count[0]} before, {count[1]} now' if count else
-        'as many, with other names') + ')']
+    parts = [
+      'the images are others ('
+      + (
+        files.changed_names(known)
+        if known
+        else f'{count[0]} before, {count[1]} now'
+        if count
+        else 'as many, with other names'
+      )
+      + ')'
+    ]
   return '; '.join(parts + [files.in_words(different)] * bool(different))
 
 
@@ -164,11 +189,14 @@ def origin(used: Sequence[str]) -> str:
   if dates:
     span = dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'
     number = len(used) - used.count('unverified')
-    parts.append(f'{number} of the panels {"is" if number == 1 else "are"} '
-                 f'from an earlier run of {span}.')
+    parts.append(
+      f'{number} of the panels {"is" if number == 1 else "are"} '
+      f'from an earlier run of {span}.'
+    )
   if 'unverified' in used:
     parts.append(
-        f'{used.count("unverified")} of the panels are from an earlier run and '
-        'unverified: drawn before panels recorded what they show. Remove the '
-        'folder, or choose another one, to draw them anew.')
+      f'{used.count("unverified")} of the panels are from an earlier run and '
+      'unverified: drawn before panels recorded what they show. Remove the '
+      'folder, or choose another one, to draw them anew.'
+    )
   return ' '.join(parts)

@@ -1,10 +1,10 @@
 """Keeps results that are replaced."""
 
+from collections.abc import Sequence
 import os
 import re
-from typing import Sequence
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 FOLDER = 'earlier'
 

@@ -8,11 +8,12 @@ numpy in and out, that returns d(sum_c labels[b, c] * f_c(x_b)) / dx_b,
 share them. No more than one batch of images and of gradients is held at a time.
 """
 
-from typing import Any, Callable, Union
+from collections.abc import Callable
+from typing import Any
 import zlib
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.ops import saliency
 
@@ -27,7 +28,8 @@ _REDUCTIONS = {'sum': lambda g: g.sum(-1), **saliency.REDUCTIONS}
 def _reduce(values: np.ndarray, reduction: str) -> np.ndarray:
   """Reduces (B, H, W, 3) over channels to float32 (B, H, W)."""
   reduce_channels = saliency.choose(
-      _REDUCTIONS, 'reduction over channels', reduction)
+    _REDUCTIONS, 'reduction over channels', reduction
+  )
   return np.asarray(reduce_channels(values), np.float32)
 
 
@@ -68,9 +70,9 @@ def training_map(gradients: Gradients) -> Explainer:
   return gradient(gradients, reduction='signed_mean')
 
 
-def gradient_x_input(gradients: Gradients,
-                     *,
-                     reduction: str = 'sum') -> Explainer:
+def gradient_x_input(
+  gradients: Gradients, *, reduction: str = 'sum'
+) -> Explainer:
   """The gradient times the image.
 
   Shrikumar et al., "Not Just a Black Box", 2016. For a network that is linear
@@ -90,12 +92,14 @@ def gradient_x_input(gradients: Gradients,
   return explainer
 
 
-def smoothgrad(gradients: Gradients,
-               *,
-               samples: int = 50,
-               noise: float = 0.15,
-               seed: int = 0,
-               reduction: str = 'abs_max') -> Explainer:
+def smoothgrad(
+  gradients: Gradients,
+  *,
+  samples: int = 50,
+  noise: float = 0.15,
+  seed: int = 0,
+  reduction: str = 'abs_max',
+) -> Explainer:
   """The mean of the gradients of noisy copies of the image.
 
   Smilkov et al., "SmoothGrad: removing noise by adding noise", 2017, who
@@ -118,30 +122,32 @@ def smoothgrad(gradients: Gradients,
     ValueError: there is no sample, or the noise is negative.
   """
   _at_least('samples', samples, 1)
-  _at_least('noise', noise, 0.)
+  _at_least('noise', noise, 0.0)
 
   def explainer(images, labels):
     images = np.ascontiguousarray(images, np.float32)
     generators = [
-        np.random.default_rng((seed, zlib.crc32(image))) for image in images
+      np.random.default_rng((seed, zlib.crc32(image))) for image in images
     ]
     scale = noise * np.ptp(images, axis=(1, 2, 3), keepdims=True)
     total = np.zeros(images.shape)
     for _ in range(samples):
-      drawn = np.stack([
-          g.standard_normal(images.shape[1:], np.float32) for g in generators
-      ])
+      drawn = np.stack(
+        [g.standard_normal(images.shape[1:], np.float32) for g in generators]
+      )
       total += gradients(images + scale * drawn, labels)
     return _reduce(total / samples, reduction)
 
   return explainer
 
 
-def integrated_gradients(gradients: Gradients,
-                         *,
-                         steps: int = 50,
-                         baseline: Union[float, np.ndarray] = 0.,
-                         reduction: str = 'sum') -> Explainer:
+def integrated_gradients(
+  gradients: Gradients,
+  *,
+  steps: int = 50,
+  baseline: float | np.ndarray = 0.0,
+  reduction: str = 'sum',
+) -> Explainer:
   """The gradient along the straight path from a baseline, times the way.
 
   Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017, by
@@ -168,7 +174,7 @@ def integrated_gradients(gradients: Gradients,
     way = images - baseline
     total = np.zeros(images.shape)
     for step in range(steps + 1):
-      weight = (.5 if step in (0, steps) else 1.) / steps
+      weight = (0.5 if step in (0, steps) else 1.0) / steps
       position = np.float32(step / steps)
       total += weight * gradients(baseline + position * way, labels)
     return _reduce(way * total, reduction)
@@ -177,11 +183,11 @@ def integrated_gradients(gradients: Gradients,
 
 
 EXPLAINERS = {
-    'gradient': gradient,
-    'training_map': training_map,
-    'gradient_x_input': gradient_x_input,
-    'smoothgrad': smoothgrad,
-    'integrated_gradients': integrated_gradients,
+  'gradient': gradient,
+  'training_map': training_map,
+  'gradient_x_input': gradient_x_input,
+  'smoothgrad': smoothgrad,
+  'integrated_gradients': integrated_gradients,
 }
 
 
@@ -202,8 +208,9 @@ def get(name: str, gradients: Gradients, **options: Any) -> Explainer:
   return saliency.choose(EXPLAINERS, 'explainer', name)(gradients, **options)
 
 
-def explain(explainer: Explainer, images: np.ndarray,
-            labels: np.ndarray) -> np.ndarray:
+def explain(
+  explainer: Explainer, images: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
   """Calls any explainer, and checks what it returns.
 
   Args:
@@ -223,14 +230,17 @@ def explain(explainer: Explainer, images: np.ndarray,
   if maps.shape == (*expected, 1):
     maps = maps[..., 0]
   if maps.shape != expected:
-    raise ValueError(f'The explainer returned maps of shape {maps.shape} for '
-                     f'images of {images.shape}: {expected} is expected, one '
-                     'value per pixel.')
+    raise ValueError(
+      f'The explainer returned maps of shape {maps.shape} for '
+      f'images of {images.shape}: {expected} is expected, one '
+      'value per pixel.'
+    )
   return maps
 
 
-def score_operator(logits: Callable[[np.ndarray], np.ndarray],
-                   gradients: Gradients) -> Callable[..., tf.Tensor]:
+def score_operator(
+  logits: Callable[[np.ndarray], np.ndarray], gradients: Gradients
+) -> Callable[..., tf.Tensor]:
   """Lets TensorFlow differentiate the score of a network it knows nothing of.
 
   What this returns is an `operator` as xplique's explainers take it, so that
@@ -259,11 +269,13 @@ def score_operator(logits: Callable[[np.ndarray], np.ndarray],
       def backward(upstream):
         found = tf.numpy_function(gradients, [images, labels], tf.float32)
         return upstream[:, None, None, None] * tf.ensure_shape(
-            found, images.shape)
+          found, images.shape
+        )
 
       return tf.ensure_shape(
-          tf.numpy_function(scores, [images, labels], tf.float32),
-          images.shape[:1]), backward
+        tf.numpy_function(scores, [images, labels], tf.float32),
+        images.shape[:1],
+      ), backward
 
     return score(images)
 

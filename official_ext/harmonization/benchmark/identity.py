@@ -15,18 +15,19 @@ result is used again only if nothing in it differs (`differences`):
 
 # Bazel: data = ["//:project"]
 
+from collections.abc import Mapping, Sequence
 import datetime
 import hashlib
 from importlib import metadata
 import json
 import os
 import time
-import tomllib
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 from absl import logging
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tomllib
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark.adapters import base
@@ -38,15 +39,21 @@ TOLERANCE = 1e-4
 _DIRECTIONS = 16
 
 _PRODUCT = 'official-ext-harmonization'
-_PACKAGES = ('tf-models-official', 'tensorflow', 'tf_keras', 'numpy', 'scipy',
-             'pillow')
+_PACKAGES = (
+  'tf-models-official',
+  'tensorflow',
+  'tf_keras',
+  'numpy',
+  'scipy',
+  'pillow',
+)
 # Packages that compute only for some kinds of SPEC.
 _OF_KINDS = {
-    'keras': ('keras',),
-    'harmonized': ('keras', 'vit-keras', 'keras-cv-attention-models'),
-    'torch': ('torch',),
-    'timm': ('torch', 'timm'),
-    'torchvision': ('torch', 'torchvision'),
+  'keras': ('keras',),
+  'harmonized': ('keras', 'vit-keras', 'keras-cv-attention-models'),
+  'torch': ('torch',),
+  'timm': ('torch', 'timm'),
+  'torchvision': ('torch', 'torchvision'),
 }
 
 # Inputs of more bytes, and those that are not on a local disk, are sampled.
@@ -55,7 +62,7 @@ _BLOCKS, _BLOCK = 64, 64 << 10
 _CHUNK = 1 << 20
 # A file that has just been written may be written again within the same tick
 # of the clock: its digest is not kept.
-_SETTLED = 2.
+_SETTLED = 2.0
 
 
 def now() -> str:
@@ -85,7 +92,7 @@ def sha256(*parts: Any) -> str:
   return digest.hexdigest()
 
 
-def network(adapter) -> Dict[str, Any]:
+def network(adapter) -> dict[str, Any]:
   """Identifies a network as it is in memory.
 
   The response holds, for the logits of one fixed noise image and for the
@@ -117,28 +124,29 @@ def network(adapter) -> Dict[str, Any]:
   inputs = adapter.preprocess(image.astype(np.float32))
   try:
     logits, gradients = adapter.logits_and_gradients(
-        inputs, labels.astype(np.float32))
+      inputs, labels.astype(np.float32)
+    )
   except base.Unscorable:
     # Perhaps without a gradient only: then its decisions can be scored.
     logits, gradients = adapter.logits(inputs), np.zeros_like(inputs)
   return {
-      'parameters': digest.hexdigest(),
-      'number of parameters': count,
-      'response': [_projected(logits), _projected(gradients)],
-      'preprocessing': adapter.preprocessing,
-      'input size': list(adapter.input_size),
-      'classes': int(adapter.scored_classes),
+    'parameters': digest.hexdigest(),
+    'number of parameters': count,
+    'response': [_projected(logits), _projected(gradients)],
+    'preprocessing': adapter.preprocessing,
+    'input size': list(adapter.input_size),
+    'classes': int(adapter.scored_classes),
   }
 
 
-def _projected(values: np.ndarray) -> List[float]:
+def _projected(values: np.ndarray) -> list[float]:
   """The norm, and the products with random directions; 0 for NaN."""
   values = np.asarray(values, np.float64).ravel()
   rng = np.random.default_rng(len(values))
   found = [np.linalg.norm(values)]
   for _ in range(_DIRECTIONS):
     found.append(rng.normal(size=len(values)) @ values)
-  return [float(f'{v:.8g}') if np.isfinite(v) else 0. for v in found]
+  return [float(f'{v:.8g}') if np.isfinite(v) else 0.0 for v in found]
 
 
 def _same_response(known: Any, present: Any) -> bool:
@@ -152,7 +160,7 @@ def _same_response(known: Any, present: Any) -> bool:
   return bool((abs(pairs[0] - pairs[1]) <= TOLERANCE * size).all())
 
 
-def versions(*specs: str) -> Dict[str, str]:
+def versions(*specs: str) -> dict[str, str]:
   """Names the versions of what computes a result.
 
   Args:
@@ -164,7 +172,8 @@ def versions(*specs: str) -> Dict[str, str]:
   found = {_PRODUCT: _product_version()}
   kinds = [spec.partition(':')[0] for spec in specs]
   for package in dict.fromkeys(
-      [*_PACKAGES, *(p for kind in kinds for p in _OF_KINDS.get(kind, ()))]):
+    [*_PACKAGES, *(p for kind in kinds for p in _OF_KINDS.get(kind, ()))]
+  ):
     try:
       found[package] = metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -233,25 +242,29 @@ class Digests:
     changed: paths whose contents are no longer those of the kept digest.
   """
 
-  def __init__(self, path: Optional[str] = None):
+  def __init__(self, path: str | None = None):
     """Reads the kept digests.
 
     Args:
       path: of the JSON file that they are kept in; None to keep none.
     """
     self._path = path
-    self._kept: Dict[str, Any] = {}
-    self.changed: List[str] = []
+    self._kept: dict[str, Any] = {}
+    self.changed: list[str] = []
     if path and tf.io.gfile.exists(path):
       try:
         kept = files.read_json(path)
         self._kept = {k: (list(s), str(d)) for k, (s, d) in kept.items()}
       except (AttributeError, TypeError, ValueError):
-        logging.warning('%s: not a table of digests; they are computed again '
-                        'and it is replaced.', path)
+        logging.warning(
+          '%s: not a table of digests; they are computed again '
+          'and it is replaced.',
+          path,
+        )
 
-  def of(self, paths: Sequence[str],
-         names: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+  def of(
+    self, paths: Sequence[str], names: Sequence[str] | None = None
+  ) -> dict[str, Any]:
     """Identifies a set of files.
 
     Args:
@@ -275,7 +288,7 @@ class Digests:
     """Returns the digest of one file, of all its bytes if it is local."""
     return self._one(path, _stat(path), False)
 
-  def _one(self, path: str, stat: List[int], sampled: bool) -> str:
+  def _one(self, path: str, stat: list[int], sampled: bool) -> str:
     sampled = sampled or '://' in path
     kept_stat, digest = self._kept.get(path, ([], ''))
     if kept_stat == stat and digest.startswith('sampled-') == sampled:
@@ -291,13 +304,16 @@ class Digests:
     if not self._path:
       return
     limit = (time.time() - _SETTLED) * 1e9
-    kept = {path: entry for path, entry in self._kept.items()
-            if max(entry[0][1:3]) < limit}
+    kept = {
+      path: entry
+      for path, entry in self._kept.items()
+      if max(entry[0][1:3]) < limit
+    }
     tf.io.gfile.makedirs(os.path.dirname(self._path) or '.')
     files.write_json(self._path, kept, indent=0)
 
 
-def _stat(path: str) -> List[int]:
+def _stat(path: str) -> list[int]:
   """Size and times in nanoseconds; on a local disk, the inode too."""
   if '://' in path:
     found = tf.io.gfile.stat(path)

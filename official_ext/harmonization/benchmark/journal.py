@@ -4,18 +4,19 @@ The first line of the file is the identity of the result, each further one a
 batch. A process that is killed loses at most the batch that it was computing.
 """
 
+from collections.abc import Sequence
 import json
 import time
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import identity as identity_lib
 
 # Appending to a file in a bucket writes the whole file again: not more often
 # than every so many seconds.
-_REMOTE_INTERVAL = 60.
+_REMOTE_INTERVAL = 60.0
 
 
 class Journal:
@@ -27,7 +28,7 @@ class Journal:
     note: why items that were there are not used, or ''.
   """
 
-  def __init__(self, path: str, identity: Dict[str, Any]):
+  def __init__(self, path: str, identity: dict[str, Any]):
     """Opens a journal, and drops one of something else.
 
     Args:
@@ -35,9 +36,9 @@ class Journal:
       identity: of the result.
     """
     self._path = path
-    self.items: List[Any] = []
+    self.items: list[Any] = []
     self.begun, self.note = identity_lib.now(), ''
-    self._waiting: List[str] = []
+    self._waiting: list[str] = []
     if tf.io.gfile.exists(path):
       self._read(identity)
     lines = [json.dumps({'identity': identity, 'begun': self.begun})]
@@ -75,7 +76,8 @@ class Journal:
     self.items += items
     self._waiting.append(f'{line}\n')
     if '://' in self._path and (
-        time.monotonic() - self._written < _REMOTE_INTERVAL):
+      time.monotonic() - self._written < _REMOTE_INTERVAL
+    ):
       return
     with tf.io.gfile.GFile(self._path, 'a') as f:
       f.write(''.join(self._waiting))
@@ -86,6 +88,6 @@ class Journal:
     tf.io.gfile.remove(self._path)
 
 
-def kept(journal: 'Journal | None') -> List[Any]:
+def kept(journal: 'Journal | None') -> list[Any]:
   """The items of a journal, a new list; of None, none."""
   return list(journal.items) if journal else []

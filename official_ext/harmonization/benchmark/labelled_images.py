@@ -6,22 +6,23 @@ order is that of the sorted files, so that two models see the same images, and
 the last batch is as small as what is left.
 """
 
+from collections.abc import Iterator, Mapping
 import dataclasses
 import os
-from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.common import dataset_fn
 from official.vision.ops import preprocess_ops
-from official_ext.harmonization.data.records import record_files
+import tensorflow as tf
+
+from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.data import verify_records
+from official_ext.harmonization.data.records import record_files
 from official_ext.harmonization.dataloaders import decoding
 from official_ext.harmonization.dataloaders import harmonization_input
 from official_ext.harmonization.dataloaders import records
 from official_ext.harmonization.dataloaders import registry
-from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.ops import blur
 
 _NO_MAP = 'it has no human map to compare with'
@@ -50,16 +51,17 @@ class Source:
       evaluates ImageNet; the release takes the whole image.
     limit: only the first so many records, for a trial; None for all.
   """
+
   input_path: str
   map_decoder: str = 'clickme'
   label_offset: int = 0
-  raw_image_max: float = 255.
+  raw_image_max: float = 255.0
   blur: bool = True
-  map_resize: Optional[str] = None
+  map_resize: str | None = None
   blur_kernel: str = 'released'
   has_maps: bool = True
   center_crop: bool = False
-  limit: Optional[int] = None
+  limit: int | None = None
 
   def files(self) -> list[str]:
     """The files, sorted.
@@ -79,25 +81,28 @@ class Source:
     """How maps are resized, see `ops.blur.RESIZES`."""
     return registry.map_resize(self.map_decoder, self.map_resize)
 
-  def _fields(self) -> Dict[str, Any]:
+  def _fields(self) -> dict[str, Any]:
     """What the fields come to, but for those that are as released."""
     fields = {**dataclasses.asdict(self), 'map_resize': self.resize()}
     # Scores of a time before these could be chosen do not name them; nor do
     # those that no map has a part in.
-    return {name: value for name, value in fields.items()
-            if name not in ('map_resize', 'blur_kernel') or
-            self.has_maps and value != 'released'}
+    return {
+      name: value
+      for name, value in fields.items()
+      if name not in ('map_resize', 'blur_kernel')
+      or self.has_maps
+      and value != 'released'
+    }
 
-  def settings(self) -> Dict[str, Any]:
+  def settings(self) -> dict[str, Any]:
     """What a score depends on: the fields, and every file and its size."""
     sizes = {
-        os.path.basename(file): tf.io.gfile.stat(file).length
-        for file in self.files()
+      os.path.basename(file): tf.io.gfile.stat(file).length
+      for file in self.files()
     }
-    return {**self._fields(), 'bytes': sum(sizes.values()),
-            'files': len(sizes)}
+    return {**self._fields(), 'bytes': sum(sizes.values()), 'files': len(sizes)}
 
-  def options(self) -> Dict[str, Any]:
+  def options(self) -> dict[str, Any]:
     """How records are read, whatever their files are called."""
     options = self._fields()
     del options['input_path']
@@ -105,7 +110,7 @@ class Source:
       del options['raw_image_max']  # Which only raw pixels need.
     return options
 
-  def contents(self, digests: identity.Digests) -> Dict[str, Any]:
+  def contents(self, digests: identity.Digests) -> dict[str, Any]:
     """Identifies the records.
 
     Args:
@@ -130,21 +135,29 @@ class Batch(NamedTuple):
     labels: int64 (B,), of the classes that are scored.
     places: (file, position from 0) of each record.
   """
+
   images: np.ndarray
-  maps: Optional[np.ndarray]
+  maps: np.ndarray | None
   labels: np.ndarray
-  places: list[Tuple[str, int]]
+  places: list[tuple[str, int]]
 
   def targets(self, num_classes: int) -> np.ndarray:
     """The labels as one-hot rows, float32 (B, num_classes)."""
     return np.eye(num_classes, dtype=np.float32)[self.labels]
 
 
-def _prepare(record: Mapping[str, tf.Tensor], decoder: decoding.Decoder,
-             source: Source, image_size, map_size) -> Dict[str, tf.Tensor]:
+def _prepare(
+  record: Mapping[str, tf.Tensor],
+  decoder: decoding.Decoder,
+  source: Source,
+  image_size,
+  map_size,
+) -> dict[str, tf.Tensor]:
   """Decodes and resizes one record; a bad one becomes black."""
-  decoded = {'has_map': tf.constant(True),
-             **decoder.decode(record['serialized'])}
+  decoded = {
+    'has_map': tf.constant(True),
+    **decoder.decode(record['serialized']),
+  }
   problem = decoded['problem']
   if source.has_maps:
     problem = tf.where((problem == '') & ~decoded['has_map'], _NO_MAP, problem)
@@ -153,51 +166,66 @@ def _prepare(record: Mapping[str, tf.Tensor], decoder: decoding.Decoder,
     pixels = decoded['image']
     if source.center_crop:
       begin, size = harmonization_input.centre_window(
-          tf.shape(pixels)[:2], preprocess_ops.CENTER_CROP_FRACTION)
+        tf.shape(pixels)[:2], preprocess_ops.CENTER_CROP_FRACTION
+      )
       pixels = tf.slice(pixels, [begin[0], begin[1], 0], [size[0], size[1], 3])
     return tf.image.resize(pixels, image_size)
 
   def human_map():
     if source.blur:
-      return blur.blur_maps(decoded['heatmap'][tf.newaxis], map_size,
-                            source.resize(), source.blur_kernel)[0]
-    return tf.image.resize(decoded['heatmap'], map_size,
-                           antialias=source.resize() == 'antialias')
+      return blur.blur_maps(
+        decoded['heatmap'][tf.newaxis],
+        map_size,
+        source.resize(),
+        source.blur_kernel,
+      )[0]
+    return tf.image.resize(
+      decoded['heatmap'], map_size, antialias=source.resize() == 'antialias'
+    )
 
   good = problem == ''
   prepared = {
-      'file': record['file'],
-      'index': record['index'],
-      'label': decoded['label'],
-      'problem': problem,
-      'image': tf.cond(good, image, lambda: tf.zeros([*image_size, 3])),
+    'file': record['file'],
+    'index': record['index'],
+    'label': decoded['label'],
+    'problem': problem,
+    'image': tf.cond(good, image, lambda: tf.zeros([*image_size, 3])),
   }
   if source.has_maps:
     prepared['map'] = tf.cond(
-        good, human_map, lambda: tf.zeros([*map_size, 1]))[..., 0]
+      good, human_map, lambda: tf.zeros([*map_size, 1])
+    )[..., 0]
   return prepared
 
 
 def _check(batch: Mapping[str, np.ndarray], source: Source, num_classes: int):
   """Raises where a record, or its label, cannot be used."""
-  for file, index, label, problem in zip(*(
-      batch[key] for key in ('file', 'index', 'label', 'problem'))):
+  for file, index, label, problem in zip(
+    *(batch[key] for key in ('file', 'index', 'label', 'problem'))
+  ):
     where = f'{file.decode()}, record {index} (counted from 0)'
     if problem:
       raise BadDataError(
-          f'Bad record: {where}: {problem.decode(errors="replace")}. Repair or '
-          f'remove it; it was read as {source.map_decoder}.')
+        f'Bad record: {where}: {problem.decode(errors="replace")}. Repair or '
+        f'remove it; it was read as {source.map_decoder}.'
+      )
     if not 0 <= label + source.label_offset < num_classes:
       # Another model may have that class, so this is no bad record.
       raise ValueError(
-          f'{where}: its label {label} plus the label offset '
-          f"{source.label_offset} is outside the model's classes "
-          f'0..{num_classes - 1}: set the offset, or leave the model out.')
+        f'{where}: its label {label} plus the label offset '
+        f"{source.label_offset} is outside the model's classes "
+        f'0..{num_classes - 1}: set the offset, or leave the model out.'
+      )
 
 
-def batches(source: Source, image_size: Tuple[int, int],
-            map_size: Tuple[int, int], num_classes: int,
-            batch_size: int, start: int = 0) -> Iterator[Batch]:
+def batches(
+  source: Source,
+  image_size: tuple[int, int],
+  map_size: tuple[int, int],
+  num_classes: int,
+  batch_size: int,
+  start: int = 0,
+) -> Iterator[Batch]:
   """Reads every record once.
 
   An image is resized to `image_size` (bilinear), as a whole or after a central
@@ -227,16 +255,20 @@ def batches(source: Source, image_size: Tuple[int, int],
     dataset = dataset.take(source.limit)
   dataset = dataset.skip(start)
   dataset = dataset.map(
-      lambda record: _prepare(record, decoder, source, image_size, map_size),
-      num_parallel_calls=tf.data.AUTOTUNE)
+    lambda record: _prepare(record, decoder, source, image_size, map_size),
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )
   for batch in _iterate(dataset.batch(batch_size).prefetch(1), files):
     _check(batch, source, num_classes)
     yield Batch(
-        images=batch['image'],
-        maps=batch.get('map'),
-        labels=batch['label'] + source.label_offset,
-        places=[(file.decode(), int(index))
-                for file, index in zip(batch['file'], batch['index'])])
+      images=batch['image'],
+      maps=batch.get('map'),
+      labels=batch['label'] + source.label_offset,
+      places=[
+        (file.decode(), int(index))
+        for file, index in zip(batch['file'], batch['index'])
+      ],
+    )
 
 
 def _iterate(dataset: tf.data.Dataset, files):
@@ -246,6 +278,7 @@ def _iterate(dataset: tf.data.Dataset, files):
   except tf.errors.DataLossError as e:
     bad = verify_records.locate(files, e)
     raise BadDataError(
-        f'Bad record: {bad or e.message}. Repair or remove it; python -m '
-        'official_ext.harmonization.data.verify_records --nodecode FILES names '
-        'all that are bad.') from None
+      f'Bad record: {bad or e.message}. Repair or remove it; python -m '
+      'official_ext.harmonization.data.verify_records --nodecode FILES names '
+      'all that are bad.'
+    ) from None

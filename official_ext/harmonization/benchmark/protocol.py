@@ -1,8 +1,9 @@
 """An experiment of the benchmark, and what it hands back for a model."""
 
 import abc
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ class Examples:
     human: float (n, H, W), the human maps.
     model: float (n, H, W), the model's maps.
   """
+
   images: np.ndarray
   human: np.ndarray
   model: np.ndarray
@@ -36,11 +38,12 @@ class Result:
     curves: data of an accuracy curve, or None.
     examples: for pictures, or None.
   """
+
   scores: Sequence[scores.Score]
   rows: Sequence[Mapping[str, Any]]
   warnings: Sequence[str] = ()
-  curves: Optional[Mapping[str, Any]] = None
-  examples: Optional[Examples] = None
+  curves: Mapping[str, Any] | None = None
+  examples: Examples | None = None
 
 
 class Experiment(abc.ABC):
@@ -51,16 +54,17 @@ class Experiment(abc.ABC):
     title: for people.
     version: of the protocol; another one gives other scores.
   """
+
   name: str
   title: str
   version = 1
 
   @abc.abstractmethod
-  def settings(self) -> Dict[str, Any]:
+  def settings(self) -> dict[str, Any]:
     """What a reader of the report must know of data and options."""
 
   @abc.abstractmethod
-  def identity(self, digests: identity.Digests) -> Dict[str, Any]:
+  def identity(self, digests: identity.Digests) -> dict[str, Any]:
     """What the scores depend on, but for the model and versions.
 
     Args:
@@ -71,8 +75,12 @@ class Experiment(abc.ABC):
     """
 
   @abc.abstractmethod
-  def run(self, adapter, progress: Callable[[int], Any],
-          journal: Optional[journal_lib.Journal] = None) -> Result:
+  def run(
+    self,
+    adapter,
+    progress: Callable[[int], Any],
+    journal: journal_lib.Journal | None = None,
+  ) -> Result:
     """Scores a model.
 
     Args:
@@ -85,7 +93,7 @@ class Experiment(abc.ABC):
       The scores, a row per image or trial, and what belongs to them.
     """
 
-  def present(self, stored: Mapping[str, Any]) -> Dict[str, Any]:
+  def present(self, stored: Mapping[str, Any]) -> dict[str, Any]:
     """Shows stored scores by today's settings that only affect how they look.
 
     Args:

@@ -6,6 +6,7 @@ labelled; otherwise it is kept in `models/earlier` and computed again. Several
 processes may share the folder: each claims the model that it scores.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import gc
 import io
@@ -13,10 +14,11 @@ import os
 import re
 import time
 import traceback
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 import tqdm
 
 from official_ext.harmonization import files
@@ -27,17 +29,21 @@ from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.benchmark import reuse
-from official_ext.harmonization.evaluation import scores
 from official_ext.harmonization.benchmark import stored_results
 from official_ext.harmonization.benchmark.adapters import spec as spec_lib
+from official_ext.harmonization.evaluation import scores
 
 _FOLDER = 'models'
 _DIGESTS = 'digests.json'
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9 ._+-]*')
 # Of a model's folder, the files that change when the model does, and not when
 # it is only looked at.
-_MODEL_FILES = ('checkpoint', 'params.yaml', 'saved_model.pb',
-                'variables/variables.index')
+_MODEL_FILES = (
+  'checkpoint',
+  'params.yaml',
+  'saved_model.pb',
+  'variables/variables.index',
+)
 
 
 class SettingsError(ValueError):
@@ -54,11 +60,12 @@ class Model:
     names: what the spec names: its target, and values of its options. Some
       are files or folders.
   """
+
   name: str
   spec: str
   names: Sequence[str]
 
-  def settings(self) -> Dict[str, Any]:
+  def settings(self) -> dict[str, Any]:
     """What its scores depend on."""
     files = {}
     for name in self.names:
@@ -66,7 +73,7 @@ class Model:
     return {'spec': self.spec, 'files': files}
 
 
-def _fingerprint(path: str) -> Dict[str, List[int]]:
+def _fingerprint(path: str) -> dict[str, list[int]]:
   """Sizes in bytes and times in seconds of the files that make a model."""
   names = _MODEL_FILES if tf.io.gfile.isdir(path) else ('',)
   stats = {}
@@ -75,7 +82,9 @@ def _fingerprint(path: str) -> Dict[str, List[int]]:
     if tf.io.gfile.exists(file):
       found = tf.io.gfile.stat(file)
       stats[name or os.path.basename(file)] = [
-          found.length, found.mtime_nsec // 10**9]
+        found.length,
+        found.mtime_nsec // 10**9,
+      ]
   return stats
 
 
@@ -106,13 +115,14 @@ def parse_model(text: str) -> Model:
   name = options.get('name', stem)
   if not _NAME.fullmatch(name):
     raise SettingsError(
-        f'{text}: a model cannot be called {name!r}: begin with a letter or '
-        'digit, go on with these, spaces and . _ + -, as in '
-        "'KIND:TARGET?name=NAME'.")
+      f'{text}: a model cannot be called {name!r}: begin with a letter or '
+      'digit, go on with these, spaces and . _ + -, as in '
+      "'KIND:TARGET?name=NAME'."
+    )
   return Model(name, text, [target, *options.values()])
 
 
-def parse_models(texts: Sequence[str]) -> List[Model]:
+def parse_models(texts: Sequence[str]) -> list[Model]:
   """Reads SPECs.
 
   Args:
@@ -126,26 +136,36 @@ def parse_models(texts: Sequence[str]) -> List[Model]:
   """
   if not texts:
     raise SettingsError('no model is named: add --model=KIND:TARGET.')
-  by_name: Dict[str, Model] = {}
+  by_name: dict[str, Model] = {}
   for model in map(parse_model, texts):
     # Files of names that differ in case only are the same on some systems.
     other = by_name.setdefault(model.name.lower(), model)
     if other is not model:
-      both = f'both be called {model.name!r}' if other.name == model.name else (
+      both = (
+        f'both be called {model.name!r}'
+        if other.name == model.name
+        else (
           f'be called {other.name!r} and {model.name!r}, which some file '
-          'systems take for the same')
+          'systems take for the same'
+        )
+      )
       raise SettingsError(
-          f'{other.spec} and {model.spec} would {both}: name them, as in '
-          "--model='KIND:TARGET?name=NAME'.")
+        f'{other.spec} and {model.spec} would {both}: name them, as in '
+        "--model='KIND:TARGET?name=NAME'."
+      )
   return list(by_name.values())
 
 
 class Benchmark:
   """The experiments, and the folder that holds what came out of them."""
 
-  def __init__(self, experiments: Sequence[protocol.Experiment],
-               output_dir: str, build: Callable[..., Any],
-               rescore: bool = False):
+  def __init__(
+    self,
+    experiments: Sequence[protocol.Experiment],
+    output_dir: str,
+    build: Callable[..., Any],
+    rescore: bool = False,
+  ):
     """Initializes the benchmark.
 
     Args:
@@ -162,12 +182,17 @@ class Benchmark:
     self._store = stored_results.Store(output_dir, _FOLDER)
     self._build = build
     self._reuse = reuse.Reuse(
-        self._store, experiments,
-        identity_lib.Digests(digests_path(output_dir)), rescore)
+      self._store,
+      experiments,
+      identity_lib.Digests(digests_path(output_dir)),
+      rescore,
+    )
 
-  def run(self, models: Sequence[Model],
-          finish: Callable[[Dict[str, Any]], Any] = lambda outcome: None
-         ) -> Dict[str, Any]:
+  def run(
+    self,
+    models: Sequence[Model],
+    finish: Callable[[dict[str, Any]], Any] = lambda outcome: None,
+  ) -> dict[str, Any]:
     """Scores what is not scored yet, behind progress bars.
 
     Args:
@@ -200,13 +225,17 @@ class Benchmark:
         self._reuse.note(f'{model.name} is being scored by {e}; passed over.')
     with claims.locked(self._folder):
       others = self._reuse.others(scored)
-      others.sort(key=lambda r: names.index(r['name']) if r['name'] in names
-                  else len(names))
+      others.sort(
+        key=lambda r: (
+          names.index(r['name']) if r['name'] in names else len(names)
+        )
+      )
       outcome = {
-          'models': [r for r in (*scored.values(), *others)
-                     if r and r['experiments']],
-          'failures': failures,
-          'notes': self._reuse.notes,
+        'models': [
+          r for r in (*scored.values(), *others) if r and r['experiments']
+        ],
+        'failures': failures,
+        'notes': self._reuse.notes,
       }
       finish(outcome)
     return outcome
@@ -225,23 +254,37 @@ class Benchmark:
     failure = self._store.path(model.name, 'failure.txt')
     if tf.io.gfile.exists(failure):  # Of a time before.
       tf.io.gfile.remove(failure)
-    opened = self._attempt(model, 'the model cannot be opened', failures,
-                           lambda: self._open(model))
+    opened = self._attempt(
+      model, 'the model cannot be opened', failures, lambda: self._open(model)
+    )
     if opened is None:
       return None
     adapter, network = opened
     record = self._reuse.current(
-        {'name': model.name, 'settings': scores.json_safe(model.settings()),
-         'adapter': _describe(adapter), 'experiments': {}},
-        network, adapter.name, named)
+      {
+        'name': model.name,
+        'settings': scores.json_safe(model.settings()),
+        'adapter': _describe(adapter),
+        'experiments': {},
+      },
+      network,
+      adapter.name,
+      named,
+    )
     shown = {}
     for experiment in self._experiments:
       name = experiment.name
       if name in record['experiments']:
         shown[name] = self._reuse.presented(record, name)
         continue
-      self._attempt(model, name, failures, lambda e=experiment: self._run_one(
-          model, record, adapter, network, e, claim))
+      self._attempt(
+        model,
+        name,
+        failures,
+        lambda e=experiment: self._run_one(
+          model, record, adapter, network, e, claim
+        ),
+      )
       if name in record['experiments']:
         shown[name] = record['experiments'][name]
     return {**record, 'experiments': shown}
@@ -261,15 +304,20 @@ class Benchmark:
     except (labelled_images.BadDataError, claims.Taken):
       # The data are the same for all models.
       raise
-    except Exception as e:  # pylint: disable=broad-except
+    except Exception as e:
       with tf.io.gfile.GFile(path, 'w') as f:
         f.write(traceback.format_exc())
       error = f'{type(e).__name__}: {e}'
       tqdm.tqdm.write(f'FAILED {model.name} ({stage}): {error} See {path}.')
-      failures.append({
-          'name': model.name, 'spec': model.spec, 'experiment': stage,
-          'error': error, 'traceback': path
-      })
+      failures.append(
+        {
+          'name': model.name,
+          'spec': model.spec,
+          'experiment': stage,
+          'error': error,
+          'traceback': path,
+        }
+      )
       return None
 
   def _run_one(self, model, record, adapter, network, experiment, claim):
@@ -279,20 +327,27 @@ class Benchmark:
     path = self._store.path(model.name, f'{experiment.name}.partial.jsonl')
     journal = journal_lib.Journal(path, identity)
     if journal.note:
-      self._reuse.note(f'{path}: {journal.note}; {experiment.name} begins at '
-                       'the first image.')
+      self._reuse.note(
+        f'{path}: {journal.note}; {experiment.name} begins at the first image.'
+      )
     if journal.items:
       self._reuse.note(
-          f'{model.name}: {experiment.name} resumes after '
-          f'{len(journal.items)} images of a run that began on '
-          f'{identity_lib.date(journal.begun)}.')
-    with tqdm.tqdm(desc=f'{model.name}: {experiment.name}', unit=' images',
-                   initial=len(journal.items), leave=False,
-                   disable=None) as bar:
+        f'{model.name}: {experiment.name} resumes after '
+        f'{len(journal.items)} images of a run that began on '
+        f'{identity_lib.date(journal.begun)}.'
+      )
+    with tqdm.tqdm(
+      desc=f'{model.name}: {experiment.name}',
+      unit=' images',
+      initial=len(journal.items),
+      leave=False,
+      disable=None,
+    ) as bar:
       result = experiment.run(adapter, bar.update, journal)
     claim.check()
-    self._save(model, record, experiment, identity, result,
-               time.monotonic() - start)
+    self._save(
+      model, record, experiment, identity, result, time.monotonic() - start
+    )
     journal.end()
 
   def _save(self, model, record, experiment, identity, result, seconds):
@@ -303,7 +358,8 @@ class Benchmark:
     if result.examples is not None:
       examples = self._store.path(model.name, f'{experiment.name}.npz')
       _write_examples(examples, result.examples)
-    record['experiments'][experiment.name] = scores.json_safe({
+    record['experiments'][experiment.name] = scores.json_safe(
+      {
         'settings': experiment.settings(),
         'identity': identity,
         'created': identity_lib.now(),
@@ -311,20 +367,21 @@ class Benchmark:
         'warnings': list(result.warnings),
         'curves': result.curves,
         'table': os.path.join(_FOLDER, os.path.basename(table)),
-        'examples': examples and os.path.join(_FOLDER,
-                                              os.path.basename(examples)),
+        'examples': examples
+        and os.path.join(_FOLDER, os.path.basename(examples)),
         'seconds': round(seconds, 1),
-    })
+      }
+    )
     self._store.seal(record, experiment.name)
     self._store.save(record)
 
 
-def _describe(adapter) -> Dict[str, Any]:
+def _describe(adapter) -> dict[str, Any]:
   """What reports say of how a model is used."""
   return {
-      'input_size': list(adapter.input_size),
-      'num_classes': int(adapter.num_classes),
-      'preprocessing': adapter.preprocessing,
+    'input_size': list(adapter.input_size),
+    'num_classes': int(adapter.num_classes),
+    'preprocessing': adapter.preprocessing,
   }
 
 
@@ -332,20 +389,25 @@ def _write_examples(path: str, examples: protocol.Examples):
   """Writes pictures' pixels, 8 bits each, whole or not at all."""
   buffer = io.BytesIO()
   np.savez_compressed(
-      buffer, images=examples.images, human=_eight_bits(examples.human),
-      model=_eight_bits(examples.model))
+    buffer,
+    images=examples.images,
+    human=_eight_bits(examples.human),
+    model=_eight_bits(examples.model),
+  )
   files.write(path, buffer.getvalue())
 
 
 def _eight_bits(maps: np.ndarray) -> np.ndarray:
   """Scales each map (B, H, W) to 0..255; what is not finite becomes 0."""
-  maps = np.nan_to_num(maps.astype(np.float64), posinf=0., neginf=0.)
+  maps = np.nan_to_num(maps.astype(np.float64), posinf=0.0, neginf=0.0)
   low = maps.min((1, 2), keepdims=True)
   span = maps.max((1, 2), keepdims=True) - low
-  return np.uint8(np.round(255. * (maps - low) / np.where(span > 0, span, 1.)))
+  return np.uint8(
+    np.round(255.0 * (maps - low) / np.where(span > 0, span, 1.0))
+  )
 
 
-def read_examples(path: str) -> Optional[protocol.Examples]:
+def read_examples(path: str) -> protocol.Examples | None:
   """Reads what `Benchmark` wrote for pictures.
 
   Args:
@@ -358,4 +420,6 @@ def read_examples(path: str) -> Optional[protocol.Examples]:
     return None
   with tf.io.gfile.GFile(path, 'rb') as f:
     content = np.load(io.BytesIO(f.read()), allow_pickle=False)
-  return protocol.Examples(content['images'], content['human'], content['model'])
+  return protocol.Examples(
+    content['images'], content['human'], content['model']
+  )

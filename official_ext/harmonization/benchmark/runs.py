@@ -1,23 +1,22 @@
 """Finished (or unfinished) runs of the training driver, opened again."""
 
 import os
-from typing import Dict
 
 import numpy as np
-import orbit
-import tensorflow as tf, tf_keras
-
 from official.core import base_trainer
 from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.core import task_factory
 from official.core import train_utils
 from official.modeling import optimization
-from official_ext.harmonization import (
-    registry_imports)  # pylint: disable=unused-import
+import orbit
+import tensorflow as tf
+
+from official_ext.harmonization import registry_imports
 from official_ext.harmonization import run_folder
 from official_ext.harmonization.configs import (
-    harmonized_image_classification as exp_cfg)
+  harmonized_image_classification as exp_cfg,
+)
 
 
 def load_config(model_dir: str) -> cfg.ExperimentConfig:
@@ -35,8 +34,10 @@ def load_config(model_dir: str) -> cfg.ExperimentConfig:
   """
   settings, problems = run_folder.read_settings(model_dir), []
   # MaxViT has a model configuration of its own.
-  for task in (exp_cfg.HarmonizedImageClassificationTask(),
-               exp_factory.get_exp_config('harmonized_maxvit_imagenet').task):
+  for task in (
+    exp_cfg.HarmonizedImageClassificationTask(),
+    exp_factory.get_exp_config('harmonized_maxvit_imagenet').task,
+  ):
     config = cfg.ExperimentConfig(task=task)
     try:
       config.override(settings, is_strict=True)
@@ -46,8 +47,9 @@ def load_config(model_dir: str) -> cfg.ExperimentConfig:
     except (AttributeError, KeyError, TypeError, ValueError) as e:
       problems.append(' '.join(str(e).split()))
   raise ValueError(
-      f'{os.path.join(model_dir, run_folder.PARAMS)} is not the configuration '
-      f'of an image-classification run: {problems[0]}')
+    f'{os.path.join(model_dir, run_folder.PARAMS)} is not the configuration '
+    f'of an image-classification run: {problems[0]}'
+  )
 
 
 def find_checkpoint(model_dir: str, checkpoint: str = '') -> str:
@@ -70,12 +72,13 @@ def find_checkpoint(model_dir: str, checkpoint: str = '') -> str:
     if not found:
       # The host's best checkpoint stands without the list of checkpoints.
       indices = tf.io.gfile.glob(os.path.join(path, '*.index'))
-      found = indices[0][:-len('.index')] if len(indices) == 1 else None
+      found = indices[0][: -len('.index')] if len(indices) == 1 else None
   else:
     found = path if tf.io.gfile.exists(f'{path}.index') else None
   if not found:
     raise FileNotFoundError(
-        f'{path} holds no checkpoint: train it first, or name one.')
+      f'{path} holds no checkpoint: train it first, or name one.'
+    )
   return found
 
 
@@ -90,8 +93,9 @@ class Run:
     averaged: whether the network has the moving averages of its weights.
   """
 
-  def __init__(self, model_dir: str, *, checkpoint: str = '',
-               evaluate: bool = True):
+  def __init__(
+    self, model_dir: str, *, checkpoint: str = '', evaluate: bool = True
+  ):
     """Opens a run.
 
     Args:
@@ -112,35 +116,43 @@ class Run:
     # The host swaps averages in and out under a strategy alone.
     gpus = tf.config.list_logical_devices('GPU')
     self._strategy = tf.distribute.OneDeviceStrategy(
-        'GPU:0' if gpus else 'CPU:0')
+      'GPU:0' if gpus else 'CPU:0'
+    )
     with self._strategy.scope():
       self.model = self.task.build_model()
       self._trainer = base_trainer.Trainer(
-          self.config,
-          self.task,
-          model=self.model,
-          optimizer=train_utils.create_optimizer(self.task, self.config),
-          train=False,
-          evaluate=evaluate)
+        self.config,
+        self.task,
+        model=self.model,
+        optimizer=train_utils.create_optimizer(self.task, self.config),
+        train=False,
+        evaluate=evaluate,
+      )
     try:
       # Whatever does not match keeps its random initial value without a word.
       tf.train.Checkpoint(model=self.model).restore(
-          path).expect_partial().assert_existing_objects_matched()
+        path
+      ).expect_partial().assert_existing_objects_matched()
       self._trainer.checkpoint.restore(path).expect_partial()
     except (AssertionError, ValueError) as e:
       raise ValueError(
-          f'{path} is no checkpoint of the network in {model_dir}/params.yaml: '
-          f'{e}') from None
+        f'{path} is no checkpoint of the network in {model_dir}/params.yaml: '
+        f'{e}'
+      ) from None
     self.step = int(self._trainer.global_step.numpy())
     # The host exports its best checkpoint while the averages are swapped in.
     best = self.config.trainer.best_checkpoint_export_subdir
-    self.averaged = self._has_averages() and bool(best) and (
-        os.path.dirname(path) == os.path.join(model_dir, best))
+    self.averaged = (
+      self._has_averages()
+      and bool(best)
+      and (os.path.dirname(path) == os.path.join(model_dir, best))
+    )
 
   def _has_averages(self) -> bool:
     # Under float16's loss scaling the host keeps none.
-    return isinstance(self._trainer.optimizer,
-                      optimization.ExponentialMovingAverage)
+    return isinstance(
+      self._trainer.optimizer, optimization.ExponentialMovingAverage
+    )
 
   def _swap(self):
     with self._strategy.scope():
@@ -159,14 +171,16 @@ class Run:
     """
     if not self._has_averages():
       if required:
-        raise ValueError('The run has no moving averages of its weights '
-                         '(trainer.optimizer_config.ema).')
+        raise ValueError(
+          'The run has no moving averages of its weights '
+          '(trainer.optimizer_config.ema).'
+        )
       return
     if not self.averaged:
       self._swap()
       self.averaged = True
 
-  def evaluate(self) -> Dict[str, float]:
+  def evaluate(self) -> dict[str, float]:
     """Returns the host's evaluation logs on all validation data."""
     if self.averaged:  # The host swaps the averages in on its own.
       self._swap()
@@ -175,8 +189,9 @@ class Run:
     if self.averaged:
       self._swap()
     return {
-        name: float(np.asarray(orbit.utils.get_value(value)))
-        for name, value in logs.items() if not name.startswith('image/')
+      name: float(np.asarray(orbit.utils.get_value(value)))
+      for name, value in logs.items()
+      if not name.startswith('image/')
     }
 
   def mapped_examples(self, count: int):
@@ -192,7 +207,8 @@ class Run:
     params = self.config.task.validation_data
     for images, batch in self.task.build_inputs(params):
       if tf.reduce_any(batch['heatmap_weights'] > 0):
-        targets = tf.one_hot(batch['labels'],
-                             self.config.task.model.num_classes)
+        targets = tf.one_hot(
+          batch['labels'], self.config.task.model.num_classes
+        )
         return images[:count], targets[:count], batch['heatmaps'][:count]
     raise ValueError('task.mapped_validation_data holds no record.')

@@ -6,6 +6,7 @@ an edited or incomplete one is noticed. What is not current any more is moved to
 `<folder>/earlier`.
 """
 
+from collections.abc import Iterator, Mapping
 import csv
 import dataclasses
 import datetime
@@ -13,9 +14,9 @@ import io
 import json
 import os
 import re
-from typing import Any, Dict, Iterator, Mapping, Optional
+from typing import Any
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import earlier
@@ -29,22 +30,30 @@ _UNSEALED = {*_ENDINGS, 'digest'}
 _RESULT = {'settings': dict, 'scores': dict, 'warnings': list, 'table': str}
 _ADAPTER = {'input_size': list, 'num_classes': int, 'preprocessing': str}
 _SCORE = {f.name for f in dataclasses.fields(scores.Score)} | {
-    'normalized', 'normalized_low', 'normalized_high'}
+  'normalized',
+  'normalized_low',
+  'normalized_high',
+}
 _NUMBERS = ('value', 'low', 'high')
 
-Record = Dict[str, Any]
+Record = dict[str, Any]
 
 
 def _lacks(value: Any, fields: Mapping[str, type]) -> str:
   """Names the first field that is missing or of another type, or ''."""
   if not isinstance(value, dict):
     return 'it is not an object'
-  return next((f'"{name}" is {value.get(name)!r}'
-               for name, kind in fields.items()
-               if not isinstance(value.get(name), kind)), '')
+  return next(
+    (
+      f'"{name}" is {value.get(name)!r}'
+      for name, kind in fields.items()
+      if not isinstance(value.get(name), kind)
+    ),
+    '',
+  )
 
 
-def _problem(record: Any, name: Optional[str]) -> str:
+def _problem(record: Any, name: str | None) -> str:
   """Says why JSON is not a record of the model, or of any; or ''."""
   problem = _lacks(record, {'name': str, 'settings': dict, 'experiments': dict})
   if problem or not record['experiments']:
@@ -52,7 +61,8 @@ def _problem(record: Any, name: Optional[str]) -> str:
   if name is not None and record['name'] != name:
     return f'it is of {record["name"]!r}'
   problem = _lacks(record['settings'], {'spec': str}) or _lacks(
-      record.get('adapter'), _ADAPTER)
+    record.get('adapter'), _ADAPTER
+  )
   for result in record['experiments'].values():
     problem = problem or _lacks(result, _RESULT)
     if not problem and not all(map(_is_score, result['scores'].values())):
@@ -61,9 +71,14 @@ def _problem(record: Any, name: Optional[str]) -> str:
 
 
 def _is_score(value: Any) -> bool:
-  return isinstance(value, dict) and _SCORE <= value.keys() and all(
+  return (
+    isinstance(value, dict)
+    and _SCORE <= value.keys()
+    and all(
       value[name] is None or isinstance(value[name], (int, float))
-      for name in _NUMBERS)
+      for name in _NUMBERS
+    )
+  )
 
 
 class Store:
@@ -82,7 +97,7 @@ class Store:
     """The path of a model's file."""
     return os.path.join(self._root, self._folder, f'{name}.{ending}')
 
-  def _read(self, path: str, name: Optional[str]) -> Record:
+  def _read(self, path: str, name: str | None) -> Record:
     """Reads a record; the ValueError says why it is none."""
     with tf.io.gfile.GFile(path, 'rb') as f:
       content = f.read()
@@ -90,19 +105,22 @@ class Store:
       record = json.loads(content)
     except ValueError as e:
       found = f'not JSON ({e})' if content.strip() else 'empty'
-      raise ValueError(f'{path}: {found}; expected the results of a model.'
-                      ) from None
+      raise ValueError(
+        f'{path}: {found}; expected the results of a model.'
+      ) from None
     problem = _problem(record, name)
     if problem:
-      raise ValueError(f'{path}: {problem}; expected the results of '
-                       f'{name or "a model"}.')
+      raise ValueError(
+        f'{path}: {problem}; expected the results of {name or "a model"}.'
+      )
     for result in record['experiments'].values():
       # Old ones have no date, and their file may be written again.
-      result.setdefault('created', _modified(path).isoformat(
-          timespec='seconds'))
+      result.setdefault(
+        'created', _modified(path).isoformat(timespec='seconds')
+      )
     return record
 
-  def load(self, name: str) -> tuple[Optional[Record], str]:
+  def load(self, name: str) -> tuple[Record | None, str]:
     """Reads a model's record; one that cannot be used is moved away.
 
     Args:
@@ -133,7 +151,7 @@ class Store:
       pattern = os.path.join(self._root, self._folder, folder, '*.json')
       for path in sorted(tf.io.gfile.glob(pattern)):
         # Names of files below `earlier` say more than the model.
-        name = None if folder else os.path.basename(path)[:-len('.json')]
+        name = None if folder else os.path.basename(path)[: -len('.json')]
         try:
           yield path, self._read(path, name)
         except ValueError as e:
@@ -153,8 +171,9 @@ class Store:
     """Gives a result, whose files are written, its digests."""
     result = record['experiments'][experiment]
     result['contents'] = {
-        field: self._contents(result[field]) for field in _ENDINGS
-        if result[field]
+      field: self._contents(result[field])
+      for field in _ENDINGS
+      if result[field]
     }
     result['digest'] = _digest(record, result)
 
@@ -177,8 +196,9 @@ class Store:
       contents = self._contents(path)
       if not contents:
         return f'{path} is missing'
-      if 'digest' in result and result.get('contents', {}).get(
-          field) != contents:
+      if (
+        'digest' in result and result.get('contents', {}).get(field) != contents
+      ):
         return f'{path} was changed after it was written'
     sealed = {'identity', 'contents', 'digest'} & result.keys()
     if sealed and result.get('digest') != _digest(record, result):
@@ -205,20 +225,27 @@ class Store:
     """
     result = dict(record['experiments'].pop(experiment))
     stamp = re.sub(r'\D', '', str(result['created']))[:14]
-    kept = self._free(f'{record["name"]}.{experiment}.{stamp}',
-                      ('json', *_ENDINGS.values()))
+    kept = self._free(
+      f'{record["name"]}.{experiment}.{stamp}', ('json', *_ENDINGS.values())
+    )
     for field, ending in _ENDINGS.items():
       path = result.get(field)
       if path and self._contents(path):
         tf.io.gfile.rename(os.path.join(self._root, path), f'{kept}.{ending}')
         result[field] = os.path.relpath(f'{kept}.{ending}', self._root)
-    scores.write_json(f'{kept}.json',
-                      {**record, 'experiments': {experiment: result}})
+    scores.write_json(
+      f'{kept}.json', {**record, 'experiments': {experiment: result}}
+    )
     self.save(record)
     return f'{kept}.json'
 
-  def adopt(self, record: Record, experiment: str, other: Record,
-            names: Mapping[str, str]):
+  def adopt(
+    self,
+    record: Record,
+    experiment: str,
+    other: Record,
+    names: Mapping[str, str],
+  ):
     """Copies a result of the same network under another name.
 
     Args:
@@ -231,8 +258,9 @@ class Store:
     for field, ending in _ENDINGS.items():
       if not result[field]:
         continue
-      with tf.io.gfile.GFile(os.path.join(self._root, result[field]),
-                             'rb') as f:
+      with tf.io.gfile.GFile(
+        os.path.join(self._root, result[field]), 'rb'
+      ) as f:
         content = f.read()
       if field == 'table':
         content = _renamed(content, names)

@@ -17,6 +17,7 @@ class KerasApplication(hyperparams.Config):
       those that Keras downloads, or an .h5 file of the whole network's weights.
       With 1000 classes the classification layer starts from them too.
   """
+
   name: str = 'ResNet50V2'
   weights: str = ''
 
@@ -24,11 +25,11 @@ class KerasApplication(hyperparams.Config):
 def _small_vit() -> backbones.VisionTransformer:
   """A Vision Transformer for small images: 0.5 million weights."""
   return backbones.VisionTransformer(
-      hidden_size=96,
-      patch_size=8,
-      pooler='gap',
-      transformer=backbones.Transformer(
-          mlp_dim=384, num_heads=3, num_layers=4))
+    hidden_size=96,
+    patch_size=8,
+    pooler='gap',
+    transformer=backbones.Transformer(mlp_dim=384, num_heads=3, num_layers=4),
+  )
 
 
 @dataclasses.dataclass
@@ -39,7 +40,10 @@ class Backbone(backbones.Backbone):
     keras_application: a network of `tf_keras.applications`.
     custom_vit: the host's Vision Transformer, of any size.
   """
+
   keras_application: KerasApplication = dataclasses.field(
-      default_factory=KerasApplication)
+    default_factory=KerasApplication
+  )
   custom_vit: backbones.VisionTransformer = dataclasses.field(
-      default_factory=_small_vit)
+    default_factory=_small_vit
+  )

@@ -16,12 +16,20 @@ from official.modeling import optimization
 from official.vision.configs import backbones
 from official.vision.configs import common
 from official.vision.configs import image_classification as stock
-from official_ext.harmonization.configs import (
-    harmonized_image_classification as exp_cfg)
 
-_STOCK = ('resnet_rs_imagenet', 'mobilenet_imagenet', 'vit_imagenet_pretrain',
-          'vit_imagenet_finetune', 'deit_imagenet_pretrain', 'maxvit_imagenet',
-          'efficientnet_imagenet')
+from official_ext.harmonization.configs import (
+  harmonized_image_classification as exp_cfg,
+)
+
+_STOCK = (
+  'resnet_rs_imagenet',
+  'mobilenet_imagenet',
+  'vit_imagenet_pretrain',
+  'vit_imagenet_finetune',
+  'deit_imagenet_pretrain',
+  'maxvit_imagenet',
+  'efficientnet_imagenet',
+)
 
 
 def _enable(config: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
@@ -31,13 +39,15 @@ def _enable(config: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
   scan, are the trainer's; the weight is divided by the whole batch.
   """
   config = exp_cfg.harmonize(config)
-  config.task.override({
+  config.task.override(
+    {
       'harmonization': {
-          'enabled': True,
-          'weight': 10.,
-          'mapped_fraction': 0.2,
+        'enabled': True,
+        'weight': 10.0,
+        'mapped_fraction': 0.2,
       }
-  })
+    }
+  )
   return config
 
 
@@ -57,34 +67,39 @@ def efficientnet_imagenet() -> cfg.ExperimentConfig:
   """
   config = stock.image_classification_imagenet_mobilenet()
   epoch = (
-      stock.IMAGENET_TRAIN_EXAMPLES // config.task.train_data.global_batch_size)
-  config.task.model.override({
-      'backbone':
-          backbones.Backbone(
-              type='efficientnet',
-              efficientnet=backbones.EfficientNet(
-                  model_id='b0', se_ratio=0.25,
-                  stochastic_depth_drop_rate=0.2)),
+    stock.IMAGENET_TRAIN_EXAMPLES // config.task.train_data.global_batch_size
+  )
+  config.task.model.override(
+    {
+      'backbone': backbones.Backbone(
+        type='efficientnet',
+        efficientnet=backbones.EfficientNet(
+          model_id='b0', se_ratio=0.25, stochastic_depth_drop_rate=0.2
+        ),
+      ),
       'norm_activation': {
-          'activation': 'swish',
-          'norm_momentum': 0.99,
+        'activation': 'swish',
+        'norm_momentum': 0.99,
       },
-  })
+    }
+  )
   config.task.train_data.aug_type = common.Augmentation(type='autoaug')
-  config.trainer.override({
+  config.trainer.override(
+    {
       'train_steps': 350 * epoch,
       'optimizer_config': {
-          'optimizer': {'rmsprop': {'epsilon': 0.001}},
-          'learning_rate': {
-              'exponential': {
-                  'initial_learning_rate': 0.256,
-                  'decay_steps': int(2.4 * epoch),
-                  'decay_rate': 0.97,
-              },
+        'optimizer': {'rmsprop': {'epsilon': 0.001}},
+        'learning_rate': {
+          'exponential': {
+            'initial_learning_rate': 0.256,
+            'decay_steps': int(2.4 * epoch),
+            'decay_rate': 0.97,
           },
-          'ema': {'average_decay': 0.9999, 'trainable_weights_only': False},
+        },
+        'ema': {'average_decay': 0.9999, 'trainable_weights_only': False},
       },
-  })
+    }
+  )
   return config
 
 
@@ -103,52 +118,58 @@ def harmonized_resnet_imagenet() -> cfg.ExperimentConfig:
   """
   batch_size = 512
   epoch = stock.IMAGENET_TRAIN_EXAMPLES // batch_size
-  mixup = dict(mixup_alpha=0.2, cutmix_alpha=0., label_smoothing=0.1)
+  mixup = dict(mixup_alpha=0.2, cutmix_alpha=0.0, label_smoothing=0.1)
   config = _enable(stock.image_classification_imagenet())
-  config.task.override({
+  config.task.override(
+    {
       'losses': {
-          'one_hot': False,
-          'soft_labels': True,
-          'l2_weight_decay': 1e-5,
+        'one_hot': False,
+        'soft_labels': True,
+        'l2_weight_decay': 1e-5,
       },
       'train_data': {
-          'global_batch_size': batch_size,
-          'mixup_and_cutmix': mixup,
+        'global_batch_size': batch_size,
+        'mixup_and_cutmix': mixup,
       },
       'mapped_data': {
-          'mixup_and_cutmix': mixup,
+        'mixup_and_cutmix': mixup,
       },
       'validation_data': {
-          'global_batch_size': batch_size,
+        'global_batch_size': batch_size,
       },
-  })
-  config.trainer.override({
+    }
+  )
+  config.trainer.override(
+    {
       'train_steps': 90 * epoch,
       'steps_per_loop': epoch,
       'summary_interval': epoch,
       'checkpoint_interval': epoch,
       'validation_interval': epoch,
       'validation_steps': -1,
-  })
-  config.trainer.optimizer_config = optimization.OptimizationConfig({
+    }
+  )
+  config.trainer.optimizer_config = optimization.OptimizationConfig(
+    {
       'optimizer': {
-          'type': 'sgd',
-          'sgd': {'momentum': 0.9},
+        'type': 'sgd',
+        'sgd': {'momentum': 0.9},
       },
       'learning_rate': {
-          'type': 'step_cosine_with_offset',
-          'step_cosine_with_offset': {
-              # Past its last boundary the host's schedule is not a number, so
-              # that one lies after the last step.
-              'boundaries': [k * epoch for k in (0, 30, 50, 80, 91)],
-              'values': [.3, .03, .003, .0003, 0.],
-          },
+        'type': 'step_cosine_with_offset',
+        'step_cosine_with_offset': {
+          # Past its last boundary the host's schedule is not a number, so
+          # that one lies after the last step.
+          'boundaries': [k * epoch for k in (0, 30, 50, 80, 91)],
+          'values': [0.3, 0.03, 0.003, 0.0003, 0.0],
+        },
       },
       'warmup': {
-          'type': 'linear',
-          'linear': {'warmup_steps': 5 * epoch, 'warmup_learning_rate': 0.},
+        'type': 'linear',
+        'linear': {'warmup_steps': 5 * epoch, 'warmup_learning_rate': 0.0},
       },
-  })
+    }
+  )
   # Last, so that gin wins over what stands above.
   return exp_cfg.harmonize(config)
 
@@ -161,4 +182,5 @@ def _harmonized(stock_name: str) -> cfg.ExperimentConfig:
 
 for _name in _STOCK:
   exp_factory.register_config_factory(f'harmonized_{_name}')(
-      functools.partial(_harmonized, _name))
+    functools.partial(_harmonized, _name)
+  )

@@ -11,27 +11,27 @@ import functools
 import math
 import types
 import typing
-from typing import Any, Dict, Tuple
+from typing import Any
 
 from official.modeling import hyperparams
 
 # One and several of a kind.
 _MEANINGS = {
-    bool: ('true or false', 'true or false'),
-    int: ('a whole number (100000, not 1e5)', 'whole numbers'),
-    float: ('a finite number', 'finite numbers'),
-    str: ('text (in quotes if it is on, off, yes, no or a number)', 'strings'),
+  bool: ('true or false', 'true or false'),
+  int: ('a whole number (100000, not 1e5)', 'whole numbers'),
+  float: ('a finite number', 'finite numbers'),
+  str: ('text (in quotes if it is on, off, yes, no or a number)', 'strings'),
 }
 _LISTS = (list, tuple, collections.abc.Sequence)
 
 
 @functools.cache
-def _hints(cls) -> Dict[str, Any]:
+def _hints(cls) -> dict[str, Any]:
   """Types of a configuration's fields."""
   return typing.get_type_hints(cls)
 
 
-def _choices(hint: Any) -> Tuple[Any, ...]:
+def _choices(hint: Any) -> tuple[Any, ...]:
   """The types that a field may have; None, which passes everywhere, is not."""
   if typing.get_origin(hint) not in (typing.Union, types.UnionType):
     return (hint,)
@@ -48,7 +48,8 @@ def _fits(value: Any, kind: Any) -> bool:
     if typing.get_origin(kind) is tuple and len(inner) > 1:
       return len(value) == len(inner) and all(map(_fits, value, inner))
     return not inner or all(
-        any(_fits(v, t) for t in _choices(inner[0])) for v in value)
+      any(_fits(v, t) for t in _choices(inner[0])) for v in value
+    )
   if isinstance(kind, type) and issubclass(kind, hyperparams.Config):
     return isinstance(value, hyperparams.Config)
   if kind not in _MEANINGS:
@@ -56,13 +57,15 @@ def _fits(value: Any, kind: Any) -> bool:
   if isinstance(value, bool) and kind is not bool:
     return False
   return isinstance(value, (int, float) if kind is float else kind) and not (
-      isinstance(value, float) and not math.isfinite(value))
+    isinstance(value, float) and not math.isfinite(value)
+  )
 
 
 def _shown(value: Any) -> str:
   """A value as it was written."""
-  return repr(value.as_dict() if isinstance(value, hyperparams.Config)
-              else value)
+  return repr(
+    value.as_dict() if isinstance(value, hyperparams.Config) else value
+  )
 
 
 def _meaning(kind: Any) -> str:
@@ -94,8 +97,9 @@ def check(config: hyperparams.Config, name: str):
   for field in dataclasses.fields(config):
     value, hint = getattr(config, field.name), hints[field.name]
     path, kinds = f'{name}.{field.name}', _choices(hint)
-    if value is None and (field.default is None or kinds != (hint,) or
-                          hint is str):
+    if value is None and (
+      field.default is None or kinds != (hint,) or hint is str
+    ):
       continue  # An empty text reads as null.
     if not any(_fits(value, kind) for kind in kinds):
       expected = ', or '.join(_meaning(kind) for kind in kinds)
@@ -106,4 +110,5 @@ def check(config: hyperparams.Config, name: str):
     choices = sorted({f.name for f in dataclasses.fields(config)} - {'type'})
     if config.type not in choices:
       raise ValueError(
-          f'{name}.type is {config.type!r}: choose one of {choices}.')
+        f'{name}.type is {config.type!r}: choose one of {choices}.'
+      )

@@ -6,14 +6,14 @@ into one that knows both.
 """
 
 import dataclasses
-from typing import Any, Dict, Optional
-
-import gin
+from typing import Any
 
 from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 from official.vision.configs import backbones as stock_backbones
 from official.vision.configs import image_classification as stock
+
+import gin
 from official_ext.harmonization.configs import backbones
 
 # "Average inter-rater alignment" of the ClickMe release: the mean Spearman
@@ -23,9 +23,17 @@ CLICKME_CEILING = 0.6575315343478081
 # Fields of both mapped sources that `harmonize` sets.
 _MAPPED = ('map_decoder', 'label_offset', 'map_resize', 'blur_kernel')
 # What changes a training image: images with a map are changed as those without.
-_AUGMENTATION = ('aug_rand_hflip', 'aug_crop', 'aug_type', 'three_augment',
-                 'color_jitter', 'random_erasing', 'mixup_and_cutmix',
-                 'tf_resize_method', 'dtype')
+_AUGMENTATION = (
+  'aug_rand_hflip',
+  'aug_crop',
+  'aug_type',
+  'three_augment',
+  'color_jitter',
+  'random_erasing',
+  'mixup_and_cutmix',
+  'tf_resize_method',
+  'dtype',
+)
 
 
 @dataclasses.dataclass
@@ -56,8 +64,10 @@ class Harmonization(hyperparams.Config):
     warmup_steps: the weight grows linearly from 0 over these first steps.
     ceiling: human score that `alignment` is divided by. None takes that of the
       ClickMe release where `task.mapped_validation_data` is recognized as such
-      (see `data.records.clickme_release`), and 1, the raw score, for all other records.
+      (see `data.records.clickme_release`), and 1, the raw score, for all other
+      records.
   """
+
   enabled: bool = False
   weight: float = 1.0
   levels: int = 5
@@ -69,7 +79,7 @@ class Harmonization(hyperparams.Config):
   mapped_fraction: float = 1.0
   interval: int = 1
   warmup_steps: int = 0
-  ceiling: Optional[float] = None
+  ceiling: float | None = None
 
 
 @dataclasses.dataclass
@@ -102,13 +112,14 @@ class MappedDataConfig(stock.DataConfig):
     global_batch_size: 0 follows `task.train_data` or `task.validation_data`;
       so does the tf.data service in training.
   """
+
   map_decoder: str = 'clickme'
-  label_offset: Optional[int] = None
-  raw_image_max: float = 255.
+  label_offset: int | None = None
+  raw_image_max: float = 255.0
   on_bad_record: str = 'fail'
   max_bad_records: int = 100
   blur: str = 'after_crop'
-  map_resize: Optional[str] = None
+  map_resize: str | None = None
   blur_kernel: str = 'released'
   min_max: bool = True
 
@@ -126,6 +137,7 @@ class AlignmentReport(hyperparams.Config):
       model maps, as alignment_panels.png in the run's folder and, with the
       host's `task.allow_image_summary`, for TensorBoard. 0 for none.
   """
+
   confidence: float = 0.95
   resamples: int = 1000
   per_image: str = 'alignment_per_image.csv'
@@ -154,18 +166,26 @@ class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
       Garden's records) to 1000 classes.
     validation_label_offset: as that, of `validation_data`.
   """
+
   model: stock.ImageClassificationModel = dataclasses.field(
-      default_factory=lambda: stock.ImageClassificationModel(  # pylint: disable=g-long-lambda
-          backbone=backbones.Backbone(type='resnet')))
+    default_factory=lambda: stock.ImageClassificationModel(
+      backbone=backbones.Backbone(type='resnet')
+    )
+  )
   harmonization: Harmonization = dataclasses.field(
-      default_factory=Harmonization)
+    default_factory=Harmonization
+  )
   alignment_report: AlignmentReport = dataclasses.field(
-      default_factory=AlignmentReport)
+    default_factory=AlignmentReport
+  )
   mapped_data: MappedDataConfig = dataclasses.field(
-      default_factory=lambda: MappedDataConfig(is_training=True))
+    default_factory=lambda: MappedDataConfig(is_training=True)
+  )
   mapped_validation_data: MappedDataConfig = dataclasses.field(
-      default_factory=lambda: MappedDataConfig(  # pylint: disable=g-long-lambda
-          is_training=False, aug_crop=False, min_max=False))
+    default_factory=lambda: MappedDataConfig(
+      is_training=False, aug_crop=False, min_max=False
+    )
+  )
   train_label_offset: int = 0
   validation_label_offset: int = 0
 
@@ -184,49 +204,56 @@ def _fields(config: hyperparams.Config):
 
 
 def _with_harmonization(
-    config: cfg.ExperimentConfig) -> HarmonizedImageClassificationTask:
+  config: cfg.ExperimentConfig,
+) -> HarmonizedImageClassificationTask:
   """The experiment's task configuration as one that can be harmonized."""
   task = config.task
-  if type(task) is HarmonizedImageClassificationTask:  # pylint: disable=unidiomatic-typecheck
+  if type(task) is HarmonizedImageClassificationTask:
     return task
-  if type(task) is not stock.ImageClassificationTask:  # pylint: disable=unidiomatic-typecheck
+  if type(task) is not stock.ImageClassificationTask:
     raise ValueError(
-        f'The experiment\'s task is {type(task).__module__}.'
-        f'{type(task).__qualname__}: only the stock image-classification task '
-        f'({stock.ImageClassificationTask.__module__}.'
-        f'{stock.ImageClassificationTask.__qualname__}) can be harmonized. A '
-        'subclass may mean something else by its fields.')
+      f"The experiment's task is {type(task).__module__}."
+      f'{type(task).__qualname__}: only the stock image-classification task '
+      f'({stock.ImageClassificationTask.__module__}.'
+      f'{stock.ImageClassificationTask.__qualname__}) can be harmonized. A '
+      'subclass may mean something else by its fields.'
+    )
   mapped_data = MappedDataConfig(
-      is_training=True,
-      **{name: getattr(task.train_data, name) for name in _AUGMENTATION})
+    is_training=True,
+    **{name: getattr(task.train_data, name) for name in _AUGMENTATION},
+  )
   converted = HarmonizedImageClassificationTask(
-      mapped_data=mapped_data, **_fields(task))
-  if type(task.model.backbone) is stock_backbones.Backbone:  # pylint: disable=unidiomatic-typecheck
+    mapped_data=mapped_data, **_fields(task)
+  )
+  if type(task.model.backbone) is stock_backbones.Backbone:
     converted.model.backbone = backbones.Backbone(
-        **_fields(task.model.backbone))
+      **_fields(task.model.backbone)
+    )
   return converted
 
 
 @gin.configurable
-def harmonize(config: cfg.ExperimentConfig,
-              enabled: Optional[bool] = None,
-              weight: Optional[float] = None,
-              levels: Optional[int] = None,
-              standardization: Optional[str] = None,
-              normalization: Optional[str] = None,
-              saliency: Optional[str] = None,
-              saliency_target: Optional[str] = None,
-              batch_norm: Optional[str] = None,
-              mapped_fraction: Optional[float] = None,
-              interval: Optional[int] = None,
-              warmup_steps: Optional[int] = None,
-              ceiling: Optional[float] = None,
-              input_path: Optional[str] = None,
-              validation_input_path: Optional[str] = None,
-              map_decoder: Optional[str] = None,
-              label_offset: Optional[int] = None,
-              map_resize: Optional[str] = None,
-              blur_kernel: Optional[str] = None) -> cfg.ExperimentConfig:
+def harmonize(
+  config: cfg.ExperimentConfig,
+  enabled: bool | None = None,
+  weight: float | None = None,
+  levels: int | None = None,
+  standardization: str | None = None,
+  normalization: str | None = None,
+  saliency: str | None = None,
+  saliency_target: str | None = None,
+  batch_norm: str | None = None,
+  mapped_fraction: float | None = None,
+  interval: int | None = None,
+  warmup_steps: int | None = None,
+  ceiling: float | None = None,
+  input_path: str | None = None,
+  validation_input_path: str | None = None,
+  map_decoder: str | None = None,
+  label_offset: int | None = None,
+  map_resize: str | None = None,
+  blur_kernel: str | None = None,
+) -> cfg.ExperimentConfig:
   """Gives an image-classification experiment its harmonization option.
 
   This is the one function that gin binds (`harmonize.weight = 10`). Callers
@@ -283,16 +310,20 @@ def harmonize(config: cfg.ExperimentConfig,
 
 # The parameters of `harmonize` and the fields that they set.
 BOUND = {
-    **{f.name: (f'task.harmonization.{f.name}',)
-       for f in dataclasses.fields(Harmonization)},
-    'input_path': ('task.mapped_data.input_path',),
-    'validation_input_path': ('task.mapped_validation_data.input_path',),
-    **{name: (f'task.mapped_data.{name}', f'task.mapped_validation_data.{name}')
-       for name in _MAPPED},
+  **{
+    f.name: (f'task.harmonization.{f.name}',)
+    for f in dataclasses.fields(Harmonization)
+  },
+  'input_path': ('task.mapped_data.input_path',),
+  'validation_input_path': ('task.mapped_validation_data.input_path',),
+  **{
+    name: (f'task.mapped_data.{name}', f'task.mapped_validation_data.{name}')
+    for name in _MAPPED
+  },
 }
 
 
-def bindings() -> Dict[str, Any]:
+def bindings() -> dict[str, Any]:
   """Returns the parameters of `harmonize` that gin binds, and their values."""
   bound = {}
   for name in BOUND:

@@ -4,12 +4,13 @@ Stricter than YAML, which takes the last of two equal keys and turns unquoted
 text into dates: what a user wrote is used as it reads, or refused.
 """
 
-from typing import Any, Dict, Hashable, Mapping
-
-import tensorflow as tf, tf_keras
-import yaml
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 from official.modeling.hyperparams import params_dict
+import tensorflow as tf
+import yaml
+
 from official_ext.harmonization import text_files
 
 _PLAIN = (str, bool, int, float, type(None))
@@ -29,7 +30,8 @@ class _Loader(yaml.FullLoader):
       if not isinstance(key, Hashable) or key in seen:
         problem = 'given twice' if isinstance(key, Hashable) else 'not a name'
         raise yaml.constructor.ConstructorError(
-            None, None, f'{key!r} is {problem}', key_node.start_mark)
+          None, None, f'{key!r} is {problem}', key_node.start_mark
+        )
       seen.add(key)
     return super().construct_mapping(node, deep)
 
@@ -39,16 +41,19 @@ def _check(value: Any, name: str):
   if isinstance(value, Mapping):
     for key, inner in value.items():
       if not isinstance(key, str):
-        raise ValueError(f'{name or "it"} has the field {key!r}; expected a '
-                         'name. Put it in quotes')
+        raise ValueError(
+          f'{name or "it"} has the field {key!r}; expected a '
+          'name. Put it in quotes'
+        )
       _check(inner, f'{name}.{key}' if name else key)
   elif isinstance(value, (list, tuple)):
     for inner in value:
       _check(inner, name)
   elif not isinstance(value, _PLAIN):
     raise ValueError(
-        f'{name} is a {type(value).__name__} ({value}); expected text, a '
-        'number, true, false, null, or a list of these. Put text in quotes')
+      f'{name} is a {type(value).__name__} ({value}); expected text, a '
+      'number, true, false, null, or a list of these. Put text in quotes'
+    )
 
 
 def _load(text: str) -> Any:
@@ -68,7 +73,7 @@ def _sentence(error: Exception) -> str:
   return ' '.join(str(error).split())
 
 
-def read(path: str) -> Dict[str, Any]:
+def read(path: str) -> dict[str, Any]:
   """Reads a YAML or JSON file of settings.
 
   Args:
@@ -85,21 +90,26 @@ def read(path: str) -> Dict[str, Any]:
   try:
     text = text_files.read(path)
   except tf.errors.NotFoundError:
-    raise ValueError(f'{path} does not exist; expected a YAML or JSON file of '
-                     'settings. Check the path.') from None
+    raise ValueError(
+      f'{path} does not exist; expected a YAML or JSON file of '
+      'settings. Check the path.'
+    ) from None
   try:
     found = _load(text)
   except (ValueError, yaml.YAMLError) as e:
-    raise ValueError(f'{path} cannot be read as YAML: {_sentence(e)}. Correct '
-                     'the file.') from None
+    raise ValueError(
+      f'{path} cannot be read as YAML: {_sentence(e)}. Correct the file.'
+    ) from None
   if not isinstance(found, dict):
     what = 'empty' if found is None else f'{found!r:.60}'
-    raise ValueError(f'{path} is {what}; expected fields such as "task: '
-                     '{harmonization: {weight: 1}}". Correct the file.')
+    raise ValueError(
+      f'{path} is {what}; expected fields such as "task: '
+      '{harmonization: {weight: 1}}". Correct the file.'
+    )
   return found
 
 
-def parse(text: str) -> Dict[str, Any]:
+def parse(text: str) -> dict[str, Any]:
   """Reads the text of --params_override.
 
     parse('task.harmonization.weight=2,trainer.train_steps=10')
@@ -123,11 +133,14 @@ def parse(text: str) -> Dict[str, Any]:
       notation = text
     found = _load(notation)
   except (ValueError, yaml.YAMLError) as e:
-    raise ValueError(f'--params_override={text}: {_sentence(e)}. Give '
-                     'FIELD=VALUE,FIELD=VALUE or YAML.') from None
+    raise ValueError(
+      f'--params_override={text}: {_sentence(e)}. Give '
+      'FIELD=VALUE,FIELD=VALUE or YAML.'
+    ) from None
   if not isinstance(found, dict):
     raise ValueError(
-        f'--params_override={text} cannot be read from {malformed!r} on; '
-        'expected FIELD=VALUE,FIELD=VALUE, such as trainer.train_steps=10, or '
-        'the path of a YAML file.')
+      f'--params_override={text} cannot be read from {malformed!r} on; '
+      'expected FIELD=VALUE,FIELD=VALUE, such as trainer.train_steps=10, or '
+      'the path of a YAML file.'
+    )
   return found

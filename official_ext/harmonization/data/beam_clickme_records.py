@@ -10,8 +10,8 @@ extra (pip install '.[beam]'), and writes the same bytes: shards, manifest.json,
 left_out.csv. Clicks need --shards. Shards that are whole are not built again.
 """
 
+from collections.abc import Iterable, Sequence
 import posixpath
-from typing import Iterable, Sequence
 
 from absl import flags
 
@@ -22,8 +22,8 @@ except ImportError:
 
 from official_ext.harmonization import cli
 from official_ext.harmonization.data import build_clickme_records
-from official_ext.harmonization.data.records import canonical_maker
 from official_ext.harmonization.data.maps import click_files
+from official_ext.harmonization.data.records import canonical_maker
 from official_ext.harmonization.data.records import output_folder
 from official_ext.harmonization.data.records import shards
 
@@ -34,8 +34,11 @@ def define_flags():
   """Defines the tool's flags."""
   build_clickme_records.define_flags()
   flags.adopt_module_key_flags(build_clickme_records)
-  flags.DEFINE_list('beam', ['--runner=DirectRunner'],
-                    'Options of the runner, with commas between them.')
+  flags.DEFINE_list(
+    'beam',
+    ['--runner=DirectRunner'],
+    'Options of the runner, with commas between them.',
+  )
 
 
 def _ordered_rows(job, reading):
@@ -57,16 +60,21 @@ def _write(grouped, directory: str, order: Sequence[str], seed: int):
   """Writes a shard; the records of one are held in memory to be ordered."""
   index, outcomes = grouped
   shards.write(
-      directory, order[index],
-      sorted((o for o in outcomes if o is not None),
-             key=lambda o: (shards.position(o.name, seed), o.name)))
+    directory,
+    order[index],
+    sorted(
+      (o for o in outcomes if o is not None),
+      key=lambda o: (shards.position(o.name, seed), o.name),
+    ),
+  )
 
 
 class WriteShards(beam.PTransform if beam else object):
   """Outcomes to shards, each whole or absent, in the order of a seed."""
 
-  def __init__(self, directory: str, order: Sequence[str], todo: Iterable[int],
-               seed: int):
+  def __init__(
+    self, directory: str, order: Sequence[str], todo: Iterable[int], seed: int
+  ):
     """Initializes the transform.
 
     Args:
@@ -85,12 +93,18 @@ class WriteShards(beam.PTransform if beam else object):
     """Builds the transform."""
     count, seed = len(self._order), self._seed
     keyed = outcomes | beam.Map(
-        lambda o: (shards.index(o.name, seed, count), o))
+      lambda o: (shards.index(o.name, seed, count), o)
+    )
     # A shard that no image falls into is there too, and empty.
     every = outcomes.pipeline | 'Shards' >> beam.Create(
-        [(i, None) for i in self._todo])
-    return ((keyed, every) | beam.Flatten() | beam.GroupByKey()
-            | beam.Map(_write, self._directory, self._order, seed))
+      [(i, None) for i in self._todo]
+    )
+    return (
+      (keyed, every)
+      | beam.Flatten()
+      | beam.GroupByKey()
+      | beam.Map(_write, self._directory, self._order, seed)
+    )
 
 
 def _outcomes(pipeline, options, names, maker, todo, count):
@@ -101,17 +115,27 @@ def _outcomes(pipeline, options, names, maker, todo, count):
     return shards.index(name, seed, count) in todo
 
   if names is not None:
-    return (pipeline | beam.Create([n for n in names if wanted(n)])
-            | beam.Reshuffle() | beam.Map(maker.outcome))
-  return (pipeline | beam.Create(list(enumerate(options.clicks)))
-          | beam.Reshuffle()
-          | beam.FlatMap(_ordered_rows, build_clickme_records.reading(options))
-          | beam.Filter(lambda placed: wanted(placed[0])) | beam.GroupByKey()
-          | beam.Map(_outcome_of_rows, maker))
+    return (
+      pipeline
+      | beam.Create([n for n in names if wanted(n)])
+      | beam.Reshuffle()
+      | beam.Map(maker.outcome)
+    )
+  return (
+    pipeline
+    | beam.Create(list(enumerate(options.clicks)))
+    | beam.Reshuffle()
+    | beam.FlatMap(_ordered_rows, build_clickme_records.reading(options))
+    | beam.Filter(lambda placed: wanted(placed[0]))
+    | beam.GroupByKey()
+    | beam.Map(_outcome_of_rows, maker)
+  )
 
 
-def build(options: build_clickme_records.Options,
-          runner: Sequence[str] = ('--runner=DirectRunner',)):
+def build(
+  options: build_clickme_records.Options,
+  runner: Sequence[str] = ('--runner=DirectRunner',),
+):
   """Builds the shards that are not there yet, and their manifest.
 
   Args:
@@ -126,8 +150,10 @@ def build(options: build_clickme_records.Options,
   """
   build_clickme_records.check(options)
   if options.clicks and not options.shards:
-    raise ValueError('--clicks needs --shards here: the number of images is '
-                     'not known before all of the clicks are read.')
+    raise ValueError(
+      '--clicks needs --shards here: the number of images is '
+      'not known before all of the clicks are read.'
+    )
   directory = options.output_dir
   classes = build_clickme_records.labels(options)
   source = build_clickme_records.source(options, classes)
@@ -142,9 +168,11 @@ def build(options: build_clickme_records.Options,
 
     fingerprint = click_files.fingerprint(noted())
     build_clickme_records.check_folders(
-        options, [f'{place}/' for place in places], classes)
+      options, [f'{place}/' for place in places], classes
+    )
     build_clickme_records.check_frame(
-        build_clickme_records.click_rows(options), source, options)
+      build_clickme_records.click_rows(options), source, options
+    )
   else:
     names = source.names()
     build_clickme_records.check_folders(options, names, classes)
@@ -153,13 +181,17 @@ def build(options: build_clickme_records.Options,
   order = shards.names(options.split, count)
   used = build_clickme_records.settings(options, fingerprint, classes, count)
   output_folder.claim(
-      directory, order, used,
-      {} if options.clicks else {'input': source.inventory()},
-      defaults={'shard_count': count})
+    directory,
+    order,
+    used,
+    {} if options.clicks else {'input': source.inventory()},
+    defaults={'shard_count': count},
+  )
   todo = {i for i in range(count) if not shards.is_whole(directory, order[i])}
   with beam.Pipeline(argv=list(runner)) as pipeline:
-    maker = canonical_maker.Maker(source, options.label_offset,
-                                  options.map_resize)
+    maker = canonical_maker.Maker(
+      source, options.label_offset, options.map_resize
+    )
     outcomes = _outcomes(pipeline, options, names, maker, todo, count)
     _ = outcomes | WriteShards(directory, order, sorted(todo), options.seed)
   return build_clickme_records.finish(options, order, classes, used)
@@ -168,10 +200,13 @@ def build(options: build_clickme_records.Options,
 def main(_):
   """Builds what the flags describe."""
   if beam is None:
-    raise SystemExit('beam_clickme_records: apache-beam is not installed: '
-                     "pip install '.[beam]'.")
+    raise SystemExit(
+      'beam_clickme_records: apache-beam is not installed: '
+      "pip install '.[beam]'."
+    )
   build_clickme_records.report(
-      'beam_clickme_records', lambda options: build(options, FLAGS.beam))
+    'beam_clickme_records', lambda options: build(options, FLAGS.beam)
+  )
 
 
 def run():

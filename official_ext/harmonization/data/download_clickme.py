@@ -10,10 +10,11 @@ stays, what is half there is continued. Each split's manifest.json lists its
 shards with their records, bytes and SHA-256.
 """
 
+from collections.abc import Sequence
 from concurrent import futures
 import os
 import threading
-from typing import Any, Optional, Sequence
+from typing import Any
 
 from absl import flags
 import tqdm
@@ -26,8 +27,9 @@ from official_ext.harmonization.data.records import output_folder
 
 FLAGS = flags.FLAGS
 
-BASE_URL = ('https://storage.googleapis.com/serrelab/prj_harmonization/dataset/'
-            'click-me')
+BASE_URL = (
+  'https://storage.googleapis.com/serrelab/prj_harmonization/dataset/click-me'
+)
 # The release's loaders stop one shard short of these in each split.
 SHARDS = {'train': 319, 'val': 18}
 
@@ -38,20 +40,36 @@ _GIVE_UP = 4
 
 def define_flags():
   """Defines the tool's flags."""
-  flags.DEFINE_string('output_dir', None,
-                      'Where <split>/<split>-<i>.tfrecords are written.')
-  flags.DEFINE_string('base_url', BASE_URL,
-                      'Where <split>/<split>-<i>.tfrecords are.')
-  flags.DEFINE_multi_enum('split', list(SHARDS), list(SHARDS),
-                          'Split to download; may be given twice.')
-  flags.DEFINE_list('shards', None, 'Numbers of shards, such as 0-9,17. Left '
-                    'out, all.')
-  flags.DEFINE_integer('retries', 5, 'Attempts in a row that may bring nothing '
-                       'new, for each shard.', lower_bound=0)
-  flags.DEFINE_float('timeout', 60., 'Seconds without a byte after which an '
-                     'attempt has failed.', lower_bound=0.1)
-  flags.DEFINE_integer('workers', 4, 'Shards that are downloaded at the same '
-                       'time.', lower_bound=1)
+  flags.DEFINE_string(
+    'output_dir', None, 'Where <split>/<split>-<i>.tfrecords are written.'
+  )
+  flags.DEFINE_string(
+    'base_url', BASE_URL, 'Where <split>/<split>-<i>.tfrecords are.'
+  )
+  flags.DEFINE_multi_enum(
+    'split',
+    list(SHARDS),
+    list(SHARDS),
+    'Split to download; may be given twice.',
+  )
+  flags.DEFINE_list(
+    'shards', None, 'Numbers of shards, such as 0-9,17. Left out, all.'
+  )
+  flags.DEFINE_integer(
+    'retries',
+    5,
+    'Attempts in a row that may bring nothing new, for each shard.',
+    lower_bound=0,
+  )
+  flags.DEFINE_float(
+    'timeout',
+    60.0,
+    'Seconds without a byte after which an attempt has failed.',
+    lower_bound=0.1,
+  )
+  flags.DEFINE_integer(
+    'workers', 4, 'Shards that are downloaded at the same time.', lower_bound=1
+  )
   flags.mark_flag_as_required('output_dir')
 
 
@@ -60,8 +78,13 @@ class _Bar:
 
   def __init__(self, shards: int):
     self._shards, self._done = shards, 0
-    self._bar = tqdm.tqdm(desc=f'0/{shards} shards', total=0, unit='B',
-                          unit_scale=True, disable=None)
+    self._bar = tqdm.tqdm(
+      desc=f'0/{shards} shards',
+      total=0,
+      unit='B',
+      unit_scale=True,
+      disable=None,
+    )
 
   def add(self, size: int, total: int):
     """Counts bytes that have come, and bytes that are to come."""
@@ -79,7 +102,7 @@ class _Bar:
     self._bar.close()
 
 
-def shard_numbers(split: str, chosen: Optional[Sequence[str]]) -> list[int]:
+def shard_numbers(split: str, chosen: Sequence[str] | None) -> list[int]:
   """Says which shards of a split are meant.
 
   Args:
@@ -99,12 +122,14 @@ def shard_numbers(split: str, chosen: Optional[Sequence[str]]) -> list[int]:
   for part in chosen:
     first, _, last = part.partition('-')
     last = last or first
-    if not (first.isdigit() and last.isdigit()
-            and int(first) <= int(last) < count):
+    if not (
+      first.isdigit() and last.isdigit() and int(first) <= int(last) < count
+    ):
       raise ValueError(
-          f'--shards is {part!r}, and {split} has shards 0..{count - 1}: name '
-          'numbers or ranges of them, such as 0-9,17, and --split for one '
-          'split alone.')
+        f'--shards is {part!r}, and {split} has shards 0..{count - 1}: name '
+        'numbers or ranges of them, such as 0-9,17, and --split for one '
+        'split alone.'
+      )
     numbers.update(range(int(first), int(last) + 1))
   return sorted(numbers)
 
@@ -121,24 +146,28 @@ class _Split:
     except FileNotFoundError:
       shards = []
     self.known = {
-        shard['file']: shard for shard in shards
-        if os.path.exists(os.path.join(self.folder, shard['file']))
+      shard['file']: shard
+      for shard in shards
+      if os.path.exists(os.path.join(self.folder, shard['file']))
     }
 
   def add(self, shard: dict[str, Any]):
     """Lists a shard that is whole, so that a run that is killed keeps it."""
     if self.known.get(shard['file']) != shard:
       self.known[shard['file']] = shard
-      manifest.write(self.folder, source=self.url,
-                     shards=list(self.known.values()))
+      manifest.write(
+        self.folder, source=self.url, shards=list(self.known.values())
+      )
 
 
-def download(output_dir: str,
-             numbers: dict[str, list[int]],
-             base_url: str = BASE_URL,
-             retries: int = 5,
-             timeout: float = 60.,
-             workers: int = 4):
+def download(
+  output_dir: str,
+  numbers: dict[str, list[int]],
+  base_url: str = BASE_URL,
+  retries: int = 5,
+  timeout: float = 60.0,
+  workers: int = 4,
+):
   """Downloads shards that are not there yet, and lists them in the manifests.
 
   Args:
@@ -163,11 +192,16 @@ def download(output_dir: str,
       split = _Split(output_dir, base_url, name)
       for i in chosen:
         file = f'{name}-{i}.tfrecords'
-        shard = http_shard.Shard(f'{split.url}/{file}',
-                                 os.path.join(split.folder, file), timeout,
-                                 bar.add, stop)
-        jobs[executor.submit(shard.fetch, split.known.get(file),
-                             retries)] = split
+        shard = http_shard.Shard(
+          f'{split.url}/{file}',
+          os.path.join(split.folder, file),
+          timeout,
+          bar.add,
+          stop,
+        )
+        jobs[executor.submit(shard.fetch, split.known.get(file), retries)] = (
+          split
+        )
     failed, in_a_row = [], 0
     for job in futures.as_completed(jobs):
       try:
@@ -186,26 +220,39 @@ def download(output_dir: str,
   if failed:
     also = f', and {len(failed) - 1} more' if failed[1:] else ''
     raise http_shard.DownloadError(
-        f'{failed[0]}{also}. What is whole stays: type the command again to go '
-        'on, or check --base_url and --shards.')
+      f'{failed[0]}{also}. What is whole stays: type the command again to go '
+      'on, or check --base_url and --shards.'
+    )
 
 
 def main(_):
   """Downloads what the flags describe."""
   output_dir = resources.working_path(FLAGS.output_dir)
   if not FLAGS.base_url.startswith(('http://', 'https://')):
-    raise ValueError(f'--base_url is {FLAGS.base_url!r}; expected an address '
-                     'that begins with http:// or https://.')
+    raise ValueError(
+      f'--base_url is {FLAGS.base_url!r}; expected an address '
+      'that begins with http:// or https://.'
+    )
   if '://' in output_dir:
-    raise ValueError(f'--output_dir is {output_dir}; expected a local folder. '
-                     'Download to one, then copy the files.')
+    raise ValueError(
+      f'--output_dir is {output_dir}; expected a local folder. '
+      'Download to one, then copy the files.'
+    )
   numbers = {s: shard_numbers(s, FLAGS.shards) for s in FLAGS.split}
   with output_folder.alone(output_dir):
-    download(output_dir, numbers, FLAGS.base_url, FLAGS.retries, FLAGS.timeout,
-             FLAGS.workers)
+    download(
+      output_dir,
+      numbers,
+      FLAGS.base_url,
+      FLAGS.retries,
+      FLAGS.timeout,
+      FLAGS.workers,
+    )
   for split, chosen in numbers.items():
-    print(f'{os.path.join(output_dir, split)}: {len(chosen)} of '
-          f'{SHARDS[split]} shards are there and whole.')
+    print(
+      f'{os.path.join(output_dir, split)}: {len(chosen)} of '
+      f'{SHARDS[split]} shards are there and whole.'
+    )
 
 
 def run():

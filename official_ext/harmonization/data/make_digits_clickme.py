@@ -18,7 +18,7 @@ from absl import flags
 import numpy as np
 from PIL import Image
 from sklearn import datasets
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 import tqdm
 
 from official_ext.harmonization import cli
@@ -43,36 +43,51 @@ _SWAPPED = 'swapped'
 
 def define_flags():
   """Defines the tool's flags."""
-  flags.DEFINE_string('output_dir', 'data/digits',
-                      'Where <split>/<split>-<i>.tfrecords are written.')
+  flags.DEFINE_string(
+    'output_dir',
+    'data/digits',
+    'Where <split>/<split>-<i>.tfrecords are written.',
+  )
   flags.DEFINE_integer('train_images', 1000, 'Images in train.', lower_bound=1)
   flags.DEFINE_integer('val_images', 500, 'Images in val.', lower_bound=1)
   flags.DEFINE_integer('ood_images', 500, 'Images in ood.', lower_bound=1)
   flags.DEFINE_float(
-      'decoy_strength', 0.9, 'Part of the images of train and val whose decoy '
-      'names their class.', 0., 1.)
-  flags.DEFINE_integer('images_per_shard', 1000, 'Images in one shard.',
-                       lower_bound=1)
+    'decoy_strength',
+    0.9,
+    'Part of the images of train and val whose decoy names their class.',
+    0.0,
+    1.0,
+  )
+  flags.DEFINE_integer(
+    'images_per_shard', 1000, 'Images in one shard.', lower_bound=1
+  )
   flags.DEFINE_integer('seed', 0, 'Seed of everything that is drawn.')
-  flags.DEFINE_bool('overwrite', False,
-                    'Replace what is there with other settings.')
+  flags.DEFINE_bool(
+    'overwrite', False, 'Replace what is there with other settings.'
+  )
 
 
 def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
   """Resizes a float map to a square, bicubically."""
   return np.asarray(
-      Image.fromarray(pixels.astype(np.float32)).resize((size, size),
-                                                        Image.BICUBIC))
+    Image.fromarray(pixels.astype(np.float32)).resize(
+      (size, size), Image.BICUBIC
+    )
+  )
 
 
 def _clutter(rng: np.random.Generator) -> np.ndarray:
   """A dark coloured ground with structure at two scales, in [0, 0.6]."""
   coarse, fine = (
-      np.asarray(
-          Image.fromarray(rng.integers(0, 256, (cells, cells, 3),
-                                       np.uint8)).resize((SIZE, SIZE),
-                                                         Image.BICUBIC),
-          np.float32) / 255. for cells in (4, 24))
+    np.asarray(
+      Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8)).resize(
+        (SIZE, SIZE), Image.BICUBIC
+      ),
+      np.float32,
+    )
+    / 255.0
+    for cells in (4, 24)
+  )
   return 0.35 * coarse + 0.25 * fine
 
 
@@ -97,16 +112,18 @@ def compose(digit: np.ndarray, decoy: int, rng: np.random.Generator):
   width = SIZE // 2
   ink = np.zeros((SIZE, SIZE), np.float32)
   top, left = rng.integers(0, SIZE - width, 2)
-  ink[top:top + width, left:left + width] = np.clip(
-      2. * _resize(digit / 16., width) - 0.4, 0., 1.)
+  ink[top : top + width, left : left + width] = np.clip(
+    2.0 * _resize(digit / 16.0, width) - 0.4, 0.0, 1.0
+  )
   image = _clutter(rng)
   side = SIZE // 6
   row, column = rng.integers(0, 2, 2) * (SIZE - side)
-  image[row:row + side, column:column + side] = colorsys.hsv_to_rgb(
-      decoy / NUM_CLASSES, 1., 0.8)
-  ink_colour = rng.uniform(0.85, 1., 3).astype(np.float32)
+  image[row : row + side, column : column + side] = colorsys.hsv_to_rgb(
+    decoy / NUM_CLASSES, 1.0, 0.8
+  )
+  ink_colour = rng.uniform(0.85, 1.0, 3).astype(np.float32)
   alpha = ink[..., np.newaxis]
-  image = image * (1. - alpha) + ink_colour * alpha
+  image = image * (1.0 - alpha) + ink_colour * alpha
   return (np.uint8(np.round(255 * image)), np.uint8(np.round(255 * ink)))
 
 
@@ -125,11 +142,11 @@ def _write_split(folder, split, count, strength, per_shard, seed):
   identities = order[slice(*_IDENTITIES[source])]
   folder = os.path.join(folder, split)
   tf.io.gfile.makedirs(folder)
-  bar = tqdm.tqdm(
-      total=count, desc=split, unit=' images', disable=None)
+  bar = tqdm.tqdm(total=count, desc=split, unit=' images', disable=None)
   for shard, start in enumerate(range(0, count, per_shard)):
     rng = np.random.default_rng(
-        [seed, sorted(_IDENTITIES).index(source), shard])
+      [seed, sorted(_IDENTITIES).index(source), shard]
+    )
     swaps = np.random.default_rng([seed, len(_IDENTITIES), shard])
     path = os.path.join(folder, f'{split}-{shard}.tfrecords')
     with record_writer.shard(path) as writer:
@@ -138,22 +155,25 @@ def _write_split(folder, split, count, strength, per_shard, seed):
         label = int(digits.target[i])
         decoy = _decoy_class(label, strength, rng)
         if split == _SWAPPED:
-          decoy = _decoy_class(label, 0., swaps)
+          decoy = _decoy_class(label, 0.0, swaps)
         image, ink = compose(digits.images[i], decoy, rng)
         writer.write(
-            record_writer.clickme_example(_jpeg(image), _jpeg(ink), label))
+          record_writer.clickme_example(_jpeg(image), _jpeg(ink), label)
+        )
         bar.update()
   bar.close()
 
 
-def make(output_dir: str,
-         train_images: int = 1000,
-         val_images: int = 500,
-         ood_images: int = 500,
-         decoy_strength: float = 0.9,
-         images_per_shard: int = 1000,
-         seed: int = 0,
-         overwrite: bool = False) -> bool:
+def make(
+  output_dir: str,
+  train_images: int = 1000,
+  val_images: int = 500,
+  ood_images: int = 500,
+  decoy_strength: float = 0.9,
+  images_per_shard: int = 1000,
+  seed: int = 0,
+  overwrite: bool = False,
+) -> bool:
   """Writes the four splits, or does nothing if they are already there.
 
   Args:
@@ -172,8 +192,9 @@ def make(output_dir: str,
   Raises:
     ValueError: the folder holds a dataset made with other settings.
   """
-  settings = {k: v for k, v in locals().items()
-              if k not in ('output_dir', 'overwrite')}
+  settings = {
+    k: v for k, v in locals().items() if k not in ('output_dir', 'overwrite')
+  }
   with output_folder.alone(output_dir):
     return _make(output_dir, settings, overwrite)
 
@@ -189,15 +210,23 @@ def _make(output_dir, settings, overwrite) -> bool:
       return False
   if found and not overwrite:
     differ = files.in_words(files.differences(found, settings))
-    raise ValueError(f'{output_dir} holds digits of other settings: {differ}. '
-                     'Choose another --output_dir, or add --overwrite.')
-  shards = [shard for split in (*_IDENTITIES, _SWAPPED)
-            for shard in tf.io.gfile.glob(
-                os.path.join(output_dir, split, f'{split}-*.tfrecords'))]
+    raise ValueError(
+      f'{output_dir} holds digits of other settings: {differ}. '
+      'Choose another --output_dir, or add --overwrite.'
+    )
+  shards = [
+    shard
+    for split in (*_IDENTITIES, _SWAPPED)
+    for shard in tf.io.gfile.glob(
+      os.path.join(output_dir, split, f'{split}-*.tfrecords')
+    )
+  ]
   if shards and not (found or overwrite or tf.io.gfile.exists(unfinished)):
-    raise ValueError(f'{output_dir} holds {shards[0]}, which was not made by '
-                     'this command. Choose another --output_dir, or add '
-                     '--overwrite to replace it.')
+    raise ValueError(
+      f'{output_dir} holds {shards[0]}, which was not made by '
+      'this command. Choose another --output_dir, or add '
+      '--overwrite to replace it.'
+    )
   files.write_json(unfinished, settings)
   # First, so that a run that is killed does not leave it beside other shards.
   if found:
@@ -210,22 +239,38 @@ def _make(output_dir, settings, overwrite) -> bool:
   return True
 
 
-def _write_splits(output_dir, train_images, val_images, ood_images,
-                  decoy_strength, images_per_shard, seed):
+def _write_splits(
+  output_dir,
+  train_images,
+  val_images,
+  ood_images,
+  decoy_strength,
+  images_per_shard,
+  seed,
+):
   """Writes all shards."""
-  for split, count, strength in (('train', train_images, decoy_strength),
-                                 ('val', val_images, decoy_strength),
-                                 (_SWAPPED, val_images, decoy_strength),
-                                 ('ood', ood_images, 0.)):
+  for split, count, strength in (
+    ('train', train_images, decoy_strength),
+    ('val', val_images, decoy_strength),
+    (_SWAPPED, val_images, decoy_strength),
+    ('ood', ood_images, 0.0),
+  ):
     _write_split(output_dir, split, count, strength, images_per_shard, seed)
 
 
 def main(_):
   """Makes what the flags describe."""
   output_dir = resources.working_path(FLAGS.output_dir)
-  written = make(output_dir, FLAGS.train_images, FLAGS.val_images,
-                 FLAGS.ood_images, FLAGS.decoy_strength,
-                 FLAGS.images_per_shard, FLAGS.seed, FLAGS.overwrite)
+  written = make(
+    output_dir,
+    FLAGS.train_images,
+    FLAGS.val_images,
+    FLAGS.ood_images,
+    FLAGS.decoy_strength,
+    FLAGS.images_per_shard,
+    FLAGS.seed,
+    FLAGS.overwrite,
+  )
   print(f'{output_dir}: ' + ('written.' if written else 'already there.'))
 
 

@@ -14,18 +14,19 @@ Shards with a manifest.json beside them are compared with it. The exit code is 1
 when anything is bad.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 import fnmatch
 import itertools
 import os
 import re
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from absl import flags
-import tensorflow as tf, tf_keras
+from official.core import input_reader
+import tensorflow as tf
 import tqdm
 
-from official.core import input_reader
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization import resources
@@ -41,21 +42,41 @@ FLAGS = flags.FLAGS
 def define_flags():
   """Defines the tool's flags."""
   flags.DEFINE_bool('decode', True, 'Decode every record.')
-  flags.DEFINE_enum('map_decoder', None, registry.names(),
-                    'The format of the records; recognized by default.')
-  flags.DEFINE_float('raw_image_max', None, 'White in records of raw pixels; '
-                     'recognized by default, if it is 1 or 255.')
+  flags.DEFINE_enum(
+    'map_decoder',
+    None,
+    registry.names(),
+    'The format of the records; recognized by default.',
+  )
+  flags.DEFINE_float(
+    'raw_image_max',
+    None,
+    'White in records of raw pixels; recognized by default, if it is 1 or 255.',
+  )
   flags.DEFINE_integer(
-      'num_classes', None, 'If given, a record is bad unless its label plus '
-      '--label_offset is one of the classes 0..num_classes-1 (1..1000 of '
-      '1001).', lower_bound=1)
-  flags.DEFINE_integer('label_offset', None, 'Added to the labels of the '
-                       'records; by default what training adds: 1 for the '
-                       'format clickme and 1001 classes, else 0.')
-  flags.DEFINE_integer('workers', os.cpu_count(),
-                       'Files that are read at the same time.', lower_bound=1)
-  flags.DEFINE_string('report', None,
-                      'JSON file for the result: every file, every problem.')
+    'num_classes',
+    None,
+    'If given, a record is bad unless its label plus '
+    '--label_offset is one of the classes 0..num_classes-1 (1..1000 of '
+    '1001).',
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    'label_offset',
+    None,
+    'Added to the labels of the '
+    'records; by default what training adds: 1 for the '
+    'format clickme and 1001 classes, else 0.',
+  )
+  flags.DEFINE_integer(
+    'workers',
+    os.cpu_count(),
+    'Files that are read at the same time.',
+    lower_bound=1,
+  )
+  flags.DEFINE_string(
+    'report', None, 'JSON file for the result: every file, every problem.'
+  )
 
 
 class Problem(NamedTuple):
@@ -67,21 +88,24 @@ class Problem(NamedTuple):
     offset: of the record's first byte; None for a whole file.
     reason: what is wrong.
   """
+
   file: str
-  record: Optional[int]
-  offset: Optional[int]
+  record: int | None
+  offset: int | None
   reason: str
 
   def __str__(self):
     if self.record is None:
       return f'{self.file}: {self.reason}'
-    return (f'{self.file}, record {self.record} (counted from 0) at byte '
-            f'{self.offset}: {self.reason}')
+    return (
+      f'{self.file}, record {self.record} (counted from 0) at byte '
+      f'{self.offset}: {self.reason}'
+    )
 
 
-def decoder_check(map_decoder: str,
-                  num_classes: Optional[int] = None,
-                  label_offset: int = 0) -> Callable[[bytes], str]:
+def decoder_check(
+  map_decoder: str, num_classes: int | None = None, label_offset: int = 0
+) -> Callable[[bytes], str]:
   """Makes a check of what records hold.
 
   Args:
@@ -95,7 +119,7 @@ def decoder_check(map_decoder: str,
   checker = record_checks.Checker(map_decoder, num_classes, label_offset)
 
   def check(data):
-    found = checker.decode(data, map_decoder, 255.)
+    found = checker.decode(data, map_decoder, 255.0)
     return found.problem or checker.label_problem(found.label, map_decoder)
 
   return check
@@ -108,16 +132,20 @@ def _one_line(error: tf.errors.OpError) -> str:
 def _describe(path: str, record: record_reader.Record, reason: str) -> Problem:
   """Names a bad record, and what is lost with it."""
   if record.unread:
-    reason += (f'; from there on, {record.unread} bytes to the end of the file '
-               'cannot be told apart')
+    reason += (
+      f'; from there on, {record.unread} bytes to the end of the file '
+      'cannot be told apart'
+    )
   return Problem(path, record.index, record.offset, reason)
 
 
-def verify_file(path: str,
-                check: Optional[Callable[[bytes], str]] = None,
-                expected: Optional[dict[str, Any]] = None,
-                progress: Callable[[int], None] = lambda size: None,
-                checker: Optional[record_checks.Checker] = None):
+def verify_file(
+  path: str,
+  check: Callable[[bytes], str] | None = None,
+  expected: dict[str, Any] | None = None,
+  progress: Callable[[int], None] = lambda size: None,
+  checker: record_checks.Checker | None = None,
+):
   """Reads a file to its end, or as far as it can be read.
 
   Args:
@@ -131,8 +159,13 @@ def verify_file(path: str,
     A dict of file, records (all that could be told apart), bytes, problems, a
     list of `Problem`, and warnings, a list of the same.
   """
-  result = {'file': path, 'records': 0, 'bytes': 0, 'problems': [],
-            'warnings': []}
+  result = {
+    'file': path,
+    'records': 0,
+    'bytes': 0,
+    'problems': [],
+    'warnings': [],
+  }
   problems = result['problems']
   file_checker = checker and checker.of_file(path)
   try:
@@ -163,17 +196,19 @@ def _add_findings(result, path: str, checker):
   """Notes what a checker found out about a file, or about all."""
   for finding in checker.findings() if checker else ():
     result['problems' if finding.is_bad else 'warnings'].append(
-        Problem(path, None, None, finding.text))
+      Problem(path, None, None, finding.text)
+    )
 
 
-def _compare(result, expected: Optional[dict[str, Any]]) -> str:
+def _compare(result, expected: dict[str, Any] | None) -> str:
   """Says how a file differs from what is expected of it."""
   if expected is None:
     return '' if result['bytes'] else 'it is empty'
   for name in ('bytes', 'records'):
     if result[name] != expected[name]:
-      return (f'it has {result[name]} {name}, {manifest.FILE} says '
-              f'{expected[name]}')
+      return (
+        f'it has {result[name]} {name}, {manifest.FILE} says {expected[name]}'
+      )
   if manifest.sha256(result['file']) != expected['sha256']:
     return f'its SHA-256 is not the one that {manifest.FILE} says'
   return ''
@@ -204,25 +239,30 @@ def _expectations(files: Iterable[str], patterns: Iterable[str]):
     listed = {os.path.join(folder, shard['file']): shard for shard in shards}
     inside = {file for file in files if os.path.dirname(file) == folder}
     named = {
-        file for file in listed
-        if any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
+      file
+      for file in listed
+      if any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
     }
     for file in sorted(inside - set(listed)):
       problems.append(
-          Problem(file, None, None, f'{manifest.FILE} does not list it'))
+        Problem(file, None, None, f'{manifest.FILE} does not list it')
+      )
     for file in sorted(named - inside):
       problems.append(
-          Problem(file, None, None,
-                  f'{manifest.FILE} lists it, but it does not exist'))
+        Problem(
+          file, None, None, f'{manifest.FILE} lists it, but it does not exist'
+        )
+      )
     expected.update(listed)
   return expected, problems
 
 
-def verify(patterns: list[str],
-           check: Optional[Callable[[bytes], str]] = None,
-           workers: int = 1,
-           checker: Optional[record_checks.Checker] = None
-          ) -> Iterator[dict[str, Any]]:
+def verify(
+  patterns: list[str],
+  check: Callable[[bytes], str] | None = None,
+  workers: int = 1,
+  checker: record_checks.Checker | None = None,
+) -> Iterator[dict[str, Any]]:
   """Reads every record of every file, with a progress bar.
 
   Args:
@@ -242,11 +282,21 @@ def verify(patterns: list[str],
   files = sorted({file for p in patterns for file in _files(p)})
   expected, problems = _expectations(files, patterns)
   for problem in problems:
-    yield {'file': problem.file, 'records': 0, 'bytes': 0,
-           'problems': [problem], 'warnings': []}
+    yield {
+      'file': problem.file,
+      'records': 0,
+      'bytes': 0,
+      'problems': [problem],
+      'warnings': [],
+    }
   sizes = [tf.io.gfile.stat(f).length for f in files if tf.io.gfile.exists(f)]
-  bar = tqdm.tqdm(total=sum(sizes), desc=f'{len(files)} files', unit='B',
-                  unit_scale=True, disable=None)
+  bar = tqdm.tqdm(
+    total=sum(sizes),
+    desc=f'{len(files)} files',
+    unit='B',
+    unit_scale=True,
+    disable=None,
+  )
 
   def progress(size):
     with bar.get_lock():
@@ -255,13 +305,21 @@ def verify(patterns: list[str],
   executor = futures.ThreadPoolExecutor(workers)
   try:
     yield from executor.map(
-        lambda file: verify_file(file, check, expected.get(file), progress,
-                                 checker), files)
+      lambda file: verify_file(
+        file, check, expected.get(file), progress, checker
+      ),
+      files,
+    )
   finally:
     executor.shutdown(cancel_futures=True)
     bar.close()
-  everything = {'file': f'{len(files)} files', 'records': 0, 'bytes': 0,
-                'problems': [], 'warnings': []}
+  everything = {
+    'file': f'{len(files)} files',
+    'records': 0,
+    'bytes': 0,
+    'problems': [],
+    'warnings': [],
+  }
   _add_findings(everything, everything['file'], checker)
   if everything['problems'] or everything['warnings']:
     yield everything
@@ -276,20 +334,28 @@ def _paths(pattern: str) -> Iterator[str]:
       continue
     folders = sorted({*map(os.path.dirname, record_files.in_folder(path))})
     if not folders:
-      raise ValueError(f'{path} holds no file of records; expected TFRecord '
-                       'files in it or below. Check the path.')
+      raise ValueError(
+        f'{path} holds no file of records; expected TFRecord '
+        'files in it or below. Check the path.'
+      )
     yield from (os.path.join(folder, '*') for folder in folders)
 
 
 def _files(pattern: str) -> list[str]:
   """Returns the files of a pattern; a plain path may be missing."""
   found = input_reader.match_files(pattern)
-  records = [file for file in found if not record_files.is_side_file(file)
-             and not ('*' in pattern and tf.io.gfile.isdir(file))]
+  records = [
+    file
+    for file in found
+    if not record_files.is_side_file(file)
+    and not ('*' in pattern and tf.io.gfile.isdir(file))
+  ]
   if not records:
-    raise ValueError(f'{pattern} matches no file of records, only '
-                     f'{os.path.basename(found[0])}; expected TFRecord files. '
-                     'Check the path.')
+    raise ValueError(
+      f'{pattern} matches no file of records, only '
+      f'{os.path.basename(found[0])}; expected TFRecord files. '
+      'Check the path.'
+    )
   return records
 
 
@@ -310,8 +376,9 @@ def locate(files: list[str], error: tf.errors.DataLossError):
   said = re.search(r'record at (\d+)', error.message)
   passes = [(int(said[1]) - record_reader.HEADER_SIZE, 1)] if said else []
   for start, count in passes + [(0, None)]:
-    for file in tqdm.tqdm(files, desc='looking for the bad record',
-                          unit=' files', disable=None):
+    for file in tqdm.tqdm(
+      files, desc='looking for the bad record', unit=' files', disable=None
+    ):
       try:
         for record in itertools.islice(record_reader.read(file, start), count):
           if record.problem:
@@ -324,57 +391,85 @@ def locate(files: list[str], error: tf.errors.DataLossError):
 def _write_report(path: str, results: list[dict[str, Any]]):
   """Writes the results as JSON, whole or not at all."""
   content = {
-      'files': [{**r, **{kind: [p._asdict() for p in r[kind]]
-                         for kind in ('problems', 'warnings')}}
-                for r in results],
-      'records': sum(r['records'] for r in results),
-      'bytes': sum(r['bytes'] for r in results),
-      'problems': sum(len(r['problems']) for r in results),
-      'warnings': sum(len(r['warnings']) for r in results),
+    'files': [
+      {
+        **r,
+        **{
+          kind: [p._asdict() for p in r[kind]]
+          for kind in ('problems', 'warnings')
+        },
+      }
+      for r in results
+    ],
+    'records': sum(r['records'] for r in results),
+    'bytes': sum(r['bytes'] for r in results),
+    'problems': sum(len(r['problems']) for r in results),
+    'warnings': sum(len(r['warnings']) for r in results),
   }
   files.write_json(path, content)
 
 
-def _summary(results, checker: Optional[record_checks.Checker]) -> str:
+def _summary(results, checker: record_checks.Checker | None) -> str:
   """Says what was read and how much of it is bad, on one line."""
-  records, size, bad, warnings = (sum(values) for values in zip(*(
-      (r['records'], r['bytes'], len(r['problems']), len(r['warnings']))
-      for r in results)))
+  records, size, bad, warnings = (
+    sum(values)
+    for values in zip(
+      *(
+        (r['records'], r['bytes'], len(r['problems']), len(r['warnings']))
+        for r in results
+      )
+    )
+  )
   kinds = checker.formats() if checker else []
-  said = [f'{bad} problems'] * bool(bad) + [
-      f'{warnings} warnings'] * bool(warnings)
-  return (f'{records} records' + f' ({"; ".join(kinds)})' * bool(kinds) +
-          f', {size} bytes: {" and ".join(said) or "all good"}.')
+  said = [f'{bad} problems'] * bool(bad) + [f'{warnings} warnings'] * bool(
+    warnings
+  )
+  return (
+    f'{records} records'
+    + f' ({"; ".join(kinds)})' * bool(kinds)
+    + f', {size} bytes: {" and ".join(said) or "all good"}.'
+  )
 
 
 def _unused():
   """Yields why flags have no effect, and their names."""
   if not FLAGS.decode:
     # A label is in what is decoded, whatever the format.
-    yield 'with --nodecode, which checks checksums only', (
-        'num_classes', 'label_offset', 'raw_image_max')
+    yield (
+      'with --nodecode, which checks checksums only',
+      ('num_classes', 'label_offset', 'raw_image_max'),
+    )
   if FLAGS.num_classes is None:
     yield 'without --num_classes', ('label_offset',)
   if FLAGS.map_decoder and not registry.is_raw(FLAGS.map_decoder):
-    yield (f'with --map_decoder={FLAGS.map_decoder}, whose images are encoded',
-           ('raw_image_max',))
+    yield (
+      f'with --map_decoder={FLAGS.map_decoder}, whose images are encoded',
+      ('raw_image_max',),
+    )
 
 
 def main(argv):
   """Verifies the files that the arguments name."""
   if not argv[1:]:
-    raise SystemExit('verify_records: no file is named. Add paths, folders or '
-                     'patterns of TFRecord files.')
+    raise SystemExit(
+      'verify_records: no file is named. Add paths, folders or '
+      'patterns of TFRecord files.'
+    )
   unused = cli.without_effect(_unused())
   if unused:
     raise ValueError(unused)
   checker = None
   if FLAGS.decode:
-    checker = record_checks.Checker(FLAGS.map_decoder, FLAGS.num_classes,
-                                    FLAGS.label_offset, FLAGS.raw_image_max)
+    checker = record_checks.Checker(
+      FLAGS.map_decoder,
+      FLAGS.num_classes,
+      FLAGS.label_offset,
+      FLAGS.raw_image_max,
+    )
   results = []
-  for result in verify([resources.working_path(a) for a in argv[1:]], None,
-                       FLAGS.workers, checker):
+  for result in verify(
+    [resources.working_path(a) for a in argv[1:]], None, FLAGS.workers, checker
+  ):
     results.append(result)
     for kind, said in (('problems', 'BAD'), ('warnings', 'WARNING')):
       for found in result[kind]:

@@ -12,19 +12,18 @@ pixel that it was drawn on, and does what that one does:
 All of it is drawn from the example's own seed.
 """
 
-from typing import List, Optional, Tuple
-
-import tensorflow as tf, tf_keras
-
 from official.vision.configs import common
 from official.vision.configs import image_classification as stock
+import tensorflow as tf
+
 from official_ext.harmonization.dataloaders import seeded_host
 
 _MOVING = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
 _HIDING = ('Cutout',)
 # As in the host's parser.
 _THREE_AUGMENT = dict(
-    augmentation_name='deit3_three_augment', translate_const=20)
+  augmentation_name='deit3_three_augment', translate_const=20
+)
 
 
 def _joint(operation):
@@ -48,10 +47,12 @@ def _joint(operation):
   return both
 
 
-seeded_host.augment.NAME_TO_FUNC.update({
+seeded_host.augment.NAME_TO_FUNC.update(
+  {
     name: _joint(seeded_host.augment.NAME_TO_FUNC[name])
     for name in _MOVING + _HIDING
-})
+  }
+)
 
 
 def _build_policy(aug_type: common.Augmentation):
@@ -59,20 +60,22 @@ def _build_policy(aug_type: common.Augmentation):
   if aug_type.type == 'autoaug':
     options = aug_type.autoaug
     return seeded_host.augment.AutoAugment(
-        augmentation_name=options.augmentation_name,
-        cutout_const=options.cutout_const,
-        translate_const=options.translate_const)
-  options = aug_type.randaug
-  return seeded_host.augment.RandAugment(
-      num_layers=options.num_layers,
-      magnitude=options.magnitude,
+      augmentation_name=options.augmentation_name,
       cutout_const=options.cutout_const,
       translate_const=options.translate_const,
-      prob_to_apply=options.prob_to_apply,
-      exclude_ops=options.exclude_ops)
+    )
+  options = aug_type.randaug
+  return seeded_host.augment.RandAugment(
+    num_layers=options.num_layers,
+    magnitude=options.magnitude,
+    cutout_const=options.cutout_const,
+    translate_const=options.translate_const,
+    prob_to_apply=options.prob_to_apply,
+    exclude_ops=options.exclude_ops,
+  )
 
 
-def problem(aug_type: common.Augmentation) -> Optional[str]:
+def problem(aug_type: common.Augmentation) -> str | None:
   """Says why an `aug_type` cannot be used, or None where it can."""
   if aug_type.type not in ('autoaug', 'randaug'):
     return "choose type 'autoaug' or 'randaug'"
@@ -82,8 +85,10 @@ def problem(aug_type: common.Augmentation) -> Optional[str]:
     return None
   known = seeded_host.augment.AutoAugment().available_policies
   usable = sorted(
-      name for name, policy in known.items()
-      if not any('BBox' in op for part in policy for op, _, _ in part))
+    name
+    for name, policy in known.items()
+    if not any('BBox' in op for part in policy for op, _, _ in part)
+  )
   if aug_type.autoaug.augmentation_name not in usable:
     return f'choose one of {usable} as autoaug.augmentation_name'
   return None
@@ -101,7 +106,7 @@ class Augmenter:
     """
     self._color_jitter = data.color_jitter
     self._random_erasing = data.random_erasing
-    self._policies: List[seeded_host.augment.ImageAugment] = []
+    self._policies: list[seeded_host.augment.ImageAugment] = []
     if data.aug_type:
       self._policies.append(_build_policy(data.aug_type))
     if data.three_augment:
@@ -121,10 +126,12 @@ class Augmenter:
       return image
     with seeded_host.draws_from(seed, 0):
       return seeded_host.preprocess_ops.color_jitter(
-          image, *[self._color_jitter] * 3)
+        image, *[self._color_jitter] * 3
+      )
 
-  def distort(self, image: tf.Tensor, heatmap: tf.Tensor,
-              seed: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+  def distort(
+    self, image: tf.Tensor, heatmap: tf.Tensor, seed: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     """Applies RandAugment's, AutoAugment's or the three of DeiT's policy.
 
     Args:
@@ -144,8 +151,9 @@ class Augmenter:
       heatmap = tf.ensure_shape(heatmap, shapes[1])
     return image, heatmap[tf.newaxis]
 
-  def erase(self, image: tf.Tensor, heatmap: tf.Tensor,
-            seed: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+  def erase(
+    self, image: tf.Tensor, heatmap: tf.Tensor, seed: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     """Erases a rectangle of the image, and what the map says of it.
 
     Args:
@@ -161,24 +169,28 @@ class Augmenter:
     options = self._random_erasing
     # A new one for every trace: the host's holds on to what it traced.
     erasing = seeded_host.augment.RandomErasing(
-        probability=options.probability,
-        min_area=options.min_area,
-        max_area=options.max_area,
-        min_aspect=options.min_aspect,
-        max_aspect=options.max_aspect,
-        min_count=options.min_count,
-        max_count=options.max_count,
-        trials=options.trials)
+      probability=options.probability,
+      min_area=options.min_area,
+      max_area=options.max_area,
+      min_aspect=options.min_aspect,
+      max_aspect=options.max_aspect,
+      min_count=options.min_count,
+      max_count=options.max_count,
+      trials=options.trials,
+    )
     with seeded_host.draws_from(seed, 9):
       erased = tf.ensure_shape(erasing.distort(image), image.shape)
     kept = tf.reduce_all(erased == image, axis=-1, keepdims=True)
-    return erased, tf.where(kept, heatmap, 0.)
+    return erased, tf.where(kept, heatmap, 0.0)
 
 
-def build(data: stock.DataConfig) -> Optional[Augmenter]:
+def build(data: stock.DataConfig) -> Augmenter | None:
   """The augmenter of a source, None where window and flip are all."""
-  if (data.is_training and
-      (data.color_jitter or data.aug_type or data.three_augment or
-       data.random_erasing)):
+  if data.is_training and (
+    data.color_jitter
+    or data.aug_type
+    or data.three_augment
+    or data.random_erasing
+  ):
     return Augmenter(data)
   return None

@@ -1,8 +1,6 @@
 """Bad records left out of a stream, counted and capped."""
 
-from typing import Dict, Optional
-
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.dataloaders import records
 
@@ -11,9 +9,9 @@ from official_ext.harmonization.dataloaders import records
 _ROW = 100
 
 
-def skip(dataset: tf.data.Dataset,
-         most: int,
-         blank_label: Optional[int] = None) -> tf.data.Dataset:
+def skip(
+  dataset: tf.data.Dataset, most: int, blank_label: int | None = None
+) -> tf.data.Dataset:
   """Leaves bad records out, or blanks them, and counts them.
 
   The count travels with the records that follow, so that it reaches the
@@ -35,8 +33,10 @@ def skip(dataset: tf.data.Dataset,
     `tf.errors.InvalidArgumentError`, naming the last bad record, where more
     than `most` are bad, or nearly all.
   """
-  dataset = dataset.scan((tf.fill([most], tf.constant(-1, tf.int64)), 0, 0),
-                         lambda state, r: _count(state, r, most))
+  dataset = dataset.scan(
+    (tf.fill([most], tf.constant(-1, tf.int64)), 0, 0),
+    lambda state, r: _count(state, r, most),
+  )
   if blank_label is None:
     return dataset.filter(lambda record: record['problem'] == '')
   return dataset.map(lambda record: _blank(record, blank_label))
@@ -48,30 +48,36 @@ def _count(state, record, most):
   seen, different, row = state
   bad = record['problem'] != ''
   identity = tf.strings.to_hash_bucket_fast(
-      tf.strings.join([record['file'], tf.strings.as_string(record['index'])],
-                      ' '), tf.int64.max)
+    tf.strings.join(
+      [record['file'], tf.strings.as_string(record['index'])], ' '
+    ),
+    tf.int64.max,
+  )
   is_new = bad & ~tf.reduce_any(seen == identity)
   now_different = different + tf.cast(is_new, tf.int32)
   now_in_row = tf.where(bad, row + 1, 0)
-  with tf.control_dependencies([
+  with tf.control_dependencies(
+    [
       records.stop_at(
-          (now_different <= most) & (now_in_row <= most * _ROW),
-          record,
-          record['problem'],
-          what=f'More than {most} bad records (max_bad_records), or '
-          f'{most * _ROW} in a row without a good one; the last',
-          advice='Repair or remove them, or raise max_bad_records')
-  ]):
+        (now_different <= most) & (now_in_row <= most * _ROW),
+        record,
+        record['problem'],
+        what=f'More than {most} bad records (max_bad_records), or '
+        f'{most * _ROW} in a row without a good one; the last',
+        advice='Repair or remove them, or raise max_bad_records',
+      )
+    ]
+  ):
     seen = tf.where(is_new & (tf.range(most) == different), identity, seen)
   counted = {
-      **record,
-      'bad_records': tf.cast(row, tf.float32),
-      'valid': tf.cast(~bad, tf.float32),
+    **record,
+    'bad_records': tf.cast(row, tf.float32),
+    'valid': tf.cast(~bad, tf.float32),
   }
   return (seen, now_different, now_in_row), counted
 
 
-def _blank(record: Dict[str, tf.Tensor], label: int) -> Dict[str, tf.Tensor]:
+def _blank(record: dict[str, tf.Tensor], label: int) -> dict[str, tf.Tensor]:
   """Turns a bad record into a black one without a map."""
   good = record['problem'] == ''
 
@@ -80,11 +86,11 @@ def _blank(record: Dict[str, tf.Tensor], label: int) -> Dict[str, tf.Tensor]:
     return tf.cond(good, lambda: record[name], lambda: black)
 
   return {
-      **record,
-      'image': pixels('image'),
-      'heatmap': pixels('heatmap'),
-      'has_map': record['has_map'] & good,
-      'label': tf.where(good, record['label'], label),
-      'problem': tf.constant(''),
-      'bad_records': 1. - record['valid'],
+    **record,
+    'image': pixels('image'),
+    'heatmap': pixels('heatmap'),
+    'has_map': record['has_map'] & good,
+    'label': tf.where(good, record['label'], label),
+    'problem': tf.constant(''),
+    'bad_records': 1.0 - record['valid'],
   }

@@ -1,8 +1,6 @@
 """Decoder of this project's own records: Model Garden's ImageNet and a map."""
 
-from typing import Tuple
-
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.dataloaders import decoding
 
@@ -12,10 +10,11 @@ _COLOUR_TYPE = 25
 _GREY = b'\x00'
 
 
-def _decode_map(encoded: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+def _decode_map(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   """The map, uint16 (h, w, 1), 8 bits widened; whether it is a grey PNG."""
   is_grey_png = (tf.strings.substr(encoded, 0, len(_PNG)) == _PNG) & (
-      tf.strings.substr(encoded, _COLOUR_TYPE, 1) == _GREY)
+    tf.strings.substr(encoded, _COLOUR_TYPE, 1) == _GREY
+  )
   heatmap = decoding.bounded(tf.io.decode_png(encoded, 1, tf.uint16))
   return heatmap, is_grey_png
 
@@ -41,47 +40,63 @@ class Decoder(decoding.Decoder):
 
   def _decode(self, serialized, attempt):
     fields, problem = decoding.parse(
-        serialized, {
-            'image/encoded': tf.string,
-            'image/class/label': tf.int64,
-        }, attempt, {
-            'image/heatmap/encoded': tf.string,
-            'image/heatmap/width': tf.int64,
-            'image/heatmap/height': tf.int64,
-        })
+      serialized,
+      {
+        'image/encoded': tf.string,
+        'image/class/label': tf.int64,
+      },
+      attempt,
+      {
+        'image/heatmap/encoded': tf.string,
+        'image/heatmap/width': tf.int64,
+        'image/heatmap/height': tf.int64,
+      },
+    )
     image = decoding.decode_image(fields['image/encoded'], 3, attempt)
     has_map = fields['image/heatmap/encoded'] != ''
     black = tf.zeros([1, 1, 1], tf.uint16)
     heatmap, is_grey_png = attempt(
-        _decode_map,
-        tf.where(has_map, fields['image/heatmap/encoded'],
-                 tf.io.encode_png(black)), (black, False))
+      _decode_map,
+      tf.where(
+        has_map, fields['image/heatmap/encoded'], tf.io.encode_png(black)
+      ),
+      (black, False),
+    )
     heatmap = tf.ensure_shape(heatmap, [None, None, 1])
     size = tf.shape(heatmap, tf.int64)
-    said = tf.stack([
-        fields['image/heatmap/height'], fields['image/heatmap/width']
-    ])
+    said = tf.stack(
+      [fields['image/heatmap/height'], fields['image/heatmap/width']]
+    )
     return {
-        'image': image,
-        'heatmap': tf.cast(heatmap, tf.float32) / 257.,
-        'has_map': has_map,
-        'label': fields['image/class/label'],
-        'problem': decoding.first_problem(
-            (problem != '', problem),
-            (tf.size(image) == 0,
-             'field image/encoded is not a decodable image'),
-            (has_map & ~is_grey_png,
-             'field image/heatmap/encoded is not a decodable PNG of one '
-             'channel'),
-            (~has_map & tf.reduce_any(said != decoding.MISSING),
-             'field image/heatmap/encoded is missing, but image/heatmap/height '
-             'or width is there'),
-            (has_map & tf.reduce_any(
-                (said != decoding.MISSING) & (said != size[:2])),
-             tf.strings.join([
-                 'its map is ', tf.strings.reduce_join(
-                     tf.strings.as_string(size[:2]), separator=' x '),
-                 ' (height x width), which fields image/heatmap/height and '
-                 'width contradict'
-             ]))),
+      'image': image,
+      'heatmap': tf.cast(heatmap, tf.float32) / 257.0,
+      'has_map': has_map,
+      'label': fields['image/class/label'],
+      'problem': decoding.first_problem(
+        (problem != '', problem),
+        (tf.size(image) == 0, 'field image/encoded is not a decodable image'),
+        (
+          has_map & ~is_grey_png,
+          'field image/heatmap/encoded is not a decodable PNG of one channel',
+        ),
+        (
+          ~has_map & tf.reduce_any(said != decoding.MISSING),
+          'field image/heatmap/encoded is missing, but image/heatmap/height '
+          'or width is there',
+        ),
+        (
+          has_map
+          & tf.reduce_any((said != decoding.MISSING) & (said != size[:2])),
+          tf.strings.join(
+            [
+              'its map is ',
+              tf.strings.reduce_join(
+                tf.strings.as_string(size[:2]), separator=' x '
+              ),
+              ' (height x width), which fields image/heatmap/height and '
+              'width contradict',
+            ]
+          ),
+        ),
+      ),
     }

@@ -1,6 +1,6 @@
 """Decoder of the ClickMe release's records."""
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.dataloaders import decoding
 
@@ -15,19 +15,24 @@ class Decoder(decoding.Decoder):
   """
 
   def _decode(self, serialized, attempt):
-    fields, problem = decoding.parse(serialized, {
+    fields, problem = decoding.parse(
+      serialized,
+      {
         'image': tf.string,
         'heatmap': tf.string,
         'label': tf.int64,
-    }, attempt)
+      },
+      attempt,
+    )
     image = decoding.decode_image(fields['image'], 3, attempt)
     heatmap = decoding.decode_image(fields['heatmap'], 1, attempt)
     return {
-        'image': image,
-        'heatmap': heatmap,
-        'label': fields['label'],
-        'problem': decoding.first_problem(
-            (problem != '', problem),
-            (tf.size(image) == 0, 'field image is not a decodable image'),
-            (tf.size(heatmap) == 0, 'field heatmap is not a decodable image')),
+      'image': image,
+      'heatmap': heatmap,
+      'label': fields['label'],
+      'problem': decoding.first_problem(
+        (problem != '', problem),
+        (tf.size(image) == 0, 'field image is not a decodable image'),
+        (tf.size(heatmap) == 0, 'field heatmap is not a decodable image'),
+      ),
     }

@@ -1,11 +1,11 @@
 """What the decoders of records with human maps have in common."""
 
 import abc
-from typing import Any, Callable, Dict, Optional, Tuple
-
-import tensorflow as tf, tf_keras
+from collections.abc import Callable
+from typing import Any
 
 from official.vision.dataloaders import decoder
+import tensorflow as tf
 
 # An integer that no record holds: says that the field was not there.
 MISSING = tf.int64.min
@@ -18,8 +18,11 @@ _DEFAULTS = {tf.string: '', tf.int64: MISSING}
 _MEANINGS = {'heatmap': 'heatmap (the human map)'}
 
 
-def _attempt(function: Callable[[tf.Tensor], Any], argument: tf.Tensor,
-             otherwise: Callable[[tf.Tensor], Any]) -> Any:
+def _attempt(
+  function: Callable[[tf.Tensor], Any],
+  argument: tf.Tensor,
+  otherwise: Callable[[tf.Tensor], Any],
+) -> Any:
   """Returns `function(argument)`, or that of `otherwise` where an op fails.
 
   An op that fails takes the whole pipeline with it and cannot say which record
@@ -27,8 +30,9 @@ def _attempt(function: Callable[[tf.Tensor], Any], argument: tf.Tensor,
   """
   argument = tf.data.Dataset.from_tensors(argument)
   result = argument.map(function).ignore_errors()
-  return result.concatenate(
-      argument.map(otherwise)).take(1).get_single_element()
+  return (
+    result.concatenate(argument.map(otherwise)).take(1).get_single_element()
+  )
 
 
 class Decoder(decoder.Decoder):
@@ -42,7 +46,7 @@ class Decoder(decoder.Decoder):
 
   map_field = 'heatmap'
 
-  def decode(self, serialized_example: tf.Tensor) -> Dict[str, tf.Tensor]:
+  def decode(self, serialized_example: tf.Tensor) -> dict[str, tf.Tensor]:
     """Decodes one record, and says what is wrong with it.
 
     Args:
@@ -54,13 +58,18 @@ class Decoder(decoder.Decoder):
       can be relied on; the class says which dtypes, and what else.
     """
     return _attempt(
-        lambda s: self._decode(s, lambda function, x, otherwise: function(x)),
-        serialized_example,
-        lambda s: self._decode(s, lambda function, x, otherwise: _attempt(
-            function, x, lambda _: otherwise)))
+      lambda s: self._decode(s, lambda function, x, otherwise: function(x)),
+      serialized_example,
+      lambda s: self._decode(
+        s,
+        lambda function, x, otherwise: _attempt(
+          function, x, lambda _: otherwise
+        ),
+      ),
+    )
 
   @abc.abstractmethod
-  def _decode(self, serialized: tf.Tensor, attempt) -> Dict[str, tf.Tensor]:
+  def _decode(self, serialized: tf.Tensor, attempt) -> dict[str, tf.Tensor]:
     """As `decode`.
 
     Args:
@@ -78,17 +87,20 @@ def _read(serialized, features):
   `tf.io.parse_single_example` (TensorFlow 2.20). Protocol buffers' own parser,
   which `sanitize` calls, refuses it.
   """
-  sizes, _ = tf.io.decode_proto(serialized, 'tensorflow.Example', ['features'],
-                                [tf.string], sanitize=True)
+  sizes, _ = tf.io.decode_proto(
+    serialized, 'tensorflow.Example', ['features'], [tf.string], sanitize=True
+  )
   # The look must matter, or the graph is optimized and it never happens.
   serialized = tf.where(sizes[0] > 0, serialized, '')
-  return (tf.io.parse_single_example(serialized, features),
-          tf.constant(True))
+  return (tf.io.parse_single_example(serialized, features), tf.constant(True))
 
 
-def parse(serialized: tf.Tensor, required: Dict[str, tf.DType],
-          attempt, optional: Optional[Dict[str, tf.DType]] = None
-         ) -> Tuple[Dict[str, tf.Tensor], tf.Tensor]:
+def parse(
+  serialized: tf.Tensor,
+  required: dict[str, tf.DType],
+  attempt,
+  optional: dict[str, tf.DType] | None = None,
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
   """Reads the fields of a `tf.train.Example`, each of one value.
 
   Args:
@@ -103,26 +115,34 @@ def parse(serialized: tf.Tensor, required: Dict[str, tf.DType],
   """
   dtypes = {**required, **(optional or {})}
   features = {
-      name: tf.io.FixedLenFeature((), dtype, default_value=_DEFAULTS[dtype])
-      for name, dtype in dtypes.items()
+    name: tf.io.FixedLenFeature((), dtype, default_value=_DEFAULTS[dtype])
+    for name, dtype in dtypes.items()
   }
   fields, parsed = attempt(
-      lambda s: _read(s, features), serialized,
-      ({n: tf.constant(_DEFAULTS[d], d) for n, d in dtypes.items()}, False))
+    lambda s: _read(s, features),
+    serialized,
+    ({n: tf.constant(_DEFAULTS[d], d) for n, d in dtypes.items()}, False),
+  )
   expected = ', '.join(f'{n} ({d.name})' for n, d in dtypes.items())
   return fields, first_problem(
-      (~parsed, 'it is not a tf.train.Example whose fields, each of one value, '
-       f'are {expected}'),
-      *((fields[n] == _DEFAULTS[d], f'field {_MEANINGS.get(n, n)} is missing')
-        for n, d in required.items()))
+    (
+      ~parsed,
+      'it is not a tf.train.Example whose fields, each of one value, '
+      f'are {expected}',
+    ),
+    *(
+      (fields[n] == _DEFAULTS[d], f'field {_MEANINGS.get(n, n)} is missing')
+      for n, d in required.items()
+    ),
+  )
 
 
 def bounded(pixels: tf.Tensor) -> tf.Tensor:
   """Lets pixels (H, W, channels) pass unless they are too many, by an error."""
   area = tf.reduce_prod(tf.shape(pixels, tf.int64)[:2])
-  with tf.control_dependencies([
-      tf.debugging.assert_less_equal(area, tf.constant(MAX_PIXELS, tf.int64))
-  ]):
+  with tf.control_dependencies(
+    [tf.debugging.assert_less_equal(area, tf.constant(MAX_PIXELS, tf.int64))]
+  ):
     return tf.identity(pixels)
 
 
@@ -140,13 +160,14 @@ def decode_image(encoded: tf.Tensor, channels: int, attempt) -> tf.Tensor:
     uint8 (H, W, channels).
   """
   image = attempt(
-      lambda e: bounded(
-          tf.io.decode_image(e, channels, expand_animations=False)),
-      encoded, tf.zeros([0, 0, channels], tf.uint8))
+    lambda e: bounded(tf.io.decode_image(e, channels, expand_animations=False)),
+    encoded,
+    tf.zeros([0, 0, channels], tf.uint8),
+  )
   return tf.ensure_shape(image, [None, None, channels])
 
 
-def first_problem(*cases: Tuple[tf.Tensor, Any]) -> tf.Tensor:
+def first_problem(*cases: tuple[tf.Tensor, Any]) -> tf.Tensor:
   """Returns the text of the first (bool scalar, text) that holds, else ''."""
   problem = tf.constant('')
   for found, what in reversed(cases):

@@ -1,23 +1,24 @@
 """Joint parser: one window and one flip for an image and its human map."""
 
-from typing import Dict, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.vision.dataloaders import parser
 from official.vision.ops import preprocess_ops
+import tensorflow as tf
+
 from official_ext.harmonization.dataloaders import augmentation
 from official_ext.harmonization.dataloaders import labels
 from official_ext.harmonization.dataloaders import records
 from official_ext.harmonization.ops import blur as blur_ops
 
 # Of the host's random crop.
-_ASPECT_RATIO_RANGE = (3. / 4., 4. / 3.)
+_ASPECT_RATIO_RANGE = (3.0 / 4.0, 4.0 / 3.0)
 
 
-def centre_window(size: tf.Tensor,
-                  fraction: float) -> Tuple[tf.Tensor, tf.Tensor]:
+def centre_window(
+  size: tf.Tensor, fraction: float
+) -> tuple[tf.Tensor, tf.Tensor]:
   """The central square that Model Garden evaluates, to the pixel.
 
   Args:
@@ -31,13 +32,18 @@ def centre_window(size: tf.Tensor,
   """
   real = tf.cast(size, tf.float32)
   side = fraction * tf.reduce_min(real)
-  begin = tf.cast((real - side) / 2., tf.int32)
+  begin = tf.cast((real - side) / 2.0, tf.int32)
   return begin, tf.maximum(tf.repeat(tf.cast(side, tf.int32), 2), 1)
 
 
-def window_of_map(heatmap: tf.Tensor, image_size: tf.Tensor, begin: tf.Tensor,
-                  size: tf.Tensor, output_size: Sequence[int],
-                  antialias: bool = False) -> tf.Tensor:
+def window_of_map(
+  heatmap: tf.Tensor,
+  image_size: tf.Tensor,
+  begin: tf.Tensor,
+  size: tf.Tensor,
+  output_size: Sequence[int],
+  antialias: bool = False,
+) -> tf.Tensor:
   """Cuts out of a map what a window shows of its image, and resizes it.
 
   A map may have another size than its image: the window's edges then fall
@@ -59,13 +65,15 @@ def window_of_map(heatmap: tf.Tensor, image_size: tf.Tensor, begin: tf.Tensor,
   map_size = tf.shape(heatmap, tf.int64)[:2]
   # Products of two sizes: 32 bits hold those of 46,340 pixels.
   image_size, begin, size = (
-      tf.cast(x, tf.int64) for x in (image_size, begin, size))
+    tf.cast(x, tf.int64) for x in (image_size, begin, size)
+  )
   # The map's pixels that the window touches, and a rim of one more that repeats
   # the outermost: what lies beyond these would be sampled as 0.
   first = begin * map_size // image_size
   end = -(-(begin + size) * map_size // image_size)
-  cut = tf.slice(heatmap, [first[0], first[1], 0],
-                 [end[0] - first[0], end[1] - first[1], 1])
+  cut = tf.slice(
+    heatmap, [first[0], first[1], 0], [end[0] - first[0], end[1] - first[1], 1]
+  )
 
   def real(x):
     return tf.cast(x, tf.float32)
@@ -77,14 +85,20 @@ def window_of_map(heatmap: tf.Tensor, image_size: tf.Tensor, begin: tf.Tensor,
   edge = real(begin) * pixels - real(first)
   if antialias:
     return tf.raw_ops.ScaleAndTranslate(
-        images=cut[tf.newaxis], size=output_size, scale=1. / step,
-        translation=-edge / step, kernel_type='triangle', antialias=True)
+      images=cut[tf.newaxis],
+      size=output_size,
+      scale=1.0 / step,
+      translation=-edge / step,
+      kernel_type='triangle',
+      antialias=True,
+    )
   cut = tf.pad(cut, [[1, 1], [1, 1], [0, 0]], mode='SYMMETRIC')
   low = edge + 0.5 * step + 0.5
-  high = low + step * (tf.constant(output_size, tf.float32) - 1.)
+  high = low + step * (tf.constant(output_size, tf.float32) - 1.0)
   box = tf.concat([low, high], 0) / tf.tile(real(end - first + 1), [2])
-  return tf.image.crop_and_resize(cut[tf.newaxis], box[tf.newaxis], [0],
-                                  output_size)
+  return tf.image.crop_and_resize(
+    cut[tf.newaxis], box[tf.newaxis], [0], output_size
+  )
 
 
 def _normalize(image: tf.Tensor) -> tf.Tensor:
@@ -102,22 +116,23 @@ def _normalize(image: tf.Tensor) -> tf.Tensor:
 class Parser(parser.Parser):
   """Turns a decoded record into an image, its class and its human map."""
 
-  def __init__(self,
-               output_size: Sequence[int],
-               num_classes: int,
-               label_offset: int = 0,
-               blur: str = 'after_crop',
-               map_resize: str = 'released',
-               blur_kernel: str = 'released',
-               min_max: bool = True,
-               aug_rand_hflip: bool = True,
-               aug_crop: bool = True,
-               crop_area_range: Tuple[float, float] = (0.08, 1.0),
-               center_crop_fraction: float = preprocess_ops
-               .CENTER_CROP_FRACTION,
-               tf_resize_method: str = 'bilinear',
-               dtype: str = 'float32',
-               augmenter: Optional[augmentation.Augmenter] = None):
+  def __init__(
+    self,
+    output_size: Sequence[int],
+    num_classes: int,
+    label_offset: int = 0,
+    blur: str = 'after_crop',
+    map_resize: str = 'released',
+    blur_kernel: str = 'released',
+    min_max: bool = True,
+    aug_rand_hflip: bool = True,
+    aug_crop: bool = True,
+    crop_area_range: tuple[float, float] = (0.08, 1.0),
+    center_crop_fraction: float = preprocess_ops.CENTER_CROP_FRACTION,
+    tf_resize_method: str = 'bilinear',
+    dtype: str = 'float32',
+    augmenter: augmentation.Augmenter | None = None,
+  ):
     """Initializes the parser.
 
     Args:
@@ -174,32 +189,41 @@ class Parser(parser.Parser):
       window = centre_window(size, self._center_crop_fraction)
     return self._parse(decoded, window)
 
-  def _checked(self, decoded: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
+  def _checked(self, decoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """A record whose pixels cannot be had before the record is found good."""
     label = decoded['label'] + self._label_offset
     first = labels.first_class(self._num_classes)
     classes = f"outside the network's classes {first}..{self._num_classes - 1}"
-    with tf.control_dependencies([
+    with tf.control_dependencies(
+      [
         records.stop_at(decoded['problem'] == '', decoded, decoded['problem']),
         records.stop_at(
-            (label >= first) & (label < self._num_classes), decoded,
-            tf.strings.join([
-                'its label ', tf.strings.as_string(decoded['label']),
-                f' plus label_offset {self._label_offset} is ', classes
-            ])),
-    ]):
+          (label >= first) & (label < self._num_classes),
+          decoded,
+          tf.strings.join(
+            [
+              'its label ',
+              tf.strings.as_string(decoded['label']),
+              f' plus label_offset {self._label_offset} is ',
+              classes,
+            ]
+          ),
+        ),
+      ]
+    ):
       pixels = {k: tf.identity(decoded[k]) for k in ('image', 'heatmap')}
     return {**decoded, **pixels, 'label': tf.cast(label, tf.int32)}
 
   def _random_window(self, size, seed):
     begin, window, _ = tf.image.stateless_sample_distorted_bounding_box(
-        size,
-        tf.zeros([1, 0, 4]),
-        seed,
-        min_object_covered=0.,
-        aspect_ratio_range=_ASPECT_RATIO_RANGE,
-        area_range=self._crop_area_range,
-        use_image_if_no_bounding_boxes=True)
+      size,
+      tf.zeros([1, 0, 4]),
+      seed,
+      min_object_covered=0.0,
+      aspect_ratio_range=_ASPECT_RATIO_RANGE,
+      area_range=self._crop_area_range,
+      use_image_if_no_bounding_boxes=True,
+    )
     return begin[:2], window[:2]
 
   def _parse(self, decoded, window, flip=None, augmenter=None):
@@ -221,30 +245,36 @@ class Parser(parser.Parser):
     cells = [blur_ops.WORKING_SIZE] * 2
     if self._blur == 'before_crop':
       heatmap = blur_ops.blur_cells(
-          blur_ops.to_cells(heatmap[tf.newaxis], self._map_resize),
-          self._blur_kernel)[0]
+        blur_ops.to_cells(heatmap[tf.newaxis], self._map_resize),
+        self._blur_kernel,
+      )[0]
     blur = self._blur == 'after_crop'
     antialias = self._map_resize == 'antialias'
     map_size = cells if blur and not augmenter else self._output_size
     if window is None:
       heatmap = tf.image.resize(
-          heatmap[tf.newaxis], map_size, antialias=antialias)
+        heatmap[tf.newaxis], map_size, antialias=antialias
+      )
     else:
       begin, size = window
-      heatmap = window_of_map(heatmap, tf.shape(image)[:2], begin, size,
-                              map_size, antialias)
+      heatmap = window_of_map(
+        heatmap, tf.shape(image)[:2], begin, size, map_size, antialias
+      )
       image = tf.slice(image, [begin[0], begin[1], 0], [size[0], size[1], 3])
     if flip is not None:
       image, heatmap = tf.cond(
-          flip, lambda: (tf.reverse(image, [1]), tf.reverse(heatmap, [2])),
-          lambda: (image, heatmap))
+        flip,
+        lambda: (tf.reverse(image, [1]), tf.reverse(heatmap, [2])),
+        lambda: (image, heatmap),
+      )
     if augmenter:
       image = augmenter.jitter(image, decoded['seed'])
     # Cast first: resizing integers is slower, and gives the same.
     image = tf.image.resize(
-        tf.cast(image, tf.float32),
-        self._output_size,
-        method=self._tf_resize_method)
+      tf.cast(image, tf.float32),
+      self._output_size,
+      method=self._tf_resize_method,
+    )
     image = tf.ensure_shape(image, self._output_size + [3])
     if augmenter:
       # Beside the map goes what is still seen of the image: 1, hidden 0.
@@ -258,14 +288,15 @@ class Parser(parser.Parser):
         heatmap = blur_ops.to_cells(heatmap, self._map_resize)
     if blur:
       heatmap = tf.image.resize(
-          blur_ops.blur_cells(heatmap, self._blur_kernel), self._output_size)
+        blur_ops.blur_cells(heatmap, self._blur_kernel), self._output_size
+      )
       if augmenter:
         # The blur has brought importance back into what is hidden.
         heatmap *= seen
     return tf.cast(image, self._dtype), {
-        'labels': decoded['label'],
-        'heatmaps': self._scaled(heatmap[0, ..., 0]),
-        'heatmap_weights': tf.constant(1.),
+      'labels': decoded['label'],
+      'heatmaps': self._scaled(heatmap[0, ..., 0]),
+      'heatmap_weights': tf.constant(1.0),
     }
 
   def _scaled(self, heatmap):

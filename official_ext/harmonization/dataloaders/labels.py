@@ -1,8 +1,6 @@
 """Labels of records as classes of a network."""
 
-from typing import Optional
-
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 # What to add to ImageNet's labels where they are 0..999 (ClickMe, TFDS).
 OFFSETS = {1000: 0, 1001: 1}
@@ -21,7 +19,7 @@ def first_class(num_classes: int) -> int:
   return 1 if num_classes == 1001 else 0
 
 
-def mapped_offset(data, num_classes: int) -> Optional[int]:
+def mapped_offset(data, num_classes: int) -> int | None:
   """The offset of the labels of records with maps.
 
   Args:
@@ -37,8 +35,9 @@ def mapped_offset(data, num_classes: int) -> Optional[int]:
   return data.label_offset
 
 
-def shift(dataset: tf.data.Dataset, num_classes: int, offset: int,
-          source: str) -> tf.data.Dataset:
+def shift(
+  dataset: tf.data.Dataset, num_classes: int, offset: int, source: str
+) -> tf.data.Dataset:
   """Adds an offset to the labels of batches, and checks them.
 
   Args:
@@ -56,19 +55,31 @@ def shift(dataset: tf.data.Dataset, num_classes: int, offset: int,
 
   def check(images, labels):
     low, high = tf.reduce_min(labels), tf.reduce_max(labels)
-    with tf.control_dependencies([
-        tf.debugging.Assert(tf.reduce_all(labels >= 0), [
-            f'{source} holds a record without a label, or with one below 0: '
-            'repair or remove it. The lowest label is', low
-        ]),
+    with tf.control_dependencies(
+      [
         tf.debugging.Assert(
-            tf.reduce_all((labels + offset >= first) &
-                          (labels + offset < num_classes)), [
-                f'{source} holds a label that plus {offset} is outside the '
-                f"network's classes {first}..{num_classes - 1}; in this batch "
-                'they are', low, 'to', high
-            ])
-    ]):
+          tf.reduce_all(labels >= 0),
+          [
+            f'{source} holds a record without a label, or with one below 0: '
+            'repair or remove it. The lowest label is',
+            low,
+          ],
+        ),
+        tf.debugging.Assert(
+          tf.reduce_all(
+            (labels + offset >= first) & (labels + offset < num_classes)
+          ),
+          [
+            f'{source} holds a label that plus {offset} is outside the '
+            f"network's classes {first}..{num_classes - 1}; in this batch "
+            'they are',
+            low,
+            'to',
+            high,
+          ],
+        ),
+      ]
+    ):
       return images, labels + offset
 
   return dataset.map(check, num_parallel_calls=tf.data.AUTOTUNE)

@@ -1,10 +1,8 @@
 """The source of images with human maps: from files to batches."""
 
-from typing import List
-
-import tensorflow as tf, tf_keras
-
 from official.common import dataset_fn
+import tensorflow as tf
+
 from official_ext.harmonization.dataloaders import augmentation
 from official_ext.harmonization.dataloaders import bad_records
 from official_ext.harmonization.dataloaders import harmonization_input
@@ -14,11 +12,13 @@ from official_ext.harmonization.dataloaders import pipelines
 from official_ext.harmonization.dataloaders import records
 from official_ext.harmonization.dataloaders import registry
 
-_NO_MAP = ('it has no human map to measure alignment with: move such records '
-           'to task.validation_data')
+_NO_MAP = (
+  'it has no human map to measure alignment with: move such records '
+  'to task.validation_data'
+)
 
 
-def files(params) -> List[str]:
+def files(params) -> list[str]:
   """Names a source's files in the order that the batches' `records` count.
 
   Args:
@@ -59,20 +59,21 @@ def _read(params, model, soft_labels, input_context):
   decoder = registry.get_decoder(params.map_decoder, params.raw_image_max)
   label_offset = labels.mapped_offset(params, model.num_classes)
   parser = harmonization_input.Parser(
-      output_size=model.input_size[:2],
-      num_classes=model.num_classes,
-      label_offset=label_offset,
-      blur=params.blur,
-      map_resize=registry.map_resize(params.map_decoder, params.map_resize),
-      blur_kernel=params.blur_kernel,
-      min_max=params.min_max,
-      aug_rand_hflip=params.aug_rand_hflip,
-      aug_crop=params.aug_crop,
-      crop_area_range=params.crop_area_range,
-      center_crop_fraction=params.center_crop_fraction,
-      tf_resize_method=params.tf_resize_method,
-      dtype=params.dtype,
-      augmenter=augmentation.build(params))
+    output_size=model.input_size[:2],
+    num_classes=model.num_classes,
+    label_offset=label_offset,
+    blur=params.blur,
+    map_resize=registry.map_resize(params.map_decoder, params.map_resize),
+    blur_kernel=params.blur_kernel,
+    min_max=params.min_max,
+    aug_rand_hflip=params.aug_rand_hflip,
+    aug_crop=params.aug_crop,
+    crop_area_range=params.crop_area_range,
+    center_crop_fraction=params.center_crop_fraction,
+    tf_resize_method=params.tf_resize_method,
+    dtype=params.dtype,
+    augmenter=augmentation.build(params),
+  )
   parse_one = parser.parse_fn(params.is_training)
   names = None if params.is_training else tf.constant(files(params))
   counts = ()
@@ -81,9 +82,9 @@ def _read(params, model, soft_labels, input_context):
 
   def decode(record):
     decoded = {
-        'has_map': tf.constant(True),
-        **record,
-        **decoder.decode(record['serialized'])
+      'has_map': tf.constant(True),
+      **record,
+      **decoder.decode(record['serialized']),
     }
     if not params.is_training:
       lacking = (decoded['problem'] == '') & ~decoded['has_map']
@@ -94,7 +95,9 @@ def _read(params, model, soft_labels, input_context):
     images, batch = parse_one(decoded)
     weight = tf.cast(decoded['has_map'], tf.float32)
     batch = {
-        **batch, 'heatmap_weights': weight, **{k: decoded[k] for k in counts}
+      **batch,
+      'heatmap_weights': weight,
+      **{k: decoded[k] for k in counts},
     }
     if not params.is_training:
       number = tf.argmax(tf.equal(names, decoded['file']), output_type=tf.int64)
@@ -104,8 +107,11 @@ def _read(params, model, soft_labels, input_context):
   def sample(dataset):
     if counts:
       last_class = model.num_classes - 1 - label_offset
-      dataset = bad_records.skip(dataset, params.max_bad_records,
-                                 None if params.is_training else last_class)
+      dataset = bad_records.skip(
+        dataset,
+        params.max_bad_records,
+        None if params.is_training else last_class,
+      )
     return draw(dataset) if params.is_training else dataset
 
   def draw(dataset):
@@ -113,7 +119,8 @@ def _read(params, model, soft_labels, input_context):
     # the same crops whatever the parallelism.
     seed = pipelines.own_seed(params, 'images with maps', input_context)
     return tf.data.Dataset.zip((dataset, pipelines.draws(seed))).map(
-        lambda example, seed: {**example, 'seed': seed})
+      lambda example, seed: {**example, 'seed': seed}
+    )
 
   def mix(images, batch):
     batch = dict(batch)
@@ -126,10 +133,10 @@ def _read(params, model, soft_labels, input_context):
     return images, {**batch, **counted}
 
   return pipelines.Reader(
-      params,
-      dataset_fn=records.located(dataset_fn.pick_dataset_fn(params.file_type)),
-      decoder_fn=decode,
-      sample_fn=sample,
-      parser_fn=parse,
-      postprocess_fn=mix if params.is_training else None,
+    params,
+    dataset_fn=records.located(dataset_fn.pick_dataset_fn(params.file_type)),
+    decoder_fn=decode,
+    sample_fn=sample,
+    parser_fn=parse,
+    postprocess_fn=mix if params.is_training else None,
   ).read(input_context=input_context)

@@ -1,19 +1,19 @@
 """Mixup and cutmix of images together with their labels and human maps."""
 
-from typing import Dict, Optional, Tuple
-
-import tensorflow as tf, tf_keras
-
 from official.vision.configs import common
 from official.vision.ops import augment
+import tensorflow as tf
+
 from official_ext.harmonization.dataloaders import seeded_host
 
 
-def mixup(images: tf.Tensor,
-          batch: Dict[str, tf.Tensor],
-          seed: tf.Tensor,
-          alpha: float,
-          prob: float = 1.) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
+def mixup(
+  images: tf.Tensor,
+  batch: dict[str, tf.Tensor],
+  seed: tf.Tensor,
+  alpha: float,
+  prob: float = 1.0,
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
   """Mixes every image of a batch with its mirror position in the batch.
 
   As the host's (Zhang et al., "mixup", ICLR 2018): one coefficient per image
@@ -33,7 +33,8 @@ def mixup(images: tf.Tensor,
   """
   seed = tf.convert_to_tensor(seed)
   coefficients = _keep_unless_drawn(
-      _beta(tf.shape(images)[0], seed, alpha), seed, prob)
+    _beta(tf.shape(images)[0], seed, alpha), seed, prob
+  )
 
   def mix(x):
     return _average(x, coefficients)
@@ -41,11 +42,13 @@ def mixup(images: tf.Tensor,
   return mix(images), {name: mix(x) for name, x in batch.items()}
 
 
-def cutmix(images: tf.Tensor,
-           batch: Dict[str, tf.Tensor],
-           seed: tf.Tensor,
-           alpha: float,
-           prob: float = 1.) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
+def cutmix(
+  images: tf.Tensor,
+  batch: dict[str, tf.Tensor],
+  seed: tf.Tensor,
+  alpha: float,
+  prob: float = 1.0,
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
   """Puts a box of every image's mirror position in the batch into the image.
 
   Yun et al., "CutMix", ICCV 2019: the box has the image's shape and 1 - c of
@@ -73,13 +76,14 @@ def cutmix(images: tf.Tensor,
   inside = []
   for axis, stream in ((1, 3), (2, 4)):
     length = images.shape[axis]
-    half = tf.cast(tf.sqrt(1. - kept) * length / 2., tf.int32)[:, tf.newaxis]
-    centre = tf.random.stateless_uniform([count, 1], seed + [0, stream],
-                                         maxval=length, dtype=tf.int32)
+    half = tf.cast(tf.sqrt(1.0 - kept) * length / 2.0, tf.int32)[:, tf.newaxis]
+    centre = tf.random.stateless_uniform(
+      [count, 1], seed + [0, stream], maxval=length, dtype=tf.int32
+    )
     place = tf.range(length)[tf.newaxis]
     inside.append((place >= centre - half) & (place < centre + half))
   box = inside[0][:, :, tf.newaxis] & inside[1][:, tf.newaxis, :]
-  coefficients = 1. - tf.reduce_mean(tf.cast(box, tf.float32), [1, 2])
+  coefficients = 1.0 - tf.reduce_mean(tf.cast(box, tf.float32), [1, 2])
 
   def mix(x):
     if x.shape.rank == 3:
@@ -90,8 +94,12 @@ def cutmix(images: tf.Tensor,
   return images, {name: mix(x) for name, x in batch.items()}
 
 
-def mix(images: tf.Tensor, batch: Dict[str, tf.Tensor], seed: tf.Tensor,
-        options: common.MixupAndCutmix):
+def mix(
+  images: tf.Tensor,
+  batch: dict[str, tf.Tensor],
+  seed: tf.Tensor,
+  options: common.MixupAndCutmix,
+):
   """Mixes a batch as the host chooses: by mixup, by cutmix, or not at all.
 
   Args:
@@ -126,24 +134,28 @@ def _beta(count, seed, alpha):
   second = tf.random.stateless_gamma([count], seed + [0, 1], alpha)
   # Both can underflow to 0 for a small alpha: such an image stays as it is.
   total = first + second
-  return tf.where(total > 0, first / tf.where(total > 0, total, 1.), 1.)
+  return tf.where(total > 0, first / tf.where(total > 0, total, 1.0), 1.0)
 
 
 def _keep_unless_drawn(coefficients, seed, prob):
   draw = tf.random.stateless_uniform([], seed + [0, 2])
-  return tf.where(draw < prob, coefficients, 1.)
+  return tf.where(draw < prob, coefficients, 1.0)
 
 
 def _average(x, coefficients):
   """The average of a batch and its reverse, x weighted by the coefficients."""
   c = tf.cast(
-      tf.reshape(coefficients, [-1] + [1] * (x.shape.rank - 1)), x.dtype)
+    tf.reshape(coefficients, [-1] + [1] * (x.shape.rank - 1)), x.dtype
+  )
   return c * x + (1 - c) * tf.reverse(x, [0])
 
 
-def mix_unmapped(dataset: tf.data.Dataset, options: common.MixupAndCutmix,
-                 num_classes: int,
-                 draws: Optional[tf.data.Dataset] = None) -> tf.data.Dataset:
+def mix_unmapped(
+  dataset: tf.data.Dataset,
+  options: common.MixupAndCutmix,
+  num_classes: int,
+  draws: tf.data.Dataset | None = None,
+) -> tf.data.Dataset:
   """Mixes batches without maps as the host does, but for the smoothing.
 
   Args:
@@ -157,11 +169,12 @@ def mix_unmapped(dataset: tf.data.Dataset, options: common.MixupAndCutmix,
   """
   module = augment if draws is None else seeded_host.augment
   stock = module.MixupAndCutmix(
-      num_classes,
-      mixup_alpha=options.mixup_alpha,
-      cutmix_alpha=options.cutmix_alpha,
-      prob=options.prob,
-      label_smoothing=0.)
+    num_classes,
+    mixup_alpha=options.mixup_alpha,
+    cutmix_alpha=options.cutmix_alpha,
+    prob=options.prob,
+    label_smoothing=0.0,
+  )
   if draws is None:
     return dataset.map(stock, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -170,4 +183,5 @@ def mix_unmapped(dataset: tf.data.Dataset, options: common.MixupAndCutmix,
       return stock(*batch)
 
   return tf.data.Dataset.zip((dataset, draws)).map(
-      mix_by, num_parallel_calls=tf.data.AUTOTUNE)
+    mix_by, num_parallel_calls=tf.data.AUTOTUNE
+  )

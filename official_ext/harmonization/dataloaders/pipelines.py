@@ -8,33 +8,35 @@ more batches than others and the last of these are never taken.
 
 import contextlib
 import hashlib
-from typing import Any, Optional
-
-import tensorflow as tf, tf_keras
+from typing import Any
 
 from official.core import config_definitions as cfg
 from official.core import input_reader
+import tensorflow as tf
+
 from official_ext.harmonization.dataloaders import records
 
 
-def _process_seed() -> Optional[int]:
+def _process_seed() -> int | None:
   """Returns what `tf.random.set_seed` was given, None if nothing."""
   return tf.function(lambda: None).get_concrete_function().graph.seed
 
 
-def number(input_context: Optional[tf.distribute.InputContext]) -> int:
+def number(input_context: tf.distribute.InputContext | None) -> int:
   """Returns which of the input pipelines this is; 0 if there is only one."""
   return input_context.input_pipeline_id if input_context else 0
 
 
-def count(input_context: Optional[tf.distribute.InputContext]) -> int:
+def count(input_context: tf.distribute.InputContext | None) -> int:
   """Returns how many input pipelines there are."""
   return input_context.num_input_pipelines if input_context else 1
 
 
-def own_seed(params: cfg.DataConfig, purpose: str,
-             input_context: Optional[tf.distribute.InputContext]
-            ) -> Optional[int]:
+def own_seed(
+  params: cfg.DataConfig,
+  purpose: str,
+  input_context: tf.distribute.InputContext | None,
+) -> int | None:
   """Derives the seed of one pipeline's draws from that of all of them.
 
   Args:
@@ -83,7 +85,7 @@ def unseeded(params: cfg.DataConfig):
       tf.random.set_seed(seed)
 
 
-def draws(seed: Optional[int]) -> tf.data.Dataset:
+def draws(seed: int | None) -> tf.data.Dataset:
   """Makes an endless dataset of seeds, one for each example.
 
   Args:
@@ -93,11 +95,13 @@ def draws(seed: Optional[int]) -> tf.data.Dataset:
     int64 (2,), for `tf.random.stateless_*`; others in every epoch.
   """
   return tf.data.Dataset.random(
-      seed=seed, rerandomize_each_iteration=True).batch(2)
+    seed=seed, rerandomize_each_iteration=True
+  ).batch(2)
 
 
-def _share(dataset: tf.data.Dataset,
-           input_context: tf.distribute.InputContext) -> tf.data.Dataset:
+def _share(
+  dataset: tf.data.Dataset, input_context: tf.distribute.InputContext
+) -> tf.data.Dataset:
   """Takes a pipeline's part of a dataset, as many records as any other's.
 
   Args:
@@ -115,8 +119,11 @@ def _share(dataset: tf.data.Dataset,
     own = window.skip(number(input_context))
     return own.concatenate(window).take(1).get_single_element()
 
-  return dataset.enumerate().window(count(input_context)).map(
-      pick, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  return (
+    dataset.enumerate()
+    .window(count(input_context))
+    .map(pick, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  )
 
 
 class Reader(input_reader.InputReader):
@@ -151,9 +158,11 @@ class Reader(input_reader.InputReader):
       # All pipelines must count alike, whatever the order of their listings.
       self._deterministic = True
       return _share(
-          super()._read_data_source(
-              matched_files and sorted(matched_files), dataset_fn),
-          input_context)
+        super()._read_data_source(
+          matched_files and sorted(matched_files), dataset_fn
+        ),
+        input_context,
+      )
     if not self._sharding:
       self._seed = own_seed(self._params, 'files', input_context)
     return super()._read_data_source(matched_files, dataset_fn, input_context)
@@ -170,7 +179,10 @@ class Reader(input_reader.InputReader):
     decode, parse = self._decoder_fn, self._parser_fn
     pipelines, own = count(input_context), number(input_context)
     self._decoder_fn = lambda place, record: {
-        **decode(record), 'is_own': place % pipelines == own}
+      **decode(record),
+      'is_own': place % pipelines == own,
+    }
     self._parser_fn = lambda decoded: (*parse(decoded), decoded['is_own'])
     self._postprocess_fn = lambda images, labels, is_own: tf.nest.map_structure(
-        lambda x: tf.boolean_mask(x, is_own), (images, labels))
+      lambda x: tf.boolean_mask(x, is_own), (images, labels)
+    )

@@ -4,23 +4,24 @@ Its errors about an image say neither file nor record: `first_unreadable` finds
 them.
 """
 
+from collections.abc import Sequence
 import functools
 import re
 import types
-from typing import Sequence
-
-import tensorflow as tf, tf_keras
-import tqdm
 
 from official.vision.dataloaders import classification_input
 from official.vision.tasks import image_classification as stock
+import tensorflow as tf
+import tqdm
+
 from official_ext.harmonization.dataloaders import pipelines
 from official_ext.harmonization.dataloaders import records
 from official_ext.harmonization.dataloaders import seeded_host
 
 
-def read(task: stock.ImageClassificationTask, params,
-         input_context=None) -> tf.data.Dataset:
+def read(
+  task: stock.ImageClassificationTask, params, input_context=None
+) -> tf.data.Dataset:
   """Builds Model Garden's dataset, for several pipelines.
 
   Args:
@@ -36,20 +37,27 @@ def read(task: stock.ImageClassificationTask, params,
   """
   with pipelines.unseeded(params) as params:
     has_own_draws = params.is_training and bool(
-        params.enable_tf_data_service or pipelines.number(input_context))
+      params.enable_tf_data_service or pipelines.number(input_context)
+    )
     parsers = seeded_host if has_own_draws else stock
     # Only the names of this one function are replaced, not those of its module.
     code = stock.ImageClassificationTask.build_inputs.__code__
     make_reader = (
-        _drawing_reader(input_context) if has_own_draws else pipelines.Reader)
+      _drawing_reader(input_context) if has_own_draws else pipelines.Reader
+    )
     label = task.task_config.train_data.label_field_key
-    build = types.FunctionType(code, {
+    build = types.FunctionType(
+      code,
+      {
         **vars(stock),
         'classification_input': parsers.classification_input,
         'input_reader_factory': types.SimpleNamespace(
-            input_reader_generator=functools.partial(
-                _bounded_labels, make_reader, label)),
-    })
+          input_reader_generator=functools.partial(
+            _bounded_labels, make_reader, label
+          )
+        ),
+      },
+    )
     return build(task, params, input_context)
 
 
@@ -77,14 +85,14 @@ def _drawing_reader(input_context):
       if sample_fn:
         dataset = sample_fn(dataset)
       return tf.data.Dataset.zip((dataset, pipelines.draws(seed))).map(
-          lambda example, seed: {**example, 'seed': seed})
+        lambda example, seed: {**example, 'seed': seed}
+      )
 
     def parse(example):
       with seeded_host.draws_from(example['seed'], 0):
         return parser_fn(example)
 
-    return pipelines.Reader(
-        params, parser_fn=parse, sample_fn=sample, **kwargs)
+    return pipelines.Reader(params, parser_fn=parse, sample_fn=sample, **kwargs)
 
   return make
 
@@ -93,7 +101,7 @@ def _reason(serialized: bytes, field: str, error: tf.errors.OpError) -> str:
   """Says in words what is wrong with a record."""
   try:
     example = tf.train.Example.FromString(serialized)
-  except Exception:  # pylint: disable=broad-except  # of several kinds
+  except Exception:  # of several kinds
     return 'it is not a tf.train.Example'
   values = example.features.feature[field].bytes_list.value
   if not values or not values[0]:
@@ -118,25 +126,31 @@ def first_unreadable(files: Sequence[str], data, keys, size) -> str:
   image_key, label_key = keys
   decoder = classification_input.Decoder(image_key, label_key)
   parse = classification_input.Parser(
-      output_size=list(size),
-      num_classes=1,
-      image_field_key=image_key,
-      label_field_key=label_key,
-      decode_jpeg_only=data.decode_jpeg_only).parse_fn(is_training=False)
+    output_size=list(size),
+    num_classes=1,
+    image_field_key=image_key,
+    label_field_key=label_key,
+    decode_jpeg_only=data.decode_jpeg_only,
+  ).parse_fn(is_training=False)
   located = records.located(tf.data.TFRecordDataset)(list(files))
   # What comes out must depend on the pixels, or none are decoded.
   read = located.map(
-      lambda record: tf.reduce_max(
-          parse(decoder.decode(record['serialized']))[0]),
-      num_parallel_calls=tf.data.AUTOTUNE,
-      deterministic=True)
+    lambda record: tf.reduce_max(
+      parse(decoder.decode(record['serialized']))[0]
+    ),
+    num_parallel_calls=tf.data.AUTOTUNE,
+    deterministic=True,
+  )
   count = 0
   try:
-    for _ in tqdm.tqdm(read, desc='looking for the bad record',
-                       unit=' records', disable=None):
+    for _ in tqdm.tqdm(
+      read, desc='looking for the bad record', unit=' records', disable=None
+    ):
       count += 1
   except tf.errors.InvalidArgumentError as e:
     record = next(located.skip(count).as_numpy_iterator())
-    return (f'{record["file"].decode()}, record {record["index"]} (counted '
-            f'from 0): {_reason(record["serialized"], image_key, e)}')
+    return (
+      f'{record["file"].decode()}, record {record["index"]} (counted '
+      f'from 0): {_reason(record["serialized"], image_key, e)}'
+    )
   return ''

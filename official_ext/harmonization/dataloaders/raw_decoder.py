@@ -1,8 +1,6 @@
 """Decoder of the older ClickMe files, which hold raw float32 pixels."""
 
-from typing import Tuple
-
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.dataloaders import decoding
 
@@ -23,7 +21,7 @@ class Decoder(decoding.Decoder):
   float32 with white at 255, the map float32 as recorded.
   """
 
-  def __init__(self, side: int, image_max: float = 255.):
+  def __init__(self, side: int, image_max: float = 255.0):
     """Initializes the decoder.
 
     Args:
@@ -34,53 +32,84 @@ class Decoder(decoding.Decoder):
     self._image_max = image_max
 
   def _decode(self, serialized, attempt):
-    fields, problem = decoding.parse(serialized, {
+    fields, problem = decoding.parse(
+      serialized,
+      {
         'image': tf.string,
         'heatmap': tf.string,
         'label': tf.int64,
-    }, attempt)
+      },
+      attempt,
+    )
     image, image_problem = self._pixels(fields, 'image', 3)
     heatmap, heatmap_problem = self._pixels(fields, 'heatmap', 1)
     return {
-        'image': image * (255. / self._image_max),
-        'heatmap': heatmap,
-        'label': fields['label'],
-        'problem': decoding.first_problem(
-            (problem != '', problem),
-            (image_problem != '', image_problem),
-            (heatmap_problem != '', heatmap_problem),
-            *self._range_problems(image)),
+      'image': image * (255.0 / self._image_max),
+      'heatmap': heatmap,
+      'label': fields['label'],
+      'problem': decoding.first_problem(
+        (problem != '', problem),
+        (image_problem != '', image_problem),
+        (heatmap_problem != '', heatmap_problem),
+        *self._range_problems(image),
+      ),
     }
 
-  def _pixels(self, fields, name: str,
-              channels: int) -> Tuple[tf.Tensor, tf.Tensor]:
+  def _pixels(
+    self, fields, name: str, channels: int
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     """The float32 pixels (side, side, channels) of a field, and a problem."""
     shape = [self._side, self._side, channels]
     size = 4 * self._side**2 * channels
     found = tf.strings.length(fields[name])
     pixels = tf.io.decode_raw(fields[name], tf.float32, fixed_length=size)
     return tf.reshape(pixels, shape), decoding.first_problem(
-        (found != size,
-         tf.strings.join([
-             f'field {name} holds ', tf.strings.as_string(found),
-             f' bytes, not the {size} of float32 {"x".join(map(str, shape))}'
-         ])),
-        (~tf.reduce_all(tf.abs(pixels) < _HUGE),
-         f'field {name} holds a value that is not finite, or beyond 1e15'))
+      (
+        found != size,
+        tf.strings.join(
+          [
+            f'field {name} holds ',
+            tf.strings.as_string(found),
+            f' bytes, not the {size} of float32 {"x".join(map(str, shape))}',
+          ]
+        ),
+      ),
+      (
+        ~tf.reduce_all(tf.abs(pixels) < _HUGE),
+        f'field {name} holds a value that is not finite, or beyond 1e15',
+      ),
+    )
 
   def _range_problems(self, image):
     """What tells that white is not where the user says it is."""
     white = self._image_max
     low, high = tf.reduce_min(image), tf.reduce_max(image)
-    found = tf.strings.join([
-        'field image holds values from ', tf.strings.as_string(low), ' to ',
-        tf.strings.as_string(high), f', and raw_image_max is {white:g}'
-    ])
+    found = tf.strings.join(
+      [
+        'field image holds values from ',
+        tf.strings.as_string(low),
+        ' to ',
+        tf.strings.as_string(high),
+        f', and raw_image_max is {white:g}',
+      ]
+    )
     outside = (low < -_OVERSHOOT * white) | (high > (1 + _OVERSHOOT) * white)
-    black = (high <= 1.) & (white > 1.)
-    return ((outside, tf.strings.join([
-        found, ': they must lie between 0 and white, set raw_image_max to '
-        'the value of white'
-    ])), (black, tf.strings.join([
-        found, ': set it to 1 if white is 1; if not, the image is black'
-    ])))
+    black = (high <= 1.0) & (white > 1.0)
+    return (
+      (
+        outside,
+        tf.strings.join(
+          [
+            found,
+            ': they must lie between 0 and white, set raw_image_max to '
+            'the value of white',
+          ]
+        ),
+      ),
+      (
+        black,
+        tf.strings.join(
+          [found, ': set it to 1 if white is 1; if not, the image is black']
+        ),
+      ),
+    )

@@ -1,14 +1,14 @@
 """Records that know where they come from."""
 
-from typing import Callable, Dict, List
-
-import tensorflow as tf, tf_keras
+from collections.abc import Callable
 
 from official.core import input_reader
+import tensorflow as tf
+
 from official_ext.harmonization import files as files_lib
 
 
-def files(input_path) -> List[str]:
+def files(input_path) -> list[str]:
   """Finds the files that patterns match, each once, see `files.distinct`.
 
   Args:
@@ -22,8 +22,11 @@ def files(input_path) -> List[str]:
     ValueError: a pattern matches nothing.
   """
   if not isinstance(input_path, (str, list, tuple)):
-    input_path = [path for part in input_path.as_dict().values()
-                  for path in ([part] if isinstance(part, str) else part)]
+    input_path = [
+      path
+      for part in input_path.as_dict().values()
+      for path in ([part] if isinstance(part, str) else part)
+    ]
   return files_lib.distinct(input_reader.match_files(input_path))
 
 
@@ -40,12 +43,17 @@ def located(dataset_fn: Callable[..., tf.data.Dataset]):
   """
 
   def read_file(file):
-    return dataset_fn(file).enumerate().map(
+    return (
+      dataset_fn(file)
+      .enumerate()
+      .map(
         lambda index, serialized: {
-            'serialized': serialized,
-            'file': file,
-            'index': index,
-        })
+          'serialized': serialized,
+          'file': file,
+          'index': index,
+        }
+      )
+    )
 
   def read(files):
     files = tf.reshape(tf.convert_to_tensor(files), [-1])
@@ -54,11 +62,13 @@ def located(dataset_fn: Callable[..., tf.data.Dataset]):
   return read
 
 
-def stop_at(condition: tf.Tensor,
-            record: Dict[str, tf.Tensor],
-            reason,
-            what: str = 'Bad record',
-            advice: str = 'Repair or remove it'):
+def stop_at(
+  condition: tf.Tensor,
+  record: dict[str, tf.Tensor],
+  reason,
+  what: str = 'Bad record',
+  advice: str = 'Repair or remove it',
+):
   """Asserts that a record is good.
 
   Args:
@@ -72,9 +82,15 @@ def stop_at(condition: tf.Tensor,
     An op that raises `tf.errors.InvalidArgumentError`, with the file, the
     record's position and the reason, where the condition is false.
   """
-  message = tf.strings.join([
-      f'{what}: ', record['file'], ', record ',
-      tf.strings.as_string(record['index']), ' (counted from 0): ', reason,
-      f'. {advice}.'
-  ])
+  message = tf.strings.join(
+    [
+      f'{what}: ',
+      record['file'],
+      ', record ',
+      tf.strings.as_string(record['index']),
+      ' (counted from 0): ',
+      reason,
+      f'. {advice}.',
+    ]
+  )
   return tf.debugging.Assert(condition, [message])

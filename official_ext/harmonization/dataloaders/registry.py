@@ -1,26 +1,26 @@
 """The record formats that hold images with human maps, by name."""
 
 import functools
-from typing import List, Optional
 
 from official.vision.dataloaders import decoder
+
 from official_ext.harmonization.dataloaders import canonical_decoder
 from official_ext.harmonization.dataloaders import clickme_decoder
 from official_ext.harmonization.dataloaders import raw_decoder
 
 _DECODERS = {
-    'canonical': canonical_decoder.Decoder,
-    'clickme': clickme_decoder.Decoder,
+  'canonical': canonical_decoder.Decoder,
+  'clickme': clickme_decoder.Decoder,
 }
 
 # Formats of raw pixels, which do not say what value white has.
 _RAW_DECODERS = {
-    'clickme_2018': functools.partial(raw_decoder.Decoder, side=256),
-    'clickme_per_category': functools.partial(raw_decoder.Decoder, side=224),
+  'clickme_2018': functools.partial(raw_decoder.Decoder, side=256),
+  'clickme_per_category': functools.partial(raw_decoder.Decoder, side=224),
 }
 
 
-def names() -> List[str]:
+def names() -> list[str]:
   """Returns the names of the known formats."""
   return sorted({**_DECODERS, **_RAW_DECODERS})
 
@@ -30,7 +30,7 @@ def is_raw(name: str) -> bool:
   return name in _RAW_DECODERS
 
 
-def map_resize(name: str, asked: Optional[str] = None) -> str:
+def map_resize(name: str, asked: str | None = None) -> str:
   """Returns how maps of a format are resized.
 
   Args:
@@ -44,7 +44,7 @@ def map_resize(name: str, asked: Optional[str] = None) -> str:
   return asked or ('antialias' if name == 'canonical' else 'released')
 
 
-def get_decoder(name: str, raw_image_max: float = 255.) -> decoder.Decoder:
+def get_decoder(name: str, raw_image_max: float = 255.0) -> decoder.Decoder:
   """Returns the decoder of a format.
 
   Args:

@@ -12,7 +12,7 @@ import importlib.util
 import threading
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 
 class _Draws(threading.local):
@@ -32,11 +32,12 @@ class _Draws(threading.local):
     """As `tf.random.uniform`, from the example's seed; `seed` is not used."""
     del seed
     if dtype.is_floating and maxval is None:
-      maxval = 1.
-    return tf.random.stateless_uniform(shape, self._next(), minval, maxval,
-                                       dtype)
+      maxval = 1.0
+    return tf.random.stateless_uniform(
+      shape, self._next(), minval, maxval, dtype
+    )
 
-  def normal(self, shape, mean=0., stddev=1., dtype=tf.float32, seed=None):
+  def normal(self, shape, mean=0.0, stddev=1.0, dtype=tf.float32, seed=None):
     """As `tf.random.normal`, from the example's seed; `seed` is not used."""
     del seed
     return tf.random.stateless_normal(shape, self._next(), mean, stddev, dtype)
@@ -46,12 +47,14 @@ class _Draws(threading.local):
     del seed
     return tf.random.stateless_gamma(shape, self._next(), alpha, beta, dtype)
 
-  def sample_distorted_bounding_box(self, image_size, bounding_boxes, seed=0,
-                                    **kwargs):
+  def sample_distorted_bounding_box(
+    self, image_size, bounding_boxes, seed=0, **kwargs
+  ):
     """As `tf.image`'s, from the example's seed; `seed` is not used."""
     del seed
     return tf.image.stateless_sample_distorted_bounding_box(
-        image_size, bounding_boxes, self._next(), **kwargs)
+      image_size, bounding_boxes, self._next(), **kwargs
+    )
 
   def random_flip_left_right(self, image, seed=None):
     """As `tf.image`'s, from the example's seed; `seed` is not used."""
@@ -88,7 +91,7 @@ class _Means:
 
   def uniform(self, low, high):
     """The middle: a draw would be one for the whole run, and without a seed."""
-    return (low + high) / 2.
+    return (low + high) / 2.0
 
 
 class _Replaced:
@@ -104,11 +107,14 @@ class _Replaced:
 
 _DRAWS = _Draws()
 _TF = _Replaced(
-    tf, random=_DRAWS,
-    image=_Replaced(
-        tf.image,
-        sample_distorted_bounding_box=_DRAWS.sample_distorted_bounding_box,
-        random_flip_left_right=_DRAWS.random_flip_left_right))
+  tf,
+  random=_DRAWS,
+  image=_Replaced(
+    tf.image,
+    sample_distorted_bounding_box=_DRAWS.sample_distorted_bounding_box,
+    random_flip_left_right=_DRAWS.random_flip_left_right,
+  ),
+)
 
 
 def _instance(name: str, **names):
@@ -127,9 +133,10 @@ preprocess_ops = _instance('official.vision.ops.preprocess_ops')
 # With operations of its own: those above are made to take maps, in
 # `augmentation`.
 classification_input = _instance(
-    'official.vision.dataloaders.classification_input',
-    augment=_instance('official.vision.ops.augment'),
-    preprocess_ops=preprocess_ops)
+  'official.vision.dataloaders.classification_input',
+  augment=_instance('official.vision.ops.augment'),
+  preprocess_ops=preprocess_ops,
+)
 
 twice = _DRAWS.twice
 

@@ -11,9 +11,7 @@ A batch is (images (B, H, W, 3), dict) with
 M is a Python int, so that shapes are static; in evaluation M = B.
 """
 
-from typing import Optional
-
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 
 def mapped_rows(per_replica_batch_size: int, mapped_fraction: float) -> int:
@@ -21,8 +19,9 @@ def mapped_rows(per_replica_batch_size: int, mapped_fraction: float) -> int:
   return max(1, round(mapped_fraction * per_replica_batch_size))
 
 
-def join_for_training(mapped: tf.data.Dataset,
-                      plain: Optional[tf.data.Dataset]) -> tf.data.Dataset:
+def join_for_training(
+  mapped: tf.data.Dataset, plain: tf.data.Dataset | None
+) -> tf.data.Dataset:
   """Puts a mapped and a plain batch into one, the mapped rows first.
 
   Args:
@@ -38,19 +37,22 @@ def join_for_training(mapped: tf.data.Dataset,
     images, batch = mapped_batch
     plain_images, plain_labels = plain_batch
     return tf.concat([images, plain_images], 0), {
-        **batch, 'labels': tf.concat([batch['labels'], plain_labels], 0)
+      **batch,
+      'labels': tf.concat([batch['labels'], plain_labels], 0),
     }
 
   def mark_valid(images, batch):
     return images, {
-        'bad_records': tf.zeros_like(batch['heatmap_weights']),
-        **batch, 'valid': tf.ones([images.shape[0]])
+      'bad_records': tf.zeros_like(batch['heatmap_weights']),
+      **batch,
+      'valid': tf.ones([images.shape[0]]),
     }
 
   dataset = mapped
   if plain is not None:
     dataset = tf.data.Dataset.zip((mapped, plain)).map(
-        join, num_parallel_calls=tf.data.AUTOTUNE)
+      join, num_parallel_calls=tf.data.AUTOTUNE
+    )
   return dataset.map(mark_valid).prefetch(tf.data.AUTOTUNE)
 
 
@@ -61,10 +63,12 @@ def _pad(x: tf.Tensor, rows: int) -> tf.Tensor:
   return tf.ensure_shape(x, [rows] + x.shape[1:])
 
 
-def join_for_evaluation(mapped: Optional[tf.data.Dataset],
-                        plain: Optional[tf.data.Dataset],
-                        batch_size: int,
-                        replicas: int = 1) -> tf.data.Dataset:
+def join_for_evaluation(
+  mapped: tf.data.Dataset | None,
+  plain: tf.data.Dataset | None,
+  batch_size: int,
+  replicas: int = 1,
+) -> tf.data.Dataset:
   """Puts two sources after each other, every batch filled up to `batch_size`.
 
   Args:
@@ -85,26 +89,29 @@ def join_for_evaluation(mapped: Optional[tf.data.Dataset],
   """
   if mapped is None and plain is None:
     raise ValueError(
-        'There is nothing to evaluate on: set '
-        'task.mapped_validation_data.input_path, '
-        'task.validation_data.input_path, or both.')
+      'There is nothing to evaluate on: set '
+      'task.mapped_validation_data.input_path, '
+      'task.validation_data.input_path, or both.'
+    )
 
   def complete(images, batch):
     rows = [tf.shape(images)[0]]
     batch = {
-        'valid': tf.ones(rows),
-        'bad_records': tf.zeros(rows),
-        'records': tf.zeros(rows + [2], tf.int32),
-        **batch
+      'valid': tf.ones(rows),
+      'bad_records': tf.zeros(rows),
+      'records': tf.zeros(rows + [2], tf.int32),
+      **batch,
     }
-    return (_pad(images, batch_size),
-            {name: _pad(x, batch_size) for name, x in batch.items()})
+    return (
+      _pad(images, batch_size),
+      {name: _pad(x, batch_size) for name, x in batch.items()},
+    )
 
   def without_maps(images, labels):
     return images, {
-        'labels': labels,
-        'heatmaps': tf.zeros_like(images[..., 0], tf.float32),
-        'heatmap_weights': tf.zeros([tf.shape(images)[0]]),
+      'labels': labels,
+      'heatmaps': tf.zeros_like(images[..., 0], tf.float32),
+      'heatmap_weights': tf.zeros([tf.shape(images)[0]]),
     }
 
   parts = []
@@ -113,12 +120,13 @@ def join_for_evaluation(mapped: Optional[tf.data.Dataset],
   if mapped is not None:
     parts.append(mapped)
   parts = [
-      part.map(complete, num_parallel_calls=tf.data.AUTOTUNE) for part in parts
+    part.map(complete, num_parallel_calls=tf.data.AUTOTUNE) for part in parts
   ]
   dataset = parts[0]
   for part in parts[1:]:
     dataset = dataset.concatenate(part)
-  empty = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype),
-                                dataset.element_spec)
+  empty = tf.nest.map_structure(
+    lambda spec: tf.zeros(spec.shape, spec.dtype), dataset.element_spec
+  )
   fill = tf.data.Dataset.from_tensors(empty).repeat(replicas - 1)
   return dataset.concatenate(fill).prefetch(tf.data.AUTOTUNE)

@@ -10,9 +10,10 @@ the pointing game where the human one is. A map is cut strictly above its
 percentile, so the cut is empty where its largest value fills the rest.
 """
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 
 class Scores(NamedTuple):
@@ -27,6 +28,7 @@ class Scores(NamedTuple):
     pointing: 1 if the first map's maximum (the first of equal ones, row by row)
       lies in the second cut map, else 0.
   """
+
   spearman: tf.Tensor
   dice: tf.Tensor
   iou: tf.Tensor
@@ -45,6 +47,7 @@ class _Ranked(NamedTuple):
     threshold: int32 (B, 1), the order key of the percentile.
     varies: bool (B,), whether the values differ.
   """
+
   pixels: tf.Tensor
   ranks: tf.Tensor
   cut: tf.Tensor
@@ -60,7 +63,7 @@ def _flatten(maps: tf.Tensor) -> tf.Tensor:
 
 def _flip_negative(bits: tf.Tensor) -> tf.Tensor:
   """From float32 bits to an int32 of the same order, and back."""
-  return tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, 0x7fffffff), bits)
+  return tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, 0x7FFFFFFF), bits)
 
 
 def _order_keys(values: tf.Tensor) -> tf.Tensor:
@@ -70,7 +73,7 @@ def _order_keys(values: tf.Tensor) -> tf.Tensor:
   return _flip_negative(bits)
 
 
-def _sort(keys: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+def _sort(keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   """Sorted keys and where they stood, int32 (B, N), in one sort of int64."""
   size = keys.shape[-1]
   # Sorting one number is what TPU, XLA and plain kernels all do well; sorting
@@ -91,29 +94,36 @@ def _doubled_ranks(ordered: tf.Tensor) -> tf.Tensor:
   ties += tf.range(batch)[:, tf.newaxis] * (size + 1)
   # Where each run of equal values starts; past the last run of a row, N.
   starts = tf.math.unsorted_segment_min(
-      tf.broadcast_to(tf.range(size), tf.shape(ties)), ties,
-      batch * (size + 1))
+    tf.broadcast_to(tf.range(size), tf.shape(ties)), ties, batch * (size + 1)
+  )
   starts = tf.minimum(starts, size)
   return tf.cast(
-      tf.gather(starts, ties) + tf.gather(starts, ties + 1) - size, tf.int64)
+    tf.gather(starts, ties) + tf.gather(starts, ties + 1) - size, tf.int64
+  )
 
 
 def _threshold(ordered: tf.Tensor, percentile: float) -> tf.Tensor:
   """Order key (B, 1) of the percentile, interpolated as numpy's 'linear'."""
-  position = (ordered.shape[-1] - 1) * percentile / 100.
+  position = (ordered.shape[-1] - 1) * percentile / 100.0
   below = int(position)
   above = min(below + 1, ordered.shape[-1] - 1)
   low, high = (
-      tf.bitcast(_flip_negative(ordered[:, i:i + 1]), tf.float32)
-      for i in (below, above))
+    tf.bitcast(_flip_negative(ordered[:, i : i + 1]), tf.float32)
+    for i in (below, above)
+  )
   return _order_keys(low + (high - low) * (position - below))
 
 
 def _rank(keys: tf.Tensor, percentile: float) -> _Ranked:
   ordered, pixels = _sort(keys)
   threshold = _threshold(ordered, percentile)
-  return _Ranked(pixels, _doubled_ranks(ordered), ordered > threshold,
-                 threshold, ordered[:, 0] < ordered[:, -1])
+  return _Ranked(
+    pixels,
+    _doubled_ranks(ordered),
+    ordered > threshold,
+    threshold,
+    ordered[:, 0] < ordered[:, -1],
+  )
 
 
 def _count(which: tf.Tensor) -> tf.Tensor:
@@ -122,8 +132,11 @@ def _count(which: tf.Tensor) -> tf.Tensor:
 
 def _ratio(numerator, denominator, defined=True):
   """Numerator / denominator, NaN where that is 0 or `defined` is False."""
-  return tf.where(defined & (denominator > 0),
-                  tf.math.divide_no_nan(numerator, denominator), float('nan'))
+  return tf.where(
+    defined & (denominator > 0),
+    tf.math.divide_no_nan(numerator, denominator),
+    float('nan'),
+  )
 
 
 def _product(ranks_a: tf.Tensor, ranks_b: tf.Tensor) -> tf.Tensor:
@@ -133,9 +146,9 @@ def _product(ranks_a: tf.Tensor, ranks_b: tf.Tensor) -> tf.Tensor:
   return tf.cast(tf.reduce_sum(ranks_a * ranks_b, axis=-1), tf.float32)
 
 
-def alignment_scores(maps_a: tf.Tensor,
-                     maps_b: tf.Tensor,
-                     percentile: float = 90.) -> Scores:
+def alignment_scores(
+  maps_a: tf.Tensor, maps_b: tf.Tensor, percentile: float = 90.0
+) -> Scores:
   """All per-image scores of two batches of maps, from one sort per map.
 
   Spearman's rho is that of `scipy.stats.spearmanr` on the flattened maps, with
@@ -164,7 +177,8 @@ def alignment_scores(maps_a: tf.Tensor,
 
   covariance = _product(model.ranks, ranks_b)
   deviations = tf.sqrt(_product(model.ranks, model.ranks)) * tf.sqrt(
-      _product(ranks_b, ranks_b))
+    _product(ranks_b, ranks_b)
+  )
 
   in_a, in_b = _count(model.cut), _count(human.cut)
   # The cut of a sorted map is its end.
@@ -176,11 +190,12 @@ def alignment_scores(maps_a: tf.Tensor,
   peak = tf.argmax(keys_a, axis=-1)[:, tf.newaxis]
   hit = tf.gather(keys_b, peak, batch_dims=1) > human.threshold
   return Scores(
-      spearman=_ratio(covariance, deviations, defined),
-      dice=_ratio(2. * both, in_a + in_b, defined),
-      iou=_ratio(both, in_a + in_b - both, defined),
-      auc=.5 + _ratio(excess, 2. * pairs, defined),
-      pointing=tf.where(defined & (in_b > 0), _count(hit), float('nan')))
+    spearman=_ratio(covariance, deviations, defined),
+    dice=_ratio(2.0 * both, in_a + in_b, defined),
+    iou=_ratio(both, in_a + in_b - both, defined),
+    auc=0.5 + _ratio(excess, 2.0 * pairs, defined),
+    pointing=tf.where(defined & (in_b > 0), _count(hit), float('nan')),
+  )
 
 
 def spearman_correlation(maps_a: tf.Tensor, maps_b: tf.Tensor) -> tf.Tensor:
@@ -196,9 +211,9 @@ def spearman_correlation(maps_a: tf.Tensor, maps_b: tf.Tensor) -> tf.Tensor:
   return alignment_scores(maps_a, maps_b).spearman
 
 
-def dice(maps_a: tf.Tensor,
-         maps_b: tf.Tensor,
-         percentile: float = 90.) -> tf.Tensor:
+def dice(
+  maps_a: tf.Tensor, maps_b: tf.Tensor, percentile: float = 90.0
+) -> tf.Tensor:
   """Dice coefficient of two batches of maps, cut above a percentile.
 
   Args:
@@ -212,9 +227,9 @@ def dice(maps_a: tf.Tensor,
   return alignment_scores(maps_a, maps_b, percentile).dice
 
 
-def intersection_over_union(maps_a: tf.Tensor,
-                            maps_b: tf.Tensor,
-                            percentile: float = 90.) -> tf.Tensor:
+def intersection_over_union(
+  maps_a: tf.Tensor, maps_b: tf.Tensor, percentile: float = 90.0
+) -> tf.Tensor:
   """Intersection over union of two batches of maps, cut above a percentile.
 
   Args:
@@ -236,7 +251,7 @@ class AlignmentScore(tf_keras.metrics.Metric):
   while nothing was scored.
   """
 
-  def __init__(self, name: str = 'alignment', ceiling: float = 1., **kwargs):
+  def __init__(self, name: str = 'alignment', ceiling: float = 1.0, **kwargs):
     """Initializes the metric.
 
     Args:
@@ -263,9 +278,10 @@ class AlignmentScore(tf_keras.metrics.Metric):
       counts = tf.cast(sample_weight, tf.float32)
     undefined = tf.math.is_nan(scores)
     self._total.assign_add(
-        tf.reduce_sum(tf.where(undefined, 0., scores * counts)))
-    self.n.assign_add(tf.reduce_sum(tf.where(undefined, 0., counts)))
-    self.n_undefined.assign_add(tf.reduce_sum(tf.where(undefined, counts, 0.)))
+      tf.reduce_sum(tf.where(undefined, 0.0, scores * counts))
+    )
+    self.n.assign_add(tf.reduce_sum(tf.where(undefined, 0.0, counts)))
+    self.n_undefined.assign_add(tf.reduce_sum(tf.where(undefined, counts, 0.0)))
 
   def result(self):
     """Returns the mean score over the ceiling, a scalar."""

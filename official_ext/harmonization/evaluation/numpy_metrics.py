@@ -5,7 +5,7 @@ is undefined; for maps that are in memory anyway, where starting a graph or
 TensorFlow itself does not pay.
 """
 
-from typing import Dict, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class _Ranked(NamedTuple):
       whole number, so that sums of products are exact.
     cut: the pixels strictly above the percentile, the end of `order`.
   """
+
   order: np.ndarray
   ranks: np.ndarray
   cut: np.ndarray
@@ -39,21 +40,20 @@ def _doubled_ranks(ordered: np.ndarray) -> np.ndarray:
   size = len(ordered)
   starts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
   if len(starts) == size - 1:  # No ties, as in most model maps: half the time.
-    return np.arange(1. - size, size, 2.)
+    return np.arange(1.0 - size, size, 2.0)
   bounds = np.concatenate([[0], starts, [size]])
-  return np.repeat(
-      np.float64(bounds[:-1] + bounds[1:] - size), np.diff(bounds))
+  return np.repeat(np.float64(bounds[:-1] + bounds[1:] - size), np.diff(bounds))
 
 
 def _threshold(ordered: np.ndarray, percentile: float) -> np.float32:
   """`np.percentile` of sorted float32 values, method 'linear'."""
-  position = (len(ordered) - 1) * percentile / 100.
+  position = (len(ordered) - 1) * percentile / 100.0
   below = int(position)
   low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
   return low + (high - low) * np.float32(position - below)
 
 
-def _rank(values: np.ndarray, percentile: float) -> Optional[_Ranked]:
+def _rank(values: np.ndarray, percentile: float) -> _Ranked | None:
   """Ranks a map's float32 values (N,); None where that cannot be done."""
   if not np.all(np.isfinite(values)):
     return None
@@ -68,12 +68,14 @@ def _rank(values: np.ndarray, percentile: float) -> Optional[_Ranked]:
   return _Ranked(order, ranks, order[start:])
 
 
-def _each(maps_a, maps_b, percentile, score, names) -> Dict[str, np.ndarray]:
+def _each(maps_a, maps_b, percentile, score, names) -> dict[str, np.ndarray]:
   """Applies `score` to each pair of ranked maps."""
   maps_a, maps_b = (np.asarray(m, np.float32) for m in (maps_a, maps_b))
   if maps_a.ndim != 3 or maps_a.shape != maps_b.shape:
-    raise ValueError(f'Maps of shapes {maps_a.shape} and {maps_b.shape}: both '
-                     'must be (B, H, W), and the same.')
+    raise ValueError(
+      f'Maps of shapes {maps_a.shape} and {maps_b.shape}: both '
+      'must be (B, H, W), and the same.'
+    )
   scores = np.full((len(maps_a), len(names)), _NAN)
   for i, pair in enumerate(zip(maps_a, maps_b)):
     a, b = (_rank(m.ravel(), percentile) for m in pair)
@@ -93,7 +95,8 @@ def _product(ranks_a: np.ndarray, ranks_b: np.ndarray) -> float:
 
 def _alignment(a: _Ranked, b: _Ranked):
   spearman = _product(a.ranks, b.ranks) / np.sqrt(
-      _product(a.ranks, a.ranks) * _product(b.ranks, b.ranks))
+    _product(a.ranks, a.ranks) * _product(b.ranks, b.ranks)
+  )
   in_a = np.zeros(len(a.ranks), bool)
   in_a[a.cut] = True
   both, sizes = np.count_nonzero(in_a[b.cut]), len(a.cut) + len(b.cut)
@@ -103,14 +106,14 @@ def _alignment(a: _Ranked, b: _Ranked):
 def _localization(a: _Ranked, b: _Ranked):
   positive = len(b.cut)
   negative = len(b.ranks) - positive
-  auc = .5 + _share(np.sum(a.ranks[b.cut]), 2 * positive * negative)
+  auc = 0.5 + _share(np.sum(a.ranks[b.cut]), 2 * positive * negative)
   peak = np.argmax(a.ranks)
   return auc, float(peak in b.cut) if positive else _NAN
 
 
-def alignment_scores(maps_a: np.ndarray,
-                     maps_b: np.ndarray,
-                     percentile: float = 90.) -> Dict[str, np.ndarray]:
+def alignment_scores(
+  maps_a: np.ndarray, maps_b: np.ndarray, percentile: float = 90.0
+) -> dict[str, np.ndarray]:
   """Spearman correlation, Dice and IoU of two batches of maps.
 
   Equal to `scipy.stats.spearmanr` (average ranks) and to the Dice and IoU of
@@ -129,13 +132,14 @@ def alignment_scores(maps_a: np.ndarray,
   Raises:
     ValueError: the shapes differ, or are not (B, H, W).
   """
-  return _each(maps_a, maps_b, percentile, _alignment,
-               ('spearman', 'dice', 'iou'))
+  return _each(
+    maps_a, maps_b, percentile, _alignment, ('spearman', 'dice', 'iou')
+  )
 
 
-def localization_scores(model_maps: np.ndarray,
-                        human_maps: np.ndarray,
-                        percentile: float = 90.) -> Dict[str, np.ndarray]:
+def localization_scores(
+  model_maps: np.ndarray, human_maps: np.ndarray, percentile: float = 90.0
+) -> dict[str, np.ndarray]:
   """ROC AUC and pointing game of model maps against cut human maps.
 
   AUC is that of `sklearn.metrics.roc_auc_score` with a model map's values as
@@ -155,5 +159,6 @@ def localization_scores(model_maps: np.ndarray,
   Raises:
     ValueError: the shapes differ, or are not (B, H, W).
   """
-  return _each(model_maps, human_maps, percentile, _localization,
-               ('auc', 'pointing'))
+  return _each(
+    model_maps, human_maps, percentile, _localization, ('auc', 'pointing')
+  )

@@ -1,13 +1,13 @@
 """Pictures of images beside human and model maps."""
 
-from typing import Mapping, Optional, Sequence, Tuple, Union
+from collections.abc import Mapping, Sequence
 
 from matplotlib import figure
 from matplotlib.backends import backend_agg
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.vision.ops import preprocess_ops
+import tensorflow as tf
+
 from official_ext.harmonization import files
 
 _INCHES = 1.4
@@ -24,8 +24,9 @@ def to_display(images: np.ndarray) -> np.ndarray:
     float (B, H, W, 3) in [0, 1].
   """
   pixels = images * np.array(preprocess_ops.STDDEV_RGB) + np.array(
-      preprocess_ops.MEAN_RGB)
-  return np.clip(pixels / 255., 0., 1.)
+    preprocess_ops.MEAN_RGB
+  )
+  return np.clip(pixels / 255.0, 0.0, 1.0)
 
 
 def _figure(images, maps, captions) -> figure.Figure:
@@ -33,9 +34,10 @@ def _figure(images, maps, captions) -> figure.Figure:
   rows, columns = len(images), 1 + len(maps)
   # Not pyplot: a figure of its own needs no display and leaves no state.
   picture = figure.Figure(
-      figsize=(_INCHES * columns, _INCHES * rows + 0.3),
-      dpi=_DPI,
-      layout='constrained')
+    figsize=(_INCHES * columns, _INCHES * rows + 0.3),
+    dpi=_DPI,
+    layout='constrained',
+  )
   axes = picture.subplots(rows, columns, squeeze=False)
   for row in range(rows):
     axes[row, 0].imshow(images[row])
@@ -50,11 +52,12 @@ def _figure(images, maps, captions) -> figure.Figure:
   return picture
 
 
-def draw(path: str,
-         images: np.ndarray,
-         maps: Union[Mapping[str, np.ndarray],
-                     Sequence[Tuple[str, np.ndarray]]],
-         captions: Optional[Sequence[str]] = None):
+def draw(
+  path: str,
+  images: np.ndarray,
+  maps: Mapping[str, np.ndarray] | Sequence[tuple[str, np.ndarray]],
+  captions: Sequence[str] | None = None,
+):
   """Draws one row per image: the image, then each of its maps.
 
   Args:
@@ -67,9 +70,11 @@ def draw(path: str,
   _figure(images, maps, captions).savefig(path)
 
 
-def render(images: np.ndarray,
-           maps: Mapping[str, np.ndarray],
-           captions: Optional[Sequence[str]] = None) -> np.ndarray:
+def render(
+  images: np.ndarray,
+  maps: Mapping[str, np.ndarray],
+  captions: Sequence[str] | None = None,
+) -> np.ndarray:
   """Draws as `draw` does, into memory.
 
   Args:

@@ -5,16 +5,17 @@ images (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13).
 A score that an image does not have is NaN: it is counted, never averaged in.
 """
 
+from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
 import io
 import json
 import math
 import os
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
 
@@ -26,21 +27,26 @@ def _defined(values) -> np.ndarray:
   """Returns the values that are not NaN, as float64."""
   values = np.asarray(values, np.float64)
   if values.ndim != 1:
-    raise ValueError(f'Scores have shape {values.shape}: one number per image '
-                     'is expected.')
+    raise ValueError(
+      f'Scores have shape {values.shape}: one number per image is expected.'
+    )
   infinite = np.flatnonzero(np.isinf(values))
   if infinite.size:
-    raise ValueError(f'Score {infinite[0]} of {len(values)} is '
-                     f'{values[infinite[0]]}, and so would be the mean: make '
-                     'it NaN where it is undefined.')
+    raise ValueError(
+      f'Score {infinite[0]} of {len(values)} is '
+      f'{values[infinite[0]]}, and so would be the mean: make '
+      'it NaN where it is undefined.'
+    )
   return values[~np.isnan(values)]
 
 
-def bootstrap_interval(values: Sequence[float],
-                       *,
-                       confidence: float = 0.95,
-                       resamples: int = 1000,
-                       seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+  values: Sequence[float],
+  *,
+  confidence: float = 0.95,
+  resamples: int = 1000,
+  seed: int = 0,
+) -> tuple[float, float]:
   """Confidence interval of a mean over images, by percentile bootstrap.
 
   Args:
@@ -58,8 +64,10 @@ def bootstrap_interval(values: Sequence[float],
       between 0 and 1, or there is no resample.
   """
   if not 0 < confidence < 1:
-    raise ValueError(f'confidence is {confidence}: give a number between 0 '
-                     'and 1, such as 0.95.')
+    raise ValueError(
+      f'confidence is {confidence}: give a number between 0 '
+      'and 1, such as 0.95.'
+    )
   if resamples < 1:
     raise ValueError(f'resamples is {resamples}: give at least 1.')
   values = _defined(values)
@@ -70,11 +78,11 @@ def bootstrap_interval(values: Sequence[float],
   means = np.empty(resamples)
   rows = max(1, _CHUNK // n)
   for start in range(0, resamples, rows):
-    chunk = means[start:start + rows]
+    chunk = means[start : start + rows]
     drawn = generator.integers(n, size=(len(chunk), n))
     np.mean(values[drawn], axis=1, out=chunk)
-  tail = (1. - confidence) / 2.
-  low, high = np.quantile(means, (tail, 1. - tail))
+  tail = (1.0 - confidence) / 2.0
+  low, high = np.quantile(means, (tail, 1.0 - tail))
   return float(low), float(high)
 
 
@@ -96,6 +104,7 @@ class Score:
     preprocessing: of the images, in a line.
     details: whatever else belongs to the score.
   """
+
   name: str
   value: float
   n: int
@@ -103,31 +112,33 @@ class Score:
   low: float
   high: float
   confidence: float
-  ceiling: Optional[float]
+  ceiling: float | None
   preprocessing: str
   details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     if self.ceiling is not None and not 0 < self.ceiling < math.inf:
-      raise ValueError(f'The ceiling of {self.name} is {self.ceiling}: give a '
-                       'positive number, or None where people\'s own score is '
-                       'not known.')
+      raise ValueError(
+        f'The ceiling of {self.name} is {self.ceiling}: give a '
+        "positive number, or None where people's own score is "
+        'not known.'
+      )
 
-  def _over_ceiling(self, value: float) -> Optional[float]:
+  def _over_ceiling(self, value: float) -> float | None:
     return None if self.ceiling is None else value / self.ceiling
 
   @property
-  def normalized(self) -> Optional[float]:
+  def normalized(self) -> float | None:
     """The value over the ceiling; None without one."""
     return self._over_ceiling(self.value)
 
   @property
-  def normalized_low(self) -> Optional[float]:
+  def normalized_low(self) -> float | None:
     """Lower end of its interval; the ceiling counts as exact."""
     return self._over_ceiling(self.low)
 
   @property
-  def normalized_high(self) -> Optional[float]:
+  def normalized_high(self) -> float | None:
     """Upper end of its interval; the ceiling counts as exact."""
     return self._over_ceiling(self.high)
 
@@ -135,19 +146,22 @@ class Score:
     """Returns all of it, and the normalized values, as `json_safe` does."""
     fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
     names = ('normalized', 'normalized_low', 'normalized_high')
-    return json_safe({**fields, **{name: getattr(self, name) for name in names}
-                     })
+    return json_safe(
+      {**fields, **{name: getattr(self, name) for name in names}}
+    )
 
 
-def score(name: str,
-          values: Sequence[float],
-          *,
-          preprocessing: str,
-          ceiling: Optional[float] = None,
-          confidence: float = 0.95,
-          resamples: int = 1000,
-          seed: int = 0,
-          details: Optional[Mapping[str, Any]] = None) -> Score:
+def score(
+  name: str,
+  values: Sequence[float],
+  *,
+  preprocessing: str,
+  ceiling: float | None = None,
+  confidence: float = 0.95,
+  resamples: int = 1000,
+  seed: int = 0,
+  details: Mapping[str, Any] | None = None,
+) -> Score:
   """Makes a score of what was measured on each image.
 
   Args:
@@ -168,22 +182,25 @@ def score(name: str,
   """
   defined = _defined(values)
   low, high = bootstrap_interval(
-      defined, confidence=confidence, resamples=resamples, seed=seed)
+    defined, confidence=confidence, resamples=resamples, seed=seed
+  )
   return Score(
-      name=name,
-      value=float(defined.mean()) if len(defined) else math.nan,
-      n=len(defined),
-      n_undefined=len(values) - len(defined),
-      low=low,
-      high=high,
-      confidence=confidence,
-      ceiling=None if ceiling is None else float(ceiling),
-      preprocessing=preprocessing,
-      details=dict(details or {}))
+    name=name,
+    value=float(defined.mean()) if len(defined) else math.nan,
+    n=len(defined),
+    n_undefined=len(values) - len(defined),
+    low=low,
+    high=high,
+    confidence=confidence,
+    ceiling=None if ceiling is None else float(ceiling),
+    preprocessing=preprocessing,
+    details=dict(details or {}),
+  )
 
 
-def over_ceiling(stored: Mapping[str, Any],
-                 ceiling: Optional[float]) -> dict[str, Any]:
+def over_ceiling(
+  stored: Mapping[str, Any], ceiling: float | None
+) -> dict[str, Any]:
   """Gives a stored score another ceiling, which changes how it is shown.
 
   Args:
@@ -222,9 +239,11 @@ def json_safe(value: Any) -> Any:
     return None if math.isnan(value) else str(value)
   if value is None or isinstance(value, (bool, int, float, str)):
     return value
-  raise TypeError(f'JSON cannot hold {value!r}, of type '
-                  f'{type(value).__name__}: make it a number, text, list or '
-                  'mapping.')
+  raise TypeError(
+    f'JSON cannot hold {value!r}, of type '
+    f'{type(value).__name__}: make it a number, text, list or '
+    'mapping.'
+  )
 
 
 def _write(path: str, content: bytes):
@@ -278,8 +297,10 @@ def _parquet(path, columns, rows) -> bytes:
     import pyarrow  # Not everybody has it, nor needs it.
     from pyarrow import parquet
   except ImportError:
-    raise ImportError(f'{path} cannot be written without pyarrow: pip install '
-                      'pyarrow, or end the name in .csv.') from None
+    raise ImportError(
+      f'{path} cannot be written without pyarrow: pip install '
+      'pyarrow, or end the name in .csv.'
+    ) from None
   arrays = {}
   for name in columns:
     values = [row.get(name) for row in rows]
@@ -288,8 +309,10 @@ def _parquet(path, columns, rows) -> bytes:
       # Not from_pandas: an undefined score is not a missing one.
       arrays[name] = pyarrow.array(values, from_pandas=False)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as e:
-      raise ValueError(f'Column {name} of {path} mixes kinds ({e}): give one '
-                       'kind, or end the name in .csv.') from None
+      raise ValueError(
+        f'Column {name} of {path} mixes kinds ({e}): give one '
+        'kind, or end the name in .csv.'
+      ) from None
   buffer = pyarrow.BufferOutputStream()
   parquet.write_table(pyarrow.table(arrays), buffer)
   return buffer.getvalue().to_pybytes()

@@ -1,8 +1,6 @@
 """The harmonization loss: how far saliency maps are from human maps."""
 
-from typing import Optional
-
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.ops import pyramid
 from official_ext.harmonization.ops import tensors
@@ -19,7 +17,7 @@ _NORM_EPSILON = 1e-12
 def _safe_sqrt(x: tf.Tensor) -> tf.Tensor:
   """Square root whose gradient at 0 is 0, not infinite."""
   positive = x > 0
-  return tf.where(positive, tf.sqrt(tf.where(positive, x, 1.)), 0.)
+  return tf.where(positive, tf.sqrt(tf.where(positive, x, 1.0)), 0.0)
 
 
 def standardize_and_cut(maps: tf.Tensor, epsilon: float) -> tf.Tensor:
@@ -39,7 +37,8 @@ def standardize_and_cut(maps: tf.Tensor, epsilon: float) -> tf.Tensor:
   maps = tensors.floating(maps)
   centered = maps - tf.reduce_mean(maps, axis=[1, 2], keepdims=True)
   deviation = _safe_sqrt(
-      tf.reduce_mean(tf.square(centered), axis=[1, 2], keepdims=True))
+    tf.reduce_mean(tf.square(centered), axis=[1, 2], keepdims=True)
+  )
   return tf.nn.relu(centered / (deviation + epsilon))
 
 
@@ -49,30 +48,38 @@ def _released_distances(saliency, human, levels, epsilon):
   human = standardize_and_cut(human, epsilon)
   saliency_peak = tf.reduce_max(saliency, axis=[1, 2], keepdims=True)
   human_peak = tf.reduce_max(human, axis=[1, 2], keepdims=True)
-  human = (human / (human_peak + _PEAK_EPSILON) *
-           (tf.stop_gradient(saliency_peak) + _PEAK_EPSILON))
+  human = (
+    human
+    / (human_peak + _PEAK_EPSILON)
+    * (tf.stop_gradient(saliency_peak) + _PEAK_EPSILON)
+  )
   # The pyramid is linear: the difference's pyramid is the pyramids' difference.
   differences = pyramid.gaussian_pyramid(saliency - human, levels)
-  return tf.add_n(
-      [tf.reduce_mean(tf.square(d), axis=[1, 2]) for d in differences]) / levels
+  return (
+    tf.add_n([tf.reduce_mean(tf.square(d), axis=[1, 2]) for d in differences])
+    / levels
+  )
 
 
 def _per_level_distances(saliency, human, levels, epsilon):
   """Per image: Euclidean distance of the standardized levels, summed."""
   distances = []
   for s, h in zip(
-      pyramid.gaussian_pyramid(saliency, levels),
-      pyramid.gaussian_pyramid(human, levels)):
+    pyramid.gaussian_pyramid(saliency, levels),
+    pyramid.gaussian_pyramid(human, levels),
+  ):
     difference = standardize_and_cut(s, epsilon) - standardize_and_cut(
-        h, epsilon)
+      h, epsilon
+    )
     distances.append(
-        tf.sqrt(
-            tf.reduce_sum(tf.square(difference), axis=[1, 2]) + _NORM_EPSILON))
+      tf.sqrt(tf.reduce_sum(tf.square(difference), axis=[1, 2]) + _NORM_EPSILON)
+    )
   return tf.add_n(distances)
 
 
-def denominator(weights: tf.Tensor, normalization: str,
-                batch_size: int) -> tf.Tensor:
+def denominator(
+  weights: tf.Tensor, normalization: str, batch_size: int
+) -> tf.Tensor:
   """Computes what the weighted sum of distances is divided by.
 
   Per-replica losses are averaged over replicas, so that dividing by the sum of
@@ -96,13 +103,17 @@ def denominator(weights: tf.Tensor, normalization: str,
   if normalization == 'batch':
     return tf.cast(batch_size, weights.dtype)
   if normalization != 'mapped':
-    raise ValueError(f'Unknown normalization {normalization!r}: choose one of '
-                     f'{NORMALIZATIONS}.')
+    raise ValueError(
+      f'Unknown normalization {normalization!r}: choose one of '
+      f'{NORMALIZATIONS}.'
+    )
   total = tf.reduce_sum(weights)
   replicas = tf.distribute.get_strategy().num_replicas_in_sync
   if replicas > 1 and tf.distribute.in_cross_replica_context():
-    raise RuntimeError("normalization='mapped' counts maps over all replicas: "
-                       'call it inside strategy.run.')
+    raise RuntimeError(
+      "normalization='mapped' counts maps over all replicas: "
+      'call it inside strategy.run.'
+    )
   if replicas > 1:
     context = tf.distribute.get_replica_context()
     total = context.all_reduce(tf.distribute.ReduceOp.SUM, total)
@@ -110,15 +121,16 @@ def denominator(weights: tf.Tensor, normalization: str,
 
 
 def harmonization_loss(
-    saliency_maps: tf.Tensor,
-    human_maps: tf.Tensor,
-    weights: tf.Tensor,
-    *,
-    levels: int = 5,
-    standardization: str = 'before_pyramid',
-    normalization: str = 'batch',
-    epsilon: float = 1e-5,
-    divide_by: Optional[tf.Tensor] = None) -> tf.Tensor:
+  saliency_maps: tf.Tensor,
+  human_maps: tf.Tensor,
+  weights: tf.Tensor,
+  *,
+  levels: int = 5,
+  standardization: str = 'before_pyramid',
+  normalization: str = 'batch',
+  epsilon: float = 1e-5,
+  divide_by: tf.Tensor | None = None,
+) -> tf.Tensor:
   """Computes the harmonization loss of Fel et al., NeurIPS 2022.
 
   Two published forms, chosen by `standardization`:
@@ -158,19 +170,27 @@ def harmonization_loss(
   elif standardization == 'per_level':
     distances_of = _per_level_distances
   else:
-    raise ValueError(f'Unknown standardization {standardization!r}: choose one '
-                     f'of {STANDARDIZATIONS}.')
+    raise ValueError(
+      f'Unknown standardization {standardization!r}: choose one '
+      f'of {STANDARDIZATIONS}.'
+    )
   saliency_maps, human_maps, weights = (
-      tensors.floating(t) for t in (saliency_maps, human_maps, weights))
+    tensors.floating(t) for t in (saliency_maps, human_maps, weights)
+  )
   if not saliency_maps.shape.is_compatible_with(human_maps.shape):
-    raise ValueError(f'Saliency maps {saliency_maps.shape} and human maps '
-                     f'{human_maps.shape} must have the same shape (B, H, W).')
+    raise ValueError(
+      f'Saliency maps {saliency_maps.shape} and human maps '
+      f'{human_maps.shape} must have the same shape (B, H, W).'
+    )
   weights.shape.assert_is_compatible_with(saliency_maps.shape[:1])
 
   weights = tf.cast(weights, saliency_maps.dtype)
   # What stands in a row without a map must not reach the gradient, NaN least.
-  human_maps = tf.where(weights[:, tf.newaxis, tf.newaxis] > 0,
-                        tf.cast(human_maps, saliency_maps.dtype), 0.)
+  human_maps = tf.where(
+    weights[:, tf.newaxis, tf.newaxis] > 0,
+    tf.cast(human_maps, saliency_maps.dtype),
+    0.0,
+  )
   distances = distances_of(saliency_maps, human_maps, levels, epsilon)
   total = tf.reduce_sum(weights * distances)
   if divide_by is None:

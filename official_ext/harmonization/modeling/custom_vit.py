@@ -5,21 +5,19 @@ them; here the fields are taken as they are.
 """
 
 import inspect
-from typing import Optional
-
-import tf_keras
 
 from official.modeling import hyperparams
 from official.vision.modeling.backbones import factory
 from official.vision.modeling.backbones import vit
+import tf_keras
 
 
 @factory.register_backbone_builder('custom_vit')
 def build_custom_vit(
-    input_specs: tf_keras.layers.InputSpec,
-    backbone_config: hyperparams.Config,
-    norm_activation_config: hyperparams.Config,
-    l2_regularizer: Optional[tf_keras.regularizers.Regularizer] = None
+  input_specs: tf_keras.layers.InputSpec,
+  backbone_config: hyperparams.Config,
+  norm_activation_config: hyperparams.Config,
+  l2_regularizer: tf_keras.regularizers.Regularizer | None = None,
 ) -> tf_keras.Model:
   """Builds a Vision Transformer (Dosovitskiy et al., ICLR 2021).
 
@@ -41,15 +39,18 @@ def build_custom_vit(
   field = 'task.model.backbone.custom_vit'
   if any(side % options.patch_size for side in input_specs.shape[1:3]):
     raise ValueError(
-        f'{field}.patch_size is {options.patch_size}, which does not divide '
-        f'task.model.input_size, {input_specs.shape[1:]}: set one that does.')
+      f'{field}.patch_size is {options.patch_size}, which does not divide '
+      f'task.model.input_size, {input_specs.shape[1:]}: set one that does.'
+    )
   if options.hidden_size % options.transformer.num_heads:
     raise ValueError(
-        f'{field}.hidden_size is {options.hidden_size}: set a multiple of '
-        f'transformer.num_heads, {options.transformer.num_heads}.')
+      f'{field}.hidden_size is {options.hidden_size}: set a multiple of '
+      f'transformer.num_heads, {options.transformer.num_heads}.'
+    )
   fields = {**options.as_dict(), **options.transformer.as_dict()}
   parameters = inspect.signature(vit.VisionTransformer).parameters
   return vit.VisionTransformer(
-      input_specs=input_specs,
-      kernel_regularizer=l2_regularizer,
-      **{name: value for name, value in fields.items() if name in parameters})
+    input_specs=input_specs,
+    kernel_regularizer=l2_regularizer,
+    **{name: value for name, value in fields.items() if name in parameters},
+  )

@@ -12,22 +12,21 @@ used. So is the weight decay of `task.losses`.
 """
 
 import inspect
-from typing import List, Optional
 
 from absl import logging
 import h5py
-import tensorflow as tf, tf_keras
-
 from official.modeling import hyperparams
 from official.vision.configs import image_classification as stock
 from official.vision.modeling.backbones import factory
 from official.vision.ops import preprocess_ops
+import tensorflow as tf
+import tf_keras
 
 _CLASSES = 1000
 _FIELD = 'task.model.backbone.keras_application'
 
 
-def names() -> List[str]:
+def names() -> list[str]:
   """Returns the names of all networks of `tf_keras.applications`."""
   return sorted(n for n in dir(tf_keras.applications) if n[0].isupper())
 
@@ -67,8 +66,9 @@ class FromHostImages(tf_keras.layers.Layer):
     Returns:
       The network's images, float32 (B, H, W, 3).
     """
-    rgb = (images * tf.constant(preprocess_ops.STDDEV_RGB, tf.float32) +
-           tf.constant(preprocess_ops.MEAN_RGB, tf.float32))
+    rgb = images * tf.constant(
+      preprocess_ops.STDDEV_RGB, tf.float32
+    ) + tf.constant(preprocess_ops.MEAN_RGB, tf.float32)
     return self._preprocess(rgb)
 
 
@@ -90,8 +90,11 @@ def _classifier(network: tf_keras.Model) -> tf_keras.layers.Layer:
   return next(layer for layer in reversed(network.layers) if layer.weights)
 
 
-def _clone(network: tf_keras.Model, use_sync_bn: bool,
-           regularizer: Optional[tf_keras.regularizers.Regularizer]):
+def _clone(
+  network: tf_keras.Model,
+  use_sync_bn: bool,
+  regularizer: tf_keras.regularizers.Regularizer | None,
+):
   """Builds a network again, with what the host's configuration asks for."""
 
   def clone_layer(layer):
@@ -112,10 +115,10 @@ def _clone(network: tf_keras.Model, use_sync_bn: bool,
 
 @factory.register_backbone_builder('keras_application')
 def build_keras_application(
-    input_specs: tf_keras.layers.InputSpec,
-    backbone_config: hyperparams.Config,
-    norm_activation_config: hyperparams.Config,
-    l2_regularizer: Optional[tf_keras.regularizers.Regularizer] = None
+  input_specs: tf_keras.layers.InputSpec,
+  backbone_config: hyperparams.Config,
+  norm_activation_config: hyperparams.Config,
+  l2_regularizer: tf_keras.regularizers.Regularizer | None = None,
 ) -> tf_keras.Model:
   """Builds a backbone with random weights.
 
@@ -137,12 +140,18 @@ def build_keras_application(
   name = backbone_config.get().name
   shape = input_specs.shape[1:]
   network = _clone(
-      _constructor(name)(
-          weights=None, input_shape=shape, classes=_CLASSES,
-          classifier_activation=None),
-      norm_activation_config.use_sync_bn, l2_regularizer)
-  features = tf_keras.Model(network.input, _classifier(network).input,
-                            name=name)
+    _constructor(name)(
+      weights=None,
+      input_shape=shape,
+      classes=_CLASSES,
+      classifier_activation=None,
+    ),
+    norm_activation_config.use_sync_bn,
+    l2_regularizer,
+  )
+  features = tf_keras.Model(
+    network.input, _classifier(network).input, name=name
+  )
   images = tf_keras.Input(shape)
   outputs = {'penultimate': features(FromHostImages(name)(images))}
   return tf_keras.Model(images, outputs, name='keras_application')
@@ -152,8 +161,10 @@ def _has_second_scale(path: str) -> bool:
   """Whether a file's EfficientNet is of the form for Keras's own weights."""
   with h5py.File(path, 'r') as f:
     group = f['model_weights'] if 'model_weights' in f else f
-    layers = [n.decode() if isinstance(n, bytes) else n
-              for n in group.attrs['layer_names']]
+    layers = [
+      n.decode() if isinstance(n, bytes) else n
+      for n in group.attrs['layer_names']
+    ]
   first = [n.startswith('normalization') for n in layers].index(True)
   return layers[first + 1] != 'stem_conv_pad'
 
@@ -163,33 +174,39 @@ def _read(name: str, weights: str, shape) -> tf_keras.Model:
   build = _constructor(name)
   if weights == 'imagenet':
     return build(weights=weights, classifier_activation=None)
-  network = build(weights=None, input_shape=shape, classes=_CLASSES,
-                  classifier_activation=None)
+  network = build(
+    weights=None,
+    input_shape=shape,
+    classes=_CLASSES,
+    classifier_activation=None,
+  )
   try:
     network.load_weights(weights)
   except (OSError, ValueError) as e:
     raise ValueError(
-        f'{_FIELD}.weights is {weights!r}, which cannot be loaded into {name} '
-        f'with {_CLASSES} classes ({e}): set it to an .h5 file of this '
-        "network's weights, to 'imagenet', or to '' for random weights."
+      f'{_FIELD}.weights is {weights!r}, which cannot be loaded into {name} '
+      f'with {_CLASSES} classes ({e}): set it to an .h5 file of this '
+      "network's weights, to 'imagenet', or to '' for random weights."
     ) from e
   return network
 
 
 def _copy(source: tf_keras.Model, target: tf_keras.Model):
   """Copies weights of a whole network into the one without its classifier."""
-  values = source.get_weights()[:-len(_classifier(source).weights)]
+  values = source.get_weights()[: -len(_classifier(source).weights)]
   for variable, value in zip(target.weights, values, strict=True):
     if variable.shape != value.shape:
       raise ValueError(
-          f'{_FIELD}.weights hold {variable.name} of shape {value.shape}, but '
-          f'the network has {tuple(variable.shape)}: the fully connected '
-          'layers of some networks fit one task.model.input_size alone.')
+        f'{_FIELD}.weights hold {variable.name} of shape {value.shape}, but '
+        f'the network has {tuple(variable.shape)}: the fully connected '
+        'layers of some networks fit one task.model.input_size alone.'
+      )
   target.set_weights(values)
 
 
-def initialize(model: tf_keras.Model,
-               task: stock.ImageClassificationTask) -> None:
+def initialize(
+  model: tf_keras.Model, task: stock.ImageClassificationTask
+) -> None:
   """Gives a new model the weights that its backbone's configuration names.
 
   The classification layer starts from them too where the task has their 1000
@@ -209,29 +226,36 @@ def initialize(model: tf_keras.Model,
   name, weights = backbone.get().name, backbone.get().weights
   if task.init_checkpoint:
     raise ValueError(
-        f'{_FIELD}.weights is {weights!r} and task.init_checkpoint is '
-        f'{task.init_checkpoint!r}: training starts from one of them, unset '
-        'the other.')
+      f'{_FIELD}.weights is {weights!r} and task.init_checkpoint is '
+      f'{task.init_checkpoint!r}: training starts from one of them, unset '
+      'the other.'
+    )
   source = _read(name, weights, task.model.input_size)
   features = model.backbone.get_layer(name)
   _copy(source, features)
   # Keras's EfficientNet divides by sqrt(std) once more, and only where it is
   # built with weights='imagenet'; the variance takes that in.
   if name.startswith('EfficientNetB') and (
-      weights == 'imagenet' or _has_second_scale(weights)):
+    weights == 'imagenet' or _has_second_scale(weights)
+  ):
     normalization = next(
-        layer for layer in features.layers if isinstance(layer, _Normalization))
+      layer for layer in features.layers if isinstance(layer, _Normalization)
+    )
     normalization.adapt_variance.assign(
-        normalization.adapt_variance *
-        tf.constant(preprocess_ops.STDDEV_NORM))
+      normalization.adapt_variance * tf.constant(preprocess_ops.STDDEV_NORM)
+    )
   head = model.layers[-1]
   if task.model.num_classes == _CLASSES:
     classifier = _classifier(source)
-    head.set_weights([
+    head.set_weights(
+      [
         value.reshape(variable.shape)
         for value, variable in zip(classifier.get_weights(), head.weights)
-    ])
+      ]
+    )
   else:
     logging.info(
-        'The classification layer has %d classes, not %d: it starts anew.',
-        task.model.num_classes, _CLASSES)
+      'The classification layer has %d classes, not %d: it starts anew.',
+      task.model.num_classes,
+      _CLASSES,
+    )

@@ -6,7 +6,7 @@ vanishes, and the `released` kernel moves a map by half a cell.
 """
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 # How maps come to the size that is filtered: as released, by two pixels a side
 # wherever they lie, or by all of them.
@@ -16,7 +16,7 @@ KERNELS = ('released', 'centred')
 WORKING_SIZE = 64
 
 _KERNEL_SIZE = 10
-_SIGMA = 10.
+_SIGMA = 10.0
 
 
 def _released_filter(offsets: np.ndarray) -> np.ndarray:
@@ -30,10 +30,11 @@ def _released_filter(offsets: np.ndarray) -> np.ndarray:
     float32 (64, 64): row i holds the weights that cell i takes from the others.
     Cells outside the map count as 0.
   """
-  taps = np.exp(-offsets**2 / (2. * _SIGMA**2))
+  taps = np.exp(-(offsets**2) / (2.0 * _SIGMA**2))
   matrix = sum(
-      weight * np.eye(WORKING_SIZE, k=offset)
-      for weight, offset in zip(taps / taps.sum(), range(-4, _KERNEL_SIZE - 4)))
+    weight * np.eye(WORKING_SIZE, k=offset)
+    for weight, offset in zip(taps / taps.sum(), range(-4, _KERNEL_SIZE - 4))
+  )
   return matrix.astype(np.float32)
 
 
@@ -50,8 +51,9 @@ def to_cells(maps: tf.Tensor, map_resize: str = 'released') -> tf.Tensor:
   Returns:
     float32 `Tensor` of shape (B, 64, 64, 1).
   """
-  return tf.image.resize(maps, [WORKING_SIZE, WORKING_SIZE],
-                         antialias=map_resize == 'antialias')
+  return tf.image.resize(
+    maps, [WORKING_SIZE, WORKING_SIZE], antialias=map_resize == 'antialias'
+  )
 
 
 def blur_cells(cells: tf.Tensor, kernel: str = 'released') -> tf.Tensor:
@@ -76,14 +78,18 @@ def blur_cells(cells: tf.Tensor, kernel: str = 'released') -> tf.Tensor:
   rows = columns[::-1]
   down, across = _released_filter(rows), _released_filter(columns)
   if kernel == 'centred':
-    down, across = ((m + m.T) / 2. for m in (down, across))
+    down, across = ((m + m.T) / 2.0 for m in (down, across))
   blurred = tf.matmul(down, cells[..., 0])
   blurred = tf.matmul(blurred, across, transpose_b=True)
   return blurred[..., tf.newaxis]
 
 
-def blur_maps(maps: tf.Tensor, output_size, map_resize: str = 'released',
-              kernel: str = 'released') -> tf.Tensor:
+def blur_maps(
+  maps: tf.Tensor,
+  output_size,
+  map_resize: str = 'released',
+  kernel: str = 'released',
+) -> tf.Tensor:
   """Blurs human maps, by default as the released ClickMe loader does.
 
   A map is resized to 64x64 (`to_cells`), filtered (`blur_cells`), and resized

@@ -7,11 +7,9 @@ saliency maps, and into the functions that it calls, before the first step runs,
 and names the layer.
 """
 
-import tensorflow as tf, tf_keras
-
-# pylint: disable=g-direct-tensorflow-import
+import tensorflow as tf
 from tensorflow.python.framework import ops
-# pylint: enable=g-direct-tensorflow-import
+import tf_keras
 
 from official_ext.harmonization.ops import graph_walk
 from official_ext.harmonization.ops import second_order
@@ -22,22 +20,27 @@ _OF_STRATEGIES = frozenset(['CollectiveReduce', 'CollectiveReduceV2'])
 # Right in graphs that are not compiled, inexact under XLA.
 _INEXACT = frozenset(['MaxPoolGrad', 'MaxPoolGradV2'])
 
-_RESIZE = ('resize images before the model, and upsample inside it by a '
-           'transposed convolution or tf.repeat')
+_RESIZE = (
+  'resize images before the model, and upsample inside it by a '
+  'transposed convolution or tf.repeat'
+)
 _REMEDIES = {
-    'ResizeBilinearGrad': _RESIZE,
-    'ResizeBicubicGrad': _RESIZE,
-    'ResizeNearestNeighborGrad': _RESIZE,
-    'LRNGrad': 'use batch normalization in its place',
-    'MaxPoolGradV2': 'use tf.nn.max_pool2d',
-    'EagerPyFunc': 'write it in TensorFlow',
+  'ResizeBilinearGrad': _RESIZE,
+  'ResizeBicubicGrad': _RESIZE,
+  'ResizeNearestNeighborGrad': _RESIZE,
+  'LRNGrad': 'use batch normalization in its place',
+  'MaxPoolGradV2': 'use tf.nn.max_pool2d',
+  'EagerPyFunc': 'write it in TensorFlow',
 }
-_REMEDY = ('replace the layer by one whose gradient TensorFlow can '
-           'differentiate, or set task.harmonization.weight to 0')
+_REMEDY = (
+  'replace the layer by one whose gradient TensorFlow can '
+  'differentiate, or set task.harmonization.weight to 0'
+)
 _TRACED_BEFORE = (
-    'its @tf.function was differentiated twice before, outside of '
-    "ops.second_order.scope, and keeps TensorFlow's gradient of {}: build the "
-    'model anew for harmonized training, or run that in a process of its own')
+  'its @tf.function was differentiated twice before, outside of '
+  "ops.second_order.scope, and keeps TensorFlow's gradient of {}: build the "
+  'model anew for harmonized training, or run that in a process of its own'
+)
 
 
 def layer_of(names, model) -> str:
@@ -50,8 +53,11 @@ def layer_of(names, model) -> str:
   Returns:
     Its last layer that the names mention, or else the op's name.
   """
-  layers = {m.name for m in getattr(model, 'submodules', ())
-            if isinstance(m, tf_keras.layers.Layer)}
+  layers = {
+    m.name
+    for m in getattr(model, 'submodules', ())
+    if isinstance(m, tf_keras.layers.Layer)
+  }
   parts = [part for name in names for part in name.split('/')]
   found = [part for part in parts if part in layers]
   return f'layer {found[-1]!r}' if found else f'op {names[-1]!r}'
@@ -64,25 +70,33 @@ def _problem(op, marks: graph_walk.Marks, in_gradient: bool):
     What its gradient is like and what to do, or None.
   """
   if op.type == 'StopGradient' and in_gradient:
-    return (f'its gradient is stopped inside a gradient ({op.name}), and '
-            'would be taken for zero',
-            'take tf.stop_gradient out of the custom gradient')
+    return (
+      f'its gradient is stopped inside a gradient ({op.name}), and '
+      'would be taken for zero',
+      'take tf.stop_gradient out of the custom gradient',
+    )
   if in_gradient and marks.stopped_mean:
-    return ('the mean in its variance is held fixed',
-            'compute it by tf.nn.moments; or, if it is, ' +
-            _TRACED_BEFORE.format('the variance'))
+    return (
+      'the mean in its variance is held fixed',
+      'compute it by tf.nn.moments; or, if it is, '
+      + _TRACED_BEFORE.format('the variance'),
+    )
   if in_gradient and marks.hidden:
-    return ('its custom gradient uses a value whose own gradient is stopped, '
-            'so that the gradient of the gradient would be taken for zero',
-            'take tf.stop_gradient out of the custom gradient')
+    return (
+      'its custom gradient uses a value whose own gradient is stopped, '
+      'so that the gradient of the gradient would be taken for zero',
+      'take tf.stop_gradient out of the custom gradient',
+    )
   if op.type in _OF_STRATEGIES or op.type in graph_walk.CONSTANT:
     return None
   remedy = _REMEDIES.get(op.type, _REMEDY)
   if op.type == 'EagerPyFunc':
     return 'the gradient of its Python code cannot be differentiated', remedy
   if op.type in _INEXACT and not _is_made_exact(op):
-    return (f'the gradient of its {op.type} is inexact under XLA',
-            _REMEDIES.get(op.type, _TRACED_BEFORE.format('max-pooling')))
+    return (
+      f'the gradient of its {op.type} is inexact under XLA',
+      _REMEDIES.get(op.type, _TRACED_BEFORE.format('max-pooling')),
+    )
   try:
     known = ops.get_gradient_function(op)
   except LookupError:
@@ -94,8 +108,10 @@ def _problem(op, marks: graph_walk.Marks, in_gradient: bool):
 
 def _is_made_exact(op) -> bool:
   """Whether `second_order` has given a max-pooling's gradient its own."""
-  kinds = {c.type == 'IdentityN' and graph_walk.custom_gradient(c)
-           for c in op.outputs[0].consumers()}
+  kinds = {
+    c.type == 'IdentityN' and graph_walk.custom_gradient(c)
+    for c in op.outputs[0].consumers()
+  }
   return kinds == {second_order.MAX_POOL}
 
 
@@ -118,8 +134,10 @@ def check_graph(maps: tf.Tensor, forward, model):
     problem = _problem(op, marks, in_gradient)
     if problem:
       what, remedy = problem
-      raise ValueError(f'{layer_of(names(), model)} cannot be '
-                       f'harmonized: {what}. What to do: {remedy}.')
+      raise ValueError(
+        f'{layer_of(names(), model)} cannot be '
+        f'harmonized: {what}. What to do: {remedy}.'
+      )
 
   graph_walk.walk(maps, forward, visit)
 
@@ -145,20 +163,29 @@ def gradients(tape: tf.GradientTape, loss: tf.Tensor, model: tf_keras.Model):
   except (LookupError, RuntimeError, TypeError) as e:
     if tf.executing_eagerly():
       raise
-    suspects = ', '.join(sorted({
-        layer_of([op.name], model)
-        for op in tf.compat.v1.get_default_graph().get_operations()
-        if graph_walk.custom_gradient(op) not in (
-            None, second_order.MAX_POOL, second_order.BATCH_NORM)
-    })) or 'none'
+    suspects = (
+      ', '.join(
+        sorted(
+          {
+            layer_of([op.name], model)
+            for op in tf.compat.v1.get_default_graph().get_operations()
+            if graph_walk.custom_gradient(op)
+            not in (None, second_order.MAX_POOL, second_order.BATCH_NORM)
+          }
+        )
+      )
+      or 'none'
+    )
     raise ValueError(
-        'The model cannot be harmonized: the gradient of its gradient fails '
-        f'with "{str(e).strip().splitlines()[-1].strip()}". Layers with a '
-        f'custom gradient: {suspects}. What to do: {_REMEDY}.') from e
+      'The model cannot be harmonized: the gradient of its gradient fails '
+      f'with "{str(e).strip().splitlines()[-1].strip()}". Layers with a '
+      f'custom gradient: {suspects}. What to do: {_REMEDY}.'
+    ) from e
   cut_off = [v.name for g, v in zip(found, variables) if g is None]
   if cut_off:
     raise ValueError(
-        f'{len(cut_off)} trainable variables are cut off from the loss, the '
-        f'first is {cut_off[0]}. What to do: look for a stopped gradient in '
-        'the model, or make them not trainable.')
+      f'{len(cut_off)} trainable variables are cut off from the loss, the '
+      f'first is {cut_off[0]}. What to do: look for a stopped gradient in '
+      'the model, or make them not trainable.'
+    )
   return found

@@ -4,46 +4,63 @@
 own. A walk that sees one graph only sees none of these.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Callable, Dict, FrozenSet, List, Sequence
 
-import tensorflow as tf, tf_keras
-
-# pylint: disable=g-direct-tensorflow-import
+import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.framework import function_def_to_graph
-# pylint: enable=g-direct-tensorflow-import
 
 # Their values do not change with their inputs, but for jumps, or are meant as
 # constants.
-CONSTANT = frozenset([
-    'Ceil', 'Floor', 'OnesLike', 'Rint', 'Round', 'Sign', 'StopGradient',
-    'ZerosLike'
-])
+CONSTANT = frozenset(
+  [
+    'Ceil',
+    'Floor',
+    'OnesLike',
+    'Rint',
+    'Round',
+    'Sign',
+    'StopGradient',
+    'ZerosLike',
+  ]
+)
 
 # The name scope in which a gradient is to be taken that will be walked through.
 GRADIENT = 'saliency_gradient'
 
 _READS = frozenset(['ReadVariableOp', 'ResourceGather', 'ResourceGatherNd'])
 # They hand on what they are given.
-_TRANSPARENT = frozenset([
-    'BroadcastTo', 'Cast', 'ExpandDims', 'Identity', 'Pack', 'Reshape',
-    'Squeeze', 'TensorListGetItem', 'TensorListPopBack', 'TensorListPushBack',
-    'TensorListSetItem', 'TensorListStack', 'Transpose'
-])
+_TRANSPARENT = frozenset(
+  [
+    'BroadcastTo',
+    'Cast',
+    'ExpandDims',
+    'Identity',
+    'Pack',
+    'Reshape',
+    'Squeeze',
+    'TensorListGetItem',
+    'TensorListPopBack',
+    'TensorListPushBack',
+    'TensorListSetItem',
+    'TensorListStack',
+    'Transpose',
+  ]
+)
 # Attributes that name the functions that compute an op's outputs from its last
 # inputs.
 _FUNCTIONS = {
-    'Case': 'branches',
-    'If': ('then_branch', 'else_branch'),
-    'PartitionedCall': 'f',
-    'RemoteCall': 'f',
-    'StatefulPartitionedCall': 'f',
-    'StatelessCase': 'branches',
-    'StatelessIf': ('then_branch', 'else_branch'),
-    'StatelessWhile': 'body',
-    'TPUPartitionedCall': 'f',
-    'While': 'body',
+  'Case': 'branches',
+  'If': ('then_branch', 'else_branch'),
+  'PartitionedCall': 'f',
+  'RemoteCall': 'f',
+  'StatefulPartitionedCall': 'f',
+  'StatelessCase': 'branches',
+  'StatelessIf': ('then_branch', 'else_branch'),
+  'StatelessWhile': 'body',
+  'TPUPartitionedCall': 'f',
+  'While': 'body',
 }
 _LOOPS = frozenset(['While', 'StatelessWhile'])
 
@@ -58,20 +75,23 @@ class Marks:
     hidden: it comes from a stopped gradient inside a function with a custom
       gradient, where gradients do not look.
   """
+
   varies: bool = False
   stopped_mean: bool = False
   hidden: bool = False
 
   def __or__(self, other: 'Marks') -> 'Marks':
-    return Marks(self.varies or other.varies,
-                 self.stopped_mean or other.stopped_mean,
-                 self.hidden or other.hidden)
+    return Marks(
+      self.varies or other.varies,
+      self.stopped_mean or other.stopped_mean,
+      self.hidden or other.hidden,
+    )
 
 
 _NOTHING = Marks()
 # An op, names that tell where it belongs (the most telling last), the marks of
 # its inputs, and whether it is part of the gradient.
-Visitor = Callable[[tf.Operation, Callable[[], List[str]], Marks, bool], None]
+Visitor = Callable[[tf.Operation, Callable[[], list[str]], Marks, bool], None]
 
 
 def custom_gradient(op: tf.Operation):
@@ -85,7 +105,7 @@ def _carries_gradients(tensor: tf.Tensor) -> bool:
   return dtype.is_floating or dtype.is_complex or dtype == tf.variant
 
 
-def _in_order(outputs: Sequence[tf.Tensor]) -> List[tf.Operation]:
+def _in_order(outputs: Sequence[tf.Tensor]) -> list[tf.Operation]:
   """Ops that outputs are computed from, each after those of its inputs."""
   ordered, seen = [], set()
   pending = [(t.op, False) for t in outputs]
@@ -110,10 +130,11 @@ def _is_of_variance(stopped: tf.Operation) -> bool:
     if consumer.type in _TRANSPARENT:
       consumers += consumer.outputs[0].consumers()
   return mean.op.type == 'Mean' and any(
-      c.type == 'SquaredDifference' for c in consumers)
+    c.type == 'SquaredDifference' for c in consumers
+  )
 
 
-def _hidden_regions(operations) -> FrozenSet[tf.Operation]:
+def _hidden_regions(operations) -> frozenset[tf.Operation]:
   """Ops inside functions with a custom gradient.
 
   Such a function ends in an IdentityN of its results, followed by its
@@ -140,7 +161,7 @@ def _hidden_regions(operations) -> FrozenSet[tf.Operation]:
   return frozenset(hidden)
 
 
-def _origin(op, is_in_gradient) -> List[str]:
+def _origin(op, is_in_gradient) -> list[str]:
   """Names that tell which part of the network an op belongs to.
 
   The gradient of a function, and a custom gradient, have names that tell
@@ -173,18 +194,22 @@ class _Walk:
   def _body(self, name: str, graph):
     """The graph of a function."""
     if name not in self._bodies:
-      found = [g._get_function(name) for g in (graph, *self._graphs)]  # pylint: disable=protected-access
+      found = [g._get_function(name) for g in (graph, *self._graphs)]
       function = next((f for f in found if f is not None), None)
       body = getattr(function, 'graph', None)
       if body is None:
-        definition = (function.cached_definition if function else
-                      context.get_function_def(name))
+        definition = (
+          function.cached_definition
+          if function
+          else context.get_function_def(name)
+        )
         body = function_def_to_graph.function_def_to_graph(definition)
       self._bodies[name] = body
     return self._bodies[name]
 
-  def _call(self, op, given: List[Marks], path, in_gradient: bool,
-            is_hidden: bool) -> List[Marks]:
+  def _call(
+    self, op, given: list[Marks], path, in_gradient: bool, is_hidden: bool
+  ) -> list[Marks]:
     """The marks of the outputs of an op that calls functions."""
     names = _FUNCTIONS[op.type]
     functions = []
@@ -194,26 +219,32 @@ class _Walk:
     results = [_NOTHING] * len(op.outputs)
     for function in functions:
       body = self._body(function, op.graph)
-      inputs, outputs = body.inputs, body.outputs[:len(op.outputs)]
+      inputs, outputs = body.inputs, body.outputs[: len(op.outputs)]
       # Conditionals take which branch it is before what branches take.
       skipped = int(op.type.endswith(('If', 'Case', 'RemoteCall')))
       marks = given[skipped:]
       while True:
         known = {t.ref(): m for t, m in zip(inputs, marks)}
-        found = self.marks(outputs, known, path, lambda _: in_gradient,
-                           is_hidden)
+        found = self.marks(
+          outputs, known, path, lambda _: in_gradient, is_hidden
+        )
         more = [m | f for m, f in zip(marks, found)]
-        if op.type not in _LOOPS or more == marks[:len(more)]:
+        if op.type not in _LOOPS or more == marks[: len(more)]:
           break
-        marks = more + marks[len(more):]
+        marks = more + marks[len(more) :]
       results = [r | f for r, f in zip(results, found)]
       if op.type in _LOOPS:  # It may not be entered.
         results = [r | m for r, m in zip(results, marks)]
     return results
 
-  def marks(self, outputs, known: Dict, path,
-            is_in_gradient: Callable[[tf.Operation], bool],
-            is_hidden: bool = False) -> List[Marks]:
+  def marks(
+    self,
+    outputs,
+    known: dict,
+    path,
+    is_in_gradient: Callable[[tf.Operation], bool],
+    is_hidden: bool = False,
+  ) -> list[Marks]:
     """Marks what outputs are computed from, and visits it.
 
     Args:
@@ -228,19 +259,29 @@ class _Walk:
       The marks of the outputs.
     """
     operations = _in_order(outputs)
-    hidden = _hidden_regions(
-        op for op in outputs[0].graph.get_operations()
-        if not is_in_gradient(op)) if outputs else ()
+    hidden = (
+      _hidden_regions(
+        op for op in outputs[0].graph.get_operations() if not is_in_gradient(op)
+      )
+      if outputs
+      else ()
+    )
     for op in operations:
       given = [known.get(t.ref(), _NOTHING) for t in op.inputs]
       if op.type in _FUNCTIONS:
-        found = self._call(op, given, [*path, *_origin(op, is_in_gradient)],
-                           is_in_gradient(op), is_hidden or op in hidden)
+        found = self._call(
+          op,
+          given,
+          [*path, *_origin(op, is_in_gradient)],
+          is_in_gradient(op),
+          is_hidden or op in hidden,
+        )
       elif op.outputs and op.outputs[0].ref() in known:
         continue  # The graph's own input.
       else:
-        found = [self._mark(op, given, path, is_in_gradient,
-                            is_hidden or op in hidden)] * len(op.outputs)
+        found = [
+          self._mark(op, given, path, is_in_gradient, is_hidden or op in hidden)
+        ] * len(op.outputs)
       known.update((t.ref(), f) for t, f in zip(op.outputs, found))
     return [known.get(t.ref(), _NOTHING) for t in outputs]
 
@@ -260,12 +301,12 @@ class _Walk:
     if op.type in _TRANSPARENT:
       return together
     if together.varies or (in_gradient and together != _NOTHING):
-      self._visit(op, lambda: [*path, *_origin(op, is_in_gradient)], together,
-                  in_gradient)
+      self._visit(
+        op, lambda: [*path, *_origin(op, is_in_gradient)], together, in_gradient
+      )
     if op.type in CONSTANT:
       return _NOTHING
-    return Marks(varies=together.varies,
-                 hidden=together.hidden and is_hidden)
+    return Marks(varies=together.varies, hidden=together.hidden and is_hidden)
 
 
 def walk(tensor: tf.Tensor, forward, visit: Visitor):
@@ -282,7 +323,8 @@ def walk(tensor: tf.Tensor, forward, visit: Visitor):
     # Other replicas may go forward in the same graph at that time. Tapes have a
     # name scope of their own, which leaves ours.
     return op not in forward and any(
-        part.startswith((GRADIENT, 'gradient_tape'))
-        for part in op.name.split('/'))
+      part.startswith((GRADIENT, 'gradient_tape'))
+      for part in op.name.split('/')
+    )
 
   _Walk(tensor.graph, visit).marks([tensor], {}, (), is_in_gradient)

@@ -1,18 +1,19 @@
 """Moving averages of batch normalization, where a batch passes in two parts."""
 
 import math
-from typing import List, NamedTuple, Optional
+from typing import NamedTuple
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 
 class _Averages(NamedTuple):
   """The moving averages of one layer: of the mean and of the variance."""
+
   mean: tf.Tensor
   variance: tf.Tensor
 
 
-def _values_per_image(layer) -> Optional[int]:
+def _values_per_image(layer) -> int | None:
   """How many values of a channel an image has in a layer, if it is known."""
   shape = getattr(layer, '_build_input_shape', None)
   if shape is None:
@@ -57,15 +58,20 @@ class TwoParts:
         and is built by them.
     """
     modules = getattr(model, 'submodules', ())
-    if any(hasattr(layer, 'moving_mean_initializer') and not layer.built
-           for layer in modules):
+    if any(
+      hasattr(layer, 'moving_mean_initializer') and not layer.built
+      for layer in modules
+    ):
       model(images[:1], training=False)
       modules = model.submodules
     self._layers = [
-        layer for layer in modules
-        if all(getattr(layer, name, None) is not None
-               for name in ('moving_mean', 'moving_variance', 'momentum'))
-        and not getattr(layer, 'renorm', False)
+      layer
+      for layer in modules
+      if all(
+        getattr(layer, name, None) is not None
+        for name in ('moving_mean', 'moving_variance', 'momentum')
+      )
+      and not getattr(layer, 'renorm', False)
     ]
     self._before = self._read()
     self._first = None
@@ -73,10 +79,13 @@ class TwoParts:
   def __bool__(self):
     return bool(self._layers)
 
-  def _read(self) -> List[_Averages]:
-    return [_Averages(layer.moving_mean.read_value(),
-                      layer.moving_variance.read_value())
-            for layer in self._layers]
+  def _read(self) -> list[_Averages]:
+    return [
+      _Averages(
+        layer.moving_mean.read_value(), layer.moving_variance.read_value()
+      )
+      for layer in self._layers
+    ]
 
   def between(self):
     """Takes the averages of the first part and puts the old ones back."""
@@ -92,15 +101,22 @@ class TwoParts:
       first: images of the first part.
       second: images of the second part.
     """
-    for layer, before, one, two in zip(self._layers, self._before, self._first,
-                                       self._read()):
+    for layer, before, one, two in zip(
+      self._layers, self._before, self._first, self._read()
+    ):
       pooled = _pool(layer, before, one, two, first, second)
       layer.moving_mean.assign(pooled.mean)
       layer.moving_variance.assign(pooled.variance)
 
 
-def _pool(layer, before: _Averages, one: _Averages, two: _Averages, first: int,
-          second: int) -> _Averages:
+def _pool(
+  layer,
+  before: _Averages,
+  one: _Averages,
+  two: _Averages,
+  first: int,
+  second: int,
+) -> _Averages:
   """The averages of a layer after one update by both parts."""
   # TensorFlow's fused kernel averages unbiased variances.
   values = _values_per_image(layer) if getattr(layer, 'fused', False) else None
@@ -112,14 +128,22 @@ def _pool(layer, before: _Averages, one: _Averages, two: _Averages, first: int,
 
   def share(updated, part):
     # (1 - decay) times the part's variance, as it counts among all.
-    return (part - unbiased) / (n - unbiased) * (
-        updated.variance - decay * before.variance)
+    return (
+      (part - unbiased)
+      / (n - unbiased)
+      * (updated.variance - decay * before.variance)
+    )
 
   # The averages differ by (1 - decay) times what the means do.
-  between = n1 * n2 / (n * (n - unbiased)) * tf.math.divide_no_nan(
-      tf.square(one.mean - two.mean), tf.cast(1. - decay, mean.dtype))
-  variance = (decay * before.variance + share(one, n1) + share(two, n2) +
-              between)
+  between = (
+    n1
+    * n2
+    / (n * (n - unbiased))
+    * tf.math.divide_no_nan(
+      tf.square(one.mean - two.mean), tf.cast(1.0 - decay, mean.dtype)
+    )
+  )
+  variance = decay * before.variance + share(one, n1) + share(two, n2) + between
 
   def where_updated(new, name):
     # A layer that is frozen, or that runs in inference mode, updates nothing.
@@ -127,5 +151,6 @@ def _pool(layer, before: _Averages, one: _Averages, two: _Averages, first: int,
     same = (getattr(one, name) == old) & (getattr(two, name) == old)
     return tf.where(same, old, new)
 
-  return _Averages(where_updated(mean, 'mean'),
-                   where_updated(variance, 'variance'))
+  return _Averages(
+    where_updated(mean, 'mean'), where_updated(variance, 'variance')
+  )

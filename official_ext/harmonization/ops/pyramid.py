@@ -1,16 +1,14 @@
 """Binomial pyramids of saliency and human-importance maps."""
 
-from typing import List
-
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.ops import tensors
 
-_BINOMIAL = np.array([1., 4., 6., 4., 1.], np.float64) / 16.
+_BINOMIAL = np.array([1.0, 4.0, 6.0, 4.0, 1.0], np.float64) / 16.0
 
 
-def gaussian_pyramid(maps: tf.Tensor, levels: int) -> List[tf.Tensor]:
+def gaussian_pyramid(maps: tf.Tensor, levels: int) -> list[tf.Tensor]:
   """Builds a pyramid of maps, each level half the size of the one before.
 
   Every level is the previous one filtered by the 5x5 binomial kernel
@@ -35,10 +33,12 @@ def gaussian_pyramid(maps: tf.Tensor, levels: int) -> List[tf.Tensor]:
   maps = tensors.floating(maps)
   maps.shape.assert_has_rank(3)
   kernel = tf.constant(
-      np.outer(_BINOMIAL, _BINOMIAL)[:, :, np.newaxis, np.newaxis], maps.dtype)
+    np.outer(_BINOMIAL, _BINOMIAL)[:, :, np.newaxis, np.newaxis], maps.dtype
+  )
   pyramid = [maps]
   for _ in range(levels - 1):
     coarser = tf.nn.conv2d(
-        pyramid[-1][..., tf.newaxis], kernel, strides=2, padding='SAME')
+      pyramid[-1][..., tf.newaxis], kernel, strides=2, padding='SAME'
+    )
     pyramid.append(coarser[..., 0])
   return pyramid

@@ -5,11 +5,13 @@ is the one place that computes logits together with saliency; what it returns
 can be differentiated again, which is how a harmonization loss trains a network.
 """
 
+from collections.abc import Callable
 import functools
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any
 import weakref
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.ops import double_backward
 from official_ext.harmonization.ops import graph_walk
@@ -21,9 +23,9 @@ from official_ext.harmonization.ops import tensors
 # gradient is the released training map, the largest magnitude is the released
 # evaluation map (`harmonization` 0.0.9, `training/loss.py`; `xplique`).
 REDUCTIONS = {
-    'signed_mean': lambda g: tf.reduce_mean(g, axis=-1),
-    'abs_mean': lambda g: tf.reduce_mean(tf.abs(g), axis=-1),
-    'abs_max': lambda g: tf.reduce_max(tf.abs(g), axis=-1),
+  'signed_mean': lambda g: tf.reduce_mean(g, axis=-1),
+  'abs_mean': lambda g: tf.reduce_mean(tf.abs(g), axis=-1),
+  'abs_max': lambda g: tf.reduce_max(tf.abs(g), axis=-1),
 }
 
 # Which function of the logits is differentiated. A function added to all logits
@@ -31,9 +33,9 @@ REDUCTIONS = {
 # "Rethinking the Role of Gradient-based Attribution Methods for Model
 # Interpretability", ICLR 2021); the other two targets are blind to it.
 TARGETS = {
-    'logit': lambda z: z,
-    'centered_logit': lambda z: z - tf.reduce_mean(z, axis=-1, keepdims=True),
-    'log_probability': tf.nn.log_softmax,
+  'logit': lambda z: z,
+  'centered_logit': lambda z: z - tf.reduce_mean(z, axis=-1, keepdims=True),
+  'log_probability': tf.nn.log_softmax,
 }
 
 # How the saliency pass treats batch statistics; see `training_maps`.
@@ -51,38 +53,54 @@ def choose(table, kind: str, name: str):
 _checked = weakref.WeakKeyDictionary()
 
 
-def _first_pass(model, images, targets, loss_scale, *, training,
-                saliency_target, eager_graph=None):
+def _first_pass(
+  model,
+  images,
+  targets,
+  loss_scale,
+  *,
+  training,
+  saliency_target,
+  eager_graph=None,
+):
   """Logits, the gradient of all images, and the ops that were there before."""
   score_of = TARGETS[saliency_target]
   with second_order.scope(eager_graph), tf.GradientTape() as tape:
     tape.watch(images)
     logits = tf.cast(model(images, training=training), images.dtype)
-    scores = score_of(logits[:tf.shape(targets)[0]]) * targets
+    scores = score_of(logits[: tf.shape(targets)[0]]) * targets
     score = tf.reduce_sum(scores)
     if loss_scale is not None:
       score *= loss_scale
-    forward = () if tf.executing_eagerly() else frozenset(
-        tf.compat.v1.get_default_graph().get_operations())
+    forward = (
+      ()
+      if tf.executing_eagerly()
+      else frozenset(tf.compat.v1.get_default_graph().get_operations())
+    )
     try:
       with tf.name_scope(graph_walk.GRADIENT):
         gradient = tape.gradient(score, images)
     except LookupError as e:
       raise ValueError(
-          'The model has no saliency maps: one of its operations has no '
-          f'gradient in TensorFlow ({str(e).strip().splitlines()[-1].strip()});'
-          ' expected operations that all have one. Replace the layer that uses '
-          'it.') from e
+        'The model has no saliency maps: one of its operations has no '
+        f'gradient in TensorFlow ({str(e).strip().splitlines()[-1].strip()});'
+        ' expected operations that all have one. Replace the layer that uses '
+        'it.'
+      ) from e
   if gradient is None:
-    raise ValueError('The logits do not depend on the images, so there are no '
-                     'saliency maps: look for a stopped gradient in the model.')
+    raise ValueError(
+      'The logits do not depend on the images, so there are no '
+      'saliency maps: look for a stopped gradient in the model.'
+    )
   return logits, gradient, forward
 
 
 def _check_by_tracing(model, first_pass, inputs):
   """Checks a pass that runs eagerly: it has no graph, so one is traced."""
-  key = (str(first_pass.keywords), *(
-      t is not None and (t.dtype, *t.shape) for t in inputs))
+  key = (
+    str(first_pass.keywords),
+    *(t is not None and (t.dtype, *t.shape) for t in inputs),
+  )
   try:
     known = _checked.setdefault(model, set())
   except TypeError:
@@ -94,22 +112,25 @@ def _check_by_tracing(model, first_pass, inputs):
     # A second tape, since functions are differentiated otherwise under one.
     with tf.GradientTape():
       _, gradient, forward = first_pass(
-          model, *inputs, eager_graph=tf.compat.v1.get_default_graph())
+        model, *inputs, eager_graph=tf.compat.v1.get_default_graph()
+      )
     double_backward.check_graph(gradient, forward, model)
 
   tf.function(trace).get_concrete_function(
-      *(t if t is None else tf.TensorSpec(t.shape, t.dtype) for t in inputs))
+    *(t if t is None else tf.TensorSpec(t.shape, t.dtype) for t in inputs)
+  )
   known.add(key)
 
 
 def logits_and_gradients(
-    model: Callable[..., tf.Tensor],
-    images: tf.Tensor,
-    targets: tf.Tensor,
-    *,
-    training: bool,
-    saliency_target: str = 'logit',
-    loss_scale: Optional[tf.Tensor] = None) -> Tuple[tf.Tensor, tf.Tensor]:
+  model: Callable[..., tf.Tensor],
+  images: tf.Tensor,
+  targets: tf.Tensor,
+  *,
+  training: bool,
+  saliency_target: str = 'logit',
+  loss_scale: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
   """Computes logits and the gradient of their targets in one forward pass.
 
   The gradient of image b is d(sum_c targets[b, c] * f_c(x_b)) / dx_b (Fel et
@@ -156,15 +177,18 @@ def logits_and_gradients(
   if mapped is None:
     mapped = tf.shape(targets)[0]
   elif images.shape[0] is not None and mapped > images.shape[0]:
-    raise ValueError(f'{mapped} targets for {images.shape[0]} images: there '
-                     'must not be more targets than images.')
+    raise ValueError(
+      f'{mapped} targets for {images.shape[0]} images: there '
+      'must not be more targets than images.'
+    )
   # Anything narrower than float32 would lose the gradient.
   dtype = tf.float64 if images.dtype == tf.float64 else tf.float32
   images, targets = tf.cast(images, dtype), tf.cast(targets, dtype)
   if loss_scale is not None:
     loss_scale = tf.cast(loss_scale, dtype)
   first_pass = functools.partial(
-      _first_pass, training=training, saliency_target=saliency_target)
+    _first_pass, training=training, saliency_target=saliency_target
+  )
   inputs = (images, targets, loss_scale)
   logits, gradient, forward = first_pass(model, *inputs)
 
@@ -187,12 +211,13 @@ def logits_and_gradients(
 
 
 def saliency_maps(
-    model: Callable[..., tf.Tensor],
-    images: tf.Tensor,
-    targets: tf.Tensor,
-    *,
-    reduction: str = 'signed_mean',
-    **kwargs: Any) -> Tuple[tf.Tensor, tf.Tensor]:
+  model: Callable[..., tf.Tensor],
+  images: tf.Tensor,
+  targets: tf.Tensor,
+  *,
+  reduction: str = 'signed_mean',
+  **kwargs: Any,
+) -> tuple[tf.Tensor, tf.Tensor]:
   """Computes logits and saliency maps in one forward pass.
 
   Args:
@@ -216,12 +241,13 @@ def saliency_maps(
 
 
 def training_maps(
-    model: tf_keras.Model,
-    images: tf.Tensor,
-    targets: tf.Tensor,
-    *,
-    batch_norm: str = 'mapped',
-    **kwargs: Any) -> Tuple[tf.Tensor, tf.Tensor, List[tf.Tensor]]:
+  model: tf_keras.Model,
+  images: tf.Tensor,
+  targets: tf.Tensor,
+  *,
+  batch_norm: str = 'mapped',
+  **kwargs: Any,
+) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
   """Computes a training step's logits, its saliency maps and auxiliary losses.
 
   Batch normalization ties the images of a batch together, so that the maps of
@@ -261,22 +287,26 @@ def training_maps(
   mapped, size = targets.shape[0], images.shape[0]
   if batch_norm == 'batch' or (batch_norm == 'mapped' and mapped == size):
     logits, maps = saliency_maps(
-        model, images, targets, training=True, **kwargs)
+      model, images, targets, training=True, **kwargs
+    )
     return logits, maps, model.losses
   if batch_norm == 'mapped':
     averages = moving_averages.TwoParts(model, images)
     logits, maps = saliency_maps(
-        model, images[:mapped], targets, training=True, **kwargs)
+      model, images[:mapped], targets, training=True, **kwargs
+    )
     losses = [mapped / size * loss for loss in model.losses]
     averages.between()
     others = tf.cast(model(images[mapped:], training=True), logits.dtype)
     averages.pool(mapped, size - mapped)
-    losses += [(1. - mapped / size) * loss for loss in model.losses]
+    losses += [(1.0 - mapped / size) * loss for loss in model.losses]
     return tf.concat([logits, others], axis=0), maps, losses
   if batch_norm == 'inference':
     _, maps = saliency_maps(
-        model, images[:mapped], targets, training=False, **kwargs)
+      model, images[:mapped], targets, training=False, **kwargs
+    )
     logits = tf.cast(model(images, training=True), maps.dtype)
     return logits, maps, model.losses
-  raise ValueError(f'Unknown batch_norm {batch_norm!r}: choose one of '
-                   f'{BATCH_NORMS}.')
+  raise ValueError(
+    f'Unknown batch_norm {batch_norm!r}: choose one of {BATCH_NORMS}.'
+  )

@@ -32,13 +32,10 @@ import contextlib
 import functools
 import threading
 
-import tensorflow as tf, tf_keras
-
-# pylint: disable=g-direct-tensorflow-import
+import tensorflow as tf
 from tensorflow.python.eager import record
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import nn_impl
-# pylint: enable=g-direct-tensorflow-import
 
 # The names under which graphs find the gradients of gradients.
 MAX_POOL = 'HarmonizationMaxPoolGrad'
@@ -47,6 +44,7 @@ BATCH_NORM = 'HarmonizationBatchNormGrad'
 
 class _Local(threading.local):
   """What holds in this thread only."""
+
   depth = 0  # Of nested scopes.
   eager_graph = None  # A graph that a step which runs eagerly is traced into.
 
@@ -69,8 +67,11 @@ def _with_gradient(name: str, get_attr, tensors):
       outputs = tf.raw_ops.IdentityN(input=tensors)[:1]
   # Tapes do not ask graphs.
   record.record_operation(
-      name, outputs, list(tensors),
-      lambda upstream: gradient(get_attr, tensors, upstream))
+    name,
+    outputs,
+    list(tensors),
+    lambda upstream: gradient(get_attr, tensors, upstream),
+  )
   return outputs[0]
 
 
@@ -80,7 +81,7 @@ def _register(name: str):
   def decorator(gradient):
 
     @ops.RegisterGradient(name)
-    def of_op(op, upstream, *unused):  # pylint: disable=unused-variable
+    def of_op(op, upstream, *unused):
       return gradient(op.inputs[0].op.get_attr, op.inputs, upstream)
 
     _GRADIENTS[name] = gradient
@@ -124,8 +125,10 @@ def _at_least_0(n):
 def _sizes(x):
   """Height, width and channels of (B, H, W, C), as numbers where known."""
   known = x.shape.with_rank(4)[1:]
-  return [size if size is not None else tf.shape(x)[1 + i]
-          for i, size in enumerate(known)]
+  return [
+    size if size is not None else tf.shape(x)[1 + i]
+    for i, size in enumerate(known)
+  ]
 
 
 def _window_slices(x, pads, window, stride, outputs, fill):
@@ -137,15 +140,19 @@ def _window_slices(x, pads, window, stride, outputs, fill):
     folds.append(-(-((out - 1) * s + k) // s))
     fitted.append((before, _at_least_0(folds[-1] * s - n - before)))
   x = tf.pad(x, [(0, 0), *fitted, (0, 0)], constant_values=fill)
-  x = x[:, :folds[0] * stride[0], :folds[1] * stride[1]]
-  x = tf.reshape(
-      x, [-1, folds[0], stride[0], folds[1], stride[1] * channels])
+  x = x[:, : folds[0] * stride[0], : folds[1] * stride[1]]
+  x = tf.reshape(x, [-1, folds[0], stride[0], folds[1], stride[1] * channels])
   for row in range(window[0]):
     for column in range(window[1]):
       down, phase = divmod(row, stride[0])
       right, group = divmod(column, stride[1])
-      yield x[:, down:down + outputs[0], phase, right:right + outputs[1],
-              group * channels:(group + 1) * channels]
+      yield x[
+        :,
+        down : down + outputs[0],
+        phase,
+        right : right + outputs[1],
+        group * channels : (group + 1) * channels,
+      ]
 
 
 @_register(MAX_POOL)
@@ -163,12 +170,14 @@ def _max_pool_grad_grad(get_attr, tensors, upstream):
     x, upstream = (tf.transpose(t, [0, 2, 3, 1]) for t in (x, upstream))
   size = _sizes(x)[:2]
   pads = _padding(get_attr, size, window, stride, data_format)
-  outputs = [(n + sum(p) - k) // s + 1
-             for n, p, k, s in zip(size, pads, window, stride)]
+  outputs = [
+    (n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, pads, window, stride)
+  ]
   best = read = None
   for values, candidates in zip(
-      _window_slices(x, pads, window, stride, outputs, x.dtype.min),
-      _window_slices(upstream, pads, window, stride, outputs, 0)):
+    _window_slices(x, pads, window, stride, outputs, x.dtype.min),
+    _window_slices(upstream, pads, window, stride, outputs, 0),
+  ):
     if best is None:
       best, read = values, candidates
     else:
@@ -219,21 +228,23 @@ def _batch_norm_grad_grad(get_attr, tensors, upstream):
   # TensorFlow's own first-order kernel. Version 2: the third reserve of
   # version 3 is missing here.
   dv, v_xh, v_sum = tf.raw_ops.FusedBatchNormGradV2(
-      y_backprop=upstream,
-      x=x,
-      scale=scale,
-      reserve_space_1=mean,
-      reserve_space_2=variance,
-      epsilon=get_attr('epsilon'),
-      data_format=get_attr('data_format'),
-      is_training=True)[:3]
+    y_backprop=upstream,
+    x=x,
+    scale=scale,
+    reserve_space_1=mean,
+    reserve_space_2=variance,
+    epsilon=get_attr('epsilon'),
+    data_format=get_attr('data_format'),
+    is_training=True,
+  )[:3]
   if get_attr('data_format') == b'NCHW':
     axes, per_channel = [0, 2, 3], [1, -1, 1, 1]
   else:
     axes, per_channel = [0, 1, 2], [-1]
   count = tf.cast(tf.size(x) / tf.size(scale), scale.dtype)
-  s = tf.math.rsqrt(_variance(x, mean, variance, axes, per_channel) +
-                    get_attr('epsilon'))
+  s = tf.math.rsqrt(
+    _variance(x, mean, variance, axes, per_channel) + get_attr('epsilon')
+  )
 
   def wide(values):
     # Before any product: that of two 16-bit numbers underflows, overflows and
@@ -246,21 +257,28 @@ def _batch_norm_grad_grad(get_attr, tensors, upstream):
   product = tf.reduce_sum(wide(upstream) * wide(g), axes)
   v_p_g = product - (v_sum * g_sum + v_xh * g_xh) / count
   at_x = (
-      times(-s * v_xh / count, wide(dx)) +
-      times(-s * g_xh / count, wide(dv)) -
-      times(scale * s**3 * v_p_g / count,
-            wide(x) - tf.reshape(mean, per_channel)))
+    times(-s * v_xh / count, wide(dx))
+    + times(-s * g_xh / count, wide(dv))
+    - times(
+      scale * s**3 * v_p_g / count, wide(x) - tf.reshape(mean, per_channel)
+    )
+  )
   return (None, dv, tf.cast(at_x, x.dtype), s * v_p_g, None, None, None, None)
 
 
 def _batch_norm_grad(original, op, upstream, *others):
   """The gradient of FusedBatchNorm, of any version."""
   dx, *at_parameters = original(op, upstream, *others)
-  if (not op.get_attr('is_training') or
-      op.get_attr('data_format') not in (b'NHWC', b'NCHW')):
+  if not op.get_attr('is_training') or op.get_attr('data_format') not in (
+    b'NHWC',
+    b'NCHW',
+  ):
     return dx, *at_parameters
-  dx = _with_gradient(BATCH_NORM, op.get_attr, [
-      dx, upstream, *op.inputs[:2], *op.outputs[3:5], *at_parameters[:2]])
+  dx = _with_gradient(
+    BATCH_NORM,
+    op.get_attr,
+    [dx, upstream, *op.inputs[:2], *op.outputs[3:5], *at_parameters[:2]],
+  )
   return dx, *at_parameters
 
 
@@ -314,12 +332,13 @@ def _moments(x, axes, shift=None, name=None, keep_dims=None, keepdims=None):
   @tf.custom_gradient
   def variance_of(values, mean):
     variance = tf.reduce_mean(
-        tf.math.squared_difference(values, mean), axes, keepdims=True)
+      tf.math.squared_difference(values, mean), axes, keepdims=True
+    )
 
     def gradient(upstream):
       # What reaches the mean is zero; the mean in here is differentiable.
       count = tf.cast(tf.size(values) / tf.size(variance), values.dtype)
-      return 2. / count * upstream * (values - mean), tf.zeros_like(mean)
+      return 2.0 / count * upstream * (values - mean), tf.zeros_like(mean)
 
     return variance, gradient
 
@@ -335,8 +354,9 @@ def _moments(x, axes, shift=None, name=None, keep_dims=None, keepdims=None):
 
 def _moments_of_eager_steps(original, *args, **kwargs):
   """`tf.nn.moments` where there is no graph to find a variance in."""
-  eager = (tf.executing_eagerly() or
-           ops.get_default_graph() is _local.eager_graph)
+  eager = (
+    tf.executing_eagerly() or ops.get_default_graph() is _local.eager_graph
+  )
   return (_moments if eager else original)(*args, **kwargs)
 
 
@@ -353,7 +373,7 @@ class _Registered:
     return ops.gradient_registry.lookup(self._name)
 
   def set(self, gradient):
-    registry = ops.gradient_registry._registry  # pylint: disable=protected-access
+    registry = ops.gradient_registry._registry
     registry[self._name]['type'] = gradient
 
 
@@ -371,14 +391,14 @@ class _Attribute:
 
 
 _REPLACED = (
-    (_Registered('MaxPool'), _max_pool_grad),
-    (_Registered('FusedBatchNorm'), _batch_norm_grad),
-    (_Registered('FusedBatchNormV2'), _batch_norm_grad),
-    (_Registered('FusedBatchNormV3'), _batch_norm_grad),
-    (_Registered('SquaredDifference'), _squared_difference_grad),
-    # `tf.nn.moments` is a front for this one.
-    (_Attribute(nn_impl, 'moments'), _moments_of_eager_steps),
-    (_Attribute(tf.compat.v1.nn, 'moments'), _moments_of_eager_steps),
+  (_Registered('MaxPool'), _max_pool_grad),
+  (_Registered('FusedBatchNorm'), _batch_norm_grad),
+  (_Registered('FusedBatchNormV2'), _batch_norm_grad),
+  (_Registered('FusedBatchNormV3'), _batch_norm_grad),
+  (_Registered('SquaredDifference'), _squared_difference_grad),
+  # `tf.nn.moments` is a front for this one.
+  (_Attribute(nn_impl, 'moments'), _moments_of_eager_steps),
+  (_Attribute(tf.compat.v1.nn, 'moments'), _moments_of_eager_steps),
 )
 
 _lock = threading.Lock()

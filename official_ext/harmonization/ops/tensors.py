@@ -1,6 +1,6 @@
 """What public functions of tensors take for one."""
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 
 def floating(values) -> tf.Tensor:

@@ -4,13 +4,16 @@ One step scores a batch, of images with maps or without; every image that counts
 counts once.
 """
 
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+from collections.abc import Mapping
+from typing import Any
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
-    harmonized_image_classification as exp_cfg)
+  harmonized_image_classification as exp_cfg,
+)
 from official_ext.harmonization.evaluation import metrics as alignment_metrics
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.tasks import alignment_report
@@ -21,9 +24,11 @@ _SCORES = alignment_metrics.Scores._fields
 
 
 def measure(
-    model: tf_keras.Model, images: tf.Tensor, one_hot: tf.Tensor,
-    batch: Mapping[str, tf.Tensor]
-) -> Tuple[tf.Tensor, alignment_metrics.Scores, tf.Tensor, tf.Tensor]:
+  model: tf_keras.Model,
+  images: tf.Tensor,
+  one_hot: tf.Tensor,
+  batch: Mapping[str, tf.Tensor],
+) -> tuple[tf.Tensor, alignment_metrics.Scores, tf.Tensor, tf.Tensor]:
   """Takes logits, and on a mapped batch saliency maps and their scores.
 
   The saliency is the release's evaluation map, the largest magnitude of the
@@ -43,7 +48,8 @@ def measure(
 
   def mapped_step():
     logits, saliency = saliency_ops.saliency_maps(
-        model, images, one_hot, reduction='abs_max', training=False)
+      model, images, one_hot, reduction='abs_max', training=False
+    )
     scores = alignment_metrics.alignment_scores(saliency, batch['heatmaps'])
     return (logits, saliency, *scores)
 
@@ -54,8 +60,12 @@ def measure(
 
   is_mapped = tf.reduce_any(batch['heatmap_weights'] > 0)
   logits, saliency, *scores = tf.cond(is_mapped, mapped_step, plain_step)
-  return (logits, alignment_metrics.Scores(*scores), saliency,
-          batch['valid'] * tf.cast(is_mapped, tf.float32))
+  return (
+    logits,
+    alignment_metrics.Scores(*scores),
+    saliency,
+    batch['valid'] * tf.cast(is_mapped, tf.float32),
+  )
 
 
 def outputs_of(logits: tf.Tensor, model_config) -> tf.Tensor:
@@ -74,29 +84,32 @@ def outputs_of(logits: tf.Tensor, model_config) -> tf.Tensor:
   return tf.nn.softmax(logits, axis=-1) if softmax else logits
 
 
-def _alignment_updates(scores: alignment_metrics.Scores,
-                       labels: tf.Tensor,
-                       logits: tf.Tensor,
-                       mapped: tf.Tensor) -> Dict[str, Tuple[tf.Tensor, ...]]:
+def _alignment_updates(
+  scores: alignment_metrics.Scores,
+  labels: tf.Tensor,
+  logits: tf.Tensor,
+  mapped: tf.Tensor,
+) -> dict[str, tuple[tf.Tensor, ...]]:
   """Metrics of mapped images to the arguments of their `update_state`."""
   undefined = tf.cast(tf.math.is_nan(scores.spearman), tf.float32)
   return {
-      'clickme_accuracy': (labels, logits, mapped),
-      'alignment': (scores.spearman, mapped),
-      **{
-          f'alignment_{name}': (values, mapped)
-          for name, values in scores._asdict().items()
-      },
-      'alignment_n': (mapped * (1. - undefined),),
-      'alignment_n_undefined': (mapped * undefined,),
+    'clickme_accuracy': (labels, logits, mapped),
+    'alignment': (scores.spearman, mapped),
+    **{
+      f'alignment_{name}': (values, mapped)
+      for name, values in scores._asdict().items()
+    },
+    'alignment_n': (mapped * (1.0 - undefined),),
+    'alignment_n_undefined': (mapped * undefined,),
   }
 
 
 class Evaluation:
   """Scores both validation sources, and reports."""
 
-  def __init__(self, config: exp_cfg.HarmonizedImageClassificationTask,
-               folder: Optional[str]):
+  def __init__(
+    self, config: exp_cfg.HarmonizedImageClassificationTask, folder: str | None
+  ):
     """Initializes the evaluation.
 
     Args:
@@ -109,8 +122,8 @@ class Evaluation:
       self._report = alignment_report.Report(config, folder)
 
   def build_metrics(
-      self, stock_metrics: List[tf_keras.metrics.Metric]
-  ) -> List[tf_keras.metrics.Metric]:
+    self, stock_metrics: list[tf_keras.metrics.Metric]
+  ) -> list[tf_keras.metrics.Metric]:
     """Builds streaming metrics, a score only if the data to take it on are.
 
     Args:
@@ -128,23 +141,30 @@ class Evaluation:
       if config.mapped_validation_data.on_bad_record == 'skip':
         metrics.append(tf_keras.metrics.Sum(BAD_RECORDS, dtype=tf.float32))
       metrics += [
-          tf_keras.metrics.SparseCategoricalAccuracy('clickme_accuracy'),
-          alignment_metrics.AlignmentScore(
-              'alignment', ceiling=self._report.ceiling),
-          *(alignment_metrics.AlignmentScore(f'alignment_{name}')
-            for name in _SCORES),
-          tf_keras.metrics.Sum('alignment_n', dtype=tf.float32),
-          tf_keras.metrics.Sum('alignment_n_undefined', dtype=tf.float32),
+        tf_keras.metrics.SparseCategoricalAccuracy('clickme_accuracy'),
+        alignment_metrics.AlignmentScore(
+          'alignment', ceiling=self._report.ceiling
+        ),
+        *(
+          alignment_metrics.AlignmentScore(f'alignment_{name}')
+          for name in _SCORES
+        ),
+        tf_keras.metrics.Sum('alignment_n', dtype=tf.float32),
+        tf_keras.metrics.Sum('alignment_n_undefined', dtype=tf.float32),
       ]
     return metrics
 
-  def report_logs(self) -> Set[str]:
+  def report_logs(self) -> set[str]:
     """Returns the names of what the report logs beside the metrics."""
     return self._report.log_names() if self._report else set()
 
-  def step(self, inputs: Tuple[tf.Tensor, Mapping[str, tf.Tensor]],
-           one_hot: tf.Tensor, model: tf_keras.Model,
-           metrics: List[tf_keras.metrics.Metric]) -> Dict[str, Any]:
+  def step(
+    self,
+    inputs: tuple[tf.Tensor, Mapping[str, tf.Tensor]],
+    one_hot: tf.Tensor,
+    model: tf_keras.Model,
+    metrics: list[tf_keras.metrics.Metric],
+  ) -> dict[str, Any]:
     """Scores one batch.
 
     Args:
@@ -160,31 +180,35 @@ class Evaluation:
     logits, scores, saliency, mapped = measure(model, images, one_hot, batch)
     plain = batch['valid'] - mapped
     updates = {
-        'validation_loss': (self._losses(one_hot, logits, model), plain),
-        'accuracy_n': (plain,),
-        BAD_RECORDS: (batch['bad_records'],),
-        **_alignment_updates(scores, batch['labels'], logits, mapped),
+      'validation_loss': (self._losses(one_hot, logits, model), plain),
+      'accuracy_n': (plain,),
+      BAD_RECORDS: (batch['bad_records'],),
+      **_alignment_updates(scores, batch['labels'], logits, mapped),
     }
     losses = self._config.losses
     stock_labels = (
-        one_hot if losses.one_hot or losses.soft_labels else batch['labels'])
+      one_hot if losses.one_hot or losses.soft_labels else batch['labels']
+    )
     outputs = outputs_of(logits, self._config.model)
     for metric in metrics:
       metric.update_state(
-          *updates.get(metric.name, (stock_labels, outputs, plain)))
+        *updates.get(metric.name, (stock_labels, outputs, plain))
+      )
     if not self._report:
       return {}
-    return self._report.step_logs(scores, images, saliency, logits, batch,
-                                  mapped)
+    return self._report.step_logs(
+      scores, images, saliency, logits, batch, mapped
+    )
 
   def _losses(self, one_hot, logits, model):
     """The stock validation loss, per image."""
     losses = self._config.losses
     loss = tf_keras.losses.categorical_crossentropy(
-        one_hot,
-        logits,
-        from_logits=True,
-        label_smoothing=losses.label_smoothing if losses.one_hot else 0.)
+      one_hot,
+      logits,
+      from_logits=True,
+      label_smoothing=losses.label_smoothing if losses.one_hot else 0.0,
+    )
     if model.losses:
       loss += tf.add_n(model.losses)
     return losses.loss_weight * loss

@@ -5,14 +5,16 @@ Every image's scores come to the host through the host's own hooks,
 step could: confidence intervals, a table, pictures.
 """
 
+from collections.abc import Mapping, Sequence
 import os
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set
+from typing import Any
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.configs import (
-    harmonized_image_classification as exp_cfg)
+  harmonized_image_classification as exp_cfg,
+)
 from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.evaluation import metrics as alignment_metrics
 from official_ext.harmonization.evaluation import panels
@@ -23,8 +25,9 @@ _SCORES = alignment_metrics.Scores._fields
 _PANELS = 'alignment_panels'
 
 
-def _of_all_workers(rows: Mapping[str, tf.Tensor],
-                    batch_size: int) -> Dict[str, tf.Tensor]:
+def _of_all_workers(
+  rows: Mapping[str, tf.Tensor], batch_size: int
+) -> dict[str, tf.Tensor]:
   """Gives every replica the rows of all, `batch_size` of each.
 
   The host of a worker sees its own replicas alone, and all hosts have to come
@@ -41,25 +44,26 @@ def _of_all_workers(rows: Mapping[str, tf.Tensor],
     own = number == context.replica_id_in_sync_group
     own = tf.reshape(own, [-1] + [1] * x.shape.rank)
     # float64 holds int32, and devices that sum no int32 sum it.
-    return tf.where(own, tf.cast(x, tf.float64)[tf.newaxis], 0.)
+    return tf.where(own, tf.cast(x, tf.float64)[tf.newaxis], 0.0)
 
   placed = {k: place(x) for k, x in rows.items()}
   summed = context.all_reduce(tf.distribute.ReduceOp.SUM, placed)
   return {
-      k: tf.reshape(tf.cast(summed[k], x.dtype), [-1] + x.shape[1:].as_list())
-      for k, x in rows.items()
+    k: tf.reshape(tf.cast(summed[k], x.dtype), [-1] + x.shape[1:].as_list())
+    for k, x in rows.items()
   }
 
 
-def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> Dict[str, np.ndarray]:
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
   """Puts the rows of tables with the same columns under each other."""
   return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
 
 def _mapped_rows(outputs: Mapping[str, Sequence[tf.Tensor]]):
   """The rows of images that count, of all replicas in their order."""
-  table = {k: np.concatenate([x.numpy() for x in v])
-           for k, v in outputs.items()}
+  table = {
+    k: np.concatenate([x.numpy() for x in v]) for k, v in outputs.items()
+  }
   mapped = table.pop('mapped') > 0
   return {k: v[mapped] for k, v in table.items()}
 
@@ -71,8 +75,9 @@ class Report:
     ceiling: the human score that `alignment` is divided by.
   """
 
-  def __init__(self, config: exp_cfg.HarmonizedImageClassificationTask,
-               folder: Optional[str]):
+  def __init__(
+    self, config: exp_cfg.HarmonizedImageClassificationTask, folder: str | None
+  ):
     """Initializes the report.
 
     Args:
@@ -86,8 +91,9 @@ class Report:
     self._folder = folder
     self._shown = config.allow_image_summary
 
-  def step_logs(self, scores, images, saliency, logits, batch,
-                mapped) -> Dict[str, Any]:
+  def step_logs(
+    self, scores, images, saliency, logits, batch, mapped
+  ) -> dict[str, Any]:
     """Chooses what one step hands to the host, on the device.
 
     Args:
@@ -103,11 +109,11 @@ class Report:
       first images, as many as panels are asked for.
     """
     rows = {
-        'mapped': mapped,
-        'records': batch['records'],
-        'label': batch['labels'],
-        'predicted': tf.argmax(logits, axis=-1, output_type=tf.int32),
-        **scores._asdict(),
+      'mapped': mapped,
+      'records': batch['records'],
+      'label': batch['labels'],
+      'predicted': tf.argmax(logits, axis=-1, output_type=tf.int32),
+      **scores._asdict(),
     }
     logs = {'rows': rows}
     strategy = tf.distribute.get_strategy()
@@ -117,16 +123,17 @@ class Report:
     if self._options.panels:
       shown = slice(0, self._options.panels)
       logs['pictures'] = {
-          'mapped': mapped[shown],
-          'image': images[shown],
-          'human map': batch['heatmaps'][shown],
-          'model map': saliency[shown],
-          'rho': scores.spearman[shown],
+        'mapped': mapped[shown],
+        'image': images[shown],
+        'human map': batch['heatmaps'][shown],
+        'model map': saliency[shown],
+        'rho': scores.spearman[shown],
       }
     return logs
 
-  def aggregate(self, state: Optional[Dict[str, List[Any]]],
-                step_outputs: Mapping[str, Any]) -> Dict[str, List[Any]]:
+  def aggregate(
+    self, state: dict[str, list[Any]] | None, step_outputs: Mapping[str, Any]
+  ) -> dict[str, list[Any]]:
     """Keeps what `step_logs` handed over; of `task.aggregate_logs`.
 
     Args:
@@ -147,8 +154,9 @@ class Report:
       state['pictures'].append(_mapped_rows(step_outputs['pictures']))
     return state
 
-  def reduce(self, state: Mapping[str, List[Any]],
-             step: tf.Tensor) -> Dict[str, Any]:
+  def reduce(
+    self, state: Mapping[str, list[Any]], step: tf.Tensor
+  ) -> dict[str, Any]:
     """Makes logs and files of all rows; of `task.reduce_aggregated_logs`.
 
     Args:
@@ -174,12 +182,13 @@ class Report:
       picture = self._draw(pictures)
     if picture is not None and self._shown:
       logs[f'image/{_PANELS}'] = picture[np.newaxis]
-    if (self._folder and
-        tf.distribute.get_strategy().extended.should_save_summary):
+    if (
+      self._folder and tf.distribute.get_strategy().extended.should_save_summary
+    ):
       self._write(rows, picture, int(step.numpy()))
     return logs
 
-  def log_names(self) -> Set[str]:
+  def log_names(self) -> set[str]:
     """Returns the names of the numbers that `reduce` logs."""
     names = {f'alignment_{name}_n' for name in _SCORES[1:]}
     if self._options.resamples:
@@ -188,15 +197,16 @@ class Report:
         names |= {f'alignment_{name}_{end}' for name in _SCORES}
     return names
 
-  def _intervals(self, rows) -> Dict[str, float]:
+  def _intervals(self, rows) -> dict[str, float]:
     if not self._options.resamples:
       return {}
     logs = {}
     for name in _SCORES:
       ends = scores_lib.bootstrap_interval(
-          rows[name],
-          confidence=self._options.confidence,
-          resamples=self._options.resamples)
+        rows[name],
+        confidence=self._options.confidence,
+        resamples=self._options.resamples,
+      )
       for end, value in zip(('low', 'high'), ends):
         logs[f'alignment_{name}_{end}'] = value
         if name == 'spearman':
@@ -204,7 +214,7 @@ class Report:
     return logs
 
   def _draw(self, pictures) -> np.ndarray:
-    shown = {k: v[:self._options.panels] for k, v in pictures.items()}
+    shown = {k: v[: self._options.panels] for k, v in pictures.items()}
     images = panels.to_display(shown.pop('image').astype(np.float32))
     captions = [f'rho {rho:.2f}' for rho in shown.pop('rho')]
     return panels.render(images, shown, captions)
@@ -217,9 +227,14 @@ class Report:
       names = mapped_source.files(self._source)
       columns = ('label', 'predicted', *_SCORES)
       scores_lib.write_rows(
-          os.path.join(self._folder, self._options.per_image), [{
-              'step': step,
-              'file': names[file],
-              'record': record,
-              **{name: rows[name][i] for name in columns}
-          } for i, (file, record) in enumerate(rows['records'].tolist())])
+        os.path.join(self._folder, self._options.per_image),
+        [
+          {
+            'step': step,
+            'file': names[file],
+            'record': record,
+            **{name: rows[name][i] for name in columns},
+          }
+          for i, (file, record) in enumerate(rows['records'].tolist())
+        ],
+      )

@@ -5,16 +5,18 @@ say is the stock task's.
 """
 
 import math
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any
 
 from absl import logging
-import tensorflow as tf, tf_keras
-
 from official.core import task_factory
 from official.vision.tasks import image_classification
+import tensorflow as tf
+import tf_keras
+
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
-    harmonized_image_classification as exp_cfg)
+  harmonized_image_classification as exp_cfg,
+)
 from official_ext.harmonization.dataloaders import labels as label_lib
 from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import mixing as mixing_lib
@@ -22,7 +24,8 @@ from official_ext.harmonization.dataloaders import pipelines
 from official_ext.harmonization.dataloaders import plain_source
 from official_ext.harmonization.dataloaders import sources
 from official_ext.harmonization.losses import (
-    harmonization as harmonization_losses)
+  harmonization as harmonization_losses,
+)
 from official_ext.harmonization.modeling import keras_application
 from official_ext.harmonization.ops import double_backward
 from official_ext.harmonization.ops import saliency as saliency_ops
@@ -36,7 +39,8 @@ _BAD_RECORDS = alignment_evaluation.BAD_RECORDS
 
 @task_factory.register_task_cls(exp_cfg.HarmonizedImageClassificationTask)
 class HarmonizedImageClassificationTask(
-    image_classification.ImageClassificationTask):
+  image_classification.ImageClassificationTask
+):
   """Image classification whose saliency is pulled towards human maps.
 
   With `task.harmonization.enabled` False this is the stock task, inputs and
@@ -62,7 +66,8 @@ class HarmonizedImageClassificationTask(
     if params.harmonization.enabled:
       guards.check_strategy()
       self._evaluation = alignment_evaluation.Evaluation(
-          params, self.logging_dir)
+        params, self.logging_dir
+      )
 
   def initialize(self, model: tf_keras.Model):
     """Loads the weights that training starts from.
@@ -94,41 +99,52 @@ class HarmonizedImageClassificationTask(
 
   def _build_training_inputs(self, params, input_context):
     replicas = input_context.num_replicas_in_sync if input_context else 1
-    per_replica = checks.per_replica_batch_size(params, 'task.train_data',
-                                                replicas)
+    per_replica = checks.per_replica_batch_size(
+      params, 'task.train_data', replicas
+    )
     checks.require_source(self.task_config.mapped_data, 'task.mapped_data')
-    mapped = sources.mapped_rows(per_replica,
-                                 self._harmonization.mapped_fraction)
+    mapped = sources.mapped_rows(
+      per_replica, self._harmonization.mapped_fraction
+    )
     logging.info(
-        'Mapped fraction: %d of the %d images of a replica\'s batch come from '
-        'task.mapped_data, %.4g (task.harmonization.mapped_fraction is %g).',
-        mapped, per_replica, mapped / per_replica,
-        self._harmonization.mapped_fraction)
+      "Mapped fraction: %d of the %d images of a replica's batch come from "
+      'task.mapped_data, %.4g (task.harmonization.mapped_fraction is %g).',
+      mapped,
+      per_replica,
+      mapped / per_replica,
+      self._harmonization.mapped_fraction,
+    )
     mapped_data = self._read_mapped(
-        self.task_config.mapped_data.replace(
-            global_batch_size=mapped * replicas,
-            drop_remainder=True,
-            enable_tf_data_service=params.enable_tf_data_service,
-            tf_data_service_address=params.tf_data_service_address,
-            # Jobs of one name would be taken for one and the same.
-            tf_data_service_job_name=(
-                f'{params.tf_data_service_job_name}_mapped')),
-        input_context)
+      self.task_config.mapped_data.replace(
+        global_batch_size=mapped * replicas,
+        drop_remainder=True,
+        enable_tf_data_service=params.enable_tf_data_service,
+        tf_data_service_address=params.tf_data_service_address,
+        # Jobs of one name would be taken for one and the same.
+        tf_data_service_job_name=(f'{params.tf_data_service_job_name}_mapped'),
+      ),
+      input_context,
+    )
     plain_data = None
     if mapped < per_replica:
       checks.require_source(params, 'task.train_data')
       plain_data = self._read_plain(
-          params.replace(
-              global_batch_size=(per_replica - mapped) * replicas,
-              drop_remainder=True), input_context)
+        params.replace(
+          global_batch_size=(per_replica - mapped) * replicas,
+          drop_remainder=True,
+        ),
+        input_context,
+      )
     return sources.join_for_training(mapped_data, plain_data)
 
   def _build_validation_inputs(self, params, input_context):
     replicas = input_context.num_replicas_in_sync if input_context else 1
     per_replica = checks.per_replica_batch_size(
-        params, 'task.validation_data', replicas)
-    size = dict(global_batch_size=params.global_batch_size,
-                drop_remainder=False)
+      params, 'task.validation_data', replicas
+    )
+    size = dict(
+      global_batch_size=params.global_batch_size, drop_remainder=False
+    )
     mapped_params = self.task_config.mapped_validation_data
     mapped = plain = None
     if checks.has_source(mapped_params):
@@ -136,18 +152,20 @@ class HarmonizedImageClassificationTask(
     if checks.has_source(params):
       plain = self._read_plain(params.replace(**size), input_context)
     return sources.join_for_evaluation(
-        mapped,
-        plain,
-        batch_size=per_replica,
-        replicas=replicas // pipelines.count(input_context))
+      mapped,
+      plain,
+      batch_size=per_replica,
+      replicas=replicas // pipelines.count(input_context),
+    )
 
   def _read_mapped(self, params, input_context):
     """Batches of images and {labels, heatmaps, heatmap_weights}."""
     return mapped_source.read(
-        params,
-        self.task_config.model,
-        soft_labels=self.task_config.losses.soft_labels,
-        input_context=input_context)
+      params,
+      self.task_config.model,
+      soft_labels=self.task_config.losses.soft_labels,
+      input_context=input_context,
+    )
 
   def _read_plain(self, params, input_context):
     """The host's batches of (images, labels), checked, labels unsmoothed."""
@@ -155,22 +173,26 @@ class HarmonizedImageClassificationTask(
     classes = self.task_config.model.num_classes
     # Mixed labels no longer say which were wrong: the host mixes after that.
     dataset = label_lib.shift(
-        plain_source.read(
-            self, params.replace(mixup_and_cutmix=None), input_context),
-        classes,
-        getattr(self.task_config, f'{field}_label_offset'),
-        source=f'task.{field}_data ({params.input_path or params.tfds_name}, '
-        f'task.{field}_label_offset)')
+      plain_source.read(
+        self, params.replace(mixup_and_cutmix=None), input_context
+      ),
+      classes,
+      getattr(self.task_config, f'{field}_label_offset'),
+      source=f'task.{field}_data ({params.input_path or params.tfds_name}, '
+      f'task.{field}_label_offset)',
+    )
     mixing = params.mixup_and_cutmix
     if mixing:
       draws = None
       if pipelines.number(input_context):
         draws = pipelines.draws(
-            pipelines.own_seed(params, 'mixing', input_context))
+          pipelines.own_seed(params, 'mixing', input_context)
+        )
       dataset = mixing_lib.mix_unmapped(dataset, mixing, classes, draws)
     elif params.is_training and self.task_config.losses.soft_labels:
       dataset = dataset.map(
-          lambda images, labels: (images, self._one_hot(labels)))
+        lambda images, labels: (images, self._one_hot(labels))
+      )
     return dataset.prefetch(tf.data.AUTOTUNE)
 
   # ---- Labels ----
@@ -187,13 +209,14 @@ class HarmonizedImageClassificationTask(
     if losses.soft_labels:
       smoothing = exp_cfg.label_smoothing(self.task_config)
       classes = self.task_config.model.num_classes
-      return self._one_hot(labels) * (1. - smoothing) + smoothing / classes
+      return self._one_hot(labels) * (1.0 - smoothing) + smoothing / classes
     return self._one_hot(labels) if losses.one_hot else labels
 
   # ---- Metrics ----
 
   def build_metrics(
-      self, training: bool = True) -> List[tf_keras.metrics.Metric]:
+    self, training: bool = True
+  ) -> list[tf_keras.metrics.Metric]:
     """Builds the stock metrics and those of harmonization.
 
     Args:
@@ -211,13 +234,13 @@ class HarmonizedImageClassificationTask(
         metrics.append(tf_keras.metrics.Sum(_BAD_RECORDS, dtype=tf.float32))
       if self._harmonization.weight:
         metrics += [
-            tf_keras.metrics.Mean(name, dtype=tf.float32)
-            for name in _LOSS_METRICS
+          tf_keras.metrics.Mean(name, dtype=tf.float32)
+          for name in _LOSS_METRICS
         ]
       return metrics
     return self._evaluation.build_metrics(super().build_metrics(training))
 
-  def evaluation_logs(self) -> Set[str]:
+  def evaluation_logs(self) -> set[str]:
     """Returns the names of what an evaluation logs: all that can be best."""
     names = {metric.name for metric in self.build_metrics(training=False)}
     if self._evaluation:
@@ -227,8 +250,11 @@ class HarmonizedImageClassificationTask(
   def process_metrics(self, metrics, labels, model_outputs, **kwargs):
     """Updates the stock training metrics; those of harmonization are apart."""
     super().process_metrics(
-        [m for m in metrics if m.name not in (*_LOSS_METRICS, _BAD_RECORDS)],
-        labels, model_outputs, **kwargs)
+      [m for m in metrics if m.name not in (*_LOSS_METRICS, _BAD_RECORDS)],
+      labels,
+      model_outputs,
+      **kwargs,
+    )
 
   # ---- Steps ----
 
@@ -237,14 +263,17 @@ class HarmonizedImageClassificationTask(
     weight = tf.constant(self._harmonization.weight, tf.float32)
     if self._harmonization.warmup_steps:
       weight *= tf.minimum(
-          1., tf.cast(step, tf.float32) / self._harmonization.warmup_steps)
+        1.0, tf.cast(step, tf.float32) / self._harmonization.warmup_steps
+      )
     return weight
 
-  def train_step(self,
-                 inputs: Tuple[Any, Any],
-                 model: tf_keras.Model,
-                 optimizer: tf_keras.optimizers.Optimizer,
-                 metrics: Optional[List[Any]] = None) -> Dict[str, tf.Tensor]:
+  def train_step(
+    self,
+    inputs: tuple[Any, Any],
+    model: tf_keras.Model,
+    optimizer: tf_keras.optimizers.Optimizer,
+    metrics: list[Any] | None = None,
+  ) -> dict[str, tf.Tensor]:
     """Does forward, saliency and backward.
 
     Args:
@@ -267,10 +296,13 @@ class HarmonizedImageClassificationTask(
         metric.update_state(batch['bad_records'])
     if not self._harmonization.weight:
       stock_labels = (
-          self._loss_labels(batch['labels'])
-          if self.task_config.losses.soft_labels else batch['labels'])
-      logs = super().train_step((images, stock_labels), model, optimizer,
-                                metrics)
+        self._loss_labels(batch['labels'])
+        if self.task_config.losses.soft_labels
+        else batch['labels']
+      )
+      logs = super().train_step(
+        (images, stock_labels), model, optimizer, metrics
+      )
       poison.record(self.poison, poison.marks(training_loss=logs[self.loss]))
       return logs
 
@@ -278,8 +310,10 @@ class HarmonizedImageClassificationTask(
     labels = self._loss_labels(batch['labels'])
     # Outside of the conditional, in which replicas cannot meet.
     divide_by = harmonization_losses.denominator(
-        batch['heatmap_weights'], self._harmonization.normalization,
-        images.shape[0])
+      batch['heatmap_weights'],
+      self._harmonization.normalization,
+      images.shape[0],
+    )
     arguments = (images, batch, labels, divide_by, model, optimizer)
     interval = self._harmonization.interval
     with tf.init_scope():
@@ -287,11 +321,20 @@ class HarmonizedImageClassificationTask(
     if interval == 1:
       results = self._backward(*arguments, harmonize=True)
     else:
-      results = tf.cond(step % interval == 0,
-                        lambda: self._backward(*arguments, harmonize=True),
-                        lambda: self._backward(*arguments, harmonize=False))
-    (gradients, logits, loss, classification, harmonization, measured,
-     marked) = results
+      results = tf.cond(
+        step % interval == 0,
+        lambda: self._backward(*arguments, harmonize=True),
+        lambda: self._backward(*arguments, harmonize=False),
+      )
+    (
+      gradients,
+      logits,
+      loss,
+      classification,
+      harmonization,
+      measured,
+      marked,
+    ) = results
     optimizer.apply_gradients(list(zip(gradients, model.trainable_variables)))
     poison.record(self.poison, marked)
 
@@ -299,15 +342,17 @@ class HarmonizedImageClassificationTask(
       # As the stock step does: scores, unlike saliency, may be probabilities.
       scores = alignment_evaluation.outputs_of(logits, self.task_config.model)
       self.process_metrics(metrics, labels, scores)
-      updates = dict(zip(_LOSS_METRICS, ((classification,),
-                                         (harmonization, measured))))
+      updates = dict(
+        zip(_LOSS_METRICS, ((classification,), (harmonization, measured)))
+      )
       for metric in metrics:
         if metric.name in updates:
           metric.update_state(*updates[metric.name])
     return {self.loss: loss}
 
-  def _backward(self, images, batch, labels, divide_by, model, optimizer,
-                harmonize):
+  def _backward(
+    self, images, batch, labels, divide_by, model, optimizer, harmonize
+  ):
     """One forward and backward pass, with the harmonization loss or without.
 
     Returns:
@@ -316,30 +361,33 @@ class HarmonizedImageClassificationTask(
     """
     options = self._harmonization
     float16 = isinstance(optimizer, tf_keras.mixed_precision.LossScaleOptimizer)
-    harmonization = tf.constant(0.)
+    harmonization = tf.constant(0.0)
     with tf.GradientTape() as tape:
       if harmonize:
         mapped = batch['heatmaps'].shape[0]
         logits, saliency, aux_losses = saliency_ops.training_maps(
-            model,
-            images,
-            self._one_hot(batch['labels'])[:mapped],
-            batch_norm=options.batch_norm,
-            reduction=options.saliency,
-            saliency_target=options.saliency_target,
-            loss_scale=optimizer.loss_scale if float16 else None)
+          model,
+          images,
+          self._one_hot(batch['labels'])[:mapped],
+          batch_norm=options.batch_norm,
+          reduction=options.saliency,
+          saliency_target=options.saliency_target,
+          loss_scale=optimizer.loss_scale if float16 else None,
+        )
         harmonization = harmonization_losses.harmonization_loss(
-            saliency,
-            batch['heatmaps'],
-            batch['heatmap_weights'],
-            levels=options.levels,
-            standardization=options.standardization,
-            divide_by=divide_by)
+          saliency,
+          batch['heatmaps'],
+          batch['heatmap_weights'],
+          levels=options.levels,
+          standardization=options.standardization,
+          divide_by=divide_by,
+        )
       else:
         logits = tf.cast(model(images, training=True), tf.float32)
         aux_losses = model.losses
       classification = self.build_losses(
-          labels=labels, model_outputs=logits, aux_losses=aux_losses)
+        labels=labels, model_outputs=logits, aux_losses=aux_losses
+      )
       weight = options.interval * self._weight(optimizer.iterations)
       loss = classification + weight * harmonization
       # The optimizer sums gradients over replicas.
@@ -352,25 +400,37 @@ class HarmonizedImageClassificationTask(
       gradients = optimizer.get_unscaled_gradients(gradients)
       # A saliency that overflowed comes back as a gradient that is not finite:
       # the optimizer leaves the step out and lowers its scale, down to 1.
-      lowers = optimizer.dynamic & (optimizer.loss_scale > 1.)
+      lowers = optimizer.dynamic & (optimizer.loss_scale > 1.0)
       overflow = lowers & ~tf.math.is_finite(harmonization)
       loss = tf.where(overflow, classification, loss)
-      harmonization = tf.where(overflow, 0., harmonization)
+      harmonization = tf.where(overflow, 0.0, harmonization)
       measured &= ~overflow
     marked = poison.marks(
-        lowers, regularization=aux_losses, logits=logits,
-        classification_loss=classification, harmonization_loss=harmonization,
-        gradients=gradients)
+      lowers,
+      regularization=aux_losses,
+      logits=logits,
+      classification_loss=classification,
+      harmonization_loss=harmonization,
+      gradients=gradients,
+    )
     # The host's recovery looks at the loss, and has to see bad gradients too.
     loss = tf.where(tf.reduce_any(marked), math.nan, loss)
-    return (gradients, logits, loss, classification, harmonization, measured,
-            marked)
+    return (
+      gradients,
+      logits,
+      loss,
+      classification,
+      harmonization,
+      measured,
+      marked,
+    )
 
   def validation_step(
-      self,
-      inputs: Tuple[Any, Any],
-      model: tf_keras.Model,
-      metrics: Optional[List[Any]] = None) -> Dict[str, tf.Tensor]:
+    self,
+    inputs: tuple[Any, Any],
+    model: tf_keras.Model,
+    metrics: list[Any] | None = None,
+  ) -> dict[str, tf.Tensor]:
     """Scores accuracy on plain batches, alignment and accuracy on mapped ones.
 
     Rows that only fill up a batch count nowhere.
@@ -388,8 +448,9 @@ class HarmonizedImageClassificationTask(
     if not self._harmonization.enabled:
       return super().validation_step(inputs, model, metrics)
     _, batch = inputs
-    return self._evaluation.step(inputs, self._one_hot(batch['labels']), model,
-                                 metrics or [])
+    return self._evaluation.step(
+      inputs, self._one_hot(batch['labels']), model, metrics or []
+    )
 
   def aggregate_logs(self, state=None, step_outputs=None):
     """Keeps every image's scores, on the host; see the host's task."""

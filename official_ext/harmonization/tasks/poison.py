@@ -7,26 +7,35 @@ recovery looks at the loss and before a checkpoint is written.
 
 import functools
 import math
-from typing import Any, Optional
+from typing import Any
 
 from absl import logging
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 # In the order of computation. The stock step is seen through its
 # `training_loss` alone.
-CAUSES = ('regularization', 'logits', 'classification_loss',
-          'harmonization_loss', 'training_loss', 'gradients')
+CAUSES = (
+  'regularization',
+  'logits',
+  'classification_loss',
+  'harmonization_loss',
+  'training_loss',
+  'gradients',
+)
 _RESCUED = ('harmonization_loss', 'gradients')
 
 
 def _is_finite(tensors) -> tf.Tensor:
-  parts = [tf.reduce_all(tf.math.is_finite(t))
-           for t in tf.nest.flatten(tensors) if t is not None]
+  parts = [
+    tf.reduce_all(tf.math.is_finite(t))
+    for t in tf.nest.flatten(tensors)
+    if t is not None
+  ]
   return functools.reduce(tf.logical_and, parts, tf.constant(True))
 
 
-def marks(rescued: Optional[tf.Tensor] = None, **values: Any) -> tf.Tensor:
+def marks(rescued: tf.Tensor | None = None, **values: Any) -> tf.Tensor:
   """Marks the causes of which a value is not finite.
 
   Args:
@@ -39,10 +48,12 @@ def marks(rescued: Optional[tf.Tensor] = None, **values: Any) -> tf.Tensor:
     bool (len(CAUSES),).
   """
   rescues = dict.fromkeys(_RESCUED, rescued) if rescued is not None else {}
-  return tf.stack([
+  return tf.stack(
+    [
       ~(_is_finite(values.get(cause, ())) | rescues.get(cause, False))
       for cause in CAUSES
-  ])
+    ]
+  )
 
 
 class Record:
@@ -57,11 +68,12 @@ class Record:
     # A replica writes its own row alone, so that the sum over replicas holds
     # the rows of all. The first column counts steps.
     self._rows = tf.Variable(
-        tf.zeros([self._replicas, 1 + len(CAUSES)]),
-        trainable=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.SUM,
-        name='first_steps_not_finite')
+      tf.zeros([self._replicas, 1 + len(CAUSES)]),
+      trainable=False,
+      synchronization=tf.VariableSynchronization.ON_READ,
+      aggregation=tf.VariableAggregation.SUM,
+      name='first_steps_not_finite',
+    )
 
   def update(self, marked: tf.Tensor):
     """Counts a step; in a replica, once in every step.
@@ -72,9 +84,10 @@ class Record:
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     own = tf.one_hot(replica, self._replicas)[:, tf.newaxis]
     rows = self._rows.read_value()
-    steps = tf.reduce_sum(own * rows[:, :1]) + 1.
-    first = tf.where(tf.cast(marked, tf.bool) & (rows[:, 1:] == 0.), steps,
-                     rows[:, 1:])
+    steps = tf.reduce_sum(own * rows[:, :1]) + 1.0
+    first = tf.where(
+      tf.cast(marked, tf.bool) & (rows[:, 1:] == 0.0), steps, rows[:, 1:]
+    )
     rows = tf.concat([tf.broadcast_to(steps, [self._replicas, 1]), first], 1)
     self._rows.assign(own * rows)
 
@@ -90,7 +103,7 @@ class Record:
     return np.where(rows[:, 1:] > 0, rows[:, :1] - rows[:, 1:], np.nan)
 
 
-def record(where: Optional[Record], marked: tf.Tensor):
+def record(where: Record | None, marked: tf.Tensor):
   """Counts a step where there is a record of them.
 
   Args:
@@ -150,9 +163,11 @@ class Watch:
       return f'The loss was not finite in a step from {first} to {last}.'
     if not self._weights_are_finite():
       rate = float(output['learning_rate'])
-      return (f'Trainable weights are not finite after step {last}, although '
-              f'every loss from step {first} on was. The learning rate is '
-              f'{rate:g}.')
+      return (
+        f'Trainable weights are not finite after step {last}, although '
+        f'every loss from step {first} on was. The learning rate is '
+        f'{rate:g}.'
+      )
     return ''
 
   def _name(self, step: float, steps: np.ndarray) -> str:

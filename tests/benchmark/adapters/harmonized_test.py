@@ -14,25 +14,25 @@ from absl.testing import parameterized
 import h5py
 import numpy as np
 from scipy import special
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
-from official_ext.harmonization.data.records import http_shard
 from official_ext.harmonization.benchmark.adapters import harmonized
 from official_ext.harmonization.benchmark.adapters import keras_models
 from official_ext.harmonization.benchmark.adapters import spec
+from official_ext.harmonization.data.records import http_shard
 from testing import optional
 from tests.benchmark.adapters import networks
 
 _PACKAGES = {
-    'vit-b16': 'vit_keras',
-    'convnext_tiny': 'keras_cv_attention_models',
-    'maxvit_tiny': 'keras_cv_attention_models',
-    'levit_small': 'keras_cv_attention_models',
+  'vit-b16': 'vit_keras',
+  'convnext_tiny': 'keras_cv_attention_models',
+  'maxvit_tiny': 'keras_cv_attention_models',
+  'levit_small': 'keras_cv_attention_models',
 }
 
 
 class WholeModelsTest(tf.test.TestCase, parameterized.TestCase):
-
   def _file(self, model, name='w.h5'):
     path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), name)
     model.save(path)
@@ -53,18 +53,21 @@ class WholeModelsTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_layers_of_the_package_that_built_efficientnet(self):
     layers = tf_keras.layers
-    model = tf_keras.Sequential([
+    model = tf_keras.Sequential(
+      [
         tf_keras.Input((16, 16, 3)),
         layers.Conv2D(4, 3, activation='swish'),
-        layers.Dropout(.2, noise_shape=(None, 1, 1, 1), name='drop'),
+        layers.Dropout(0.2, noise_shape=(None, 1, 1, 1), name='drop'),
         layers.GlobalAveragePooling2D(),
         layers.Dense(5),
-    ])
+      ]
+    )
     path = self._file(model)
     with h5py.File(path, 'r+') as f:
       config = json.loads(f.attrs['model_config'])
-      layer = next(x for x in config['config']['layers']
-                   if x['class_name'] == 'Dropout')
+      layer = next(
+        x for x in config['config']['layers'] if x['class_name'] == 'Dropout'
+      )
       layer['class_name'] = 'FixedDropout'
       layer.pop('registered_name', None)
       layer.pop('module', None)
@@ -72,7 +75,8 @@ class WholeModelsTest(tf.test.TestCase, parameterized.TestCase):
     adapter = spec.build(f'harmonized:efficientnetB0?weights={path}')
     inputs = adapter.preprocess(networks.pixels())
     self.assertAllClose(
-        adapter.logits(inputs), model(inputs, training=False), rtol=1e-5)
+      adapter.logits(inputs), model(inputs, training=False), rtol=1e-5
+    )
     with self.assertRaisesRegex(ValueError, 'FixedDropout'):
       keras_models.load(path)
 
@@ -84,7 +88,6 @@ class WholeModelsTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class WeightsTest(tf.test.TestCase, parameterized.TestCase):
-
   def test_every_builder_takes_its_options(self):
     for name, package in _PACKAGES.items():
       optional.require(package)
@@ -101,16 +104,23 @@ class WeightsTest(tf.test.TestCase, parameterized.TestCase):
       self.assertIn(bound.arguments.get('activation'), (None, 'linear'))
       self.assertFalse(bound.arguments['pretrained'])
       self.assertEqual(
-          [v for k, v in bound.arguments.items() if 'classes' in k], [1000])
+        [v for k, v in bound.arguments.items() if 'classes' in k], [1000]
+      )
 
   def _small_convnext(self):
     """ConvNeXt as its package builds it, with few and narrow blocks."""
     optional.require('keras_cv_attention_models')
     return harmonized.NETWORKS['convnext_tiny']._replace(
-        function='ConvNeXt', options=dict(
-            num_blocks=[1, 1, 1, 1], out_channels=[4, 6, 8, 8],
-            input_shape=(32, 32, 3), num_classes=5, pretrained=None,
-            classifier_activation=None))
+      function='ConvNeXt',
+      options=dict(
+        num_blocks=[1, 1, 1, 1],
+        out_channels=[4, 6, 8, 8],
+        input_shape=(32, 32, 3),
+        num_classes=5,
+        pretrained=None,
+        classifier_activation=None,
+      ),
+    )
 
   def test_weights_of_a_builder(self):
     builder, before = self._small_convnext(), tf.keras
@@ -119,17 +129,20 @@ class WeightsTest(tf.test.TestCase, parameterized.TestCase):
     self.assertIsInstance(model, tf_keras.Model)
     # Gains that are almost zero at the start would hide what is behind them.
     rng = np.random.default_rng(0)
-    model.set_weights([
-        w if w.ndim > 1 else rng.uniform(.5, 1, w.shape)
+    model.set_weights(
+      [
+        w if w.ndim > 1 else rng.uniform(0.5, 1, w.shape)
         for w in model.get_weights()
-    ])
+      ]
+    )
     path = os.path.join(self.get_temp_dir(), 'w.h5')
     model.save_weights(path)
     with mock.patch.dict(harmonized.NETWORKS, convnext_tiny=builder):
       adapter = spec.build(f'harmonized:convnext_tiny?weights={path}')
       inputs = adapter.preprocess(networks.pixels(2, (32, 32)))
       logits, gradients = adapter.logits_and_gradients(
-          inputs, networks.labels(2))
+        inputs, networks.labels(2)
+      )
       wanted = networks.expected(model, inputs, networks.labels(2))
       self.assertAllClose(logits, wanted[0], rtol=1e-4, atol=1e-5)
       self.assertAllClose(gradients, wanted[1], rtol=1e-4, atol=1e-5)
@@ -146,16 +159,26 @@ class WeightsTest(tf.test.TestCase, parameterized.TestCase):
     optional.require('vit_keras')
     vit = importlib.import_module('vit_keras.vit')
     small = functools.partial(
-        vit.build_model, image_size=32, patch_size=16, num_layers=2,
-        hidden_size=12, num_heads=2, name='vit', mlp_dim=20, classes=5)
+      vit.build_model,
+      image_size=32,
+      patch_size=16,
+      num_layers=2,
+      hidden_size=12,
+      num_heads=2,
+      name='vit',
+      mlp_dim=20,
+      classes=5,
+    )
     path = os.path.join(self.get_temp_dir(), 'vit.h5')
     weights = _write_vit_of_keras_2(path)
-    with mock.patch.dict(harmonized.NETWORKS,
-                         {'vit-b16': lambda unused_spec: small()}):
+    with mock.patch.dict(
+      harmonized.NETWORKS, {'vit-b16': lambda unused_spec: small()}
+    ):
       adapter = spec.build(f'harmonized:vit-b16?weights={path}')
     inputs = adapter.preprocess(networks.pixels(2, (32, 32)))
-    self.assertAllClose(adapter.logits(inputs), _vit(inputs, weights),
-                        rtol=1e-4, atol=1e-5)
+    self.assertAllClose(
+      adapter.logits(inputs), _vit(inputs, weights), rtol=1e-4, atol=1e-5
+    )
 
   def test_a_missing_builder_is_named_before_the_download(self):
     with mock.patch.dict('sys.modules', {'vit_keras': None}):
@@ -168,16 +191,22 @@ def _write_vit_of_keras_2(path, size=12, hidden=20, tokens=5, classes=5):
   rng = np.random.default_rng(0)
 
   def draw(*shape):
-    return rng.normal(size=shape).astype(np.float32) * .3
+    return rng.normal(size=shape).astype(np.float32) * 0.3
 
-  dense = [('query', size, size), ('key', size, size), ('value', size, size),
-           ('out', size, size), ('Dense_0', size, hidden),
-           ('Dense_1', hidden, size)]
+  dense = [
+    ('query', size, size),
+    ('key', size, size),
+    ('value', size, size),
+    ('out', size, size),
+    ('Dense_0', size, hidden),
+    ('Dense_1', hidden, size),
+  ]
   layers = {
-      'input_1': {}, 'embedding': {
-          'kernel': draw(16, 16, 3, size), 'bias': draw(size)},
-      'reshape': {}, 'class_token': {'cls': draw(1, 1, size)},
-      'Transformer/posembed_input': {'pos_embedding': draw(1, tokens, size)},
+    'input_1': {},
+    'embedding': {'kernel': draw(16, 16, 3, size), 'bias': draw(size)},
+    'reshape': {},
+    'class_token': {'cls': draw(1, 1, size)},
+    'Transformer/posembed_input': {'pos_embedding': draw(1, tokens, size)},
   }
   for i in range(2):
     block = {}
@@ -187,8 +216,7 @@ def _write_vit_of_keras_2(path, size=12, hidden=20, tokens=5, classes=5):
     for name in ('LayerNorm_0', 'LayerNorm_2'):
       block[f'{name}/gamma'], block[f'{name}/beta'] = draw(size), draw(size)
     layers[f'Transformer/encoderblock_{i}'] = block
-  layers['Transformer/encoder_norm'] = {
-      'gamma': draw(size), 'beta': draw(size)}
+  layers['Transformer/encoder_norm'] = {'gamma': draw(size), 'beta': draw(size)}
   layers['ExtractToken'] = {}
   layers['head'] = {'kernel': draw(size, classes), 'bias': draw(classes)}
   with h5py.File(path, 'w') as f:
@@ -228,7 +256,8 @@ def _vit(images, layers, heads=2):
     block = layers[f'Transformer/encoderblock_{i}']
     y = norm(x, block, 'LayerNorm_0/')
     query, key, value = (
-        split(dense(y, block, f'{n}/')) for n in ('query', 'key', 'value'))
+      split(dense(y, block, f'{n}/')) for n in ('query', 'key', 'value')
+    )
     scores = query @ key.transpose(0, 1, 3, 2) / np.sqrt(query.shape[-1])
     y = special.softmax(scores, axis=-1) @ value
     y = y.transpose(0, 2, 1, 3).reshape(x.shape)
@@ -247,8 +276,7 @@ class _Server:
     served = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-
-      def do_GET(self):  # pylint: disable=invalid-name
+      def do_GET(self):
         served.append((self.path, self.headers.get('Range')))
         start = int((self.headers.get('Range') or 'bytes=0-')[6:-1])
         self.send_response(206 if start else 200)
@@ -273,13 +301,13 @@ class _Server:
 
 
 class DownloadTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
     for patch in (
-        mock.patch.dict(os.environ, XDG_CACHE_HOME=self.folder),
-        mock.patch.object(http_shard, '_DELAY', .01)):
+      mock.patch.dict(os.environ, XDG_CACHE_HOME=self.folder),
+      mock.patch.object(http_shard, '_DELAY', 0.01),
+    ):
       patch.start()
       self.addCleanup(patch.stop)
 
@@ -303,15 +331,19 @@ class DownloadTest(tf.test.TestCase):
     self.assertEqual(harmonized.fetch('vgg16'), found)
     self.assertEqual(spec.build('harmonized:vgg16').num_classes, 5)
     self.assertEqual(
-        server.served,
-        [('/models/vgg16_harmonized.h5', None),
-         ('/models/vgg16_harmonized.h5', f'bytes={len(contents) // 2}-')])
+      server.served,
+      [
+        ('/models/vgg16_harmonized.h5', None),
+        ('/models/vgg16_harmonized.h5', f'bytes={len(contents) // 2}-'),
+      ],
+    )
 
   def test_what_is_no_hdf5_never_stands_under_the_name(self):
     self._serve(b'<html>no weights here</html>')
     with mock.patch.object(harmonized, '_RETRIES', 1):
-      with self.assertRaisesRegex(ConnectionError,
-                                  'no whole HDF5.*write .weights=FILE'):
+      with self.assertRaisesRegex(
+        ConnectionError, 'no whole HDF5.*write .weights=FILE'
+      ):
         spec.build('harmonized:vgg16')
     self.assertEmpty(os.listdir(harmonized.cache_dir()))
 

@@ -8,7 +8,8 @@ import tempfile
 
 import keras
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.benchmark.adapters import keras_models
 from official_ext.harmonization.benchmark.adapters import spec
@@ -21,30 +22,40 @@ _TOLERANCE = 1e-4
 
 
 class FunctionalModelsTest(tf.test.TestCase):
-
   def _folder(self):
     return tempfile.mkdtemp(dir=self.get_temp_dir())
 
   def test_open_with_their_logits(self):
-    of_keras_2 = (keras_variants.nested, keras_variants.shared_model,
-                  keras_variants.dict_input, keras_variants.mixed_float16,
-                  keras_variants.operations)
-    for version, variants in ((tf_keras, of_keras_2),
-                              (keras, keras_variants.ALL)):
+    of_keras_2 = (
+      keras_variants.nested,
+      keras_variants.shared_model,
+      keras_variants.dict_input,
+      keras_variants.mixed_float16,
+      keras_variants.operations,
+    )
+    for version, variants in (
+      (tf_keras, of_keras_2),
+      (keras, keras_variants.ALL),
+    ):
       for path, wanted in keras_variants.write(
-          version, self._folder(), variants):
+        version, self._folder(), variants
+      ):
         with self.subTest(version=version.__version__, path=path):
           self.assertLess(
-              keras_variants.largest_difference(path, wanted), _TOLERANCE)
+            keras_variants.largest_difference(path, wanted), _TOLERANCE
+          )
 
   def test_those_of_the_oldest_keras_3(self):
     """Written and opened by it, and opened by the installed one."""
     folder = self._folder()
     path = [optional.folder('keras'), os.getcwd(), *sys.path]
     result = subprocess.run(
-        [sys.executable, '-m', keras_variants.__name__, folder], check=False,
-        capture_output=True, text=True,
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, path))})
+      [sys.executable, '-m', keras_variants.__name__, folder],
+      check=False,
+      capture_output=True,
+      text=True,
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, path))},
+    )
     self.assertEqual(result.returncode, 0, result.stderr[-2000:])
     version, *lines = result.stdout.splitlines()
     self.assertEqual(version, '3.10.0')
@@ -56,8 +67,10 @@ class FunctionalModelsTest(tf.test.TestCase):
         if name.endswith('.h5'):
           continue  # The layers are the same.
         file = os.path.join(folder, name)
-        self.assertLess(keras_variants.largest_difference(
-            file, np.load(f'{file}.npy')), _TOLERANCE)
+        self.assertLess(
+          keras_variants.largest_difference(file, np.load(f'{file}.npy')),
+          _TOLERANCE,
+        )
 
   def test_gradients_of_a_mapping_of_inputs_and_outputs(self):
     for version in (tf_keras, keras):
@@ -69,7 +82,9 @@ class FunctionalModelsTest(tf.test.TestCase):
       version.Model({'image': image}, {'logits': scores, 'map': x}).save(path)
       adapter = spec.build(f'keras:{path}?preprocessing=tf')
       inputs, labels = (
-          adapter.preprocess(networks.pixels()), networks.labels())
+        adapter.preprocess(networks.pixels()),
+        networks.labels(),
+      )
       found = adapter.logits_and_gradients(inputs, labels)
       wanted = networks.expected(version.Model(image, scores), inputs, labels)
       self.assertAllClose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
@@ -77,16 +92,20 @@ class FunctionalModelsTest(tf.test.TestCase):
 
   def test_several_inputs_are_refused_by_name(self):
     for version in (tf_keras, keras):
-      inputs = {'photo': version.Input((16, 16, 3), name='photo'),
-                'age': version.Input((1,), name='age')}
+      inputs = {
+        'photo': version.Input((16, 16, 3), name='photo'),
+        'age': version.Input((1,), name='age'),
+      }
       flat = version.layers.Flatten()(inputs['photo'])
       output = version.layers.Dense(5)(
-          version.layers.Concatenate()([flat, inputs['age']]))
+        version.layers.Concatenate()([flat, inputs['age']])
+      )
       for structure in (inputs, list(inputs.values())):
         path = os.path.join(self._folder(), 'net.keras')
         version.Model(structure, output).save(path)
         with self.assertRaisesRegex(
-            ValueError, 'has the inputs (photo, age|age, photo); expected one'):
+          ValueError, 'has the inputs (photo, age|age, photo); expected one'
+        ):
           spec.build(f'keras:{path}')
 
   def test_layers_that_keras_does_not_find_itself(self):
@@ -94,19 +113,22 @@ class FunctionalModelsTest(tf.test.TestCase):
     convnext = importlib.import_module('tf_keras.src.applications.convnext')
     image = tf_keras.Input((16, 16, 3))
     x = tf_keras.layers.Conv2D(4, 3)(image)
-    x = convnext.StochasticDepth(.1)(convnext.LayerScale(.5, 4)(x))
+    x = convnext.StochasticDepth(0.1)(convnext.LayerScale(0.5, 4)(x))
     model = tf_keras.Model(
-        image, tf_keras.layers.Dense(5)(tf_keras.layers.Flatten()(x)))
+      image, tf_keras.layers.Dense(5)(tf_keras.layers.Flatten()(x))
+    )
     path = os.path.join(self._folder(), 'net.h5')
     model.save(path)
-    self.assertEqual(keras_variants.largest_difference(
-        path, keras_variants.logits(model)), 0)
+    self.assertEqual(
+      keras_variants.largest_difference(path, keras_variants.logits(model)), 0
+    )
 
   def test_what_keras_cannot_read_back_is_told(self):
     path = os.path.join(self._folder(), 'net.h5')
     keras_variants.operations(keras).save(path)
     with self.assertRaisesRegex(
-        ValueError, r"net.h5, written by Keras .*'GetItem'.*Save it as .keras"):
+      ValueError, r"net.h5, written by Keras .*'GetItem'.*Save it as .keras"
+    ):
       keras_models.load(path)
 
 

@@ -9,7 +9,8 @@ import zipfile
 from absl.testing import parameterized
 import h5py
 import keras
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.benchmark.adapters import keras_models
 from official_ext.harmonization.benchmark.adapters import keras_safety
@@ -19,92 +20,131 @@ _HARMFUL = 'a_module_that_marks'
 
 
 def _function(module, name):
-  return {'module': module, 'class_name': 'function', 'config': name,
-          'registered_name': 'function'}
+  return {
+    'module': module,
+    'class_name': 'function',
+    'config': name,
+    'registered_name': 'function',
+  }
 
 
 def _class(module, cls, registered=None, **config):
-  return {'module': module, 'class_name': cls, 'config': config,
-          'registered_name': registered}
+  return {
+    'module': module,
+    'class_name': cls,
+    'config': config,
+    'registered_name': registered,
+  }
 
 
 class RefuseCodeTest(tf.test.TestCase, parameterized.TestCase):
-
   @parameterized.parameters(
-      (_class('keras.layers', 'Lambda', name='twice'), "'twice' is a Lambda"),
-      # By another way to the same class.
-      (_class('tf_keras.src.layers.core.lambda_layer', 'X', 'Lambda'),
-       'is a Lambda'),
-      (_class('tf_keras.src.layers.core', 'lambda_layer.Lambda'),
-       "names 'lambda_layer.Lambda'"),
-      ({'class_name': '__lambda__', 'config': {'value': 'x'}}, '__lambda__'),
-      (_class('keras.layers', 'TorchModuleWrapper'), 'TorchModuleWrapper'),
-      (_class('keras.layers', 'TFSMLayer', filepath='x'), 'TFSMLayer'),
-      (_class('keras.layers', 'StringLookup', vocabulary='/etc/passwd'),
-       'StringLookup'),
-      (_class('os', 'System'), "module 'os'"),
-      (_class(_HARMFUL, 'Layer'), f'module {_HARMFUL!r}'),
-      (_class('kerasx.layers', 'Dense'), "module 'kerasx.layers'"),
-      (_class('keras.utils', 'Sequence'), "module 'keras.utils'"),
-      (_class('keras.models', 'load_model'), "names 'load_model'"),
-      (_function('os', 'system'), "function 'system' of 'os'"),
-      (_function('builtins', 'eval'), "function 'eval' of 'builtins'"),
-      (_function('keras.utils', 'get_file'), "'get_file'"),
-      (_function('keras.config', 'enable_unsafe_deserialization'), 'unsafe'),
-      (_function('keras.models', 'load_model'), "'load_model'"),
-      (_class(None, 'TFOpLambda', function='io.write_file'),
-       "TensorFlow function 'io.write_file'"),
-      (_class(None, 'TFOpLambda', function='numpy_function'), 'numpy_function'),
-      (_class(None, 'TFOpLambda', function='compat.v1.py_func'), 'py_func'),
-      (_class(None, 'TFOpLambda', function='raw_ops.WriteFile'), 'WriteFile'),
-      (_class('keras.src.export.tfsm_layer', 'Layer'), "module 'keras.src.exp"),
-      (_class('tf_keras.src.export.export_lib', 'ReloadedLayer'), 'Reloaded'),
-      ({'class_name': '__typespec__', 'spec_name': 'X', 'module': _HARMFUL,
-        'config': [], 'registered_name': None}, f'module {_HARMFUL!r}'),
-      # Known by one name, and looked for by another.
-      (_class(_HARMFUL, 'FixedDropout', 'a>Layer'), f'module {_HARMFUL!r}'),
-      (_class(_HARMFUL, 'FixedDropout', None), f'module {_HARMFUL!r}'),
-      (_class(_HARMFUL, '__tensor__'), f'module {_HARMFUL!r}'))
+    (_class('keras.layers', 'Lambda', name='twice'), "'twice' is a Lambda"),
+    # By another way to the same class.
+    (
+      _class('tf_keras.src.layers.core.lambda_layer', 'X', 'Lambda'),
+      'is a Lambda',
+    ),
+    (
+      _class('tf_keras.src.layers.core', 'lambda_layer.Lambda'),
+      "names 'lambda_layer.Lambda'",
+    ),
+    ({'class_name': '__lambda__', 'config': {'value': 'x'}}, '__lambda__'),
+    (_class('keras.layers', 'TorchModuleWrapper'), 'TorchModuleWrapper'),
+    (_class('keras.layers', 'TFSMLayer', filepath='x'), 'TFSMLayer'),
+    (
+      _class('keras.layers', 'StringLookup', vocabulary='/etc/passwd'),
+      'StringLookup',
+    ),
+    (_class('os', 'System'), "module 'os'"),
+    (_class(_HARMFUL, 'Layer'), f'module {_HARMFUL!r}'),
+    (_class('kerasx.layers', 'Dense'), "module 'kerasx.layers'"),
+    (_class('keras.utils', 'Sequence'), "module 'keras.utils'"),
+    (_class('keras.models', 'load_model'), "names 'load_model'"),
+    (_function('os', 'system'), "function 'system' of 'os'"),
+    (_function('builtins', 'eval'), "function 'eval' of 'builtins'"),
+    (_function('keras.utils', 'get_file'), "'get_file'"),
+    (_function('keras.config', 'enable_unsafe_deserialization'), 'unsafe'),
+    (_function('keras.models', 'load_model'), "'load_model'"),
+    (
+      _class(None, 'TFOpLambda', function='io.write_file'),
+      "TensorFlow function 'io.write_file'",
+    ),
+    (_class(None, 'TFOpLambda', function='numpy_function'), 'numpy_function'),
+    (_class(None, 'TFOpLambda', function='compat.v1.py_func'), 'py_func'),
+    (_class(None, 'TFOpLambda', function='raw_ops.WriteFile'), 'WriteFile'),
+    (_class('keras.src.export.tfsm_layer', 'Layer'), "module 'keras.src.exp"),
+    (_class('tf_keras.src.export.export_lib', 'ReloadedLayer'), 'Reloaded'),
+    (
+      {
+        'class_name': '__typespec__',
+        'spec_name': 'X',
+        'module': _HARMFUL,
+        'config': [],
+        'registered_name': None,
+      },
+      f'module {_HARMFUL!r}',
+    ),
+    # Known by one name, and looked for by another.
+    (_class(_HARMFUL, 'FixedDropout', 'a>Layer'), f'module {_HARMFUL!r}'),
+    (_class(_HARMFUL, 'FixedDropout', None), f'module {_HARMFUL!r}'),
+    (_class(_HARMFUL, '__tensor__'), f'module {_HARMFUL!r}'),
+  )
   def test_refuses_anywhere_inside(self, item, message):
-    config = {'class_name': 'Sequential', 'config': {'layers': [
-        {'class_name': 'Dense', 'config': {'activation': item}}]}}
-    with self.assertRaisesRegex(ValueError, f'f.keras: .*{message}.* may run '
-                                'code.*SavedModel'):
+    config = {
+      'class_name': 'Sequential',
+      'config': {
+        'layers': [{'class_name': 'Dense', 'config': {'activation': item}}]
+      },
+    }
+    with self.assertRaisesRegex(
+      ValueError, f'f.keras: .*{message}.* may run code.*SavedModel'
+    ):
       keras_safety.refuse_code(config, 'f.keras', {'FixedDropout': None})
 
   @parameterized.parameters(
-      (_class('keras.layers', 'Dense', 'Dense'),),
-      (_class('keras.src.ops.numpy', 'Add'),),
-      (_class('keras.src.models.functional', 'Functional', 'Functional'),),
-      (_class('tf_keras.src.engine.functional', 'Functional', 'Functional'),),
-      (_class('keras', 'DTypePolicy'),), (_class(None, 'Dense'),),
-      (_class('efficientnet.model', 'FixedDropout', 'FixedDropout'),),
-      (_class(None, 'TFOpLambda', function='math.truediv'),),
-      (_class(None, 'TFOpLambda', function='__operators__.add'),),
-      (_function('builtins', 'relu'),),
-      (_function('keras.activations', 'silu'),),
-      (_class(None, 'TFOpLambda', function='compat.v1.pad'),),
-      (_class('keras.random', 'SeedGenerator', seed=1),),
-      (_class('tensorflow.python.ops.init_ops_v2', 'Constant', 'Constant'),),
-      ({'class_name': '__typespec__', 'spec_name': 'TensorSpec', 'config': [],
-        'module': 'tensorflow.python.framework.tensor'},),
-      (_class('keras.src.applications.convnext', 'LayerScale', 'LayerScale'),),
-      (_class('keras._legacy.layers', 'ThresholdedReLU'),),
-      (_function('keras.ops', 'relu6'),),
-      ({'class_name': '__tuple__', 'items': [1, 2]},),
-      # Notations of today's Keras for data, and of another's.
-      (_class(None, '__keras_tensor__', shape=[None], dtype='float32'),),
-      (_class(None, '__slice__', start=None, stop=None, step=-1),),
-      (_class(None, '__complex__', value='1j'),))
+    (_class('keras.layers', 'Dense', 'Dense'),),
+    (_class('keras.src.ops.numpy', 'Add'),),
+    (_class('keras.src.models.functional', 'Functional', 'Functional'),),
+    (_class('tf_keras.src.engine.functional', 'Functional', 'Functional'),),
+    (_class('keras', 'DTypePolicy'),),
+    (_class(None, 'Dense'),),
+    (_class('efficientnet.model', 'FixedDropout', 'FixedDropout'),),
+    (_class(None, 'TFOpLambda', function='math.truediv'),),
+    (_class(None, 'TFOpLambda', function='__operators__.add'),),
+    (_function('builtins', 'relu'),),
+    (_function('keras.activations', 'silu'),),
+    (_class(None, 'TFOpLambda', function='compat.v1.pad'),),
+    (_class('keras.random', 'SeedGenerator', seed=1),),
+    (_class('tensorflow.python.ops.init_ops_v2', 'Constant', 'Constant'),),
+    (
+      {
+        'class_name': '__typespec__',
+        'spec_name': 'TensorSpec',
+        'config': [],
+        'module': 'tensorflow.python.framework.tensor',
+      },
+    ),
+    (_class('keras.src.applications.convnext', 'LayerScale', 'LayerScale'),),
+    (_class('keras._legacy.layers', 'ThresholdedReLU'),),
+    (_function('keras.ops', 'relu6'),),
+    ({'class_name': '__tuple__', 'items': [1, 2]},),
+    # Notations of today's Keras for data, and of another's.
+    (_class(None, '__keras_tensor__', shape=[None], dtype='float32'),),
+    (_class(None, '__slice__', start=None, stop=None, step=-1),),
+    (_class(None, '__complex__', value='1j'),),
+  )
   def test_lets_networks_pass(self, item):
-    config = {'class_name': 'Sequential', 'config': {'layers': [item]},
-              # Not read: how the model was compiled.
-              'compile_config': {'loss': _function('my_package', 'my_loss')}}
+    config = {
+      'class_name': 'Sequential',
+      'config': {'layers': [item]},
+      # Not read: how the model was compiled.
+      'compile_config': {'loss': _function('my_package', 'my_loss')},
+    }
     keras_safety.refuse_code(config, 'f.keras', {'FixedDropout': None})
 
 
 class FileTest(tf.test.TestCase, parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
@@ -117,8 +157,14 @@ class FileTest(tf.test.TestCase, parameterized.TestCase):
 
   def _change(self, config):
     """Makes the model a class of the harmful module."""
-    return json.dumps({**config, 'module': _HARMFUL, 'class_name': 'Network',
-                       'registered_name': 'Network'})
+    return json.dumps(
+      {
+        **config,
+        'module': _HARMFUL,
+        'class_name': 'Network',
+        'registered_name': 'Network',
+      }
+    )
 
   def _save(self, model, name):
     path = os.path.join(self.folder, name)
@@ -130,7 +176,8 @@ class FileTest(tf.test.TestCase, parameterized.TestCase):
     if ending == 'h5':
       with h5py.File(path, 'r+') as f:
         f.attrs['model_config'] = self._change(
-            json.loads(f.attrs['model_config']))
+          json.loads(f.attrs['model_config'])
+        )
       return path
     with zipfile.ZipFile(path) as old:
       parts = {name: old.read(name) for name in old.namelist()}
@@ -144,8 +191,9 @@ class FileTest(tf.test.TestCase, parameterized.TestCase):
   def test_a_module_is_not_imported(self, version, ending):
     model = networks.network()
     if version == 3:
-      model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(),
-                                keras.layers.Dense(5)])
+      model = keras.Sequential(
+        [keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(5)]
+      )
     path = self._harmful(model, ending)
     with self.assertRaisesRegex(ValueError, f"of the module '{_HARMFUL}'"):
       keras_models.load(path)

@@ -10,7 +10,8 @@ from absl.testing import parameterized
 import h5py
 import keras
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.benchmark.adapters import keras_applications
 from official_ext.harmonization.benchmark.adapters import spec
@@ -20,17 +21,19 @@ from tests.benchmark.adapters import networks
 def _keras3(activation=None, lambdas=False):
   keras.utils.set_random_seed(0)
   layers = keras.layers
-  return keras.Sequential([
+  return keras.Sequential(
+    [
       keras.Input((networks.SIZE, networks.SIZE, 3)),
       layers.Rescaling(1 / 127.5, -1),
       layers.Conv2D(6, 3, strides=2, activation='swish'),
       layers.GlobalAveragePooling2D(),
       layers.Dense(5, activation=activation),
-  ] + ([layers.Lambda(lambda x: 2 * x, name='twice')] if lambdas else []))
+    ]
+    + ([layers.Lambda(lambda x: 2 * x, name='twice')] if lambdas else [])
+  )
 
 
 class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
-
   def _save(self, model, name='net.h5'):
     path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), name)
     model.save(path)
@@ -64,24 +67,30 @@ class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_softmax_as_a_layer_and_in_a_nested_model(self):
     plain = networks.network()
-    for layer in (tf_keras.layers.Softmax(),
-                  tf_keras.layers.Activation('softmax')):
+    for layer in (
+      tf_keras.layers.Softmax(),
+      tf_keras.layers.Activation('softmax'),
+    ):
       inner = tf_keras.Sequential([networks.network(), layer])
       outer = tf_keras.Sequential(
-          [tf_keras.Input((networks.SIZE, networks.SIZE, 3)), inner])
+        [tf_keras.Input((networks.SIZE, networks.SIZE, 3)), inner]
+      )
       path = self._save(outer)
       self._check(spec.build(f'keras:{path}?preprocessing=tf'), plain)
 
   def test_options(self):
     model = networks.network(size=(None, None))
     path = self._save(model)
-    adapter = spec.build(f'keras:{path}?preprocessing=caffe&input_size=12x16&'
-                         'name=VGG16')
+    adapter = spec.build(
+      f'keras:{path}?preprocessing=caffe&input_size=12x16&name=VGG16'
+    )
     self.assertEqual((adapter.name, adapter.input_size), ('VGG16', (12, 16)))
     images = networks.pixels(size=(12, 16))
     self.assertAllClose(
-        adapter.preprocess(images),
-        tf_keras.applications.vgg16.preprocess_input(images.copy()), atol=1e-4)
+      adapter.preprocess(images),
+      tf_keras.applications.vgg16.preprocess_input(images.copy()),
+      atol=1e-4,
+    )
     with self.assertRaisesRegex(ValueError, 'write .input_size=224'):
       spec.build(f'keras:{path}')
     path = self._save(networks.network())
@@ -100,9 +109,14 @@ class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
   def test_code_in_a_nested_model_is_not_run(self):
     layers = tf_keras.layers
     inner = tf_keras.Sequential([layers.Lambda(lambda x: 2 * x, name='twice')])
-    model = tf_keras.Sequential([
-        tf_keras.Input((16, 16, 3)), layers.TimeDistributed(inner),
-        layers.Flatten(), layers.Dense(5)])
+    model = tf_keras.Sequential(
+      [
+        tf_keras.Input((16, 16, 3)),
+        layers.TimeDistributed(inner),
+        layers.Flatten(),
+        layers.Dense(5),
+      ]
+    )
     path = self._save(model)
     with self.assertRaisesRegex(ValueError, "'twice' is a Lambda"):
       spec.build(f'keras:{path}')
@@ -117,9 +131,11 @@ class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
     archive = os.path.join(folder, 'other.keras')
     with zipfile.ZipFile(archive, 'w') as f:
       f.writestr('a', 'b')
-    for path, message in ((weights, 'holds weights alone'),
-                          (noise, 'neither a .keras archive nor HDF5'),
-                          (archive, 'not of Keras')):
+    for path, message in (
+      (weights, 'holds weights alone'),
+      (noise, 'neither a .keras archive nor HDF5'),
+      (archive, 'not of Keras'),
+    ):
       with self.assertRaisesRegex(ValueError, message):
         spec.build(f'keras:{path}')
     with self.assertRaisesRegex(FileNotFoundError, 'none.h5 does not exist'):
@@ -148,7 +164,7 @@ def _features(version):
   """The input of a functional model, and features of it."""
   version.utils.set_random_seed(0)
   image = version.Input((networks.SIZE, networks.SIZE, 3))
-  x = version.layers.Rescaling(1 / 255.)(image)
+  x = version.layers.Rescaling(1 / 255.0)(image)
   x = version.layers.Conv2D(6, 3, strides=2, activation='swish')(x)
   return image, version.layers.GlobalAveragePooling2D()(x)
 
@@ -158,7 +174,8 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
 
   def _open(self, model, options='', ending='keras'):
     path = os.path.join(
-        tempfile.mkdtemp(dir=self.get_temp_dir()), f'net.{ending}')
+      tempfile.mkdtemp(dir=self.get_temp_dir()), f'net.{ending}'
+    )
     model.save(path)
     return spec.build(f'keras:{path}{options}')
 
@@ -174,16 +191,20 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
   def test_what_squashes_logits_is_taken_off(self):
     layers = {2: tf_keras.layers, 3: keras.layers}
     ends = [
-        (2, lambda z: layers[2].Activation('sigmoid')(z)),
-        (2, lambda z: tf.nn.log_softmax(z)),
-        (2, lambda z: tf.math.log_sigmoid(z)),
-        (2, lambda z: tf.math.log(tf.nn.softmax(z))),
-        (3, lambda z: keras.ops.log_softmax(z)),
-        (3, lambda z: keras.ops.log_sigmoid(z)),
-        (3, lambda z: keras.ops.log(keras.ops.softmax(z))),
-        # Kept in float32 behind the softmax, as mixed precision asks for.
-        (3, lambda z: layers[3].Activation('linear', dtype='float32')(
-            layers[3].Dropout(.5)(layers[3].Softmax()(z)))),
+      (2, lambda z: layers[2].Activation('sigmoid')(z)),
+      (2, lambda z: tf.nn.log_softmax(z)),
+      (2, lambda z: tf.math.log_sigmoid(z)),
+      (2, lambda z: tf.math.log(tf.nn.softmax(z))),
+      (3, lambda z: keras.ops.log_softmax(z)),
+      (3, lambda z: keras.ops.log_sigmoid(z)),
+      (3, lambda z: keras.ops.log(keras.ops.softmax(z))),
+      # Kept in float32 behind the softmax, as mixed precision asks for.
+      (
+        3,
+        lambda z: layers[3].Activation('linear', dtype='float32')(
+          layers[3].Dropout(0.5)(layers[3].Softmax()(z))
+        ),
+      ),
     ]
     for version, end in ends:
       of = tf_keras if version == 2 else keras
@@ -214,11 +235,12 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
     image, features = _features(keras)
     logits = layers.Dense(5)(features)
     ends = {
-        'log of softmax': keras.ops.log(keras.ops.softmax(logits) + 1e-7),
-        'ends with softmax': layers.Average()([
-            layers.Softmax()(logits), layers.Dense(5, 'softmax')(features)]),
-        'a single number': layers.Dense(1, activation='sigmoid')(features),
-        'cannot be taken off': layers.Softmax(axis=0)(logits),
+      'log of softmax': keras.ops.log(keras.ops.softmax(logits) + 1e-7),
+      'ends with softmax': layers.Average()(
+        [layers.Softmax()(logits), layers.Dense(5, 'softmax')(features)]
+      ),
+      'a single number': layers.Dense(1, activation='sigmoid')(features),
+      'cannot be taken off': layers.Softmax(axis=0)(logits),
     }
     for message, end in ends.items():
       with self.assertRaisesRegex(ValueError, f'net.keras: .*{message}.*expec'):
@@ -230,10 +252,10 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
       logits = version.layers.Dense(5)(features)
       probabilities = version.layers.Softmax(name='probabilities')(logits)
       several = version.Model(image, [features, probabilities])
-      self._check(
-          self._open(several, '?output=probabilities'), image, logits)
+      self._check(self._open(several, '?output=probabilities'), image, logits)
       with self.assertRaisesRegex(
-          ValueError, "no output 'logits': write .output= .*probabilities"):
+        ValueError, "no output 'logits': write .output= .*probabilities"
+      ):
         self._open(several)
 
   def test_outputs_of_one_shared_layer(self):
@@ -248,17 +270,22 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
       for i, logits in enumerate(ends):
         self._check(self._open(model, f'?output={i}'), image, logits)
       with self.assertRaisesRegex(
-          ValueError, 'one of head.*, head[._]1' if version is tf_keras else
-          r'one of head\.0, head\.1'):
+        ValueError,
+        'one of head.*, head[._]1'
+        if version is tf_keras
+        else r'one of head\.0, head\.1',
+      ):
         self._open(model)
 
   def test_squashing_that_more_follows_is_refused(self):
     for version in (tf_keras, keras):
       layers = version.layers
       for activation, *after in (
-          ('softmax', layers.Rescaling(100.)),
-          ('softmax', layers.Rescaling(1., -.5), layers.Reshape((5,))),
-          ('sigmoid', layers.Rescaling(2., -1.)), ('tanh',)):
+        ('softmax', layers.Rescaling(100.0)),
+        ('softmax', layers.Rescaling(1.0, -0.5), layers.Reshape((5,))),
+        ('sigmoid', layers.Rescaling(2.0, -1.0)),
+        ('tanh',),
+      ):
         image, x = _features(version)
         x = layers.Dense(5, activation=activation)(x)
         for layer in after:
@@ -273,10 +300,14 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_an_input_of_integers_is_refused(self):
     for version in (tf_keras, keras):
-      model = version.Sequential([
+      model = version.Sequential(
+        [
           version.Input((16, 16, 3), dtype='uint8'),
-          version.layers.Rescaling(1 / 255.), version.layers.Flatten(),
-          version.layers.Dense(5)])
+          version.layers.Rescaling(1 / 255.0),
+          version.layers.Flatten(),
+          version.layers.Dense(5),
+        ]
+      )
       with self.assertRaisesRegex(ValueError, 'its input is uint8, through wh'):
         self._open(model)
 
@@ -285,12 +316,16 @@ class PreprocessingTest(tf.test.TestCase):
   """What is done to pixels before the first weights."""
 
   def _open(self, version, *layers):
-    model = version.Sequential([
-        version.Input((networks.SIZE, networks.SIZE, 3)), *layers,
-        version.layers.Conv2D(4, 3), version.layers.Flatten(),
-        version.layers.Dense(5)])
-    path = os.path.join(
-        tempfile.mkdtemp(dir=self.get_temp_dir()), 'net.keras')
+    model = version.Sequential(
+      [
+        version.Input((networks.SIZE, networks.SIZE, 3)),
+        *layers,
+        version.layers.Conv2D(4, 3),
+        version.layers.Flatten(),
+        version.layers.Dense(5),
+      ]
+    )
+    path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), 'net.keras')
     model.save(path)
     return spec.build(f'keras:{path}').preprocessing.partition(', ')[2]
 
@@ -298,90 +333,128 @@ class PreprocessingTest(tf.test.TestCase):
     for version in (tf_keras, keras):
       layers = version.layers
       # The augmentation of TensorFlow's tutorial, and rescaling behind it.
-      augmentation = version.Sequential([
-          layers.RandomFlip('horizontal'), layers.RandomRotation(.1)])
+      augmentation = version.Sequential(
+        [layers.RandomFlip('horizontal'), layers.RandomRotation(0.1)]
+      )
       with self.assertNoLogs('absl', level='WARNING'):
         self.assertRegex(
-            self._open(version, augmentation, layers.Rescaling(1 / 255.)),
-            '^none: RGB in 0..255$')
+          self._open(version, augmentation, layers.Rescaling(1 / 255.0)),
+          '^none: RGB in 0..255$',
+        )
         self.assertRegex(
-            self._open(version, version.Sequential([version.Sequential([
-                layers.Resizing(20, 20), layers.Rescaling(1 / 127.5, -1)])])),
-            '^none')
+          self._open(
+            version,
+            version.Sequential(
+              [
+                version.Sequential(
+                  [layers.Resizing(20, 20), layers.Rescaling(1 / 127.5, -1)]
+                )
+              ]
+            ),
+          ),
+          '^none',
+        )
       # Statistics of pixels in 0..1, in 0..255, and after rescaling.
-      small = dict(mean=[.485, .456, .406], variance=[.052, .05, .051])
-      large = dict(mean=[123., 116., 103.], variance=[3400., 3200., 3300.])
+      small = dict(mean=[0.485, 0.456, 0.406], variance=[0.052, 0.05, 0.051])
+      large = dict(
+        mean=[123.0, 116.0, 103.0], variance=[3400.0, 3200.0, 3300.0]
+      )
       self.assertRegex(
-          self._open(version, layers.Normalization(**small)), '^unit: RGB / 2')
+        self._open(version, layers.Normalization(**small)), '^unit: RGB / 2'
+      )
       self.assertRegex(
-          self._open(version, layers.Normalization(**large)), '^none')
+        self._open(version, layers.Normalization(**large)), '^none'
+      )
       self.assertRegex(
-          self._open(version, layers.Rescaling(1 / 255.),
-                     layers.Normalization(**small)), '^none')
-      self.assertRegex(self._open(version, layers.Rescaling(2., -1.)), '^unit')
-      self.assertRegex(self._open(version, layers.Rescaling(.5, .5)), '^tf')
+        self._open(
+          version, layers.Rescaling(1 / 255.0), layers.Normalization(**small)
+        ),
+        '^none',
+      )
+      self.assertRegex(
+        self._open(version, layers.Rescaling(2.0, -1.0)), '^unit'
+      )
+      self.assertRegex(self._open(version, layers.Rescaling(0.5, 0.5)), '^tf')
 
   def test_what_comes_later_is_no_preprocessing(self):
     for version in (tf_keras, keras):
       layers = version.layers
-      base = version.Sequential([
-          layers.Dense(3, kernel_initializer='identity')])
+      base = version.Sequential(
+        [layers.Dense(3, kernel_initializer='identity')]
+      )
       base.trainable = False
-      for first in ([base, layers.Rescaling(1 / 255.)],
-                    [layers.BatchNormalization(), layers.Rescaling(1 / 255.)],
-                    [layers.ZeroPadding2D(), layers.RandomFlip()],
-                    [layers.Rescaling(-1., 1.)],
-                    [layers.Activation('tanh')], [layers.UnitNormalization()],
-                    [layers.Normalization(mean=0., variance=1.)]):
+      for first in (
+        [base, layers.Rescaling(1 / 255.0)],
+        [layers.BatchNormalization(), layers.Rescaling(1 / 255.0)],
+        [layers.ZeroPadding2D(), layers.RandomFlip()],
+        [layers.Rescaling(-1.0, 1.0)],
+        [layers.Activation('tanh')],
+        [layers.UnitNormalization()],
+        [layers.Normalization(mean=0.0, variance=1.0)],
+      ):
         with self.assertLogs('absl', level='WARNING'):
           self.assertRegex(self._open(version, *first), r'^torch.*\(assumed\)$')
 
   def test_operations_on_pixels(self):
     for preprocess, found in (
-        (keras.applications.resnet50.preprocess_input, 'none'),
-        (keras.applications.mobilenet_v2.preprocess_input, 'none'),
-        (lambda x: (x - .45) / .22, 'unit')):
+      (keras.applications.resnet50.preprocess_input, 'none'),
+      (keras.applications.mobilenet_v2.preprocess_input, 'none'),
+      (lambda x: (x - 0.45) / 0.22, 'unit'),
+    ):
       image = keras.Input((networks.SIZE, networks.SIZE, 3))
       x = keras.layers.Conv2D(4, 3)(preprocess(image))
       model = keras.Model(
-          image, keras.layers.Dense(5)(keras.layers.Flatten()(x)))
+        image, keras.layers.Dense(5)(keras.layers.Flatten()(x))
+      )
       path = os.path.join(
-          tempfile.mkdtemp(dir=self.get_temp_dir()), 'net.keras')
+        tempfile.mkdtemp(dir=self.get_temp_dir()), 'net.keras'
+      )
       model.save(path)
       self.assertRegex(spec.build(f'keras:{path}').preprocessing, f', {found}:')
 
 
 class KerasApplicationsTest(tf.test.TestCase):
-
   def test_has_its_own_preprocessing_and_logits(self):
-    adapter = spec.build('keras_app:MobileNet?classes=7&input_size=32',
-                         weights='none')
+    adapter = spec.build(
+      'keras_app:MobileNet?classes=7&input_size=32', weights='none'
+    )
     self.assertEqual((adapter.name, adapter.num_classes), ('MobileNet', 7))
     self.assertEqual(adapter.preprocessing, '32x32 pixels, tf: RGB / 127.5 - 1')
     inputs = adapter.preprocess(networks.pixels(2, (32, 32)))
     logits, gradients = adapter.logits_and_gradients(
-        inputs, networks.labels(2, 7))
+      inputs, networks.labels(2, 7)
+    )
     self.assertGreater(np.abs(logits.sum(axis=-1) - 1).min(), 1e-3)
     self.assertGreater(np.abs(gradients).max(), 0)
 
   def test_weights_of_a_file(self):
     create = tf_keras.applications.MobileNetV3Small
-    model = create(weights=None, classes=7, input_shape=(32, 32, 3),
-                   classifier_activation=None)
+    model = create(
+      weights=None,
+      classes=7,
+      input_shape=(32, 32, 3),
+      classifier_activation=None,
+    )
     path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), 'w.h5')
     model.save_weights(path)
     adapter = spec.build(
-        f'keras_app:MobileNetV3Small?classes=7&input_size=32&weights={path}')
+      f'keras_app:MobileNetV3Small?classes=7&input_size=32&weights={path}'
+    )
     self.assertRegex(adapter.preprocessing, 'none: ')
     inputs = adapter.preprocess(networks.pixels(2, (32, 32)))
-    self.assertAllClose(adapter.logits(inputs), model(inputs), rtol=1e-4,
-                        atol=1e-6)
+    self.assertAllClose(
+      adapter.logits(inputs), model(inputs), rtol=1e-4, atol=1e-6
+    )
 
   def test_asks_for_imagenet_weights_without_the_softmax(self):
     calls = []
 
-    def vgg16(weights='imagenet', classes=1000, input_shape=None,
-              classifier_activation='softmax'):
+    def vgg16(
+      weights='imagenet',
+      classes=1000,
+      input_shape=None,
+      classifier_activation='softmax',
+    ):
       calls.append((weights, classes, input_shape, classifier_activation))
       return networks.network(classes=classes)
 
@@ -401,8 +474,17 @@ class KerasApplicationsTest(tf.test.TestCase):
 
   def test_every_network_takes_what_it_is_asked_with(self):
     self.assertContainsSubset(
-        ['VGG16', 'ResNet50', 'ResNet50V2', 'EfficientNetB0', 'ConvNeXtTiny',
-         'NASNetMobile', 'Xception'], keras_applications.names())
+      [
+        'VGG16',
+        'ResNet50',
+        'ResNet50V2',
+        'EfficientNetB0',
+        'ConvNeXtTiny',
+        'NASNetMobile',
+        'Xception',
+      ],
+      keras_applications.names(),
+    )
 
   def test_names_what_there_is(self):
     with self.assertRaisesRegex(ValueError, 'no network VGG: .*ResNet50V2'):

@@ -7,20 +7,25 @@ of them with the Keras 3 that it finds, and opens them with it:
   PYTHONPATH=FOLDER_OF_A_KERAS:. python -m tests...keras_variants FOLDER
 """
 
+from collections.abc import Iterator
 import os
 import sys
-from typing import Any, Iterator, Tuple
+from typing import Any
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.benchmark.adapters import keras_models
 
 SHAPE, CLASSES = (16, 16, 3), 5
 # What a Keras cannot read back from its own file: Keras 3 knows no operations
 # in HDF5, and tf_keras writes no slices into .keras.
-UNREADABLE = {(3, 'masks', 'h5'), (3, 'operations', 'h5'),
-              (2, 'operations', 'keras')}
+UNREADABLE = {
+  (3, 'masks', 'h5'),
+  (3, 'operations', 'h5'),
+  (2, 'operations', 'keras'),
+}
 
 
 def _head(keras, features):
@@ -48,9 +53,13 @@ def residual(keras):
 
 def nested(keras):
   image = keras.Input(SHAPE)
-  inner = keras.Sequential([
-      keras.layers.Rescaling(1 / 255.), _conv(keras),
-      keras.layers.BatchNormalization()])
+  inner = keras.Sequential(
+    [
+      keras.layers.Rescaling(1 / 255.0),
+      _conv(keras),
+      keras.layers.BatchNormalization(),
+    ]
+  )
   return keras.Model(image, _head(keras, plain_features(keras)(inner(image))))
 
 
@@ -71,8 +80,7 @@ def shared_model(keras):
   image = keras.Input(SHAPE)
   inner = plain(keras)
   flipped = keras.layers.Permute((2, 1, 3))(image)
-  return keras.Model(
-      image, keras.layers.Add()([inner(image), inner(flipped)]))
+  return keras.Model(image, keras.layers.Add()([inner(image), inner(flipped)]))
 
 
 def dict_input(keras):
@@ -105,7 +113,7 @@ def attention(keras):
 def masks(keras):
   image = keras.Input(SHAPE)
   x = keras.layers.Reshape((16, 48))(image)
-  x = keras.layers.Masking(mask_value=0.)(x)
+  x = keras.layers.Masking(mask_value=0.0)(x)
   x = keras.layers.GRU(6, return_sequences=True)(x)
   pooled = keras.layers.GlobalAveragePooling1D()(x)
   return keras.Model(image, keras.layers.Dense(CLASSES)(pooled))
@@ -115,29 +123,37 @@ def regularized(keras):
   """Objects inside the configuration of a layer."""
   image = keras.Input(SHAPE)
   x = keras.layers.Conv2D(
-      4, 3, kernel_regularizer=keras.regularizers.L2(1e-4),
-      kernel_constraint=keras.constraints.MaxNorm(2.),
-      kernel_initializer=keras.initializers.VarianceScaling(2.))(image)
+    4,
+    3,
+    kernel_regularizer=keras.regularizers.L2(1e-4),
+    kernel_constraint=keras.constraints.MaxNorm(2.0),
+    kernel_initializer=keras.initializers.VarianceScaling(2.0),
+  )(image)
   x = keras.layers.LeakyReLU()(x)
   x = keras.layers.TimeDistributed(keras.layers.Dense(4))(x)
   x = keras.layers.Activation(keras.activations.gelu)(x)
-  return keras.Model(image, _head(keras, keras.layers.Dropout(.5)(x)))
+  return keras.Model(image, _head(keras, keras.layers.Dropout(0.5)(x)))
 
 
 def augmented(keras):
   image = keras.Input(SHAPE)
-  x = keras.Sequential([
-      keras.layers.RandomFlip('horizontal'), keras.layers.RandomRotation(.1),
-      keras.layers.RandomContrast(.1)])(image)
+  x = keras.Sequential(
+    [
+      keras.layers.RandomFlip('horizontal'),
+      keras.layers.RandomRotation(0.1),
+      keras.layers.RandomContrast(0.1),
+    ]
+  )(image)
   x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
   return keras.Model(image, _head(keras, _conv(keras)(x)))
 
 
 def normalized(keras):
   image = keras.Input(SHAPE)
-  x = keras.layers.Rescaling(1 / 255.)(image)
+  x = keras.layers.Rescaling(1 / 255.0)(image)
   x = keras.layers.Normalization(
-      mean=[.485, .456, .406], variance=[.052, .05, .051])(x)
+    mean=[0.485, 0.456, 0.406], variance=[0.052, 0.05, 0.051]
+  )(x)
   return keras.Model(image, _head(keras, _conv(keras)(x)))
 
 
@@ -156,31 +172,52 @@ def _mixed(keras, policy):
   x = keras.layers.GlobalAveragePooling2D(dtype=policy)(x)
   x = keras.layers.Dense(CLASSES, dtype=policy)(x)
   return keras.Model(
-      image, keras.layers.Activation('linear', dtype='float32')(x))
+    image, keras.layers.Activation('linear', dtype='float32')(x)
+  )
 
 
 def operations(keras):
   """Operations on symbolic tensors: keras.ops, or TensorFlow's in Keras 2."""
   ops = tf if keras is tf_keras else keras.ops
   image = keras.Input(SHAPE)
-  x = image[..., ::-1] / 255. - np.float32(.5)
+  x = image[..., ::-1] / 255.0 - np.float32(0.5)
   x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
   x = _conv(keras)(x)
   x = (ops.concat if keras is tf_keras else ops.concatenate)([x, -x], axis=-1)
-  x = ops.reshape(x, (-1, 256, 8)) * 2.
+  x = ops.reshape(x, (-1, 256, 8)) * 2.0
   x = ops.transpose(x, (0, 2, 1))
   return keras.Model(image, keras.layers.Dense(CLASSES)(x[:, :, 0]))
 
 
 def application(keras):
   return keras.applications.MobileNet(
-      (32, 32, 3), alpha=.25, weights=None, classes=CLASSES,
-      classifier_activation=None)
+    (32, 32, 3),
+    alpha=0.25,
+    weights=None,
+    classes=CLASSES,
+    classifier_activation=None,
+  )
 
 
-ALL = (plain, residual, nested, shared_layer, shared_model, dict_input,
-       list_input, dict_output, attention, masks, regularized, augmented,
-       normalized, mixed_float16, mixed_bfloat16, operations, application)
+ALL = (
+  plain,
+  residual,
+  nested,
+  shared_layer,
+  shared_model,
+  dict_input,
+  list_input,
+  dict_output,
+  attention,
+  masks,
+  regularized,
+  augmented,
+  normalized,
+  mixed_float16,
+  mixed_bfloat16,
+  operations,
+  application,
+)
 
 
 def logits(model: Any) -> np.ndarray:
@@ -194,8 +231,9 @@ def logits(model: Any) -> np.ndarray:
   return tf.cast(tf.nest.flatten(output)[0], tf.float32).numpy()
 
 
-def write(keras: Any, folder: str,
-          variants=ALL) -> Iterator[Tuple[str, np.ndarray]]:
+def write(
+  keras: Any, folder: str, variants=ALL
+) -> Iterator[tuple[str, np.ndarray]]:
   """Writes variants, and yields paths and logits.
 
   Args:
@@ -221,6 +259,7 @@ def largest_difference(path: str, expected: np.ndarray) -> float:
 
 if __name__ == '__main__':
   import keras as installed
+
   print(installed.__version__)
   for file, wanted in write(installed, sys.argv[1]):
     np.save(f'{file}.npy', wanted)

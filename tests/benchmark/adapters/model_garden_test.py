@@ -5,13 +5,13 @@ import os
 import tempfile
 
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.core import exp_factory
 from official.core import task_factory
 from official.core import train_lib
 from official.core import train_utils
 from official.vision.dataloaders import classification_input
+import tensorflow as tf
+
 from official_ext.harmonization.benchmark import runs
 from official_ext.harmonization.benchmark.adapters import spec
 from testing import fixtures
@@ -23,25 +23,37 @@ _SIZE = 32
 def _stock_config(records):
   """The host's own experiment, made tiny; weights are averaged."""
   config = exp_factory.get_exp_config('resnet_imagenet')
-  data = dict(input_path=records, image_field_key='image',
-              label_field_key='label', global_batch_size=4, aug_crop=False)
-  config.task.override({
+  data = dict(
+    input_path=records,
+    image_field_key='image',
+    label_field_key='label',
+    global_batch_size=4,
+    aug_crop=False,
+  )
+  config.task.override(
+    {
       'model': {
-          'num_classes': fixtures.CLASSES,
-          'input_size': [_SIZE, _SIZE, 3],
-          'backbone': {'resnet': {'model_id': 10}},
+        'num_classes': fixtures.CLASSES,
+        'input_size': [_SIZE, _SIZE, 3],
+        'backbone': {'resnet': {'model_id': 10}},
       },
       'losses': {'one_hot': False},
       'train_data': data,
       'validation_data': data,
-  })
-  config.trainer.override({
-      'train_steps': 2, 'steps_per_loop': 2, 'checkpoint_interval': 2,
-      'validation_interval': 2, 'validation_steps': 1,
+    }
+  )
+  config.trainer.override(
+    {
+      'train_steps': 2,
+      'steps_per_loop': 2,
+      'checkpoint_interval': 2,
+      'validation_interval': 2,
+      'validation_steps': 1,
       'best_checkpoint_export_subdir': 'best_ckpt',
       'best_checkpoint_eval_metric': 'accuracy',
-      'optimizer_config': {'ema': {'average_decay': .5}},
-  })
+      'optimizer_config': {'ema': {'average_decay': 0.5}},
+    }
+  )
   return config
 
 
@@ -52,10 +64,13 @@ def _stock_run():
   config = _stock_config(fixtures.write_numbered(folder, 'r.tfrecords', 4))
   train_utils.serialize_config(config, folder)
   model, _ = train_lib.run_experiment(
-      distribution_strategy=tf.distribute.OneDeviceStrategy('CPU:0'),
-      task=task_factory.get_task(config.task, logging_dir=folder),
-      mode='train_and_eval', params=config, model_dir=folder,
-      run_post_eval=False)
+    distribution_strategy=tf.distribute.OneDeviceStrategy('CPU:0'),
+    task=task_factory.get_task(config.task, logging_dir=folder),
+    mode='train_and_eval',
+    params=config,
+    model_dir=folder,
+    run_post_eval=False,
+  )
   return folder, model
 
 
@@ -65,18 +80,19 @@ def _stock_adapter(options):
 
 
 class ModelGardenTest(tf.test.TestCase):
-
   def _logits(self, options):
     adapter = _stock_adapter(options)
     return adapter.logits(
-        adapter.preprocess(networks.pixels(size=(_SIZE, _SIZE))))
+      adapter.preprocess(networks.pixels(size=(_SIZE, _SIZE)))
+    )
 
   def test_a_stock_run_gives_what_it_was_trained_to(self):
     _, model = _stock_run()
     adapter = _stock_adapter('?ema=false&name=twin')
     self.assertEqual(
-        (adapter.name, adapter.input_size, adapter.scored_classes),
-        ('twin', (_SIZE, _SIZE), fixtures.CLASSES))
+      (adapter.name, adapter.input_size, adapter.scored_classes),
+      ('twin', (_SIZE, _SIZE), fixtures.CLASSES),
+    )
     inputs = adapter.preprocess(networks.pixels(2, (_SIZE, _SIZE)))
     one_hot = networks.labels(2, fixtures.CLASSES)
     logits, gradients = adapter.logits_and_gradients(inputs, one_hot)
@@ -88,11 +104,14 @@ class ModelGardenTest(tf.test.TestCase):
     adapter = _stock_adapter('')
     image = networks.pixels(1, (_SIZE, _SIZE)).astype(np.uint8)
     parser = classification_input.Parser(
-        (_SIZE, _SIZE), fixtures.CLASSES, aug_crop=False)
-    host, _ = parser.parse_fn(is_training=False)({
+      (_SIZE, _SIZE), fixtures.CLASSES, aug_crop=False
+    )
+    host, _ = parser.parse_fn(is_training=False)(
+      {
         'image/encoded': tf.io.encode_png(image[0]),
-        'image/class/label': tf.constant(1)
-    })
+        'image/class/label': tf.constant(1),
+      }
+    )
     self.assertAllClose(adapter.preprocess(image)[0], host, atol=1e-5)
 
   def test_averages_are_evaluated_as_the_host_does(self):
@@ -118,9 +137,10 @@ class ModelGardenTest(tf.test.TestCase):
 
   def test_runs_of_all_backbones_are_read(self):
     for name, backbone in (
-        ('harmonized_resnet_imagenet', {'type': 'custom_vit'}),
-        ('harmonized_resnet_imagenet', {'type': 'keras_application'}),
-        ('harmonized_maxvit_imagenet', {})):
+      ('harmonized_resnet_imagenet', {'type': 'custom_vit'}),
+      ('harmonized_resnet_imagenet', {'type': 'keras_application'}),
+      ('harmonized_maxvit_imagenet', {}),
+    ):
       config = exp_factory.get_exp_config(name)
       config.task.model.backbone.override(backbone)
       folder = tempfile.mkdtemp(dir=self.get_temp_dir())
@@ -134,18 +154,23 @@ class ModelGardenTest(tf.test.TestCase):
     train_utils.serialize_config(config, folder)
     model = task_factory.get_task(config.task).build_model()
     tf.train.Checkpoint(
-        model=model, global_step=tf.Variable(7, dtype=tf.int64)
+      model=model, global_step=tf.Variable(7, dtype=tf.int64)
     ).save(os.path.join(folder, 'ckpt'))
     adapter = spec.build(f'mg:{folder}')
     inputs = adapter.preprocess(networks.pixels(2, (_SIZE, _SIZE)))
-    self.assertAllClose(adapter.logits(inputs), model(inputs, training=False),
-                        rtol=1e-4, atol=1e-5)
+    self.assertAllClose(
+      adapter.logits(inputs),
+      model(inputs, training=False),
+      rtol=1e-4,
+      atol=1e-5,
+    )
     with self.assertRaisesRegex(ValueError, 'no moving averages'):
       spec.build(f'mg:{folder}?ema=true')
     with self.assertRaisesRegex(FileNotFoundError, 'best_ckpt.*no checkpoint'):
       spec.build(f'mg:{folder}?checkpoint=best_ckpt')
     tf.train.Checkpoint(model=networks.network()).save(
-        os.path.join(folder, 'ckpt'))
+      os.path.join(folder, 'ckpt')
+    )
     with self.assertRaisesRegex(ValueError, 'no checkpoint of the network'):
       spec.build(f'mg:{folder}')
 
@@ -157,7 +182,8 @@ class ModelGardenTest(tf.test.TestCase):
   def test_refuses_a_run_of_another_task(self):
     folder = tempfile.mkdtemp(dir=self.get_temp_dir())
     train_utils.serialize_config(
-        exp_factory.get_exp_config('retinanet'), folder)
+      exp_factory.get_exp_config('retinanet'), folder
+    )
     with self.assertRaisesRegex(ValueError, 'not the configuration of an im'):
       spec.build(f'mg:{folder}')
 

@@ -1,7 +1,8 @@
 """Small networks for tests of the adapters, and what is expected of them."""
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 SIZE = 16
 
@@ -10,14 +11,16 @@ def network(classes=5, activation=None, size=(SIZE, SIZE), seed=0):
   """A small tf_keras classifier with random weights."""
   tf_keras.utils.set_random_seed(seed)
   layers = tf_keras.layers
-  return tf_keras.Sequential([
+  return tf_keras.Sequential(
+    [
       tf_keras.Input((*size, 3)),
       layers.Conv2D(6, 3, strides=2, activation='swish'),
       layers.BatchNormalization(),
       layers.Conv2D(8, 3, activation='relu'),
       layers.GlobalAveragePooling2D(),
       layers.Dense(classes, activation=activation),
-  ])
+    ]
+  )
 
 
 def pixels(count=3, size=(SIZE, SIZE), seed=1):
@@ -43,7 +46,10 @@ def expected(model, inputs, one_hot):
 
 def weights_in(network):
   """How many numbers and what absolute sum a network's weights have."""
-  weights = (network.parameters() if hasattr(network, 'parameters')
-             else network.get_weights())
+  weights = (
+    network.parameters()
+    if hasattr(network, 'parameters')
+    else network.get_weights()
+  )
   weights = np.concatenate([np.ravel(w) for w in weights])
   return weights.size, round(float(np.abs(weights).sum()), 2)

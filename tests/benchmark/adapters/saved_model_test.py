@@ -6,19 +6,18 @@ import tempfile
 from absl.testing import parameterized
 import keras
 import numpy as np
-import tensorflow as tf, tf_keras
-
 from official.core import exp_factory
 from official.vision.serving import export_saved_model_lib
 from official.vision.serving import image_classification
-from official_ext.harmonization import (
-    registry_imports)  # pylint: disable=unused-import
+import tensorflow as tf
+import tf_keras
+
+from official_ext.harmonization import registry_imports
 from official_ext.harmonization.benchmark.adapters import spec
 from tests.benchmark.adapters import networks
 
 
 class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
-
   def _folder(self):
     return tempfile.mkdtemp(dir=self.get_temp_dir())
 
@@ -39,13 +38,21 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     tf.train.Checkpoint(model=model).write(os.path.join(folder, 'ckpt'))
     exported = os.path.join(folder, 'exported')
     # A small network in the host's exporter, which builds large ones.
-    kwargs = dict(params=config, batch_size=None, input_type='tflite',
-                  input_image_size=[networks.SIZE, networks.SIZE])
+    kwargs = dict(
+      params=config,
+      batch_size=None,
+      input_type='tflite',
+      input_image_size=[networks.SIZE, networks.SIZE],
+    )
     export_saved_model_lib.export_inference_graph(
-        **kwargs, checkpoint_path=os.path.join(folder, 'ckpt'),
-        export_dir=exported, export_saved_model_subdir='saved_model',
-        export_module=image_classification.ClassificationModule(
-            **kwargs, model=model))
+      **kwargs,
+      checkpoint_path=os.path.join(folder, 'ckpt'),
+      export_dir=exported,
+      export_saved_model_subdir='saved_model',
+      export_module=image_classification.ClassificationModule(
+        **kwargs, model=model
+      ),
+    )
     for path in (exported, os.path.join(exported, 'saved_model')):
       with self.assertNoLogs('absl', level='WARNING'):
         adapter = spec.build(f'saved_model:{path}')
@@ -63,12 +70,14 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_exported_by_keras_3(self):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([
+    model = keras.Sequential(
+      [
         keras.Input((None, None, 3)),
         keras.layers.Conv2D(6, 3, activation='swish'),
         keras.layers.GlobalAveragePooling2D(),
         keras.layers.Dense(5),
-    ])
+      ]
+    )
     folder = self._folder()
     model.export(folder, verbose=False)
     with self.assertLogs(level='WARNING') as logs:
@@ -89,27 +98,32 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
   def test_one_batch_size(self):
     model = networks.network()
     for size in (2, 4):
-      folder = self._save(model, tf.TensorSpec([size, 16, 16, 3], name='x'),
-                          holds=model)
+      folder = self._save(
+        model, tf.TensorSpec([size, 16, 16, 3], name='x'), holds=model
+      )
       adapter = spec.build(f'saved_model:{folder}?signature=serve')
       self._check(adapter, model)
 
   @parameterized.parameters(
-      # The types of the host's image_tensor, and of its image_bytes.
-      (tf.TensorSpec([None, 16, 16, 3], tf.uint8, 'x'), 'uint8'),
-      (tf.TensorSpec([None], tf.string, 'x'), 'string'))
+    # The types of the host's image_tensor, and of its image_bytes.
+    (tf.TensorSpec([None, 16, 16, 3], tf.uint8, 'x'), 'uint8'),
+    (tf.TensorSpec([None], tf.string, 'x'), 'string'),
+  )
   def test_an_input_without_gradient_says_how_to_export(self, image, dtype):
     folder = self._save(lambda x: tf.ones([tf.shape(x)[0], 5]), image)
-    with self.assertRaisesRegex(ValueError,
-                                f"'x' is {dtype}, .*--input_type=tflite"):
+    with self.assertRaisesRegex(
+      ValueError, f"'x' is {dtype}, .*--input_type=tflite"
+    ):
       spec.build(f'saved_model:{folder}?signature=serve')
 
   def test_options_choose_signature_and_output(self):
     model = networks.network()
     images = tf.TensorSpec([None, networks.SIZE, networks.SIZE, 3], name='x')
     folder = self._save(
-        lambda x: {'a': model(x), 'b': tf.nn.softmax(model(x))}, images,
-        holds=model)
+      lambda x: {'a': model(x), 'b': tf.nn.softmax(model(x))},
+      images,
+      holds=model,
+    )
     prefix = f'saved_model:{folder}?preprocessing=unit'
     with self.assertRaisesRegex(ValueError, "'serving_default'.*one of serve"):
       spec.build(prefix)
@@ -119,14 +133,17 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
       spec.build(f'{prefix}&signature=serve&output=b')
     for output in ('a', '0'):
       self._check(
-          spec.build(f'{prefix}&signature=serve&output={output}'), model)
+        spec.build(f'{prefix}&signature=serve&output={output}'), model
+      )
 
   def test_inputs_of_16_and_64_bits(self):
     model = networks.network()
     for dtype in (tf.float16, tf.bfloat16, tf.float64):
       folder = self._save(
-          lambda x: model(tf.cast(x, tf.float32)),
-          tf.TensorSpec([None, 16, 16, 3], dtype, name='x'), holds=model)
+        lambda x: model(tf.cast(x, tf.float32)),
+        tf.TensorSpec([None, 16, 16, 3], dtype, name='x'),
+        holds=model,
+      )
       adapter = spec.build(f'saved_model:{folder}?signature=serve')
       inputs = adapter.preprocess(networks.pixels())
       found = adapter.logits_and_gradients(inputs, networks.labels())
@@ -134,19 +151,25 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
       wanted = networks.expected(model, rounded, networks.labels())
       self.assertAllClose(found[0], wanted[0], rtol=1e-4, atol=1e-6)
       self.assertAllClose(
-          found[1], wanted[1], rtol=.02, atol=1e-3 * np.abs(wanted[1]).max())
+        found[1], wanted[1], rtol=0.02, atol=1e-3 * np.abs(wanted[1]).max()
+      )
 
   @parameterized.parameters(
-      (tf.nn.log_softmax, 'log_softmax'), (tf.sigmoid, 'sigmoid'),
-      (tf.math.log_sigmoid, 'log_sigmoid'),
-      (lambda z: tf.math.log(tf.nn.softmax(z) + 1e-7), 'log of softmax'),
-      (lambda z: tf.constant([2.]) * tf.nn.softmax(z) - 1, 'softmax'),
-      (tf_keras.activations.hard_sigmoid, 'hard_sigmoid'),
-      (keras.activations.hard_sigmoid, 'relu6'))
+    (tf.nn.log_softmax, 'log_softmax'),
+    (tf.sigmoid, 'sigmoid'),
+    (tf.math.log_sigmoid, 'log_sigmoid'),
+    (lambda z: tf.math.log(tf.nn.softmax(z) + 1e-7), 'log of softmax'),
+    (lambda z: tf.constant([2.0]) * tf.nn.softmax(z) - 1, 'softmax'),
+    (tf_keras.activations.hard_sigmoid, 'hard_sigmoid'),
+    (keras.activations.hard_sigmoid, 'relu6'),
+  )
   def test_ends_that_its_graph_shows_are_refused(self, squash, name):
     model = networks.network()
-    folder = self._save(lambda x: squash(model(x)),
-                        tf.TensorSpec([None, 16, 16, 3], name='x'), holds=model)
+    folder = self._save(
+      lambda x: squash(model(x)),
+      tf.TensorSpec([None, 16, 16, 3], name='x'),
+      holds=model,
+    )
     with self.assertRaisesRegex(ValueError, f'.it ends with {name}'):
       spec.build(f'saved_model:{folder}?signature=serve')
 
@@ -154,13 +177,29 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     for version in (tf_keras, keras):
       layers = version.layers
       for first, found in (
-          ([layers.Rescaling(1 / 255.)], 'none'),
-          ([layers.Normalization(mean=[.485, .456, .406],
-                                 variance=[.052, .05, .051])], 'unit'),
-          ([layers.ZeroPadding2D()], 'torch')):
-        model, folder = version.Sequential([
-            version.Input((16, 16, 3)), *first, layers.Conv2D(4, 3),
-            layers.Flatten(), layers.Dense(5)]), self._folder()
+        ([layers.Rescaling(1 / 255.0)], 'none'),
+        (
+          [
+            layers.Normalization(
+              mean=[0.485, 0.456, 0.406], variance=[0.052, 0.05, 0.051]
+            )
+          ],
+          'unit',
+        ),
+        ([layers.ZeroPadding2D()], 'torch'),
+      ):
+        model, folder = (
+          version.Sequential(
+            [
+              version.Input((16, 16, 3)),
+              *first,
+              layers.Conv2D(4, 3),
+              layers.Flatten(),
+              layers.Dense(5),
+            ]
+          ),
+          self._folder(),
+        )
         if version is keras:
           model.export(folder, verbose=False)
         else:
@@ -169,16 +208,24 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
         self.assertRegex(adapter.preprocessing, f', {found}:')
         self.assertEqual('assumed' in adapter.preprocessing, found == 'torch')
     model = networks.network()
-    folder = self._save(lambda x: model(x / 127.5 - 1),
-                        tf.TensorSpec([2, 16, 16, 3], name='x'), holds=model)
+    folder = self._save(
+      lambda x: model(x / 127.5 - 1),
+      tf.TensorSpec([2, 16, 16, 3], name='x'),
+      holds=model,
+    )
     adapter = spec.build(f'saved_model:{folder}?signature=serve')
     self.assertRegex(adapter.preprocessing, ', none:')
 
   def test_augmentation_that_an_export_left_on_is_refused(self):
-    model = keras.Sequential([
-        keras.Input((16, 16, 3)), keras.layers.RandomFlip('horizontal'),
-        keras.layers.Conv2D(4, 3), keras.layers.Flatten(),
-        keras.layers.Dense(5)])
+    model = keras.Sequential(
+      [
+        keras.Input((16, 16, 3)),
+        keras.layers.RandomFlip('horizontal'),
+        keras.layers.Conv2D(4, 3),
+        keras.layers.Flatten(),
+        keras.layers.Dense(5),
+      ]
+    )
     folder = self._folder()
     model.export(folder, verbose=False)
     with self.assertRaisesRegex(ValueError, 'other logits when they are shown'):
@@ -188,18 +235,24 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     model = networks.network()
     for size in (None, 2):
       folder = self._save(
-          lambda x: model(x, training=True),
-          tf.TensorSpec([size, 16, 16, 3], name='x'), holds=model)
+        lambda x: model(x, training=True),
+        tf.TensorSpec([size, 16, 16, 3], name='x'),
+        holds=model,
+      )
       with self.assertRaisesRegex(ValueError, 'statistics of the batch'):
         spec.build(f'saved_model:{folder}?signature=serve')
 
   def test_inputs_that_are_no_images(self):
-    folder = self._save(lambda x, y: {'z': x + y}, tf.TensorSpec([2], name='x'),
-                        tf.TensorSpec([2], name='y'))
+    folder = self._save(
+      lambda x, y: {'z': x + y},
+      tf.TensorSpec([2], name='x'),
+      tf.TensorSpec([2], name='y'),
+    )
     with self.assertRaisesRegex(ValueError, 'the inputs x, y'):
       spec.build(f'saved_model:{folder}?signature=serve')
-    folder = self._save(lambda x: {'z': x + 1},
-                        tf.TensorSpec([None, 3], name='x'))
+    folder = self._save(
+      lambda x: {'z': x + 1}, tf.TensorSpec([None, 3], name='x')
+    )
     with self.assertRaisesRegex(ValueError, r"'x' has shape \(None, 3\)"):
       spec.build(f'saved_model:{folder}?signature=serve')
 

@@ -5,31 +5,41 @@ from unittest import mock
 
 from absl.testing import parameterized
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.benchmark.adapters import spec
 
 
 class SpecTest(tf.test.TestCase, parameterized.TestCase):
-
   def test_is_taken_apart(self):
-    self.assertEqual(spec.parse('mg:gs://bucket/run'),
-                     ('mg', 'gs://bucket/run', {}))
     self.assertEqual(
-        spec.parse('keras:a/b.h5?preprocessing=caffe&input_size=224&name=A=B'),
-        ('keras', 'a/b.h5', {
-            'preprocessing': 'caffe', 'input_size': '224', 'name': 'A=B'}))
+      spec.parse('mg:gs://bucket/run'), ('mg', 'gs://bucket/run', {})
+    )
+    self.assertEqual(
+      spec.parse('keras:a/b.h5?preprocessing=caffe&input_size=224&name=A=B'),
+      (
+        'keras',
+        'a/b.h5',
+        {'preprocessing': 'caffe', 'input_size': '224', 'name': 'A=B'},
+      ),
+    )
 
-  @parameterized.parameters('vgg16', 'onnx:vgg.onnx', 'keras:', ':a', '',
-                            'keras:?name=A')
+  @parameterized.parameters(
+    'vgg16', 'onnx:vgg.onnx', 'keras:', ':a', '', 'keras:?name=A'
+  )
   def test_what_names_no_model_lists_the_grammar(self, text):
     with self.assertRaisesRegex(ValueError, 'names no model') as error:
       spec.parse(text)
     for kind in spec.KINDS.values():
       self.assertIn(kind.example, str(error.exception))
 
-  @parameterized.parameters('keras:a.h5?', 'keras:a.h5?name', 'keras:a.h5?=A',
-                            'keras:a.h5?name=', 'keras:a.h5?name=A&name=B')
+  @parameterized.parameters(
+    'keras:a.h5?',
+    'keras:a.h5?name',
+    'keras:a.h5?=A',
+    'keras:a.h5?name=',
+    'keras:a.h5?name=A&name=B',
+  )
   def test_what_is_no_option(self, text):
     with self.assertRaisesRegex(ValueError, 'no OPTION=VALUE, or stands there'):
       spec.parse(text)
@@ -43,8 +53,9 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
       self.assertIn('name', spec.options_of(kind))
 
   def test_unknown_options_and_values_are_named(self):
-    with self.assertRaisesRegex(ValueError, 'mg: has no option weights; it has'
-                                ' name, checkpoint, ema'):
+    with self.assertRaisesRegex(
+      ValueError, 'mg: has no option weights; it has name, checkpoint, ema'
+    ):
       spec.build('mg:run?weights=a.h5')
     with self.assertRaisesRegex(ValueError, "ema: 'yes' is neither"):
       spec.build('mg:run', ema='yes')
@@ -55,35 +66,47 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
       spec.build('keras_app:VGG16?classes=seven')
     for count in ('1.5', '-1', '0'):
       with self.assertRaisesRegex(
-          ValueError, f"classes: '{count}' is not a whole number above 0.$"):
+        ValueError, f"classes: '{count}' is not a whole number above 0.$"
+      ):
         spec.build(f'keras_app:VGG16?classes={count}')
 
   def test_mean_deviation_and_scale_are_options_of_every_kind(self):
     for name in spec.KINDS:
       kind = spec.KINDS[name]._replace(
-          build=lambda spec, target, *, preprocessing: preprocessing)
+        build=lambda spec, target, *, preprocessing: preprocessing
+      )
       with mock.patch.dict(spec.KINDS, {name: kind}):
-        made = [spec.build(f'{name}:a?{options}') for options in (
+        made = [
+          spec.build(f'{name}:a?{options}')
+          for options in (
             'mean=127&std=128',  # EfficientNet-Lite's.
-            'scale=1/255&mean=.5,.25,0&std=.5,1,2')]
+            'scale=1/255&mean=.5,.25,0&std=.5,1,2',
+          )
+        ]
       self.assertContainsSubset(
-          ['mean', 'std', 'scale'], spec.options_of(spec.KINDS[name]))
-      self.assertIn('preprocessing', inspect.signature(
-          spec.KINDS[name].build).parameters)
+        ['mean', 'std', 'scale'], spec.options_of(spec.KINDS[name])
+      )
+      self.assertIn(
+        'preprocessing', inspect.signature(spec.KINDS[name].build).parameters
+      )
       pixels = np.float32([[[[0, 51, 255]]]])
       self.assertAllClose(made[0].apply(pixels), (pixels - 127) / 128)
-      self.assertAllClose(made[1].apply(pixels), [[[[-1, -.05, .5]]]])
+      self.assertAllClose(made[1].apply(pixels), [[[[-1, -0.05, 0.5]]]])
       self.assertEqual(str(made[0]), 'custom: (RGB * 1 - 127) / 128')
 
   @parameterized.parameters(
-      ('mean=127&preprocessing=tf', 'exclude each other'),
-      ('mean=a', "'a' is not a number"), ('std=2,3', 'std=2.0,3.0; expected'),
-      ('std=0&scale=1', 'only numbers above'),
-      ('std=0', 'only numbers above 0'), ('scale=1/0', "'1/0' is not"),
-      ('scale=1,2,3', 'expected one number'), ('mean=nan', 'finite number'),
-      # Of pixels in 0..1, as PyTorch has them.
-      ('mean=.485,.456,.406&std=.229,.224,.225', 'write scale=1/255 too'),
-      ('mean=.5', 'write scale=1/255 too'))
+    ('mean=127&preprocessing=tf', 'exclude each other'),
+    ('mean=a', "'a' is not a number"),
+    ('std=2,3', 'std=2.0,3.0; expected'),
+    ('std=0&scale=1', 'only numbers above'),
+    ('std=0', 'only numbers above 0'),
+    ('scale=1/0', "'1/0' is not"),
+    ('scale=1,2,3', 'expected one number'),
+    ('mean=nan', 'finite number'),
+    # Of pixels in 0..1, as PyTorch has them.
+    ('mean=.485,.456,.406&std=.229,.224,.225', 'write scale=1/255 too'),
+    ('mean=.5', 'write scale=1/255 too'),
+  )
   def test_numbers_that_make_no_preprocessing(self, options, message):
     with self.assertRaisesRegex(ValueError, f"'keras:a.h5.*{message}"):
       spec.build(f'keras:a.h5?{options}')

@@ -9,7 +9,7 @@ import types
 from unittest import mock
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.benchmark.adapters import preprocessing
 from official_ext.harmonization.benchmark.adapters import spec
@@ -27,7 +27,6 @@ def torch_twin(model):
   first, norm, second, _, dense = model.layers
 
   class Twin(nn.Module):
-
     def __init__(self):
       super().__init__()
       self.first = nn.Conv2d(3, 6, 3, stride=2)
@@ -47,9 +46,11 @@ def torch_twin(model):
     ours.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1))
     ours.bias.data = torch.tensor(bias)
   twin.norm.weight.data, twin.norm.bias.data = map(
-      torch.tensor, norm.get_weights()[:2])
+    torch.tensor, norm.get_weights()[:2]
+  )
   twin.norm.running_mean, twin.norm.running_var = map(
-      torch.tensor, norm.get_weights()[2:])
+    torch.tensor, norm.get_weights()[2:]
+  )
   twin.dense.weight.data = torch.tensor(dense.get_weights()[0].T)
   twin.dense.bias.data = torch.tensor(dense.get_weights()[1])
   return twin
@@ -63,7 +64,6 @@ def _module_of(function):
 
 
 class TorchTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     optional.require('torch')
@@ -74,12 +74,12 @@ class TorchTest(tf.test.TestCase):
   def _check(self, adapter):
     """Checks an adapter against the model, in TensorFlow."""
     theirs = tensorflow_model.TensorFlowAdapter(
-        'twin', 'twin', adapter.input_size, preprocessing.get('torch'),
-        self.model)
+      'twin', 'twin', adapter.input_size, preprocessing.get('torch'), self.model
+    )
     inputs = adapter.preprocess(networks.pixels())
     results = [
-        a.logits_and_gradients(inputs, networks.labels())
-        for a in (adapter, theirs)
+      a.logits_and_gradients(inputs, networks.labels())
+      for a in (adapter, theirs)
     ]
     for ours, wanted in zip(*results):
       self.assertAllClose(ours, wanted, rtol=1e-5, atol=1e-6)
@@ -90,8 +90,9 @@ class TorchTest(tf.test.TestCase):
     with _module_of(lambda: torch_twin(self.model)):
       adapter = spec.build(f'torch:my_models.net?preprocessing=torch&{_SIZE}')
     self.assertEqual(
-        (adapter.name, adapter.num_classes, adapter.input_size),
-        ('net', 5, (networks.SIZE, networks.SIZE)))
+      (adapter.name, adapter.num_classes, adapter.input_size),
+      ('net', 5, (networks.SIZE, networks.SIZE)),
+    )
     self._check(adapter)
 
   def test_module_is_evaluated_and_left_alone(self):
@@ -99,8 +100,7 @@ class TorchTest(tf.test.TestCase):
     before = {k: v.clone() for k, v in twin.state_dict().items()}
     with _module_of(lambda: twin):
       adapter = spec.build(f'torch:my_models.net?{_SIZE}')
-    adapter.gradients(
-        adapter.preprocess(networks.pixels()), networks.labels())
+    adapter.gradients(adapter.preprocess(networks.pixels()), networks.labels())
     self.assertFalse(twin.training)
     for key, value in twin.state_dict().items():
       self.assertAllEqual(value, before[key])
@@ -111,16 +111,22 @@ class TorchTest(tf.test.TestCase):
     twin = torch_twin(self.model)
     with _module_of(lambda: twin):
       adapter = spec.build(f'torch:my_models.net?{_SIZE}')
-    self.assertEqual([p.tobytes() for p in adapter.parameters()], [
+    self.assertEqual(
+      [p.tobytes() for p in adapter.parameters()],
+      [
         t.detach().numpy().tobytes()
-        for t in (*twin.parameters(), *twin.buffers())])
+        for t in (*twin.parameters(), *twin.buffers())
+      ],
+    )
     before = [p.tobytes() for p in adapter.parameters()]
     twin.norm.running_var[0] += 1
     changed = [p.tobytes() for p in adapter.parameters()]
     self.assertLen([i for i, p in enumerate(before) if p != changed[i]], 1)
     twin.to(torch.bfloat16)
-    self.assertEqual(sum(p.size for p in adapter.parameters()) - 8,
-                     (sum(map(len, changed)) - 8) // 2)
+    self.assertEqual(
+      sum(p.size for p in adapter.parameters()) - 8,
+      (sum(map(len, changed)) - 8) // 2,
+    )
 
   def test_weights_of_a_file(self):
     torch = optional.load('torch')
@@ -141,7 +147,6 @@ class TorchTest(tf.test.TestCase):
     path, made = (os.path.join(folder, f) for f in ('w.pt', 'made'))
 
     class Code:
-
       def __reduce__(self):
         return os.mkdir, (made,)
 
@@ -155,7 +160,6 @@ class TorchTest(tf.test.TestCase):
     torch = optional.load('torch')
 
     class Wrapped(torch.nn.Module):
-
       def __init__(self, inner, wrap):
         super().__init__()
         self.inner, self.wrap = inner, wrap
@@ -171,24 +175,27 @@ class TorchTest(tf.test.TestCase):
     pair = collections.namedtuple('Pair', ['logits', 'features'])
     record = dataclasses.make_dataclass('Record', ['scores', 'features'])
     for wrap, options in (
-        (lambda x: [x], ''), (lambda x: (x, None), ''),
-        (lambda x: collections.OrderedDict(out=x), ''),
-        (lambda x: {'logits': x, 'features': 2 * x}, ''),
-        (lambda x: pair(x, 2 * x), ''),
-        (lambda x: (2 * x, x), '&output=1'),
-        (lambda x: {'heads': {'a': 2 * x, 'b': x}}, '&output=heads.b'),
-        (lambda x: record(x, 2 * x), '&output=scores')):
+      (lambda x: [x], ''),
+      (lambda x: (x, None), ''),
+      (lambda x: collections.OrderedDict(out=x), ''),
+      (lambda x: {'logits': x, 'features': 2 * x}, ''),
+      (lambda x: pair(x, 2 * x), ''),
+      (lambda x: (2 * x, x), '&output=1'),
+      (lambda x: {'heads': {'a': 2 * x, 'b': x}}, '&output=heads.b'),
+      (lambda x: record(x, 2 * x), '&output=scores'),
+    ):
       with _module_of(net(wrap)):
         self._check(spec.build(f'torch:my_models.net?{_SIZE}{options}'))
     for wrap, message in (
-        (lambda x: (x, x), "'logits': write .output= and one of 0, 1"),
-        (lambda x: None, 'its output is a NoneType without tensors'),
-        (lambda x: x[:, :1], 'a single number'),
-        (lambda x: x.log_softmax(-1), 'it ends with log_softmax'),
-        (lambda x: x.softmax(-1).log(), 'it ends with log of softmax'),
-        (lambda x: x.sigmoid().view(-1, 5), 'it ends with sigmoid'),
-        (lambda x: torch.nn.functional.logsigmoid(x), 'ends with log_sigmoid'),
-        (lambda x: x - x.logsumexp(1, keepdim=True), 'exponentials sum to 1')):
+      (lambda x: (x, x), "'logits': write .output= and one of 0, 1"),
+      (lambda x: None, 'its output is a NoneType without tensors'),
+      (lambda x: x[:, :1], 'a single number'),
+      (lambda x: x.log_softmax(-1), 'it ends with log_softmax'),
+      (lambda x: x.softmax(-1).log(), 'it ends with log of softmax'),
+      (lambda x: x.sigmoid().view(-1, 5), 'it ends with sigmoid'),
+      (lambda x: torch.nn.functional.logsigmoid(x), 'ends with log_sigmoid'),
+      (lambda x: x - x.logsumexp(1, keepdim=True), 'exponentials sum to 1'),
+    ):
       with _module_of(net(wrap)):
         with self.assertRaisesRegex(ValueError, message):
           spec.build(f'torch:my_models.net?{_SIZE}')
@@ -201,7 +208,6 @@ class TorchTest(tf.test.TestCase):
     torch = optional.load('torch')
 
     class Wrapped(torch.nn.Module):
-
       def __init__(self, inner):
         super().__init__()
         self.inner = inner
@@ -213,11 +219,15 @@ class TorchTest(tf.test.TestCase):
 
   def test_operations_in_place_on_the_images(self):
     torch = optional.load('torch')
-    for first in (lambda x: x.add_(1).sub_(1), torch.nn.Identity(),
-                  lambda x: x.mul_(2).div_(2)):
+    for first in (
+      lambda x: x.add_(1).sub_(1),
+      torch.nn.Identity(),
+      lambda x: x.mul_(2).div_(2),
+    ):
       with _module_of(lambda f=first: self._wrapped(f)):
-        self._check(spec.build(
-            f'torch:my_models.net?{_SIZE}&preprocessing=torch'))
+        self._check(
+          spec.build(f'torch:my_models.net?{_SIZE}&preprocessing=torch')
+        )
     with _module_of(lambda: self._wrapped(torch.nn.ReLU(inplace=True))):
       adapter = spec.build(f'torch:my_models.net?{_SIZE}&preprocessing=torch')
     inputs = adapter.preprocess(networks.pixels())
@@ -225,14 +235,19 @@ class TorchTest(tf.test.TestCase):
     gradients = adapter.gradients(inputs, networks.labels())
     self.assertAllEqual(inputs, kept)
     wanted = networks.expected(
-        lambda x, training: self.model(tf.nn.relu(x), training=training),
-        inputs, networks.labels())
+      lambda x, training: self.model(tf.nn.relu(x), training=training),
+      inputs,
+      networks.labels(),
+    )
     self.assertAllClose(gradients, wanted[1], rtol=1e-5, atol=1e-6)
 
   def test_weights_of_16_and_64_bits(self):
     torch = optional.load('torch')
-    for dtype, tolerance in ((torch.float16, .02), (torch.bfloat16, .15),
-                             (torch.float64, 1e-5)):
+    for dtype, tolerance in (
+      (torch.float16, 0.02),
+      (torch.bfloat16, 0.15),
+      (torch.float64, 1e-5),
+    ):
       with _module_of(lambda d=dtype: torch_twin(self.model).to(d)):
         adapter = spec.build(f'torch:my_models.net?{_SIZE}&preprocessing=torch')
       inputs = adapter.preprocess(networks.pixels())
@@ -241,17 +256,22 @@ class TorchTest(tf.test.TestCase):
       for ours, theirs in zip(found, wanted):
         self.assertEqual(ours.dtype, np.float32)
         self.assertAllClose(
-            ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+          ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max()
+        )
 
   def test_torchscript(self):
     torch = optional.load('torch')
     image = torch.zeros(1, 3, networks.SIZE, networks.SIZE)
     twin = torch_twin(self.model).eval()
-    for script in (torch.jit.trace(twin, image), torch.jit.script(twin),
-                   torch.jit.freeze(torch.jit.trace(twin, image))):
+    for script in (
+      torch.jit.trace(twin, image),
+      torch.jit.script(twin),
+      torch.jit.freeze(torch.jit.trace(twin, image)),
+    ):
       with _module_of(script):
-        self._check(spec.build(
-            f'torch:my_models.net?{_SIZE}&preprocessing=torch'))
+        self._check(
+          spec.build(f'torch:my_models.net?{_SIZE}&preprocessing=torch')
+        )
 
   def test_a_class_and_a_module_in_place_of_a_function(self):
     torch = optional.load('torch')
@@ -260,7 +280,6 @@ class TorchTest(tf.test.TestCase):
       return torch_twin(self.model)
 
     class Net(torch.nn.Module):
-
       def __init__(self):
         super().__init__()
         self.inner = twin()
@@ -272,10 +291,11 @@ class TorchTest(tf.test.TestCase):
       with _module_of(target):
         self._check(spec.build(f'torch:my_models.net?{_SIZE}'))
     for target, message in (
-        (lambda width, depth=2: None, 'needs the arguments width; expected'),
-        (lambda: 1 / 0, 'fails: ZeroDivisionError: division by zero'),
-        (lambda: {'a': 1}, 'my_models.net gives a dict; expected a torch.nn'),
-        (lambda: lambda x: x, 'gives a function; expected')):
+      (lambda width, depth=2: None, 'needs the arguments width; expected'),
+      (lambda: 1 / 0, 'fails: ZeroDivisionError: division by zero'),
+      (lambda: {'a': 1}, 'my_models.net gives a dict; expected a torch.nn'),
+      (lambda: lambda x: x, 'gives a function; expected'),
+    ):
       with _module_of(target), self.assertRaisesRegex(ValueError, message):
         spec.build('torch:my_models.net')
 
@@ -283,7 +303,6 @@ class TorchTest(tf.test.TestCase):
     torch = optional.load('torch')
 
     class NoGrad(torch.nn.Module):
-
       def __init__(self, inner, guard):
         super().__init__()
         self.inner, self.guard = inner, guard
@@ -293,10 +312,12 @@ class TorchTest(tf.test.TestCase):
           return self.inner(x)
 
     twin = torch_twin(self.model)
-    for target in (NoGrad(twin, torch.no_grad),
-                   NoGrad(twin, torch.inference_mode),
-                   self._wrapped(lambda x: x.detach()),
-                   self._wrapped(torch.round)):
+    for target in (
+      NoGrad(twin, torch.no_grad),
+      NoGrad(twin, torch.inference_mode),
+      self._wrapped(lambda x: x.detach()),
+      self._wrapped(torch.round),
+    ):
       with _module_of(target):
         adapter = spec.build(f'torch:my_models.net?{_SIZE}')
       inputs = adapter.preprocess(networks.pixels())
@@ -307,9 +328,12 @@ class TorchTest(tf.test.TestCase):
   def test_errors_of_a_network_are_one_sentence(self):
     torch = optional.load('torch')
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(7, 5))
-    with _module_of(net), self.assertRaisesRegex(
+    with (
+      _module_of(net),
+      self.assertRaisesRegex(
         ValueError, r'net.*fails on 2 images of 16x16 pixels: RuntimeError: mat'
-        ):
+      ),
+    ):
       spec.build(f'torch:my_models.net?{_SIZE}')
 
   def test_refuses_scores_that_depend_on_the_batch(self):
@@ -317,16 +341,22 @@ class TorchTest(tf.test.TestCase):
     twin = torch_twin(self.model)
     twin.norm.train = lambda mode=True: twin.norm  # Its own train() forgets it.
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-      with _module_of(twin.to(dtype)), self.assertRaisesRegex(
-          ValueError, 'torch:my_models.net.*statistics of the batch'):
+      with (
+        _module_of(twin.to(dtype)),
+        self.assertRaisesRegex(
+          ValueError, 'torch:my_models.net.*statistics of the batch'
+        ),
+      ):
         spec.build(f'torch:my_models.net?{_SIZE}')
     with _module_of(lambda: self._wrapped(torch.nn.functional.dropout)):
       with self.assertRaisesRegex(ValueError, 'shown again'):
         spec.build(f'torch:my_models.net?{_SIZE}')
 
   def test_normalization_inside_is_recognized(self):
-    for first, found in ((lambda x: (x / 255 - .45) / .22, 'none'),
-                         (lambda x: (x - .45) / .22, 'unit')):
+    for first, found in (
+      (lambda x: (x / 255 - 0.45) / 0.22, 'none'),
+      (lambda x: (x - 0.45) / 0.22, 'unit'),
+    ):
       with _module_of(lambda f=first: self._wrapped(f)):
         with self.assertNoLogs('absl', level='WARNING'):
           adapter = spec.build(f'torch:my_models.net?{_SIZE}')
@@ -334,23 +364,28 @@ class TorchTest(tf.test.TestCase):
 
   def test_names_what_cannot_be_imported(self):
     folder = tempfile.mkdtemp(dir=self.get_temp_dir())
-    for name, text in (('needy', 'import a_package_of_nobody'),
-                       ('broken', 'def f(:')):
+    for name, text in (
+      ('needy', 'import a_package_of_nobody'),
+      ('broken', 'def f(:'),
+    ):
       with open(os.path.join(folder, f'{name}.py'), 'w') as f:
         f.write(text)
     with mock.patch.object(sys, 'path', [folder, *sys.path]):
       with self.assertRaisesRegex(
-          ImportError, "needy fails: .*a_package_of_nobody'. Install"):
+        ImportError, "needy fails: .*a_package_of_nobody'. Install"
+      ):
         spec.build('torch:needy.net')
       with self.assertRaisesRegex(ImportError, 'broken fails: SyntaxError'):
         spec.build('torch:broken.net')
     with _module_of(len):
-      with self.assertRaisesRegex(ImportError, "attribute 'other'; it has net"
-                                  ) as error:
+      with self.assertRaisesRegex(
+        ImportError, "attribute 'other'; it has net"
+      ) as error:
         spec.build('torch:my_models.other')
       self.assertNotIn('PYTHONPATH', str(error.exception))
-    with self.assertRaisesRegex(ImportError,
-                                "No module named 'my_models'.*PYTHONPATH"):
+    with self.assertRaisesRegex(
+      ImportError, "No module named 'my_models'.*PYTHONPATH"
+    ):
       spec.build('torch:my_models.net')
     with _module_of(None), self.assertRaisesRegex(ImportError, 'no attribute'):
       spec.build('torch:my_models.other')
@@ -377,12 +412,16 @@ class ZoosTest(tf.test.TestCase):
 
     timm.create_model = create_model
     data.resolve_model_data_config = lambda module: {
-        'input_size': (3, 16, 16), 'mean': mean, 'std': stddev,
-        'interpolation': 'bicubic', 'crop_pct': .9}
+      'input_size': (3, 16, 16),
+      'mean': mean,
+      'std': stddev,
+      'interpolation': 'bicubic',
+      'crop_pct': 0.9,
+    }
     return mock.patch.dict(sys.modules, {'timm': timm, 'timm.data': data})
 
   def test_timm(self):
-    with self._timm((.5, .5, .5), (.5, .5, .5)):
+    with self._timm((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)):
       adapter = spec.build('timm:net')
       spec.build('timm:net?weights=none')
       with self.assertRaisesRegex(ValueError, r'Unknown model \(other\)'):
@@ -390,24 +429,33 @@ class ZoosTest(tf.test.TestCase):
     self.assertEqual(self.calls, [('net', True), ('net', False)])
     self.assertEqual(adapter.preprocessing, '16x16 pixels, tf: RGB / 127.5 - 1')
     self.assertAllClose(
-        adapter.preprocess(networks.pixels()), networks.pixels() / 127.5 - 1,
-        atol=1e-5)
+      adapter.preprocess(networks.pixels()),
+      networks.pixels() / 127.5 - 1,
+      atol=1e-5,
+    )
 
   def test_torchvision(self):
     transforms = types.SimpleNamespace(
-        crop_size=[16], resize_size=[18], mean=(.1, .2, .3), std=(1., 1., 2.))
+      crop_size=[16],
+      resize_size=[18],
+      mean=(0.1, 0.2, 0.3),
+      std=(1.0, 1.0, 2.0),
+    )
     weights = types.SimpleNamespace(transforms=lambda: transforms)
     models = types.ModuleType('torchvision.models')
     models.get_model_weights = {
-        'net': types.SimpleNamespace(DEFAULT=weights)}.__getitem__
+      'net': types.SimpleNamespace(DEFAULT=weights)
+    }.__getitem__
 
     def get_model(name, weights):
       self.calls.append((name, weights))
       return torch_twin(networks.network())
 
     models.get_model = get_model
-    modules = {'torchvision': types.ModuleType('torchvision'),
-               'torchvision.models': models}
+    modules = {
+      'torchvision': types.ModuleType('torchvision'),
+      'torchvision.models': models,
+    }
     with mock.patch.dict(sys.modules, modules):
       adapter = spec.build('torchvision:net')
       spec.build('torchvision:net?weights=none')
@@ -415,20 +463,23 @@ class ZoosTest(tf.test.TestCase):
         spec.build('torchvision:other')
     self.assertEqual(self.calls, [('net', weights), ('net', None)])
     self.assertEqual(
-        adapter.preprocessing,
-        '16x16 pixels, torchvision: (RGB / 255 - (0.1, 0.2, 0.3)) / (1.0, 1.0, '
-        '2.0)')
+      adapter.preprocessing,
+      '16x16 pixels, torchvision: (RGB / 255 - (0.1, 0.2, 0.3)) / (1.0, 1.0, '
+      '2.0)',
+    )
 
 
 class MissingPackagesTest(tf.test.TestCase):
-
   def test_are_named(self):
-    for package, text in (('torch', 'torch:a.b'), ('timm', 'timm:net'),
-                          ('torchvision.models', 'torchvision:net')):
+    for package, text in (
+      ('torch', 'torch:a.b'),
+      ('timm', 'timm:net'),
+      ('torchvision.models', 'torchvision:net'),
+    ):
       with mock.patch.dict(sys.modules, {package: None}):
         with self.assertRaisesRegex(
-            ImportError,
-            f'{text} needs .*pip install {package.split(".")[0]}[.]$'):
+          ImportError, f'{text} needs .*pip install {package.split(".")[0]}[.]$'
+        ):
           spec.build(text)
 
 

@@ -8,7 +8,7 @@ import pathlib
 import tempfile
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.benchmark.adapters import torch_weights
 from testing import optional
@@ -17,9 +17,14 @@ from testing import optional
 def _net(seed=0, width=4):
   torch = optional.load('torch')
   torch.manual_seed(seed)
-  net = torch.nn.Sequential(collections.OrderedDict(
-      conv=torch.nn.Conv2d(3, width, 3), norm=torch.nn.BatchNorm2d(width),
-      flat=torch.nn.Flatten(), fc=torch.nn.Linear(width, 5)))
+  net = torch.nn.Sequential(
+    collections.OrderedDict(
+      conv=torch.nn.Conv2d(3, width, 3),
+      norm=torch.nn.BatchNorm2d(width),
+      flat=torch.nn.Flatten(),
+      fc=torch.nn.Linear(width, 5),
+    )
+  )
   net.norm.running_mean.normal_()
   return net
 
@@ -33,7 +38,6 @@ class Settings(dict):
 
 
 class TorchWeightsTest(tf.test.TestCase):
-
   def setUp(self):
     super().setUp()
     self.torch = optional.load('torch')
@@ -50,8 +54,13 @@ class TorchWeightsTest(tf.test.TestCase):
     found = self._load(*args, **kwargs)
     for name, tensor in self.state.items():
       self.assertTrue(
-          any(self.torch.equal(t, tensor) for n, t in found.items()
-              if n.endswith(name)), name)
+        any(
+          self.torch.equal(t, tensor)
+          for n, t in found.items()
+          if n.endswith(name)
+        ),
+        name,
+      )
 
   def test_wrapped(self):
     optimizer = {'state': {0: {'exp_avg': self.torch.ones(2)}}}
@@ -61,29 +70,54 @@ class TorchWeightsTest(tf.test.TestCase):
       self.assertIn(f'under {key} in', ''.join(logs.output))
 
   def test_prefixed(self):
-    for prefix in ('module.', '_orig_mod.', 'model.', 'net.', 'backbone.',
-                   'module._orig_mod.'):
+    for prefix in (
+      'module.',
+      '_orig_mod.',
+      'model.',
+      'net.',
+      'backbone.',
+      'module._orig_mod.',
+    ):
       self._check(_prefixed(prefix, self.state))
       self._check({'model': _prefixed(prefix, self.state)})
 
   def test_layouts(self):
     torch = self.torch
-    self._check({  # Lightning's.
-        'state_dict': {**_prefixed('model.', self.state),
-                       'criterion.weight': torch.ones(5)},
-        'pytorch-lightning_version': '2.1', 'hyper_parameters': Settings(lr=.1),
-        'callbacks': {'Checkpoint': {'best': torch.tensor(.5)}}})
-    self._check({'model_ema': {  # torchvision's.
-        'n_averaged': torch.tensor(3), **_prefixed('module.', self.state)}})
-    self._check({'model': self.state, 'best': np.float64(.5),
-                 'hist': np.ones(3),
-                 'args': argparse.Namespace(lr=.1, path=pathlib.Path('a'))})
+    self._check(
+      {  # Lightning's.
+        'state_dict': {
+          **_prefixed('model.', self.state),
+          'criterion.weight': torch.ones(5),
+        },
+        'pytorch-lightning_version': '2.1',
+        'hyper_parameters': Settings(lr=0.1),
+        'callbacks': {'Checkpoint': {'best': torch.tensor(0.5)}},
+      }
+    )
+    self._check(
+      {
+        'model_ema': {  # torchvision's.
+          'n_averaged': torch.tensor(3),
+          **_prefixed('module.', self.state),
+        }
+      }
+    )
+    self._check(
+      {
+        'model': self.state,
+        'best': np.float64(0.5),
+        'hist': np.ones(3),
+        'args': argparse.Namespace(lr=0.1, path=pathlib.Path('a')),
+      }
+    )
     self._check({k: v for k, v in self.state.items() if 'batches' not in k})
     self._check({'model': self.state, 'ema': copy.deepcopy(self.state)})
 
   def test_modules_in_wrappers(self):
-    for wrap in (self.torch.nn.DataParallel,
-                 lambda net: self.torch.compile(net, backend='eager')):
+    for wrap in (
+      self.torch.nn.DataParallel,
+      lambda net: self.torch.compile(net, backend='eager'),
+    ):
       self._check(self.state, into=wrap(_net()))
       self._check(_prefixed('module.', self.state), into=wrap(_net()))
 
@@ -92,8 +126,10 @@ class TorchWeightsTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'model, ema; .*weights_key=ema'):
       self._load(content)
     self._check(content, key='ema')
-    content = {**_prefixed('student.', self.other),
-               **_prefixed('teacher.', self.state)}
+    content = {
+      **_prefixed('student.', self.other),
+      **_prefixed('teacher.', self.state),
+    }
     with self.assertRaisesRegex(ValueError, 'student, teacher; expected one'):
       self._load(content)
     self._check(content, key='teacher.')
@@ -103,13 +139,15 @@ class TorchWeightsTest(tf.test.TestCase):
   def test_what_does_not_fit_is_named(self):
     renamed = {k.replace('fc', 'head'): v for k, v in self.state.items()}
     for content, message in (
-        (renamed, r'2 .fc.weight, fc.bias. of its 9 are missing, 2 .hea'),
-        ({'model': _prefixed('net.', renamed)}, "under 'model.net', 2"),
-        (_net(1, 8).state_dict(), r'\(8, 3, 3, 3\); expected \(4, 3, 3, 3\)'),
-        # A larger network of the same names is another one.
-        ({**self.state, 'more.bias': self.torch.ones(1)}, '1 .more.bias. are'),
-        ([1, 2], 'none of its 9 names'), (_net(1), 'a whole module'),
-        ({'model': _net(1)}, 'none of its 9 names')):
+      (renamed, r'2 .fc.weight, fc.bias. of its 9 are missing, 2 .hea'),
+      ({'model': _prefixed('net.', renamed)}, "under 'model.net', 2"),
+      (_net(1, 8).state_dict(), r'\(8, 3, 3, 3\); expected \(4, 3, 3, 3\)'),
+      # A larger network of the same names is another one.
+      ({**self.state, 'more.bias': self.torch.ones(1)}, '1 .more.bias. are'),
+      ([1, 2], 'none of its 9 names'),
+      (_net(1), 'a whole module'),
+      ({'model': _net(1)}, 'none of its 9 names'),
+    ):
       with self.assertRaisesRegex(ValueError, f'w.pt holds no .*{message}'):
         self._load(content)
 
@@ -127,15 +165,18 @@ class TorchWeightsTest(tf.test.TestCase):
     made = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), 'made')
 
     class Code:
-
       def __init__(self, *call):
         self._call = call
 
       def __reduce__(self):
         return self._call
 
-    self._check({'model': self.state, 'x': Code(
-        eval, (f'__import__("os").mkdir({made!r})',))})
+    self._check(
+      {
+        'model': self.state,
+        'x': Code(eval, (f'__import__("os").mkdir({made!r})',)),
+      }
+    )
     with self.assertRaisesRegex(ValueError, 'holds no weights'):
       self._load({'model': self.state, 'x': Code(os.mkdir, (made,))})
     self.assertFalse(os.path.exists(made))

@@ -8,13 +8,13 @@ from unittest import mock
 from absl.testing import parameterized
 import numpy as np
 from scipy import ndimage
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
-from official_ext.harmonization.data.records import record_writer
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark.protocols import clickme
+from official_ext.harmonization.data.records import record_writer
 from testing import fixtures
 from testing import released
 from tests.benchmark import fakes
@@ -25,19 +25,34 @@ def _released_sizes(count):
   records = []
   for i in range(count):
     image, heatmap = (
-        tf.io.encode_jpeg(
-            fixtures.pixels(seed, (256, 256), channels), quality=95).numpy()
-        for seed, channels in ((i, 3), (i + 100, 1)))
+      tf.io.encode_jpeg(
+        fixtures.pixels(seed, (256, 256), channels), quality=95
+      ).numpy()
+      for seed, channels in ((i, 3), (i + 100, 1))
+    )
     records.append(fixtures.record(label=7 * i, image=image, heatmap=heatmap))
   return records
 
 
-def _run(path, adapter=None, batch_size=2, name='clickme', explainer='gradient',
-         comparison_size=20, ceiling=None, **source):
+def _run(
+  path,
+  adapter=None,
+  batch_size=2,
+  name='clickme',
+  explainer='gradient',
+  comparison_size=20,
+  ceiling=None,
+  **source,
+):
   source = labelled_images.Source(path, **source)
   experiment = clickme.ClickMeProtocol(
-      name, source, batch_size=batch_size, explainer=explainer,
-      comparison_size=comparison_size, ceiling=ceiling)
+    name,
+    source,
+    batch_size=batch_size,
+    explainer=explainer,
+    comparison_size=comparison_size,
+    ceiling=ceiling,
+  )
   return experiment.run(adapter or fakes.Adapter(), lambda n: None)
 
 
@@ -46,14 +61,16 @@ def _by_name(result):
 
 
 class ReleasedTest(tf.test.TestCase):
-
   def test_equals_the_released_evaluation(self):
-    path = fixtures.write(self.get_temp_dir(), 'val.tfrecords',
-                          _released_sizes(5))
+    path = fixtures.write(
+      self.get_temp_dir(), 'val.tfrecords', _released_sizes(5)
+    )
     adapter = fakes.Adapter(224, 1000, patch=56)
     # The release imports its explainer's package before it is told another.
-    package = {name: types.ModuleType(name)
-               for name in ('xplique', 'xplique.attributions')}
+    package = {
+      name: types.ModuleType(name)
+      for name in ('xplique', 'xplique.attributions')
+    }
     package['xplique.attributions'].Saliency = None
     with mock.patch.dict(sys.modules, package):
       theirs = released.load('evaluation.clickme')
@@ -64,22 +81,26 @@ class ReleasedTest(tf.test.TestCase):
       return np.abs(gradients).max(-1)
 
     expected = theirs.evaluate_clickme(
-        None, saliency, dataset, preprocess_inputs=lambda x: x / 255. - .5)
-    found = _run(path, adapter, comparison_size=224, ceiling=.65753)
+      None, saliency, dataset, preprocess_inputs=lambda x: x / 255.0 - 0.5
+    )
+    found = _run(path, adapter, comparison_size=224, ceiling=0.65753)
     for metric in clickme.METRICS:
-      self.assertAllClose([row[metric] for row in found.rows],
-                          expected[metric], atol=1e-4)
-      self.assertAllClose(_by_name(found)[metric].value,
-                          np.mean(expected[metric]), atol=1e-4)
+      self.assertAllClose(
+        [row[metric] for row in found.rows], expected[metric], atol=1e-4
+      )
+      self.assertAllClose(
+        _by_name(found)[metric].value, np.mean(expected[metric]), atol=1e-4
+      )
     self.assertAllClose(
-        _by_name(found)['spearman'].normalized, expected['alignment_score'],
-        atol=1e-4)
+      _by_name(found)['spearman'].normalized,
+      expected['alignment_score'],
+      atol=1e-4,
+    )
     # The maps are no trivial ones.
-    self.assertGreater(np.std(expected['spearman']), .01)
+    self.assertGreater(np.std(expected['spearman']), 0.01)
 
 
 class WhereTest(tf.test.TestCase, parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.path = fixtures.write_numbered(self.get_temp_dir(), 'a.tfrecords', 5)
@@ -97,17 +118,20 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual({r['file'] for r in rows}, {self.path})
     for other in results[1:]:
       for metric in clickme.METRICS:
-        self.assertAllClose([r[metric] for r in other.rows],
-                            [r[metric] for r in rows], atol=1e-5)
-      self.assertEqual(_by_name(other)['top1'].value,
-                       _by_name(results[0])['top1'].value)
+        self.assertAllClose(
+          [r[metric] for r in other.rows], [r[metric] for r in rows], atol=1e-5
+        )
+      self.assertEqual(
+        _by_name(other)['top1'].value, _by_name(results[0])['top1'].value
+      )
 
   def test_files_are_read_in_order(self):
     fixtures.write_numbered(self.get_temp_dir(), 'b.tfrecords', 2)
     found = _run(os.path.join(self.get_temp_dir(), '?.tfrecords'))
-    self.assertEqual([(os.path.basename(r['file'])[0], r['record'])
-                      for r in found.rows],
-                     [*(('a', i) for i in range(5)), ('b', 0), ('b', 1)])
+    self.assertEqual(
+      [(os.path.basename(r['file'])[0], r['record']) for r in found.rows],
+      [*(('a', i) for i in range(5)), ('b', 0), ('b', 1)],
+    )
 
   def test_one_pass_gives_map_and_decision(self):
     adapter = fakes.Adapter()
@@ -116,32 +140,40 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
     decisions = [r['prediction'] for r in found.rows]
     inputs = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
     one_pass = clickme._OnePass(adapter, inputs)
-    one_pass.gradients(inputs + np.float32(.5), np.eye(4)[:2])
+    one_pass.gradients(inputs + np.float32(0.5), np.eye(4)[:2])
     self.assertAllEqual(one_pass.logits(), adapter.logits(inputs))
     again = _run(self.path, adapter, 5, explainer='integrated_gradients')
     self.assertEqual([r['prediction'] for r in again.rows], decisions)
-    self.assertEqual(_by_name(again)['spearman'].details['explainer'],
-                     'integrated_gradients')
+    self.assertEqual(
+      _by_name(again)['spearman'].details['explainer'], 'integrated_gradients'
+    )
 
   def test_native_size_is_recorded(self):
     native = _run(self.path, comparison_size=None)
     self.assertEqual(_by_name(native)['dice'].details['compared_at'], [16, 16])
     other = _run(self.path, comparison_size=20)
     self.assertEqual(_by_name(other)['dice'].details['compared_at'], [20, 20])
-    self.assertNotEqual(_by_name(native)['spearman'].value,
-                        _by_name(other)['spearman'].value)
+    self.assertNotEqual(
+      _by_name(native)['spearman'].value, _by_name(other)['spearman'].value
+    )
     self.assertIn('20x20', _by_name(other)['spearman'].preprocessing)
 
   def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(self):
     experiment = clickme.ClickMeProtocol(
-        'clickme', labelled_images.Source(self.path), batch_size=2,
-        comparison_size=20)
+      'clickme',
+      labelled_images.Source(self.path),
+      batch_size=2,
+      comparison_size=20,
+    )
     whole = experiment.run(fakes.Adapter(), lambda n: None)
     journal_path = os.path.join(self.get_temp_dir(), 'rows.jsonl')
     for _ in range(2):  # After a batch each.
       with self.assertRaises(KeyboardInterrupt):
-        experiment.run(fakes.Adapter(), mock.Mock(
-            side_effect=KeyboardInterrupt), journal.Journal(journal_path, {}))
+        experiment.run(
+          fakes.Adapter(),
+          mock.Mock(side_effect=KeyboardInterrupt),
+          journal.Journal(journal_path, {}),
+        )
     kept = journal.Journal(journal_path, {})
     self.assertLen(kept.items, 4)
     adapter = fakes.Adapter()
@@ -149,30 +181,51 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
     # All five for the pictures, and the one that was missing.
     self.assertEqual(sum(adapter.batches), 5 + 1)
     self.assertEqual(again.rows, whole.rows)
-    self.assertEqual([s.to_json() for s in again.scores],
-                     [s.to_json() for s in whole.scores])
+    self.assertEqual(
+      [s.to_json() for s in again.scores], [s.to_json() for s in whole.scores]
+    )
     for name in ('images', 'human', 'model'):
-      self.assertAllEqual(getattr(again.examples, name),
-                          getattr(whole.examples, name))
+      self.assertAllEqual(
+        getattr(again.examples, name), getattr(whole.examples, name)
+      )
 
   def test_identity_is_of_contents_and_options(self):
     copy = os.path.join(self.get_temp_dir(), 'copy.tfrecords')
     tf.io.gfile.copy(self.path, copy, overwrite=True)
     digests = identity.Digests()
 
-    def of(path=self.path, explainer='gradient', size=20, ceiling=None,
-           batch_size=2, **source):
+    def of(
+      path=self.path,
+      explainer='gradient',
+      size=20,
+      ceiling=None,
+      batch_size=2,
+      **source,
+    ):
       return clickme.ClickMeProtocol(
-          'clickme', labelled_images.Source(path, **source),
-          explainer=explainer, batch_size=batch_size, comparison_size=size,
-          ceiling=ceiling).identity(digests)
+        'clickme',
+        labelled_images.Source(path, **source),
+        explainer=explainer,
+        batch_size=batch_size,
+        comparison_size=size,
+        ceiling=ceiling,
+      ).identity(digests)
 
-    for same in (dict(path=copy), dict(ceiling=.5), dict(batch_size=7),
-                 dict(raw_image_max=1.)):
+    for same in (
+      dict(path=copy),
+      dict(ceiling=0.5),
+      dict(batch_size=7),
+      dict(raw_image_max=1.0),
+    ):
       self.assertEqual(identity.differences(of(), of(**same)), '')
-    for other in (dict(limit=2), dict(blur=False), dict(label_offset=1),
-                  dict(map_decoder='canonical'), dict(size=None),
-                  dict(explainer='smoothgrad')):
+    for other in (
+      dict(limit=2),
+      dict(blur=False),
+      dict(label_offset=1),
+      dict(map_decoder='canonical'),
+      dict(size=None),
+      dict(explainer='smoothgrad'),
+    ):
       self.assertNotEqual(identity.differences(of(), of(**other)), '')
     with open(copy, 'r+b') as f:
       f.seek(-1, os.SEEK_END)
@@ -181,17 +234,23 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_another_ceiling_is_another_way_to_show_a_score(self):
     experiment = clickme.ClickMeProtocol(
-        'clickme', labelled_images.Source(self.path), batch_size=2, ceiling=.5,
-        comparison_size=20)
+      'clickme',
+      labelled_images.Source(self.path),
+      batch_size=2,
+      ceiling=0.5,
+      comparison_size=20,
+    )
     stored = {s.name: s.to_json() for s in _run(self.path).scores}
     self.assertEqual(
-        experiment.present(stored),
-        {s.name: s.to_json() for s in _run(self.path, ceiling=.5).scores})
+      experiment.present(stored),
+      {s.name: s.to_json() for s in _run(self.path, ceiling=0.5).scores},
+    )
 
   def test_ceiling_belongs_to_the_rank_correlation_alone(self):
-    found = _by_name(_run(self.path, ceiling=.5))
-    self.assertAllClose(found['spearman'].normalized,
-                        found['spearman'].value / .5)
+    found = _by_name(_run(self.path, ceiling=0.5))
+    self.assertAllClose(
+      found['spearman'].normalized, found['spearman'].value / 0.5
+    )
     self.assertIsNone(found['dice'].ceiling)
     self.assertIsNone(found['top1'].ceiling)
     raw = _by_name(_run(self.path, name='clicktionary'))
@@ -200,8 +259,10 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
   def test_constant_map_is_counted_and_said(self):
     flat = tf.io.encode_png(tf.fill([8, 8, 1], tf.constant(9, tf.uint8)))
     path = fixtures.write(
-        self.get_temp_dir(), 'flat.tfrecords',
-        [fixtures.record(1), fixtures.record(2, heatmap=flat.numpy())])
+      self.get_temp_dir(),
+      'flat.tfrecords',
+      [fixtures.record(1), fixtures.record(2, heatmap=flat.numpy())],
+    )
     # Without the blur, whose zero padding gives any map a rim.
     found = _run(path, blur=False)
     score = _by_name(found)['spearman']
@@ -213,12 +274,14 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
     plain = _run(self.path, fakes.Adapter(classes=6))
     moved = _run(self.path, fakes.Adapter(classes=6), label_offset=2)
     self.assertEqual([r['label'] for r in moved.rows], [2, 3, 4, 5, 2])
-    self.assertNotAllClose([r['spearman'] for r in moved.rows],
-                           [r['spearman'] for r in plain.rows])
+    self.assertNotAllClose(
+      [r['spearman'] for r in moved.rows], [r['spearman'] for r in plain.rows]
+    )
 
   def test_label_outside_the_classes_is_named(self):
     with self.assertRaisesRegex(
-        ValueError, r'a\.tfrecords, record 3 .*label 3 plus the label offset'):
+      ValueError, r'a\.tfrecords, record 3 .*label 3 plus the label offset'
+    ):
       _run(self.path, label_offset=1)
 
   def test_limit(self):
@@ -229,28 +292,32 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
   def test_examples_are_the_first_images(self):
     found = _run(self.path, batch_size=2).examples
     self.assertEqual(found.images.shape, (5, 20, 20, 3))
-    self.assertEqual((found.human.shape, found.model.shape),
-                     ((5, 20, 20), (5, 20, 20)))
+    self.assertEqual(
+      (found.human.shape, found.model.shape), ((5, 20, 20), (5, 20, 20))
+    )
     expected = tf.io.decode_jpeg(_image_of(self.path))
     for side in (16, 20):
       expected = tf.image.resize(expected, [side, side])
-    self.assertAllClose(found.images[0], expected, atol=.5)
+    self.assertAllClose(found.images[0], expected, atol=0.5)
 
   def test_settings_change_with_the_data(self):
     source = labelled_images.Source(self.path)
     before = clickme.ClickMeProtocol('clickme', source, batch_size=1).settings()
     self.assertEqual(
-        before, clickme.ClickMeProtocol('clickme', source, batch_size=9).settings())
+      before,
+      clickme.ClickMeProtocol('clickme', source, batch_size=9).settings(),
+    )
     fixtures.write_numbered(self.get_temp_dir(), 'a.tfrecords', 6)
     self.assertNotEqual(
-        before, clickme.ClickMeProtocol('clickme', source, batch_size=1).settings())
+      before,
+      clickme.ClickMeProtocol('clickme', source, batch_size=1).settings(),
+    )
 
 
 def _image_of(path):
   serialized = next(tf.data.TFRecordDataset(path).as_numpy_iterator())
   example = tf.train.Example.FromString(serialized)
   return example.features.feature['image'].bytes_list.value[0]
-
 
   def test_map_resize_and_kernel(self):
     # Of a click at (128, 128) the release sees nothing: it is of every 4 pixels
@@ -259,50 +326,65 @@ def _image_of(path):
     click[128, 128] = 255
     image = tf.io.encode_png(fixtures.pixels(0)).numpy()
     heatmap = tf.io.encode_png(click).numpy()
-    released = fixtures.write(self.get_temp_dir(), 'released', [
-        fixtures.record(image=image, heatmap=heatmap)])
-    canonical = fixtures.write(self.get_temp_dir(), 'canonical', [
-        record_writer.canonical_example(image, 1, 'a.png', heatmap)])
+    released = fixtures.write(
+      self.get_temp_dir(),
+      'released',
+      [fixtures.record(image=image, heatmap=heatmap)],
+    )
+    canonical = fixtures.write(
+      self.get_temp_dir(),
+      'canonical',
+      [record_writer.canonical_example(image, 1, 'a.png', heatmap)],
+    )
     for path, decoder, options, seen, centred in (
-        (released, 'clickme', {}, False, False),
-        (canonical, 'canonical', {}, True, False),
-        (canonical, 'canonical', {'map_resize': 'released'}, False, False),
-        (released, 'clickme', {'map_resize': 'antialias'}, True, False),
-        (canonical, 'canonical', {'blur_kernel': 'centred'}, True, True)):
+      (released, 'clickme', {}, False, False),
+      (canonical, 'canonical', {}, True, False),
+      (canonical, 'canonical', {'map_resize': 'released'}, False, False),
+      (released, 'clickme', {'map_resize': 'antialias'}, True, False),
+      (canonical, 'canonical', {'blur_kernel': 'centred'}, True, True),
+    ):
       source = labelled_images.Source(path, decoder, **options)
-      batch, = labelled_images.batches(source, (32, 32), (224, 224), 6, 1)
+      (batch,) = labelled_images.batches(source, (32, 32), (224, 224), 6, 1)
       self.assertEqual(batch.maps.max() > 0, seen)
       if seen:
         place = np.array(ndimage.center_of_mass(batch.maps[0]))
         # A pixel of 256 is .875 of 224; antialiasing spreads it evenly.
         self.assertAllClose(
-            place, np.full(2, 128.5 * .875 - .5) - (
-                0. if centred else np.array([1.6, 1.9])), atol=.02)
+          place,
+          np.full(2, 128.5 * 0.875 - 0.5)
+          - (0.0 if centred else np.array([1.6, 1.9])),
+          atol=0.02,
+        )
       experiment = clickme.ClickMeProtocol('clickme', source, batch_size=1)
       settings = experiment.settings()
-      self.assertEqual(settings.get('map_resize', 'released'),
-                       'antialias' if seen else 'released')
-      self.assertEqual(settings.get('blur_kernel', 'released'),
-                       'centred' if centred else 'released')
+      self.assertEqual(
+        settings.get('map_resize', 'released'),
+        'antialias' if seen else 'released',
+      )
+      self.assertEqual(
+        settings.get('blur_kernel', 'released'),
+        'centred' if centred else 'released',
+      )
       line = experiment._preprocessing(fakes.Adapter(), (224, 224))
       self.assertEqual('antialiased' in line, seen)
       self.assertEqual('(centred)' in line, centred)
 
 
 class BadRecordsTest(tf.test.TestCase):
-
   def _write(self, *records):
     return fixtures.write(self.get_temp_dir(), 'bad.tfrecords', records)
 
   def test_bad_record_is_named(self):
     for bad, reason in (
-        (fixtures.record(leave_out=['heatmap']), 'heatmap.*missing'),
-        (fixtures.record(image=b'no image'), 'not a decodable image'),
-        (b'nonsense', 'not a tf.train.Example')):
+      (fixtures.record(leave_out=['heatmap']), 'heatmap.*missing'),
+      (fixtures.record(image=b'no image'), 'not a decodable image'),
+      (b'nonsense', 'not a tf.train.Example'),
+    ):
       path = self._write(fixtures.record(), bad)
       with self.assertRaisesRegex(
-          labelled_images.BadDataError,
-          r'bad\.tfrecords, record 1 \(counted from 0\): .*' + reason):
+        labelled_images.BadDataError,
+        r'bad\.tfrecords, record 1 \(counted from 0\): .*' + reason,
+      ):
         _run(path)
 
   def test_flipped_byte_is_named(self):
@@ -313,13 +395,15 @@ class BadRecordsTest(tf.test.TestCase):
       f.seek(100)
       f.write(bytes([byte[0] ^ 1]))
     with self.assertRaisesRegex(
-        labelled_images.BadDataError,
-        r'bad\.tfrecords, record 0 .*checksum of the record\'s data'):
+      labelled_images.BadDataError,
+      r'bad\.tfrecords, record 0 .*checksum of the record\'s data',
+    ):
       _run(path)
 
   def test_missing_and_empty_files(self):
-    with self.assertRaisesRegex(labelled_images.BadDataError,
-                                r'nowhere\* matches no file'):
+    with self.assertRaisesRegex(
+      labelled_images.BadDataError, r'nowhere\* matches no file'
+    ):
       _run(os.path.join(self.get_temp_dir(), 'nowhere*'))
     with self.assertRaisesRegex(labelled_images.BadDataError, 'does not exist'):
       _run(os.path.join(self.get_temp_dir(), 'nowhere'))

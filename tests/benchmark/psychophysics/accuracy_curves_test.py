@@ -14,8 +14,9 @@ _RESAMPLES = 4000
 
 def _images(animals, vehicles):
   return accuracy_curves.Images(
-      [(f'a{i}', 'animal') for i in range(animals)] +
-      [(f'v{i}', 'vehicle') for i in range(vehicles)])
+    [(f'a{i}', 'animal') for i in range(animals)]
+    + [(f'v{i}', 'vehicle') for i in range(vehicles)]
+  )
 
 
 def _trials(images, participants, levels, is_right):
@@ -28,21 +29,24 @@ def _trials(images, participants, levels, is_right):
         target, other = other, target
       for level in levels:
         right = is_right(participant, image, level)
-        trials.append(human_trials.Trial(
-            str(participant), level, image, target, target if right else other))
+        trials.append(
+          human_trials.Trial(
+            str(participant), level, image, target, target if right else other
+          )
+        )
   return trials
 
 
 class DrawTest(unittest.TestCase):
-
   def test_images_are_drawn_within_their_target(self):
     images = _images(6, 3)
     weights = images.draw(_RESAMPLES, np.random.default_rng(0))
     np.testing.assert_array_equal(weights[:, images.animal].sum(axis=1), 6)
     np.testing.assert_array_equal(weights[:, ~images.animal].sum(axis=1), 3)
     # With replacement: of 6, one is left out with probability (5 / 6)^6.
-    self.assertAlmostEqual((weights[:, images.animal] == 0).mean(),
-                           (5 / 6)**6, 2)
+    self.assertAlmostEqual(
+      (weights[:, images.animal] == 0).mean(), (5 / 6) ** 6, 2
+    )
 
   def test_an_image_has_one_target(self):
     with self.assertRaisesRegex(ValueError, 'Image x'):
@@ -50,7 +54,6 @@ class DrawTest(unittest.TestCase):
 
 
 class ResampleTest(unittest.TestCase):
-
   def resample(self, images, trials, levels):
     rng = np.random.default_rng(0)
     answers = accuracy_curves.Answers(trials, images, levels)
@@ -61,23 +64,26 @@ class ResampleTest(unittest.TestCase):
     trials = _trials(images, 20, (0, 10), lambda p, image, level: p < 15)
     curves = self.resample(images, trials, (0, 10))
     # All answers of a participant are drawn together: a binomial of 20.
-    np.testing.assert_allclose(curves.std(axis=0), math.sqrt(.75 * .25 / 20),
-                               rtol=.05)
+    np.testing.assert_allclose(
+      curves.std(axis=0), math.sqrt(0.75 * 0.25 / 20), rtol=0.05
+    )
     np.testing.assert_array_equal(curves[:, 0], curves[:, 1])
 
   def test_spread_over_images(self):
     images = _images(10, 10)
-    trials = _trials(images, 3, (0, 10), lambda p, image, level:
-                     int(image[1:]) < 7)
+    trials = _trials(
+      images, 3, (0, 10), lambda p, image, level: int(image[1:]) < 7
+    )
     curves = self.resample(images, trials, (0, 10))
-    np.testing.assert_allclose(curves.std(axis=0), math.sqrt(.7 * .3 / 20),
-                               rtol=.05)
+    np.testing.assert_allclose(
+      curves.std(axis=0), math.sqrt(0.7 * 0.3 / 20), rtol=0.05
+    )
     np.testing.assert_array_equal(curves[:, 0], curves[:, 1])
 
   def test_targets_differ_without_adding_spread(self):
     images = _images(10, 10)
     trials = _trials(images, 1, (0,), lambda p, image, level: image[0] == 'a')
-    np.testing.assert_array_equal(self.resample(images, trials, (0,)), .5)
+    np.testing.assert_array_equal(self.resample(images, trials, (0,)), 0.5)
     images = _images(7, 13)
     trials = _trials(images, 1, (0,), lambda p, image, level: image[0] == 'v')
     np.testing.assert_array_equal(self.resample(images, trials, (0,)), 13 / 20)
@@ -87,38 +93,43 @@ class ResampleTest(unittest.TestCase):
     trials = _trials(images, 1, (0, 10), lambda *_: True)
     trials = [t for t in trials if t.level == 0 or t.image == 'a0']
     curves = self.resample(images, trials, (0, 10))
-    np.testing.assert_array_equal(curves[:, 0], 1.)
+    np.testing.assert_array_equal(curves[:, 0], 1.0)
     # a0 is one of two animals.
-    self.assertAlmostEqual(np.isnan(curves[:, 1]).mean(), .25, 1)
+    self.assertAlmostEqual(np.isnan(curves[:, 1]).mean(), 0.25, 1)
 
 
 class SplitHalfTest(unittest.TestCase):
-
   def test_equal_and_opposite_participants(self):
     images = _images(2, 2)
     equal = accuracy_curves.Answers(
-        _trials(images, 6, (0, 10), lambda p, image, level: level), images,
-        (0, 10))
-    self.assertEqual(equal.split_half(psychometrics.l2, 0), 0.)
+      _trials(images, 6, (0, 10), lambda p, image, level: level),
+      images,
+      (0, 10),
+    )
+    self.assertEqual(equal.split_half(psychometrics.l2, 0), 0.0)
     opposite = accuracy_curves.Answers(
-        _trials(images, 2, (0, 10), lambda p, image, level: p), images, (0, 10))
-    self.assertAlmostEqual(opposite.split_half(psychometrics.l2, 0),
-                           math.sqrt(2))
+      _trials(images, 2, (0, 10), lambda p, image, level: p), images, (0, 10)
+    )
+    self.assertAlmostEqual(
+      opposite.split_half(psychometrics.l2, 0), math.sqrt(2)
+    )
     single = accuracy_curves.Answers(
-        _trials(images, 1, (0,), lambda *_: True), images, (0,))
+      _trials(images, 1, (0,), lambda *_: True), images, (0,)
+    )
     self.assertTrue(math.isnan(single.split_half(psychometrics.l2, 0)))
 
 
 class IntervalTest(unittest.TestCase):
-
   def test_quantiles_of_what_is_defined(self):
     low, high, undefined = accuracy_curves.interval(
-        [*np.arange(101.), math.nan], .9)
-    np.testing.assert_allclose((low, high, undefined), (5., 95., 1))
+      [*np.arange(101.0), math.nan], 0.9
+    )
+    np.testing.assert_allclose((low, high, undefined), (5.0, 95.0, 1))
 
   def test_none_where_most_are_undefined(self):
-    low, high, undefined = accuracy_curves.interval([1., math.nan, math.nan],
-                                                    .9)
+    low, high, undefined = accuracy_curves.interval(
+      [1.0, math.nan, math.nan], 0.9
+    )
     self.assertTrue(math.isnan(low) and math.isnan(high))
     self.assertEqual(undefined, 2)
 

@@ -7,11 +7,11 @@ import zipfile
 
 from absl.testing import parameterized
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
+from official_ext.harmonization.benchmark import run as benchmark_run
 from official_ext.harmonization.data.maps import map_files
 from official_ext.harmonization.data.maps import npz
-from official_ext.harmonization.benchmark import run as benchmark_run
 from tests.data import building
 
 
@@ -26,7 +26,6 @@ class Code:
 
 
 class PickleTest(building.Case, parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.marker = self.folder / 'ran'
@@ -38,8 +37,9 @@ class PickleTest(building.Case, parameterized.TestCase):
 
   def test_arrays_of_objects_are_refused(self):
     with self.assertRaisesRegex(PermissionError, 'heatmap of f.npz.*--trust'):
-      npz.load(io.BytesIO(building.npz(heatmap=self.array)), 'f.npz',
-               {'heatmap': True})
+      npz.load(
+        io.BytesIO(building.npz(heatmap=self.array)), 'f.npz', {'heatmap': True}
+      )
     self.assertFalse(self.marker.exists())
 
   @parameterized.parameters('map.npy', 'map.npz')
@@ -57,10 +57,18 @@ class PickleTest(building.Case, parameterized.TestCase):
 
   def test_headers_that_lie_are_named(self):
     fields = "{'descr': '%s', 'fortran_order': False, 'shape': (%d,)}"
-    for header in (fields % ('<f8', 10**13), fields % ('<f8', 10**30),
-                   fields % ('<f8', -3), fields % ('??', 1), '{'):
-      array = (b'\x93NUMPY\x01\x00' + len(header).to_bytes(2, 'little') +
-               header.encode())
+    for header in (
+      fields % ('<f8', 10**13),
+      fields % ('<f8', 10**30),
+      fields % ('<f8', -3),
+      fields % ('??', 1),
+      '{',
+    ):
+      array = (
+        b'\x93NUMPY\x01\x00'
+        + len(header).to_bytes(2, 'little')
+        + header.encode()
+      )
       with self.assertRaisesRegex(ValueError, 'map.npy is no npy file'):
         map_files.read_map(self.write('map.npy', array))
       archive = io.BytesIO()
@@ -76,8 +84,10 @@ class PickleTest(building.Case, parameterized.TestCase):
 
   def test_pictures_of_a_benchmark(self):
     pictures = np.zeros((1, 2, 2), np.uint8)
-    path = self.write('examples.npz', building.npz(
-        images=self.array, human=pictures, model=pictures))
+    path = self.write(
+      'examples.npz',
+      building.npz(images=self.array, human=pictures, model=pictures),
+    )
     for content in (None, self.array.dumps()):
       path = path if content is None else self.write('other.npz', content)
       with self.assertRaisesRegex(ValueError, 'pickle'):
@@ -86,7 +96,6 @@ class PickleTest(building.Case, parameterized.TestCase):
 
 
 class ArchiveTest(building.Case):
-
   def test_is_read_where_it_is(self):
     """Members whose names lead elsewhere become records like any other."""
     archive = str(self.folder / 'a.zip')
@@ -97,8 +106,10 @@ class ArchiveTest(building.Case):
     before = set(os.listdir(self.folder))
     folder, totals = self.build('records', npz=archive, label_offset=0)
     self.assertEqual(totals['records'], 3)
-    self.assertEqual(set(os.listdir(self.folder)) - before,
-                     {os.path.basename(os.path.normpath(folder))})
+    self.assertEqual(
+      set(os.listdir(self.folder)) - before,
+      {os.path.basename(os.path.normpath(folder))},
+    )
     self.assertFalse(os.path.exists(elsewhere))
     self.assertFalse((self.folder.parent / 'out.npz').exists())
 

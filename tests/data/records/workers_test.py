@@ -24,17 +24,18 @@ def _is_running(pid):
 
 
 class WorkersTest(unittest.TestCase):
-
   def run_jobs(self, work, count):
     done = []
-    found = list(workers.run(work, [(i,) for i in range(5)], count,
-                             done.append))
+    found = list(
+      workers.run(work, [(i,) for i in range(5)], count, done.append)
+    )
     return sorted(found), sum(done)
 
   def test_results_and_progress(self):
     for count in (1, 2, 9):
-      self.assertEqual(self.run_jobs(jobs.square, count),
-                       ([0, 1, 4, 9, 16], 10))
+      self.assertEqual(
+        self.run_jobs(jobs.square, count), ([0, 1, 4, 9, 16], 10)
+      )
 
   def test_an_error_is_that_of_the_job(self):
     for count in (1, 2):
@@ -49,7 +50,9 @@ class WorkersTest(unittest.TestCase):
   def test_who_stops_asking_does_not_wait(self):
     before = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-      results = workers.run(jobs.wait, [(folder, 0.), (folder, 60.)], 2, print)
+      results = workers.run(
+        jobs.wait, [(folder, 0.0), (folder, 60.0)], 2, print
+      )
       next(results)
       results.close()
     self.assertLess(time.monotonic() - before, 40)
@@ -59,19 +62,23 @@ class WorkersTest(unittest.TestCase):
     """Starts a parent with workers and ends it; returns what it printed."""
     with tempfile.TemporaryDirectory() as folder:
       parent = subprocess.Popen(
-          [sys.executable, jobs.__file__, folder], stdout=subprocess.PIPE,
-          stderr=subprocess.PIPE, text=True, start_new_session=True,
-          env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+        [sys.executable, jobs.__file__, folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+      )
       while len(pids := [p.name for p in pathlib.Path(folder).iterdir()]) < 2:
         self.assertIsNone(parent.poll())
-        time.sleep(.02)
+        time.sleep(0.02)
       self.assertTrue(all(map(_is_running, pids)))
-      time.sleep(.5)  # One of them is idle by then.
+      time.sleep(0.5)  # One of them is idle by then.
       how(parent.pid)
       parent.wait()
       end = time.monotonic() + 20
       while any(map(_is_running, pids)) and time.monotonic() < end:
-        time.sleep(.02)
+        time.sleep(0.02)
     left = [int(pid) for pid in pids if _is_running(pid)]
     for pid in left:  # Or they would keep the pipe open.
       os.kill(pid, signal.SIGKILL)

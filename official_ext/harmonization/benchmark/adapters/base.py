@@ -6,12 +6,12 @@ Its memory is bounded by the batch that it is given.
 """
 
 import abc
+from collections.abc import Iterator
 import re
-from typing import Iterator, Tuple
 
 from absl import logging
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.benchmark.adapters import preprocessing
 
@@ -31,13 +31,17 @@ _SUM_TOLERANCE, _SUM_ROUNDINGS = 1e-3, 10
 _DEPENDENCE, _PIXEL_ROUNDINGS, _ROUNDINGS = 1e-4, 4, 4
 # Rounding errors of types of numbers. TensorFloat-32 is what GPUs may compute
 # with in place of float32.
-ROUNDING = {'float32': 2.**-23, 'tensor_float_32': 2.**-11, 'float16': 2.**-10,
-            'bfloat16': 2.**-7}
+ROUNDING = {
+  'float32': 2.0**-23,
+  'tensor_float_32': 2.0**-11,
+  'float16': 2.0**-10,
+  'bfloat16': 2.0**-7,
+}
 
 # Powers of two that scores are multiplied by, and gradients divided by, where
 # float16 would round small gradients to zero: the first whose gradients are
 # finite is taken, for each image.
-_SCALES = (4096., 64., 1.)
+_SCALES = (4096.0, 64.0, 1.0)
 
 
 class Unscorable(ValueError):
@@ -47,12 +51,13 @@ class Unscorable(ValueError):
 def no_gradient(spec: str) -> Unscorable:
   """Returns the error of a network whose logits ignore its images."""
   return Unscorable(
-      f'{spec}: its logits have no gradient with respect to the images; '
-      'expected a differentiable network. Look for no_grad, inference_mode, '
-      'detach, stop_gradient or NumPy in it.')
+    f'{spec}: its logits have no gradient with respect to the images; '
+    'expected a differentiable network. Look for no_grad, inference_mode, '
+    'detach, stop_gradient or NumPy in it.'
+  )
 
 
-def resize(images: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Resizes whole images, bilinearly and without antialiasing.
 
   This is how the release takes ClickMe's images to a network's input size
@@ -81,9 +86,15 @@ class Adapter(abc.ABC):
       outputs, class 0 of 1001, the background, left out; else num_classes.
   """
 
-  def __init__(self, spec: str, name: str, input_size: Tuple[int, int],
-               prepare: preprocessing.Preprocessing, *,
-               assumed: bool = False):
+  def __init__(
+    self,
+    spec: str,
+    name: str,
+    input_size: tuple[int, int],
+    prepare: preprocessing.Preprocessing,
+    *,
+    assumed: bool = False,
+  ):
     """Describes the network; the subclass then calls `_probe`.
 
     Args:
@@ -100,12 +111,16 @@ class Adapter(abc.ABC):
     self._prepare = prepare
     height, width = self.input_size
     self.preprocessing = f'{height}x{width} pixels, {prepare}' + (
-        ' (assumed)' if assumed else '')
+      ' (assumed)' if assumed else ''
+    )
     if assumed:
       logging.warning(
-          '%s does not say how it wants its pixels: preprocessing=%s is '
-          'assumed. A wrong one lowers every score; say which of %s it is.',
-          spec, prepare.name, ', '.join(preprocessing.NAMED))
+        '%s does not say how it wants its pixels: preprocessing=%s is '
+        'assumed. A wrong one lowers every score; say which of %s it is.',
+        spec,
+        prepare.name,
+        ', '.join(preprocessing.NAMED),
+      )
     self.num_classes = self.scored_classes = None
 
   @abc.abstractmethod
@@ -114,8 +129,8 @@ class Adapter(abc.ABC):
 
   @abc.abstractmethod
   def _logits_and_gradients(
-      self, inputs: np.ndarray,
-      labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    self, inputs: np.ndarray, labels: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     """As `logits_and_gradients`, for the network's own classes."""
 
   @abc.abstractmethod
@@ -159,8 +174,8 @@ class Adapter(abc.ABC):
     return self.logits_and_gradients(inputs, labels)[1]
 
   def logits_and_gradients(
-      self, inputs: np.ndarray,
-      labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    self, inputs: np.ndarray, labels: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     """Returns logits and the gradient of their labels' from one pass.
 
     Args:
@@ -180,28 +195,33 @@ class Adapter(abc.ABC):
     self._check_shape(inputs)
     expected = (len(inputs), self.scored_classes)
     if labels.shape != expected:
-      raise ValueError(f'{self.name}: labels of shape {labels.shape}, where '
-                       f'one-hot ones of shape {expected} are needed.')
+      raise ValueError(
+        f'{self.name}: labels of shape {labels.shape}, where '
+        f'one-hot ones of shape {expected} are needed.'
+      )
     background = self.num_classes - self.scored_classes
     own = np.pad(np.asarray(labels, np.float32), ((0, 0), (background, 0)))
     logits, gradients = self._differentiate(inputs, own)
     return self._scored(logits), gradients
 
   def _differentiate(
-      self, inputs: np.ndarray,
-      labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    self, inputs: np.ndarray, labels: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     """As `_logits_and_gradients`, and float16 gradients do not underflow."""
     half = self._epsilon() == ROUNDING['float16']
-    first, *others = _SCALES if half else (1.,)
+    first, *others = _SCALES if half else (1.0,)
     logits, gradients = self._call(
-        self._logits_and_gradients, inputs, labels * np.float32(first))
+      self._logits_and_gradients, inputs, labels * np.float32(first)
+    )
     gradients = gradients / np.float32(first)
     for scale in others:
       bad = ~np.isfinite(gradients).all(axis=(1, 2, 3))
       if bad.any():
         gradients[bad] = self._call(
-            self._logits_and_gradients, inputs[bad],
-            labels[bad] * np.float32(scale))[1] / np.float32(scale)
+          self._logits_and_gradients,
+          inputs[bad],
+          labels[bad] * np.float32(scale),
+        )[1] / np.float32(scale)
     if not gradients.any():
       self._refuse_no_gradient()
     return logits, gradients
@@ -213,8 +233,9 @@ class Adapter(abc.ABC):
     labels[:, -1] = 1
     if not self._call(self._logits_and_gradients, inputs, labels)[1].any():
       raise Unscorable(
-          f'{self.spec}: the gradients of its logits are all zero; expected a '
-          'differentiable network. Look for rounding or thresholds in it.')
+        f'{self.spec}: the gradients of its logits are all zero; expected a '
+        'differentiable network. Look for rounding or thresholds in it.'
+      )
 
   def _noise(self) -> np.ndarray:
     """Returns two images of noise."""
@@ -230,31 +251,35 @@ class Adapter(abc.ABC):
       return function(*arrays)
     except (Unscorable, MemoryError):
       raise
-    except Exception as e:  # pylint: disable=broad-except
+    except Exception as e:
       lines = [line.strip() for line in str(e).splitlines() if line.strip()]
       if lines[:1] == ['in user code:']:  # AutoGraph's: the error comes last.
         lines = lines[-1:]
       kind, message = type(e).__name__, lines[0] if lines else ''
       raise Unscorable(
-          f'{self.name} ({self.spec}) fails on {len(arrays[0])} images of '
-          f'{self.input_size[0]}x{self.input_size[1]} pixels: '
-          f'{kind}: {message.removeprefix(f"{kind}: ")}') from e
+        f'{self.name} ({self.spec}) fails on {len(arrays[0])} images of '
+        f'{self.input_size[0]}x{self.input_size[1]} pixels: '
+        f'{kind}: {message.removeprefix(f"{kind}: ")}'
+      ) from e
 
   def _check_shape(self, images: np.ndarray):
     expected = (*self.input_size, 3)
     if images.ndim != 4 or images.shape[1:] != expected:
-      raise ValueError(f'{self.name}: images of shape {images.shape}, where '
-                       f'(B, {", ".join(map(str, expected))}) is needed.')
+      raise ValueError(
+        f'{self.name}: images of shape {images.shape}, where '
+        f'(B, {", ".join(map(str, expected))}) is needed.'
+      )
 
   def _scored(self, logits: np.ndarray) -> np.ndarray:
     """Leaves the background out, and lets nothing through that is no logit."""
     finite = np.isfinite(logits).all(axis=-1)
     if not finite.all():
       raise ValueError(
-          f'{self.name} ({self.spec}): {np.sum(~finite)} of {len(logits)} '
-          'images have logits that are not finite: the weights are damaged, '
-          f'or the preprocessing ({self.preprocessing}) is wrong.')
-    return logits[:, self.num_classes - self.scored_classes:]
+        f'{self.name} ({self.spec}): {np.sum(~finite)} of {len(logits)} '
+        'images have logits that are not finite: the weights are damaged, '
+        f'or the preprocessing ({self.preprocessing}) is wrong.'
+      )
+    return logits[:, self.num_classes - self.scored_classes :]
 
   def _probe(self):
     """Learns the number of classes from noise, and refuses what has no logits.
@@ -267,17 +292,21 @@ class Adapter(abc.ABC):
     logits = self._call(self._logits, inputs)
     if logits.ndim != 2 or len(logits) != len(inputs):
       raise Unscorable(
-          f'{self.spec}: its output has shape {logits.shape}; expected one '
-          'logit for every image and class, (B, C).')
+        f'{self.spec}: its output has shape {logits.shape}; expected one '
+        'logit for every image and class, (B, C).'
+      )
     self.num_classes = logits.shape[-1]
     if self.num_classes < 2:
       raise Unscorable(
-          f'{self.spec}: its output is a single number for each image; '
-          'expected one logit for each of two or more classes. Give a network '
-          'of two classes two outputs.')
+        f'{self.spec}: its output is a single number for each image; '
+        'expected one logit for each of two or more classes. Give a network '
+        'of two classes two outputs.'
+      )
     self.scored_classes = (
-        IMAGENET_CLASSES
-        if self.num_classes == _WITH_BACKGROUND else self.num_classes)
+      IMAGENET_CLASSES
+      if self.num_classes == _WITH_BACKGROUND
+      else self.num_classes
+    )
     self._scored(logits)  # Are they finite?
     self._refuse_probabilities(logits)
     self._check_independence(inputs, logits)
@@ -298,21 +327,27 @@ class Adapter(abc.ABC):
     last = self._last_operation()
     if last:
       log = 'log-' if last.startswith('log') else ''
-      found = (f'{log}probabilities' if re.search('softmax|sigmoid', last) else
-               'squashed') + f' (it ends with {last})'
+      found = (
+        f'{log}probabilities'
+        if re.search('softmax|sigmoid', last)
+        else 'squashed'
+      ) + f' (it ends with {last})'
     elif (logits >= 0).all() and np.allclose(
-        logits.sum(axis=-1), 1, atol=tolerance):
+      logits.sum(axis=-1), 1, atol=tolerance
+    ):
       found = 'probabilities (they sum to 1)'
     elif (logits <= tolerance).all() and np.allclose(
-        log_sums, 0, atol=tolerance):
+      log_sums, 0, atol=tolerance
+    ):
       found = 'log-probabilities (their exponentials sum to 1)'
     else:
       return
     raise Unscorable(
-        f'{self.spec}: its output is {found}; expected logits, because the '
-        'gradient of what is squashed vanishes where the network is sure. Save '
-        f'the network without its {re.sub("^log of ", "", last)}'
-        f'{"" if last else "softmax or sigmoid"}.')
+      f'{self.spec}: its output is {found}; expected logits, because the '
+      'gradient of what is squashed vanishes where the network is sure. Save '
+      f'the network without its {re.sub("^log of ", "", last)}'
+      f'{"" if last else "softmax or sigmoid"}.'
+    )
 
   def _check_independence(self, inputs: np.ndarray, logits: np.ndarray):
     """Refuses networks whose scores would depend on the batch.
@@ -325,26 +360,33 @@ class Adapter(abc.ABC):
 
     def difference(images):
       others = self._call(self._logits, images)
-      return np.abs(others - logits[:len(others)]).max() / largest
+      return np.abs(others - logits[: len(others)]).max() / largest
 
     epsilon = self._epsilon()
     rounded = epsilon > ROUNDING['float32']
     noise = difference(inputs)
     if not noise <= max(_DEPENDENCE, rounded * _ROUNDINGS * epsilon):
       raise Unscorable(
-          f'{self.spec}: the same images get other logits when they are shown '
-          'again; expected the same. Turn off what is random in the network, '
-          'such as dropout that stays on in evaluation mode.')
+        f'{self.spec}: the same images get other logits when they are shown '
+        'again; expected the same. Turn off what is random in the network, '
+        'such as dropout that stays on in evaluation mode.'
+      )
     if rounded:
       signs = np.random.default_rng(1).choice([-1, 1], inputs.shape)
-      noise = max(noise, *(
+      noise = max(
+        noise,
+        *(
           difference((inputs * (1 + e * signs)).astype(np.float32))
-          for e in (epsilon, -epsilon)))
+          for e in (epsilon, -epsilon)
+        ),
+      )
     alone = difference(inputs[:1])
-    if not alone <= max(_DEPENDENCE, rounded * epsilon,
-                        rounded * _PIXEL_ROUNDINGS * noise):
+    if not alone <= max(
+      _DEPENDENCE, rounded * epsilon, rounded * _PIXEL_ROUNDINGS * noise
+    ):
       raise Unscorable(
-          f'{self.spec}: the logits of an image differ by {alone:.2g} of the '
-          'largest between a batch of one and a batch of two; expected the '
-          'same. Some layer uses statistics of the batch: put batch '
-          'normalization into evaluation mode.')
+        f'{self.spec}: the logits of an image differ by {alone:.2g} of the '
+        'largest between a batch of one and a batch of two; expected the '
+        'same. Some layer uses statistics of the batch: put batch '
+        'normalization into evaluation mode.'
+      )

@@ -1,35 +1,76 @@
 """What a TensorFlow graph shows of a network: its end, and its precision."""
 
-from typing import Iterator, Optional
+from collections.abc import Iterator
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
 # Operations that only hand on, cast or arrange numbers of their first input.
-_TRANSPARENT = ('Identity', 'IdentityN', 'Cast', 'Reshape', 'Squeeze',
-                'ExpandDims', 'StopGradient', 'PreventGradient', 'Snapshot',
-                'Transpose', 'StridedSlice', 'Slice', 'GatherV2', 'Mean')
+_TRANSPARENT = (
+  'Identity',
+  'IdentityN',
+  'Cast',
+  'Reshape',
+  'Squeeze',
+  'ExpandDims',
+  'StopGradient',
+  'PreventGradient',
+  'Snapshot',
+  'Transpose',
+  'StridedSlice',
+  'Slice',
+  'GatherV2',
+  'Mean',
+)
 # Functions of single numbers: what goes in squashed comes out squashed.
-_ELEMENTWISE = ('Add', 'AddN', 'AddV2', 'ClipByValue', 'Div', 'Exp', 'Maximum',
-                'Minimum', 'Mul', 'Neg', 'Pow', 'RealDiv', 'Sqrt', 'Square',
-                'Sub')
+_ELEMENTWISE = (
+  'Add',
+  'AddN',
+  'AddV2',
+  'ClipByValue',
+  'Div',
+  'Exp',
+  'Maximum',
+  'Minimum',
+  'Mul',
+  'Neg',
+  'Pow',
+  'RealDiv',
+  'Sqrt',
+  'Square',
+  'Sub',
+)
 _LOGARITHMS = ('Log', 'Log1p')
 _JOINING = ('ConcatV2', 'Pack')
 _CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
 # Operations whose second input is weights.
-_WEIGHTED = ('BatchMatMulV2', 'Conv2D', 'DepthwiseConv2dNative', 'Einsum',
-             'FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3', 'MatMul')
-_SQUASHING = {'Softmax': 'softmax', 'Sigmoid': 'sigmoid',
-              'LogSoftmax': 'log_softmax', 'Relu6': 'relu6', 'Tanh': 'tanh',
-              'Softsign': 'softsign', 'Erf': 'erf'}
+_WEIGHTED = (
+  'BatchMatMulV2',
+  'Conv2D',
+  'DepthwiseConv2dNative',
+  'Einsum',
+  'FusedBatchNorm',
+  'FusedBatchNormV2',
+  'FusedBatchNormV3',
+  'MatMul',
+)
+_SQUASHING = {
+  'Softmax': 'softmax',
+  'Sigmoid': 'sigmoid',
+  'LogSoftmax': 'log_softmax',
+  'Relu6': 'relu6',
+  'Tanh': 'tanh',
+  'Softsign': 'softsign',
+  'Erf': 'erf',
+}
 
 
 def _body(op: tf.Operation):
   """Returns the graph of the function that an operation calls."""
   name = op.get_attr('f').name
   for graph in _outwards(op.graph):
-    function = graph._functions.get(name)  # pylint: disable=protected-access
+    function = graph._functions.get(name)
     if function is not None and function.graph is not None:
       return function.graph
   return None
@@ -66,13 +107,17 @@ def _squashing(tensor: tf.Tensor, calls: list) -> str:
     return 'log_sigmoid'
   if op.type in _CALLS:
     graph = _body(op)
-    return '' if graph is None else _squashing(
-        graph.outputs[tensor.value_index], calls + [op])
+    return (
+      ''
+      if graph is None
+      else _squashing(graph.outputs[tensor.value_index], calls + [op])
+    )
   if op.type in ('Placeholder', 'Arg') and calls:
     # An input of the function: continue where the function is called.
     index = _argument(op)
-    return '' if index is None else _squashing(
-        calls[-1].inputs[index], calls[:-1])
+    return (
+      '' if index is None else _squashing(calls[-1].inputs[index], calls[:-1])
+    )
   if op.type in _TRANSPARENT:
     index = tensor.value_index if op.type == 'IdentityN' else 0
     return _squashing(op.inputs[index], calls)
@@ -100,7 +145,7 @@ def _is_constant(tensor: tf.Tensor, calls: list) -> bool:
   return _constant(tensor, calls) is not None
 
 
-def _constant(tensor: tf.Tensor, calls: list) -> Optional[np.ndarray]:
+def _constant(tensor: tf.Tensor, calls: list) -> np.ndarray | None:
   """Returns the value of a constant, which a function may have as an input."""
   while tensor.op.type in ('Placeholder', 'Arg') and calls:
     index = _argument(tensor.op)
@@ -120,19 +165,24 @@ def _is_clip(op: tf.Operation, calls: list) -> bool:
   """Whether an operation ends a clip to 0..1, as a hard sigmoid's."""
   bounds = {}
   if op.type == 'ClipByValue':
-    bounds = dict(zip(('Maximum', 'Minimum'),
-                      (_constant(t, calls) for t in op.inputs[1:])))
+    bounds = dict(
+      zip(('Maximum', 'Minimum'), (_constant(t, calls) for t in op.inputs[1:]))
+    )
   while op.type in ('Maximum', 'Minimum') and op.type not in bounds:
     below = [t for t in op.inputs if _constant(t, calls) is None]
     if len(below) != 1:
       return False
     bounds[op.type] = next(
-        filter(lambda v: v is not None,
-               (_constant(t, calls) for t in op.inputs)))
+      filter(lambda v: v is not None, (_constant(t, calls) for t in op.inputs))
+    )
     op = _skip(below[0]).op
   low, high = bounds.get('Maximum'), bounds.get('Minimum')
-  return (low is not None and high is not None and
-          np.min(low) >= 0 and np.max(high) <= 1)
+  return (
+    low is not None
+    and high is not None
+    and np.min(low) >= 0
+    and np.max(high) <= 1
+  )
 
 
 def _skip(tensor: tf.Tensor) -> tf.Tensor:
@@ -141,7 +191,7 @@ def _skip(tensor: tf.Tensor) -> tf.Tensor:
   return tensor
 
 
-def _argument(op: tf.Operation) -> Optional[int]:
+def _argument(op: tf.Operation) -> int | None:
   """Returns which input of its function an operation is."""
   for i, tensor in enumerate(op.graph.inputs):
     if tensor.op is op:
@@ -163,18 +213,24 @@ def narrowest_type(function) -> str:
   nodes = list(definition.node)
   for body in definition.library.function:
     nodes += body.node_def
-  found = {node.attr[key].type
-           for node in nodes for key in ('T', 'DstT') if key in node.attr}
+  found = {
+    node.attr[key].type
+    for node in nodes
+    for key in ('T', 'DstT')
+    if key in node.attr
+  }
   for dtype in (tf.bfloat16, tf.float16):
     if dtype.as_datatype_enum in found:
       return dtype.name
-  if (tf.config.list_physical_devices('GPU') and
-      tf.config.experimental.tensor_float_32_execution_enabled()):
+  if (
+    tf.config.list_physical_devices('GPU')
+    and tf.config.experimental.tensor_float_32_execution_enabled()
+  ):
     return 'tensor_float_32'
   return tf.float32.name
 
 
-def first_inputs(function, images: np.ndarray) -> Optional[np.ndarray]:
+def first_inputs(function, images: np.ndarray) -> np.ndarray | None:
   """Returns what the first operation of weights is given.
 
   Args:
@@ -185,8 +241,9 @@ def first_inputs(function, images: np.ndarray) -> Optional[np.ndarray]:
     Its first input, float32; None if there is no such operation.
   """
   flat = convert_to_constants.convert_variables_to_constants_v2(
-      function, lower_control_flow=False)
-  image, = flat.inputs
+    function, lower_control_flow=False
+  )
+  (image,) = flat.inputs
   reached = {image.op.name}
   # In the order in which they were added, inputs come before what uses them.
   for op in flat.graph.get_operations():
@@ -196,8 +253,18 @@ def first_inputs(function, images: np.ndarray) -> Optional[np.ndarray]:
     elif op.inputs[0].op.name in reached:
       before = flat.prune(image, op.inputs[0])
       # One by one, since some functions take one size of batches only.
-      return np.concatenate([
-          tf.cast(before(tf.cast(tf.repeat(
-              picture[tf.newaxis], image.shape[0] or 1, axis=0), image.dtype)),
-                  tf.float32)[:1] for picture in images])
+      return np.concatenate(
+        [
+          tf.cast(
+            before(
+              tf.cast(
+                tf.repeat(picture[tf.newaxis], image.shape[0] or 1, axis=0),
+                image.dtype,
+              )
+            ),
+            tf.float32,
+          )[:1]
+          for picture in images
+        ]
+      )
   return None

@@ -5,28 +5,30 @@ vit_keras and keras_cv_attention_models (`harmonization` 0.0.9, `models/`). All
 take 224x224 pixels and ImageNet's mean and deviation, and give 1000 logits.
 """
 
+from collections.abc import Iterator
 import contextlib
 import importlib
 import os
 import sys
 import threading
-from typing import Any, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import h5py
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 import tqdm
 
 from official_ext.harmonization import resources
-from official_ext.harmonization.data.records import http_shard
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import keras_file
 from official_ext.harmonization.benchmark.adapters import keras_models
 from official_ext.harmonization.benchmark.adapters import preprocessing as pre
+from official_ext.harmonization.data.records import http_shard
 
 BASE_URL = 'https://storage.googleapis.com/serrelab/prj_harmonization/models'
 
 _PREPROCESSING = 'torch'
-_RETRIES, _TIMEOUT = 5, 60.
+_RETRIES, _TIMEOUT = 5, 60.0
 # EfficientNetB0 was built with a dropout whose noise shape may be open, as
 # that of Keras may be today.
 _CUSTOM_OBJECTS = {'FixedDropout': tf_keras.layers.Dropout}
@@ -61,6 +63,7 @@ class Builder(NamedTuple):
     function: its name.
     options: of the function.
   """
+
   package: str
   module: str
   function: str
@@ -84,32 +87,44 @@ class Builder(NamedTuple):
         return getattr(module, self.function)(**self.options)
     except ImportError as e:
       raise ImportError(
-          f'{spec}: its file holds weights alone, and {self.package} builds '
-          f"the network: pip install '{self.package}' ({e}).") from e
+        f'{spec}: its file holds weights alone, and {self.package} builds '
+        f"the network: pip install '{self.package}' ({e})."
+      ) from e
 
 
 def _kecam(module: str, function: str, **options) -> Builder:
   return Builder(
-      'keras-cv-attention-models', f'keras_cv_attention_models.{module}',
-      function, dict(options, classifier_activation=None, pretrained=None))
+    'keras-cv-attention-models',
+    f'keras_cv_attention_models.{module}',
+    function,
+    dict(options, classifier_activation=None, pretrained=None),
+  )
 
 
 # Names to builders; None where the file holds a whole model.
 NETWORKS = {
-    'vgg16': None,
-    'resnet50v2': None,
-    'efficientnetB0': None,
-    'vit-b16': Builder(
-        'vit-keras>=0.2', 'vit_keras.vit', 'vit_b16',
-        dict(image_size=224, activation='linear', pretrained=False,
-             include_top=True, pretrained_top=False)),
-    'convnext_tiny': _kecam('convnext', 'ConvNeXtTiny'),
-    'maxvit_tiny': _kecam('maxvit', 'MaxViT_Tiny'),
-    'levit_small': _kecam('levit', 'LeViT128', use_distillation=False),
+  'vgg16': None,
+  'resnet50v2': None,
+  'efficientnetB0': None,
+  'vit-b16': Builder(
+    'vit-keras>=0.2',
+    'vit_keras.vit',
+    'vit_b16',
+    dict(
+      image_size=224,
+      activation='linear',
+      pretrained=False,
+      include_top=True,
+      pretrained_top=False,
+    ),
+  ),
+  'convnext_tiny': _kecam('convnext', 'ConvNeXtTiny'),
+  'maxvit_tiny': _kecam('maxvit', 'MaxViT_Tiny'),
+  'levit_small': _kecam('levit', 'LeViT128', use_distillation=False),
 }
 
 
-def _read_hdf5(path: str) -> Tuple[int, str]:
+def _read_hdf5(path: str) -> tuple[int, str]:
   """Says whether a file is whole HDF5, as `http_shard.Shard` asks."""
   try:
     with h5py.File(path, 'r'):
@@ -121,8 +136,9 @@ def _read_hdf5(path: str) -> Tuple[int, str]:
 def cache_dir() -> str:
   """Returns the folder that weights are downloaded to."""
   home = os.path.join(os.path.expanduser('~'), '.cache')
-  return os.path.join(os.environ.get('XDG_CACHE_HOME') or home,
-                      'harmonization', 'models')
+  return os.path.join(
+    os.environ.get('XDG_CACHE_HOME') or home, 'harmonization', 'models'
+  )
 
 
 def fetch(name: str) -> str:
@@ -143,15 +159,22 @@ def fetch(name: str) -> str:
   if os.path.exists(path):
     return path
   os.makedirs(cache_dir(), exist_ok=True)
-  with tqdm.tqdm(desc=file, total=0, unit='B', unit_scale=True,
-                 disable=None) as bar:
+  with tqdm.tqdm(
+    desc=file, total=0, unit='B', unit_scale=True, disable=None
+  ) as bar:
 
     def progress(size, total):
       bar.total += total
       bar.update(size)
 
-    http_shard.Shard(f'{BASE_URL}/{file}', path, _TIMEOUT, progress,
-                     threading.Event(), _read_hdf5).fetch(None, _RETRIES)
+    http_shard.Shard(
+      f'{BASE_URL}/{file}',
+      path,
+      _TIMEOUT,
+      progress,
+      threading.Event(),
+      _read_hdf5,
+    ).fetch(None, _RETRIES)
   return path
 
 
@@ -161,16 +184,18 @@ def _fetched(spec: str, name: str) -> str:
     return fetch(name)
   except http_shard.DownloadError as e:
     raise ConnectionError(
-        f'{spec}: {e}. Where the file is here already, write ?weights=FILE.'
+      f'{spec}: {e}. Where the file is here already, write ?weights=FILE.'
     ) from e
 
 
-def build(spec: str,
-          target: str,
-          *,
-          name: Optional[str] = None,
-          weights: str = '',
-          preprocessing: Optional[pre.Choice] = None) -> base.Adapter:
+def build(
+  spec: str,
+  target: str,
+  *,
+  name: str | None = None,
+  weights: str = '',
+  preprocessing: pre.Choice | None = None,
+) -> base.Adapter:
   """Builds the adapter.
 
   Args:
@@ -191,8 +216,10 @@ def build(spec: str,
     ValueError: there is no such network, or the file is not of it.
   """
   if target not in NETWORKS:
-    raise ValueError(f'{spec}: there is no such harmonized network: choose one '
-                     f'of {", ".join(NETWORKS)}.')
+    raise ValueError(
+      f'{spec}: there is no such harmonized network: choose one '
+      f'of {", ".join(NETWORKS)}.'
+    )
   builder = NETWORKS[target]
   # A package that is missing is told before the download.
   model = builder and builder(spec)
@@ -205,7 +232,13 @@ def build(spec: str,
     try:
       model.load_weights(path)
     except (OSError, ValueError) as e:
-      raise ValueError(f'{spec}: {path} holds no weights of this network: {e}'
-                      ) from e
-  return keras_file.wrap(spec, model, name or f'{target} (harmonized)',
-                         preprocessing or _PREPROCESSING, None)
+      raise ValueError(
+        f'{spec}: {path} holds no weights of this network: {e}'
+      ) from e
+  return keras_file.wrap(
+    spec,
+    model,
+    name or f'{target} (harmonized)',
+    preprocessing or _PREPROCESSING,
+    None,
+  )

@@ -1,9 +1,9 @@
 """`keras_app:NAME`: a network of tf_keras.applications."""
 
 import inspect
-from typing import Optional, Tuple
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark.adapters import base
@@ -18,18 +18,22 @@ _RELEASED, _RANDOM = 'imagenet', 'none'
 def names() -> list[str]:
   """Returns the names of the networks that there are."""
   return sorted(
-      name for name, value in vars(tf_keras.applications).items()
-      if inspect.isfunction(value))
+    name
+    for name, value in vars(tf_keras.applications).items()
+    if inspect.isfunction(value)
+  )
 
 
-def build(spec: str,
-          target: str,
-          *,
-          name: Optional[str] = None,
-          weights: str = _RELEASED,
-          classes: int = base.IMAGENET_CLASSES,
-          preprocessing: Optional[pre.Choice] = None,
-          input_size: Optional[Tuple[int, int]] = None) -> base.Adapter:
+def build(
+  spec: str,
+  target: str,
+  *,
+  name: str | None = None,
+  weights: str = _RELEASED,
+  classes: int = base.IMAGENET_CLASSES,
+  preprocessing: pre.Choice | None = None,
+  input_size: tuple[int, int] | None = None,
+) -> base.Adapter:
   """Builds the adapter.
 
   Args:
@@ -51,8 +55,10 @@ def build(spec: str,
     ValueError: there is no such network, or the weights are not for it.
   """
   if target not in names():
-    raise ValueError(f'{spec}: tf_keras.applications has no network {target}: '
-                     f'choose one of {", ".join(names())}.')
+    raise ValueError(
+      f'{spec}: tf_keras.applications has no network {target}: '
+      f'choose one of {", ".join(names())}.'
+    )
   application = getattr(tf_keras.applications, target)
   if weights not in (_RELEASED, _RANDOM):
     weights = resources.working_path(weights)
@@ -62,16 +68,25 @@ def build(spec: str,
     # Released weights are for the layers before the activation, and load
     # without it.
     model = application(
-        weights=None if weights == _RANDOM else weights,
-        classes=classes,
-        input_shape=(*input_size, 3) if input_size else None,
-        classifier_activation=None)
-  except Exception as e:  # pylint: disable=broad-except
+      weights=None if weights == _RANDOM else weights,
+      classes=classes,
+      input_shape=(*input_size, 3) if input_size else None,
+      classifier_activation=None,
+    )
+  except Exception as e:
     # A download that fails is no more than an Exception to Keras.
     raise ValueError(f'{spec}: {e}') from e
-  prepare = pre.get(preprocessing) if preprocessing else pre.recognize(
-      pre.of_function(target,
-                      inspect.getmodule(application).preprocess_input))
+  prepare = (
+    pre.get(preprocessing)
+    if preprocessing
+    else pre.recognize(
+      pre.of_function(target, inspect.getmodule(application).preprocess_input)
+    )
+  )
   return tensorflow_model.TensorFlowAdapter(
-      spec, name or target, keras_models.input_size(spec, model, input_size),
-      prepare, model)
+    spec,
+    name or target,
+    keras_models.input_size(spec, model, input_size),
+    prepare,
+    model,
+  )

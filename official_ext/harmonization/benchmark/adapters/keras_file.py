@@ -1,7 +1,7 @@
 """`keras:FILE`: a whole model in a .keras or .h5 file."""
 
 import os
-from typing import Any, Optional, Tuple
+from typing import Any
 
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark.adapters import base
@@ -11,13 +11,15 @@ from official_ext.harmonization.benchmark.adapters import preprocessing as pre
 from official_ext.harmonization.benchmark.adapters import tensorflow_model
 
 
-def build(spec: str,
-          target: str,
-          *,
-          name: Optional[str] = None,
-          preprocessing: Optional[pre.Choice] = None,
-          input_size: Optional[Tuple[int, int]] = None,
-          output: str = '') -> base.Adapter:
+def build(
+  spec: str,
+  target: str,
+  *,
+  name: str | None = None,
+  preprocessing: pre.Choice | None = None,
+  input_size: tuple[int, int] | None = None,
+  output: str = '',
+) -> base.Adapter:
   """Builds the adapter.
 
   Args:
@@ -41,9 +43,14 @@ def build(spec: str,
   return wrap(spec, model, name or stem, preprocessing, input_size, output)
 
 
-def wrap(spec: str, model: Any, name: str, chosen: Optional[pre.Choice],
-         input_size: Optional[Tuple[int, int]],
-         output: str = '') -> base.Adapter:
+def wrap(
+  spec: str,
+  model: Any,
+  name: str,
+  chosen: pre.Choice | None,
+  input_size: tuple[int, int] | None,
+  output: str = '',
+) -> base.Adapter:
   """Makes an adapter of a Keras model.
 
   Args:
@@ -65,7 +72,9 @@ def wrap(spec: str, model: Any, name: str, chosen: Optional[pre.Choice],
   assumed = False
   if not chosen:
     chosen = pre.before_weights(
-        lambda images: keras_models.first_inputs(model, images), size)
+      lambda images: keras_models.first_inputs(model, images), size
+    )
     assumed = not chosen
   return tensorflow_model.TensorFlowAdapter(
-      spec, name, size, pre.get(chosen or pre.DEFAULT), model, assumed=assumed)
+    spec, name, size, pre.get(chosen or pre.DEFAULT), model, assumed=assumed
+  )

@@ -4,21 +4,36 @@ Models are taken apart by the graph that Keras keeps of symbolic tensors, which
 functional and Sequential models have, of tf_keras and of Keras 3.
 """
 
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import outputs
 
 # What a network's end squashes logits with, as a layer, an activation or an
 # operation, in lower case and without underscores.
-_SQUASHING = ('softmax', 'logsoftmax', 'sigmoid', 'logsigmoid', 'hardsigmoid',
-              'sparsemax', 'sparsesigmoid')
+_SQUASHING = (
+  'softmax',
+  'logsoftmax',
+  'sigmoid',
+  'logsigmoid',
+  'hardsigmoid',
+  'sparsemax',
+  'sparsesigmoid',
+)
 # Layers that leave logits what they are, in evaluation mode.
-_TRANSPARENT = ('ActivityRegularization', 'Dropout', 'Flatten', 'GaussianNoise',
-                'Identity', 'Reshape')
+_TRANSPARENT = (
+  'ActivityRegularization',
+  'Dropout',
+  'Flatten',
+  'GaussianNoise',
+  'Identity',
+  'Reshape',
+)
 # How close the squashed logits must be to what the model gave.
 _TOLERANCE = 1e-2
 
@@ -30,22 +45,27 @@ class _End(NamedTuple):
     tensor: the logits.
     squash: takes them to what the model gave; None if that is they.
   """
+
   tensor: Any
-  squash: Optional[Callable[[Any], Any]]
+  squash: Callable[[Any], Any] | None
 
 
 def _keras_of(model: Any):
   """Returns the Keras that a model is of."""
   if isinstance(model, tf_keras.layers.Layer):
     return tf_keras
-  import keras  # pylint: disable=g-import-not-at-top  # as the model's file
+  import keras  # as the model's file
+
   return keras
 
 
 def _name(function: Any) -> str:
   """Names an activation, which may be a function, a layer or a text."""
-  name = (function if isinstance(function, str) else
-          getattr(function, '__name__', type(function).__name__))
+  name = (
+    function
+    if isinstance(function, str)
+    else getattr(function, '__name__', type(function).__name__)
+  )
   return name.rpartition('.')[2].replace('_', '').lower()
 
 
@@ -60,8 +80,11 @@ def _operation(layer: Any) -> str:
 
 def _without_activation(layer: Any, inputs: Any) -> Any:
   """Applies a layer with its weights, and no activation, to a tensor."""
-  config = {**layer.get_config(), 'activation': 'linear',
-            'name': f'{layer.name}_logits'}
+  config = {
+    **layer.get_config(),
+    'activation': 'linear',
+    'name': f'{layer.name}_logits',
+  }
   twin = type(layer).from_config(config)
   result = twin(inputs)
   twin.set_weights(layer.get_weights())
@@ -70,17 +93,21 @@ def _without_activation(layer: Any, inputs: Any) -> Any:
 
 def _end(keras: Any, tensor: Any) -> _End:
   """Goes back from a symbolic tensor to the logits behind it."""
-  layer, node_index, index = tensor._keras_history  # pylint: disable=protected-access
-  node = layer._inbound_nodes[node_index]  # pylint: disable=protected-access
-  inputs = [t for t in tf.nest.flatten(node.input_tensors)
-            if hasattr(t, '_keras_history')]
+  layer, node_index, index = tensor._keras_history
+  node = layer._inbound_nodes[node_index]
+  inputs = [
+    t
+    for t in tf.nest.flatten(node.input_tensors)
+    if hasattr(t, '_keras_history')
+  ]
   if hasattr(layer, 'layers') and getattr(layer, 'outputs', None):
     inner = _end(keras, layer.outputs[index])
     if inner.squash is None:
       return _End(tensor, None)
     structure = inputs[0] if len(inputs) == 1 else inputs
-    return _End(keras.Model(layer.inputs, inner.tensor)(structure),
-                inner.squash)
+    return _End(
+      keras.Model(layer.inputs, inner.tensor)(structure), inner.squash
+    )
   if not inputs:  # An input of the model.
     return _End(tensor, None)
   operation = _operation(layer)
@@ -100,8 +127,9 @@ def _end(keras: Any, tensor: Any) -> _End:
   return _End(tensor, None)
 
 
-def with_logits(spec: str, model: Any, size: Tuple[int, int],
-                chosen: Optional[str] = None) -> Any:
+def with_logits(
+  spec: str, model: Any, size: tuple[int, int], chosen: str | None = None
+) -> Any:
   """Returns a model of one output, without the softmax or sigmoid at its end.
 
   Args:
@@ -119,12 +147,12 @@ def with_logits(spec: str, model: Any, size: Tuple[int, int],
   """
   if not getattr(model, 'outputs', None):
     return model  # Not made of a graph of layers.
-  names = list(
-      getattr(model, 'output_names', [t.name for t in model.outputs]))
+  names = list(getattr(model, 'output_names', [t.name for t in model.outputs]))
   structure = {
-      # A layer that is called twice gives two outputs its name.
-      f'{name}.{i}' if names.count(name) > 1 else name: tensor
-      for i, (name, tensor) in enumerate(zip(names, model.outputs))}
+    # A layer that is called twice gives two outputs its name.
+    f'{name}.{i}' if names.count(name) > 1 else name: tensor
+    for i, (name, tensor) in enumerate(zip(names, model.outputs))
+  }
   if isinstance(getattr(model, 'output', None), dict):
     structure = model.output
   named = outputs.named(structure, lambda x: hasattr(x, '_keras_history'))
@@ -135,19 +163,22 @@ def with_logits(spec: str, model: Any, size: Tuple[int, int],
     # Of one tensor each, even where the given model takes or gives a mapping.
     result = keras.Model(model.inputs[0], end.tensor)
     if end.squash is None or _is_squashed(
-        keras.Model(model.inputs[0], [tensor, end.tensor]), size, end.squash):
+      keras.Model(model.inputs[0], [tensor, end.tensor]), size, end.squash
+    ):
       return result
     reason = 'what it does differs'
-  except Exception as e:  # pylint: disable=broad-except  # of many kinds
+  except Exception as e:  # of many kinds
     reason = f'{type(e).__name__}: {next(iter(str(e).splitlines()), "")}'
   raise base.Unscorable(
-      f'{spec}: what makes its output of logits cannot be taken off '
-      f'({reason}); expected logits. Save the network without its softmax or '
-      'sigmoid.')
+    f'{spec}: what makes its output of logits cannot be taken off '
+    f'({reason}); expected logits. Save the network without its softmax or '
+    'sigmoid.'
+  )
 
 
-def _is_squashed(both: Any, size: Tuple[int, int],
-                 squash: Callable[[Any], Any]) -> bool:
+def _is_squashed(
+  both: Any, size: tuple[int, int], squash: Callable[[Any], Any]
+) -> bool:
   """Checks that what was taken off is what made probabilities of logits."""
   noise = np.random.default_rng(0).uniform(-1, 1, (2, *size, 3))
   given, logits = both(noise.astype(np.float32), training=False)

@@ -1,14 +1,16 @@
 """Keras models, of Keras 2 (tf_keras) and of Keras 3: opening them."""
 
+from collections.abc import Mapping
 import importlib
 import json
 import re
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any
 import zipfile
 
 import h5py
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.benchmark.adapters import keras_safety
 from official_ext.harmonization.benchmark.adapters import sizes
@@ -17,14 +19,14 @@ from official_ext.harmonization.benchmark.adapters import sizes
 _STATISTICS = ('Normalization',)
 # Keras's layers that it does not find in HDF5, in tf_keras and in Keras 3.
 _OWN_LAYERS = {
-    'applications.convnext': ('LayerScale', 'StochasticDepth'),
-    'applications.inception_resnet_v2': ('CustomScaleLayer',),
+  'applications.convnext': ('LayerScale', 'StochasticDepth'),
+  'applications.inception_resnet_v2': ('CustomScaleLayer',),
 }
 # No more of what Keras says of a file that it cannot open.
 _MAX_MESSAGE = 300
 
 
-def _saved_config(path: str) -> Tuple[dict[str, Any], str]:
+def _saved_config(path: str) -> tuple[dict[str, Any], str]:
   """Reads a file's configuration and the version of Keras that wrote it."""
   # As Keras decides: what is read here must be what it opens.
   if path.endswith('.keras') and zipfile.is_zipfile(path):
@@ -32,34 +34,40 @@ def _saved_config(path: str) -> Tuple[dict[str, Any], str]:
       with zipfile.ZipFile(path) as archive:
         text = archive.read('config.json')
         version = json.loads(archive.read('metadata.json')).get(
-            'keras_version', '')
+          'keras_version', ''
+        )
     except (AttributeError, KeyError, ValueError, zipfile.BadZipFile) as e:
-      raise ValueError(f'{path} is an archive, but not of Keras: {e}.'
-                      ) from None
+      raise ValueError(
+        f'{path} is an archive, but not of Keras: {e}.'
+      ) from None
   else:
     try:
       with h5py.File(path, 'r') as file:
         text, version = (
-            file.attrs.get(k, '') for k in ('model_config', 'keras_version'))
+          file.attrs.get(k, '') for k in ('model_config', 'keras_version')
+        )
     except OSError as e:
-      raise ValueError(f'{path} is neither a .keras archive nor HDF5: {e}.'
-                      ) from None
+      raise ValueError(
+        f'{path} is neither a .keras archive nor HDF5: {e}.'
+      ) from None
   if not text:
     raise ValueError(
-        f'{path} holds weights alone, or is not a Keras file. For weights of '
-        'a network of tf_keras.applications write keras_app:NAME?weights=FILE.')
+      f'{path} holds weights alone, or is not a Keras file. For weights of '
+      'a network of tf_keras.applications write keras_app:NAME?weights=FILE.'
+    )
   try:
     config = json.loads(text)
   except ValueError as e:
     raise ValueError(f'{path}: its configuration is not JSON: {e}.') from None
   if not isinstance(config, dict):
-    raise ValueError(f'{path}: its configuration is a {type(config).__name__}; '
-                     'expected that of a model.')
+    raise ValueError(
+      f'{path}: its configuration is a {type(config).__name__}; '
+      'expected that of a model.'
+    )
   return config, version.decode() if isinstance(version, bytes) else version
 
 
-def load(path: str,
-         custom_objects: Optional[Mapping[str, Any]] = None) -> Any:
+def load(path: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
   """Loads a whole model, by the Keras that wrote it, running none of its code.
 
   Args:
@@ -81,19 +89,24 @@ def load(path: str,
   keras = _keras3(path) if version.startswith('3.') else tf_keras
   try:
     return keras.models.load_model(
-        path, custom_objects={**_own_layers(keras), **(custom_objects or {})},
-        compile=False, safe_mode=True)
-  except Exception as e:  # pylint: disable=broad-except  # of many kinds
+      path,
+      custom_objects={**_own_layers(keras), **(custom_objects or {})},
+      compile=False,
+      safe_mode=True,
+    )
+  except Exception as e:  # of many kinds
     first = re.split(r'(?<=[.!?])\s|\n', str(e), maxsplit=1)[0]
     if len(first) > _MAX_MESSAGE:
       first = f'{first[:_MAX_MESSAGE]}...'
     advice = 'Export it as a SavedModel.'
     if not path.endswith('.keras'):
-      advice = ('Save it as .keras, which holds layers and operations '
-                'that HDF5 does not, or export it as a SavedModel.')
+      advice = (
+        'Save it as .keras, which holds layers and operations '
+        'that HDF5 does not, or export it as a SavedModel.'
+      )
     raise ValueError(
-        f'{path}, written by Keras {version or "of an unknown version"}, '
-        f'cannot be opened: {type(e).__name__}: {first.rstrip(".")}. {advice}'
+      f'{path}, written by Keras {version or "of an unknown version"}, '
+      f'cannot be opened: {type(e).__name__}: {first.rstrip(".")}. {advice}'
     ) from e
 
 
@@ -108,11 +121,13 @@ def _own_layers(keras: Any) -> dict[str, Any]:
 
 def _keras3(path: str):
   """Imports Keras 3 on TensorFlow."""
-  import keras  # pylint: disable=g-import-not-at-top  # most never need it
+  import keras  # most never need it
+
   if keras.backend.backend() != 'tensorflow':
     raise ValueError(
-        f'{path} was written by Keras 3, which runs on '
-        f'{keras.backend.backend()} here: set KERAS_BACKEND=tensorflow.')
+      f'{path} was written by Keras 3, which runs on '
+      f'{keras.backend.backend()} here: set KERAS_BACKEND=tensorflow.'
+    )
   return keras
 
 
@@ -120,7 +135,7 @@ class _Reached(Exception):
   """The first layer of weights has been called."""
 
 
-def first_inputs(model: Any, images: np.ndarray) -> Optional[np.ndarray]:
+def first_inputs(model: Any, images: np.ndarray) -> np.ndarray | None:
   """Returns what the first layer of weights is given.
 
   Args:
@@ -137,13 +152,15 @@ def first_inputs(model: Any, images: np.ndarray) -> Optional[np.ndarray]:
     raise _Reached
 
   layers = [
-      layer for layer in model._flatten_layers(include_self=False)  # pylint: disable=protected-access
-      if type(layer).__name__ not in _STATISTICS and _has_weights(layer)]
+    layer
+    for layer in model._flatten_layers(include_self=False)
+    if type(layer).__name__ not in _STATISTICS and _has_weights(layer)
+  ]
   for layer in layers:
     layer.call = record
   try:
     model(images, training=False)
-  except Exception:  # pylint: disable=broad-except  # Keras may make another
+  except Exception:  # Keras may make another
     pass  # A network that fails is refused when it is probed.
   finally:
     for layer in layers:
@@ -154,11 +171,13 @@ def first_inputs(model: Any, images: np.ndarray) -> Optional[np.ndarray]:
 def _has_weights(layer: Any) -> bool:
   """Tells layers of weights from others, which may hold a random state."""
   return not getattr(layer, 'layers', None) and any(
-      w.shape and tf.as_dtype(w.dtype).is_floating for w in layer.weights)
+    w.shape and tf.as_dtype(w.dtype).is_floating for w in layer.weights
+  )
 
 
-def input_size(spec: str, model: Any,
-               chosen: Optional[Tuple[int, int]]) -> Tuple[int, int]:
+def input_size(
+  spec: str, model: Any, chosen: tuple[int, int] | None
+) -> tuple[int, int]:
   """Says at which size a model is evaluated.
 
   Args:
@@ -175,21 +194,27 @@ def input_size(spec: str, model: Any,
   """
   shape = getattr(model, 'input_shape', None)
   if isinstance(shape, (dict, list)):
-    names = (shape if isinstance(shape, dict) else
-             [tensor.name for tensor in model.inputs])
+    names = (
+      shape
+      if isinstance(shape, dict)
+      else [tensor.name for tensor in model.inputs]
+    )
     if len(names) != 1:
       raise ValueError(
-          f'{spec}: it has the inputs {", ".join(names)}; expected one batch '
-          'of images. Save a model of the one input that takes them.')
+        f'{spec}: it has the inputs {", ".join(names)}; expected one batch '
+        'of images. Save a model of the one input that takes them.'
+      )
     shape = tf.nest.flatten(model.inputs)[0].shape
   shape = shape and tuple(shape)
   if not shape or len(shape) != 4 or shape[3] not in (None, 3):
     raise ValueError(
-        f'{spec}: its input has shape {shape}; expected one batch of images, '
-        '(None, height, width, 3).')
+      f'{spec}: its input has shape {shape}; expected one batch of images, '
+      '(None, height, width, 3).'
+    )
   dtype = tf.as_dtype(tf.nest.flatten(model.inputs)[0].dtype)
   if not dtype.is_floating:
     raise ValueError(
-        f'{spec}: its input is {dtype.name}, through which no gradient passes; '
-        'expected float images. Save the network with a float32 input.')
+      f'{spec}: its input is {dtype.name}, through which no gradient passes; '
+      'expected float images. Save the network with a float32 input.'
+    )
   return sizes.choose(spec, shape[1:3], chosen)

@@ -12,25 +12,57 @@ TensorFlow build it.
 """
 
 import builtins
+from collections.abc import Collection, Iterator
 import re
-from typing import Any, Collection, Iterator
+from typing import Any
 
 # The part of Keras that a module is in, of tf_keras or of Keras 3.
 _MODULE = re.compile(r'(?:tf_)?keras(?:\.src)?(?:\.(\w+)(?:\.\w+)*)?')
 # Parts whose classes are not for building networks; some load or save files.
 _NOT_FOR_NETWORKS = (
-    'backend', 'callbacks', 'config', 'datasets', 'distribute', 'distribution',
-    'dtensor', 'estimator', 'export', 'feature_column', 'preprocessing',
-    'saving', 'testing', 'testing_infra', 'utils', 'visualization', 'wrappers')
+  'backend',
+  'callbacks',
+  'config',
+  'datasets',
+  'distribute',
+  'distribution',
+  'dtensor',
+  'estimator',
+  'export',
+  'feature_column',
+  'preprocessing',
+  'saving',
+  'testing',
+  'testing_infra',
+  'utils',
+  'visualization',
+  'wrappers',
+)
 # Parts whose functions compute, and neither load, download nor unlock.
 _FUNCTION_PARTS = (
-    'activations', 'constraints', 'initializers', 'losses', 'metrics', 'ops',
-    'random', 'regularizers')
+  'activations',
+  'constraints',
+  'initializers',
+  'losses',
+  'metrics',
+  'ops',
+  'random',
+  'regularizers',
+)
 # Layers that run code of the file, or open other files.
 _REFUSED = (
-    'Lambda', '__lambda__', 'ClassMethod', 'FlaxLayer', 'IntegerLookup',
-    'JaxLayer', 'ReloadedLayer', 'StringLookup', 'TFSMLayer',
-    'TextVectorization', 'TorchModuleWrapper')
+  'Lambda',
+  '__lambda__',
+  'ClassMethod',
+  'FlaxLayer',
+  'IntegerLookup',
+  'JaxLayer',
+  'ReloadedLayer',
+  'StringLookup',
+  'TFSMLayer',
+  'TextVectorization',
+  'TorchModuleWrapper',
+)
 # A class, or one of Keras's notations for data, such as __keras_tensor__.
 _CLASS = re.compile(r'(?:[\w.]+>)?[A-Z]\w*|__\w+__')
 # Types of tensors, which tf_keras keeps with an input, and TensorFlow's own
@@ -40,14 +72,15 @@ _INITIALIZERS = re.compile(r'tensorflow\.python\.ops\.init_ops(?:_v2)?')
 # What TensorFlow's functions, as layers of tf_keras, may be: arithmetic, and no
 # files.
 _TF_FUNCTION = re.compile(
-    r'(?:compat\.v1\.)?(?:(?:math|nn|linalg|image|signal|random|bitwise|'
-    r'__operators__)\.[\w.]+|argsort|(?:batch_to_|space_to_)\w+|boolean_mask|'
-    r'broadcast_to|cast|clip_by_\w+|concat|convert_to_tensor|cumsum|einsum|'
-    r'ensure_shape|expand_dims|eye|fill|gather\w*|identity|(?:ones|zeros)'
-    r'(?:_like)?|meshgrid|norm|one_hot|pad|range|rank|repeat|reshape|'
-    r'reverse\w*|roll|scatter_nd|sequence_mask|shape|size|slice|sort|split|'
-    r'squeeze|stack|stop_gradient|strided_slice|tensordot|tile|transpose|'
-    r'unstack|where)')
+  r'(?:compat\.v1\.)?(?:(?:math|nn|linalg|image|signal|random|bitwise|'
+  r'__operators__)\.[\w.]+|argsort|(?:batch_to_|space_to_)\w+|boolean_mask|'
+  r'broadcast_to|cast|clip_by_\w+|concat|convert_to_tensor|cumsum|einsum|'
+  r'ensure_shape|expand_dims|eye|fill|gather\w*|identity|(?:ones|zeros)'
+  r'(?:_like)?|meshgrid|norm|one_hot|pad|range|rank|repeat|reshape|'
+  r'reverse\w*|roll|scatter_nd|sequence_mask|shape|size|slice|sort|split|'
+  r'squeeze|stack|stop_gradient|strided_slice|tensordot|tile|transpose|'
+  r'unstack|where)'
+)
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:
@@ -89,14 +122,19 @@ def _problem(item: dict[str, Any], known: Collection[str]) -> str:
       return f'the layer {layer!r} is a {text}, which'
   # The name by which Keras looks for what it was given. If it does not find it,
   # it imports the module.
-  key = (item.get('config') if name == 'function' else
-         item.get('registered_name', name))
+  key = (
+    item.get('config')
+    if name == 'function'
+    else item.get('registered_name', name)
+  )
   if isinstance(key, str) and key in known:
     return ''
   if name == 'function':
     return _function_problem(item)
-  if not all(isinstance(text, str) and _CLASS.fullmatch(text)
-             for text in (name, registered or name)):
+  if not all(
+    isinstance(text, str) and _CLASS.fullmatch(text)
+    for text in (name, registered or name)
+  ):
     return f'it names {name!r} ({registered!r}), which'
   own = _TENSOR_TYPE if name == '__typespec__' else _INITIALIZERS
   if own.fullmatch(str(module)):
@@ -129,6 +167,7 @@ def refuse_code(config: Any, path: str, known: Collection[str] = ()):
     problem = _problem(item, known)
     if problem:
       raise ValueError(
-          f'{path}: {problem} may run code, and opening it would be trusting '
-          'the file with this machine. Save the model without it, or export it '
-          'as a SavedModel with a float input.')
+        f'{path}: {problem} may run code, and opening it would be trusting '
+        'the file with this machine. Save the model without it, or export it '
+        'as a SavedModel with a float input.'
+      )

@@ -1,7 +1,6 @@
 """`mg:DIR`: a run of this project's driver, or of the host's."""
 
 import os
-from typing import Optional
 
 from absl import logging
 
@@ -12,13 +11,15 @@ from official_ext.harmonization.benchmark.adapters import preprocessing as pre
 from official_ext.harmonization.benchmark.adapters import tensorflow_model
 
 
-def build(spec: str,
-          target: str,
-          *,
-          name: Optional[str] = None,
-          checkpoint: str = '',
-          ema: Optional[bool] = None,
-          preprocessing: Optional[pre.Choice] = None) -> base.Adapter:
+def build(
+  spec: str,
+  target: str,
+  *,
+  name: str | None = None,
+  checkpoint: str = '',
+  ema: bool | None = None,
+  preprocessing: pre.Choice | None = None,
+) -> base.Adapter:
   """Builds the adapter.
 
   Args:
@@ -43,13 +44,22 @@ def build(spec: str,
   if ema is not False:
     run.use_averages(required=bool(ema))
   elif run.averaged:
-    raise ValueError(f'{spec}: ema=false, but a best checkpoint holds averaged '
-                     'weights as the network\'s own.')
-  logging.info('%s: step %d, %s weights.', spec, run.step,
-               'averaged' if run.averaged else 'raw')
+    raise ValueError(
+      f'{spec}: ema=false, but a best checkpoint holds averaged '
+      "weights as the network's own."
+    )
+  logging.info(
+    '%s: step %d, %s weights.',
+    spec,
+    run.step,
+    'averaged' if run.averaged else 'raw',
+  )
   # The host normalizes every image for classification alike
   # (`official/vision/dataloaders/classification_input.py`).
   return tensorflow_model.TensorFlowAdapter(
-      spec, name or os.path.basename(os.path.normpath(target)),
-      run.config.task.model.input_size[:2], pre.get(preprocessing or 'torch'),
-      run.model)
+    spec,
+    name or os.path.basename(os.path.normpath(target)),
+    run.config.task.model.input_size[:2],
+    pre.get(preprocessing or 'torch'),
+    run.model,
+  )

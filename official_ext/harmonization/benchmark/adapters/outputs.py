@@ -1,7 +1,8 @@
 """Which of a network's outputs is scored."""
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any
 
 from official_ext.harmonization.benchmark.adapters import base
 
@@ -27,20 +28,22 @@ def named(structure: Any, is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
   elif hasattr(structure, '_fields'):
     items = zip(structure._fields, structure)
   elif dataclasses.is_dataclass(structure):
-    items = [(f.name, getattr(structure, f.name))
-             for f in dataclasses.fields(structure)]
+    items = [
+      (f.name, getattr(structure, f.name))
+      for f in dataclasses.fields(structure)
+    ]
   elif isinstance(structure, Sequence) and not isinstance(structure, str):
     items = enumerate(structure)
   else:
     items = getattr(structure, '__dict__', {}).items()
   return {
-      f'{key}.{name}'.rstrip('.'): tensor
-      for key, value in items
-      for name, tensor in named(value, is_tensor).items()
+    f'{key}.{name}'.rstrip('.'): tensor
+    for key, value in items
+    for name, tensor in named(value, is_tensor).items()
   }
 
 
-def choose(spec: str, names: Sequence[str], chosen: Optional[str]) -> str:
+def choose(spec: str, names: Sequence[str], chosen: str | None) -> str:
   """Says which output is scored.
 
   Args:
@@ -63,6 +66,7 @@ def choose(spec: str, names: Sequence[str], chosen: Optional[str]) -> str:
     return names[int(chosen)]
   if chosen not in names:
     raise base.Unscorable(
-        f'{spec}: it has no output {chosen!r}: write ?output= and one of '
-        f'{", ".join(names)}.')
+      f'{spec}: it has no output {chosen!r}: write ?output= and one of '
+      f'{", ".join(names)}.'
+    )
   return chosen

@@ -21,5 +21,7 @@ def require(spec: str, package: str) -> Any:
     return importlib.import_module(package)
   except (ImportError, RuntimeError) as e:  # torchvision beside another torch
     name = package.partition('.')[0]
-    raise ImportError(f'{spec} needs the package {name}, which cannot be '
-                      f'imported ({e}): pip install {name}.') from e
+    raise ImportError(
+      f'{spec} needs the package {name}, which cannot be '
+      f'imported ({e}): pip install {name}.'
+    ) from e

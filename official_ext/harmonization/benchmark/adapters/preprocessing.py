@@ -4,8 +4,8 @@ Wrong preprocessing lowers accuracy and alignment without an error, so every
 score says which one it was taken with.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Callable, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Preprocessing:
     apply: takes pixels (B, H, W, 3), float32, RGB in 0..255, to what the
       network takes, float32, and leaves its argument as it is.
   """
+
   name: str
   description: str
   apply: Callable[[np.ndarray], np.ndarray]
@@ -35,11 +36,12 @@ class Preprocessing:
 
 
 # As options have it.
-Choice = Union[str, Preprocessing]
+Choice = str | Preprocessing
 
 
-def scaled(name: str, mean: Sequence[float],
-           stddev: Sequence[float]) -> Preprocessing:
+def scaled(
+  name: str, mean: Sequence[float], stddev: Sequence[float]
+) -> Preprocessing:
   """Returns (pixels / 255 - mean) / stddev, per channel.
 
   Args:
@@ -51,31 +53,39 @@ def scaled(name: str, mean: Sequence[float],
   scale = np.asarray(stddev, np.float32)
   tuples = [tuple(round(float(v), 6) for v in x) for x in (mean, stddev)]
   return Preprocessing(
-      name, f'(RGB / 255 - {tuples[0]}) / {tuples[1]}',
-      lambda pixels: (pixels / np.float32(255) - offset) / scale)
+    name,
+    f'(RGB / 255 - {tuples[0]}) / {tuples[1]}',
+    lambda pixels: (pixels / np.float32(255) - offset) / scale,
+  )
 
 
-def of_function(name: str,
-                function: Callable[[np.ndarray], np.ndarray]) -> Preprocessing:
+def of_function(
+  name: str, function: Callable[[np.ndarray], np.ndarray]
+) -> Preprocessing:
   """Returns what a function does that may write over its argument."""
   return Preprocessing(
-      name, 'its own function',
-      lambda pixels: np.asarray(function(pixels.copy()), np.float32))
+    name,
+    'its own function',
+    lambda pixels: np.asarray(function(pixels.copy()), np.float32),
+  )
 
 
 NAMED = {
-    p.name: p for p in (
-        Preprocessing(
-            'caffe', f'RGB in 0..255 - {_CAFFE_MEAN}, then blue first',
-            lambda pixels: (pixels - np.float32(_CAFFE_MEAN))[..., ::-1]),
-        Preprocessing('tf', 'RGB / 127.5 - 1',
-                      lambda pixels: pixels / np.float32(127.5) - 1),
-        # Model Garden's MEAN_RGB and STDDEV_RGB are these times 255.
-        scaled('torch', _MEAN, _STDDEV),
-        Preprocessing('none', 'RGB in 0..255', np.array),
-        Preprocessing('unit', 'RGB / 255',
-                      lambda pixels: pixels / np.float32(255)),
-    )
+  p.name: p
+  for p in (
+    Preprocessing(
+      'caffe',
+      f'RGB in 0..255 - {_CAFFE_MEAN}, then blue first',
+      lambda pixels: (pixels - np.float32(_CAFFE_MEAN))[..., ::-1],
+    ),
+    Preprocessing(
+      'tf', 'RGB / 127.5 - 1', lambda pixels: pixels / np.float32(127.5) - 1
+    ),
+    # Model Garden's MEAN_RGB and STDDEV_RGB are these times 255.
+    scaled('torch', _MEAN, _STDDEV),
+    Preprocessing('none', 'RGB in 0..255', np.array),
+    Preprocessing('unit', 'RGB / 255', lambda pixels: pixels / np.float32(255)),
+  )
 }
 
 # What is assumed of a network that does not say: what this project and the
@@ -101,12 +111,14 @@ def get(name: Choice) -> Preprocessing:
   if name not in NAMED:
     known = '; '.join(map(str, NAMED.values()))
     raise ValueError(
-        f'preprocessing={name} is unknown: choose one of these. {known}.')
+      f'preprocessing={name} is unknown: choose one of these. {known}.'
+    )
   return NAMED[name]
 
 
-def affine(mean: Sequence[float], stddev: Sequence[float],
-           scale: float) -> Preprocessing:
+def affine(
+  mean: Sequence[float], stddev: Sequence[float], scale: float
+) -> Preprocessing:
   """Returns (pixels * scale - mean) / stddev, per channel.
 
   Args:
@@ -120,11 +132,14 @@ def affine(mean: Sequence[float], stddev: Sequence[float],
   """
   for option, values in (('mean', mean), ('std', stddev), ('scale', [scale])):
     if len(values) not in (1, 3) or not np.isfinite(values).all():
-      raise ValueError(f'{option}={",".join(map(str, values))}; expected one '
-                       'finite number, or three: of red, green and blue.')
+      raise ValueError(
+        f'{option}={",".join(map(str, values))}; expected one '
+        'finite number, or three: of red, green and blue.'
+      )
     if option != 'mean' and min(values) <= 0:
-      raise ValueError(f'{option}={",".join(map(str, values))}; expected only '
-                       'numbers above 0.')
+      raise ValueError(
+        f'{option}={",".join(map(str, values))}; expected only numbers above 0.'
+      )
 
   def text(values):
     shown = [f'{v:.6g}' for v in values]
@@ -132,22 +147,25 @@ def affine(mean: Sequence[float], stddev: Sequence[float],
 
   offset, deviation = np.float32(mean), np.float32(stddev)
   return Preprocessing(
-      'custom', f'(RGB * {scale:.6g} - {text(mean)}) / {text(stddev)}',
-      lambda pixels: (pixels * np.float32(scale) - offset) / deviation)
+    'custom',
+    f'(RGB * {scale:.6g} - {text(mean)}) / {text(stddev)}',
+    lambda pixels: (pixels * np.float32(scale) - offset) / deviation,
+  )
 
 
 # Black and white, as inputs that networks take.
 _RANGES = {'none': (0, 255), 'unit': (0, 1), 'tf': (-1, 1)}
 # How far apart they are for a network's first weights: where pixels were
 # normalized, and where no more than their mean was subtracted.
-_SPANS = (.5, 30.), (200., 300.)
+_SPANS = (0.5, 30.0), (200.0, 300.0)
 # At how many shades of gray it is checked that pixels are only scaled, and how
 # far from it they may be, in parts of the range: as far as 16 bits round.
-_POINTS, _BEND = 5, .02
+_POINTS, _BEND = 5, 0.02
 
 
-def before_weights(first_inputs: Callable[[np.ndarray], Optional[np.ndarray]],
-                   size: Tuple[int, int]) -> Optional[str]:
+def before_weights(
+  first_inputs: Callable[[np.ndarray], np.ndarray | None], size: tuple[int, int]
+) -> str | None:
   """Recognizes the pixels that a network which normalizes them itself takes.
 
   Args:
@@ -173,12 +191,12 @@ def before_weights(first_inputs: Callable[[np.ndarray], Optional[np.ndarray]],
     for name, inputs in _RANGES.items():
       low, high = sorted(zero + (one - zero) * x for x in inputs)
       span = high - low
-      if least <= span <= most and low <= .1 * span and high >= -.1 * span:
+      if least <= span <= most and low <= 0.1 * span and high >= -0.1 * span:
         fitting[name] = low, high
     # Pixels in 0..1 whose mean is 0 are more likely in -1..1.
     if {'unit', 'tf'} <= set(fitting):
       low, high = fitting['unit']
-      if low > -.05 * (high - low):
+      if low > -0.05 * (high - low):
         del fitting['unit']
     for name in fitting:
       if _is_linear(first_inputs, size, _RANGES[name]):
@@ -186,8 +204,11 @@ def before_weights(first_inputs: Callable[[np.ndarray], Optional[np.ndarray]],
   return None
 
 
-def _is_linear(first_inputs: Callable[[np.ndarray], Optional[np.ndarray]],
-               size: Tuple[int, int], ends: Tuple[float, float]) -> bool:
+def _is_linear(
+  first_inputs: Callable[[np.ndarray], np.ndarray | None],
+  size: tuple[int, int],
+  ends: tuple[float, float],
+) -> bool:
   """Whether pixels are only scaled and shifted, and not inverted.
 
   Args:
@@ -196,15 +217,19 @@ def _is_linear(first_inputs: Callable[[np.ndarray], Optional[np.ndarray]],
     ends: the lowest and the highest pixels.
   """
   pixels = np.linspace(*ends, _POINTS, dtype=np.float32)
-  reached = first_inputs(np.broadcast_to(
-      pixels[:, None, None, None], (_POINTS, *size, 3)).copy())
+  reached = first_inputs(
+    np.broadcast_to(pixels[:, None, None, None], (_POINTS, *size, 3)).copy()
+  )
   if reached is None or len(reached) != _POINTS:
     return False
   values = [float(np.median(r)) for r in reached]
   span = values[-1] - values[0]
   return span > 0 and np.allclose(
-      values, np.linspace(values[0], values[-1], _POINTS), rtol=0,
-      atol=_BEND * span)
+    values,
+    np.linspace(values[0], values[-1], _POINTS),
+    rtol=0,
+    atol=_BEND * span,
+  )
 
 
 def recognize(own: Preprocessing) -> Preprocessing:

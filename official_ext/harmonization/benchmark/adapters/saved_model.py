@@ -2,11 +2,11 @@
 
 import os
 import re
-from typing import Any, Optional, Tuple
+from typing import Any
 
 from absl import logging
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark.adapters import base
@@ -18,18 +18,21 @@ from official_ext.harmonization.benchmark.adapters import tensorflow_model
 
 # The host's name of the export whose input is a batch of normalized float
 # images (`official/vision/serving/image_classification.py`).
-_EXPORT = ('python -m official_ext.harmonization.export_saved_model '
-           '--input_type=tflite')
+_EXPORT = (
+  'python -m official_ext.harmonization.export_saved_model --input_type=tflite'
+)
 
 
-def build(spec: str,
-          target: str,
-          *,
-          name: Optional[str] = None,
-          preprocessing: Optional[pre.Choice] = None,
-          input_size: Optional[Tuple[int, int]] = None,
-          signature: str = 'serving_default',
-          output: str = '') -> base.Adapter:
+def build(
+  spec: str,
+  target: str,
+  *,
+  name: str | None = None,
+  preprocessing: pre.Choice | None = None,
+  input_size: tuple[int, int] | None = None,
+  signature: str = 'serving_default',
+  output: str = '',
+) -> base.Adapter:
   """Builds the adapter.
 
   Args:
@@ -61,15 +64,22 @@ def build(spec: str,
     preprocessing = pre.before_weights(model.first_inputs, size)
     assumed = not preprocessing
   return tensorflow_model.TensorFlowAdapter(
-      spec, name or os.path.basename(os.path.normpath(target)), size,
-      pre.get(preprocessing or pre.DEFAULT), model, batch_size=batch,
-      assumed=assumed)
+    spec,
+    name or os.path.basename(os.path.normpath(target)),
+    size,
+    pre.get(preprocessing or pre.DEFAULT),
+    model,
+    batch_size=batch,
+    assumed=assumed,
+  )
 
 
-def _find(folder: str) -> Tuple[str, bool]:
+def _find(folder: str) -> tuple[str, bool]:
   """Returns the folder of the SavedModel, and whether the host exported it."""
-  for path, root in ((folder, os.path.dirname(os.path.normpath(folder))),
-                     (os.path.join(folder, 'saved_model'), folder)):
+  for path, root in (
+    (folder, os.path.dirname(os.path.normpath(folder))),
+    (os.path.join(folder, 'saved_model'), folder),
+  ):
     if tf.saved_model.contains_saved_model(path):
       return path, tf.io.gfile.exists(os.path.join(root, 'params.yaml'))
   raise FileNotFoundError(f'{folder} holds no saved_model.pb.')
@@ -77,8 +87,10 @@ def _find(folder: str) -> Tuple[str, bool]:
 
 def _in_order(key: str) -> list:
   """Sorts output_10 behind output_2, so that indices are those of Keras."""
-  return [int(part) if part.isdecimal() else part
-          for part in re.split('([0-9]+)', key)]
+  return [
+    int(part) if part.isdecimal() else part
+    for part in re.split('([0-9]+)', key)
+  ]
 
 
 class _Function:
@@ -103,12 +115,15 @@ class _Function:
     """
     self._loaded = loaded
     if signature not in loaded.signatures:
-      raise ValueError(f'{spec}: it has no signature {signature!r}: choose one '
-                       f'of {", ".join(sorted(loaded.signatures))}.')
+      raise ValueError(
+        f'{spec}: it has no signature {signature!r}: choose one '
+        f'of {", ".join(sorted(loaded.signatures))}.'
+      )
     self._function = loaded.signatures[signature]
     self._key, self._dtype, self.shape = self._input(spec)
     self._output = outputs.choose(
-        spec, sorted(self._function.structured_outputs, key=_in_order), output)
+      spec, sorted(self._function.structured_outputs, key=_in_order), output
+    )
     self.variables = self._function.variables
 
   def _input(self, spec: str):
@@ -116,24 +131,29 @@ class _Function:
     inputs = self._function.structured_input_signature[1]
     if len(inputs) != 1:
       names = ', '.join(sorted(inputs))
-      raise ValueError(f'{spec}: it has the inputs {names}, where one batch of '
-                       'images is needed.')
+      raise ValueError(
+        f'{spec}: it has the inputs {names}, where one batch of '
+        'images is needed.'
+      )
     key, image = next(iter(inputs.items()))
     if not image.dtype.is_floating:
       raise ValueError(
-          f'{spec}: its input {key!r} is {image.dtype.name}, through which no '
-          'gradient passes. Export it again with normalized float images as '
-          f'its input ({_EXPORT}), or evaluate the run itself: mg:DIR.')
+        f'{spec}: its input {key!r} is {image.dtype.name}, through which no '
+        'gradient passes. Export it again with normalized float images as '
+        f'its input ({_EXPORT}), or evaluate the run itself: mg:DIR.'
+      )
     if image.shape.rank != 4 or image.shape[3] != 3:
-      raise ValueError(f'{spec}: its input {key!r} has shape {image.shape}, '
-                       'where (batch, height, width, 3) is needed.')
+      raise ValueError(
+        f'{spec}: its input {key!r} has shape {image.shape}, '
+        'where (batch, height, width, 3) is needed.'
+      )
     return key, image.dtype, image.shape.as_list()
 
-  def first_inputs(self, images: np.ndarray) -> Optional[np.ndarray]:
+  def first_inputs(self, images: np.ndarray) -> np.ndarray | None:
     """As `graphs.first_inputs`; None where the graph cannot be taken apart."""
     try:
       return graphs.first_inputs(self._function, images)
-    except Exception as e:  # pylint: disable=broad-except  # of many kinds
+    except Exception as e:  # of many kinds
       logging.info('The graph does not show its preprocessing: %s', e)
       return None
 

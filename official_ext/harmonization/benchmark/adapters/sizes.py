@@ -1,9 +1,9 @@
 """The size that images are given to a network in."""
 
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 
-def parse(value: str) -> Tuple[int, int]:
+def parse(value: str) -> tuple[int, int]:
   """Parses the option `input_size`.
 
   Args:
@@ -17,13 +17,15 @@ def parse(value: str) -> Tuple[int, int]:
   """
   parts = value.split('x')
   if len(parts) > 2 or not all(p.isdigit() and int(p) > 0 for p in parts):
-    raise ValueError(f'{value!r} is no size: write 224, or 224x320, height '
-                     'first')
+    raise ValueError(
+      f'{value!r} is no size: write 224, or 224x320, height first'
+    )
   return int(parts[0]), int(parts[-1])
 
 
-def choose(spec: str, own: Sequence[Optional[int]],
-           chosen: Optional[Tuple[int, int]]) -> Tuple[int, int]:
+def choose(
+  spec: str, own: Sequence[int | None], chosen: tuple[int, int] | None
+) -> tuple[int, int]:
   """Says at which size a network is evaluated.
 
   Args:
@@ -40,9 +42,13 @@ def choose(spec: str, own: Sequence[Optional[int]],
   """
   size = tuple(chosen or own)
   if None in size:
-    raise ValueError(f'{spec}: it takes images of any size: write '
-                     '?input_size=224, or what it was trained with.')
+    raise ValueError(
+      f'{spec}: it takes images of any size: write '
+      '?input_size=224, or what it was trained with.'
+    )
   if any(o not in (None, s) for o, s in zip(own, size)):
-    raise ValueError(f'{spec}: input_size={size[0]}x{size[1]}, but it takes '
-                     f'images of {own[0]}x{own[1]} pixels alone.')
+    raise ValueError(
+      f'{spec}: input_size={size[0]}x{size[1]}, but it takes '
+      f'images of {own[0]}x{own[1]} pixels alone.'
+    )
   return size

@@ -9,9 +9,10 @@ stand in quotes. Nothing in it is escaped, so that neither targets nor values
 can hold a question mark, nor values an ampersand.
 """
 
+from collections.abc import Callable
 import fractions
 import inspect
-from typing import Any, Callable, Dict, NamedTuple, Tuple
+from typing import Any, NamedTuple
 
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import harmonized
@@ -33,30 +34,45 @@ class Kind(NamedTuple):
     target: what stands after the colon.
     example: of a SPEC.
   """
+
   build: Callable[..., base.Adapter]
   target: str
   example: str
 
 
 KINDS = {
-    'mg': Kind(model_garden.build, 'the folder of a run',
-               'mg:runs/digits/harmonized'),
-    'saved_model': Kind(
-        saved_model.build, 'the folder of a SavedModel with a float input',
-        'saved_model:exported?preprocessing=torch'),
-    'keras': Kind(keras_file.build, 'a .keras or .h5 file',
-                  'keras:vgg.h5?preprocessing=caffe&name=VGG16'),
-    'keras_app': Kind(keras_applications.build,
-                      'a function of tf_keras.applications',
-                      'keras_app:ResNet50V2'),
-    'harmonized': Kind(harmonized.build, 'a released harmonized network',
-                       'harmonized:vgg16'),
-    'torch': Kind(torch_module.build,
-                  'a function that returns a torch.nn.Module',
-                  'torch:my_package.my_function?input_size=224&weights=w.pt'),
-    'timm': Kind(torch_zoos.build_timm, 'a network of timm', 'timm:resnet50'),
-    'torchvision': Kind(torch_zoos.build_torchvision,
-                        'a network of torchvision', 'torchvision:resnet50'),
+  'mg': Kind(
+    model_garden.build, 'the folder of a run', 'mg:runs/digits/harmonized'
+  ),
+  'saved_model': Kind(
+    saved_model.build,
+    'the folder of a SavedModel with a float input',
+    'saved_model:exported?preprocessing=torch',
+  ),
+  'keras': Kind(
+    keras_file.build,
+    'a .keras or .h5 file',
+    'keras:vgg.h5?preprocessing=caffe&name=VGG16',
+  ),
+  'keras_app': Kind(
+    keras_applications.build,
+    'a function of tf_keras.applications',
+    'keras_app:ResNet50V2',
+  ),
+  'harmonized': Kind(
+    harmonized.build, 'a released harmonized network', 'harmonized:vgg16'
+  ),
+  'torch': Kind(
+    torch_module.build,
+    'a function that returns a torch.nn.Module',
+    'torch:my_package.my_function?input_size=224&weights=w.pt',
+  ),
+  'timm': Kind(torch_zoos.build_timm, 'a network of timm', 'timm:resnet50'),
+  'torchvision': Kind(
+    torch_zoos.build_torchvision,
+    'a network of torchvision',
+    'torchvision:resnet50',
+  ),
 }
 
 
@@ -72,20 +88,29 @@ def _count(value: str) -> int:
   return int(value)
 
 
-def _numbers(value: str) -> Tuple[float, ...]:
+def _numbers(value: str) -> tuple[float, ...]:
   """Parses numbers, or fractions such as 1/255, with commas between them."""
   try:
     return tuple(
-        float(fractions.Fraction(n)) if '/' in n else float(n)
-        for n in value.split(','))
+      float(fractions.Fraction(n)) if '/' in n else float(n)
+      for n in value.split(',')
+    )
   except (ValueError, ZeroDivisionError):
-    raise ValueError(f'{value!r} is not a number, a fraction such as 1/255, or '
-                     'three of them with commas between them') from None
+    raise ValueError(
+      f'{value!r} is not a number, a fraction such as 1/255, or '
+      'three of them with commas between them'
+    ) from None
 
 
 # How the values of options are read that are not text.
-_PARSERS = {'input_size': sizes.parse, 'ema': _boolean, 'classes': _count,
-            'mean': _numbers, 'std': _numbers, 'scale': _numbers}
+_PARSERS = {
+  'input_size': sizes.parse,
+  'ema': _boolean,
+  'classes': _count,
+  'mean': _numbers,
+  'std': _numbers,
+  'scale': _numbers,
+}
 # Options of every kind, in place of a named preprocessing.
 _AFFINE = ('mean', 'std', 'scale')
 
@@ -95,38 +120,43 @@ def usage() -> str:
   lines = ['A SPEC is KIND:TARGET, or KIND:TARGET?OPTION=VALUE&OPTION=VALUE.']
   for name, kind in KINDS.items():
     options = ', '.join(options_of(kind))
-    lines.append(f'  {kind.example}  ({name}: {kind.target}; options: '
-                 f'{options})')
+    lines.append(
+      f'  {kind.example}  ({name}: {kind.target}; options: {options})'
+    )
   return '\n'.join(lines)
 
 
-def options_of(kind: Kind) -> Tuple[str, ...]:
+def options_of(kind: Kind) -> tuple[str, ...]:
   """Returns the names of the options that a kind takes."""
   parameters = inspect.signature(kind.build).parameters.values()
   return (*(p.name for p in parameters if p.kind is p.KEYWORD_ONLY), *_AFFINE)
 
 
-def _affine(options: Dict[str, Any]) -> preprocessing.Preprocessing:
+def _affine(options: dict[str, Any]) -> preprocessing.Preprocessing:
   """Makes a preprocessing of the options mean, std and scale."""
-  mean, stddev = options.get('mean', (0.,)), options.get('std', (1.,))
-  scale = options.get('scale', (1.,))
+  mean, stddev = options.get('mean', (0.0,)), options.get('std', (1.0,))
+  scale = options.get('scale', (1.0,))
   if 'preprocessing' in options:
-    raise ValueError('preprocessing= and mean=, std= or scale= exclude each '
-                     'other: write one of them')
+    raise ValueError(
+      'preprocessing= and mean=, std= or scale= exclude each '
+      'other: write one of them'
+    )
   if len(scale) != 1:
     raise ValueError(f'scale={",".join(map(str, scale))}; expected one number')
   # First whether they are numbers to divide by at all.
   made = preprocessing.affine(mean, stddev, scale[0])
   if 'scale' not in options and (
-      max(stddev) < 1 or max(stddev) == 1 and 0 < max(map(abs, mean)) <= 1):
+    max(stddev) < 1 or max(stddev) == 1 and 0 < max(map(abs, mean)) <= 1
+  ):
     raise ValueError(
-        f'mean={",".join(map(str, mean))} and std='
-        f'{",".join(map(str, stddev))} are for pixels in 0..1, and pixels are '
-        'in 0..255: write scale=1/255 too, or scale=1 if they are right')
+      f'mean={",".join(map(str, mean))} and std='
+      f'{",".join(map(str, stddev))} are for pixels in 0..1, and pixels are '
+      'in 0..255: write scale=1/255 too, or scale=1 if they are right'
+    )
   return made
 
 
-def parse(spec: str) -> Tuple[str, str, Dict[str, str]]:
+def parse(spec: str) -> tuple[str, str, dict[str, str]]:
   """Takes a SPEC apart.
 
   Args:
@@ -146,8 +176,10 @@ def parse(spec: str) -> Tuple[str, str, Dict[str, str]]:
   for part in text.split('&') if question else ():
     name, equals, value = part.partition('=')
     if not (name and equals and value) or name in options:
-      raise ValueError(f'{spec!r}: {part!r} is no OPTION=VALUE, or stands '
-                       f'there twice. {usage()}')
+      raise ValueError(
+        f'{spec!r}: {part!r} is no OPTION=VALUE, or stands '
+        f'there twice. {usage()}'
+      )
     options[name] = value
   return kind, target, options
 
@@ -173,8 +205,10 @@ def build(spec: str, **options: Any) -> base.Adapter:
   options = {**options, **written}
   unknown = sorted(set(options) - set(options_of(kind)))
   if unknown:
-    raise ValueError(f'{spec!r}: {name}: has no option {", ".join(unknown)}; '
-                     f'it has {", ".join(options_of(kind))}.')
+    raise ValueError(
+      f'{spec!r}: {name}: has no option {", ".join(unknown)}; '
+      f'it has {", ".join(options_of(kind))}.'
+    )
   for option, value in options.items():
     if isinstance(value, str) and option in _PARSERS:
       try:
@@ -183,8 +217,10 @@ def build(spec: str, **options: Any) -> base.Adapter:
         raise ValueError(f'{spec!r}: {option}: {e}.') from None
   if any(option in options for option in _AFFINE):
     try:
-      options = {'preprocessing': _affine(options), **{
-          k: v for k, v in options.items() if k not in _AFFINE}}
+      options = {
+        'preprocessing': _affine(options),
+        **{k: v for k, v in options.items() if k not in _AFFINE},
+      }
     except ValueError as e:
       raise ValueError(f'{spec!r}: {str(e).rstrip(".")}.') from None
   return kind.build(spec, target, **options)

@@ -1,10 +1,10 @@
 """Networks that are TensorFlow callables."""
 
+from collections.abc import Callable, Iterator
 import functools
-from typing import Callable, Iterator, Optional, Tuple
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import graphs
@@ -14,10 +14,17 @@ from official_ext.harmonization.benchmark.adapters import preprocessing
 class TensorFlowAdapter(base.Adapter):
   """A callable `model(images, training=...)` that returns logits (B, C)."""
 
-  def __init__(self, spec: str, name: str, input_size: Tuple[int, int],
-               prepare: preprocessing.Preprocessing,
-               model: Callable[..., tf.Tensor], *,
-               batch_size: Optional[int] = None, assumed: bool = False):
+  def __init__(
+    self,
+    spec: str,
+    name: str,
+    input_size: tuple[int, int],
+    prepare: preprocessing.Preprocessing,
+    model: Callable[..., tf.Tensor],
+    *,
+    batch_size: int | None = None,
+    assumed: bool = False,
+  ):
     """Traces the network once for logits; for gradients when first asked.
 
     Args:
@@ -50,7 +57,7 @@ class TensorFlowAdapter(base.Adapter):
   @functools.cached_property
   def _forward(self):
     return tf.function(
-        lambda x: tf.cast(self._model(x, training=False), tf.float32)
+      lambda x: tf.cast(self._model(x, training=False), tf.float32)
     ).get_concrete_function(self._images)
 
   @functools.cached_property
@@ -67,7 +74,8 @@ class TensorFlowAdapter(base.Adapter):
       return logits, tape.gradient(score, images)
 
     return tf.function(differentiate).get_concrete_function(
-        self._images, labels)
+      self._images, labels
+    )
 
   @property
   def _images(self):
@@ -87,8 +95,8 @@ class TensorFlowAdapter(base.Adapter):
     return self._in_batches(self._forward, inputs)[0]
 
   def _logits_and_gradients(
-      self, inputs: np.ndarray,
-      labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    self, inputs: np.ndarray, labels: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     if self._backward.structured_outputs[1] is None:
       raise base.no_gradient(self.spec)
     logits, gradients = self._in_batches(self._backward, inputs, labels)
@@ -99,11 +107,11 @@ class TensorFlowAdapter(base.Adapter):
     count = len(arrays[0])
     size = self._batch_size or count
     padded = [
-        np.pad(a, [(0, -count % size)] + [(0, 0)] * (a.ndim - 1), mode='edge')
-        for a in arrays
+      np.pad(a, [(0, -count % size)] + [(0, 0)] * (a.ndim - 1), mode='edge')
+      for a in arrays
     ]
     results = []
     for i in range(0, count, size):
-      batch = function(*(tf.constant(a[i:i + size]) for a in padded))
+      batch = function(*(tf.constant(a[i : i + size]) for a in padded))
       results.append([r.numpy() for r in tf.nest.flatten(batch)])
     return [np.concatenate(parts)[:count] for parts in zip(*results)]

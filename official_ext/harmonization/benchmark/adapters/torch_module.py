@@ -1,11 +1,12 @@
 """`torch:PACKAGE.FUNCTION`: a PyTorch module, gradients by autograd."""
 
+from collections.abc import Iterator
 import contextlib
 import importlib
 import inspect
 import os
 import sys
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +20,25 @@ _SIZE = (224, 224)
 
 # Nodes of autograd's graph that only hand on, cast or arrange numbers, and
 # those that squash logits.
-_TRANSPARENT = ('ToCopyBackward0', 'ViewBackward0', 'ReshapeAliasBackward0',
-                'UnsafeViewBackward0', 'SqueezeBackward0', 'SqueezeBackward1',
-                'UnsqueezeBackward0', 'CloneBackward0', 'AliasBackward0')
+_TRANSPARENT = (
+  'ToCopyBackward0',
+  'ViewBackward0',
+  'ReshapeAliasBackward0',
+  'UnsafeViewBackward0',
+  'SqueezeBackward0',
+  'SqueezeBackward1',
+  'UnsqueezeBackward0',
+  'CloneBackward0',
+  'AliasBackward0',
+)
 _BEFORE_LOGARITHM = ('AddBackward0', 'ClampBackward1', 'ClampMinBackward0')
-_SQUASHING = {'SoftmaxBackward0': 'softmax', 'SigmoidBackward0': 'sigmoid',
-              'LogSoftmaxBackward0': 'log_softmax',
-              'LogSigmoidBackward0': 'log_sigmoid',
-              'HardsigmoidBackward0': 'hardsigmoid'}
+_SQUASHING = {
+  'SoftmaxBackward0': 'softmax',
+  'SigmoidBackward0': 'sigmoid',
+  'LogSoftmaxBackward0': 'log_softmax',
+  'LogSigmoidBackward0': 'log_sigmoid',
+  'HardsigmoidBackward0': 'hardsigmoid',
+}
 
 
 class _Reached(Exception):
@@ -40,9 +52,16 @@ class TorchAdapter(base.Adapter):
   and runs on the first CUDA device where there is one.
   """
 
-  def __init__(self, spec: str, name: str, input_size: Tuple[int, int],
-               prepare: Optional[pre.Preprocessing], module: Any, *,
-               output: str = ''):
+  def __init__(
+    self,
+    spec: str,
+    name: str,
+    input_size: tuple[int, int],
+    prepare: pre.Preprocessing | None,
+    module: Any,
+    *,
+    output: str = '',
+  ):
     """Initializes the adapter.
 
     Args:
@@ -98,12 +117,12 @@ class TorchAdapter(base.Adapter):
     with self._torch.set_grad_enabled(differentiate):
       # A copy, because a network may work in place on what it is given.
       output = self._module(images.clone().to(self._dtype))
-    found = outputs.named(
-        output, lambda x: isinstance(x, self._torch.Tensor))
+    found = outputs.named(output, lambda x: isinstance(x, self._torch.Tensor))
     if not found:
       raise base.Unscorable(
-          f'{self.spec}: its output is a {type(output).__name__} without '
-          'tensors; expected logits.')
+        f'{self.spec}: its output is a {type(output).__name__} without '
+        'tensors; expected logits.'
+      )
     logits = found[outputs.choose(self.spec, found, self._output)]
     self._output_dtype = logits.dtype  # That of autocast, for one.
     return images, logits.float()
@@ -112,22 +131,24 @@ class TorchAdapter(base.Adapter):
     return self._run(inputs, False)[1].cpu().numpy()
 
   def _logits_and_gradients(
-      self, inputs: np.ndarray,
-      labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    self, inputs: np.ndarray, labels: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     images, logits = self._run(inputs, True)
     one_hot = self._torch.from_numpy(labels).to(self._device)
     gradient = None
     if logits.requires_grad:
-      gradient, = self._torch.autograd.grad(
-          (logits * one_hot).sum(), images, allow_unused=True)
+      (gradient,) = self._torch.autograd.grad(
+        (logits * one_hot).sum(), images, allow_unused=True
+      )
     if gradient is None:
       raise base.no_gradient(self.spec)
-    return (logits.detach().cpu().numpy(),
-            np.moveaxis(gradient.cpu().numpy(), 1, -1))
+    return (
+      logits.detach().cpu().numpy(),
+      np.moveaxis(gradient.cpu().numpy(), 1, -1),
+    )
 
   def _epsilon(self) -> float:
-    names = {str(t.dtype).rpartition('.')[2]
-             for t in self._module.parameters()}
+    names = {str(t.dtype).rpartition('.')[2] for t in self._module.parameters()}
     names.add(str(self._output_dtype).rpartition('.')[2])
     if self._device == 'cuda':
       names.add('tensor_float_32')
@@ -138,7 +159,7 @@ class TorchAdapter(base.Adapter):
     inputs = np.zeros((2, *self.input_size, 3), np.float32)
     try:
       node = self._run(inputs, True)[1].grad_fn
-    except Exception:  # pylint: disable=broad-except  # told when it is used
+    except Exception:  # told when it is used
       return ''
     allowed, logarithm = _TRANSPARENT, ''
     while node is not None:
@@ -151,7 +172,7 @@ class TorchAdapter(base.Adapter):
       node = next((n for n, _ in node.next_functions if n is not None), None)
     return ''
 
-  def _first_inputs(self, images: np.ndarray) -> Optional[np.ndarray]:
+  def _first_inputs(self, images: np.ndarray) -> np.ndarray | None:
     """Returns what the first module of weights is given."""
     reached = []
 
@@ -162,10 +183,12 @@ class TorchAdapter(base.Adapter):
     hooks = []
     try:
       hooks = [
-          m.register_forward_pre_hook(record) for m in self._module.modules()
-          if any(p.dim() > 1 for p in m.parameters(recurse=False))]
+        m.register_forward_pre_hook(record)
+        for m in self._module.modules()
+        if any(p.dim() > 1 for p in m.parameters(recurse=False))
+      ]
       self._run(images, False)
-    except Exception:  # pylint: disable=broad-except  # told by `_probe`
+    except Exception:  # told by `_probe`
       pass
     finally:
       for hook in hooks:
@@ -177,8 +200,9 @@ def _attribute(spec: str, target: str) -> Any:
   """Imports what a SPEC names."""
   packages.require(spec, 'torch')
   if '.' not in target:
-    raise ValueError(f'{spec}: write torch:PACKAGE.FUNCTION, such as '
-                     'torch:my_models.resnet.')
+    raise ValueError(
+      f'{spec}: write torch:PACKAGE.FUNCTION, such as torch:my_models.resnet.'
+    )
   if '' not in sys.path and os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())  # A console command does not look there.
   parts = target.split('.')
@@ -192,20 +216,26 @@ def _attribute(spec: str, target: str) -> Any:
       if e.name and f'{name}.'.startswith(f'{e.name}.'):
         if end == 1:
           raise ImportError(
-              f'{spec}: {e}. Set PYTHONPATH to the folder that the package '
-              f'{e.name} is in.') from e
+            f'{spec}: {e}. Set PYTHONPATH to the folder that the package '
+            f'{e.name} is in.'
+          ) from e
         continue
-      raise ImportError(f'{spec}: importing {name} fails: {e}. Install what it '
-                        'needs.') from e
-    except Exception as e:  # pylint: disable=broad-except  # it is any code
+      raise ImportError(
+        f'{spec}: importing {name} fails: {e}. Install what it needs.'
+      ) from e
+    except Exception as e:  # it is any code
       raise ImportError(f'{spec}: importing {name} fails: {_brief(e)}.') from e
   for part in parts[end:]:
     if not hasattr(found, part):
-      known = sorted(n for n, v in vars(found).items()
-                     if callable(v) and not n.startswith('_'))
+      known = sorted(
+        n
+        for n, v in vars(found).items()
+        if callable(v) and not n.startswith('_')
+      )
       raise ImportError(
-          f'{spec}: {getattr(found, "__name__", found)} has no attribute '
-          f'{part!r}; it has {", ".join(known) or "no functions"}.')
+        f'{spec}: {getattr(found, "__name__", found)} has no attribute '
+        f'{part!r}; it has {", ".join(known) or "no functions"}.'
+      )
     found = getattr(found, part)
   return found
 
@@ -225,36 +255,43 @@ def _module(spec: str, target: str) -> Any:
     if not callable(made) or (attempt and not inspect.isclass(made)):
       break
     try:
-      needed = [p.name for p in inspect.signature(made).parameters.values()
-                if p.default is p.empty and p.kind not in (
-                    p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+      needed = [
+        p.name
+        for p in inspect.signature(made).parameters.values()
+        if p.default is p.empty
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+      ]
     except (TypeError, ValueError):  # Written in C.
       needed = []
     name = getattr(made, '__name__', target)
     if needed:
       raise base.Unscorable(
-          f'{spec}: {name} needs the arguments {", ".join(needed)}; expected a '
-          'function without. Write one that gives them.')
+        f'{spec}: {name} needs the arguments {", ".join(needed)}; expected a '
+        'function without. Write one that gives them.'
+      )
     try:
       made = made()
-    except Exception as e:  # pylint: disable=broad-except  # it is any code
+    except Exception as e:  # it is any code
       raise base.Unscorable(f'{spec}: {name}() fails: {_brief(e)}.') from e
   if isinstance(made, torch.nn.Module):
     return made
   raise base.Unscorable(
-      f'{spec}: {target} gives a {type(made).__name__}; expected a '
-      'torch.nn.Module, or a function that returns one.')
+    f'{spec}: {target} gives a {type(made).__name__}; expected a '
+    'torch.nn.Module, or a function that returns one.'
+  )
 
 
-def build(spec: str,
-          target: str,
-          *,
-          name: Optional[str] = None,
-          weights: str = '',
-          preprocessing: Optional[pre.Choice] = None,
-          input_size: Optional[Tuple[int, int]] = None,
-          output: str = '',
-          weights_key: str = '') -> base.Adapter:
+def build(
+  spec: str,
+  target: str,
+  *,
+  name: str | None = None,
+  weights: str = '',
+  preprocessing: pre.Choice | None = None,
+  input_size: tuple[int, int] | None = None,
+  output: str = '',
+  weights_key: str = '',
+) -> base.Adapter:
   """Builds the adapter.
 
   Args:
@@ -281,5 +318,10 @@ def build(spec: str,
   if weights:
     torch_weights.load(spec, module, weights, weights_key)
   return TorchAdapter(
-      spec, name or target.rpartition('.')[2], input_size or _SIZE,
-      pre.get(preprocessing) if preprocessing else None, module, output=output)
+    spec,
+    name or target.rpartition('.')[2],
+    input_size or _SIZE,
+    pre.get(preprocessing) if preprocessing else None,
+    module,
+    output=output,
+  )

@@ -1,10 +1,11 @@
 """Files of PyTorch weights, as training scripts write them."""
 
 import collections
+from collections.abc import Iterator, Mapping
 import contextlib
 import os
 import re
-from typing import Any, Iterator, Mapping, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -50,6 +51,7 @@ class _View(NamedTuple):
     missing: the module's names that are not among them.
     unknown: names among them that the module does not have.
   """
+
   where: str
   state: dict[str, Any]
   missing: list[str]
@@ -64,46 +66,55 @@ def _read(spec: str, path: str) -> Any:
   serialization = torch.serialization
   try:
     names = serialization.get_unsafe_globals_in_checkpoint(path)
-  except Exception:  # pylint: disable=broad-except  # PyTorch or file is older
+  except Exception:  # PyTorch or file is older
     names = []
   error = None
   for other in (_InertMapping, _Inert):
-    inert = [(type('Inert', (_Inert if n.startswith('numpy') else other,), {}),
-              n) for n in names]
+    inert = [
+      (type('Inert', (_Inert if n.startswith('numpy') else other,), {}), n)
+      for n in names
+    ]
     try:
-      with (serialization.safe_globals(inert) if inert else
-            contextlib.nullcontext()):
+      with (
+        serialization.safe_globals(inert) if inert else contextlib.nullcontext()
+      ):
         content = torch.load(path, map_location='cpu', weights_only=True)
       break
-    except Exception as e:  # pylint: disable=broad-except  # of many kinds
+    except Exception as e:  # of many kinds
       error = e
   else:
     raise base.Unscorable(
-        f'{spec}: {path} holds no weights of this network that can be read: '
-        f'{_reason(error)}. Save them with torch.save(module.state_dict(), '
-        'FILE).') from error
+      f'{spec}: {path} holds no weights of this network that can be read: '
+      f'{_reason(error)}. Save them with torch.save(module.state_dict(), '
+      'FILE).'
+    ) from error
   if hasattr(content, '_modules'):
     raise base.Unscorable(
-        f'{spec}: {path} holds no weights of this network, but a whole module, '
-        'whose code is not run. Save its weights: '
-        'torch.save(module.state_dict(), FILE).')
+      f'{spec}: {path} holds no weights of this network, but a whole module, '
+      'whose code is not run. Save its weights: '
+      'torch.save(module.state_dict(), FILE).'
+    )
   return content
 
 
-def _reason(error: Optional[Exception]) -> str:
+def _reason(error: Exception | None) -> str:
   """Says why PyTorch could not read a file, without its advice to run it."""
   text = str(error).rpartition('WeightsUnpickler error:')[2].strip()
   first = re.split(r'[.]\s|\n', f'{text} ', maxsplit=1)[0].strip()
   return f'{type(error).__name__}: {first or "it is empty"}'
 
 
-def _dictionaries(content: Any, torch: Any,
-                  keys: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
+def _dictionaries(
+  content: Any, torch: Any, keys: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict]]:
   """Yields the dictionaries of tensors in a file, and the keys to them."""
   if not isinstance(content, Mapping):
     return
-  tensors = {k: v for k, v in content.items()
-             if isinstance(k, str) and isinstance(v, torch.Tensor)}
+  tensors = {
+    k: v
+    for k, v in content.items()
+    if isinstance(k, str) and isinstance(v, torch.Tensor)
+  }
   if tensors:
     yield '.'.join(keys), tensors
   if len(keys) < _DEPTH:
@@ -111,8 +122,9 @@ def _dictionaries(content: Any, torch: Any,
       yield from _dictionaries(value, torch, (*keys, str(key)))
 
 
-def _views(where: str, tensors: Mapping[str, Any],
-           expected: Mapping[str, Any]) -> Iterator[_View]:
+def _views(
+  where: str, tensors: Mapping[str, Any], expected: Mapping[str, Any]
+) -> Iterator[_View]:
   """Yields the ways to find a module's names at the ends of others."""
   prefixes = collections.Counter()
   for key in tensors:
@@ -122,12 +134,15 @@ def _views(where: str, tensors: Mapping[str, Any],
         prefixes['.'.join(parts[:i])] += 1
   for prefix in prefixes:
     start = f'{prefix}.' if prefix else ''
-    state = {k[len(start):]: v for k, v in tensors.items()
-             if k.startswith(start)}
+    state = {
+      k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)
+    }
     yield _View(
-        '.'.join(filter(None, (where, prefix))), state,
-        [n for n in expected if n not in state and not n.endswith(_COUNTER)],
-        [n for n in state if n not in expected and not n.endswith(_COUNTER)])
+      '.'.join(filter(None, (where, prefix))),
+      state,
+      [n for n in expected if n not in state and not n.endswith(_COUNTER)],
+      [n for n in state if n not in expected and not n.endswith(_COUNTER)],
+    )
 
 
 def _some(names: list[str]) -> str:
@@ -138,8 +153,10 @@ def _some(names: list[str]) -> str:
 def _problem(views: list[_View], expected: Mapping[str, Any]) -> str:
   """Says why no view of a file fits a module."""
   if not views:
-    return (f'none of its {len(expected)} names is in it, such as '
-            f'{next(iter(expected), "any")}')
+    return (
+      f'none of its {len(expected)} names is in it, such as '
+      f'{next(iter(expected), "any")}'
+    )
   closest = min(views, key=lambda v: len(v.missing) + len(v.unknown))
   parts = []
   if closest.missing:
@@ -148,8 +165,10 @@ def _problem(views: list[_View], expected: Mapping[str, Any]) -> str:
     parts.append(f'{_some(closest.unknown)} are of another')
   for name, tensor in closest.state.items():
     if name in expected and tensor.shape != expected[name].shape:
-      parts.append(f'{name} has shape {tuple(tensor.shape)}; expected '
-                   f'{tuple(expected[name].shape)}')
+      parts.append(
+        f'{name} has shape {tuple(tensor.shape)}; expected '
+        f'{tuple(expected[name].shape)}'
+      )
       break
   where = f'under {closest.where!r}, ' if closest.where else ''
   return where + ', '.join(parts)
@@ -178,33 +197,48 @@ def load(spec: str, module: Any, path: str, key: str = ''):
     raise FileNotFoundError(f'{spec}: {path} does not exist.')
   torch = packages.require(spec, 'torch')
   own = module.state_dict()
-  wrapper = next((w for w in _WRAPPERS if own and all(
-      name.startswith(w) for name in own)), '')
-  expected = {n[len(wrapper):]: v for n, v in own.items()}
+  wrapper = next(
+    (w for w in _WRAPPERS if own and all(name.startswith(w) for name in own)),
+    '',
+  )
+  expected = {n[len(wrapper) :]: v for n, v in own.items()}
   views = [
-      view for where, tensors in _dictionaries(_read(spec, path), torch)
-      for view in _views(where, tensors, expected)
-      if not key or view.where == key.rstrip('.')]
+    view
+    for where, tensors in _dictionaries(_read(spec, path), torch)
+    for view in _views(where, tensors, expected)
+    if not key or view.where == key.rstrip('.')
+  ]
   fitting = [
-      v for v in views if not v.missing and not v.unknown and all(
-          v.state[n].shape == t.shape for n, t in expected.items()
-          if n in v.state)]
+    v
+    for v in views
+    if not v.missing
+    and not v.unknown
+    and all(
+      v.state[n].shape == t.shape for n, t in expected.items() if n in v.state
+    )
+  ]
   if not fitting:
     raise base.Unscorable(
-        f'{spec}: {path} holds no weights of this network'
-        f'{f" under {key!r}" if key else ""}: {_problem(views, expected)}. '
-        'Write the file of this network, or name the network of this file.')
+      f'{spec}: {path} holds no weights of this network'
+      f'{f" under {key!r}" if key else ""}: {_problem(views, expected)}. '
+      'Write the file of this network, or name the network of this file.'
+    )
   first = fitting[0]
-  if any(not torch.equal(tensor, other.state[name])
-         for other in fitting[1:] for name, tensor in first.state.items()
-         if not name.endswith(_COUNTER)):
+  if any(
+    not torch.equal(tensor, other.state[name])
+    for other in fitting[1:]
+    for name, tensor in first.state.items()
+    if not name.endswith(_COUNTER)
+  ):
     names = [v.where or 'the file itself' for v in fitting]
     raise base.Unscorable(
-        f'{spec}: {path} holds {len(fitting)} weights of this network: '
-        f'{", ".join(names)}; expected one. Choose with weights_key='
-        f'{fitting[-1].where}.')
+      f'{spec}: {path} holds {len(fitting)} weights of this network: '
+      f'{", ".join(names)}; expected one. Choose with weights_key='
+      f'{fitting[-1].where}.'
+    )
   if first.where:
-    logging.info('%s: the weights are those under %s in %s.', spec, first.where,
-                 path)
+    logging.info(
+      '%s: the weights are those under %s in %s.', spec, first.where, path
+    )
   found = {wrapper + n: v for n, v in first.state.items() if n in expected}
   module.load_state_dict({**own, **found})

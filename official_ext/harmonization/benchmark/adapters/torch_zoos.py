@@ -1,6 +1,6 @@
 """`timm:NAME` and `torchvision:NAME`: networks of two collections."""
 
-from typing import Any, Optional, Tuple
+from typing import Any
 
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import packages
@@ -12,26 +12,38 @@ from official_ext.harmonization.benchmark.adapters import torch_weights
 _RELEASED, _RANDOM = 'pretrained', 'none'
 
 
-def _wrap(spec: str, module: Any, name: str, weights: str, weights_key: str,
-          prepare: pre.Preprocessing, preprocessing: Optional[pre.Choice],
-          size: Tuple[int, int]) -> base.Adapter:
+def _wrap(
+  spec: str,
+  module: Any,
+  name: str,
+  weights: str,
+  weights_key: str,
+  prepare: pre.Preprocessing,
+  preprocessing: pre.Choice | None,
+  size: tuple[int, int],
+) -> base.Adapter:
   """Makes an adapter of a collection's module, which knows what it wants."""
   if weights not in (_RELEASED, _RANDOM):
     torch_weights.load(spec, module, weights, weights_key)
   return torch_module.TorchAdapter(
-      spec, name, size,
-      pre.get(preprocessing) if preprocessing else pre.recognize(prepare),
-      module)
+    spec,
+    name,
+    size,
+    pre.get(preprocessing) if preprocessing else pre.recognize(prepare),
+    module,
+  )
 
 
-def build_timm(spec: str,
-               target: str,
-               *,
-               name: Optional[str] = None,
-               weights: str = _RELEASED,
-               preprocessing: Optional[pre.Choice] = None,
-               input_size: Optional[Tuple[int, int]] = None,
-               weights_key: str = '') -> base.Adapter:
+def build_timm(
+  spec: str,
+  target: str,
+  *,
+  name: str | None = None,
+  weights: str = _RELEASED,
+  preprocessing: pre.Choice | None = None,
+  input_size: tuple[int, int] | None = None,
+  weights_key: str = '',
+) -> base.Adapter:
   """Builds the adapter of a network of timm.
 
   Args:
@@ -56,23 +68,31 @@ def build_timm(spec: str,
   data = packages.require(spec, 'timm.data')
   try:
     module = timm.create_model(target, pretrained=weights == _RELEASED)
-  except Exception as e:  # pylint: disable=broad-except  # downloads too
+  except Exception as e:  # downloads too
     raise base.Unscorable(f'{spec}: {e}.') from e
   config = data.resolve_model_data_config(module)
-  return _wrap(spec, module, name or target, weights, weights_key,
-               pre.scaled('timm', config['mean'], config['std']),
-               preprocessing, input_size or config['input_size'][1:])
+  return _wrap(
+    spec,
+    module,
+    name or target,
+    weights,
+    weights_key,
+    pre.scaled('timm', config['mean'], config['std']),
+    preprocessing,
+    input_size or config['input_size'][1:],
+  )
 
 
 def build_torchvision(
-    spec: str,
-    target: str,
-    *,
-    name: Optional[str] = None,
-    weights: str = _RELEASED,
-    preprocessing: Optional[pre.Choice] = None,
-    input_size: Optional[Tuple[int, int]] = None,
-    weights_key: str = '') -> base.Adapter:
+  spec: str,
+  target: str,
+  *,
+  name: str | None = None,
+  weights: str = _RELEASED,
+  preprocessing: pre.Choice | None = None,
+  input_size: tuple[int, int] | None = None,
+  weights_key: str = '',
+) -> base.Adapter:
   """Builds the adapter of a network of torchvision.
 
   Args:
@@ -97,11 +117,19 @@ def build_torchvision(
   try:
     default = models.get_model_weights(target).DEFAULT
     module = models.get_model(
-        target, weights=default if weights == _RELEASED else None)
-  except Exception as e:  # pylint: disable=broad-except  # downloads too
+      target, weights=default if weights == _RELEASED else None
+    )
+  except Exception as e:  # downloads too
     raise base.Unscorable(f'{spec}: {e}.') from e
   transforms = default.transforms()
   crop = transforms.crop_size
-  return _wrap(spec, module, name or target, weights, weights_key,
-               pre.scaled('torchvision', transforms.mean, transforms.std),
-               preprocessing, input_size or (crop[0], crop[-1]))
+  return _wrap(
+    spec,
+    module,
+    name or target,
+    weights,
+    weights_key,
+    pre.scaled('torchvision', transforms.mean, transforms.std),
+    preprocessing,
+    input_size or (crop[0], crop[-1]),
+  )

@@ -7,18 +7,19 @@ their 90th percentile (Fel et al., NeurIPS 2022; `harmonization` 0.0.9,
 that people reach.
 """
 
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.benchmark import accuracy
 from official_ext.harmonization.benchmark import explainers
-from official_ext.harmonization.evaluation import numpy_metrics
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.evaluation import numpy_metrics
 from official_ext.harmonization.evaluation import scores
 
 # Height and width that maps are compared at, as released.
@@ -26,8 +27,8 @@ RELEASED_SIZE = 224
 METRICS = ('spearman', 'dice', 'iou')
 _EXAMPLES = 6
 _TITLES = {
-    'clickme': 'ClickMe: where people look',
-    'clicktionary': 'Clicktionary: where people look',
+  'clickme': 'ClickMe: where people look',
+  'clicktionary': 'Clicktionary: where people look',
 }
 
 
@@ -53,7 +54,7 @@ class _OnePass:
     return self._logits
 
 
-def resize_maps(maps: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def resize_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Resizes maps (bilinear), which leaves those of that size as they are.
 
   Args:
@@ -70,10 +71,16 @@ def resize_maps(maps: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
 class ClickMeProtocol(protocol.Experiment):
   """Alignment with human maps, and accuracy on the same images."""
 
-  def __init__(self, name: str, source: labelled_images.Source, *,
-               batch_size: int, ceiling: Optional[float] = None,
-               explainer: str = 'gradient',
-               comparison_size: Optional[int] = RELEASED_SIZE):
+  def __init__(
+    self,
+    name: str,
+    source: labelled_images.Source,
+    *,
+    batch_size: int,
+    ceiling: float | None = None,
+    explainer: str = 'gradient',
+    comparison_size: int | None = RELEASED_SIZE,
+  ):
     """Initializes the experiment.
 
     Args:
@@ -94,34 +101,40 @@ class ClickMeProtocol(protocol.Experiment):
     self._explainer = explainer
     self._comparison_size = comparison_size
 
-  def settings(self) -> Dict[str, Any]:
+  def settings(self) -> dict[str, Any]:
     """What the scores depend on, but for the model."""
     return {
-        **self._source.settings(),
-        'ceiling': self._ceiling,
-        'explainer': self._explainer,
-        'comparison_size': self._comparison_size or 'native',
+      **self._source.settings(),
+      'ceiling': self._ceiling,
+      'explainer': self._explainer,
+      'comparison_size': self._comparison_size or 'native',
     }
 
-  def identity(self, digests: identity.Digests) -> Dict[str, Any]:
+  def identity(self, digests: identity.Digests) -> dict[str, Any]:
     """See `results.Experiment`; a ceiling only changes what is shown."""
     return {
-        'protocol': f'{self.name} {self.version}',
-        'data': self._source.contents(digests),
-        'options': {
-            **self._source.options(),
-            'explainer': self._explainer,
-            'comparison_size': self._comparison_size or 'native',
-        },
+      'protocol': f'{self.name} {self.version}',
+      'data': self._source.contents(digests),
+      'options': {
+        **self._source.options(),
+        'explainer': self._explainer,
+        'comparison_size': self._comparison_size or 'native',
+      },
     }
 
-  def present(self, stored: Mapping[str, Any]) -> Dict[str, Any]:
+  def present(self, stored: Mapping[str, Any]) -> dict[str, Any]:
     """See `results.Experiment`: of another ceiling."""
-    return {**stored, 'spearman': scores.over_ceiling(
-        stored['spearman'], self._ceiling)}
+    return {
+      **stored,
+      'spearman': scores.over_ceiling(stored['spearman'], self._ceiling),
+    }
 
-  def run(self, adapter, progress: Callable[[int], Any],
-          journal: Optional[journal_lib.Journal] = None) -> protocol.Result:
+  def run(
+    self,
+    adapter,
+    progress: Callable[[int], Any],
+    journal: journal_lib.Journal | None = None,
+  ) -> protocol.Result:
     """Scores a model.
 
     Args:
@@ -136,8 +149,11 @@ class ClickMeProtocol(protocol.Experiment):
     Raises:
       labelled_images.BadDataError: a record cannot be used, or there is none.
     """
-    size = (adapter.input_size if self._comparison_size is None else
-            (self._comparison_size,) * 2)
+    size = (
+      adapter.input_size
+      if self._comparison_size is None
+      else (self._comparison_size,) * 2
+    )
     rows, examples = journal_lib.kept(journal), None
     resumed = bool(rows)
     if resumed:  # The pictures were in the memory of a process that ended.
@@ -157,13 +173,19 @@ class ClickMeProtocol(protocol.Experiment):
       progress(len(maps))
     if not rows:
       raise labelled_images.BadDataError(
-          f'{self._source.input_path} holds no record.')
+        f'{self._source.input_path} holds no record.'
+      )
     return self._result(adapter, rows, examples, size)
 
   def _batches(self, adapter, size, start: int = 0):
     return labelled_images.batches(
-        self._source, adapter.input_size, size, adapter.scored_classes,
-        self._batch_size, start)
+      self._source,
+      adapter.input_size,
+      size,
+      adapter.scored_classes,
+      self._batch_size,
+      start,
+    )
 
   def _explain(self, adapter, batch, size):
     """The model's maps at the comparison size, and its decisions."""
@@ -171,43 +193,56 @@ class ClickMeProtocol(protocol.Experiment):
     one_pass = _OnePass(adapter, inputs)
     explain = explainers.get(self._explainer, one_pass.gradients)
     maps = explainers.explain(
-        explain, inputs, batch.targets(adapter.scored_classes))
+      explain, inputs, batch.targets(adapter.scored_classes)
+    )
     return resize_maps(maps, size), accuracy.predict(one_pass.logits())
 
   def _result(self, adapter, rows, examples, size) -> protocol.Result:
     """Scores from the rows of all images."""
     preprocessing = self._preprocessing(adapter, size)
     details = {
-        'compared_at': list(size), 'explainer': self._explainer,
-        'limit': self._source.limit,
+      'compared_at': list(size),
+      'explainer': self._explainer,
+      'limit': self._source.limit,
     }
     measured = [
-        scores.score(
-            metric, [row[metric] for row in rows],
-            ceiling=self._ceiling if metric == 'spearman' else None,
-            preprocessing=preprocessing, details=details)
-        for metric in METRICS
+      scores.score(
+        metric,
+        [row[metric] for row in rows],
+        ceiling=self._ceiling if metric == 'spearman' else None,
+        preprocessing=preprocessing,
+        details=details,
+      )
+      for metric in METRICS
     ]
     top1, warnings = accuracy.measure(
-        [row['prediction'] for row in rows], [row['label'] for row in rows],
-        preprocessing=preprocessing, model_preprocessing=adapter.preprocessing,
-        details={'limit': self._source.limit})
+      [row['prediction'] for row in rows],
+      [row['label'] for row in rows],
+      preprocessing=preprocessing,
+      model_preprocessing=adapter.preprocessing,
+      details={'limit': self._source.limit},
+    )
     return protocol.Result(
-        scores=[*measured, top1], rows=rows,
-        warnings=warnings + _undefined(measured[0]), examples=examples)
+      scores=[*measured, top1],
+      rows=rows,
+      warnings=warnings + _undefined(measured[0]),
+      examples=examples,
+    )
 
   def _preprocessing(self, adapter, size) -> str:
     """What became of images and maps before they were compared, in a line."""
     source, blurred = self._source, ''
     if source.blur:
       blurred = '64x64, 10x10 Gaussian of sigma 10{}, '.format(
-          ' (centred)' if source.blur_kernel == 'centred' else '')
+        ' (centred)' if source.blur_kernel == 'centred' else ''
+      )
     if source.resize() == 'antialias':
       blurred = f'antialiased, {blurred}'
     return (
-        'whole image resized to {}x{} (bilinear); '.format(*adapter.input_size)
-        + f'{adapter.preprocessing}; human map: {blurred}'
-        + '{}x{}; model map: {}, {}x{}'.format(*size, self._explainer, *size))
+      'whole image resized to {}x{} (bilinear); '.format(*adapter.input_size)
+      + f'{adapter.preprocessing}; human map: {blurred}'
+      + '{}x{}; model map: {}, {}x{}'.format(*size, self._explainer, *size)
+    )
 
 
 def _rows(batch, maps, predictions):
@@ -226,13 +261,18 @@ def _extend(examples, batch, maps, size):
     return examples
   shown = np.round(tf.image.resize(batch.images[:missing], size).numpy())
   new = protocol.Examples(
-      np.clip(shown, 0, 255).astype(np.uint8), batch.maps[:missing],
-      maps[:missing])
+    np.clip(shown, 0, 255).astype(np.uint8),
+    batch.maps[:missing],
+    maps[:missing],
+  )
   if examples is None:
     return new
-  return protocol.Examples(*(
+  return protocol.Examples(
+    *(
       np.concatenate([getattr(examples, name), getattr(new, name)])
-      for name in ('images', 'human', 'model')))
+      for name in ('images', 'human', 'model')
+    )
+  )
 
 
 def _undefined(spearman: scores.Score) -> list[str]:
@@ -240,7 +280,7 @@ def _undefined(spearman: scores.Score) -> list[str]:
   if not spearman.n_undefined:
     return []
   return [
-      f'{spearman.n_undefined} of {spearman.n + spearman.n_undefined} images '
-      'have no rank correlation, because the human or the model\'s map is '
-      'constant or not finite: they are left out of the mean.'
+    f'{spearman.n_undefined} of {spearman.n + spearman.n_undefined} images '
+    "have no rank correlation, because the human or the model's map is "
+    'constant or not finite: they are left out of the mean.'
   ]

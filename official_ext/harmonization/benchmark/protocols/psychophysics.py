@@ -1,17 +1,19 @@
 """HOW people decide, as an experiment of the benchmark."""
 
+from collections.abc import Callable
 import os
-from typing import Any, Callable, Dict, Optional
+from typing import Any
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
-from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark import labelled_images
-from official_ext.harmonization.benchmark.psychophysics import (
-    scoring as psychophysics)
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark.psychophysics import (
+  scoring as psychophysics,
+)
+from official_ext.harmonization.data.stimuli import stimulus_files
 
 
 class PsychophysicsProtocol(protocol.Experiment):
@@ -32,7 +34,7 @@ class PsychophysicsProtocol(protocol.Experiment):
     self._batch_size = batch_size
     self._options = options
 
-  def settings(self) -> Dict[str, Any]:
+  def settings(self) -> dict[str, Any]:
     """What the scores depend on, but for the model.
 
     Returns:
@@ -45,31 +47,40 @@ class PsychophysicsProtocol(protocol.Experiment):
       stimuli = stimulus_files.find(self._folder)
     except ValueError as e:
       raise labelled_images.BadDataError(str(e)) from None
-    return {'input_path': self._folder, 'stimuli': len(stimuli),
-            **self._options}
+    return {
+      'input_path': self._folder,
+      'stimuli': len(stimuli),
+      **self._options,
+    }
 
-  def identity(self, digests: identity.Digests) -> Dict[str, Any]:
+  def identity(self, digests: identity.Digests) -> dict[str, Any]:
     """See `results.Experiment`; a stimulus's name says what it shows."""
     options = {**self._options}
     human = options.pop('human', None)
     names = [s.file for s in stimulus_files.find(self._folder)]
     try:
       return {
-          'protocol': f'{self.name} {self.version}',
-          'data': {
-              'stimuli': digests.of(
-                  [os.path.join(self._folder, n) for n in names], names),
-              'human_trials': digests.of([human]) if human else None,
-          },
-          'options': options,
+        'protocol': f'{self.name} {self.version}',
+        'data': {
+          'stimuli': digests.of(
+            [os.path.join(self._folder, n) for n in names], names
+          ),
+          'human_trials': digests.of([human]) if human else None,
+        },
+        'options': options,
       }
     except (OSError, tf.errors.OpError) as e:
       raise labelled_images.BadDataError(
-          f'{self._folder}: a stimulus or the table of answers cannot be read '
-          f'({e}).') from None
+        f'{self._folder}: a stimulus or the table of answers cannot be read '
+        f'({e}).'
+      ) from None
 
-  def run(self, adapter, progress: Callable[[int], Any],
-          journal: Optional[journal_lib.Journal] = None) -> protocol.Result:
+  def run(
+    self,
+    adapter,
+    progress: Callable[[int], Any],
+    journal: journal_lib.Journal | None = None,
+  ) -> protocol.Result:
     """Scores a model; `psychophysics.evaluate` shows its own progress.
 
     Args:
@@ -82,9 +93,15 @@ class PsychophysicsProtocol(protocol.Experiment):
       The scores, a row per trial, and the curves of model and people.
     """
     found = psychophysics.evaluate(
-        adapter, self._folder, batch_size=self._batch_size, journal=journal,
-        **self._options)
+      adapter,
+      self._folder,
+      batch_size=self._batch_size,
+      journal=journal,
+      **self._options,
+    )
     progress(len(found.trials))
     return protocol.Result(
-        scores=found.scores, rows=found.trials,
-        curves={name: c.to_json() for name, c in found.curves.items()})
+      scores=found.scores,
+      rows=found.trials,
+      curves={name: c.to_json() for name, c in found.curves.items()},
+    )

@@ -7,15 +7,16 @@ of each (Owen, "The pigeonhole bootstrap", 2007). Levels are not drawn: they
 are the experiment's, not a sample.
 """
 
+from collections.abc import Iterable, Sequence
 import dataclasses
 import math
-from typing import Any, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization.benchmark.psychophysics import human_trials
 from official_ext.harmonization.benchmark.psychophysics import psychometrics
+from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization.evaluation import scores
 
 # Numbers of a product of weights and counts that are held at a time.
@@ -45,12 +46,14 @@ class Images:
     for image, target in targets:
       if known.setdefault(image, target) != target:
         raise ValueError(
-            f'Image {image} is the picture of an animal in one place and of a '
-            'vehicle in another: people\'s category and the stimuli\'s folder '
-            'or class must agree.')
+          f'Image {image} is the picture of an animal in one place and of a '
+          "vehicle in another: people's category and the stimuli's folder "
+          'or class must agree.'
+        )
     self.index = {image: i for i, image in enumerate(sorted(known))}
-    self.animal = np.array([known[image] == stimulus_files.ANIMAL
-                            for image in self.index])
+    self.animal = np.array(
+      [known[image] == stimulus_files.ANIMAL for image in self.index]
+    )
 
   def draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Returns how often each image is drawn; float32 (resamples, I)."""
@@ -73,7 +76,7 @@ def draw(count: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
   """
   if not count:
     return np.zeros((resamples, 0))
-  return rng.multinomial(count, np.full(count, 1. / count), resamples)
+  return rng.multinomial(count, np.full(count, 1.0 / count), resamples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Curve:
     logistic: fitted to all levels but the full image.
     threshold_interval: bootstrap interval of its threshold; NaN if none.
   """
+
   levels: Sequence[int]
   accuracy: np.ndarray
   standard_error: np.ndarray
@@ -110,15 +114,21 @@ class Curve:
   def to_json(self) -> dict[str, Any]:
     """Returns all of it, as strict JSON can hold it."""
     fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-    return scores.json_safe({
-        **fields, 'logistic': dataclasses.asdict(self.logistic),
-        'threshold': self.threshold, 'percents': self.percents})
+    return scores.json_safe(
+      {
+        **fields,
+        'logistic': dataclasses.asdict(self.logistic),
+        'threshold': self.threshold,
+        'percents': self.percents,
+      }
+    )
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """Divides in float64; NaN where b is 0."""
-  return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0,
-                   dtype=np.float64)
+  return np.divide(
+    a, b, out=np.full(a.shape, np.nan), where=b > 0, dtype=np.float64
+  )
 
 
 def _percents(levels: Sequence[int]) -> np.ndarray:
@@ -143,18 +153,23 @@ def fit(levels: Sequence[int], correct, trials) -> psychometrics.Logistic:
   """
   kept = _partial(levels)
   if kept.sum() < 3:
-    return psychometrics.Logistic(math.nan, math.nan, math.nan,
-                                  'fewer than 3 levels beside the full image')
+    return psychometrics.Logistic(
+      math.nan, math.nan, math.nan, 'fewer than 3 levels beside the full image'
+    )
   return psychometrics.fit_logistic(
-      _percents(levels)[kept], np.asarray(correct)[kept],
-      np.asarray(trials)[kept])
+    _percents(levels)[kept], np.asarray(correct)[kept], np.asarray(trials)[kept]
+  )
 
 
 class Answers:
   """Answers counted by participant, image and level."""
 
-  def __init__(self, trials: Sequence[human_trials.Trial], images: Images,
-               levels: Sequence[int]):
+  def __init__(
+    self,
+    trials: Sequence[human_trials.Trial],
+    images: Images,
+    levels: Sequence[int],
+  ):
     """Counts the answers.
 
     Args:
@@ -164,15 +179,22 @@ class Answers:
     """
     self._images = images
     self._levels = list(levels)
-    participants = {p: i for i, p in enumerate(
-        sorted({trial.participant for trial in trials}))}
+    participants = {
+      p: i
+      for i, p in enumerate(sorted({trial.participant for trial in trials}))
+    }
     self.participants = len(participants)
     place = {level: i for i, level in enumerate(levels)}
     shape = (len(images.index), self.participants, len(place))
     self._count, self._right = (np.zeros(shape, np.float32) for _ in range(2))
-    at = tuple(np.array([
-        (images.index[t.image], participants[t.participant], place[t.level])
-        for t in trials]).T)
+    at = tuple(
+      np.array(
+        [
+          (images.index[t.image], participants[t.participant], place[t.level])
+          for t in trials
+        ]
+      ).T
+    )
     np.add.at(self._count, at, 1)
     np.add.at(self._right, at, [t.response == t.target for t in trials])
 
@@ -184,35 +206,47 @@ class Answers:
         of the threshold is taken over the first 200.
       confidence: of that interval.
     """
-    right, count = (x.sum(axis=0, dtype=np.float64)
-                    for x in (self._right, self._count))
+    right, count = (
+      x.sum(axis=0, dtype=np.float64) for x in (self._right, self._count)
+    )
     each = _divide(right, count)
     accuracy = np.nanmean(each, axis=0)
     n = count.sum(axis=0)
     if self.participants > 1:
       # Of those who saw a level: not everybody sees every one.
       seen = (~np.isnan(each)).sum(axis=0)
-      spread = np.nansum((each - accuracy)**2, axis=0)
-      error = np.sqrt(_divide(spread, (seen - 1.) * seen))
+      spread = np.nansum((each - accuracy) ** 2, axis=0)
+      error = np.sqrt(_divide(spread, (seen - 1.0) * seen))
     else:
-      error = np.sqrt(accuracy * (1. - accuracy) / n)
+      error = np.sqrt(accuracy * (1.0 - accuracy) / n)
     logistic = fit(self._levels, right.sum(axis=0), n)
     return Curve(
-        self._levels, accuracy, error, n, self._d_prime(), logistic,
-        self._threshold_interval(image_weights, logistic, confidence))
+      self._levels,
+      accuracy,
+      error,
+      n,
+      self._d_prime(),
+      logistic,
+      self._threshold_interval(image_weights, logistic, confidence),
+    )
 
   def _d_prime(self):
     """Sensitivity of all answers together, for each level."""
-    right, count = (x.sum(axis=1, dtype=np.float64)
-                    for x in (self._right, self._count))
+    right, count = (
+      x.sum(axis=1, dtype=np.float64) for x in (self._right, self._count)
+    )
     animal = self._images.animal
     signals, noises = count[animal].sum(axis=0), count[~animal].sum(axis=0)
     return psychometrics.d_prime(
-        right[animal].sum(axis=0), signals,
-        noises - right[~animal].sum(axis=0), noises)
+      right[animal].sum(axis=0),
+      signals,
+      noises - right[~animal].sum(axis=0),
+      noises,
+    )
 
-  def resample(self, image_weights: np.ndarray,
-               rng: np.random.Generator) -> np.ndarray:
+  def resample(
+    self, image_weights: np.ndarray, rng: np.random.Generator
+  ) -> np.ndarray:
     """Returns curves of answers drawn anew.
 
     Args:
@@ -226,15 +260,18 @@ class Answers:
     curves = np.empty((len(image_weights), levels))
     rows = max(1, _CHUNK // (participants * levels))
     for start in range(0, len(curves), rows):
-      drawn = image_weights[start:start + rows]
+      drawn = image_weights[start : start + rows]
       right, count = (
-          (drawn @ x.reshape(images, -1)).reshape(-1, participants, levels)
-          for x in (self._right, self._count))
+        (drawn @ x.reshape(images, -1)).reshape(-1, participants, levels)
+        for x in (self._right, self._count)
+      )
       weights = draw(participants, len(drawn), rng)[..., np.newaxis] * (
-          count > 0)
+        count > 0
+      )
       each = np.nan_to_num(_divide(right, count))
-      curves[start:start + rows] = _divide(
-          (each * weights).sum(axis=1), weights.sum(axis=1).astype(float))
+      curves[start : start + rows] = _divide(
+        (each * weights).sum(axis=1), weights.sum(axis=1).astype(float)
+      )
     return curves
 
   def split_half(self, measure, seed: int, splits: int = 100) -> float:
@@ -252,13 +289,15 @@ class Answers:
     if self.participants < 2:
       return math.nan
     rng = np.random.default_rng(seed)
-    each = _divide(*(x.sum(axis=0, dtype=np.float64)
-                     for x in (self._right, self._count)))
+    each = _divide(
+      *(x.sum(axis=0, dtype=np.float64) for x in (self._right, self._count))
+    )
     seen, half = ~np.isnan(each), self.participants // 2
     order = rng.permuted(
-        np.tile(np.arange(self.participants), (splits, 1)), axis=1)
+      np.tile(np.arange(self.participants), (splits, 1)), axis=1
+    )
     curves = []
-    for part in (order[:, :half], order[:, half:2 * half]):
+    for part in (order[:, :half], order[:, half : 2 * half]):
       total = np.nan_to_num(each)[part].sum(axis=1)
       curves.append(_divide(total, seen[part].sum(axis=1)))
     values = measure(*curves)
@@ -272,10 +311,12 @@ class Answers:
     kept = _partial(self._levels)
     percents = _percents(self._levels)[kept]
     weights = image_weights[:_THRESHOLD_RESAMPLES]
-    right, count = (weights @ x.sum(axis=1)[:, kept]
-                    for x in (self._right, self._count))
-    return interval(psychometrics.thresholds(percents, right, count),
-                    confidence)[:2]
+    right, count = (
+      weights @ x.sum(axis=1)[:, kept] for x in (self._right, self._count)
+    )
+    return interval(
+      psychometrics.thresholds(percents, right, count), confidence
+    )[:2]
 
 
 class Known:
@@ -301,12 +342,18 @@ class Known:
     """
     del image_weights, confidence  # Without trials there is no interval.
     unknown = np.full(len(self._levels), np.nan)
-    return Curve(self._levels, self._accuracy, self._error,
-                 np.zeros(len(self._levels)), unknown,
-                 fit(self._levels, self._accuracy, np.ones(len(unknown))))
+    return Curve(
+      self._levels,
+      self._accuracy,
+      self._error,
+      np.zeros(len(self._levels)),
+      unknown,
+      fit(self._levels, self._accuracy, np.ones(len(unknown))),
+    )
 
-  def resample(self, image_weights: np.ndarray,
-               rng: np.random.Generator) -> np.ndarray:
+  def resample(
+    self, image_weights: np.ndarray, rng: np.random.Generator
+  ) -> np.ndarray:
     """Returns normal draws with the standard errors; without one, no spread.
 
     Args:
@@ -317,7 +364,9 @@ class Known:
       float64 (R, L), kept in [0, 1].
     """
     noise = rng.standard_normal((len(image_weights), len(self._levels)))
-    return np.clip(self._accuracy + noise * np.nan_to_num(self._error), 0., 1.)
+    return np.clip(
+      self._accuracy + noise * np.nan_to_num(self._error), 0.0, 1.0
+    )
 
   def split_half(self, measure, seed: int) -> float:
     """Returns NaN: people cannot be compared with people here."""
@@ -341,6 +390,6 @@ def interval(values, confidence: float) -> tuple[float, float, int]:
   undefined = len(values) - len(defined)
   if not len(defined) or undefined > len(defined):
     return math.nan, math.nan, undefined
-  tail = (1. - confidence) / 2.
-  low, high = np.quantile(defined, (tail, 1. - tail))
+  tail = (1.0 - confidence) / 2.0
+  low, high = np.quantile(defined, (tail, 1.0 - tail))
   return float(low), float(high), undefined

@@ -4,7 +4,7 @@ Fixed rules look at the classes that are animals; a read-out learns from whole
 images which logits speak for animals. Answers are True for animal.
 """
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn import linear_model
@@ -20,8 +20,9 @@ RULES = ('split_398', 'mean_logit', 'readout')
 _FOLDS = 5
 
 
-def animal_mask(classes: int,
-                animals: Optional[Sequence[int]] = None) -> np.ndarray:
+def animal_mask(
+  classes: int, animals: Sequence[int] | None = None
+) -> np.ndarray:
   """Says which classes of a network are animals.
 
   Args:
@@ -37,19 +38,24 @@ def animal_mask(classes: int,
   if animals is None:
     if classes != IMAGENET_CLASSES:
       raise ValueError(
-          f'The network tells {classes} classes apart, not ImageNet\'s '
-          f'{IMAGENET_CLASSES}: say by animal_classes which of them are '
-          'animals, or take the rule readout.')
+        f"The network tells {classes} classes apart, not ImageNet's "
+        f'{IMAGENET_CLASSES}: say by animal_classes which of them are '
+        'animals, or take the rule readout.'
+      )
     animals = IMAGENET_ANIMALS
   outside = [a for a in animals if not 0 <= a < classes]
   if outside:
-    raise ValueError(f'animal_classes {outside} are not among the network\'s '
-                     f'classes 0..{classes - 1}.')
+    raise ValueError(
+      f"animal_classes {outside} are not among the network's "
+      f'classes 0..{classes - 1}.'
+    )
   mask = np.zeros(classes, bool)
   mask[list(animals)] = True
   if mask.all() or not mask.any():
-    raise ValueError(f'animal_classes names {mask.sum()} of {classes} classes: '
-                     'some must be animals and some not.')
+    raise ValueError(
+      f'animal_classes names {mask.sum()} of {classes} classes: '
+      'some must be animals and some not.'
+    )
   return mask
 
 
@@ -80,8 +86,13 @@ def mean_logit(logits: np.ndarray, mask: np.ndarray) -> np.ndarray:
   return logits[:, mask].mean(axis=1) > logits[:, ~mask].mean(axis=1)
 
 
-def readout(logits: np.ndarray, images: np.ndarray, animals: np.ndarray,
-            whole: np.ndarray, seed: int = 0) -> np.ndarray:
+def readout(
+  logits: np.ndarray,
+  images: np.ndarray,
+  animals: np.ndarray,
+  whole: np.ndarray,
+  seed: int = 0,
+) -> np.ndarray:
   """Answers by logistic regressions that never saw the image they answer for.
 
   Images are dealt to five folds (or as many as the rarer target has images),
@@ -105,21 +116,26 @@ def readout(logits: np.ndarray, images: np.ndarray, animals: np.ndarray,
   missing = sorted({*images.tolist()} - {*images[whole].tolist()})
   if missing:
     raise ValueError(
-        f'The rule readout learns from full images, and {len(missing)} images '
-        f'have none, such as {missing[0]}: add full_{missing[0]}.png and the '
-        'others, or take another rule.')
+      f'The rule readout learns from full images, and {len(missing)} images '
+      f'have none, such as {missing[0]}: add full_{missing[0]}.png and the '
+      'others, or take another rule.'
+    )
   rows = np.flatnonzero(whole)
   folds = min(_FOLDS, *np.bincount(animals[rows], minlength=2))
   if folds < 2:
-    raise ValueError('The rule readout needs at least two images of animals '
-                     'and two of vehicles: add some, or take another rule.')
+    raise ValueError(
+      'The rule readout needs at least two images of animals '
+      'and two of vehicles: add some, or take another rule.'
+    )
   answers = np.zeros(len(logits), bool)
-  splitter = model_selection.StratifiedKFold(folds, shuffle=True,
-                                             random_state=seed)
+  splitter = model_selection.StratifiedKFold(
+    folds, shuffle=True, random_state=seed
+  )
   for train, test in splitter.split(rows, animals[rows]):
     model = pipeline.make_pipeline(
-        preprocessing.StandardScaler(),
-        linear_model.LogisticRegression(C=1., max_iter=1000))
+      preprocessing.StandardScaler(),
+      linear_model.LogisticRegression(C=1.0, max_iter=1000),
+    )
     model.fit(logits[rows[train]], animals[rows[train]])
     asked = np.isin(images, images[rows[test]])
     answers[asked] = model.predict(logits[asked])

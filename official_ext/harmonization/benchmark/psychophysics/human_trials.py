@@ -6,15 +6,24 @@ the level, object_response and category are animal or vehicle. A table of
 accuracies has level and accuracy, and standard_error where it is known.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import math
-from typing import Any, Iterable, Iterator, Mapping, Union
+from typing import Any
 
-from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization import text_files
+from official_ext.harmonization.data.stimuli import stimulus_files
 
-COLUMNS = ('subj', 'session', 'trial', 'rt', 'object_response', 'category',
-           'condition', 'imagename')
+COLUMNS = (
+  'subj',
+  'session',
+  'trial',
+  'rt',
+  'object_response',
+  'category',
+  'condition',
+  'imagename',
+)
 _NEEDED = ('subj', 'object_response', 'category', 'condition', 'imagename')
 # What stands where a participant did not answer in time.
 _NO_ANSWER = ('', 'na', 'nan', 'none')
@@ -31,6 +40,7 @@ class Trial:
     target: 'animal' or 'vehicle', the right answer.
     response: the answer.
   """
+
   participant: str
   level: int
   image: str
@@ -46,6 +56,7 @@ class Trials:
     trials: those that were given.
     n_no_answer: how many trials had none; they count nowhere.
   """
+
   trials: list[Trial]
   n_no_answer: int
 
@@ -58,11 +69,12 @@ class Accuracies:
     accuracy: in [0, 1], by level.
     standard_error: over participants, by level; NaN where it is not known.
   """
+
   accuracy: dict[int, float]
   standard_error: dict[int, float]
 
 
-def read(path: str) -> Union[Trials, Accuracies]:
+def read(path: str) -> Trials | Accuracies:
   """Reads trials or a table of accuracies, by the columns that there are.
 
   Args:
@@ -84,8 +96,9 @@ def read(path: str) -> Union[Trials, Accuracies]:
       table.check(('level', 'accuracy'), ('standard_error',))
       return _accuracies(path, _lines(table))
   raise ValueError(
-      f'{path} has the columns {columns}: trials need {", ".join(_NEEDED)}; a '
-      'table of accuracies needs level and accuracy.')
+    f'{path} has the columns {columns}: trials need {", ".join(_NEEDED)}; a '
+    'table of accuracies needs level and accuracy.'
+  )
 
 
 def _lines(table: text_files.Table) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -100,8 +113,10 @@ def _lines(table: text_files.Table) -> Iterator[tuple[str, Mapping[str, str]]]:
 def _target(where: str, column: str, text: str) -> str:
   target = stimulus_files.parse_target(text)
   if not target:
-    raise ValueError(f'{where}: {column} is {text!r}, expected is animal or '
-                     'vehicle (non-animal).')
+    raise ValueError(
+      f'{where}: {column} is {text!r}, expected is animal or '
+      'vehicle (non-animal).'
+    )
   return target
 
 
@@ -131,9 +146,11 @@ def _trials(path: str, lines: Iterable[tuple[str, Mapping]]) -> Trials:
     target = _target(where, 'category', row['category'])
     has_answer = row['object_response'].lower() not in _NO_ANSWER
     response = has_answer and _target(
-        where, 'object_response', row['object_response'])
-    trial = Trial(row['subj'], level, _image(row['imagename']), target,
-                  response)
+      where, 'object_response', row['object_response']
+    )
+    trial = Trial(
+      row['subj'], level, _image(row['imagename']), target, response
+    )
     _check_new(where, row, trial, places)
     if has_answer:
       trials.append(trial)
@@ -143,8 +160,9 @@ def _trials(path: str, lines: Iterable[tuple[str, Mapping]]) -> Trials:
   return Trials(trials, missing)
 
 
-def _check_new(where: str, row: Mapping[str, str], trial: Trial,
-               places: dict[tuple, str]):
+def _check_new(
+  where: str, row: Mapping[str, str], trial: Trial, places: dict[tuple, str]
+):
   """Refuses a trial that is in the table twice.
 
   Two observers of one name would become one, and rows that were copied twice
@@ -155,11 +173,12 @@ def _check_new(where: str, row: Mapping[str, str], trial: Trial,
   before = places.setdefault(key, where)
   if before != where:
     raise ValueError(
-        f'{where}: subj {trial.participant!r}, session {session!r}, trial '
-        f'{number!r} has answered to {row["imagename"]} in '
-        f'{before.rpartition(", ")[2]}; '
-        'expected one row per trial. Give observers different names in subj, '
-        'number the trials in session and trial, or remove the copies.')
+      f'{where}: subj {trial.participant!r}, session {session!r}, trial '
+      f'{number!r} has answered to {row["imagename"]} in '
+      f'{before.rpartition(", ")[2]}; '
+      'expected one row per trial. Give observers different names in subj, '
+      'number the trials in session and trial, or remove the copies.'
+    )
 
 
 def _number(where: str, column: str, text: str, high: float) -> float:
@@ -167,9 +186,10 @@ def _number(where: str, column: str, text: str, high: float) -> float:
     value = float(text)
   except ValueError:
     value = math.nan
-  if not 0. <= value <= high:
-    raise ValueError(f'{where}: {column} is {text!r}, expected is a number '
-                     f'from 0 to {high:g}.')
+  if not 0.0 <= value <= high:
+    raise ValueError(
+      f'{where}: {column} is {text!r}, expected is a number from 0 to {high:g}.'
+    )
   return value
 
 
@@ -180,17 +200,26 @@ def _accuracies(path: str, lines: Iterable[tuple[str, Mapping]]) -> Accuracies:
     level = _level(where, 'level', row['level'])
     if level in accuracy:
       raise ValueError(f'{where}: level {level} stands in the file twice.')
-    accuracy[level] = _number(where, 'accuracy', row['accuracy'], 1.)
+    accuracy[level] = _number(where, 'accuracy', row['accuracy'], 1.0)
     given = row.get('standard_error') or ''
-    error[level] = math.nan if given.strip().lower() in _NO_ANSWER else _number(
-        where, 'standard_error', given, 1.)
+    error[level] = (
+      math.nan
+      if given.strip().lower() in _NO_ANSWER
+      else _number(where, 'standard_error', given, 1.0)
+    )
   if not accuracy:
     raise ValueError(f'{path} holds no level.')
   return Accuracies(accuracy, error)
 
 
-def row(participant: str, number: int, file: str, target: str, response: str,
-        condition: str) -> dict[str, Any]:
+def row(
+  participant: str,
+  number: int,
+  file: str,
+  target: str,
+  response: str,
+  condition: str,
+) -> dict[str, Any]:
   """Makes a line of model-vs-human's columns for a network's answer.
 
   Args:
@@ -204,5 +233,9 @@ def row(participant: str, number: int, file: str, target: str, response: str,
   Returns:
     Values by column, for `scores.write_rows`. A network's reaction time is NaN.
   """
-  return dict(zip(COLUMNS, (participant, 1, number, math.nan, response, target,
-                            condition, file)))
+  return dict(
+    zip(
+      COLUMNS,
+      (participant, 1, number, math.nan, response, target, condition, file),
+    )
+  )

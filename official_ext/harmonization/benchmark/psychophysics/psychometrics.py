@@ -12,8 +12,8 @@ GUESS = 0.5
 # Lapses beyond this are no lapses (Wichmann and Hill, 2001, take 0.06).
 _MAX_LAPSE = 0.1
 # In log10 percent: beyond it a threshold is an extrapolation, not a finding.
-_THRESHOLDS = (-1., 3.)
-_SLOPES = (0.1, 100.)
+_THRESHOLDS = (-1.0, 3.0)
+_SLOPES = (0.1, 100.0)
 # Keeps logarithms of probabilities finite.
 _SMALLEST = 1e-12
 
@@ -37,9 +37,11 @@ def d_prime(hits, signals, false_alarms, noises):
     animals or no vehicles.
   """
   hits, signals, false_alarms, noises = (
-      np.asarray(x, np.float64) for x in (hits, signals, false_alarms, noises))
-  value = special.ndtri((hits + .5) / (signals + 1.)) - special.ndtri(
-      (false_alarms + .5) / (noises + 1.))
+    np.asarray(x, np.float64) for x in (hits, signals, false_alarms, noises)
+  )
+  value = special.ndtri((hits + 0.5) / (signals + 1.0)) - special.ndtri(
+    (false_alarms + 0.5) / (noises + 1.0)
+  )
   return np.where((signals > 0) & (noises > 0), value, np.nan)
 
 
@@ -56,6 +58,7 @@ class Logistic:
     lapse: how far the upper end stays below 1.
     problem: why there is no threshold; '' where there is one.
   """
+
   log_threshold: float
   slope: float
   lapse: float
@@ -64,31 +67,35 @@ class Logistic:
   @property
   def threshold(self) -> float:
     """The threshold in percent revealed."""
-    return 10.**self.log_threshold
+    return 10.0**self.log_threshold
 
   def __call__(self, percents) -> np.ndarray:
     """Returns the probability of a right answer at some percents."""
-    return probability(np.log10(percents), self.log_threshold, self.slope,
-                       self.lapse)
+    return probability(
+      np.log10(percents), self.log_threshold, self.slope, self.lapse
+    )
 
 
 def probability(x, log_threshold, slope, lapse):
   """Returns p(x) of `Logistic`; the arguments broadcast."""
-  return GUESS + (1. - GUESS - lapse) * special.expit(
-      slope * (np.asarray(x) - log_threshold))
+  return GUESS + (1.0 - GUESS - lapse) * special.expit(
+    slope * (np.asarray(x) - log_threshold)
+  )
 
 
 def _log_probabilities(x, log_threshold, slope, lapse):
   """Returns ln p and ln(1 - p), finite."""
-  p = np.clip(probability(x, log_threshold, slope, lapse), _SMALLEST,
-              1. - _SMALLEST)
+  p = np.clip(
+    probability(x, log_threshold, slope, lapse), _SMALLEST, 1.0 - _SMALLEST
+  )
   return np.log(p), np.log1p(-p)
 
 
 def _negative_log_likelihood(parameters, x, correct, trials):
   log_threshold, log_slope, lapse = parameters
-  right, wrong = _log_probabilities(x, log_threshold, math.exp(log_slope),
-                                    lapse)
+  right, wrong = _log_probabilities(
+    x, log_threshold, math.exp(log_slope), lapse
+  )
   return -np.sum(correct * right + (trials - correct) * wrong)
 
 
@@ -103,10 +110,14 @@ def _most_likely(x, correct, trials):
   Returns:
     (R, 3): threshold (log10 percent, in steps of 0.02), slope and lapse.
   """
-  grid = np.stack(np.meshgrid(
-      np.arange(_THRESHOLDS[0], _THRESHOLDS[1] + .01, .02),
-      np.geomspace(*_SLOPES, 24), np.linspace(0., _MAX_LAPSE, 6)),
-                  axis=-1).reshape(-1, 3)
+  grid = np.stack(
+    np.meshgrid(
+      np.arange(_THRESHOLDS[0], _THRESHOLDS[1] + 0.01, 0.02),
+      np.geomspace(*_SLOPES, 24),
+      np.linspace(0.0, _MAX_LAPSE, 6),
+    ),
+    axis=-1,
+  ).reshape(-1, 3)
   right, wrong = _log_probabilities(x[:, np.newaxis], *grid.T)
   return grid[np.argmax(correct @ right + (trials - correct) @ wrong, axis=1)]
 
@@ -139,26 +150,41 @@ def fit_logistic(percents, correct, trials) -> Logistic:
       answers than answers.
   """
   percents, correct, trials = (
-      np.asarray(v, np.float64) for v in (percents, correct, trials))
+    np.asarray(v, np.float64) for v in (percents, correct, trials)
+  )
   if np.any((correct < 0) | (correct > trials)):
-    raise ValueError(f'Right answers {correct} of {trials}: there cannot be '
-                     'fewer than 0 or more than all.')
+    raise ValueError(
+      f'Right answers {correct} of {trials}: there cannot be '
+      'fewer than 0 or more than all.'
+    )
   shown = trials > 0
   if shown.sum() < 3:
-    raise ValueError(f'A psychometric function of {shown.sum()} levels: at '
-                     'least 3 with answers are needed.')
+    raise ValueError(
+      f'A psychometric function of {shown.sum()} levels: at '
+      'least 3 with answers are needed.'
+    )
   x, correct, trials = np.log10(percents[shown]), correct[shown], trials[shown]
-  start, = _most_likely(x, correct[np.newaxis], trials[np.newaxis])
+  (start,) = _most_likely(x, correct[np.newaxis], trials[np.newaxis])
   start[1] = math.log(start[1])
   found = optimize.minimize(
-      _negative_log_likelihood, start, (x, correct, trials), 'L-BFGS-B',
-      bounds=(_THRESHOLDS, tuple(np.log(_SLOPES)), (0., _MAX_LAPSE))).x
-  problem = '' if np.isfinite(_inside(x, found[0])) else (
+    _negative_log_likelihood,
+    start,
+    (x, correct, trials),
+    'L-BFGS-B',
+    bounds=(_THRESHOLDS, tuple(np.log(_SLOPES)), (0.0, _MAX_LAPSE)),
+  ).x
+  problem = (
+    ''
+    if np.isfinite(_inside(x, found[0]))
+    else (
       'the fitted threshold lies '
       f'{"below" if found[0] < x.min() else "above"} the percents that were '
-      'shown')
-  return Logistic(float(_inside(x, found[0])), math.exp(found[1]),
-                  float(found[2]), problem)
+      'shown'
+    )
+  )
+  return Logistic(
+    float(_inside(x, found[0])), math.exp(found[1]), float(found[2]), problem
+  )
 
 
 def thresholds(percents, correct, trials) -> np.ndarray:
@@ -174,7 +200,7 @@ def thresholds(percents, correct, trials) -> np.ndarray:
     an interval; NaN outside of the percents that were shown.
   """
   x = np.log10(percents)
-  return 10.**_inside(x, _most_likely(x, correct, trials)[:, 0])
+  return 10.0 ** _inside(x, _most_likely(x, correct, trials)[:, 0])
 
 
 def l2(curves_a, curves_b):
@@ -187,7 +213,7 @@ def l2(curves_a, curves_b):
   Returns:
     (...); NaN where a level is.
   """
-  return np.sqrt(np.sum((np.asarray(curves_a) - curves_b)**2, axis=-1))
+  return np.sqrt(np.sum((np.asarray(curves_a) - curves_b) ** 2, axis=-1))
 
 
 def _min_max(curves):
@@ -212,5 +238,5 @@ def negative_log_mse(curves_a, curves_b):
   Returns:
     (...); NaN where a curve is flat or a level is NaN.
   """
-  mse = np.mean((_min_max(curves_a) - _min_max(curves_b))**2, axis=-1)
+  mse = np.mean((_min_max(curves_a) - _min_max(curves_b)) ** 2, axis=-1)
   return -np.log(np.maximum(mse, np.finfo(np.float64).eps))

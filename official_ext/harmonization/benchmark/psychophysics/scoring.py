@@ -6,28 +6,29 @@ and its accuracy curve is compared with people's.
 """
 
 import base64
+from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 import tqdm
 
-from official_ext.harmonization.data.maps import map_files
-from official_ext.harmonization.data.maps import image_codec
-from official_ext.harmonization.data.stimuli import stimulus_files
+from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark.psychophysics import accuracy_curves
 from official_ext.harmonization.benchmark.psychophysics import decisions
 from official_ext.harmonization.benchmark.psychophysics import human_trials
-from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark.psychophysics import psychometrics
+from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.data.maps import map_files
+from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization.evaluation import scores
 
 FRAMINGS = ('resize', 'center_crop')
 
 _ALIGNMENTS = {
-    'psychophysics_l2': psychometrics.l2,
-    'psychophysics_negative_log_mse': psychometrics.negative_log_mse,
+  'psychophysics_l2': psychometrics.l2,
+  'psychophysics_negative_log_mse': psychometrics.negative_log_mse,
 }
 
 
@@ -44,6 +45,7 @@ class Result:
     trials: rows of model-vs-human's columns, for `scores.write_rows`.
     settings: how the answers were taken.
   """
+
   curves: Mapping[str, accuracy_curves.Curve]
   scores: Sequence[scores.Score]
   trials: Sequence[Mapping[str, Any]]
@@ -51,15 +53,18 @@ class Result:
 
   def to_json(self) -> dict[str, Any]:
     """Returns all but the trials, as strict JSON can hold it."""
-    return scores.json_safe({
+    return scores.json_safe(
+      {
         'curves': {name: c.to_json() for name, c in self.curves.items()},
         'scores': [score.to_json() for score in self.scores],
         'settings': self.settings,
-    })
+      }
+    )
 
 
-def read_image(folder: str, file: str, size: Sequence[int],
-               framing: str = 'resize') -> np.ndarray:
+def read_image(
+  folder: str, file: str, size: Sequence[int], framing: str = 'resize'
+) -> np.ndarray:
   """Reads a stimulus at a network's input size.
 
   Args:
@@ -78,7 +83,8 @@ def read_image(folder: str, file: str, size: Sequence[int],
   height, width = size
   try:
     picture = Image.fromarray(
-        image_codec.decode_image(map_files.read_file(folder, file)))
+      image_codec.decode_image(map_files.read_file(folder, file))
+    )
   except ValueError as e:
     raise ValueError(f'{folder}/{file}: {e}. Make or fetch it again.') from None
   if framing == 'resize':
@@ -86,38 +92,53 @@ def read_image(folder: str, file: str, size: Sequence[int],
   else:
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     if left < 0 or top < 0:
-      raise ValueError(f'{folder}/{file} is {picture.height} x '
-                       f'{picture.width}, less than the network\'s {height} x '
-                       f'{width}: take the framing resize.')
+      raise ValueError(
+        f'{folder}/{file} is {picture.height} x '
+        f"{picture.width}, less than the network's {height} x "
+        f'{width}: take the framing resize.'
+      )
     picture = picture.crop((left, top, left + width, top + height))
   return np.asarray(picture, np.float32)
 
 
 def _logits(adapter, folder, stimuli, batch_size, framing):
   """Yields a batch of stimuli and its logits after the other."""
-  bar = tqdm.tqdm(total=len(stimuli), desc=f'{adapter.name}: psychophysics',
-                  unit=' stimuli', disable=None)
+  bar = tqdm.tqdm(
+    total=len(stimuli),
+    desc=f'{adapter.name}: psychophysics',
+    unit=' stimuli',
+    disable=None,
+  )
   with bar:
     for start in range(0, len(stimuli), batch_size):
-      batch = stimuli[start:start + batch_size]
-      images = np.stack([read_image(folder, s.file, adapter.input_size, framing)
-                         for s in batch])
+      batch = stimuli[start : start + batch_size]
+      images = np.stack(
+        [read_image(folder, s.file, adapter.input_size, framing) for s in batch]
+      )
       logits = np.asarray(adapter.logits(adapter.preprocess(images)))
       bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
       if bad.size:
         raise ValueError(
-            f'{adapter.name} has a logit for {folder}/{batch[bad[0]].file} '
-            'that is not finite, so that it has no answer: check its weights '
-            'and preprocessing.')
+          f'{adapter.name} has a logit for {folder}/{batch[bad[0]].file} '
+          'that is not finite, so that it has no answer: check its weights '
+          'and preprocessing.'
+        )
       yield logits
       bar.update(len(batch))
 
 
-def decide(adapter, folder: str, stimuli: Sequence[stimulus_files.Stimulus],
-           *, rule: str = 'split_398',
-           animal_classes: Optional[Sequence[int]] = None,
-           batch_size: int = 32, framing: str = 'resize', seed: int = 0,
-           journal: Optional[journal_lib.Journal] = None) -> np.ndarray:
+def decide(
+  adapter,
+  folder: str,
+  stimuli: Sequence[stimulus_files.Stimulus],
+  *,
+  rule: str = 'split_398',
+  animal_classes: Sequence[int] | None = None,
+  batch_size: int = 32,
+  framing: str = 'resize',
+  seed: int = 0,
+  journal: journal_lib.Journal | None = None,
+) -> np.ndarray:
   """Lets a network answer.
 
   Args:
@@ -141,12 +162,15 @@ def decide(adapter, folder: str, stimuli: Sequence[stimulus_files.Stimulus],
   """
   is_readout = rule == 'readout'
   if is_readout and animal_classes is not None:
-    raise ValueError('animal_classes has no use with the rule readout, which '
-                     'learns what speaks for animals: leave it out.')
+    raise ValueError(
+      'animal_classes has no use with the rule readout, which '
+      'learns what speaks for animals: leave it out.'
+    )
   answer = decisions.split if rule == 'split_398' else decisions.mean_logit
   items = journal_lib.kept(journal)
-  for logits in _logits(adapter, folder, stimuli[len(items):], batch_size,
-                        framing):
+  for logits in _logits(
+    adapter, folder, stimuli[len(items) :], batch_size, framing
+  ):
     if is_readout:
       found = [_as_text(row) for row in logits]
     else:
@@ -157,11 +181,22 @@ def decide(adapter, folder: str, stimuli: Sequence[stimulus_files.Stimulus],
       journal.add(found)
   if not is_readout:
     return np.array(items, bool)
-  images, animals, whole = (np.array(values) for values in zip(*(
-      (s.image, s.target == stimulus_files.ANIMAL,
-       s.level == stimulus_files.FULL) for s in stimuli)))
-  return decisions.readout(np.stack([_of_text(item) for item in items]),
-                           images, animals, whole, seed)
+  images, animals, whole = (
+    np.array(values)
+    for values in zip(
+      *(
+        (
+          s.image,
+          s.target == stimulus_files.ANIMAL,
+          s.level == stimulus_files.FULL,
+        )
+        for s in stimuli
+      )
+    )
+  )
+  return decisions.readout(
+    np.stack([_of_text(item) for item in items]), images, animals, whole, seed
+  )
 
 
 def _as_text(logits: np.ndarray) -> str:
@@ -174,8 +209,11 @@ def _of_text(text: str) -> np.ndarray:
   return np.frombuffer(base64.b64decode(text), '<f4')
 
 
-def common_levels(shown: Sequence[int], answered: Optional[Sequence[int]],
-                  levels: Optional[Sequence[int]]) -> list[int]:
+def common_levels(
+  shown: Sequence[int],
+  answered: Sequence[int] | None,
+  levels: Sequence[int] | None,
+) -> list[int]:
   """Says which levels are compared; none is left out in silence.
 
   Args:
@@ -199,8 +237,10 @@ def common_levels(shown: Sequence[int], answered: Optional[Sequence[int]],
     missing = sorted(wanted - there)
     if missing:
       names = ', '.join(map(stimulus_files.level_name, missing))
-      raise ValueError(f'Levels {names} are missing in {side}: add them, or '
-                       'name by levels those that both have.')
+      raise ValueError(
+        f'Levels {names} are missing in {side}: add them, or '
+        'name by levels those that both have.'
+      )
   return sorted(wanted)
 
 
@@ -210,18 +250,27 @@ def _check_targets(stimuli, levels):
     targets = {s.target for s in stimuli if s.level == level}
     if len(targets) < 2:
       raise ValueError(
-          f'All stimuli of level {stimulus_files.level_name(level)} show '
-          f'{targets.pop()}s: accuracy says nothing without the other target.')
+        f'All stimuli of level {stimulus_files.level_name(level)} show '
+        f'{targets.pop()}s: accuracy says nothing without the other target.'
+      )
 
 
-def evaluate(adapter, folder: str, *, human: Optional[str] = None,
-             rule: str = 'split_398',
-             animal_classes: Optional[Sequence[int]] = None,
-             classes: Optional[Mapping[str, str]] = None,
-             levels: Optional[Sequence[int]] = None,
-             framing: str = 'resize', batch_size: int = 32,
-             confidence: float = 0.95, resamples: int = 1000, seed: int = 0,
-             journal: Optional[journal_lib.Journal] = None) -> Result:
+def evaluate(
+  adapter,
+  folder: str,
+  *,
+  human: str | None = None,
+  rule: str = 'split_398',
+  animal_classes: Sequence[int] | None = None,
+  classes: Mapping[str, str] | None = None,
+  levels: Sequence[int] | None = None,
+  framing: str = 'resize',
+  batch_size: int = 32,
+  confidence: float = 0.95,
+  resamples: int = 1000,
+  seed: int = 0,
+  journal: journal_lib.Journal | None = None,
+) -> Result:
   """Scores a network against people.
 
   Args:
@@ -256,32 +305,72 @@ def evaluate(adapter, folder: str, *, human: Optional[str] = None,
   levels = common_levels([s.level for s in stimuli], _levels(people), levels)
   _check_targets(stimuli, levels)
   images = accuracy_curves.Images(
-      [(s.image, s.target) for s in stimuli] +
-      [(t.image, t.target) for t in getattr(people, 'trials', ())])
+    [(s.image, s.target) for s in stimuli]
+    + [(t.image, t.target) for t in getattr(people, 'trials', ())]
+  )
   if rule != 'readout':  # Which learns from full images, asked for or not.
     stimuli = [s for s in stimuli if s.level in levels]
-  animal = decide(adapter, folder, stimuli, rule=rule,
-                  animal_classes=animal_classes, batch_size=batch_size,
-                  framing=framing, seed=seed, journal=journal)
-  answered = [(s, stimulus_files.ANIMAL if a else stimulus_files.VEHICLE)
-              for s, a in zip(stimuli, animal) if s.level in levels]
+  animal = decide(
+    adapter,
+    folder,
+    stimuli,
+    rule=rule,
+    animal_classes=animal_classes,
+    batch_size=batch_size,
+    framing=framing,
+    seed=seed,
+    journal=journal,
+  )
+  answered = [
+    (s, stimulus_files.ANIMAL if a else stimulus_files.VEHICLE)
+    for s, a in zip(stimuli, animal)
+    if s.level in levels
+  ]
   model = accuracy_curves.Answers(
-      [human_trials.Trial(adapter.name, s.level, s.image, s.target, answer)
-       for s, answer in answered], images, levels)
+    [
+      human_trials.Trial(adapter.name, s.level, s.image, s.target, answer)
+      for s, answer in answered
+    ],
+    images,
+    levels,
+  )
   preprocessing = f'{adapter.preprocessing}; stimuli by {framing}'
   settings = {
-      'stimuli': folder, 'human': human, 'rule': rule,
-      'animal_classes': None if animal_classes is None else [*animal_classes],
-      'levels': levels, 'preprocessing': preprocessing,
-      'resamples': resamples, 'seed': seed}
+    'stimuli': folder,
+    'human': human,
+    'rule': rule,
+    'animal_classes': None if animal_classes is None else [*animal_classes],
+    'levels': levels,
+    'preprocessing': preprocessing,
+    'resamples': resamples,
+    'seed': seed,
+  }
   curves, made = _compare(
-      model, _answers(people, images, levels), images, resamples, seed,
-      {'rule': rule, **_counts(answered, people)}, dict(
-          n=len({s.image for s, _ in answered}), n_undefined=0, ceiling=None,
-          confidence=confidence, preprocessing=preprocessing))
-  rows = [human_trials.row(adapter.name, i, s.file, s.target, answer,
-                           stimulus_files.level_name(s.level))
-          for i, (s, answer) in enumerate(answered, 1)]
+    model,
+    _answers(people, images, levels),
+    images,
+    resamples,
+    seed,
+    {'rule': rule, **_counts(answered, people)},
+    dict(
+      n=len({s.image for s, _ in answered}),
+      n_undefined=0,
+      ceiling=None,
+      confidence=confidence,
+      preprocessing=preprocessing,
+    ),
+  )
+  rows = [
+    human_trials.row(
+      adapter.name,
+      i,
+      s.file,
+      s.target,
+      answer,
+      stimulus_files.level_name(s.level),
+    )
+    for i, (s, answer) in enumerate(answered, 1)
+  ]
   return Result(curves, made, rows, settings)
 
 
@@ -290,7 +379,7 @@ def _check_choice(name: str, value: str, choices: Sequence[str]):
     raise ValueError(f'{name} is {value!r}: choose one of {choices}.')
 
 
-def _levels(people) -> Optional[Sequence[int]]:
+def _levels(people) -> Sequence[int] | None:
   """Levels of people's data, or None."""
   if isinstance(people, human_trials.Trials):
     return [t.level for t in people.trials]
@@ -301,7 +390,8 @@ def _answers(people, images, levels):
   """People's answers at some levels, in the form that is resampled, or None."""
   if isinstance(people, human_trials.Trials):
     return accuracy_curves.Answers(
-        [t for t in people.trials if t.level in levels], images, levels)
+      [t for t in people.trials if t.level in levels], images, levels
+    )
   return people and accuracy_curves.Known(people, levels)
 
 
@@ -311,18 +401,26 @@ def _counts(answered, people) -> dict[str, Any]:
     return {'bootstrap': 'images'}
   if isinstance(people, human_trials.Accuracies):
     known = ~np.isnan([*people.standard_error.values()])
-    return {'bootstrap': 'images; people\'s accuracies ' + (
-        'by their standard errors' if known.all() else
-        'by their standard errors, where these are known' if known.any() else
-        'fixed, for their standard errors are not known')}
-  model, human = ({s.image for s, _ in answered},
-                  {t.image for t in people.trials})
+    return {
+      'bootstrap': "images; people's accuracies "
+      + (
+        'by their standard errors'
+        if known.all()
+        else 'by their standard errors, where these are known'
+        if known.any()
+        else 'fixed, for their standard errors are not known'
+      )
+    }
+  model, human = (
+    {s.image for s, _ in answered},
+    {t.image for t in people.trials},
+  )
   return {
-      'bootstrap': 'images and participants',
-      'n_participants': len({t.participant for t in people.trials}),
-      'n_images_human': len(human),
-      'n_images_of_both': len(model & human),
-      'n_no_answer': people.n_no_answer,
+    'bootstrap': 'images and participants',
+    'n_participants': len({t.participant for t in people.trials}),
+    'n_images_human': len(human),
+    'n_images_of_both': len(model & human),
+    'n_no_answer': people.n_no_answer,
   }
 
 
@@ -337,18 +435,33 @@ def _compare(model, people, images, resamples, seed, details, facts):
     drawn[name] = answers.resample(weights, rng)
 
   def score(name, value, values, **more):
-    low, high, undefined = accuracy_curves.interval(values,
-                                                    facts['confidence'])
-    return scores.Score(name, float(value), low=low, high=high, details={
-        **details, 'n_undefined_resamples': undefined, **more}, **facts)
+    low, high, undefined = accuracy_curves.interval(values, facts['confidence'])
+    return scores.Score(
+      name,
+      float(value),
+      low=low,
+      high=high,
+      details={**details, 'n_undefined_resamples': undefined, **more},
+      **facts,
+    )
 
   # A network is a single participant: only images are drawn.
-  made = [score('psychophysics_accuracy', curves['model'].accuracy.mean(),
-                drawn['model'].mean(axis=1), bootstrap='images')]
+  made = [
+    score(
+      'psychophysics_accuracy',
+      curves['model'].accuracy.mean(),
+      drawn['model'].mean(axis=1),
+      bootstrap='images',
+    )
+  ]
   if people:
     for name, measure in _ALIGNMENTS.items():
-      made.append(score(
-          name, measure(curves['human'].accuracy, curves['model'].accuracy),
+      made.append(
+        score(
+          name,
+          measure(curves['human'].accuracy, curves['model'].accuracy),
           measure(drawn['human'], drawn['model']),
-          people_split_half=people.split_half(measure, seed)))
+          people_split_half=people.split_half(measure, seed),
+        )
+      )
   return curves, made

@@ -1,6 +1,7 @@
 """Accuracy curves of the psychophysics: people and models, by percent shown."""
 
-from typing import Any, List, Mapping, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib import figure
 from matplotlib import ticker
@@ -18,8 +19,9 @@ _TICKS = (1, 2.5, 6.3, 16, 40, 100)
 _MARKERS = 's^vDP<>Xph'
 
 
-def of_models(models: Sequence[Mapping[str, Any]]
-             ) -> List[Tuple[str, Mapping[str, Any]]]:
+def of_models(
+  models: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, Mapping[str, Any]]]:
   """The models' curves.
 
   Args:
@@ -28,12 +30,16 @@ def of_models(models: Sequence[Mapping[str, Any]]
   Returns:
     (model's name, curve) of each that has one.
   """
-  return [(m['name'], observers.curve_of(m)) for m in models
-          if observers.curve_of(m)]
+  return [
+    (m['name'], observers.curve_of(m)) for m in models if observers.curve_of(m)
+  ]
 
 
-def draw(models: Sequence[Mapping[str, Any]], twins: Sequence[Tuple[str, str]],
-         theme: figures.Theme = figures.LIGHT) -> figure.Figure:
+def draw(
+  models: Sequence[Mapping[str, Any]],
+  twins: Sequence[tuple[str, str]],
+  theme: figures.Theme = figures.LIGHT,
+) -> figure.Figure:
   """Draws accuracy against the percent of the image that is shown.
 
   Args:
@@ -77,8 +83,10 @@ def draw(models: Sequence[Mapping[str, Any]], twins: Sequence[Tuple[str, str]],
 
 def _places(curve):
   """Where the curve's levels are on the axis."""
-  return [_FULL_PLACE if level == _FULL_LEVEL else percent
-          for level, percent in zip(curve['levels'], curve['percents'])]
+  return [
+    _FULL_PLACE if level == _FULL_LEVEL else percent
+    for level, percent in zip(curve['levels'], curve['percents'])
+  ]
 
 
 def _values(curve, key):
@@ -87,14 +95,27 @@ def _values(curve, key):
 
 
 def _line(plot, curve, label, colour, style, marker, width=1.4):
-  line, = plot.plot(
-      _places(curve), _values(curve, 'accuracy'), style, color=colour,
-      linewidth=width, marker=marker, markersize=4, label=label)
+  (line,) = plot.plot(
+    _places(curve),
+    _values(curve, 'accuracy'),
+    style,
+    color=colour,
+    linewidth=width,
+    marker=marker,
+    markersize=4,
+    label=label,
+  )
   return line
 
 
 def _band(plot, curve, colour):
   """Standard errors, where they are known."""
   accuracy, error = (_values(curve, k) for k in ('accuracy', 'standard_error'))
-  plot.fill_between(_places(curve), accuracy - error, accuracy + error,
-                    color=colour, alpha=0.15, linewidth=0)
+  plot.fill_between(
+    _places(curve),
+    accuracy - error,
+    accuracy + error,
+    color=colour,
+    alpha=0.15,
+    linewidth=0,
+  )

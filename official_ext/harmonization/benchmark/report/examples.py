@@ -1,9 +1,10 @@
 """Panels of the report: images beside the maps of people and of models."""
 
+from collections.abc import Mapping, Sequence
 import io
 import os
 import textwrap
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +16,9 @@ _COLUMNS = 5
 _TITLE_WIDTH = 18
 
 
-def draw(output_dir: str, models: Sequence[Mapping[str, Any]],
-         experiment: str) -> List[Dict[str, Any]]:
+def draw(
+  output_dir: str, models: Sequence[Mapping[str, Any]], experiment: str
+) -> list[dict[str, Any]]:
   """Draws the examples of an experiment, a few models to a picture.
 
   Args:
@@ -32,19 +34,22 @@ def draw(output_dir: str, models: Sequence[Mapping[str, Any]],
     result = model['experiments'].get(experiment, {})
     if result.get('examples'):
       examples = benchmark_run.read_examples(
-          os.path.join(output_dir, result['examples']))
+        os.path.join(output_dir, result['examples'])
+      )
       if examples is not None:
         found.append((model['name'], examples))
-  return [_picture(found[i:i + _COLUMNS])
-          for i in range(0, len(found), _COLUMNS)]
+  return [
+    _picture(found[i : i + _COLUMNS]) for i in range(0, len(found), _COLUMNS)
+  ]
 
 
-def _picture(shown) -> Dict[str, Any]:
+def _picture(shown) -> dict[str, Any]:
   """One picture: image, human map, and the maps of some models."""
   first = shown[0][1]
   # Not by name: two names can be one when wrapped.
   maps = [('human map', first.human)] + [
-      (_wrapped(name), examples.model) for name, examples in shown]
+    (_wrapped(name), examples.model) for name, examples in shown
+  ]
   buffer = io.BytesIO()
   panels.draw(buffer, first.images / np.float32(255), maps)
   return {'png': buffer.getvalue(), 'names': [name for name, _ in shown]}

@@ -1,8 +1,8 @@
 """What the report's plots share: two themes, and PNGs of either."""
 
+from collections.abc import Callable
 import dataclasses
 import io
-from typing import Callable, Dict
 
 from matplotlib import figure
 from matplotlib.backends import backend_agg
@@ -26,6 +26,7 @@ class Theme:
     human: of people.
     lines: of curves that have names, beside markers and dashes.
   """
+
   ground: str
   ink: str
   faint: str
@@ -38,13 +39,45 @@ class Theme:
 # Hues of Okabe and Ito, "Color Universal Design" (2008), and of Paul Tol's
 # "Colour Schemes" (2021).
 LIGHT = Theme(
-    '#ffffff', '#222222', '#d8d8d8', '#0072b2', '#d55e00', '#222222',
-    ('#0072b2', '#d55e00', '#009e73', '#882255', '#8c6d00', '#332288',
-     '#cc6677', '#117733', '#aa4499', '#6a6a6a'))
+  '#ffffff',
+  '#222222',
+  '#d8d8d8',
+  '#0072b2',
+  '#d55e00',
+  '#222222',
+  (
+    '#0072b2',
+    '#d55e00',
+    '#009e73',
+    '#882255',
+    '#8c6d00',
+    '#332288',
+    '#cc6677',
+    '#117733',
+    '#aa4499',
+    '#6a6a6a',
+  ),
+)
 DARK = Theme(
-    '#1b1d21', '#e4e4e4', '#3c4047', '#56b4e9', '#e69f00', '#e4e4e4',
-    ('#56b4e9', '#e69f00', '#44aa99', '#cc79a7', '#f0e442', '#88ccee',
-     '#ee8866', '#bbcc33', '#c8a2f0', '#b0b0b0'))
+  '#1b1d21',
+  '#e4e4e4',
+  '#3c4047',
+  '#56b4e9',
+  '#e69f00',
+  '#e4e4e4',
+  (
+    '#56b4e9',
+    '#e69f00',
+    '#44aa99',
+    '#cc79a7',
+    '#f0e442',
+    '#88ccee',
+    '#ee8866',
+    '#bbcc33',
+    '#c8a2f0',
+    '#b0b0b0',
+  ),
+)
 
 
 def axes(theme: Theme, width: float = 7.2, height: float = 4.6):
@@ -59,8 +92,12 @@ def axes(theme: Theme, width: float = 7.2, height: float = 4.6):
     The `Figure` and its `Axes`.
   """
   # Not pyplot: a figure of its own needs no display and leaves no state.
-  picture = figure.Figure(figsize=(width, height), layout='constrained',
-                          dpi=_DPI, facecolor=theme.ground)
+  picture = figure.Figure(
+    figsize=(width, height),
+    layout='constrained',
+    dpi=_DPI,
+    facecolor=theme.ground,
+  )
   # It measures text, so that labels can make room for each other.
   backend_agg.FigureCanvasAgg(picture)
   plot = picture.subplots()
@@ -83,7 +120,7 @@ def legend(plot, theme: Theme, **kwargs):
     text.set_color(theme.ink)
 
 
-def both(draw: Callable[[Theme], figure.Figure]) -> Dict[str, bytes]:
+def both(draw: Callable[[Theme], figure.Figure]) -> dict[str, bytes]:
   """Renders a plot in both themes.
 
   Args:
@@ -92,8 +129,9 @@ def both(draw: Callable[[Theme], figure.Figure]) -> Dict[str, bytes]:
   Returns:
     PNGs under 'light' and 'dark'.
   """
-  return {name: png(draw(theme))
-          for name, theme in (('light', LIGHT), ('dark', DARK))}
+  return {
+    name: png(draw(theme)) for name, theme in (('light', LIGHT), ('dark', DARK))
+  }
 
 
 def png(picture: figure.Figure) -> bytes:

@@ -1,8 +1,9 @@
 """HTML that is escaped: everything but what this module makes itself."""
 
 import base64
+from collections.abc import Mapping, Sequence
 import html
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any
 
 
 class Markup(str):
@@ -14,7 +15,7 @@ def text(value: Any) -> Markup:
   return value if isinstance(value, Markup) else Markup(html.escape(str(value)))
 
 
-def tag(name: str, *children: Any, **attributes: Optional[str]) -> Markup:
+def tag(name: str, *children: Any, **attributes: str | None) -> Markup:
   """Makes an element.
 
   Args:
@@ -25,8 +26,11 @@ def tag(name: str, *children: Any, **attributes: Optional[str]) -> Markup:
   Returns:
     The element.
   """
-  written = ''.join(f' {key.rstrip("_")}="{html.escape(str(value))}"'
-                    for key, value in attributes.items() if value is not None)
+  written = ''.join(
+    f' {key.rstrip("_")}="{html.escape(str(value))}"'
+    for key, value in attributes.items()
+    if value is not None
+  )
   return Markup(f'<{name}{written}>{join(*children)}</{name}>')
 
 
@@ -42,8 +46,12 @@ def listed(items: Sequence[Any]) -> Markup:
   return tag('ul', *(tag('li', item) for item in items))
 
 
-def table(titles: Sequence[Any], rows: Sequence[Sequence[Any]], caption: str,
-          numeric: bool = False) -> Markup:
+def table(
+  titles: Sequence[Any],
+  rows: Sequence[Sequence[Any]],
+  caption: str,
+  numeric: bool = False,
+) -> Markup:
   """Makes a table, each row headed by its first cell.
 
   Args:
@@ -56,11 +64,26 @@ def table(titles: Sequence[Any], rows: Sequence[Sequence[Any]], caption: str,
     The table, in a box that scrolls where it is too wide.
   """
   head = tag('thead', tag('tr', *(tag('th', t, scope='col') for t in titles)))
-  body = tag('tbody', *(
-      tag('tr', tag('th', row[0], scope='row'), *(tag('td', c) for c in row[1:])
-         ) for row in rows))
-  return tag('div', tag('table', tag('caption', caption), head, body,
-                        class_='numbers' if numeric else None), class_='wide')
+  body = tag(
+    'tbody',
+    *(
+      tag(
+        'tr', tag('th', row[0], scope='row'), *(tag('td', c) for c in row[1:])
+      )
+      for row in rows
+    ),
+  )
+  return tag(
+    'div',
+    tag(
+      'table',
+      tag('caption', caption),
+      head,
+      body,
+      class_='numbers' if numeric else None,
+    ),
+    class_='wide',
+  )
 
 
 def _data(png: bytes) -> str:
@@ -82,6 +105,7 @@ def picture(pngs: Mapping[str, bytes], alt: str, caption: Any) -> Markup:
   image = Markup(f'<img src="{_data(pngs["light"])}" alt="{escaped}">')
   if 'dark' in pngs:
     image = Markup(
-        '<picture><source media="screen and (prefers-color-scheme: dark)" '
-        f'srcset="{_data(pngs["dark"])}">{image}</picture>')
+      '<picture><source media="screen and (prefers-color-scheme: dark)" '
+      f'srcset="{_data(pngs["dark"])}">{image}</picture>'
+    )
   return tag('figure', image, tag('figcaption', caption))

@@ -4,7 +4,8 @@ Results hold them in the curves of models and people. Here they become scores
 for the tables, with the fields of `scores.Score.to_json`, and a row for people.
 """
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 EXPERIMENT = 'psychophysics'
 # A row beside those of models, whose names have no brackets.
@@ -19,8 +20,9 @@ def result(model: Mapping[str, Any]) -> Mapping[str, Any]:
   return model['experiments'].get(EXPERIMENT, {})
 
 
-def curve_of(model: Mapping[str, Any],
-             observer: str = 'model') -> Optional[Mapping[str, Any]]:
+def curve_of(
+  model: Mapping[str, Any], observer: str = 'model'
+) -> Mapping[str, Any] | None:
   """A curve as `accuracy_curves.Curve.to_json` has it; None without one.
 
   Args:
@@ -30,14 +32,14 @@ def curve_of(model: Mapping[str, Any],
   return (result(model).get('curves') or {}).get(observer)
 
 
-def of_people(models: Sequence[Mapping[str, Any]]
-             ) -> Optional[Mapping[str, Any]]:
+def of_people(models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
   """People's curve, the same for all models; None where it is not known."""
   return next(filter(None, (curve_of(m, 'human') for m in models)), None)
 
 
-def scores_of_curve(curve: Mapping[str, Any],
-                    confidence: float = .95) -> Dict[str, Dict[str, Any]]:
+def scores_of_curve(
+  curve: Mapping[str, Any], confidence: float = 0.95
+) -> dict[str, dict[str, Any]]:
   """The numbers of a curve that tables show.
 
   Args:
@@ -52,27 +54,33 @@ def scores_of_curve(curve: Mapping[str, Any],
   if 'threshold' in curve:
     low, high = curve.get('threshold_interval') or (None, None)
     found[f'{EXPERIMENT}_threshold'] = {
-        'value': curve['threshold'], 'low': low, 'high': high, 'ceiling': None,
-        'confidence': confidence, 'details': {'bootstrap': 'images'}}
+      'value': curve['threshold'],
+      'low': low,
+      'high': high,
+      'ceiling': None,
+      'confidence': confidence,
+      'details': {'bootstrap': 'images'},
+    }
   values = [v for v in curve.get('d_prime', ()) if v is not None]
   if values:
     complete = len(values) == len(curve['d_prime'])
     found[f'{EXPERIMENT}_d_prime'] = {
-        'value': sum(values) / len(values) if complete else None,
-        'ceiling': None}
+      'value': sum(values) / len(values) if complete else None,
+      'ceiling': None,
+    }
   return found
 
 
-def scores_of(model: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
+def scores_of(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   """The scores that a model's curve adds to its own, by name."""
   curve = curve_of(model)
   if not curve:
     return {}
   accuracy = result(model)['scores'].get(_ACCURACY, {})
-  return scores_of_curve(curve, accuracy.get('confidence', .95))
+  return scores_of_curve(curve, accuracy.get('confidence', 0.95))
 
 
-def people(models: Sequence[Mapping[str, Any]]) -> Dict[str, Dict[str, Any]]:
+def people(models: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
   """People's own scores, in the columns of models.
 
   Args:
@@ -96,8 +104,9 @@ def people(models: Sequence[Mapping[str, Any]]) -> Dict[str, Dict[str, Any]]:
   return found
 
 
-def sensitivities(models: Sequence[Mapping[str, Any]]
-                 ) -> Tuple[List[str], List[List[str]]]:
+def sensitivities(
+  models: Sequence[Mapping[str, Any]],
+) -> tuple[list[str], list[list[str]]]:
   """The sensitivity d' at each level.
 
   Args:
@@ -109,26 +118,37 @@ def sensitivities(models: Sequence[Mapping[str, Any]]
   """
   curves = [(m['name'], curve_of(m)) for m in models]
   curves.append(('people', of_people(models)))
-  curves = [(name, c) for name, c in curves
-            if c and any(v is not None for v in c.get('d_prime', ()))]
-  percents = {level: percent for _, c in curves
-              for level, percent in zip(c['levels'], c['percents'])}
+  curves = [
+    (name, c)
+    for name, c in curves
+    if c and any(v is not None for v in c.get('d_prime', ()))
+  ]
+  percents = {
+    level: percent
+    for _, c in curves
+    for level, percent in zip(c['levels'], c['percents'])
+  }
   rows = []
   for name, c in curves:
     found = dict(zip(c['levels'], c['d_prime']))
     values = [found.get(level) for level in sorted(percents)]
     rows.append([name, *('-' if v is None else f'{v:.2f}' for v in values)])
-  titles = ['full' if level == _FULL_LEVEL else f'{percents[level]:.3g} %'
-            for level in sorted(percents)]
+  titles = [
+    'full' if level == _FULL_LEVEL else f'{percents[level]:.3g} %'
+    for level in sorted(percents)
+  ]
   return ['model', *titles], rows
 
 
-def without_threshold(models: Sequence[Mapping[str, Any]]) -> List[str]:
+def without_threshold(models: Sequence[Mapping[str, Any]]) -> list[str]:
   """Says why a model, or people, have no threshold."""
   curves = [(m['name'], curve_of(m)) for m in models]
   curves.append(('people', of_people(models)))
-  return [f'{name}: no threshold, for {c["logistic"]["problem"]}.'
-          for name, c in curves if c and c.get('logistic', {}).get('problem')]
+  return [
+    f'{name}: no threshold, for {c["logistic"]["problem"]}.'
+    for name, c in curves
+    if c and c.get('logistic', {}).get('problem')
+  ]
 
 
 def band(models: Sequence[Mapping[str, Any]]) -> str:
@@ -136,12 +156,17 @@ def band(models: Sequence[Mapping[str, Any]]) -> str:
   curve = of_people(models)
   if curve is None or all(v is None for v in curve['standard_error']):
     return ''
-  participants = next((
-      score['details']['n_participants'] for model in models
+  participants = next(
+    (
+      score['details']['n_participants']
+      for model in models
       for score in result(model).get('scores', {}).values()
-      if 'n_participants' in (score.get('details') or {})), None)
+      if 'n_participants' in (score.get('details') or {})
+    ),
+    None,
+  )
   if participants is None:
-    return 'one standard error, as given with people\'s accuracies'
+    return "one standard error, as given with people's accuracies"
   if participants == 1:
     return 'one standard error over the images of the only participant'
   return f'one standard error over the {participants} participants'

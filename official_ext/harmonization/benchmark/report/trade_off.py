@@ -4,8 +4,9 @@ One dot per model, the convex hull of the ordinary models shaded, an arrow from
 each baseline to its harmonized twin (Fel et al., NeurIPS 2022, figure 1).
 """
 
+from collections.abc import Mapping, Sequence
 import math
-from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple
 
 from matplotlib import figure
 from matplotlib import transforms
@@ -15,17 +16,27 @@ from scipy import spatial
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import leaderboard
 
-_ACCURACY = (('imagenet', 'top1'), ('clickme', 'top1'),
-             ('clicktionary', 'top1'))
+_ACCURACY = (
+  ('imagenet', 'top1'),
+  ('clickme', 'top1'),
+  ('clicktionary', 'top1'),
+)
 _ALIGNMENT = (('clickme', 'spearman'), ('clicktionary', 'spearman'))
 # Names beside dots can be read up to here; beyond, only twins have theirs.
 _MOST_NAMES = 40
 # Where a name may stand, from its dot, in points and as alignments of text.
-_PLACES = ((6, 5, 'left', 'bottom'), (6, -5, 'left', 'top'),
-           (-6, 5, 'right', 'bottom'), (-6, -5, 'right', 'top'),
-           (0, 9, 'center', 'bottom'), (0, -9, 'center', 'top'),
-           (12, 14, 'left', 'bottom'), (12, -14, 'left', 'top'),
-           (-12, 14, 'right', 'bottom'), (-12, -14, 'right', 'top'))
+_PLACES = (
+  (6, 5, 'left', 'bottom'),
+  (6, -5, 'left', 'top'),
+  (-6, 5, 'right', 'bottom'),
+  (-6, -5, 'right', 'top'),
+  (0, 9, 'center', 'bottom'),
+  (0, -9, 'center', 'top'),
+  (12, 14, 'left', 'bottom'),
+  (12, -14, 'left', 'top'),
+  (-12, 14, 'right', 'bottom'),
+  (-12, -14, 'right', 'top'),
+)
 
 
 class Point(NamedTuple):
@@ -37,19 +48,21 @@ class Point(NamedTuple):
     alignment: with its interval.
     is_twin: whether it is the harmonized one of a pair.
   """
+
   name: str
   accuracy: leaderboard.Cell
   alignment: leaderboard.Cell
   is_twin: bool
 
   @property
-  def place(self) -> Tuple[float, float]:
+  def place(self) -> tuple[float, float]:
     """Accuracy and alignment."""
     return self.accuracy.value, self.alignment.value
 
 
-def axes_of(models: Sequence[Mapping[str, Any]]
-           ) -> Optional[Tuple[leaderboard.Column, leaderboard.Column]]:
+def axes_of(
+  models: Sequence[Mapping[str, Any]],
+) -> tuple[leaderboard.Column, leaderboard.Column] | None:
   """Which scores the plot shows.
 
   Args:
@@ -60,13 +73,16 @@ def axes_of(models: Sequence[Mapping[str, Any]]
     alignment (ClickMe's, or else Clicktionary's); None where one is missing.
   """
   by_key = {(c.experiment, c.score): c for c in leaderboard.columns(models)}
-  chosen = [next((by_key[k] for k in keys if k in by_key), None)
-            for keys in (_ACCURACY, _ALIGNMENT)]
+  chosen = [
+    next((by_key[k] for k in keys if k in by_key), None)
+    for keys in (_ACCURACY, _ALIGNMENT)
+  ]
   return None if None in chosen else tuple(chosen)
 
 
-def points(models: Sequence[Mapping[str, Any]],
-           twins: Sequence[Tuple[str, str]]) -> List[Point]:
+def points(
+  models: Sequence[Mapping[str, Any]], twins: Sequence[tuple[str, str]]
+) -> list[Point]:
   """The models that have both scores.
 
   Args:
@@ -81,13 +97,17 @@ def points(models: Sequence[Mapping[str, Any]],
     return []
   harmonized = {twin for _, twin in twins}
   found = [
-      Point(model['name'], *(leaderboard.cell(model, c) for c in chosen),
-            model['name'] in harmonized) for model in models
+    Point(
+      model['name'],
+      *(leaderboard.cell(model, c) for c in chosen),
+      model['name'] in harmonized,
+    )
+    for model in models
   ]
   return [p for p in found if all(map(math.isfinite, p.place))]
 
 
-def hull(ordinary: Sequence[Point]) -> Optional[np.ndarray]:
+def hull(ordinary: Sequence[Point]) -> np.ndarray | None:
   """The corners of the ordinary models' convex hull.
 
   Args:
@@ -105,8 +125,11 @@ def hull(ordinary: Sequence[Point]) -> Optional[np.ndarray]:
     return None
 
 
-def draw(models: Sequence[Mapping[str, Any]], twins: Sequence[Tuple[str, str]],
-         theme: figures.Theme = figures.LIGHT) -> figure.Figure:
+def draw(
+  models: Sequence[Mapping[str, Any]],
+  twins: Sequence[tuple[str, str]],
+  theme: figures.Theme = figures.LIGHT,
+) -> figure.Figure:
   """Draws the plot.
 
   Args:
@@ -122,16 +145,28 @@ def draw(models: Sequence[Mapping[str, Any]], twins: Sequence[Tuple[str, str]],
   picture, plot = figures.axes(theme)
   corners = hull([p for p in found if not p.is_twin])
   if corners is not None:
-    plot.fill(*corners.T, color=theme.ordinary, alpha=0.13, linewidth=0,
-              label='convex hull of ordinary models')
+    plot.fill(
+      *corners.T,
+      color=theme.ordinary,
+      alpha=0.13,
+      linewidth=0,
+      label='convex hull of ordinary models',
+    )
   for is_twin, label in ((False, 'ordinary models'), (True, 'harmonized')):
-    _dots(plot, [p for p in found if p.is_twin == is_twin],
-          theme.twin if is_twin else theme.ordinary,
-          'D' if is_twin else 'o', label)
+    _dots(
+      plot,
+      [p for p in found if p.is_twin == is_twin],
+      theme.twin if is_twin else theme.ordinary,
+      'D' if is_twin else 'o',
+      label,
+    )
   _arrows(plot, {p.name: p for p in found}, twins, theme)
   plot.set_xlabel(f'accuracy: {accuracy.title}')
-  plot.set_ylabel('alignment: ' + alignment.title +
-                  (' (rho / ceiling)' if alignment.normalized else ' (raw)'))
+  plot.set_ylabel(
+    'alignment: '
+    + alignment.title
+    + (' (rho / ceiling)' if alignment.normalized else ' (raw)')
+  )
   plot.margins(0.12)
   figures.legend(plot, theme, loc='best')
   _names(picture, plot, found, theme)
@@ -144,13 +179,22 @@ def _dots(plot, shown, colour, marker, label):
     return
   x, y = np.array([p.place for p in shown]).T
   for cells, values, direction in (
-      ([p.accuracy for p in shown], x, 'xerr'),
-      ([p.alignment for p in shown], y, 'yerr')):
+    ([p.accuracy for p in shown], x, 'xerr'),
+    ([p.alignment for p in shown], y, 'yerr'),
+  ):
     # An interval that does not exist has no length.
-    spread = np.nan_to_num([[v - c.low, c.high - v]
-                            for c, v in zip(cells, values)]).T
-    plot.errorbar(x, y, fmt='none', ecolor=colour, elinewidth=0.8, alpha=0.45,
-                  **{direction: np.maximum(spread, 0.)})
+    spread = np.nan_to_num(
+      [[v - c.low, c.high - v] for c, v in zip(cells, values)]
+    ).T
+    plot.errorbar(
+      x,
+      y,
+      fmt='none',
+      ecolor=colour,
+      elinewidth=0.8,
+      alpha=0.45,
+      **{direction: np.maximum(spread, 0.0)},
+    )
   plot.scatter(x, y, s=38, color=colour, marker=marker, label=label, zorder=3)
 
 
@@ -159,9 +203,18 @@ def _arrows(plot, by_name, twins, theme):
   for baseline, twin in twins:
     if baseline in by_name and twin in by_name:
       plot.annotate(
-          '', by_name[twin].place, by_name[baseline].place,
-          arrowprops={'arrowstyle': '-|>', 'color': theme.twin, 'lw': 1.2,
-                      'shrinkA': 5, 'shrinkB': 5, 'alpha': 0.8})
+        '',
+        by_name[twin].place,
+        by_name[baseline].place,
+        arrowprops={
+          'arrowstyle': '-|>',
+          'color': theme.twin,
+          'lw': 1.2,
+          'shrinkA': 5,
+          'shrinkB': 5,
+          'alpha': 0.8,
+        },
+      )
 
 
 def _names(picture, plot, shown, theme):
@@ -173,8 +226,9 @@ def _names(picture, plot, shown, theme):
   picture.set_layout_engine('none')
   frame = plot.get_window_extent()
   dots = plot.transData.transform([p.place for p in shown]) if shown else []
-  taken = [transforms.Bbox.from_extents(x - 4, y - 4, x + 4, y + 4)
-           for x, y in dots]
+  taken = [
+    transforms.Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in dots
+  ]
   for number, point in enumerate(shown):
     # Over another name is worst, nearer to another dot misleads.
     cost = {}
@@ -192,11 +246,18 @@ def _names(picture, plot, shown, theme):
 def _name(plot, point, place, theme):
   dx, dy, horizontal, vertical = place
   return plot.annotate(
-      point.name, point.place, (dx, dy), textcoords='offset points',
-      ha=horizontal, va=vertical, fontsize=8, color=theme.ink)
+    point.name,
+    point.place,
+    (dx, dy),
+    textcoords='offset points',
+    ha=horizontal,
+    va=vertical,
+    fontsize=8,
+    color=theme.ink,
+  )
 
 
 def _nearest(box, dots):
   """Which dot is nearest to a box, all in pixels."""
-  away = np.maximum(np.maximum(box.min - dots, dots - box.max), 0.)
+  away = np.maximum(np.maximum(box.min - dots, dots - box.max), 0.0)
   return int(np.argmin(np.hypot(*away.T)))

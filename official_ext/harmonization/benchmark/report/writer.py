@@ -1,36 +1,41 @@
 """Writes everything that people read: tables, plots, and the page."""
 
+from collections.abc import Mapping
 import os
 import re
-from typing import Any, Dict, List, Mapping, Union
+from typing import Any
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files as files_lib
-from official_ext.harmonization.evaluation import scores
 from official_ext.harmonization.benchmark.report import curves
 from official_ext.harmonization.benchmark.report import examples
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import leaderboard
 from official_ext.harmonization.benchmark.report import page
 from official_ext.harmonization.benchmark.report import trade_off
+from official_ext.harmonization.evaluation import scores
 
 PAGE = 'report.html'
 RESULTS = 'results.json'
-_OURS = re.compile(r'leaderboard\.(txt|md|csv)|'
-                   r'(trade_off|curves|panels_[a-z]+_\d+)\.png')
+_OURS = re.compile(
+  r'leaderboard\.(txt|md|csv)|'
+  r'(trade_off|curves|panels_[a-z]+_\d+)\.png'
+)
 
 
-def _pictures(output_dir: str, results: Mapping[str, Any]) -> Dict[str, Any]:
+def _pictures(output_dir: str, results: Mapping[str, Any]) -> dict[str, Any]:
   """All pictures that there is something to draw for."""
   models, twins = results['models'], results['twins']
-  pictures: Dict[str, Any] = {'panels': {}}
+  pictures: dict[str, Any] = {'panels': {}}
   if trade_off.points(models, twins):
     pictures['trade_off'] = figures.both(
-        lambda theme: trade_off.draw(models, twins, theme))
+      lambda theme: trade_off.draw(models, twins, theme)
+    )
   if curves.of_models(models):
     pictures['curves'] = figures.both(
-        lambda theme: curves.draw(models, twins, theme))
+      lambda theme: curves.draw(models, twins, theme)
+    )
   ranked = leaderboard.ranked(models, leaderboard.columns(models))
   for name in results['experiments']:
     panels = examples.draw(output_dir, ranked, name)
@@ -39,10 +44,10 @@ def _pictures(output_dir: str, results: Mapping[str, Any]) -> Dict[str, Any]:
   return pictures
 
 
-def _files(results, pictures) -> Dict[str, Union[str, bytes]]:
+def _files(results, pictures) -> dict[str, str | bytes]:
   """Contents of all files but results.json, by name; the page last."""
   models = results['models']
-  files: Dict[str, Union[str, bytes]] = {}
+  files: dict[str, str | bytes] = {}
   if models:
     notes = ''.join(f'\n{line}\n' for line in leaderboard.origins(models))
     files['leaderboard.txt'] = leaderboard.as_text(models) + '\n' + notes
@@ -58,7 +63,7 @@ def _files(results, pictures) -> Dict[str, Union[str, bytes]]:
   return files
 
 
-def write(output_dir: str, results: Mapping[str, Any]) -> List[str]:
+def write(output_dir: str, results: Mapping[str, Any]) -> list[str]:
   """Writes results.json and all that is made of it, each file whole.
 
   Args:

@@ -1,6 +1,7 @@
 """Reads raw clicks, and finds those of an image without holding all of them."""
 
 import ast
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import itertools
@@ -9,23 +10,27 @@ import math
 import os
 import re
 import sqlite3
-from typing import Any, Iterable, Iterator, Optional, Sequence
+from typing import Any
 
 from absl import logging
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
-from official_ext.harmonization.data.records import class_labels
+from official_ext.harmonization import text_files
 from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.data.maps import npz
-from official_ext.harmonization import text_files
+from official_ext.harmonization.data.records import class_labels
 
 _CSV_COLUMNS = ('image_path', 'clicks', 'user_id')
 _OPTIONAL = ('user_catch_trial', 'is_mobile')
 _NPZ_FIELDS = {
-    'file_pointer': True, 'clickmap_x': True, 'clickmap_y': True,
-    'user_id': True, 'user_catch_trial': False, 'is_mobile': False
+  'file_pointer': True,
+  'clickmap_x': True,
+  'clickmap_y': True,
+  'user_id': True,
+  'user_catch_trial': False,
+  'is_mobile': False,
 }
 # What programs write where they know nothing.
 _UNKNOWN = ('', 'nan', 'none', 'null', '<na>')
@@ -38,9 +43,13 @@ def kind(path: str) -> str:
   return 'npz' if path.lower().endswith('.npz') else 'csv'
 
 
-def read(path: str, label_column: str = '', trust_pickle: bool = False,
-         prefix: str = '', needed: Sequence[str] = ()
-        ) -> Iterator[tuple[str, clicks.Row]]:
+def read(
+  path: str,
+  label_column: str = '',
+  trust_pickle: bool = False,
+  prefix: str = '',
+  needed: Sequence[str] = (),
+) -> Iterator[tuple[str, clicks.Row]]:
   """Reads the rows of a file of raw clicks, one per participant and image.
 
   Args:
@@ -61,10 +70,15 @@ def read(path: str, label_column: str = '', trust_pickle: bool = False,
     PermissionError: it needs --trust_pickle.
   """
   if kind(path) == 'npz' and label_column:
-    raise ValueError(f'{path} has no columns: give the classes by --labels '
-                     'instead of --label_column.')
-  rows = (_read_npz(path, trust_pickle, needed) if kind(path) == 'npz' else
-          _read_csv(path, label_column.lower(), needed))
+    raise ValueError(
+      f'{path} has no columns: give the classes by --labels '
+      'instead of --label_column.'
+    )
+  rows = (
+    _read_npz(path, trust_pickle, needed)
+    if kind(path) == 'npz'
+    else _read_csv(path, label_column.lower(), needed)
+  )
   return _with_paths(rows, path, prefix)
 
 
@@ -75,15 +89,20 @@ def _with_paths(rows, path, prefix):
     image = files.normal(_text(image))
     if not image:
       # Rows of no image may be of several: they are never put together.
-      row = dataclasses.replace(row, problem=row.problem or
-                                'image_path is empty')
+      row = dataclasses.replace(
+        row, problem=row.problem or 'image_path is empty'
+      )
     below = class_labels.strip_prefix(image, prefix)
     taken_off += below != image
     total += 1
     yield below, row
   if prefix and total and not taken_off:
-    logging.warning('%s: no image_path begins with --strip_prefix=%s, such as '
-                    '%s.', path, prefix, image)
+    logging.warning(
+      '%s: no image_path begins with --strip_prefix=%s, such as %s.',
+      path,
+      prefix,
+      image,
+    )
 
 
 def _read_csv(path, label_column, needed):
@@ -92,33 +111,47 @@ def _read_csv(path, label_column, needed):
   with text_files.table(path) as table:
     table.check((*columns, *needed), _OPTIONAL)
     for i, row in enumerate(table.rows):
-      values = {c: text_files.plain(v) for c, v in row.cells.items()
-                if c != 'clicks'}
-      yield values['image_path'], _row(
-          row.cells['clicks'], path, i, values, values.get(label_column, ''),
-          row.problem)
+      values = {
+        c: text_files.plain(v) for c, v in row.cells.items() if c != 'clicks'
+      }
+      yield (
+        values['image_path'],
+        _row(
+          row.cells['clicks'],
+          path,
+          i,
+          values,
+          values.get(label_column, ''),
+          row.problem,
+        ),
+      )
 
 
 def _read_npz(path, trust_pickle, needed):
   """Reads an NPZ, which numpy can only read whole, column by column."""
   with tf.io.gfile.GFile(path, 'rb') as f:
     arrays = npz.load(
-        f, path, {**_NPZ_FIELDS, **{name: True for name in needed}},
-        trust_pickle)
+      f, path, {**_NPZ_FIELDS, **{name: True for name in needed}}, trust_pickle
+    )
   for name, array in arrays.items():
     if not np.ndim(array):
-      raise ValueError(f'{path}: {name} is a single value; expected an array '
-                       'of one entry per participant and image.')
+      raise ValueError(
+        f'{path}: {name} is a single value; expected an array '
+        'of one entry per participant and image.'
+      )
   lengths = {k: len(v) for k, v in arrays.items()}
   if len(set(lengths.values())) != 1:
-    raise ValueError(f'{path} has arrays of different lengths, {lengths}: they '
-                     'must hold one entry per participant and image.')
+    raise ValueError(
+      f'{path} has arrays of different lengths, {lengths}: they '
+      'must hold one entry per participant and image.'
+    )
   for i, pointer in enumerate(arrays['file_pointer']):
     values = {c: arrays[c][i] for c in ('user_id', *_OPTIONAL) if c in arrays}
     places, problem = (), ''
     try:
-      places = tuple(_numbers(arrays[c][i]) for c in (
-          'clickmap_x', 'clickmap_y'))
+      places = tuple(
+        _numbers(arrays[c][i]) for c in ('clickmap_x', 'clickmap_y')
+      )
     except (TypeError, ValueError):
       problem = 'clickmap_x or clickmap_y is not a list of numbers'
     yield pointer, _row(places, path, i, values, problem=problem)
@@ -131,8 +164,9 @@ def _numbers(values: Any) -> list[Any]:
   return [v.decode() if isinstance(v, bytes) else v for v in found]
 
 
-def _row(recorded, path: str, index: int, values, label: str = '',
-         problem: str = '') -> clicks.Row:
+def _row(
+  recorded, path: str, index: int, values, label: str = '', problem: str = ''
+) -> clicks.Row:
   """Makes a row of what was recorded beside the clicks."""
   catch_trial, is_mobile = None, False
   user = _user(values['user_id'])
@@ -147,16 +181,18 @@ def _row(recorded, path: str, index: int, values, label: str = '',
     # Rows of nobody may be of one person or of many.
     problem = problem or 'user_id is empty'
   place = f'{os.path.basename(path)}, row {index + 1}'
-  return clicks.Row(user, recorded, place, label, catch_trial, is_mobile,
-                    problem)
+  return clicks.Row(
+    user, recorded, place, label, catch_trial, is_mobile, problem
+  )
 
 
 def _text(value: Any) -> str:
   """Returns text that may be bytes, or an array of one."""
   if isinstance(value, np.ndarray) and value.size == 1:
     value = value.item()
-  return (value.decode(errors='replace') if isinstance(value, bytes) else
-          str(value)).strip()
+  return (
+    value.decode(errors='replace') if isinstance(value, bytes) else str(value)
+  ).strip()
 
 
 def _user(value: Any) -> str:
@@ -176,12 +212,15 @@ def _entries(value: Any) -> list[Any]:
       value = ast.literal_eval(_text(value))
     except (SyntaxError, ValueError):
       pass
-  return [v.item() if isinstance(v, np.generic) else v for v in (
-      value if isinstance(value, (list, tuple)) else
-      np.ravel(np.asarray(value)))]
+  return [
+    v.item() if isinstance(v, np.generic) else v
+    for v in (
+      value if isinstance(value, (list, tuple)) else np.ravel(np.asarray(value))
+    )
+  ]
 
 
-def _flag(value: Any) -> Optional[bool]:
+def _flag(value: Any) -> bool | None:
   """Returns is_mobile; None where it is empty.
 
   Args:
@@ -205,13 +244,15 @@ def _part(value: Any) -> float:
   entries = [e for e in _entries(value) if _text(e).lower() not in _UNKNOWN]
   try:
     parts = {float(_text(e)) for e in entries} or {math.nan}
-    part, = parts
+    (part,) = parts
     if not (math.isnan(part) or 0 <= part <= 1):
       raise ValueError
     return part
   except ValueError:
-    raise ValueError(f'user_catch_trial is {_text(value)!r}; expected the part '
-                     'that was passed, a number from 0 to 1') from None
+    raise ValueError(
+      f'user_catch_trial is {_text(value)!r}; expected the part '
+      'that was passed, a number from 0 to 1'
+    ) from None
 
 
 def _encoded(rows, digest):
@@ -270,31 +311,39 @@ class Table:
     try:
       self._query('create table rows (image text, row text)')
       self._connection.executemany(
-          'insert into rows values (?, ?)', _encoded(rows, digest))
+        'insert into rows values (?, ?)', _encoded(rows, digest)
+      )
       self._query('create index images on rows (image)')
       self._connection.commit()
     except sqlite3.OperationalError as e:
-      raise OSError(f'{self.path}, a table of the clicks, cannot be written '
-                    f'({e}). Free some space, then run the same command again.'
-                   ) from None
+      raise OSError(
+        f'{self.path}, a table of the clicks, cannot be written '
+        f'({e}). Free some space, then run the same command again.'
+      ) from None
     self.fingerprint = digest.hexdigest()
 
   def images(self) -> list[str]:
     """Returns the images, sorted."""
-    return [image for image, in self._query(
-        'select distinct image from rows order by image')]
+    return [
+      image
+      for (image,) in self._query(
+        'select distinct image from rows order by image'
+      )
+    ]
 
   def digests(self) -> dict[str, str]:
     """Returns a short checksum of each image's rows."""
     found = self._query('select image, row from rows order by image, rowid')
     return {
-        image: hashlib.sha256(''.join(row for _, row in rows).encode()
-                             ).hexdigest()[:16]
-        for image, rows in itertools.groupby(found, lambda row: row[0])
+      image: hashlib.sha256(
+        ''.join(row for _, row in rows).encode()
+      ).hexdigest()[:16]
+      for image, rows in itertools.groupby(found, lambda row: row[0])
     }
 
   def rows(self, image: str) -> Sequence[clicks.Row]:
     """Returns an image's rows, in the order in which they were recorded."""
     found = self._query(
-        'select row from rows where image = ? order by rowid', image)
-    return [clicks.Row(**json.loads(row)) for row, in found]
+      'select row from rows where image = ? order by rowid', image
+    )
+    return [clicks.Row(**json.loads(row)) for (row,) in found]

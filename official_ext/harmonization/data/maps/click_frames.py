@@ -1,6 +1,6 @@
 """Whether clicks were made in the frame that they are read in."""
 
-from typing import Callable, Iterable, Optional
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -16,9 +16,11 @@ _SMALLEST = 32
 _ROOM = 1.25
 
 
-def check(rows: Iterable[tuple[str, clicks.Row]],
-          size_of: Callable[[str], Optional[tuple[int, int]]],
-          frame: Optional[int]):
+def check(
+  rows: Iterable[tuple[str, clicks.Row]],
+  size_of: Callable[[str], tuple[int, int] | None],
+  frame: int | None,
+):
   """Looks at some rows of clicks before all are used.
 
   Args:
@@ -57,22 +59,25 @@ def check(rows: Iterable[tuple[str, clicks.Row]],
   where = f'the square of --click_frame={frame}' if frame else 'their images'
   if outside > total / 2:
     raise ValueError(
-        f'--clicks: {outside} of the {total} clicks that were looked at lie '
-        f'outside {where}; expected most inside. Give the side of the square '
-        'that people clicked in by --click_frame, or the right --image_dir.')
+      f'--clicks: {outside} of the {total} clicks that were looked at lie '
+      f'outside {where}; expected most inside. Give the side of the square '
+      'that people clicked in by --click_frame, or the right --image_dir.'
+    )
   if total and fractions > total / 2:
     raise ValueError(
-        f'--clicks: {fractions} of the {total} clicks that were looked at lie '
-        'between 0 and 1: they seem to be fractions of the width and height; '
-        'expected pixels. Multiply x by the width and y by the height.')
+      f'--clicks: {fractions} of the {total} clicks that were looked at lie '
+      'between 0 and 1: they seem to be fractions of the width and height; '
+      'expected pixels. Multiply x by the width and y by the height.'
+    )
   if frame is not None or total < _ENOUGH or min(reached) < _SMALLEST:
     return
   known = [size for size in sizes.values() if size]
   larger = sum(h >= _ROOM * height and w >= _ROOM * width for h, w in known)
   if larger > len(known) / 2:
     raise ValueError(
-        f'--clicks: none of {total} clicks lies beyond x = {width:.0f}, y = '
-        f'{height:.0f}, but {larger} of {len(known)} images are larger by a '
-        'quarter or more: people seem to have clicked in a smaller frame. Give '
-        'its side, such as --click_frame=256, and clicks are scaled; or '
-        '--click_frame=0 if they are in the pixels of the images.')
+      f'--clicks: none of {total} clicks lies beyond x = {width:.0f}, y = '
+      f'{height:.0f}, but {larger} of {len(known)} images are larger by a '
+      'quarter or more: people seem to have clicked in a smaller frame. Give '
+      'its side, such as --click_frame=256, and clicks are scaled; or '
+      '--click_frame=0 if they are in the pixels of the images.'
+    )

@@ -5,17 +5,19 @@ JSON or PostgreSQL. Nothing of it is ever run.
 """
 
 import ast
+from collections.abc import Sequence
 import json
 import math
 import re
-from typing import Any, NamedTuple, Optional, Sequence, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 
 _WRONG = 'the clicks are no list of (x, y)'
 # A number as numpy's own types are written, such as np.int64(3).
 _SCALAR = re.compile(
-    r'\b(?:(?:np|numpy)\.)?(?:u?int|float)(?:8|16|32|64)?_?\(([^()]*)\)')
+  r'\b(?:(?:np|numpy)\.)?(?:u?int|float)(?:8|16|32|64)?_?\(([^()]*)\)'
+)
 _WRAPPED = re.compile(r'\b(?:(?:np|numpy)\.)?(?:array|asarray|list|tuple)\(')
 _DTYPE = re.compile(r',\s*dtype=[\w.\'"<>]+\s*(?=\))')
 _NULL = re.compile(r'\b(?:null|nan|none)\b', re.IGNORECASE)
@@ -35,11 +37,12 @@ class Points(NamedTuple):
     places: float64 (n, 2), x and y of each click in pixels.
     nulls: how many clicks were recorded without a place (null).
   """
+
   places: np.ndarray
   nulls: int
 
 
-def read(clicks: Union[str, tuple[Sequence[float], Sequence[float]]]) -> Points:
+def read(clicks: str | tuple[Sequence[float], Sequence[float]]) -> Points:
   """Reads clicks as they are recorded.
 
   Args:
@@ -63,11 +66,16 @@ def read(clicks: Union[str, tuple[Sequence[float], Sequence[float]]]) -> Points:
       found = Points(places[~np.isnan(places).all(-1)], 0)
     else:
       found = _points(*_parse(clicks))
-  except (SyntaxError, TypeError, ValueError, MemoryError, OverflowError,
-          RecursionError) as e:
+  except (
+    SyntaxError,
+    TypeError,
+    ValueError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+  ) as e:
     # A sentence of ours says more than one of Python's.
-    raise ValueError(
-        str(e) if isinstance(e, _Unclear) else _WRONG) from None
+    raise ValueError(str(e) if isinstance(e, _Unclear) else _WRONG) from None
   if found.places.ndim != 2 or found.places.shape[-1] != 2:
     raise ValueError(_WRONG)
   if not np.isfinite(found.places).all():
@@ -118,8 +126,9 @@ def _points(value: Any, data: bool) -> Points:
     if not all(isinstance(c, (list, tuple)) for c in columns):
       raise TypeError
     if len(columns[0]) != len(columns[1]):
-      raise _Unclear(f'{len(columns[0])} values of x, but {len(columns[1])} of '
-                     'y')
+      raise _Unclear(
+        f'{len(columns[0])} values of x, but {len(columns[1])} of y'
+      )
     value = [*zip(*columns)]
   if not isinstance(value, (list, tuple)):
     raise TypeError
@@ -148,7 +157,7 @@ def _by_name(point: dict) -> tuple[Any, Any]:
   return named['x'], named['y']
 
 
-def _point(point: Any) -> Optional[Sequence[Any]]:
+def _point(point: Any) -> Sequence[Any] | None:
   """Returns x, y and perhaps a time of a point; None where it is null."""
   if point is None:
     return None
@@ -163,7 +172,7 @@ def _point(point: Any) -> Optional[Sequence[Any]]:
   raise TypeError
 
 
-def _number(value: Any) -> Optional[float]:
+def _number(value: Any) -> float | None:
   """Returns a coordinate; None where it is null or NaN."""
   if value is None:
     return None
@@ -173,21 +182,21 @@ def _number(value: Any) -> Optional[float]:
   return None if math.isnan(number) else number
 
 
-def _check_columns(points: Sequence[Optional[Sequence[Any]]]):
+def _check_columns(points: Sequence[Sequence[Any] | None]):
   """Checks that two rows of three are not the x and the y of three clicks."""
   if len(points) != 2 or any(p is None or len(p) != 3 for p in points):
     return
   if any(isinstance(p[2], str) for p in points):
     return
-  places = [abs(_number(v) or 0.) for p in points for v in p[:2]]
-  times = [abs(_number(p[2]) or 0.) for p in points]
+  places = [abs(_number(v) or 0.0) for p in points for v in p[:2]]
+  times = [abs(_number(p[2]) or 0.0) for p in points]
   # Seconds are far below pixels, and milliseconds far above.
-  if (max(times) <= _APART * max(places) and
-      min(times) >= min(places) / _APART):
+  if max(times) <= _APART * max(places) and min(times) >= min(places) / _APART:
     raise _Unclear(
-        'two rows of three values are two clicks with times, or x and y of '
-        'three clicks; write {"x": [...], "y": [...]}, or leave the times '
-        'away')
+      'two rows of three values are two clicks with times, or x and y of '
+      'three clicks; write {"x": [...], "y": [...]}, or leave the times '
+      'away'
+    )
 
 
 def _check_times(times: Sequence[Any], points: int, data: bool):
@@ -199,5 +208,7 @@ def _check_times(times: Sequence[Any], points: int, data: bool):
     numbers = [_number(t) for t in times]
     known = [n for n in numbers if n is not None]
     if not (data or points > 1) or known != sorted(known):
-      raise _Unclear('the clicks have three values; expected (x, y), or '
-                     '(x, y, time) in the order of time')
+      raise _Unclear(
+        'the clicks have three values; expected (x, y), or '
+        '(x, y, time) in the order of time'
+      )

@@ -7,9 +7,10 @@ with sigma sqrt(21).
 """
 
 import collections
+from collections.abc import Sequence
 import dataclasses
 import math
-from typing import NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -20,7 +21,7 @@ BLURS = ('disc', 'gaussian')
 _DISC = 21
 _LARGEST_DISC = 51
 _SHORT_SIDE = 256
-_SIGMA = np.sqrt(21.)
+_SIGMA = np.sqrt(21.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +39,13 @@ class Row:
       not say so for this row.
     problem: why the row cannot be used, or empty.
   """
+
   user: str
-  clicks: Union[str, tuple[Sequence[float], Sequence[float]]]
+  clicks: str | tuple[Sequence[float], Sequence[float]]
   place: str = ''
   label: str = ''
-  catch_trial: Optional[float] = None
-  is_mobile: Optional[bool] = False
+  catch_trial: float | None = None
+  is_mobile: bool | None = False
   problem: str = ''
 
 
@@ -59,6 +61,7 @@ class Rules:
     drop_mobile: whether participants on phones are left out.
     blur: 'disc' or 'gaussian'.
   """
+
   min_clicks: int = 1
   max_clicks: int = 0
   min_participants: int = 5
@@ -69,8 +72,9 @@ class Rules:
   def __post_init__(self):
     if not 0 <= self.min_catch_trial <= 1:
       raise ValueError(
-          f'--min_catch_trial is {self.min_catch_trial}; expected a part of '
-          'the catch trials, from 0 to 1. Write 0.95 for 95 %.')
+        f'--min_catch_trial is {self.min_catch_trial}; expected a part of '
+        'the catch trials, from 0 to 1. Write 0.95 for 95 %.'
+      )
 
 
 class ClickMap(NamedTuple):
@@ -83,7 +87,8 @@ class ClickMap(NamedTuple):
     left_out: how many clicks or rows were left out, by reason.
     unreadable: of rows that could not be read, place and reason.
   """
-  values: Optional[np.ndarray]
+
+  values: np.ndarray | None
   clicks: int
   participants: int
   left_out: collections.Counter
@@ -137,12 +142,12 @@ def disc_sum(counts: np.ndarray, width: int) -> np.ndarray:
   radius = width // 2
   # One column of zeros more: the sum of what lies before the first pixel.
   before = np.zeros((height + 2 * radius, length + 1), np.int64)
-  np.cumsum(counts, axis=1, out=before[radius:radius + height, 1:])
+  np.cumsum(counts, axis=1, out=before[radius : radius + height, 1:])
   columns = np.arange(length)
   total = np.zeros((height, length), np.int64)
   for dy in range(-radius, radius + 1):
     half = math.isqrt(radius**2 - dy**2)
-    rows = before[radius + dy:radius + dy + height]
+    rows = before[radius + dy : radius + dy + height]
     total += rows[:, np.minimum(columns + half + 1, length)]
     total -= rows[:, np.maximum(columns - half, 0)]
   return total
@@ -163,12 +168,13 @@ def blur(counts: np.ndarray, kind: str = 'disc') -> np.ndarray:
   """
   if kind == 'gaussian':
     return ndimage.gaussian_filter(
-        counts.astype(np.float64), _SIGMA, mode='constant')
+      counts.astype(np.float64), _SIGMA, mode='constant'
+    )
   if kind != 'disc':
     raise ValueError(f'No blur {kind}: there are {" and ".join(BLURS)}.')
   width = disc_width(*counts.shape)
   area = disc_sum(np.pad([[1]], width // 2), width).sum()
-  return disc_sum(disc_sum(counts, width), width) / float(area)**2
+  return disc_sum(disc_sum(counts, width), width) / float(area) ** 2
 
 
 class Participants(NamedTuple):
@@ -179,13 +185,15 @@ class Participants(NamedTuple):
     left_out: how many clicks or rows were left out, by reason.
     unreadable: of rows that could not be read, place and reason.
   """
+
   points: dict[str, np.ndarray]
   left_out: collections.Counter
   unreadable: list[tuple[str, str]]
 
 
-def participants(rows: Sequence[Row], height: int, width: int,
-                 rules: Rules) -> Participants:
+def participants(
+  rows: Sequence[Row], height: int, width: int, rules: Rules
+) -> Participants:
   """Sorts out the clicks on one image.
 
   Args:
@@ -205,7 +213,8 @@ def participants(rows: Sequence[Row], height: int, width: int,
       left_out['rows: unreadable'] += 1
       unreadable.append((row.place, row.problem))
     elif row.catch_trial is not None and not (
-        row.catch_trial >= rules.min_catch_trial):
+      row.catch_trial >= rules.min_catch_trial
+    ):
       left_out['rows: catch trials not passed'] += 1
     elif rules.drop_mobile and row.is_mobile:
       left_out['rows: made on a phone'] += 1
@@ -230,8 +239,9 @@ def participants(rows: Sequence[Row], height: int, width: int,
         continue
       if rules.max_clicks:
         left_out['clicks: past --max_clicks'] += max(
-            0, len(points) - rules.max_clicks)
-        points = points[:rules.max_clicks]
+          0, len(points) - rules.max_clicks
+        )
+        points = points[: rules.max_clicks]
       taken[row.user] = points
   return Participants(taken, +left_out, unreadable)
 
@@ -253,8 +263,9 @@ def count(points: np.ndarray, height: int, width: int) -> np.ndarray:
   return counts
 
 
-def click_map(rows: Sequence[Row], height: int, width: int,
-              rules: Rules) -> ClickMap:
+def click_map(
+  rows: Sequence[Row], height: int, width: int, rules: Rules
+) -> ClickMap:
   """Makes the map of one image.
 
   Args:
@@ -272,5 +283,6 @@ def click_map(rows: Sequence[Row], height: int, width: int,
   if clicks and len(people.points) >= rules.min_participants:
     counts = count(np.concatenate(list(people.points.values())), height, width)
     values = blur(counts, rules.blur) / len(people.points)
-  return ClickMap(values, clicks, len(people.points), people.left_out,
-                  people.unreadable)
+  return ClickMap(
+    values, clicks, len(people.points), people.left_out, people.unreadable
+  )

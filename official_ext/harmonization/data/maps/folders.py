@@ -5,24 +5,56 @@ links lead nowhere or in circles. None of these is an image, a map or a class.
 """
 
 import collections
+from collections.abc import Iterator, Sequence
 import os
 import stat
-from typing import Iterator, Sequence
 
 from absl import logging
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
 
 # In lower case. What begins with a dot is hidden as well: .DS_Store, ._a.png.
-_SYSTEM = frozenset((
-    '#recycle', '$recycle.bin', '@eadir', '@recycle', '@tmp', '__macosx',
-    '__pycache__', 'desktop.ini', 'ehthumbs.db', 'lost+found',
-    'system volume information', 'thumbs.db'))
+_SYSTEM = frozenset(
+  (
+    '#recycle',
+    '$recycle.bin',
+    '@eadir',
+    '@recycle',
+    '@tmp',
+    '__macosx',
+    '__pycache__',
+    'desktop.ini',
+    'ehthumbs.db',
+    'lost+found',
+    'system volume information',
+    'thumbs.db',
+  )
+)
 # Pictures that may be in a folder of images without being read.
-_PICTURES = ('.avif', '.bmp', '.dng', '.gif', '.heic', '.heif', '.j2k', '.jfif',
-             '.jp2', '.jpe', '.jpeg', '.jpg', '.jxl', '.pgm', '.png', '.ppm',
-             '.svg', '.tga', '.tif', '.tiff', '.webp')
+_PICTURES = (
+  '.avif',
+  '.bmp',
+  '.dng',
+  '.gif',
+  '.heic',
+  '.heif',
+  '.j2k',
+  '.jfif',
+  '.jp2',
+  '.jpe',
+  '.jpeg',
+  '.jpg',
+  '.jxl',
+  '.pgm',
+  '.png',
+  '.ppm',
+  '.svg',
+  '.tga',
+  '.tif',
+  '.tiff',
+  '.webp',
+)
 
 
 def is_hidden(path: str) -> bool:
@@ -34,18 +66,23 @@ def is_hidden(path: str) -> bool:
   Returns:
     Whether one of its parts is.
   """
-  return any(part.startswith('.') and part != '..' or part.lower() in _SYSTEM
-             for part in files.normal(path).split('/'))
+  return any(
+    part.startswith('.') and part != '..' or part.lower() in _SYSTEM
+    for part in files.normal(path).split('/')
+  )
 
 
 def is_same(one: str, other: str) -> bool:
   """Whether two paths lead to the same file or folder."""
-  return one == other or ('://' not in one + other and
-                          os.path.realpath(one) == os.path.realpath(other))
+  return one == other or (
+    '://' not in one + other
+    and os.path.realpath(one) == os.path.realpath(other)
+  )
 
 
-def find(folder: str, types: Sequence[str], but: str = '',
-         log: bool = True) -> list[tuple[str, int]]:
+def find(
+  folder: str, types: Sequence[str], but: str = '', log: bool = True
+) -> list[tuple[str, int]]:
   """Finds files in a folder and below.
 
   Hidden files and folders are passed over, and so are links to a folder that
@@ -66,12 +103,21 @@ def find(folder: str, types: Sequence[str], but: str = '',
     ValueError: it is not a folder, or one below cannot be read.
   """
   if not tf.io.gfile.isdir(folder):
-    raise ValueError(f'{folder} is not a folder; expected one with files '
-                     f'({", ".join(types)}).')
+    raise ValueError(
+      f'{folder} is not a folder; expected one with files ({", ".join(types)}).'
+    )
   found, passed_over = [], collections.defaultdict(list)
-  walk = _remote(folder) if '://' in folder else _local(
-      folder, '', [os.path.realpath(folder)], but and os.path.realpath(but),
-      passed_over)
+  walk = (
+    _remote(folder)
+    if '://' in folder
+    else _local(
+      folder,
+      '',
+      [os.path.realpath(folder)],
+      but and os.path.realpath(but),
+      passed_over,
+    )
+  )
   for path, size in walk:
     name = path.lower()
     if is_hidden(path):
@@ -84,9 +130,14 @@ def find(folder: str, types: Sequence[str], but: str = '',
     elif name.endswith(_PICTURES):
       passed_over['pictures of other kinds'].append(path)
   if log and passed_over:
-    logging.warning('%s: passed over %s.', folder, '; '.join(
+    logging.warning(
+      '%s: passed over %s.',
+      folder,
+      '; '.join(
         f'{what} ({len(paths)}: {paths[0]}{", ..." * (len(paths) > 1)})'
-        for what, paths in sorted(passed_over.items())))
+        for what, paths in sorted(passed_over.items())
+      ),
+    )
   return sorted(found)
 
 
@@ -103,12 +154,15 @@ def _remote(folder: str) -> Iterator[tuple[str, int]]:
   for path, _, names in tf.io.gfile.walk(folder):
     for name in names:
       whole = os.path.join(path, name)
-      yield (os.path.relpath(whole, folder).replace(os.sep, '/'),
-             tf.io.gfile.stat(whole).length)
+      yield (
+        os.path.relpath(whole, folder).replace(os.sep, '/'),
+        tf.io.gfile.stat(whole).length,
+      )
 
 
-def _local(folder: str, below: str, above: list[str], but: str,
-           passed_over) -> Iterator[tuple[str, int]]:
+def _local(
+  folder: str, below: str, above: list[str], but: str, passed_over
+) -> Iterator[tuple[str, int]]:
   """Walks through a folder, following links.
 
   Args:
@@ -125,8 +179,10 @@ def _local(folder: str, below: str, above: list[str], but: str,
     with os.scandir(os.path.join(folder, below)) as entries:
       names = sorted(entry.name for entry in entries)
   except OSError as e:
-    raise ValueError(f'{os.path.join(folder, below)} cannot be read '
-                     f'({e.strerror}); expected a readable folder.') from None
+    raise ValueError(
+      f'{os.path.join(folder, below)} cannot be read '
+      f'({e.strerror}); expected a readable folder.'
+    ) from None
   for name in names:
     path = f'{below}/{name}' if below else name
     whole = os.path.join(folder, path)

@@ -13,11 +13,22 @@ import zlib
 import numpy as np
 from PIL import ExifTags
 from PIL import Image
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 # File names, in lower case, that are taken for pictures.
-ENDINGS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.webp', '.gif',
-           '.bmp', '.tif', '.tiff')
+ENDINGS = (
+  '.jpg',
+  '.jpeg',
+  '.jpe',
+  '.jfif',
+  '.mpo',
+  '.png',
+  '.webp',
+  '.gif',
+  '.bmp',
+  '.tif',
+  '.tiff',
+)
 
 # What builders count where `as_seen` had to encode an image.
 ANEW = 'images: encoded anew, as people see them'
@@ -33,18 +44,31 @@ _ROUNDING = 2
 # zlib's fastest: four times as fast as its usual, for a tenth more bytes.
 _COMPRESSION = 1
 # What Pillow's readers are known to raise for damaged files.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError,
-           ArithmeticError, AttributeError, AssertionError, MemoryError,
-           RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)
+_DAMAGE = (
+  OSError,
+  SyntaxError,
+  ValueError,
+  TypeError,
+  LookupError,
+  EOFError,
+  ArithmeticError,
+  AttributeError,
+  AssertionError,
+  MemoryError,
+  RuntimeError,
+  struct.error,
+  zlib.error,
+  Image.DecompressionBombError,
+)
 # What a viewer does to an array of pixels, by EXIF orientation.
 _TURNS = {
-    2: np.fliplr,
-    3: lambda pixels: np.rot90(pixels, 2),
-    4: np.flipud,
-    5: lambda pixels: np.swapaxes(pixels, 0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: np.swapaxes(np.rot90(pixels, 2), 0, 1),
-    8: np.rot90,
+  2: np.fliplr,
+  3: lambda pixels: np.rot90(pixels, 2),
+  4: np.flipud,
+  5: lambda pixels: np.swapaxes(pixels, 0, 1),
+  6: lambda pixels: np.rot90(pixels, -1),
+  7: lambda pixels: np.swapaxes(np.rot90(pixels, 2), 0, 1),
+  8: np.rot90,
 }
 # Orientations that exchange height and width.
 _SIDEWAYS = (5, 6, 7, 8)
@@ -52,6 +76,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 class Shape(NamedTuple):
   """What an encoded picture says of itself, sizes in pixels."""
+
   height: int
   width: int
   channels: int
@@ -60,8 +85,11 @@ class Shape(NamedTuple):
 
 def _unreadable(error: Exception) -> ValueError:
   # Pillow's own words would hold the address of an object.
-  detail = ('unknown format' if isinstance(error, Image.UnidentifiedImageError)
-            else error)
+  detail = (
+    'unknown format'
+    if isinstance(error, Image.UnidentifiedImageError)
+    else error
+  )
   return ValueError(f'not a readable {_NAMES} ({detail})')
 
 
@@ -81,16 +109,19 @@ def _load(encoded: bytes) -> Image.Image:
   picture = _open(encoded)
   if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
     raise ValueError(
-        f'a picture of {picture.width} x {picture.height} pixels; expected at '
-        f'most {Image.MAX_IMAGE_PIXELS} in all')
+      f'a picture of {picture.width} x {picture.height} pixels; expected at '
+      f'most {Image.MAX_IMAGE_PIXELS} in all'
+    )
   try:
     frames = 1 if picture.format == 'JPEG' else getattr(picture, 'n_frames', 1)
     picture.load()
   except _DAMAGE as e:
     raise _unreadable(e) from None
   if frames > 1:
-    raise ValueError(f'a {picture.format} of {frames} frames or pages; '
-                     'expected one picture. Save the one that people saw')
+    raise ValueError(
+      f'a {picture.format} of {frames} frames or pages; '
+      'expected one picture. Save the one that people saw'
+    )
   return picture
 
 
@@ -122,8 +153,9 @@ def shape(encoded: bytes) -> Shape:
     ValueError: it is not a picture.
   """
   picture = _open(encoded)
-  return Shape(picture.height, picture.width, len(picture.getbands()),
-               picture.format)
+  return Shape(
+    picture.height, picture.width, len(picture.getbands()), picture.format
+  )
 
 
 def size_as_seen(encoded: bytes) -> tuple[int, int]:
@@ -159,9 +191,11 @@ def _as_bytes(pixels: np.ndarray) -> np.ndarray:
   low, high = pixels.min(), pixels.max()
   # Not a comparison of `low < 0 or high > 255`: NaN must not pass.
   if not (low >= 0 and high <= 255):
-    raise ValueError(f'an image with values from {low} to {high}; expected '
-                     'values in 0..255, or in 0..1')
-  scale = 255. if high <= 1 else 1.
+    raise ValueError(
+      f'an image with values from {low} to {high}; expected '
+      'values in 0..255, or in 0..1'
+    )
+  scale = 255.0 if high <= 1 else 1.0
   return np.round(pixels.astype(np.float64) * scale).astype(np.uint8)
 
 
@@ -192,7 +226,8 @@ def encode_image(pixels: np.ndarray, jpeg_quality: int = 0) -> bytes:
   if pixels.ndim == 3 and pixels.shape[-1] == 1:
     pixels = pixels[..., 0]
   if pixels.size == 0 or not (
-      pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[-1] == 3):
+    pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[-1] == 3
+  ):
     raise ValueError(f'an image of shape {pixels.shape}')
   return _encode(_as_bytes(pixels), jpeg_quality)
 
@@ -207,11 +242,12 @@ def _deep(picture: Image.Image) -> tuple[np.ndarray, int]:
   tags = getattr(picture, 'tag_v2', {})
   # Older versions of Pillow read the 16 bits of a PNG as mode I.
   sixteen = picture.mode not in 'IF' or picture.format == 'PNG'
-  white = 2**tags.get(258, (16,))[0] - 1 if sixteen else 0
+  white = 2 ** tags.get(258, (16,))[0] - 1 if sixteen else 0
   if tags.get(262) == 0:  # White is zero, which Pillow only heeds in 8 bits.
     if not white:
-      raise ValueError('a picture of 32 bits in which white is 0; expected '
-                       'black to be 0')
+      raise ValueError(
+        'a picture of 32 bits in which white is 0; expected black to be 0'
+      )
     values = white - values
   return values, white
 
@@ -224,13 +260,14 @@ def _colours(picture: Image.Image) -> np.ndarray:
     if not white and 4096 <= values.max() <= 65535:
       white = 65535
     if white:
-      values = values * (255. / white)
+      values = values * (255.0 / white)
       # Rounded already, so that a black picture is not taken for one in 0..1.
       values = np.round(values).clip(0, 255).astype(np.uint8)
     return np.stack([_as_bytes(values)] * 3, axis=-1)
   if picture.mode not in _MODES:
-    raise ValueError(f'an image with {picture.mode} pixels; expected grey or '
-                     'colours')
+    raise ValueError(
+      f'an image with {picture.mode} pixels; expected grey or colours'
+    )
   if picture.has_transparency_data:
     white = Image.new('RGBA', picture.size, 'white')
     white.alpha_composite(picture.convert('RGBA'))
@@ -273,11 +310,17 @@ def as_seen(encoded: bytes, jpeg_quality: int = 0) -> bytes:
     ValueError: it is not such a picture.
   """
   picture = _load(encoded)
-  plain = (picture.format == 'JPEG' or
-           picture.format == 'PNG' and _depth_of_png(encoded) == 8)
-  if (plain and picture.mode in ('L', 'RGB') and
-      not picture.has_transparency_data and
-      _orientation(picture) not in _TURNS):
+  plain = (
+    picture.format == 'JPEG'
+    or picture.format == 'PNG'
+    and _depth_of_png(encoded) == 8
+  )
+  if (
+    plain
+    and picture.mode in ('L', 'RGB')
+    and not picture.has_transparency_data
+    and _orientation(picture) not in _TURNS
+  ):
     return encoded
   return _encode(_turn(_colours(picture), picture), jpeg_quality)
 
@@ -307,14 +350,17 @@ def as_map(values: np.ndarray) -> np.ndarray:
   if values.ndim == 3 and values.size:
     if (values != values[..., :1]).any():
       raise ValueError(
-          f'a map of shape {found}, whose channels differ; expected one '
-          'channel, or equal ones: colours are not values')
+        f'a map of shape {found}, whose channels differ; expected one '
+        'channel, or equal ones: colours are not values'
+      )
     values = values[..., 0]
   if values.ndim != 2 or not values.size:
     raise ValueError(f'a map of shape {found}; expected (height, width)')
   if not np.isfinite(values).all() or values.min() < 0:
-    raise ValueError(f'a map with values from {values.min()} to '
-                     f'{values.max()}; expected finite ones from 0')
+    raise ValueError(
+      f'a map with values from {values.min()} to '
+      f'{values.max()}; expected finite ones from 0'
+    )
   if values.dtype.kind == 'u' and values.dtype.itemsize <= 2:
     return values.astype(values.dtype.newbyteorder('='))
   # Widened and divided first: half precision ends at 65504, and 65535 over a
@@ -341,13 +387,20 @@ def encode_map(values: np.ndarray) -> bytes:
   """
   stored = as_map(values)
   if stored.dtype == np.float64:
-    stored = np.round(stored * 65535.).astype(np.uint16)
+    stored = np.round(stored * 65535.0).astype(np.uint16)
   if stored.min() == stored.max():
     constant = values.min() == values.max()
     raise ValueError(
-        'a map without contrast' + ('' if constant else (
-            f': its values, from {values.min()} to {values.max()}, are equal '
-            'in 16 bits; subtract the least')))
+      'a map without contrast'
+      + (
+        ''
+        if constant
+        else (
+          f': its values, from {values.min()} to {values.max()}, are equal '
+          'in 16 bits; subtract the least'
+        )
+      )
+    )
   return _encode(stored, 0)
 
 
@@ -379,11 +432,15 @@ def decode_map(encoded: bytes) -> np.ndarray:
     rgba = np.asarray(picture.convert('RGBA'))
     channels, alpha = rgba[..., :3], rgba[..., 3]
   if alpha is not None and alpha.min() < 255:
-    raise ValueError('a map that is transparent in places; expected an opaque '
-                     'one. Save it without an alpha channel')
+    raise ValueError(
+      'a map that is transparent in places; expected an opaque '
+      'one. Save it without an alpha channel'
+    )
   # Lossy formats round each channel for itself.
   slack = _ROUNDING if picture.format in ('JPEG', 'WEBP') else 0
   if np.ptp(channels, axis=-1).max() > slack:
-    raise ValueError('a map in colour; expected grey, or equal channels. Save '
-                     'its values, not a drawing of them')
+    raise ValueError(
+      'a map in colour; expected grey, or equal channels. Save '
+      'its values, not a drawing of them'
+    )
   return _turn(channels[..., channels.shape[-1] // 2], picture)

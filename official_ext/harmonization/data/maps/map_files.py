@@ -3,10 +3,10 @@
 import os
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
-from official_ext.harmonization.data.maps import npz
 from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.data.maps import npz
 
 IMAGE_TYPES = image_codec.ENDINGS
 MAP_TYPES = (*image_codec.ENDINGS, '.npy', '.npz')

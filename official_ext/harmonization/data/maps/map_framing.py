@@ -12,16 +12,25 @@ _SLACK = 0.01
 
 def define_flag():
   """Defines --framing."""
-  flags.DEFINE_enum('framing', 'same', FRAMINGS, 'What a map shows: what its '
-                    'image shows; the image squeezed to the map\'s shape; or '
-                    'the image\'s largest central square.')
+  flags.DEFINE_enum(
+    'framing',
+    'same',
+    FRAMINGS,
+    'What a map shows: what its '
+    "image shows; the image squeezed to the map's shape; or "
+    "the image's largest central square.",
+  )
 
 
 def _agree(rows: int, columns: int, height: int, width: int) -> bool:
   """Whether one factor brings an image to a map's shape, but for the slack."""
-  scales = [((side - _ROUNDING - _SLACK * side) / of,
-             (side + _ROUNDING + _SLACK * side) / of)
-            for side, of in ((rows, height), (columns, width))]
+  scales = [
+    (
+      (side - _ROUNDING - _SLACK * side) / of,
+      (side + _ROUNDING + _SLACK * side) / of,
+    )
+    for side, of in ((rows, height), (columns, width))
+  ]
   return max(low for low, _ in scales) <= min(high for _, high in scales)
 
 
@@ -39,16 +48,21 @@ def check(rows: int, columns: int, height: int, width: int):
   """
   if _agree(rows, columns, height, width):
     return
-  hint = ('; its rows and columns may be exchanged'
-          if _agree(columns, rows, height, width) else '')
+  hint = (
+    '; its rows and columns may be exchanged'
+    if _agree(columns, rows, height, width)
+    else ''
+  )
   raise ValueError(
-      f'map of {rows}x{columns} pixels, image of {height}x{width}{hint}; '
-      'expected the same aspect ratio. Say by --framing if the map shows the '
-      'image stretched, or its central square')
+    f'map of {rows}x{columns} pixels, image of {height}x{width}{hint}; '
+    'expected the same aspect ratio. Say by --framing if the map shows the '
+    'image stretched, or its central square'
+  )
 
 
-def fit(values: np.ndarray, height: int, width: int,
-        framing: str) -> np.ndarray:
+def fit(
+  values: np.ndarray, height: int, width: int, framing: str
+) -> np.ndarray:
   """Gives a map the framing of an image.
 
   Args:
@@ -75,10 +89,12 @@ def fit(values: np.ndarray, height: int, width: int,
     return values
   if rows != columns:
     raise ValueError(
-        f'map of {rows}x{columns} pixels; no central square has that shape')
+      f'map of {rows}x{columns} pixels; no central square has that shape'
+    )
   short = min(height, width)
-  canvas = np.zeros((round(rows * height / short), round(rows * width / short)),
-                    values.dtype)
+  canvas = np.zeros(
+    (round(rows * height / short), round(rows * width / short)), values.dtype
+  )
   top, left = (canvas.shape[0] - rows) // 2, (canvas.shape[1] - rows) // 2
-  canvas[top:top + rows, left:left + rows] = values
+  canvas[top : top + rows, left : left + rows] = values
   return canvas

@@ -1,18 +1,19 @@
 """Finds the map of an image by the image's id, and fits it to the image."""
 
+from collections.abc import Iterator
 import os
 import posixpath
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf import message
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 from tensorflow.python.lib.io import tf_record
 
 from official_ext.harmonization import files
 from official_ext.harmonization.data.maps import folders
+from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.data.maps import map_files
 from official_ext.harmonization.data.maps import map_framing
-from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.data.records import record_files
 from official_ext.harmonization.data.records import record_reader
 from official_ext.harmonization.data.records import record_writer
@@ -22,6 +23,7 @@ _MAP = 'image/heatmap/'
 
 class Place(NamedTuple):
   """Where a map is: a file, and the offset of a record in it or -1."""
+
   file: str
   offset: int = -1
 
@@ -67,16 +69,19 @@ def examples(path: str) -> Iterator[tuple[str, int, tf.train.Example]]:
       except message.DecodeError:
         problem = 'it is no tf.train.Example'
     if problem:
-      raise ValueError(f'{where}, at byte {record.offset}: {problem}. Repair '
-                       'or remove it.')
+      raise ValueError(
+        f'{where}, at byte {record.offset}: {problem}. Repair or remove it.'
+      )
     yield where, record.offset, example
 
 
 def _add(index, name, place):
   """Notes a map, unless there is another of the same image."""
   if name in index:
-    raise ValueError(f'{index[name]} and {place} are both maps of image '
-                     f'{name}: leave one of them.')
+    raise ValueError(
+      f'{index[name]} and {place} are both maps of image '
+      f'{name}: leave one of them.'
+    )
   index[name] = place
 
 
@@ -118,8 +123,10 @@ def of_records(pattern: str, key: str) -> dict[str, Place]:
         continue
       name = image_id(text(example, key))
       if not name:
-        raise ValueError(f'{where} has no {key}: name the field that holds the '
-                         'image\'s name by --map_key.')
+        raise ValueError(
+          f'{where} has no {key}: name the field that holds the '
+          "image's name by --map_key."
+        )
       _add(index, name, Place(file, offset))
   return index
 
@@ -168,10 +175,18 @@ def fit(fields: dict, height: int, width: int, framing: str) -> dict:
   if framing == 'stretched':
     return fields
   if framing == 'same':
-    map_framing.check(fields[f'{_MAP}height'], fields[f'{_MAP}width'], height,
-                      width)
+    map_framing.check(
+      fields[f'{_MAP}height'], fields[f'{_MAP}width'], height, width
+    )
     return fields
-  encoded = image_codec.encode_map(map_framing.fit(
-      image_codec.decode_map(fields[f'{_MAP}encoded']), height, width, framing))
-  return {**fields, **record_writer.map_fields(
-      encoded, fields.get(f'{_MAP}source', b'').decode())}
+  encoded = image_codec.encode_map(
+    map_framing.fit(
+      image_codec.decode_map(fields[f'{_MAP}encoded']), height, width, framing
+    )
+  )
+  return {
+    **fields,
+    **record_writer.map_fields(
+      encoded, fields.get(f'{_MAP}source', b'').decode()
+    ),
+  }

@@ -4,27 +4,27 @@ A source lists names (`names`), says by a checksum what it holds
 (`fingerprint`, of its `inventory`) and loads one image at a time (`sample`).
 """
 
+from collections.abc import Iterable, Sequence
 import dataclasses
 import hashlib
 import io
 import os
-from typing import Iterable, Optional, Sequence
 import zipfile
 import zlib
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
-from official_ext.harmonization.data.records import class_labels
 from official_ext.harmonization.data.maps import click_files
 from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.data.maps import folders
+from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.data.maps import map_files
 from official_ext.harmonization.data.maps import map_framing
 from official_ext.harmonization.data.maps import npz
 from official_ext.harmonization.data.maps import pairs
-from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.data.records import class_labels
 
 
 class Unusable(Exception):
@@ -54,13 +54,14 @@ class Sample:
       happened.
     rows: name, reason and detail of rows that were left out.
   """
+
   image: bytes
   filename: str
   label: int
   heatmap: np.ndarray
   source: str
-  clicks: Optional[int] = None
-  participants: Optional[int] = None
+  clicks: int | None = None
+  participants: int | None = None
   counts: dict[str, int] = dataclasses.field(default_factory=dict)
   rows: Sequence[tuple[str, str, str]] = ()
 
@@ -69,7 +70,8 @@ def _fitted(values: np.ndarray, image: bytes, framing: str) -> np.ndarray:
   """Returns a map in its image's framing, or raises `Unusable`."""
   try:
     return map_framing.fit(
-        image_codec.as_map(values), *image_codec.shape(image)[:2], framing)
+      image_codec.as_map(values), *image_codec.shape(image)[:2], framing
+    )
   except ValueError as e:
     raise Unusable('map not usable', e) from None
 
@@ -87,8 +89,13 @@ class NpzFiles:
   kind = 'clickme'
   _FIELDS = {'image': True, 'heatmap': True, 'label': True}
 
-  def __init__(self, path: str, jpeg_quality: int = 0,
-               trust_pickle: bool = False, framing: str = 'same'):
+  def __init__(
+    self,
+    path: str,
+    jpeg_quality: int = 0,
+    trust_pickle: bool = False,
+    framing: str = 'same',
+  ):
     """Initializes the source.
 
     Args:
@@ -117,17 +124,23 @@ class NpzFiles:
     if tf.io.gfile.isdir(self._path):
       return folders.find(self._path, ('.npz',))
     try:
-      found = sorted((i.filename, (i.file_size, i.CRC))
-                     for i in self._zip().infolist()
-                     if i.filename.lower().endswith('.npz')
-                     and not folders.is_hidden(i.filename))
+      found = sorted(
+        (i.filename, (i.file_size, i.CRC))
+        for i in self._zip().infolist()
+        if i.filename.lower().endswith('.npz')
+        and not folders.is_hidden(i.filename)
+      )
     except (zipfile.BadZipFile, tf.errors.OpError) as e:
-      raise ValueError(f'{self._path} is neither a folder nor a readable zip '
-                       f'file ({e}): check --npz.') from None
+      raise ValueError(
+        f'{self._path} is neither a folder nor a readable zip '
+        f'file ({e}): check --npz.'
+      ) from None
     for (name, _), (following, _) in zip(found, found[1:]):
       if name == following:  # A zip file may; only the last can be read.
-        raise ValueError(f'{self._path} holds {name} twice; expected one file '
-                         'of a name. Remove one of them.')
+        raise ValueError(
+          f'{self._path} holds {name} twice; expected one file '
+          'of a name. Remove one of them.'
+        )
     return found
 
   def names(self) -> list[str]:
@@ -146,29 +159,49 @@ class NpzFiles:
     """Loads one image; raises `Unusable` where it must be left out."""
     try:
       content = (
-          map_files.read_file(self._path, name)
-          if tf.io.gfile.isdir(self._path) else self._zip().read(name))
+        map_files.read_file(self._path, name)
+        if tf.io.gfile.isdir(self._path)
+        else self._zip().read(name)
+      )
       arrays = npz.load(io.BytesIO(content), name, self._FIELDS, self._trust)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError,
-            tf.errors.OpError) as e:
+    except (
+      zipfile.BadZipFile,
+      zlib.error,
+      RuntimeError,
+      ValueError,
+      tf.errors.OpError,
+    ) as e:
       raise Unusable('npz not readable', e) from None
     label = np.asarray(arrays['label'])
-    if label.size != 1 or label.dtype.kind not in 'iuf' or (
-        label.item() % 1 != 0):
+    if (
+      label.size != 1
+      or label.dtype.kind not in 'iuf'
+      or (label.item() % 1 != 0)
+    ):
       raise Unusable('no label', f'label is {label!r}, not one whole number')
     try:
       image = image_codec.encode_image(arrays['image'], self._quality)
     except ValueError as e:
       raise Unusable('image not usable', e) from None
-    return Sample(image, name, int(label.item()),
-                  _fitted(arrays['heatmap'], image, self._framing), self.kind)
+    return Sample(
+      image,
+      name,
+      int(label.item()),
+      _fitted(arrays['heatmap'], image, self._framing),
+      self.kind,
+    )
 
 
 class _Folder:
   """Images of a folder, with their classes."""
 
-  def __init__(self, folder: str, labels: class_labels.Labels,
-               jpeg_quality: int, prefix: str = ''):
+  def __init__(
+    self,
+    folder: str,
+    labels: class_labels.Labels,
+    jpeg_quality: int,
+    prefix: str = '',
+  ):
     self._folder = folder
     self._labels = labels
     self._quality = jpeg_quality
@@ -181,7 +214,8 @@ class _Folder:
       raise Unusable('image outside --image_dir', path)
     try:
       return map_files.read_file(
-          folders.locate(self._folder, inside, self._prefix))
+        folders.locate(self._folder, inside, self._prefix)
+      )
     except tf.errors.NotFoundError:
       raise Unusable('image not found', path) from None
     except (tf.errors.OpError, OSError) as e:
@@ -207,10 +241,16 @@ class Pictures(_Folder):
 
   kind = 'pictures'
 
-  def __init__(self, image_dir: str, map_dir: str,
-               labels: class_labels.Labels, image_suffix: str = '',
-               map_suffix: str = '', jpeg_quality: int = 0,
-               framing: str = 'same'):
+  def __init__(
+    self,
+    image_dir: str,
+    map_dir: str,
+    labels: class_labels.Labels,
+    image_suffix: str = '',
+    map_suffix: str = '',
+    jpeg_quality: int = 0,
+    framing: str = 'same',
+  ):
     """Initializes the source.
 
     Args:
@@ -227,7 +267,8 @@ class Pictures(_Folder):
     self._framing = framing
     self._map_dir = map_dir
     self._pairs, self._seen = pairs.find(
-        image_dir, map_dir, image_suffix, map_suffix)
+      image_dir, map_dir, image_suffix, map_suffix
+    )
 
   def names(self) -> list[str]:
     """Returns what images and maps have in common, sorted."""
@@ -257,25 +298,39 @@ class Pictures(_Folder):
     path = os.path.join(self._map_dir, heatmap)
     try:
       if pairs.is_same_file(found, path):
-        raise ValueError(f'{path} is the same file as its image {image}, or a '
-                         'copy of it')
+        raise ValueError(
+          f'{path} is the same file as its image {image}, or a copy of it'
+        )
       values = map_files.read_map(path)
     except (tf.errors.OpError, OSError) as e:
       raise Unusable('map not readable', e) from None
     except ValueError as e:
       raise Unusable('map not usable', e) from None
-    return Sample(encoded, name + os.path.splitext(image)[1],
-                  self.label(image), _fitted(values, encoded, self._framing),
-                  self.kind, counts=counts)
+    return Sample(
+      encoded,
+      name + os.path.splitext(image)[1],
+      self.label(image),
+      _fitted(values, encoded, self._framing),
+      self.kind,
+      counts=counts,
+    )
 
 
 class Clicks(_Folder):
   """Images of a folder, and people's clicks on them."""
 
-  def __init__(self, image_dir: str, labels: class_labels.Labels,
-               rules: clicks.Rules, frame: Optional[int], kind: str,
-               table: Optional[click_files.Table] = None, prefix: str = '',
-               jpeg_quality: int = 0, framing: str = 'same'):
+  def __init__(
+    self,
+    image_dir: str,
+    labels: class_labels.Labels,
+    rules: clicks.Rules,
+    frame: int | None,
+    kind: str,
+    table: click_files.Table | None = None,
+    prefix: str = '',
+    jpeg_quality: int = 0,
+    framing: str = 'same',
+  ):
     """Initializes the source.
 
     Args:
@@ -315,7 +370,7 @@ class Clicks(_Folder):
     """Loads one image; raises `Unusable` where it must be left out."""
     return self.from_rows(name, self._table.rows(name))
 
-  def size(self, name: str) -> Optional[tuple[int, int]]:
+  def size(self, name: str) -> tuple[int, int] | None:
     """Returns an image's height and width as seen; None if it is not usable."""
     try:
       return image_codec.size_as_seen(self.read(name))
@@ -336,26 +391,41 @@ class Clicks(_Folder):
       Unusable: it must be left out.
     """
     if not name:
-      raise Unusable('image_path is empty',
-                     f'{len(rows)} rows, the first is {rows[0].place}')
+      raise Unusable(
+        'image_path is empty', f'{len(rows)} rows, the first is {rows[0].place}'
+      )
     encoded, counts = self.seen(self.read(name))
     height, width = (
-        self._frame or side for side in image_codec.shape(encoded)[:2])
+      self._frame or side for side in image_codec.shape(encoded)[:2]
+    )
     made = clicks.click_map(rows, height, width, self._rules)
     counts.update(made.left_out)
-    unreadable = [(place, 'row: unreadable', f'{name}: {problem}')
-                  for place, problem in made.unreadable]
+    unreadable = [
+      (place, 'row: unreadable', f'{name}: {problem}')
+      for place, problem in made.unreadable
+    ]
     if made.values is None:
-      raise Unusable('too few participants', f'{made.participants} left',
-                     counts, unreadable)
+      raise Unusable(
+        'too few participants', f'{made.participants} left', counts, unreadable
+      )
     recorded = sorted({row.label for row in rows})
     if len(recorded) > 1:
-      raise Unusable('no label', f'its rows name the classes {recorded}',
-                     counts, unreadable)
+      raise Unusable(
+        'no label', f'its rows name the classes {recorded}', counts, unreadable
+      )
     try:
       label = self.label(name, recorded[0])
       values = _fitted(made.values, encoded, self._framing)
     except Unusable as e:
       raise Unusable(e.reason, e.detail, counts, unreadable) from None
-    return Sample(encoded, name, label, values, self.kind, made.clicks,
-                  made.participants, counts, unreadable)
+    return Sample(
+      encoded,
+      name,
+      label,
+      values,
+      self.kind,
+      made.clicks,
+      made.participants,
+      counts,
+      unreadable,
+    )

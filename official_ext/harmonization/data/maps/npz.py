@@ -2,20 +2,30 @@
 
 import io
 import tokenize
+from typing import Any, BinaryIO
 import zipfile
 import zlib
-from typing import Any, BinaryIO
 
 import numpy as np
 
 _ZIP = b'PK\x03\x04'
 # What numpy raises for arrays that are damaged, or larger than the memory.
-_DAMAGE = (ValueError, EOFError, MemoryError, OverflowError, TypeError,
-           SyntaxError, LookupError, RuntimeError, tokenize.TokenError)
+_DAMAGE = (
+  ValueError,
+  EOFError,
+  MemoryError,
+  OverflowError,
+  TypeError,
+  SyntaxError,
+  LookupError,
+  RuntimeError,
+  tokenize.TokenError,
+)
 
 
-def load(file: BinaryIO, name: str, fields: dict[str, bool],
-         trust_pickle: bool = False) -> dict[str, Any]:
+def load(
+  file: BinaryIO, name: str, fields: dict[str, bool], trust_pickle: bool = False
+) -> dict[str, Any]:
   """Reads arrays of an npz file.
 
   Args:
@@ -39,11 +49,13 @@ def load(file: BinaryIO, name: str, fields: dict[str, bool],
     raise ValueError(f'{name} is no npz file')
   try:
     with np.load(file, allow_pickle=trust_pickle) as arrays:
-      missing = [f for f, needed in fields.items()
-                 if needed and f not in arrays]
+      missing = [
+        f for f, needed in fields.items() if needed and f not in arrays
+      ]
       if missing:
         raise ValueError(
-            f'{name} has no array {missing[0]}, only {", ".join(arrays.files)}')
+          f'{name} has no array {missing[0]}, only {", ".join(arrays.files)}'
+        )
       return {f: _array(arrays, f, name) for f in fields if f in arrays}
   except (zipfile.BadZipFile, zlib.error, *_DAMAGE[1:]) as e:
     raise ValueError(f'{name} is no readable npz file ({e})') from None
@@ -64,10 +76,11 @@ def _array(arrays, field: str, name: str) -> np.ndarray:
 
 def _untrusted(what: str) -> PermissionError:
   return PermissionError(
-      f'{what} holds Python objects, which only unpickling can read, and a '
-      'pickle runs whatever code its author put into it: if you made the file '
-      'yourself, or would run a program of the one who did, add '
-      '--trust_pickle.')
+    f'{what} holds Python objects, which only unpickling can read, and a '
+    'pickle runs whatever code its author put into it: if you made the file '
+    'yourself, or would run a program of the one who did, add '
+    '--trust_pickle.'
+  )
 
 
 def single(array: bytes, name: str) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Raw clicks as maps of single participants, image by image."""
 
 import collections
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 import tqdm
 
 from official_ext.harmonization import files
@@ -12,8 +12,8 @@ from official_ext.harmonization.data.maps import click_files
 from official_ext.harmonization.data.maps import click_frames
 from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.data.maps import folders
-from official_ext.harmonization.data.maps import map_files
 from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.data.maps import map_files
 
 # Images whose clicks are looked at before all are.
 _LOOKED_AT = 1000
@@ -32,9 +32,16 @@ class ParticipantMaps:
     shapes: height and width of the frame of each image's clicks.
   """
 
-  def __init__(self, table: click_files.Table, names: Sequence[str],
-               rules: clicks.Rules, size: int, frame: int = 0,
-               image_dir: str = '', prefix: str = ''):
+  def __init__(
+    self,
+    table: click_files.Table,
+    names: Sequence[str],
+    rules: clicks.Rules,
+    size: int,
+    frame: int = 0,
+    image_dir: str = '',
+    prefix: str = '',
+  ):
     """Looks through the clicks once, behind a progress bar.
 
     Args:
@@ -62,8 +69,11 @@ class ParticipantMaps:
     self.left_out = collections.Counter()
     self.unreadable = []
     some = names[:_LOOKED_AT]
-    click_frames.check(((name, row) for name in some
-                        for row in table.rows(name)), self._shape, frame)
+    click_frames.check(
+      ((name, row) for name in some for row in table.rows(name)),
+      self._shape,
+      frame,
+    )
     for name in tqdm.tqdm(names, 'clicks', unit=' images', disable=None):
       people = self._people(name)
       self._counts[name] = len(people.points)
@@ -83,16 +93,20 @@ class ParticipantMaps:
       if not files.is_below(name):
         raise ValueError('it is not below that folder')
       encoded = map_files.read_file(
-          folders.locate(self._image_dir, name, self._prefix))
+        folders.locate(self._image_dir, name, self._prefix)
+      )
       return image_codec.size_as_seen(encoded)
     except (tf.errors.OpError, OSError, ValueError) as e:
-      raise ValueError(f'The size of {name} in --image_dir={self._image_dir} '
-                       f'is not known ({e}): give the folder of all images, or '
-                       '--click_frame.') from None
+      raise ValueError(
+        f'The size of {name} in --image_dir={self._image_dir} '
+        f'is not known ({e}): give the folder of all images, or '
+        '--click_frame.'
+      ) from None
 
   def _people(self, name: str) -> clicks.Participants:
     return clicks.participants(
-        self._table.rows(name), *self._shape(name), self._rules)
+      self._table.rows(name), *self._shape(name), self._rules
+    )
 
   def names(self) -> list[str]:
     """Returns the images, in the order in which they were given."""
@@ -106,10 +120,13 @@ class ParticipantMaps:
     """Returns an image's maps, float32 (P, size, size)."""
     shape = self._shape(name)
     people = self._people(name)
-    maps = np.stack([
+    maps = np.stack(
+      [
         clicks.blur(clicks.count(points, *shape), self._rules.blur)
         for points in people.points.values()
-    ])
+      ]
+    )
     # As in evaluation: bilinear, and not smoothed before.
-    return tf.image.resize(
-        maps[..., np.newaxis], (self._size, self._size))[..., 0].numpy()
+    return tf.image.resize(maps[..., np.newaxis], (self._size, self._size))[
+      ..., 0
+    ].numpy()

@@ -1,13 +1,13 @@
 """Which class an image is of: from a table, a column or its folder."""
 
 import collections
+from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 import json
 import os
 import posixpath
 import re
 import unicodedata
-from typing import Iterable, Mapping, Optional, Sequence
 
 from official_ext.harmonization import files
 from official_ext.harmonization import text_files
@@ -28,8 +28,11 @@ def strip_prefix(path: str, prefix: str) -> str:
     The rest; the path itself where it begins with others.
   """
   prefix = files.normal(prefix)
-  return path[len(prefix):].lstrip('/') if (
-      prefix and path.startswith(prefix.rstrip('/') + '/')) else path
+  return (
+    path[len(prefix) :].lstrip('/')
+    if (prefix and path.startswith(prefix.rstrip('/') + '/'))
+    else path
+  )
 
 
 class Labels:
@@ -40,8 +43,12 @@ class Labels:
       are only given as numbers.
   """
 
-  def __init__(self, table: Optional[Mapping[str, str]] = None,
-               names: Sequence[str] = (), prefix: str = ''):
+  def __init__(
+    self,
+    table: Mapping[str, str] | None = None,
+    names: Sequence[str] = (),
+    prefix: str = '',
+  ):
     """Initializes the classes.
 
     Args:
@@ -59,14 +66,16 @@ class Labels:
   def fingerprint(self) -> str:
     """Returns a checksum of the table and the names."""
     content = json.dumps(
-        [self.names, self._table, *filter(None, [self._prefix])],
-        sort_keys=True)
+      [self.names, self._table, *filter(None, [self._prefix])], sort_keys=True
+    )
     return hashlib.sha256(content.encode()).hexdigest()
 
   def inventory(self) -> dict[str, str]:
     """Returns what the checksum sums up: names and classes."""
-    return {**{f'class {i}': name for i, name in enumerate(self.names)},
-            **(self._table or {})}
+    return {
+      **{f'class {i}': name for i, name in enumerate(self.names)},
+      **(self._table or {}),
+    }
 
   def of(self, image: str, recorded: str = '') -> int:
     """Returns the class of an image.
@@ -92,19 +101,25 @@ class Labels:
     if text in self._numbers:
       return self._numbers[text]
     if not text:
-      raise ValueError(f'{image} has no class; expected a number or a name, or '
-                       'a folder of the class')
+      raise ValueError(
+        f'{image} has no class; expected a number or a name, or '
+        'a folder of the class'
+      )
     number = _NUMBER.fullmatch(text)
     if not number:
       raise ValueError(f'class {text!r} is neither a number nor a known name')
     # Names that are digits may be in any order.
     if any(map(_NUMBER.fullmatch, self.names)):
-      raise ValueError(f'class {text} is not one of the names, some of which '
-                       'are numbers themselves')
+      raise ValueError(
+        f'class {text} is not one of the names, some of which '
+        'are numbers themselves'
+      )
     label = int(number[1])
     if self.names and label >= len(self.names):
-      raise ValueError(f'class {label} is beyond the {len(self.names)} names; '
-                       f'expected 0 to {len(self.names) - 1} or a name')
+      raise ValueError(
+        f'class {label} is beyond the {len(self.names)} names; '
+        f'expected 0 to {len(self.names) - 1} or a name'
+      )
     return label
 
 
@@ -131,20 +146,23 @@ def folders(images: Iterable[str], prefix: str = '') -> list[str]:
   if len(numbers) < len(found):
     other = next(name for name in found if name not in numbers)
     raise ValueError(
-        f'Some folders of classes are numbers ({numbers[0]}) and others names '
-        f'({other}); expected one of both. Rename them, or name all classes in '
-        'the order of their numbers by --class_names.')
+      f'Some folders of classes are numbers ({numbers[0]}) and others names '
+      f'({other}); expected one of both. Rename them, or name all classes in '
+      'the order of their numbers by --class_names.'
+    )
   first = {}
   for name in numbers:
     if first.setdefault(int(name), name) != name:
       raise ValueError(
-          f'The folders {first[int(name)]} and {name} are the same number; '
-          'expected one folder of a class. Rename one.')
+        f'The folders {first[int(name)]} and {name} are the same number; '
+        'expected one folder of a class. Rename one.'
+      )
   return []
 
 
-def check_folders(places: Iterable[str], names: Sequence[str] = (),
-                  prefix: str = ''):
+def check_folders(
+  places: Iterable[str], names: Sequence[str] = (), prefix: str = ''
+):
   """Checks that the first folders of images can be those of classes.
 
   Args:
@@ -167,10 +185,11 @@ def check_folders(places: Iterable[str], names: Sequence[str] = (),
   if prefix and prefix.split('/')[0] != parts[0][0]:
     above = f'{prefix}/{above}'
   raise ValueError(
-      f'All images are in folders like {found[0]} and {found[1]} '
-      f'and would be of one class, {parts[0][0]}; expected a first folder for '
-      'each class. Name the folders above those of the classes by '
-      f'--strip_prefix={above}, or give the classes by --labels.')
+    f'All images are in folders like {found[0]} and {found[1]} '
+    f'and would be of one class, {parts[0][0]}; expected a first folder for '
+    'each class. Name the folders above those of the classes by '
+    f'--strip_prefix={above}, or give the classes by --labels.'
+  )
 
 
 def read(path: str) -> dict[str, str]:
@@ -188,20 +207,26 @@ def read(path: str) -> dict[str, str]:
   classes = {}
   with text_files.table(path) as table:
     if not {'image', 'label'} <= {*table.columns}:
-      raise ValueError(f'{path} has the columns {table.columns}: its first '
-                       'line must name image and label.')
+      raise ValueError(
+        f'{path} has the columns {table.columns}: its first '
+        'line must name image and label.'
+      )
     table.check(('image', 'label'))
     for row in table.rows:
       where = f'{path}, line {row.line}'
       image = files.normal(text_files.plain(row.cells['image']))
       label = text_files.plain(row.cells['label'])
       if row.problem or not image:
-        raise ValueError(f'{where}: {row.problem or "the image is empty"}; '
-                         'expected an image and its label. Repair or remove '
-                         'the line.')
+        raise ValueError(
+          f'{where}: {row.problem or "the image is empty"}; '
+          'expected an image and its label. Repair or remove '
+          'the line.'
+        )
       if classes.setdefault(image, label) != label:
-        raise ValueError(f'{where}: {image} has class {label} here and '
-                         f'{classes[image]} above: leave one.')
+        raise ValueError(
+          f'{where}: {image} has class {label} here and '
+          f'{classes[image]} above: leave one.'
+        )
   return classes
 
 
@@ -218,18 +243,22 @@ def read_names(path: str) -> list[str]:
     ValueError: the file is empty, a line between two is empty, or a name is in
       the file twice.
   """
-  names = [line.strip() for line in
-           text_files.read(path).rstrip().split('\n')]
+  names = [line.strip() for line in text_files.read(path).rstrip().split('\n')]
   if not any(names):
-    raise ValueError(f'{path} is empty; expected a name of a class on each '
-                     'line, class 0 first.')
+    raise ValueError(
+      f'{path} is empty; expected a name of a class on each '
+      'line, class 0 first.'
+    )
   if '' in names:
     # Skipped, it would shift the numbers of all that follow.
-    raise ValueError(f'{path}, line {names.index("") + 1} is empty; expected a '
-                     'name of a class on each line, class 0 first. Remove the '
-                     'line, or name the class.')
+    raise ValueError(
+      f'{path}, line {names.index("") + 1} is empty; expected a '
+      'name of a class on each line, class 0 first. Remove the '
+      'line, or name the class.'
+    )
   name, times = collections.Counter(names).most_common(1)[0]
   if times > 1:
-    raise ValueError(f'{path} holds {name} {times} times: every class needs a '
-                     'name of its own.')
+    raise ValueError(
+      f'{path} holds {name} {times} times: every class needs a name of its own.'
+    )
   return names

@@ -1,16 +1,17 @@
 """Recognizes the ClickMe release, whose human ceiling is known."""
 
+from collections.abc import Callable, Sequence
 import os
-from typing import Callable, Sequence
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.data import download_clickme
 from official_ext.harmonization.data.records import manifest
 
 
-def is_release(paths: Sequence[str],
-               digest: Callable[[str], str] = manifest.sha256) -> bool:
+def is_release(
+  paths: Sequence[str], digest: Callable[[str], str] = manifest.sha256
+) -> bool:
   """Says whether files are shards of the release.
 
   They are if the manifest that `data.download_clickme` wrote beside each names
@@ -47,7 +48,12 @@ def _shards(folder: str) -> dict[str, dict]:
   base, _, split = str(content.get('source')).rpartition('/')
   if base != download_clickme.BASE_URL:
     return {}
-  names = {f'{split}-{i}.tfrecords'
-           for i in range(download_clickme.SHARDS.get(split, 0))}
-  return {shard['file']: shard for shard in content['shards']
-          if shard['file'] in names}
+  names = {
+    f'{split}-{i}.tfrecords'
+    for i in range(download_clickme.SHARDS.get(split, 0))
+  }
+  return {
+    shard['file']: shard
+    for shard in content['shards']
+    if shard['file'] in names
+  }

@@ -1,12 +1,13 @@
 """Downloads one file, such as a shard of records, whole or not at all."""
 
 import base64
+from collections.abc import Callable
 import errno
 import hashlib
 import http.client
 import os
 import threading
-from typing import Any, Callable, Optional, Tuple
+from typing import Any
 import urllib.error
 import urllib.request
 
@@ -15,8 +16,8 @@ from official_ext.harmonization.data.records import record_reader
 
 _CHUNK = 1 << 16
 # Seconds before the first retry; twice as long before each further one.
-_DELAY = 1.
-_LONGEST_DELAY = 60.
+_DELAY = 1.0
+_LONGEST_DELAY = 60.0
 # Answers of a server that may be another one in a minute.
 _PASSING = (408, 429)
 # Failures of this machine, which no retry repairs.
@@ -34,9 +35,15 @@ class _Damaged(Exception):
 class Shard:
   """The download of one shard."""
 
-  def __init__(self, url: str, path: str, timeout: float,
-               progress: Callable[[int, int], None], stop: threading.Event,
-               read: Optional[Callable[[str], Tuple[int, str]]] = None):
+  def __init__(
+    self,
+    url: str,
+    path: str,
+    timeout: float,
+    progress: Callable[[int, int], None],
+    stop: threading.Event,
+    read: Callable[[str], tuple[int, str]] | None = None,
+  ):
     """Initializes the download.
 
     Args:
@@ -56,8 +63,7 @@ class Shard:
     self._size = self._total = 0
     self._md5 = None
 
-  def fetch(self, known: Optional[dict[str, Any]],
-            retries: int) -> dict[str, Any]:
+  def fetch(self, known: dict[str, Any] | None, retries: int) -> dict[str, Any]:
     """Makes the shard stand under its name.
 
     Args:
@@ -88,8 +94,9 @@ class Shard:
         most = max(most, self._on_disk())
         if failures > retries:
           raise DownloadError(
-              f'{self._url}: {_one_line(e)} ({failures} attempts in a row '
-              'brought nothing new)') from None
+            f'{self._url}: {_one_line(e)} ({failures} attempts in a row '
+            'brought nothing new)'
+          ) from None
       self._stop.wait(min(_DELAY * 2**failures, _LONGEST_DELAY))
 
   def _raise_if_final(self, error: Exception):
@@ -109,13 +116,13 @@ class Shard:
     except FileNotFoundError:
       return 0
 
-  def _count(self, size: int, total: Optional[int] = None):
+  def _count(self, size: int, total: int | None = None):
     """Shows how much of the shard is there, and how large it is."""
     total = self._total if total is None else total
     self._progress(size - self._size, total - self._total)
     self._size, self._total = size, total
 
-  def _present(self, known: Optional[dict[str, Any]]):
+  def _present(self, known: dict[str, Any] | None):
     """Describes the shard if it stands there whole; sets it aside if not."""
     if not os.path.exists(self._path):
       return None
@@ -140,8 +147,9 @@ class Shard:
     headers = {'Range': f'bytes={start}-'} if start else {}
     try:
       answer = urllib.request.urlopen(
-          urllib.request.Request(self._url, headers=headers),
-          timeout=self._timeout)
+        urllib.request.Request(self._url, headers=headers),
+        timeout=self._timeout,
+      )
     except urllib.error.HTTPError as e:
       if e.code == 416:
         # As long as the shard or longer, and yet not taken for whole.
@@ -152,8 +160,9 @@ class Shard:
       length = answer.headers.get('Content-Length', '')
       if not length.isdigit():
         raise DownloadError(
-            f'{self._url}: the server does not say how long it is, so that a '
-            'short answer could not be told')
+          f'{self._url}: the server does not say how long it is, so that a '
+          'short answer could not be told'
+        )
       self._md5 = _md5_of(answer.headers)
       end = start + int(length)
       self._count(start, end)
@@ -172,7 +181,8 @@ class Shard:
     if not said.startswith(f'bytes {start}-'):
       os.remove(self._partial)
       raise ConnectionError(
-          f'asked for bytes from {start} on, the server sent {said!r}')
+        f'asked for bytes from {start} on, the server sent {said!r}'
+      )
     return start
 
   def _verified_records(self) -> int:
@@ -210,7 +220,7 @@ def _one_line(error: Exception) -> str:
   return ' '.join(str(error).split()) or type(error).__name__
 
 
-def _md5_of(headers) -> Optional[bytes]:
+def _md5_of(headers) -> bytes | None:
   """Returns the MD5 of the whole file, where a Google bucket says it."""
   for header in headers.get_all('x-goog-hash', []):
     for part in header.split(','):

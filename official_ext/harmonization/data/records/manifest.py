@@ -1,26 +1,27 @@
 """What a folder of shards holds: manifest.json, with counts and checksums.
 
+{
+  "shards": [
     {
-      "shards": [
-        {
-          "bytes": 123456789,
-          "file": "train-0.tfrecords",
-          "records": 1000,
-          "sha256": "9f86d0..."
-        }
-      ],
+      "bytes": 123456789,
+      "file": "train-0.tfrecords",
       "records": 1000,
-      "source": "where the shards come from",
-      ...
+      "sha256": "9f86d0..."
     }
+  ],
+  "records": 1000,
+  "source": "where the shards come from",
+  ...
+}
 """
 
+from collections.abc import Sequence
 import hashlib
 import os
 import re
-from typing import Any, Optional, Sequence
+from typing import Any
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
 
@@ -56,15 +57,16 @@ def describe(path: str, records: int) -> dict[str, Any]:
     The shard's file (its name inside its folder), records, bytes and sha256.
   """
   return {
-      'file': os.path.basename(path),
-      'records': records,
-      'bytes': tf.io.gfile.stat(path).length,
-      'sha256': sha256(path),
+    'file': os.path.basename(path),
+    'records': records,
+    'bytes': tf.io.gfile.stat(path).length,
+    'sha256': sha256(path),
   }
 
 
-def write(directory: str, *, source: str, shards: Sequence[dict[str, Any]],
-          **facts):
+def write(
+  directory: str, *, source: str, shards: Sequence[dict[str, Any]], **facts
+):
   """Writes a folder's manifest, whole or not at all.
 
   Args:
@@ -74,10 +76,10 @@ def write(directory: str, *, source: str, shards: Sequence[dict[str, Any]],
     **facts: what else is to be known of them; must survive JSON.
   """
   content = {
-      **facts,
-      'source': source,
-      'records': sum(shard['records'] for shard in shards),
-      'shards': sorted(shards, key=lambda shard: _natural(shard['file'])),
+    **facts,
+    'source': source,
+    'records': sum(shard['records'] for shard in shards),
+    'shards': sorted(shards, key=lambda shard: _natural(shard['file'])),
   }
   files.write_json(os.path.join(directory, FILE), content, sort_keys=True)
 
@@ -98,18 +100,20 @@ def read(directory: str) -> dict[str, Any]:
   path = os.path.join(directory, FILE)
   if not tf.io.gfile.exists(path):
     raise FileNotFoundError(
-        f'{path} does not exist: the tool that writes the shards writes it '
-        'last, so let that tool finish.')
+      f'{path} does not exist: the tool that writes the shards writes it '
+      'last, so let that tool finish.'
+    )
   content = files.read_json(path, 'a manifest of shards')
   problem = _problem(content)
   if problem:
     raise ValueError(
-        f'{path} is not a manifest of shards, for {problem}: remove it or '
-        'choose the folder that the shards are in.')
+      f'{path} is not a manifest of shards, for {problem}: remove it or '
+      'choose the folder that the shards are in.'
+    )
   return content
 
 
-def count(paths: Sequence[str]) -> Optional[int]:
+def count(paths: Sequence[str]) -> int | None:
   """Returns how many records files hold, by the manifests beside them.
 
   Args:
@@ -124,8 +128,12 @@ def count(paths: Sequence[str]) -> Optional[int]:
       shards = read(folder)['shards']
     except (ValueError, FileNotFoundError):
       return None
-    records.update({os.path.join(folder, shard['file']): shard['records']
-                    for shard in shards})
+    records.update(
+      {
+        os.path.join(folder, shard['file']): shard['records']
+        for shard in shards
+      }
+    )
   found = [records.get(path) for path in paths]
   return None if None in found else sum(found)
 
@@ -140,12 +148,16 @@ def _problem(content) -> str:
       value = shard.get(name) if isinstance(shard, dict) else None
       # JSON's true is an int to Python.
       if not isinstance(value, kind) or isinstance(value, bool):
-        return (f'"{name}" of shard {i} is {value!r} instead of '
-                f'{"text" if kind is str else "a whole number"}')
+        return (
+          f'"{name}" of shard {i} is {value!r} instead of '
+          f'{"text" if kind is str else "a whole number"}'
+        )
   return ''
 
 
 def _natural(name: str):
   """Orders train-2 before train-10."""
-  return [(int(part), '') if part.isdigit() else (-1, part)
-          for part in re.split(r'(\d+)', name)]
+  return [
+    (int(part), '') if part.isdigit() else (-1, part)
+    for part in re.split(r'(\d+)', name)
+  ]

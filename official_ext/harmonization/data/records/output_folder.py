@@ -4,14 +4,15 @@
 shard that is whole, and a lock.
 """
 
+from collections.abc import Iterable, Mapping
 import contextlib
 import fcntl
 import json
 import os
 import re
-from typing import Any, Iterable, Mapping, Optional
+from typing import Any
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
 from official_ext.harmonization.data.records import manifest
@@ -49,13 +50,20 @@ def claimed(directory: str) -> dict[str, Any]:
     directory: of the shards.
   """
   path = os.path.join(directory, _NOTES, _SETTINGS)
-  return (files.read_json(path, 'the settings of a build')
-          if tf.io.gfile.exists(path) else {})
+  return (
+    files.read_json(path, 'the settings of a build')
+    if tf.io.gfile.exists(path)
+    else {}
+  )
 
 
-def claim(directory: str, shards: Iterable[str], settings: Mapping[str, Any],
-          lists: Optional[Mapping[str, Mapping[str, Any]]] = None,
-          defaults: Optional[Mapping[str, Any]] = None):
+def claim(
+  directory: str,
+  shards: Iterable[str],
+  settings: Mapping[str, Any],
+  lists: Mapping[str, Mapping[str, Any]] | None = None,
+  defaults: Mapping[str, Any] | None = None,
+):
   """Says what a folder is going to hold, or that it is not free for that.
 
   A folder in which no record was made is free.
@@ -82,21 +90,25 @@ def claim(directory: str, shards: Iterable[str], settings: Mapping[str, Any],
     if not differ:
       return
     raise ValueError(
-        f'{directory} holds the result of other settings: '
-        f'{_in_words(directory, differ, lists)}. Give the same settings to '
-        'resume, choose another --output_dir, or remove this one.')
+      f'{directory} holds the result of other settings: '
+      f'{_in_words(directory, differ, lists)}. Give the same settings to '
+      'resume, choose another --output_dir, or remove this one.'
+    )
   for file in (*shards, manifest.FILE):
     if tf.io.gfile.exists(os.path.join(directory, file)):
       raise ValueError(
-          f'{directory} holds {file}, which was not made by this command. '
-          'Choose another --output_dir.')
+        f'{directory} holds {file}, which was not made by this command. '
+        'Choose another --output_dir.'
+      )
   files.write_json(working_file(directory, _LISTS), lists)
-  files.write_json(working_file(directory, _SETTINGS), settings,
-                   sort_keys=True)
+  files.write_json(working_file(directory, _SETTINGS), settings, sort_keys=True)
 
 
-def _in_words(directory: str, differ: Mapping[str, tuple],
-              lists: Mapping[str, Mapping[str, Any]]) -> str:
+def _in_words(
+  directory: str,
+  differ: Mapping[str, tuple],
+  lists: Mapping[str, Mapping[str, Any]],
+) -> str:
   """Names what differs, and for a checksum what it sums up."""
   path = os.path.join(directory, _NOTES, _LISTS)
   # A folder of an earlier version has no lists.
@@ -105,8 +117,11 @@ def _in_words(directory: str, differ: Mapping[str, tuple],
   for name, values in differ.items():
     key = name.partition('.')[0]
     if key not in lists:
-      parts.append(f'{name} has changed' if _is_checksum(values[1]) else
-                   files.in_words({name: values}))
+      parts.append(
+        f'{name} has changed'
+        if _is_checksum(values[1])
+        else files.in_words({name: values})
+      )
       continue
     changes = files.differences(before.get(key, {}), lists[key])
     named = files.changed_names(changes) if key in before else ''
@@ -115,15 +130,16 @@ def _in_words(directory: str, differ: Mapping[str, tuple],
 
 
 def _is_checksum(value: Any) -> bool:
-  return isinstance(value, str) and bool(
-      re.fullmatch('[0-9a-f]{64}', value))
+  return isinstance(value, str) and bool(re.fullmatch('[0-9a-f]{64}', value))
 
 
 def _holds_records(directory: str) -> bool:
   """Whether a run made anything in a folder that it claimed."""
-  notes = {name.removesuffix('.json'): os.path.join(directory, _NOTES, name)
-           for name in tf.io.gfile.listdir(os.path.join(directory, _NOTES))
-           if name.endswith('.json') and name not in (_SETTINGS, _LISTS)}
+  notes = {
+    name.removesuffix('.json'): os.path.join(directory, _NOTES, name)
+    for name in tf.io.gfile.listdir(os.path.join(directory, _NOTES))
+    if name.endswith('.json') and name not in (_SETTINGS, _LISTS)
+  }
   for name in tf.io.gfile.listdir(directory):
     if name in notes:
       if files.read_json(notes[name])['shard']['records']:
@@ -178,8 +194,10 @@ def alone(directory: str):
     try:
       fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      raise ValueError(f'Another run is writing to {directory}. Wait for it to '
-                       'end, or choose another --output_dir.') from None
+      raise ValueError(
+        f'Another run is writing to {directory}. Wait for it to '
+        'end, or choose another --output_dir.'
+      ) from None
     for folder in (directory, os.path.join(directory, _NOTES)):
       files.remove_partial(folder)
     yield

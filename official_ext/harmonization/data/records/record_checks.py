@@ -1,13 +1,14 @@
 """What is wrong with the content of records: of one, of a file, of all."""
 
 import collections
+from collections.abc import Iterator
 import hashlib
 import threading
-from typing import Iterator, NamedTuple, Optional
+from typing import NamedTuple
 
 from google.protobuf import message
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization.data.records import record_reader
 from official_ext.harmonization.dataloaders import labels
@@ -16,13 +17,15 @@ from official_ext.harmonization.dataloaders import registry
 # Records that are looked at to tell the value of white.
 _LOOKED_AT = 20
 # White is either, in all archives that we know.
-_WHITES = (1., 255.)
+_WHITES = (1.0, 255.0)
 _OVERSHOOT = 1.1
-_RAW_SIDES = {4 * 256 * 256 * 3: 'clickme_2018',
-              4 * 224 * 224 * 3: 'clickme_per_category'}
+_RAW_SIDES = {
+  4 * 256 * 256 * 3: 'clickme_2018',
+  4 * 224 * 224 * 3: 'clickme_per_category',
+}
 
 
-def _field(data: bytes, *names: str) -> Optional[bytes]:
+def _field(data: bytes, *names: str) -> bytes | None:
   """Returns the bytes of the first of some fields that a record has."""
   try:
     feature = tf.train.Example.FromString(data).features.feature
@@ -56,6 +59,7 @@ class Finding(NamedTuple):
     text: what it is.
     is_bad: whether it is a problem rather than a warning.
   """
+
   text: str
   is_bad: bool
 
@@ -71,10 +75,13 @@ class _Decoded(NamedTuple):
 class Checker:
   """Checks records of any format, and looks for what only many of them show."""
 
-  def __init__(self, map_decoder: Optional[str] = None,
-               num_classes: Optional[int] = None,
-               label_offset: Optional[int] = None,
-               raw_image_max: Optional[float] = None):
+  def __init__(
+    self,
+    map_decoder: str | None = None,
+    num_classes: int | None = None,
+    label_offset: int | None = None,
+    raw_image_max: float | None = None,
+  ):
     """Initializes the checker.
 
     Args:
@@ -113,13 +120,14 @@ class Checker:
       if (kind, white) not in self._decoders:
         self._decoders[kind, white] = _decoder(kind, white)
     found = [value.numpy() for value in self._decoders[kind, white](data)]
-    return _Decoded(found[0].decode(errors='replace'), int(found[1]),
-                    *map(bool, found[2:]))
+    return _Decoded(
+      found[0].decode(errors='replace'), int(found[1]), *map(bool, found[2:])
+    )
 
   def format_of(self, path: str, data: bytes) -> tuple[str, float]:
     """Returns format and white of a file whose first record is at hand."""
     kind = self.map_decoder or recognize(data) or 'clickme'
-    white = self.raw_image_max or 255.
+    white = self.raw_image_max or 255.0
     if registry.is_raw(kind) and not self.raw_image_max:
       white = _white(path)
     said = f'{kind}, white at {white:g}' if registry.is_raw(kind) else kind
@@ -133,15 +141,18 @@ class Checker:
       return ''
     offset = self.label_offset
     if offset is None:
-      offset = (labels.OFFSETS.get(self.num_classes, 0) if kind == 'clickme'
-                else 0)
+      offset = (
+        labels.OFFSETS.get(self.num_classes, 0) if kind == 'clickme' else 0
+      )
     first = labels.first_class(self.num_classes)
     if first <= label + offset < self.num_classes:
       return ''
-    return (f'its label {label} plus label_offset {offset} is outside the '
-            f'classes {first}..{self.num_classes - 1}' +
-            ' (class 0 of 1001 is the background)' * (label + offset < first
-                                                      and first > 0))
+    return (
+      f'its label {label} plus label_offset {offset} is outside the '
+      f'classes {first}..{self.num_classes - 1}'
+      + ' (class 0 of 1001 is the background)'
+      * (label + offset < first and first > 0)
+    )
 
   def note(self, path: str, index: int, data: bytes, label: int):
     """Remembers an image, to find it again."""
@@ -165,29 +176,38 @@ class Checker:
   def findings(self) -> Iterator[Finding]:
     """Yields what all files together show."""
     if len({said.partition(',')[0] for said in self._formats}) < len(
-        self._formats):
+      self._formats
+    ):
       yield Finding(
-          'the records differ in the value of white: ' + '; '.join(
-              f'{path} is {said}' for said, path in self._formats.items()) +
-          '; expected one. Keep them in folders of their own', True)
+        'the records differ in the value of white: '
+        + '; '.join(f'{path} is {said}' for said, path in self._formats.items())
+        + '; expected one. Keep them in folders of their own',
+        True,
+      )
     kinds = {said.partition(',')[0] for said in self._formats}
     if self.raw_image_max and kinds and not any(map(registry.is_raw, kinds)):
       yield Finding(
-          f'raw_image_max={self.raw_image_max:g} has no effect: the records '
-          f'are {", ".join(sorted(kinds))}, whose images are encoded', False)
+        f'raw_image_max={self.raw_image_max:g} has no effect: the records '
+        f'are {", ".join(sorted(kinds))}, whose images are encoded',
+        False,
+      )
     if len(self._labels) == 1 and sum(self._labels.values()) > 1:
       label, count = next(iter(self._labels.items()))
-      yield Finding(f'all {count} records have the label {label}; expected '
-                    'several classes', False)
+      yield Finding(
+        f'all {count} records have the label {label}; expected several classes',
+        False,
+      )
     if self._copy:
       (path, index, label), (other, place, its_label) = self._copy
       differ = self._copies['another label']
       yield Finding(
-          'images that are copies of earlier ones: '
-          f'{sum(self._copies.values())}'
-          + (f', {differ} of them with another label' if differ else '') +
-          f'. For example, record {place} of {other} (label {its_label}) is a '
-          f'copy of record {index} of {path} (label {label})', False)
+        'images that are copies of earlier ones: '
+        f'{sum(self._copies.values())}'
+        + (f', {differ} of them with another label' if differ else '')
+        + f'. For example, record {place} of {other} (label {its_label}) is a '
+        f'copy of record {index} of {path} (label {label})',
+        False,
+      )
 
 
 class _FileChecker:
@@ -221,13 +241,21 @@ class _FileChecker:
     """Yields what the records of the file show together."""
     counts = self._counts
     for many, flat, what in (
-        ('maps', 'flat maps', 'maps are constant, so their alignment is '
-         'undefined'),
-        ('records', 'flat images', 'images are constant')):
+      (
+        'maps',
+        'flat maps',
+        'maps are constant, so their alignment is undefined',
+      ),
+      ('records', 'flat images', 'images are constant'),
+    ):
       if counts[flat]:
         whole = counts[flat] == counts[many]
-        yield Finding(f'{"all " * whole}{counts[flat]}' +
-                      f' of {counts[many]}' * (not whole) + f' {what}', whole)
+        yield Finding(
+          f'{"all " * whole}{counts[flat]}'
+          + f' of {counts[many]}' * (not whole)
+          + f' {what}',
+          whole,
+        )
 
 
 def _decoder(kind: str, white: float):
@@ -240,9 +268,13 @@ def _decoder(kind: str, white: float):
   @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
   def decode(serialized):
     found = decoder.decode(serialized)
-    return (found['problem'], found['label'],
-            found.get('has_map', tf.constant(True)), is_flat(found['heatmap']),
-            is_flat(found['image']))
+    return (
+      found['problem'],
+      found['label'],
+      found.get('has_map', tf.constant(True)),
+      is_flat(found['heatmap']),
+      is_flat(found['image']),
+    )
 
   decode.get_concrete_function()
   return decode
@@ -250,7 +282,7 @@ def _decoder(kind: str, white: float):
 
 def _white(path: str) -> float:
   """Tells the value of white in a file of raw pixels by its first images."""
-  brightest = 0.
+  brightest = 0.0
   for record in record_reader.read(path):
     image = _field(record.data or b'', 'image') or b''
     if image and not len(image) % 4:
@@ -258,4 +290,4 @@ def _white(path: str) -> float:
       brightest = max(brightest, float(np.nan_to_num(values).max()))
     if record.index == _LOOKED_AT:
       break
-  return min((w for w in _WHITES if brightest <= w * _OVERSHOOT), default=255.)
+  return min((w for w in _WHITES if brightest <= w * _OVERSHOOT), default=255.0)

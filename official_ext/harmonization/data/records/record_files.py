@@ -1,9 +1,9 @@
 """Which files a pattern of records means: all but this project's side files."""
 
+from collections.abc import Sequence
 import os
-from typing import Sequence
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
 from official_ext.harmonization.data.records import manifest
@@ -31,8 +31,9 @@ def is_side_file(path: str) -> bool:
     such as notes of a build.
   """
   name = os.path.basename(os.path.normpath(path))
-  return (name in _SIDE_FILES or name.startswith('.') or
-          name.endswith(files.PARTIAL))
+  return (
+    name in _SIDE_FILES or name.startswith('.') or name.endswith(files.PARTIAL)
+  )
 
 
 def expand(patterns: Sequence[str], flag: str = '') -> list[str]:
@@ -55,18 +56,23 @@ def expand(patterns: Sequence[str], flag: str = '') -> list[str]:
     if not pattern:
       continue
     matches = _matches(pattern)
-    records = [path for path in matches
-               if not is_side_file(path) and not tf.io.gfile.isdir(path)]
+    records = [
+      path
+      for path in matches
+      if not is_side_file(path) and not tf.io.gfile.isdir(path)
+    ]
     if not records:
       where = f'--{flag}={pattern}' if flag else pattern
       if not matches and not any(c in pattern for c in '*?'):
-        raise ValueError(f'{where} does not exist; expected TFRecord files. '
-                         'Check the path.')
+        raise ValueError(
+          f'{where} does not exist; expected TFRecord files. Check the path.'
+        )
       only = sorted(map(os.path.basename, matches))[:3]
       raise ValueError(
-          f'{where} matches no file of records' +
-          (f', only {", ".join(only)}' if only else '') +
-          '; expected TFRecord files. Check the path.')
+        f'{where} matches no file of records'
+        + (f', only {", ".join(only)}' if only else '')
+        + '; expected TFRecord files. Check the path.'
+      )
     found.update(records)
   return files.distinct(sorted(found))
 
@@ -80,8 +86,9 @@ def in_folder(folder: str) -> list[str]:
   found = []
   for path, _, names in tf.io.gfile.walk(folder):
     if not is_hidden(os.path.relpath(path, folder)):
-      found += [os.path.join(path, name) for name in names
-                if not is_side_file(name)]
+      found += [
+        os.path.join(path, name) for name in names if not is_side_file(name)
+      ]
   return sorted(found)
 
 
@@ -90,5 +97,4 @@ def _matches(pattern: str) -> list[str]:
   if tf.io.gfile.isdir(pattern):
     return in_folder(pattern)
   # A name may hold what is a wildcard in a pattern.
-  return ([pattern] if tf.io.gfile.exists(pattern) else
-          tf.io.gfile.glob(pattern))
+  return [pattern] if tf.io.gfile.exists(pattern) else tf.io.gfile.glob(pattern)

@@ -7,10 +7,11 @@ masked (https://www.tensorflow.org/tutorials/load_data/tfrecord).
 TensorFlow's datasets stop at the first bad record and do not name the file.
 """
 
+from collections.abc import Iterator
 import struct
-from typing import Iterator, NamedTuple, Optional
+from typing import NamedTuple
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 from tensorflow.python.lib.io import tf_record
 
 _HEADER = struct.Struct('<QI')
@@ -30,9 +31,10 @@ class Record(NamedTuple):
     unread: bytes from `offset` to the end of the file, where nothing says how
       long this record is, so that no other can be found after it; else 0.
   """
+
   index: int
   offset: int
-  data: Optional[bytes]
+  data: bytes | None
   problem: str = ''
   unread: int = 0
 
@@ -128,5 +130,6 @@ def _read_data(reader, index: int, offset: int) -> Record:
   try:
     return Record(index, offset, reader.read(offset)[0])
   except tf.errors.DataLossError:
-    return Record(index, offset, None,
-                  "the checksum of the record's data does not match")
+    return Record(
+      index, offset, None, "the checksum of the record's data does not match"
+    )

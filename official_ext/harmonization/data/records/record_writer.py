@@ -1,9 +1,8 @@
 """Writes TFRecord shards that are whole or absent."""
 
 import contextlib
-from typing import Optional, Union
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
 from official_ext.harmonization import files
 from official_ext.harmonization.data.maps import image_codec
@@ -15,12 +14,13 @@ def _feature(value):
   return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
 
 
-def _serialize(fields: dict[str, Union[bytes, int]]) -> bytes:
+def _serialize(fields: dict[str, bytes | int]) -> bytes:
   # Sorted and deterministic: the same input makes the same shard anywhere.
   return tf.train.Example(
-      features=tf.train.Features(
-          feature={k: _feature(v) for k, v in fields.items()
-                  })).SerializeToString(deterministic=True)
+    features=tf.train.Features(
+      feature={k: _feature(v) for k, v in fields.items()}
+    )
+  ).SerializeToString(deterministic=True)
 
 
 def clickme_example(image: bytes, heatmap: bytes, label: int) -> bytes:
@@ -37,11 +37,12 @@ def clickme_example(image: bytes, heatmap: bytes, label: int) -> bytes:
   return _serialize({'image': image, 'heatmap': heatmap, 'label': label})
 
 
-def map_fields(heatmap: bytes,
-               source: str,
-               clicks: Optional[int] = None,
-               participants: Optional[int] = None
-              ) -> dict[str, Union[bytes, int]]:
+def map_fields(
+  heatmap: bytes,
+  source: str,
+  clicks: int | None = None,
+  participants: int | None = None,
+) -> dict[str, bytes | int]:
   """The fields that a canonical record has where a map is known.
 
   Args:
@@ -58,25 +59,29 @@ def map_fields(heatmap: bytes,
   """
   height, width, channels, kind = image_codec.shape(heatmap)
   if kind != 'PNG' or channels != 1:
-    raise ValueError(f'A map is a PNG of one channel; this is a {kind} of '
-                     f'{channels}: encode it with pictures.encode_map.')
+    raise ValueError(
+      f'A map is a PNG of one channel; this is a {kind} of '
+      f'{channels}: encode it with pictures.encode_map.'
+    )
   counts = {'clicks': clicks, 'participants': participants}
   return {
-      'image/heatmap/encoded': heatmap,
-      'image/heatmap/height': height,
-      'image/heatmap/width': width,
-      'image/heatmap/source': source.encode(),
-      **{f'image/heatmap/{k}': v for k, v in counts.items() if v is not None},
+    'image/heatmap/encoded': heatmap,
+    'image/heatmap/height': height,
+    'image/heatmap/width': width,
+    'image/heatmap/source': source.encode(),
+    **{f'image/heatmap/{k}': v for k, v in counts.items() if v is not None},
   }
 
 
-def canonical_example(image: bytes,
-                      label: int,
-                      filename: str = '',
-                      heatmap: Optional[bytes] = None,
-                      source: str = '',
-                      clicks: Optional[int] = None,
-                      participants: Optional[int] = None) -> bytes:
+def canonical_example(
+  image: bytes,
+  label: int,
+  filename: str = '',
+  heatmap: bytes | None = None,
+  source: str = '',
+  clicks: int | None = None,
+  participants: int | None = None,
+) -> bytes:
   """Serializes a canonical record, which Model Garden's own decoder reads too.
 
   Args:
@@ -96,20 +101,20 @@ def canonical_example(image: bytes,
   """
   height, width, channels, kind = image_codec.shape(image)
   fields = {
-      'image/encoded': image,
-      'image/height': height,
-      'image/width': width,
-      'image/channels': channels,
-      'image/format': kind.encode(),
-      'image/filename': filename.encode(),
-      'image/class/label': label,
+    'image/encoded': image,
+    'image/height': height,
+    'image/width': width,
+    'image/channels': channels,
+    'image/format': kind.encode(),
+    'image/filename': filename.encode(),
+    'image/class/label': label,
   }
   if heatmap is not None:
     fields.update(map_fields(heatmap, source, clicks, participants))
   return _serialize(fields)
 
 
-def add_fields(example: tf.train.Example, fields: dict[str, Union[bytes, int]]):
+def add_fields(example: tf.train.Example, fields: dict[str, bytes | int]):
   """Sets fields of a record that was read.
 
   Args:

@@ -6,14 +6,15 @@ both is not built again. The manifest is written last, from the notes.
 """
 
 import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import dataclasses
 import hashlib
 import os
 import textwrap
-from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
+from typing import Any
 
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 import tqdm
 
 from official_ext.harmonization import files
@@ -44,6 +45,7 @@ class Outcome:
     map_id: of the map that was attached, where maps are looked up by id.
     label: class in the record.
   """
+
   name: str
   record: bytes = b''
   reason: str = ''
@@ -51,7 +53,7 @@ class Outcome:
   counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
   rows: Sequence[tuple[str, str, str]] = ()
   map_id: str = ''
-  label: Optional[int] = None
+  label: int | None = None
 
 
 def position(name: str, seed: int) -> int:
@@ -81,8 +83,9 @@ def names(split: str, count: int) -> list[str]:
   return [f'{split}-{i:05d}-of-{count:05d}' for i in range(count)]
 
 
-def assign(images: Iterable[str], split: str, count: int, seed: int
-          ) -> dict[str, list[str]]:
+def assign(
+  images: Iterable[str], split: str, count: int, seed: int
+) -> dict[str, list[str]]:
   """Deals images to shards.
 
   Args:
@@ -111,8 +114,12 @@ def is_whole(directory: str, shard: str) -> bool:
   return tf.io.gfile.stat(path).length == size
 
 
-def write(directory: str, shard: str, outcomes: Iterable[Outcome],
-          progress: Callable[[int], None] = lambda images: None) -> int:
+def write(
+  directory: str,
+  shard: str,
+  outcomes: Iterable[Outcome],
+  progress: Callable[[int], None] = lambda images: None,
+) -> int:
   """Writes one shard, and its note.
 
   Args:
@@ -141,14 +148,27 @@ def write(directory: str, shard: str, outcomes: Iterable[Outcome],
             classes[outcome.label] += 1
         else:
           counts[f'images: {outcome.reason}'] += 1
-          left_out.append((outcome.name, outcome.reason,
-                           files.without_addresses(outcome.detail)))
+          left_out.append(
+            (
+              outcome.name,
+              outcome.reason,
+              files.without_addresses(outcome.detail),
+            )
+          )
         progress(1)
     # Of the bytes that this process wrote, whoever else writes the shard.
     described = {**manifest.describe(partial, records), 'file': shard}
-  files.write_json(output_folder.note(directory, shard), {
-      'shard': described, 'counts': counts, 'left_out': left_out,
-      'map_ids': map_ids, 'classes': classes}, sort_keys=True)
+  files.write_json(
+    output_folder.note(directory, shard),
+    {
+      'shard': described,
+      'counts': counts,
+      'left_out': left_out,
+      'map_ids': map_ids,
+      'classes': classes,
+    },
+    sort_keys=True,
+  )
   return records
 
 
@@ -162,9 +182,13 @@ def _build_one(directory, shard, job, progress) -> int:
   return write(directory, shard, _make(job), progress)
 
 
-def build(directory: str, jobs: Mapping[str, Any],
-          make: Callable[[Any], Iterable[Outcome]], processes: int = 1,
-          images: Optional[Mapping[str, int]] = None):
+def build(
+  directory: str,
+  jobs: Mapping[str, Any],
+  make: Callable[[Any], Iterable[Outcome]],
+  processes: int = 1,
+  images: Mapping[str, int] | None = None,
+):
   """Builds the shards that are not there yet, behind a progress bar of images.
 
   Args:
@@ -180,22 +204,32 @@ def build(directory: str, jobs: Mapping[str, Any],
   todo = [shard for shard in jobs if not is_whole(directory, shard)]
   total = sum(images.values()) if images else None
   left = sum(images[shard] for shard in todo) if images else 0
-  bar = tqdm.tqdm(total=total, initial=total - left if images else 0,
-                  desc=os.path.basename(os.path.normpath(directory)),
-                  unit=' images', disable=None)
+  bar = tqdm.tqdm(
+    total=total,
+    initial=total - left if images else 0,
+    desc=os.path.basename(os.path.normpath(directory)),
+    unit=' images',
+    disable=None,
+  )
   done = records = 0
   with bar:
     for made in workers.run(
-        _build_one, [(directory, shard, jobs[shard]) for shard in todo],
-        processes, bar.update, _start, (make,)):
+      _build_one,
+      [(directory, shard, jobs[shard]) for shard in todo],
+      processes,
+      bar.update,
+      _start,
+      (make,),
+    ):
       done, records = done + 1, records + made
       if not images:
         bar.total = round(bar.n * len(todo) / done)
       bar.set_postfix(records=records, shards=f'{done}/{len(todo)}')
 
 
-def finish(directory: str, shards: Sequence[str], source: str,
-           **facts) -> dict[str, Any]:
+def finish(
+  directory: str, shards: Sequence[str], source: str, **facts
+) -> dict[str, Any]:
   """Writes the manifest, and the list of what was skipped, of whole shards.
 
   Args:
@@ -222,8 +256,9 @@ def finish(directory: str, shards: Sequence[str], source: str,
     for shard in shards:
       if not is_whole(directory, shard):
         raise ValueError(
-            f'{os.path.join(directory, shard)} is missing or cut. Run the same '
-            'command again: it builds what is missing.')
+          f'{os.path.join(directory, shard)} is missing or cut. Run the same '
+          'command again: it builds what is missing.'
+        )
       note = files.read_json(output_folder.note(directory, shard))
       described.append(note['shard'])
       counts.update(note['counts'])
@@ -236,16 +271,24 @@ def finish(directory: str, shards: Sequence[str], source: str,
         first.setdefault(reason, (name, detail))
   counts = dict(sorted(counts.items()))
   records = sum(shard['records'] for shard in described)
-  manifest.write(directory, source=source, shards=described, counts=counts,
-                 **facts)
-  return {'records': records, 'counts': counts, 'map_ids': map_ids,
-          'left_out': left_out, 'first': first,
-          'classes': dict(sorted(classes.items()))
-                     if sum(classes.values()) == records else None}
+  manifest.write(
+    directory, source=source, shards=described, counts=counts, **facts
+  )
+  return {
+    'records': records,
+    'counts': counts,
+    'map_ids': map_ids,
+    'left_out': left_out,
+    'first': first,
+    'classes': dict(sorted(classes.items()))
+    if sum(classes.values()) == records
+    else None,
+  }
 
 
-def summary(directory: str, totals: Mapping[str, Any],
-            class_names: Sequence[str] = ()) -> str:
+def summary(
+  directory: str, totals: Mapping[str, Any], class_names: Sequence[str] = ()
+) -> str:
   """Says in a few lines what was made and what was skipped.
 
   Args:
@@ -261,13 +304,15 @@ def summary(directory: str, totals: Mapping[str, Any],
     lines += _of_classes(totals['classes'], class_names)
   lines += counted(totals['counts'], totals['first'])
   if totals['left_out']:
-    lines.append('Everything skipped is listed in '
-                 f'{os.path.join(directory, LEFT_OUT)}.')
+    lines.append(
+      f'Everything skipped is listed in {os.path.join(directory, LEFT_OUT)}.'
+    )
   return '\n'.join(lines)
 
 
-def counted(counts: Mapping[str, int],
-            first: Mapping[str, tuple[str, str]]) -> list[str]:
+def counted(
+  counts: Mapping[str, int], first: Mapping[str, tuple[str, str]]
+) -> list[str]:
   """Says how many there are of each kind, with an example.
 
   Args:
@@ -281,25 +326,37 @@ def counted(counts: Mapping[str, int],
   for kind, count in counts.items():
     lines.append(f'{count:>10}  {kind}')
     # A list of rows names each: 'row: unreadable'.
-    if found := first.get(kind.removeprefix('images: ').replace(
-        'rows: ', 'row: ')):
+    if found := first.get(
+      kind.removeprefix('images: ').replace('rows: ', 'row: ')
+    ):
       name, detail = found
-      lines.append(' ' * 12 + textwrap.shorten(
-          f'such as {name}' + f': {detail}' * bool(detail), 200,
-          placeholder=' ...'))
+      lines.append(
+        ' ' * 12
+        + textwrap.shorten(
+          f'such as {name}' + f': {detail}' * bool(detail),
+          200,
+          placeholder=' ...',
+        )
+      )
   return lines
 
 
 def _of_classes(classes: Mapping[int, int], names: Sequence[str]) -> list[str]:
   """Says how many records there are of each class."""
   if len(classes) <= _CLASSES_SHOWN:
-    lines = [f'{count:>10}  of class {label}' +
-             (f' ({names[label]})' if label < len(names) else '')
-             for label, count in classes.items()]
+    lines = [
+      f'{count:>10}  of class {label}'
+      + (f' ({names[label]})' if label < len(names) else '')
+      for label, count in classes.items()
+    ]
     if len(classes) == 1 and sum(classes.values()) > 1:
-      lines.append('All records are of one class: check the folders, labels or '
-                   '--strip_prefix if there should be more.')
+      lines.append(
+        'All records are of one class: check the folders, labels or '
+        '--strip_prefix if there should be more.'
+      )
     return lines
   least, most = min(classes.values()), max(classes.values())
-  return [f'{len(classes):>10}  classes, {min(classes)} to {max(classes)}, of '
-          f'{least} to {most} records each']
+  return [
+    f'{len(classes):>10}  classes, {min(classes)} to {max(classes)}, of '
+    f'{least} to {most} records each'
+  ]

@@ -1,5 +1,6 @@
 """Processes that share work, and end with the process that started them."""
 
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import process
 import contextlib
@@ -9,13 +10,13 @@ import os
 import signal
 import threading
 import time
-from typing import Any, Callable, Iterator, Optional, Sequence
+from typing import Any
 
 # Seconds between two looks at what the processes have done.
-_TICK = .2
+_TICK = 0.2
 
 # Of a worker: sends a number to the process that started it.
-_send: Optional[Callable[[int], None]] = None
+_send: Callable[[int], None] | None = None
 
 
 def _end_with_parent():
@@ -77,10 +78,14 @@ def _without_interrupts():
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def run(work: Callable[..., Any], jobs: Sequence[tuple], count: int,
-        progress: Callable[[int], None],
-        start: Optional[Callable[..., None]] = None,
-        arguments: tuple = ()) -> Iterator[Any]:
+def run(
+  work: Callable[..., Any],
+  jobs: Sequence[tuple],
+  count: int,
+  progress: Callable[[int], None],
+  start: Callable[..., None] | None = None,
+  arguments: tuple = (),
+) -> Iterator[Any]:
   """Does jobs in this process, or in several.
 
   Workers end when this process does, however that happens, and when the caller
@@ -112,7 +117,8 @@ def run(work: Callable[..., Any], jobs: Sequence[tuple], count: int,
   context = multiprocessing.get_context('spawn')
   counted, counts = context.Pipe(duplex=False)
   pool = futures.ProcessPoolExecutor(
-      min(count, len(jobs)), context, _enter, (counts, start, arguments))
+    min(count, len(jobs)), context, _enter, (counts, start, arguments)
+  )
   others = {*multiprocessing.active_children()}
   try:
     with _without_interrupts():
@@ -139,8 +145,9 @@ def _result(job: futures.Future):
   error = job.exception()
   if isinstance(error, process.BrokenProcessPool):
     raise ChildProcessError(
-        'A worker process was killed, perhaps for lack of memory. Run the same '
-        'command again, with fewer --workers, to resume.') from None
+      'A worker process was killed, perhaps for lack of memory. Run the same '
+      'command again, with fewer --workers, to resume.'
+    ) from None
   if error:
     raise error.with_traceback(None) from error.__cause__
   return job.result()

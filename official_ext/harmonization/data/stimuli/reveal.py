@@ -15,7 +15,7 @@ FLOOR = 1e-9
 # Pixels have 4 neighbours, or 8 with those at the corners.
 CONNECTIVITIES = (4, 8)
 # Rec. 601, as Pillow's mode L and JPEG have it.
-_LUMA = np.array([.299, .587, .114])
+_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def grey(image: np.ndarray) -> np.ndarray:
@@ -37,8 +37,9 @@ def _steps(width: int, connectivity: int) -> list[int]:
   return sides if connectivity == 4 else sides + corners
 
 
-def growth_order(heatmap: np.ndarray, rng: np.random.Generator,
-                 connectivity: int = 4) -> np.ndarray:
+def growth_order(
+  heatmap: np.ndarray, rng: np.random.Generator, connectivity: int = 4
+) -> np.ndarray:
   """Grows a region from a map's maximum until it covers the image.
 
   The region starts as the first maximum in row-major order. Then, again and
@@ -70,10 +71,13 @@ def growth_order(heatmap: np.ndarray, rng: np.random.Generator,
   values = np.asarray(heatmap, np.float64)
   peak = values.max()
   if not (values.min() >= 0 and 0 < peak < np.inf):
-    raise ValueError(f'a map with values from {values.min()} to {peak}: it is '
-                     'to be not negative, finite and somewhere positive')
+    raise ValueError(
+      f'a map with values from {values.min()} to {peak}: it is '
+      'to be not negative, finite and somewhere positive'
+    )
   waits = rng.standard_exponential(values.shape) / np.maximum(
-      values / peak, FLOOR)
+    values / peak, FLOOR
+  )
   # A border that is already taken keeps the walk inside.
   width = values.shape[1]
   padded_width = width + 2
@@ -83,7 +87,7 @@ def growth_order(heatmap: np.ndarray, rng: np.random.Generator,
   steps = _steps(padded_width, connectivity)
   row, column = divmod(int(values.argmax()), width)
   start = (row + 1) * padded_width + column + 1
-  order, heap = [], [(0., start)]
+  order, heap = [], [(0.0, start)]
   taken[start] = True
   while heap:
     time, place = heapq.heappop(heap)
@@ -99,7 +103,7 @@ def growth_order(heatmap: np.ndarray, rng: np.random.Generator,
 
 def revealed_pixels(percent: float, pixels: int) -> int:
   """Returns how many pixels `percent` of them are: rounded, at least one."""
-  return max(1, round(percent / 100. * pixels))
+  return max(1, round(percent / 100.0 * pixels))
 
 
 def scramble_phase(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -116,12 +120,13 @@ def scramble_phase(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     float64 (H, W). Values may lie outside of the image's range.
   """
   phase = np.angle(np.fft.fft2(rng.standard_normal(image.shape)))
-  phase[0, 0] = 0.
+  phase[0, 0] = 0.0
   return np.fft.ifft2(np.fft.fft2(image) * np.exp(1j * phase)).real
 
 
-def compose(image: np.ndarray, ground: np.ndarray, order: np.ndarray,
-            count: int) -> np.ndarray:
+def compose(
+  image: np.ndarray, ground: np.ndarray, order: np.ndarray, count: int
+) -> np.ndarray:
   """Shows the first pixels of an order on a ground.
 
   Args:

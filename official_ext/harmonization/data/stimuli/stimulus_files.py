@@ -5,9 +5,9 @@ level is 0, 10, ..., 100, a place in the table of percents, or `full`, the whole
 image; human data write 200 for that. The digit numbers the images of a class.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import re
-from typing import Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -23,10 +23,26 @@ _NAME = re.compile(r'(?P<level>\d+|full)_(?P<class>.*\D)(?P<digit>\d+)\.png')
 _SAME = {'nonanimal': VEHICLE, 'object': VEHICLE, 'vehicule': VEHICLE}
 # The ten classes of Clicktionary's first experiment, see docs/psychophysics.md.
 _KNOWN = {
-    **{name: ANIMAL for name in (
-        'baldeagle', 'bordercollie', 'greatwhiteshark', 'panther', 'sorrel')},
-    **{name: VEHICLE for name in (
-        'airliner', 'schoolbus', 'speedboat', 'sportscar', 'trailertruck')},
+  **{
+    name: ANIMAL
+    for name in (
+      'baldeagle',
+      'bordercollie',
+      'greatwhiteshark',
+      'panther',
+      'sorrel',
+    )
+  },
+  **{
+    name: VEHICLE
+    for name in (
+      'airliner',
+      'schoolbus',
+      'speedboat',
+      'sportscar',
+      'trailertruck',
+    )
+  },
 }
 
 
@@ -40,6 +56,7 @@ class Stimulus:
     image: what it shows; the same at all levels, another one for each image.
     target: 'animal' or 'vehicle', the right answer.
   """
+
   file: str
   level: int
   image: str
@@ -48,7 +65,7 @@ class Stimulus:
 
 def percent(level: int) -> float:
   """Returns how many percent a level reveals; 100 for the full image."""
-  return 100. if level == FULL else PERCENTS[level // 10]
+  return 100.0 if level == FULL else PERCENTS[level // 10]
 
 
 def parse_level(text: str) -> int:
@@ -68,8 +85,10 @@ def parse_level(text: str) -> int:
   number = FULL if text == 'full' else re.fullmatch(r'(\d+)(\.0*)?', text)
   level = number if number in (FULL, None) else int(number.group(1))
   if level not in LEVELS:
-    raise ValueError(f'{text!r} is no level: expected is one of 0, 10, ..., '
-                     f'100, or full (or {FULL}) for the whole image')
+    raise ValueError(
+      f'{text!r} is no level: expected is one of 0, 10, ..., '
+      f'100, or full (or {FULL}) for the whole image'
+    )
   return level
 
 
@@ -112,8 +131,11 @@ def parse(name: str) -> tuple[int, str, str]:
   match = _NAME.fullmatch(name)
   if not match:
     raise ValueError('its name is not {level}_{class}{digit}.png')
-  return (parse_level(match['level']), match['class'],
-          match['class'] + match['digit'])
+  return (
+    parse_level(match['level']),
+    match['class'],
+    match['class'] + match['digit'],
+  )
 
 
 def parse_target(text: str) -> str:
@@ -129,8 +151,9 @@ def parse_target(text: str) -> str:
   return word if word in TARGETS else _SAME.get(word, '')
 
 
-def find(folder: str,
-         classes: Optional[Mapping[str, str]] = None) -> list[Stimulus]:
+def find(
+  folder: str, classes: Mapping[str, str] | None = None
+) -> list[Stimulus]:
   """Finds the stimuli in a folder and below.
 
   What is the right answer is said by `classes`, else by a folder of the path
@@ -154,13 +177,17 @@ def find(folder: str,
     stimulus = _stimulus(folder, file, given)
     key = (stimulus.image, stimulus.level)
     if key in found:
-      raise ValueError(f'{folder} holds {found[key].file} and {file}, which '
-                       'are the same stimulus: remove one of them.')
+      raise ValueError(
+        f'{folder} holds {found[key].file} and {file}, which '
+        'are the same stimulus: remove one of them.'
+      )
     found[key] = stimulus
   if not found:
-    raise ValueError(f'{folder} holds no stimuli, files named '
-                     '{level}_{class}{digit}.png: check the folder, or make '
-                     'them with data.make_psychophysics_stimuli.')
+    raise ValueError(
+      f'{folder} holds no stimuli, files named '
+      '{level}_{class}{digit}.png: check the folder, or make '
+      'them with data.make_psychophysics_stimuli.'
+    )
   return [found[key] for key in sorted(found)]
 
 
@@ -170,16 +197,23 @@ def _stimulus(folder: str, file: str, given: Mapping[str, str]) -> Stimulus:
   try:
     level, image_class, image = parse(name)
   except ValueError as e:
-    raise ValueError(f'{folder}/{file} is no stimulus: {e}. Keep other '
-                     'pictures out of this folder.') from None
+    raise ValueError(
+      f'{folder}/{file} is no stimulus: {e}. Keep other '
+      'pictures out of this folder.'
+    ) from None
   word = letters(image_class)
-  target = (given.get(word) or _of_folders(folders) or
-            parse_target(image_class) or _KNOWN.get(word))
+  target = (
+    given.get(word)
+    or _of_folders(folders)
+    or parse_target(image_class)
+    or _KNOWN.get(word)
+  )
   if not target:
     raise ValueError(
-        f'{folder}/{file}: whether class {image_class!r} is an animal or a '
-        'vehicle is not known: put the files into folders named animal and '
-        'vehicle, or give a table of classes.')
+      f'{folder}/{file}: whether class {image_class!r} is an animal or a '
+      'vehicle is not known: put the files into folders named animal and '
+      'vehicle, or give a table of classes.'
+    )
   return Stimulus(file, level, image, target)
 
 

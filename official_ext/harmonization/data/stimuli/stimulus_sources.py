@@ -1,14 +1,14 @@
 """Images and people's maps for stimuli: pixels, from folders or records."""
 
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import os
-from typing import Callable, Iterator, Sequence
 
 import numpy as np
-import tensorflow as tf, tf_keras
+import tensorflow as tf
 
-from official_ext.harmonization.data.maps import map_sources
 from official_ext.harmonization.data.maps import image_codec
+from official_ext.harmonization.data.maps import map_sources
 from official_ext.harmonization.data.records import record_reader
 from official_ext.harmonization.data.records import shards
 from official_ext.harmonization.dataloaders import registry
@@ -25,6 +25,7 @@ class Item:
     reason: why it is left out; '' where it is not.
     detail: what was found.
   """
+
   name: str
   label: int = -1
   load: Callable[[], tuple[np.ndarray, np.ndarray]] = None
@@ -42,19 +43,24 @@ def of_maps(source, seed: int) -> Iterator[Item]:
   Yields:
     Its images.
   """
-  for name in sorted(source.names(),
-                     key=lambda name: (shards.position(name, seed), name)):
+  for name in sorted(
+    source.names(), key=lambda name: (shards.position(name, seed), name)
+  ):
     try:
       sample = source.sample(name)
     except map_sources.Unusable as e:
       yield Item(name, reason=e.reason, detail=e.detail)
       continue
-    yield Item(name, sample.label,
-               lambda s=sample: (image_codec.decode_image(s.image), s.heatmap))
+    yield Item(
+      name,
+      sample.label,
+      lambda s=sample: (image_codec.decode_image(s.image), s.heatmap),
+    )
 
 
-def of_records(paths: Sequence[str], map_decoder: str,
-               raw_image_max: float) -> Iterator[Item]:
+def of_records(
+  paths: Sequence[str], map_decoder: str, raw_image_max: float
+) -> Iterator[Item]:
   """Reads records in the order in which they stand.
 
   Args:
@@ -66,8 +72,9 @@ def of_records(paths: Sequence[str], map_decoder: str,
     Their images, named by file and position.
   """
   decoder = registry.get_decoder(map_decoder, raw_image_max)
-  decode = tf.function(decoder.decode,
-                       input_signature=[tf.TensorSpec((), tf.string)])
+  decode = tf.function(
+    decoder.decode, input_signature=[tf.TensorSpec((), tf.string)]
+  )
   for path in paths:
     for record in record_reader.read(path):
       name = f'{os.path.basename(path)}:{record.index}'
@@ -82,8 +89,7 @@ def of_records(paths: Sequence[str], map_decoder: str,
       elif not bool(fields.get('has_map', True)):
         yield Item(name, reason='image without a map')
       else:
-        yield Item(name, int(fields['label']),
-                   lambda f=fields: _arrays(f))
+        yield Item(name, int(fields['label']), lambda f=fields: _arrays(f))
 
 
 def _arrays(fields):

@@ -1,6 +1,6 @@
 """Which classes of images are animals, and which are the other answer."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from official_ext.harmonization.data.stimuli import stimulus_files
 
@@ -8,8 +8,12 @@ from official_ext.harmonization.data.stimuli import stimulus_files
 class Targets:
   """Which classes are animals, which vehicles."""
 
-  def __init__(self, animals: Sequence[str], vehicles: Sequence[str],
-               names: Sequence[str] = ()):
+  def __init__(
+    self,
+    animals: Sequence[str],
+    vehicles: Sequence[str],
+    names: Sequence[str] = (),
+  ):
     """Initializes the targets.
 
     Args:
@@ -24,19 +28,24 @@ class Targets:
     self._names = list(names)
     if not animals and not vehicles:
       animals, vehicles = (
-          [n for n in names if stimulus_files.parse_target(n) == target]
-          for target in stimulus_files.TARGETS)
+        [n for n in names if stimulus_files.parse_target(n) == target]
+        for target in stimulus_files.TARGETS
+      )
     self._animals = self._numbers('animal_classes', animals)
     self._vehicles = self._numbers('vehicle_classes', vehicles)
     if not self._animals:
-      raise ValueError('--animal_classes is missing: for ImageNet\'s labels '
-                       '0..999 say 0-397, for folders their names; folders '
-                       'called animal and vehicle need nothing.')
+      raise ValueError(
+        "--animal_classes is missing: for ImageNet's labels "
+        '0..999 say 0-397, for folders their names; folders '
+        'called animal and vehicle need nothing.'
+      )
     both = self._animals & self._vehicles
     if both:
-      raise ValueError(f'The classes {sorted(both)} are in --animal_classes '
-                       'and in --vehicle_classes; expected each in one of '
-                       'them. Remove them from one of the flags.')
+      raise ValueError(
+        f'The classes {sorted(both)} are in --animal_classes '
+        'and in --vehicle_classes; expected each in one of '
+        'them. Remove them from one of the flags.'
+      )
 
   def _numbers(self, flag: str, classes: Sequence[str]) -> set[int]:
     """Returns the numbers of classes that were given by name or number."""
@@ -48,12 +57,15 @@ class Targets:
       elif low.isdecimal() and (not high or high.isdecimal()):
         if high and int(high) < int(low):
           raise ValueError(
-              f'--{flag} holds {text}, a range that ends before it begins; '
-              f'expected the smaller number first. Give {high}-{low}.')
+            f'--{flag} holds {text}, a range that ends before it begins; '
+            f'expected the smaller number first. Give {high}-{low}.'
+          )
         numbers.update(range(int(low), int(high or low) + 1))
       else:
-        raise ValueError(f'--{flag} holds {text!r}, which is no number, range '
-                         f'(0-397) or name of a class: {self._names}.')
+        raise ValueError(
+          f'--{flag} holds {text!r}, which is no number, range '
+          f'(0-397) or name of a class: {self._names}.'
+        )
     return numbers
 
   def of(self, label: int) -> str:
