@@ -110,7 +110,7 @@ class ReportTest(tf.test.TestCase):
       found += study_report.table_of_differences(runs).splitlines()
     with open('docs/results.md') as f:
       lines = f.read().splitlines()
-    start = lines.index('How it was come to:')
+    start = lines.index('How these settings were chosen:')
     self.assertEqual(
       [line for line in lines[start:] if line.startswith('|')], found
     )
