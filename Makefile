@@ -60,10 +60,11 @@ train: digits ## Train a baseline and its harmonized twin on digits, and compare
 test: lint ## Lint, then run the tests
 	$(PY) -m pytest tests -n 2 --dist loadfile
 
-lint: setup ## Check style, docstrings and BUILD files
+lint: setup ## Check style, docstrings, BUILD files and the references in documents
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check --quiet .
 	$(PY) tools/write_build_files.py --check
+	$(PY) tools/check_docs.py
 
 build-files: ## Write the BUILD files from the imports
 	$(PYTHON) tools/write_build_files.py
