@@ -1,5 +1,6 @@
 """Tests of what all commands share, each run as users type it."""
 
+import dataclasses
 import errno
 import importlib
 import os
@@ -49,6 +50,132 @@ def _call(main, args, options):
 def _run_main(main, *args, **options):
   """What a command ends with whose main calls this function."""
   return forked.call(_call, main, args, options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Filter:
+  least: int = cli.flag(1, 'Clicks per person.', at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Base:
+  rate: float = cli.flag(0.5, 'A part.', at_least=0, at_most=1)
+  filter: _Filter = _Filter()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options(_Base):
+  """Every kind of flag."""
+
+  folder: str = cli.flag('', 'Where.', path=True, required=True)
+  label: str = cli.flag('', 'A label.')
+  size: int | None = cli.flag(None, 'Pixels.', aliases=('side',))
+  blur: bool = cli.flag(True, 'Whether to blur.')
+  kernel: str = cli.flag('disc', 'Kernel.', choices=lambda: ('disc', 'ring'))
+  paths: tuple[str, ...] = cli.flag((), 'Files.', path=True)
+  models: tuple[str, ...] = cli.flag(('a',), 'A model.', repeated=True)
+  split: tuple[str, ...] = cli.flag(
+    ('train',), 'A split.', repeated=True, choices=('train', 'val')
+  )
+  of: int = 7
+
+
+def _show(options):
+  print(cli.without_effect([('without --x', ('size', 'rate'))]))
+  print(options)
+
+
+def _show_arguments(options, arguments):
+  print(options.folder, arguments)
+
+
+def _type_options(argv, main, takes_arguments):
+  sys.argv = ['tool', *argv]
+  cli.run(main, _Options, name='tool', takes_arguments=takes_arguments)
+
+
+class OptionsTest(tf.test.TestCase, parameterized.TestCase):
+  def _run(self, *argv, main=_show, takes_arguments=False):
+    return forked.call(_type_options, argv, main, takes_arguments)
+
+  def test_defaults_are_those_of_the_fields(self):
+    found = self._run('--folder=/a')
+    self.assertEqual(found.code, 0, found.errors)
+    self.assertEqual(found.output, f'\n{_Options(folder="/a")}\n')
+
+  def test_each_kind_of_value_is_read(self):
+    found = self._run(
+      '--folder=/a',
+      '--least=3',
+      '--rate=1',
+      '--label=x',
+      '--side=8',
+      '--noblur',
+      '--kernel=ring',
+      '--paths=/b,/c',
+      '--models=k:1,2',
+      '--models=l',
+      '--split=val',
+    )
+    self.assertEqual(found.code, 0, found.errors)
+    expected = _Options(
+      folder='/a',
+      filter=_Filter(least=3),
+      rate=1.0,
+      label='x',
+      size=8,
+      blur=False,
+      kernel='ring',
+      paths=('/b', '/c'),
+      models=('k:1,2', 'l'),
+      split=('val',),
+    )
+    self.assertEndsWith(found.output, f'{expected}\n')
+    self.assertIn('--size, --rate', found.output.splitlines()[0])
+
+  @parameterized.parameters(
+    ('--folder', '--label=x'),
+    ('--least=0', '--folder=/a', '--least=0'),
+    ('--rate=2', '--folder=/a', '--rate=2'),
+    ('--kernel=cube', '--folder=/a', '--kernel=cube'),
+    ('--split=test', '--folder=/a', '--split=test'),
+    ('--size', '--folder=/a', '--size=x'),
+    ('--of', '--folder=/a', '--of=8'),
+  )
+  def test_a_wrong_or_missing_value_is_refused(self, flag, *argv):
+    found = self._run(*argv)
+    self.assertEqual(found.code, 1)
+    self.assertRegex(found.errors, f'^tool: .*{flag}')
+
+  def test_paths_are_relative_to_where_bazel_was_called(self):
+    found = forked.call(_type_below_bazel, ('--folder=a', '--paths=b,gs://c/d'))
+    self.assertIn("folder='/home/a'", found.output)
+    self.assertIn("paths=('/home/b', 'gs://c/d')", found.output)
+
+  def test_arguments_that_are_not_flags(self):
+    argv = ('a', '--folder=/f', 'b')
+    found = self._run(*argv, main=_show_arguments, takes_arguments=True)
+    self.assertEqual(found.output, "/f ['a', 'b']\n")
+    self.assertIn("'a' is not a flag", self._run(*argv).errors)
+
+  def test_help_lists_flags_bounds_and_choices(self):
+    found = self._run('--help')
+    self.assertEqual(found.code, 0)
+    self.assertIn(__doc__, found.output)
+    for text in (
+      '--[no]blur: Whether',
+      '--least: Clicks per',
+      '<disc|ring>',
+      '--side: Alias for --size',
+      '--[no]debug',
+      'default: "[a]"',
+    ):
+      self.assertIn(text, found.output.replace("'", ''))
+
+
+def _type_below_bazel(argv):
+  os.environ['BUILD_WORKING_DIRECTORY'] = '/home'
+  _type_options(argv, _show, False)
 
 
 class HelpTest(parameterized.TestCase):

@@ -1,21 +1,58 @@
-"""What the commands share: flags, --help, and one sentence for an error.
+r"""Flags, --help and error messages of the commands.
 
-A user's mistake ends a command with exit code 1 and `<command>: <sentence>`,
-and never with a traceback. --debug shows the traceback all the same. Anything
-else, such as a TypeError, is a fault of this code and keeps its traceback.
+How to write a command:
+
+1. A frozen dataclass, `Options`, describes the flags. Each field made by `flag`
+   defines one: its name, type, default and help. A field whose type is another
+   such dataclass adds the flags of that class.
+2. --help, a missing flag and a wrong flag must not wait for TensorFlow. At its
+   top a command imports only the standard library, absl, `cli` and modules as
+   light as these. It imports all others inside `with epy.lazy_imports():`, and
+   so they load when one of their attributes is first used. They must not occur
+   in annotations, base classes or constants of the module.
+3. Names for `choices` come from light modules: `option_values`, or a registry.
+4. `main` raises ValueError, with a message for the user, for a user's mistake.
+
+  from etils import epy
+
+  from official_ext.harmonization import cli
+
+  with epy.lazy_imports():
+    from official_ext.harmonization.data.records import record_reader
+
+  @dataclasses.dataclass(frozen=True)
+  class Options:
+    records: str = cli.flag('', 'File of records.', path=True, required=True)
+    limit: int = cli.flag(0, 'Records to read; 0 for all.', at_least=0)
+
+  def main(options: Options):
+    print(record_reader.count(options.records, options.limit))
+
+  def run():
+    cli.run(main, Options)
+
+The command prints `<command>: <message>` for a user's mistake and exits with
+code 1, without a traceback; --debug shows it. Any other error, such as a
+TypeError, is a bug and keeps its traceback.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 import csv
+import dataclasses
 import difflib
 import dis
 import errno
+import glob
+import itertools
 import os
 import pickle
 import re
 import sqlite3
 import sys
 import textwrap
+import types
+import typing
+from typing import Any
 import zipfile
 import zlib
 
@@ -23,10 +60,11 @@ from absl import app
 from absl import flags
 
 from official_ext.harmonization import files
+from official_ext.harmonization import resources
 
 _MODEL_GARDEN_FLAGS = 'official.common.flags'
 _PACKAGES = ('official_ext', 'performance', 'stress', 'studies', '__main__')
-# What a wrong flag, file or folder may raise, here or in a library.
+# Errors that a wrong flag, file or folder raises, here or in a library.
 _MISTAKES = (
   ValueError,
   LookupError,
@@ -41,7 +79,8 @@ _MISTAKES = (
   zipfile.BadZipFile,
   zlib.error,
 )
-# Modules are looked for when an error is there: not every command needs them.
+# The same errors of libraries that not every command imports: they are looked
+# up in sys.modules when an error occurs.
 _LIBRARY_MISTAKES = (
   ('tensorflow.python.framework.errors_impl', 'OpError'),
   ('yaml', 'YAMLError'),
@@ -51,7 +90,7 @@ _LIBRARY_MISTAKES = (
 _FULL = 'Free some space and run the command again.'
 _BLOCKED = 'Remove the file that is in the way, or choose another path.'
 _DENIED = 'Change its permissions, or choose another path.'
-# What to do, by the system's words for what it found.
+# What to do, by the operating system's message.
 _ADVICE = {
   os.strerror(code): advice
   for code, advice in {
@@ -71,9 +110,148 @@ _ADVICE = {
 }
 _LONGEST = 600
 
+_FLAG = 'flag'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flag:
+  """What a field's type and default do not say about its flag."""
+
+  help: str
+  choices: Iterable[str] | Callable[[], Iterable[str]] = ()
+  at_least: float | None = None
+  at_most: float | None = None
+  repeated: bool = False
+  path: bool = False
+  required: bool = False
+  aliases: Sequence[str] = ()
+
+
+def flag(default: Any, help: str, **properties) -> Any:
+  """Makes a field of a dataclass that is also a flag.
+
+    size: int = cli.flag(256, 'Height and width in pixels.', at_least=8)
+    limit: int | None = cli.flag(None, 'Records to read; all by default.')
+    models: tuple[str, ...] = cli.flag((), 'A model.', repeated=True)
+    decoder: str = cli.flag('raw', 'Format.', choices=registry.names)
+
+  The annotation says how a value is read: bool, int, float, str, any of these
+  with `| None`, or tuple[str, ...], which is a list with commas.
+
+  Args:
+    default: the value if the flag is not given.
+    help: one or two sentences for --help.
+    **properties: choices, the values that are allowed, or a function that
+      returns them; at_least and at_most, the bounds of a number; repeated, for
+      a tuple whose flag is given once for each value; path, for a path or a
+      tuple of paths, which become absolute under Bazel; required; aliases,
+      older names of the flag.
+
+  Returns:
+    A field for a frozen dataclass.
+  """
+  return dataclasses.field(
+    default=default, metadata={_FLAG: _Flag(help, **properties)}
+  )
+
+
+def _plain_type(annotation: Any) -> Any:
+  """Returns the type of a flag's value: X for X | None, tuple for a tuple."""
+  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    kinds = [a for a in typing.get_args(annotation) if a is not type(None)]
+    annotation = kinds[0]
+  return typing.get_origin(annotation) or annotation
+
+
+def _fields(options: type) -> Iterable[tuple[str, Any, Any, _Flag | None]]:
+  """Yields name, type, default and flag of each field of a class of options."""
+  annotations = typing.get_type_hints(options)
+  for field in dataclasses.fields(options):
+    kind = _plain_type(annotations[field.name])
+    yield field.name, kind, field.default, field.metadata.get(_FLAG)
+
+
+def define(options: type, module: str = ''):
+  """Defines the flags of a class of options.
+
+  Args:
+    options: a dataclass whose fields are made by `flag`.
+    module: whose --help lists the flags; by default that of the command that
+      is running.
+  """
+  module = module or sys.argv[0]
+  for name, kind, default, properties in _fields(options):
+    if properties is None:
+      if dataclasses.is_dataclass(kind):
+        define(kind, module)
+      continue
+    _define_one(name, kind, default, properties, module)
+    if properties.required:
+      flags.mark_flag_as_required(name)
+    for alias in properties.aliases:
+      flags.DEFINE_alias(alias, name, module_name=module)
+
+
+def _define_one(name, kind, default, properties: _Flag, module: str):
+  """Defines one flag of absl."""
+  choices = properties.choices
+  choices = list(choices() if callable(choices) else choices)
+  # An empty default would only clutter --help.
+  values = (name, None if default == '' else default)
+  rest: dict[str, Any] = {'help': properties.help, 'module_name': module}
+  if kind in (int, float):
+    define_number = flags.DEFINE_integer if kind is int else flags.DEFINE_float
+    define_number(
+      *values,
+      lower_bound=properties.at_least,
+      upper_bound=properties.at_most,
+      **rest,
+    )
+  elif kind is tuple and not properties.repeated:
+    flags.DEFINE_list(name, list(default) or None, **rest)
+  elif kind is tuple and choices:
+    flags.DEFINE_multi_enum(name, list(default) or None, choices, **rest)
+  elif kind is tuple:
+    flags.DEFINE_multi_string(name, list(default) or None, **rest)
+  elif choices:
+    flags.DEFINE_enum(*values, enum_values=choices, **rest)
+  elif kind in (bool, str):
+    (flags.DEFINE_bool if kind is bool else flags.DEFINE_string)(
+      *values, **rest
+    )
+  else:
+    raise TypeError(f'{name}: no flag has values of type {kind}')
+
+
+def parsed(options: type) -> Any:
+  """Returns an instance of a class of options with the values of the flags.
+
+  Args:
+    options: a dataclass whose flags `define` has defined.
+  """
+  values = {}
+  for name, kind, default, properties in _fields(options):
+    if properties is None:
+      if dataclasses.is_dataclass(kind):
+        values[name] = parsed(kind)
+      continue
+    value = flags.FLAGS[name].value
+    if value is None:
+      value = default
+    elif kind is tuple:
+      value = tuple(value)
+    if properties.path and value:
+      value = (
+        tuple(map(resources.working_path, value))
+        if kind is tuple
+        else resources.working_path(value)
+      )
+    values[name] = value
+  return options(**values)
+
 
 def _mistakes() -> tuple[type[BaseException], ...]:
-  """Returns the errors that are taken for a user's."""
+  """Returns the types of errors that count as a user's mistake."""
   modules = [
     (sys.modules.get(module), name) for module, name in _LIBRARY_MISTAKES
   ]
@@ -83,14 +261,14 @@ def _mistakes() -> tuple[type[BaseException], ...]:
 
 
 def _is_our_sentence(error: BaseException) -> bool:
-  """Whether a `raise` of this project made the error, and so its message."""
+  """Whether a `raise` in this project made the error and its message."""
   traceback = error.__traceback__
   if traceback is None:
     return False
   while traceback.tb_next:
     traceback = traceback.tb_next
   code = traceback.tb_frame.f_code
-  # int('x') in our code is raised there too, but not by a raise of ours.
+  # An error of int('x') in our code ends there too, but at a call.
   module = traceback.tb_frame.f_globals.get('__name__', '')
   return (
     module.partition('.')[0] in _PACKAGES
@@ -98,8 +276,8 @@ def _is_our_sentence(error: BaseException) -> bool:
   )
 
 
-def _about_a_place(error: BaseException) -> str:
-  """Says what is wrong with a file or folder, and what to do; '' if nothing."""
+def _about_a_path(error: BaseException) -> str:
+  """Describes a problem with a file or folder and what to do; '' if none."""
   message = files.final(str(getattr(error, 'message', '') or error)).strip()
   scheme = re.search(
     r"scheme '(.*?)' not implemented \(file: '(.*)'\)", message
@@ -130,17 +308,17 @@ def _about_a_place(error: BaseException) -> str:
 
 
 def sentence(error: BaseException) -> str:
-  """Says what went wrong, on one line.
+  """Describes a user's mistake in one line.
 
   Args:
-    error: that a user's mistake raised.
+    error: the exception.
 
   Returns:
-    The message that the project wrote, if it wrote one. What is wrong with a
-    file or folder and what to do, if the system refused it. Else the library's
-    own message, shortened, with its kind and how to see more.
+    The exception's message if this project wrote it. If the operating system
+    refused a file or folder, its path, the reason and what to do. Otherwise
+    the type and the shortened message of the exception, and a hint at --debug.
   """
-  # KeyError's own text is the repr of its message.
+  # str(KeyError(x)) is repr(x).
   message = (
     ' '.join(map(str, error.args))
     if isinstance(error, LookupError)
@@ -153,7 +331,7 @@ def sentence(error: BaseException) -> str:
     and not (isinstance(error, OSError) and error.strerror)
   ):
     return message
-  about = _about_a_place(error)
+  about = _about_a_path(error)
   if about:
     return about
   if isinstance(error, ImportError) and error.name:
@@ -166,27 +344,45 @@ def sentence(error: BaseException) -> str:
   )
 
 
+def _is_given(name: str) -> bool:
+  """Whether the user gave a flag, under its name or an older one."""
+  # absl does not count a flag as present that was given by an alias.
+  found = flags.FLAGS[name]
+  return bool(found.present) or found.value != found.default
+
+
 def without_effect(unused: Iterable[tuple[str, Sequence[str]]]) -> str:
-  """Names the flags that were given, but that nothing looks at.
+  """Names flags that were given but have no effect.
 
     without_effect([('without --clicks', ('min_clicks', 'blur'))])
 
   Args:
-    unused: pairs of why flags have no effect, as the end of a sentence, and
-      their names.
+    unused: pairs of a reason, which ends the sentence "--x has no effect", and
+      the names of the flags that it holds for.
 
   Returns:
-    A sentence about the first such pair; '' if no pair is wrong.
+    A sentence about the first pair with a flag that was given; '' if none was.
   """
   for why, names in unused:
-    given = [f'--{name}' for name in names if flags.FLAGS[name].present]
+    given = [f'--{name}' for name in names if _is_given(name)]
     if given:
       return (
         f'{", ".join(given)} {"has" if len(given) == 1 else "have"} no '
         f'effect {why}. Remove {"it" if len(given) == 1 else "them"}, or '
-        'change what is asked for.'
+        'change the other flags.'
       )
   return ''
+
+
+def refuse_without_effect(unused: Iterable[tuple[str, Sequence[str]]]):
+  """Raises ValueError if a flag was given that has no effect.
+
+  Args:
+    unused: as for `without_effect`.
+  """
+  found = without_effect(unused)
+  if found:
+    raise ValueError(found)
 
 
 def guarded(
@@ -195,17 +391,17 @@ def guarded(
   resumes: bool = True,
   debug: bool = False,
 ):
-  """Wraps a command's main so that a mistake ends it with one sentence.
+  """Wraps `main` so that a user's mistake ends the command with one sentence.
 
   Args:
-    main: of the command.
-    command: its name, which the sentence begins with.
+    main: takes the command's arguments.
+    command: name of the command, with which the sentence begins.
     resumes: whether the same command resumes after Ctrl-C.
     debug: whether errors keep their traceback.
 
   Returns:
-    A function as `main`. It raises SystemExit: 1 with the sentence, or 130 for
-    Ctrl-C.
+    A function like `main`. It raises SystemExit: with the sentence, for which
+    the exit code is 1, or with the code 130 for Ctrl-C.
   """
 
   def run_main(argv):
@@ -221,8 +417,8 @@ def guarded(
       )
       raise SystemExit(130) from None
     except BrokenPipeError:
-      # The reader of our output has gone, as `head` does; Python would complain
-      # once more when it flushes.
+      # The process that read our output has ended, as `head` does. Python
+      # would fail again when it flushes stdout at exit.
       os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
       raise SystemExit(1) from None
     except Exception as e:
@@ -234,7 +430,7 @@ def guarded(
 
 
 def _flag_error(error: flags.Error, known: Sequence[str]) -> str:
-  """Says what is wrong with a flag."""
+  """Describes what is wrong with a flag."""
   if isinstance(error, flags.UnrecognizedFlagError):
     near = difflib.get_close_matches(error.flagname, known, 1)
     return f'--{error.flagname} is not a flag of this command' + (
@@ -247,21 +443,33 @@ def _flag_error(error: flags.Error, known: Sequence[str]) -> str:
   if missing:
     return (
       ', '.join(f'--{name}' for name in missing)
-      + ' must be given. --help says what to give.'
+      + ' must be given. --help describes it.'
     )
   return message.removeprefix('flag ')
 
 
-def _parser(command: str, takes_arguments: bool):
+def _show_help(doc: str):
+  """Prints the documentation and the flags of a command."""
+  print(
+    f'{doc}\nflags:\n{flags.FLAGS.main_module_help()}\n\n'
+    'Try --helpfull to get a list of all flags.'
+  )
+
+
+def _parser(command: str, doc: str, takes_arguments: bool):
   """Makes the parser of a command's flags."""
 
   def parse(argv):
-    argv = [argv[0]] + ['--help' if a == '-h' else a for a in argv[1:]]
+    options = itertools.takewhile(lambda a: a != '--', argv[1:])
+    if {'-h', '--help', '-help'} & {*options}:
+      # absl's --help describes the file that was started, and exits with 1.
+      _show_help(doc)
+      raise SystemExit(0)
     known = [f.name for f in flags.FLAGS.get_key_flags_for_module(argv[0])]
     try:
       rest = flags.FLAGS(argv)
     except SystemExit:
-      raise SystemExit(0) from None  # --help, which absl calls a failure.
+      raise SystemExit(0) from None  # --helpfull, which absl calls a failure.
     except flags.Error as e:
       raise SystemExit(f'{command}: {_flag_error(e, known)}') from None
     if rest[1:] and not takes_arguments:
@@ -274,40 +482,61 @@ def _parser(command: str, takes_arguments: bool):
   return parse
 
 
+def _hide_start_messages():
+  """Sets TensorFlow's log level, unless the user has done so.
+
+  Its libraries log at start-up. Without a GPU they also log an error, that
+  CUDA's cuInit failed, which only the level that hides all errors hides.
+  Errors that stop a command are exceptions, whatever the level.
+  """
+  has_gpu = bool(glob.glob('/dev/nvidia[0-9]*'))
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2' if has_gpu else '3')
+
+
 def run(
-  main: Callable[[Sequence[str]], object],
-  module: str,
+  main: Callable[..., object],
+  options: type | str,
   *,
   name: str = '',
   flags_of: Sequence[str] = (),
   takes_arguments: bool = False,
   resumes: bool = True,
 ):
-  """Runs a command whose flags are defined.
-
-  absl's --help speaks of the file that was started; these commands are started
-  from several.
+  """Runs a command.
 
   Args:
-    main: of the command.
-    module: name of the module that the command is written in.
-    name: of the command, which its messages begin with; that of the module's
-      file by default.
-    flags_of: other modules whose flags are the command's, too.
+    main: is called with the options, and with the list of the other arguments
+      if the command takes any. The docstring of its module is shown by --help.
+    options: class of the options. Or the name of the command's module if its
+      flags are already defined; `main` is then called with the arguments, of
+      which the first is the program.
+    name: of the command, for its messages; by default that of its file.
+    flags_of: modules whose flags --help lists, too.
     takes_arguments: whether there may be arguments that are not flags.
     resumes: whether the same command resumes after Ctrl-C.
   """
+  _hide_start_messages()
+  module = options if isinstance(options, str) else main.__module__
   own = sys.modules[module]
   name = name or os.path.splitext(os.path.basename(own.__file__))[0]
-  sys.modules['__main__'].__doc__ = own.__doc__
+  if not isinstance(options, str):
+    define(options)
   flags.DEFINE_bool(
     'debug', False, 'Show the traceback of an error.', module_name=module
   )
-  # Run with `python -m`, the module goes by the name of what was started.
-  for source in (module, _MODEL_GARDEN_FLAGS, *flags_of):
-    for flag in flags.FLAGS.get_key_flags_for_module(source):
-      flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+  # --help lists the flags of the file that was started; a command is started
+  # with `python -m`, through a script, and through train.py.
+  for other in (module, _MODEL_GARDEN_FLAGS, *flags_of):
+    for key_flag in flags.FLAGS.get_key_flags_for_module(other):
+      flags.FLAGS.register_key_flag_for_module(sys.argv[0], key_flag)
+
+  def call(argv):
+    if isinstance(options, str):
+      return main(argv)
+    arguments = (argv[1:],) if takes_arguments else ()
+    return main(parsed(options), *arguments)
+
   app.run(
-    lambda argv: guarded(main, name, resumes, flags.FLAGS.debug)(argv),
-    flags_parser=_parser(name, takes_arguments),
+    lambda argv: guarded(call, name, resumes, flags.FLAGS.debug)(argv),
+    flags_parser=_parser(name, own.__doc__ or '', takes_arguments),
   )

@@ -1,22 +1,29 @@
 """The record formats that hold images with human maps, by name."""
 
-import functools
+from collections.abc import Callable
+from typing import Any
 
-from official.vision.dataloaders import decoder
+from etils import epy
 
-from official_ext.harmonization.dataloaders import canonical_decoder
-from official_ext.harmonization.dataloaders import clickme_decoder
-from official_ext.harmonization.dataloaders import raw_decoder
+with epy.lazy_imports():
+  from official_ext.harmonization.dataloaders import canonical_decoder
+  from official_ext.harmonization.dataloaders import clickme_decoder
+  from official_ext.harmonization.dataloaders import raw_decoder
 
-_DECODERS = {
-  'canonical': canonical_decoder.Decoder,
-  'clickme': clickme_decoder.Decoder,
+# Functions, because the names of the formats must not import the decoders.
+_DECODERS: dict[str, Callable[..., Any]] = {
+  'canonical': lambda: canonical_decoder.Decoder(),
+  'clickme': lambda: clickme_decoder.Decoder(),
 }
 
 # Formats of raw pixels, which do not say what value white has.
-_RAW_DECODERS = {
-  'clickme_2018': functools.partial(raw_decoder.Decoder, side=256),
-  'clickme_per_category': functools.partial(raw_decoder.Decoder, side=224),
+_RAW_DECODERS: dict[str, Callable[..., Any]] = {
+  'clickme_2018': lambda image_max: raw_decoder.Decoder(
+    side=256, image_max=image_max
+  ),
+  'clickme_per_category': lambda image_max: raw_decoder.Decoder(
+    side=224, image_max=image_max
+  ),
 }
 
 
@@ -44,7 +51,7 @@ def map_resize(name: str, asked: str | None = None) -> str:
   return asked or ('antialias' if name == 'canonical' else 'released')
 
 
-def get_decoder(name: str, raw_image_max: float = 255.0) -> decoder.Decoder:
+def get_decoder(name: str, raw_image_max: float = 255.0) -> Any:
   """Returns the decoder of a format.
 
   Args:

@@ -8,10 +8,12 @@ vanishes, and the `released` kernel moves a map by half a cell.
 import numpy as np
 import tensorflow as tf
 
+from official_ext.harmonization import option_values
+
 # How maps come to the size that is filtered: as released, by two pixels a side
 # wherever they lie, or by all of them.
-RESIZES = ('released', 'antialias')
-KERNELS = ('released', 'centred')
+RESIZES = option_values.MAP_RESIZES
+KERNELS = option_values.BLUR_KERNELS
 # Height and width of the maps that are filtered, in cells.
 WORKING_SIZE = 64
 

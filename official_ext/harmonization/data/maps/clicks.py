@@ -15,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from official_ext.harmonization import option_values
 from official_ext.harmonization.data.maps import click_points
 
-BLURS = ('disc', 'gaussian')
+BLURS = option_values.CLICK_BLURS
 _DISC = 21
 _LARGEST_DISC = 51
 _SHORT_SIDE = 256

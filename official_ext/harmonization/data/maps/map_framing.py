@@ -3,7 +3,9 @@
 from absl import flags
 import numpy as np
 
-FRAMINGS = ('same', 'stretched', 'center_crop')
+from official_ext.harmonization import option_values
+
+FRAMINGS = option_values.FRAMINGS
 # How far a side may be from what the image's shape makes it: it is rounded when
 # a picture is resized, and a hundredth is invisible.
 _ROUNDING = 0.5

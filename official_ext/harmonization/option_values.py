@@ -1,0 +1,15 @@
+"""Names that flags and configuration fields choose from.
+
+They are here, and not where they are used, so that a command can list them in
+--help without importing TensorFlow.
+"""
+
+# How a human map is resized before it is blurred: from the two pixels per side
+# that the ClickMe release samples, or from all pixels.
+MAP_RESIZES = ('released', 'antialias')
+# The kernel of that blur: the released one shifts maps by half a cell.
+BLUR_KERNELS = ('released', 'centred')
+# What a human map shows of its image, see `data.maps.map_framing`.
+FRAMINGS = ('same', 'stretched', 'center_crop')
+# How counts of clicks become a map, see `data.maps.clicks`.
+CLICK_BLURS = ('disc', 'gaussian')
