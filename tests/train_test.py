@@ -441,9 +441,12 @@ class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_good_files_are_not_blamed(self):
     config = fixtures.experiment(mapped=self.good, validation=self.good)
-    with self.assertRaises(tf.errors.DataLossError) as caught:
+    with (
+      self.assertLogs('absl', level='ERROR') as logs,
+      self.assertRaises(tf.errors.DataLossError),
+    ):
       input_checks.stop_at_bad_record(config.task, self.error)
-    self.assertIn('The 1 files', caught.exception.__notes__[0])
+    self.assertIn('The 1 files', logs.output[-1])
 
   @parameterized.parameters('manifest.json', 'good.tfrecords.partial')
   def test_what_lies_beside_shards_is_no_shard(self, name):

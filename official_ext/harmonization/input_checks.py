@@ -266,10 +266,11 @@ def stop_at_bad_record(task, error: tf.errors.DataLossError):
       f'train.py: Bad record: {bad}. Repair or remove it; {_VERIFY} '
       '--nodecode FILES names all that are bad.'
     ) from None
-  error.add_note(
-    f'The {len(files)} files that task.*.input_path name were read again, '
-    'and every checksum matches: the data that are lost are others, such as '
-    "a checkpoint's, or a file could not be read for a moment."
+  logging.error(
+    'The %d files that task.*.input_path name were read again, and every '
+    'checksum matches. The error is about other data, such as a checkpoint, or '
+    'a file could not be read for a moment.',
+    len(files),
   )
   raise error
 

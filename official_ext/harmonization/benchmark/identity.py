@@ -21,16 +21,21 @@ import hashlib
 from importlib import metadata
 import json
 import os
+import sys
 import time
 from typing import Any
 
 from absl import logging
 import numpy as np
 import tensorflow as tf
-import tomllib
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark.adapters import base
+
+if sys.version_info >= (3, 11):
+  import tomllib
+else:
+  import tomli as tomllib
 
 _RESPONSE = 'network.response'
 # Responses are equal up to this part of their size. Two runs on one machine

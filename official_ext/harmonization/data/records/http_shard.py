@@ -197,9 +197,12 @@ class Shard:
     """
     records, problem = self._read(self._partial)
     if not problem and self._md5:
+      digest = hashlib.md5()
       with open(self._partial, 'rb') as f:
-        if hashlib.file_digest(f, 'md5').digest() != self._md5:
-          problem = "its MD5 is not the server's"
+        while block := f.read(_CHUNK):
+          digest.update(block)
+      if digest.digest() != self._md5:
+        problem = "its MD5 is not the server's"
     if problem:
       os.remove(self._partial)
       raise _Damaged(f'what came is damaged, {problem}')
