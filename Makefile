@@ -38,8 +38,9 @@ ifeq ($(origin PYTHON),command line)
   endif
 endif
 
-# $(call optional,NAME,WHAT): packages that only tests need, outside $(VENV).
-optional = @$(PIP) install --quiet --upgrade --require-hashes --no-deps \
+# $(call optional,NAME,WHAT): packages that only tests need, outside $(VENV). The
+# versions that they require, of Python too, are narrower than what works.
+optional = @$(PIP) install --quiet --upgrade --require-hashes --no-deps --ignore-requires-python \
   --target $(OPTIONAL)/$(1) -r requirements-$(1).txt 2>/dev/null \
   || echo '$(2) cannot be installed: tests that need it will be skipped.'
 
@@ -82,7 +83,7 @@ test: lint ## Lint, then run all tests
 test-fast: setup ## Run the fast tests: no training runs, no subprocesses (2 minutes)
 	$(PYTEST) --fast
 
-lint: setup ## Check style, docstrings, BUILD files and the references in documents
+lint: setup ## Check style, types, BUILD files and documents
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check --quiet .
 	$(PY) tools/write_build_files.py --check

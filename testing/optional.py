@@ -1,49 +1,74 @@
-"""Packages that some tests need and the environment does not hold."""
+"""Packages that some tests need and that are not in the environment.
+
+`make setup` and `make torch` install them into folders of their own, because
+their requirements contradict requirements.lock or because they are large.
+"""
 
 import importlib
+import importlib.util
 import os
 import sys
 import types
 import unittest
 
-_CACHE = os.path.join(
-  os.path.dirname(os.path.dirname(os.path.realpath(__file__))), '.cache'
+_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+_CACHE = os.environ.get('HARMONIZATION_OPTIONAL') or os.path.join(
+  _ROOT, '.cache'
 )
-# Names to the folders in .cache that hold them, and what puts them there.
+# The folder of each package, and the command that installs it.
 _FOLDERS = {
-  'torch': ('torch', 'make torch'),
+  'apache_beam': ('beam', 'make setup'),
+  'harmonization': ('released', 'make setup'),
+  'keras': ('oldest-keras', 'make setup'),  # Older than the installed one.
   'keras_cv_attention_models': ('builders', 'make setup'),
+  'torch': ('torch', 'make torch'),
   'vit_keras': ('builders', 'make setup'),
-  'keras': ('oldest-keras', 'make setup'),  # Beside the installed one.
+  'xplique': ('xplique', 'make setup'),
 }
 
 
+def _missing(package: str) -> unittest.SkipTest:
+  return unittest.SkipTest(
+    f'{package} is not installed in {path(package)}. '
+    f'To install it, run: {_FOLDERS[package][1]}'
+  )
+
+
+def path(package: str) -> str:
+  """Returns the folder that a package is installed in, if it is installed."""
+  return os.path.join(_CACHE, _FOLDERS[package][0])
+
+
 def folder(package: str) -> str:
-  """Returns the folder that holds a package, or skips the test without it."""
-  name, command = _FOLDERS[package]
-  path = os.path.join(_CACHE, name)
-  if not os.path.isdir(os.path.join(path, package)):
-    raise unittest.SkipTest(
-      f'{package} is not in {path}: {command} fetches it.'
-    )
-  return path
+  """Returns the folder that contains a package.
+
+  Raises:
+    unittest.SkipTest: the package is not installed there.
+  """
+  if not os.path.isdir(os.path.join(path(package), package)):
+    raise _missing(package)
+  return path(package)
 
 
 def require(package: str):
-  """Makes a package importable, or skips the test where it is not there."""
-  name, command = _FOLDERS[package]
-  path = os.path.join(_CACHE, name)
-  # Last, so that what the environment holds stays what is imported.
-  if path not in sys.path:
-    sys.path.append(path)
+  """Makes a package importable.
+
+  Raises:
+    unittest.SkipTest: the package is not installed.
+  """
+  # Last, so that packages of the environment have precedence.
+  if path(package) not in sys.path:
+    sys.path.append(path(package))
   importlib.invalidate_caches()
   if importlib.util.find_spec(package) is None:
-    raise unittest.SkipTest(
-      f'{package} is neither installed nor in {path}: {command} fetches it.'
-    )
+    raise _missing(package)
 
 
 def load(package: str) -> types.ModuleType:
-  """Imports a package, or skips the test where it is not there."""
+  """Imports a package.
+
+  Raises:
+    unittest.SkipTest: the package is not installed.
+  """
   require(package)
   return importlib.import_module(package)

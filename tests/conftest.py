@@ -1,14 +1,56 @@
-"""What pytest does between test files. (Bazel gives each a process.)"""
+"""How pytest runs the tests. (Bazel runs each file in a process of its own.)"""
 
+import atexit
 import gc
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
 
 import pytest
-import tf_keras
+
+_TAGS = re.compile(r'^# Bazel: tags = \[(.*)\]', re.MULTILINE)
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    '--fast',
+    action='store_true',
+    help='run only files without a comment `# Bazel: tags = [...]`',
+  )
+
+
+def pytest_ignore_collect(collection_path: pathlib.Path, config) -> bool | None:
+  """Skips, with --fast, files with a comment `# Bazel: tags = [...]`."""
+  if not config.getoption('--fast') or collection_path.suffix != '.py':
+    return None
+  tags = _TAGS.search(collection_path.read_text(encoding='utf-8'))
+  return True if tags else None
+
+
+def pytest_configure():
+  """Gives the tests a temporary folder that is removed at the end.
+
+  TensorFlow writes a file for each function that AutoGraph converts, and keeps
+  it. Workers inherit TMPDIR, so that the first process removes their files too.
+  """
+  folder = tempfile.mkdtemp(prefix='harmonization-tests-')
+  os.environ['TMPDIR'] = tempfile.tempdir = folder
+  # Last in the process: TensorFlow removes folders of its own at exit.
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+  """Removes `test_session`, a method of tf.test.TestCase that is not a test."""
+  items[:] = [item for item in items if item.name != 'test_session']
 
 
 @pytest.fixture(scope='module', autouse=True)
-def forget_the_last_file():
-  """Frees networks and traced functions: more of them make all slower."""
+def free_memory():
+  """Frees networks and traced functions, which slow down later test files."""
   yield
-  tf_keras.backend.clear_session()
+  if 'tf_keras' in sys.modules:
+    sys.modules['tf_keras'].backend.clear_session()
   gc.collect()

@@ -1,5 +1,9 @@
 """A small version of stress/long_run.py."""
 
+# Bazel: tags = ["training"]
+
+import collections
+import gc
 import json
 import os
 
@@ -14,23 +18,36 @@ class LongRunTest(tf.test.TestCase):
     model_dir = os.path.join(self.get_temp_dir(), 'run')
     output = os.path.join(self.get_temp_dir(), 'lines.jsonl')
     meter = long_run.Meter(model_dir, output)
+    tensors = []
+
+    def count_tensors(_):
+      gc.collect()
+      counts = collections.Counter(map(type, gc.get_objects()))
+      kinds = (tf.Tensor, tf.Variable)
+      tensors.append(sum(n for t, n in counts.items() if issubclass(t, kinds)))
+
     run = tiny_run.make_runner(
       model_dir,
-      {'train_steps': 40, 'validation_interval': 8, 'max_to_keep': 2},
+      {'train_steps': 80, 'validation_interval': 8, 'max_to_keep': 2},
       mode='train_and_eval',
-      train_actions=[meter],
+      train_actions=[meter, count_tensors],
     )
     meter.watch(run.trainer)
     run.run()
     with open(output) as f:
       found = long_run.summary([json.loads(line) for line in f])
-    self.assertEqual(found['steps'], 40)
+    self.assertEqual(found['steps'], 80)
     self.assertEqual(found['traces_at_the_end'], found['traces_at_a_fifth'])
     self.assertGreater(min(found['traces_at_the_end'].values()), 0)
     self.assertEqual(found['checkpoints_at_most'], 2)
     self.assertGreater(found['checkpoint_megabytes_at_most'], 0.0)
+    # A leak of one tensor per loop would show in this count. The memory of the
+    # process, which also depends on the allocator, only bounds larger leaks.
+    warm = len(tensors) // 5
+    self.assertLen(tensors, 20)
+    self.assertEqual(tensors[warm:], [tensors[warm]] * (len(tensors) - warm))
     self.assertLess(
-      found['megabytes_at_most'] - found['megabytes_at_a_fifth'], 50.0
+      found['megabytes_at_most'] - found['megabytes_at_a_fifth'], 10.0
     )
 
 

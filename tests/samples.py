@@ -1,32 +1,40 @@
-"""Real pairs of image and human map, which are not part of this project."""
+"""Pairs of image and human map from ClickMe, which this project may not ship.
+
+Tests use them when CLICKME_SAMPLES names a folder with files
+<name>_image.png and <name>_map.png.
+"""
 
 from collections.abc import Iterator
 import os
 import unittest
 
-FOLDER = os.environ.get(
-  'CLICKME_SAMPLES',
-  os.path.join(
-    os.path.dirname(os.path.dirname(os.path.realpath(__file__))),
-    '..',
-    'shared',
-    'clickme_samples',
-  ),
-)
+
+def folder() -> str:
+  """Returns the folder of the pairs.
+
+  Raises:
+    unittest.SkipTest: CLICKME_SAMPLES is not set.
+  """
+  path = os.environ.get('CLICKME_SAMPLES')
+  if not path:
+    raise unittest.SkipTest(
+      'CLICKME_SAMPLES is not set. Set it to a folder of pairs '
+      '<name>_image.png and <name>_map.png.'
+    )
+  return path
 
 
 def pairs() -> Iterator[tuple[str, bytes, bytes]]:
-  """Yields (name, image, map) as PNGs, or skips where they are not there."""
-  if not os.path.isdir(FOLDER):
-    raise unittest.SkipTest(
-      f'{FOLDER} is not there: it holds pairs that are not ours to license. '
-      'CLICKME_SAMPLES says where else.'
-    )
-  for file in sorted(os.listdir(FOLDER)):
+  """Yields (name, image, map), where image and map are encoded PNGs.
+
+  Raises:
+    unittest.SkipTest: CLICKME_SAMPLES is not set.
+  """
+  for file in sorted(os.listdir(folder())):
     if file.endswith('_image.png'):
       name = file[: -len('_image.png')]
       contents = []
       for kind in ('image', 'map'):
-        with open(os.path.join(FOLDER, f'{name}_{kind}.png'), 'rb') as f:
+        with open(os.path.join(folder(), f'{name}_{kind}.png'), 'rb') as f:
           contents.append(f.read())
       yield name, *contents

@@ -10,13 +10,13 @@ stubs=$root/third_party/bazel
 
 {
   echo "build --//tools/python:interpreter=$root/.venv/bin/python"
-  # For the tests: which interpreter to find, and where the released package is.
+  # For the tests: the interpreter to expect, and the packages that only tests need.
   echo "test --test_env=HARMONIZATION_PYTHON=$root/.venv/bin/python"
-  echo "test --test_env=HARMONIZATION_RELEASED=$root/.cache/released"
-  # Bazel does not see .venv: without this, results from before a change of the
-  # lock would count as still valid.
+  echo "test --test_env=HARMONIZATION_OPTIONAL=$root/.cache"
+  # Bazel does not see .venv. Without this line it would keep test results from
+  # before a change of the lock files.
   echo "test --test_env=HARMONIZATION_LOCK=$(cat requirements*.lock | sha256sum | cut -c1-16)"
-  # Debian's Bazel would download these; any other Bazel has newer ones.
+  # Debian's Bazel would download these; other versions contain newer ones.
   if [[ -d $debian/platforms && "$(command -v "${BAZEL:-bazel}")" -ef /usr/bin/bazel ]]; then
     echo "common:offline --override_repository=platforms=$debian/platforms"
     echo "common:offline --override_repository=rules_java=$debian/rules/java"

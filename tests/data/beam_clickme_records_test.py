@@ -10,16 +10,10 @@ import numpy as np
 from PIL import Image
 import tensorflow as tf
 
-# Beam's own bounds do not allow what the lock file pins, though it runs with
-# it: make setup puts it apart from the environment.
-sys.path.append(
-  os.environ.get(
-    'HARMONIZATION_BEAM',
-    os.path.join(
-      os.path.dirname(os.path.realpath(__file__)), '..', '..', '.cache', 'beam'
-    ),
-  )
-)
+from testing import optional
+
+# The command imports Beam if it finds it.
+sys.path.append(optional.path('apache_beam'))
 
 from official_ext.harmonization.data import beam_clickme_records
 from official_ext.harmonization.data import build_clickme_records
@@ -32,7 +26,7 @@ Options = build_clickme_records.Options
 
 @unittest.skipIf(
   beam_clickme_records.beam is None,
-  'apache-beam is not there: make setup fetches it (requirements-beam.txt).',
+  'apache-beam is not installed. To install it, run: make setup',
 )
 class BeamTest(building.Case):
   def both(self, **options):

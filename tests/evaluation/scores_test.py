@@ -182,7 +182,7 @@ class RowsTest(tf.test.TestCase):
     try:
       from pyarrow import parquet
     except ImportError:
-      self.skipTest('pyarrow is not installed.')
+      self.skipTest('pyarrow is not installed. To install it, run: make setup')
     path = self._path('a.parquet')
     scores.write_rows(path, self._ROWS)
     table = parquet.read_table(path)

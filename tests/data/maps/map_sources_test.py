@@ -15,14 +15,8 @@ import tensorflow as tf
 from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.dataloaders import canonical_decoder
+from tests import samples
 from tests.data import building
-
-_SAMPLES = pathlib.Path(
-  os.environ.get(
-    'CLICKME_SAMPLES',
-    pathlib.Path(__file__).resolve().parents[3] / 'shared/clickme_samples',
-  )
-)
 
 
 def _objects(*values):
@@ -691,12 +685,9 @@ class PicturesTest(building.Case):
     self.assertGreater(vanish, 6)
 
   def test_the_twenty_real_pairs_come_back(self):
-    if not _SAMPLES.is_dir():
-      self.skipTest(
-        f'{_SAMPLES} is not there; CLICKME_SAMPLES says where else.'
-      )
+    folder_of_pairs = pathlib.Path(samples.folder())
     pairs = sorted(
-      p.name[: -len('_image.png')] for p in _SAMPLES.glob('*_image.png')
+      p.name[: -len('_image.png')] for p in folder_of_pairs.glob('*_image.png')
     )
     classes = sorted({p.split('_')[0] for p in pairs})
     labels = self.write(
@@ -708,8 +699,8 @@ class PicturesTest(building.Case):
     )
     names = self.write('names.txt', '\n'.join(classes).encode())
     folder, _ = self.build(
-      image_dir=str(_SAMPLES),
-      map_dir=str(_SAMPLES),
+      image_dir=str(folder_of_pairs),
+      map_dir=str(folder_of_pairs),
       image_suffix='_image',
       map_suffix='_map',
       labels=labels,
@@ -729,7 +720,7 @@ class PicturesTest(building.Case):
       ):
         self.assertAllEqual(
           tf.squeeze(tf.io.decode_image(encoded)),
-          np.asarray(Image.open(_SAMPLES / f'{pair}_{part}.png')),
+          np.asarray(Image.open(folder_of_pairs / f'{pair}_{part}.png')),
         )
       self.assertEqual(
         classes[int(host['image/class/label'])], pair.split('_')[0]

@@ -1,0 +1,5 @@
+# TensorFlow has no type information. Pyright bundles stubs that others wrote;
+# they cover a part of it, with types too narrow for code that runs.
+from typing import Any
+
+def __getattr__(name: str) -> Any: ...
