@@ -12,6 +12,8 @@ LOCK_FLAGS ?=
 VENV ?= .venv
 OPTIONAL := $(if $(filter .venv,$(VENV)),.cache,$(VENV)/optional)
 export HARMONIZATION_OPTIONAL ?= $(abspath $(OPTIONAL))
+# The interpreter that environment_test expects.
+export HARMONIZATION_PYTHON := $(abspath $(VENV))/bin/python
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
