@@ -20,9 +20,12 @@ setuptools.setup(
   + [name for name in package_dir if name.startswith(_RESOURCES)],
   package_dir=package_dir,
   package_data={
-    name: ['*.gin', '*.yaml']
-    for name in package_dir
-    if name.startswith(_RESOURCES)
+    'official_ext.harmonization.benchmark.report': ['*.j2'],
+    **{
+      name: ['*.gin', '*.yaml']
+      for name in package_dir
+      if name.startswith(_RESOURCES)
+    },
   },
   include_package_data=False,
   # Not build/: where case is not told apart, that is Bazel's BUILD.

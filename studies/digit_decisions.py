@@ -25,7 +25,7 @@ _BATCH = 100
 @functools.lru_cache
 def _records(pattern: str, size: int):
   """All images (N, size, size, 3), ink maps and labels of some records."""
-  source = labelled_images.Source(pattern, blur=False)
+  source = labelled_images.Dataset(pattern, blur=False)
   batches = list(
     labelled_images.batches(
       source,

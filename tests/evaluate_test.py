@@ -12,7 +12,9 @@ from PIL import Image
 import tensorflow as tf
 import tf_keras
 
+from official_ext.harmonization import cli
 from official_ext.harmonization import evaluate
+from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark.adapters import spec
 from official_ext.harmonization.benchmark.protocols import clickme
 from official_ext.harmonization.data import download_clickme
@@ -22,16 +24,18 @@ from official_ext.harmonization.data.records import record_writer
 from testing import fixtures
 
 FLAGS = flags.FLAGS
+_MODULE = 'evaluate_test'
 _WAS_PARSED = FLAGS.is_parsed()
 
 
 def setUpModule():
-  evaluate.define_flags()
+  for options in (*registry.option_classes(), evaluate.Options):
+    cli.define(options, _MODULE)
 
 
 def tearDownModule():
   # Other commands have flags of the same names.
-  for flag in list(FLAGS.flags_by_module_dict()[evaluate.__name__]):
+  for flag in list(FLAGS.flags_by_module_dict()[_MODULE]):
     delattr(FLAGS, flag.name)
   if not _WAS_PARSED:
     FLAGS.unparse_flags()
@@ -79,9 +83,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
 
   def _evaluate(self, *given):
     """Calls the command; returns its exit code or last words."""
-    values = {
-      f.name: f.default for f in FLAGS.flags_by_module_dict()[evaluate.__name__]
-    }
+    values = {f.name: f.default for f in FLAGS.flags_by_module_dict()[_MODULE]}
     for name, value in values.items():
       FLAGS[name].value = value
       FLAGS[name].present = 0
@@ -89,7 +91,10 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       ['evaluate', f'--output_dir={self.output_dir}', '--batch_size=2', *given]
     )
     try:
-      evaluate.main(left)
+      cli.guarded(
+        lambda argv: evaluate.main(cli.parsed(evaluate.Options), argv[1:]),
+        'evaluate',
+      )(left)
     except SystemExit as e:
       return e.code
     return 0
@@ -151,7 +156,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     self._check_resuming()
 
   def _check_resuming(self):
-    """Typed again with less, more and other flags."""
+    """Runs the command again with fewer, more and other flags."""
     given = (*self.models, f'--clickme={self.clickme}')
 
     def score(*more):
@@ -176,7 +181,6 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     page = self._read('report.html')
     self.assertIn('from an earlier run of ', page)
     self.assertIn('from an earlier run of ', self._read('leaderboard.txt'))
-    # A picture of what is not in the report would be taken for a part of it.
     self.assertFalse(os.path.exists(self._path('out', 'curves.png')))
     self.assertEqual(score('--limit=2')['n'], 2)
     self.assertIn('limit was None and is now 2', self._read('report.html'))
@@ -232,18 +236,21 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     self.assertFalse(clickme_release.is_release([shard]))
 
   @parameterized.parameters(
-    ((), 'no model is named'),
-    (('--model=keras:a.keras',), 'nothing is to be measured'),
+    ((), 'No model was given'),
+    (
+      ('--model=keras:a.keras',),
+      'No protocol.*--imagenet, --clickme,',
+    ),
     (('--model=keras:a.keras', '--clickme=none'), 'none does not exist'),
-    (('--model=a.keras', '--clickme=x'), "'a.keras' names no model"),
-    (('a.keras',), "'a.keras' is no flag"),
+    (('--model=a.keras', '--clickme=x'), "'a.keras' is not a SPEC"),
+    (('a.keras',), "'a.keras' is not a flag"),
     (
       ('--model=keras:a.keras', '--clickme=x', '--twin=a:b'),
-      '--twin=a:b must be the names of two models.*called a',
+      '--twin=a:b; expected the names of two models.* out of a',
     ),
     (
       ('--model=keras:a.keras', '--clickme=x', '--map_decoder=canonical'),
-      'Set --label_offset',
+      '--label_offset is not set',
     ),
     (
       ('--model=keras:a.keras', '--clickme=x', '--ceiling=65.753'),
@@ -255,7 +262,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     ),
     (
       ('--model=keras:a.keras', '--clickme=x', '--human_trials=h.csv'),
-      'add --psychophysics',
+      '--human_trials has no effect without --psychophysics',
     ),
     (('--model=keras:a.keras', '--psychophysics=nowhere'), 'nowhere'),
     (

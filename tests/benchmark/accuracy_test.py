@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from official_ext.harmonization.benchmark import accuracy
 from official_ext.harmonization.benchmark import labelled_images
+from official_ext.harmonization.benchmark.protocols import imagenet
 from official_ext.harmonization.data.records import record_writer
 from testing import fixtures
 from tests.benchmark import fakes
@@ -89,7 +90,7 @@ class ImageNetTest(tf.test.TestCase):
     # The host's crop keeps 87.5 % of the shorter side, in the middle.
     crops = [tf.image.resize(p[11:53, 3:45], [16, 16]) for p in pixels]
     expected = adapter.logits(adapter.preprocess(tf.stack(crops).numpy()))
-    source = labelled_images.Source(
+    source = labelled_images.Dataset(
       path,
       map_decoder='canonical',
       label_offset=-1,
@@ -97,7 +98,7 @@ class ImageNetTest(tf.test.TestCase):
       center_crop=True,
     )
     counts = []
-    found = accuracy.ImageNet(source, 2).run(adapter, counts.append)
+    found = imagenet.ImageNetProtocol(source, 2).run(adapter, counts.append)
     self.assertEqual([r['label'] for r in found.rows], [0, 1, 2])
     self.assertEqual(
       [r['prediction'] for r in found.rows], list(expected.argmax(-1))
@@ -114,11 +115,11 @@ class ImageNetTest(tf.test.TestCase):
       'zero.tfrecords',
       [record_writer.canonical_example(image, 0)],
     )
-    source = labelled_images.Source(
+    source = labelled_images.Dataset(
       path, map_decoder='canonical', label_offset=-1, has_maps=False
     )
     with self.assertRaisesRegex(ValueError, 'record 0 .*label 0'):
-      accuracy.ImageNet(source, 2).run(fakes.Adapter(), lambda n: None)
+      imagenet.ImageNetProtocol(source, 2).run(fakes.Adapter(), lambda n: None)
 
 
 if __name__ == '__main__':

@@ -1,10 +1,12 @@
-"""Made-up results of the benchmark, in the form of results.json."""
+"""Made-up results of the benchmark."""
 
 import io
 import os
 
 import numpy as np
 
+from official_ext.harmonization.benchmark import registry
+from official_ext.harmonization.benchmark import results as results_lib
 from official_ext.harmonization.evaluation import scores
 
 LEVELS = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 200]
@@ -14,7 +16,7 @@ PERCENTS = [*np.logspace(0, 2, 11), 100.0]
 def score(
   name, value, ceiling=None, spread=0.02, n=500, n_undefined=0, **details
 ):
-  """A score with an interval, as JSON has it."""
+  """Makes a score with an interval."""
   return scores.Score(
     name=name,
     value=value,
@@ -26,55 +28,52 @@ def score(
     ceiling=ceiling,
     preprocessing='x / 255',
     details=details,
-  ).to_json()
+  )
 
 
 def curve(threshold, /, scale=1.0, **more):
-  """An accuracy curve as `accuracy_curves.Curve.to_json` has it."""
+  """Makes an accuracy curve."""
   place = np.array([*range(11), 12]) / 10.0
   accuracy = 0.5 + 0.47 * scale / (1.0 + np.exp(-9 * (place - threshold)))
-  return {
-    'levels': LEVELS,
-    'percents': [float(p) for p in PERCENTS],
-    'accuracy': [float(a) for a in accuracy],
-    'standard_error': [0.02] * len(LEVELS),
-    **more,
-  }
+  return results_lib.Curve(
+    **{
+      'levels': LEVELS,
+      'percents': [float(p) for p in PERCENTS],
+      'accuracy': [float(a) for a in accuracy],
+      'standard_error': [0.02] * len(LEVELS),
+      **more,
+    }
+  )
 
 
-def experiment(values, warnings=(), ceiling=None, **more):
-  """One experiment of one model."""
-  return {
-    'settings': {},
-    'curves': None,
-    'table': 'models/x.csv',
-    'examples': None,
-    'seconds': 1.0,
-    'warnings': list(warnings),
-    'scores': {
-      name: score(name, value, ceiling if name == 'spearman' else None)
-      for name, value in values.items()
-    },
-    **more,
-  }
+def result(values, ceiling=None, **more):
+  """Makes the result of a protocol for a model."""
+  return results_lib.StoredResult(
+    **{
+      'settings': {},
+      'table': 'models/x.csv',
+      'seconds': 1.0,
+      'scores': {
+        name: score(name, value, ceiling if name == 'spearman' else None)
+        for name, value in values.items()
+      },
+      **more,
+    }
+  )
 
 
-def model(name, **experiments):
-  """A model that has been through experiments."""
-  return {
-    'name': name,
-    'settings': {'spec': f'keras_app:{name}', 'files': {}},
-    'adapter': {
-      'input_size': [224, 224],
-      'num_classes': 1000,
-      'preprocessing': '224x224 pixels, x / 127.5 - 1',
-    },
-    'experiments': experiments,
-  }
+def model(name, **found):
+  """Makes a model with results by protocol."""
+  return results_lib.ModelResults(
+    name,
+    {'spec': f'keras_app:{name}', 'files': {}},
+    results_lib.AdapterFacts([224, 224], 1000, '224x224 pixels, x / 127.5 - 1'),
+    found,
+  )
 
 
-def where_settings(ceiling=None):
-  """Settings of an experiment with maps."""
+def map_settings(ceiling=None):
+  """Makes settings of a protocol with maps."""
   return {
     'input_path': 'click-me/val/*.tfrecords',
     'map_decoder': 'clickme',
@@ -89,11 +88,11 @@ def where_settings(ceiling=None):
   }
 
 
-def results(models, twins=(), failures=(), ceiling=None):
-  """What goes into results.json."""
+def report(models, twins=(), failures=(), ceiling=None, **more):
+  """Makes a report of models."""
   settings = {
-    'clickme': where_settings(ceiling),
-    'clicktionary': where_settings(),
+    'clickme': map_settings(ceiling),
+    'clicktionary': map_settings(),
     'imagenet': {'input_path': 'valid*', 'files': 128},
     'psychophysics': {
       'input_path': 'stimuli',
@@ -102,35 +101,34 @@ def results(models, twins=(), failures=(), ceiling=None):
       'human': 'people.csv',
     },
   }
-  titles = {
-    'clickme': 'ClickMe: where people look',
-    'clicktionary': 'Clicktionary: where people look',
-    'imagenet': 'ImageNet: accuracy',
-    'psychophysics': 'Psychophysics: how people decide',
-  }
   found = [
-    name
-    for name in ('imagenet', 'clickme', 'clicktionary', 'psychophysics')
-    if any(name in m['experiments'] for m in models)
+    name for name in registry.names() if any(name in m.results for m in models)
   ]
-  return {
-    'created': '2026-01-02T03:04:05+00:00',
-    'command': 'evaluate --model=...',
-    'versions': {'tensorflow': '2.20.0'},
-    'limit': None,
-    'models': list(models),
-    'failures': list(failures),
-    'twins': list(twins),
-    'experiments': {
-      name: {'title': titles[name], 'settings': settings[name]}
-      for name in found
-    },
-    'left_out': {name: f'no --{name}' for name in titles if name not in found},
-  }
+  return results_lib.Report(
+    **{
+      'created': '2026-01-02T03:04:05+00:00',
+      'command': 'evaluate --model=...',
+      'versions': {'tensorflow': '2.20.0'},
+      'limit': None,
+      'models': list(models),
+      'failures': list(failures),
+      'twins': list(twins),
+      'protocols': {
+        name: results_lib.MeasuredProtocol(
+          registry.get(name).title, settings.get(name, {})
+        )
+        for name in found
+      },
+      'not_measured': {
+        name: f'no --{name}' for name in registry.names() if name not in found
+      },
+      **more,
+    }
+  )
 
 
 def write_examples(output_dir, name, seed, size=64, count=3):
-  """Writes the pictures of a model, and returns where."""
+  """Writes the examples of a model and returns their path."""
   rng = np.random.default_rng(seed)
   y, x = np.mgrid[:size, :size] / size
   blob = np.exp(-((x - 0.5) ** 2 + (y - 0.4) ** 2) / 0.05)

@@ -1,6 +1,7 @@
 """Tests of the benchmark's loop: resuming, failing, and what it keeps."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -18,14 +19,27 @@ import tensorflow as tf
 from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal as journal_lib
-from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run as benchmark_run
+from official_ext.harmonization.benchmark import stored_results
 from official_ext.harmonization.evaluation import scores
 from tests.benchmark import fakes
 
 
-class _Experiment(protocol.Experiment):
+class _Protocol(protocol.Protocol):
+  """A protocol without flags and without a section in the report."""
+
+  @classmethod
+  def from_options(cls, options, run):
+    raise NotImplementedError
+
+  @classmethod
+  def describe(cls, settings):
+    raise NotImplementedError
+
+
+class _Lengths(_Protocol):
   """Scores the length of a model's name, and counts its runs."""
 
   def __init__(self, name, error=None, data=(), **settings):
@@ -50,11 +64,11 @@ class _Experiment(protocol.Experiment):
     progress(2)
     values = np.array([len(adapter.name), float('nan')])
     maps = np.stack([np.eye(4), np.full((4, 4), np.nan)])
-    return protocol.Result(
+    return results.Measurement(
       scores=[scores.score('length', values, preprocessing='none')],
       rows=[{'value': v} for v in values],
       warnings=['beware'],
-      examples=protocol.Examples(np.zeros((2, 4, 4, 3), np.uint8), maps, maps),
+      examples=results.Examples(np.zeros((2, 4, 4, 3), np.uint8), maps, maps),
     )
 
 
@@ -64,7 +78,7 @@ def _build(spec):
   return fakes.Adapter(spec=spec)
 
 
-class _Counted(protocol.Experiment):
+class _Counted(_Protocol):
   """Scores ten images one by one; may stop for good before one of them."""
 
   name, title = 'first', 'First'
@@ -89,7 +103,7 @@ class _Counted(protocol.Experiment):
       rows.append({'value': 1.0 / (i + 1) if i != 2 else float('nan')})
       if journal:
         journal.add(rows[-1:])
-    return protocol.Result(
+    return results.Measurement(
       scores=[
         scores.score(
           'mean', [row['value'] for row in rows], preprocessing='none'
@@ -124,23 +138,23 @@ class BenchmarkTest(tf.test.TestCase):
     return os.path.join(self.folder, 'models', name)
 
   def test_writes_scores_tables_and_examples(self):
-    outcome = self._run([_Experiment('first', size=3)], _models('one'))
+    outcome = self._run([_Lengths('first', size=3)], _models('one'))
     with open(self._path('one.json')) as f:
-      self.assertEqual(json.load(f), outcome['models'][0])
-    found = outcome['models'][0]
-    self.assertEqual(found['settings']['spec'], 'mg:one')
-    self.assertEqual(found['adapter']['preprocessing'], 'pixels / 255 - 0.5')
-    first = found['experiments']['first']
-    self.assertEqual(first['settings'], {'size': 3})
-    self.assertEqual(first['scores']['length']['value'], 3)
-    self.assertEqual(first['scores']['length']['n_undefined'], 1)
-    self.assertEqual(first['warnings'], ['beware'])
-    with open(os.path.join(self.folder, first['table'])) as f:
+      self.assertEqual(json.load(f), outcome.models[0].to_json())
+    found = outcome.models[0]
+    self.assertEqual(found.spec, 'mg:one')
+    self.assertEqual(found.adapter.preprocessing, 'pixels / 255 - 0.5')
+    first = found.results['first']
+    self.assertEqual(first.settings, {'size': 3})
+    self.assertEqual(first.scores['length'].value, 3)
+    self.assertEqual(first.scores['length'].n_undefined, 1)
+    self.assertEqual(first.warnings, ['beware'])
+    with open(os.path.join(self.folder, first.table)) as f:
       self.assertEqual(
         [row['value'] for row in csv.DictReader(f)], ['3.0', 'nan']
       )
-    kept = benchmark_run.read_examples(
-      os.path.join(self.folder, first['examples'])
+    kept = stored_results.read_examples(
+      os.path.join(self.folder, first.examples)
     )
     np.testing.assert_array_equal(kept.human[0], 255 * np.eye(4))
     np.testing.assert_array_equal(kept.human[1], np.zeros((4, 4)))
@@ -149,31 +163,33 @@ class BenchmarkTest(tf.test.TestCase):
     )
 
   def test_what_is_finished_is_not_scored_again(self):
-    first, second = _Experiment('first'), _Experiment('second')
+    first, second = _Lengths('first'), _Lengths('second')
     before = self._run([first], _models('one', 'two'))
     again = self._run([first, second], _models('one', 'two', 'three'))
     self.assertEqual(first.scored, ['one', 'two', 'three'])
     self.assertEqual(second.scored, ['one', 'two', 'three'])
-    result = again['models'][0]['experiments']['first']
-    self.assertStartsWith(result.pop('earlier'), 'from an earlier run of ')
-    self.assertEqual(result, before['models'][0]['experiments']['first'])
+    result = again.models[0].results['first']
+    self.assertStartsWith(result.origin, 'from an earlier run of ')
+    result = dataclasses.replace(result, origin='')
+    first_run = before.models[0].results['first']
+    self.assertEqual(result.to_json(), first_run.to_json())
 
     first.scored.clear()
     done = self._run([first], _models('one', 'two', 'three'))
-    self.assertEqual((done['failures'], first.scored), ([], []))
-    self.assertEqual(
-      [list(m['experiments']) for m in done['models']], [['first']] * 3
-    )
+    self.assertEqual((done.failures, first.scored), ([], []))
+    self.assertEqual([list(m.results) for m in done.models], [['first']] * 3)
 
   def test_what_was_not_scored_now_says_so(self):
-    outcome = self._run([_Experiment('first')], _models('one'))
-    result = outcome['models'][0]['experiments']['first']
-    self.assertNotIn('earlier', result)
-    again = self._run([_Experiment('first')], _models('one'))
-    again = again['models'][0]['experiments']['first']
-    date = result['created'].replace('T', ' ')
-    self.assertEqual(again.pop('earlier'), f'from an earlier run of {date}')
-    self.assertEqual(again, result)
+    outcome = self._run([_Lengths('first')], _models('one'))
+    result = outcome.models[0].results['first']
+    self.assertEqual(result.origin, '')
+    again = self._run([_Lengths('first')], _models('one'))
+    again = again.models[0].results['first']
+    date = result.created.replace('T', ' ')
+    self.assertEqual(again.origin, f'from an earlier run of {date}')
+    self.assertEqual(
+      dataclasses.replace(again, origin='').to_json(), result.to_json()
+    )
 
   def _is_scored_again(self, experiment, reason, build=_build, name='one'):
     """Checks that a result is computed anew, and the old one kept."""
@@ -181,7 +197,7 @@ class BenchmarkTest(tf.test.TestCase):
       before = json.load(f)
     outcome = self._run([experiment], _models(name), build)
     self.assertEqual(experiment.scored, [name])
-    note = outcome['notes'][0]
+    note = outcome.notes[0]
     self.assertRegex(note, reason)
     (kept,) = [
       f
@@ -198,32 +214,28 @@ class BenchmarkTest(tf.test.TestCase):
     return outcome, kept['experiments']['first']
 
   def test_other_settings_are_scored_beside_the_old_ones(self):
-    self._run(
-      [_Experiment('first', limit=8), _Experiment('second')], _models('one')
-    )
+    self._run([_Lengths('first', limit=8), _Lengths('second')], _models('one'))
     with open(self._path('one.first.csv'), 'rb') as f:
       table = f.read()
-    second = _Experiment('second')
+    second = _Lengths('second')
     outcome, kept = self._is_scored_again(
-      _Experiment('first', limit=None), 'limit was 8 and is now None'
+      _Lengths('first', limit=None), 'limit was 8 and is now None'
     )
     self.assertEqual(
-      outcome['models'][0]['experiments']['first']['settings'], {'limit': None}
+      outcome.models[0].results['first'].settings, {'limit': None}
     )
     with open(os.path.join(self.folder, kept['table']), 'rb') as f:
       self.assertEqual(f.read(), table)
     # The other experiment is not touched, and what was kept is found again.
-    back = _Experiment('first', limit=8)
+    back = _Lengths('first', limit=8)
     outcome = self._run([back, second], _models('one'))
     self.assertEqual((back.scored, second.scored), ([], []))
-    self.assertEqual(
-      outcome['models'][0]['experiments']['first']['settings'], {'limit': 8}
-    )
+    self.assertEqual(outcome.models[0].results['first'].settings, {'limit': 8})
 
   def test_another_network_is_scored_again(self):
-    self._run([_Experiment('first'), _Experiment('second')], _models('one'))
+    self._run([_Lengths('first'), _Lengths('second')], _models('one'))
     self._is_scored_again(
-      _Experiment('first'),
+      _Lengths('first'),
       'parameters was .*other logits or gradients',
       lambda spec: fakes.Adapter(spec=spec, seed=1),
     )
@@ -237,24 +249,24 @@ class BenchmarkTest(tf.test.TestCase):
       with open(data, 'w') as f:
         f.write(content)
       if content == 'labels 1 2':
-        self._run([_Experiment('first', data=[data])], _models('one'))
-    self._is_scored_again(_Experiment('first', data=[data]), 'data.sha256 was ')
+        self._run([_Lengths('first', data=[data])], _models('one'))
+    self._is_scored_again(_Lengths('first', data=[data]), 'data.sha256 was ')
 
   def test_another_version_of_a_package_or_the_protocol(self):
-    self._run([_Experiment('first')], _models('one'))
-    changed = _Experiment('first')
+    self._run([_Lengths('first')], _models('one'))
+    changed = _Lengths('first')
     changed.version = 2
     self._is_scored_again(changed, "protocol was 'first 1'")
     with mock.patch.object(identity.metadata, 'version', lambda _: '99'):
-      outcome = self._run([_Experiment('first')], _models('one'))
-    self.assertRegex(outcome['notes'][0], "versions.numpy was '.*now '99'")
+      outcome = self._run([_Lengths('first')], _models('one'))
+    self.assertRegex(outcome.notes[0], "versions.numpy was '.*now '99'")
 
   def test_rescore(self):
-    self._run([_Experiment('first')], _models('one'))
-    again = _Experiment('first')
+    self._run([_Lengths('first')], _models('one'))
+    again = _Lengths('first')
     outcome = self._run([again], _models('one'), rescore=True)
     self.assertEqual(again.scored, ['one'])
-    self.assertRegex(outcome['notes'][0], 'earlier/one.first.*--rescore')
+    self.assertRegex(outcome.notes[0], 'earlier/one.first.*--rescore')
 
   def test_edited_and_missing_files_are_noticed(self):
 
@@ -285,16 +297,14 @@ class BenchmarkTest(tf.test.TestCase):
       ),
     ):
       self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
-      self._run([_Experiment('first')], _models('one'))
+      self._run([_Lengths('first')], _models('one'))
       change()
-      experiment = _Experiment('first')
+      experiment = _Lengths('first')
       outcome = self._run([experiment], _models('one'))
       self.assertEqual(experiment.scored, ['one'])
-      self.assertRegex(outcome['notes'][0], reason)
+      self.assertRegex(outcome.notes[0], reason)
       self.assertEqual(
-        outcome['models'][0]['experiments']['first']['scores']['length'][
-          'value'
-        ],
+        outcome.models[0].results['first'].scores['length'].value,
         3.0,
       )
       self.assertTrue(os.path.exists(self._path('one.first.csv')))
@@ -338,10 +348,10 @@ class BenchmarkTest(tf.test.TestCase):
       for name in ('one', 'other'):
         with open(self._path(f'{name}.json'), 'wb') as f:
           f.write(text.encode('latin1'))
-      experiment = _Experiment('first')
+      experiment = _Lengths('first')
       outcome = self._run([experiment], _models('one'))
       self.assertEqual(experiment.scored, ['one'])
-      moved, named = outcome['notes']
+      moved, named = outcome.notes
       self.assertRegex(moved, rf'one\.json: .*{reason}.*expected.*moved to')
       self.assertRegex(named, rf'other\.json: .*{reason}.*expected')
       (kept,) = os.listdir(self._path('earlier'))
@@ -351,7 +361,7 @@ class BenchmarkTest(tf.test.TestCase):
 
   def _write_old(self, **settings):
     """Writes a result as they were before they had identities."""
-    self._run([_Experiment('first', **settings)], _models('one'))
+    self._run([_Lengths('first', **settings)], _models('one'))
     with open(self._path('one.json')) as f:
       record = json.load(f)
     for field in ('identity', 'created', 'contents', 'digest'):
@@ -362,86 +372,86 @@ class BenchmarkTest(tf.test.TestCase):
 
   def test_old_records_open_unverified(self):
     self._write_old(limit=8)
-    same = _Experiment('first', limit=8, another='new')
-    second = _Experiment('second')
+    same = _Lengths('first', limit=8, another='new')
+    second = _Lengths('second')
     for _ in range(2):  # The date is not that of the second's saving.
       outcome = self._run([same, second], _models('one'))
-      result = outcome['models'][0]['experiments']['first']
+      result = outcome.models[0].results['first']
       self.assertRegex(
-        result['earlier'],
+        result.origin,
         r'^from an earlier run of 2001-09-0.*'
         'unverified.*--rescore',
       )
-      self.assertEqual(result['scores']['length']['value'], 3.0)
+      self.assertEqual(result.scores['length'].value, 3.0)
     # Nor does another name score it again, or verify it.
     outcome = self._run([same], [benchmark_run.parse_model('mg:one?name=Fine')])
-    result = outcome['models'][0]['experiments']['first']
-    self.assertRegex(result['earlier'], '^from an earlier run of 2001-.*unver')
+    result = outcome.models[0].results['first']
+    self.assertRegex(result.origin, '^from an earlier run of 2001-.*unver')
     self.assertEqual(same.scored, [])
     os.remove(self._path('Fine.json'))
-    self._is_scored_again(_Experiment('first', limit=9), 'limit was 8')
+    self._is_scored_again(_Lengths('first', limit=9), 'limit was 8')
 
   def test_a_name_is_only_a_name(self):
-    first = _Experiment('first')
+    first = _Lengths('first')
     self._run([first], _models('one'))
     first.scored.clear()
     outcome = self._run(
       [first], [benchmark_run.parse_model('mg:one?name=Fine')]
     )
     self.assertEqual(first.scored, [])
-    (model,) = outcome['models']  # Not under both names.
-    self.assertEqual(model['name'], 'Fine')
-    self.assertRegex(outcome['notes'][0], 'Fine: first is that of .*one.json')
+    (model,) = outcome.models  # Not under both names.
+    self.assertEqual(model.name, 'Fine')
+    self.assertRegex(outcome.notes[0], 'Fine: .*first is taken from .*one.json')
     with open(self._path('Fine.first.csv')) as f:
       self.assertEqual([r['model'] for r in csv.DictReader(f)], ['Fine'] * 2)
     # And sealed, so that it needs no scoring again.
     again = self._run([first], [benchmark_run.parse_model('mg:one?name=Fine')])
-    self.assertEqual((first.scored, again['notes']), ([], []))
+    self.assertEqual((first.scored, again.notes), ([], []))
 
   def test_the_report_holds_all_models_of_the_folder(self):
-    self._run([_Experiment('first')], _models('one'))
-    self._run([_Experiment('first', limit=3)], _models('other'))
+    self._run([_Lengths('first')], _models('one'))
+    self._run([_Lengths('first', limit=3)], _models('other'))
     outcome = self._run(
-      [_Experiment('first')],
+      [_Lengths('first')],
       _models('two'),
       lambda spec: fakes.Adapter(spec=spec, seed=1),
     )
-    self.assertEqual([m['name'] for m in outcome['models']], ['two', 'one'])
-    label = outcome['models'][1]['experiments']['first']['earlier']
+    self.assertEqual([m.name for m in outcome.models], ['two', 'one'])
+    label = outcome.models[1].results['first'].origin
     self.assertRegex(label, '^from an earlier run of .*not opened|process')
-    (note,) = outcome['notes']
+    (note,) = outcome.notes
     self.assertRegex(note, 'other.json: first is not shown: .*limit was 3')
 
   def test_a_claimed_model_is_passed_over(self):
-    self._run([_Experiment('first')], _models('one'))
-    first = _Experiment('first')
+    self._run([_Lengths('first')], _models('one'))
+    first = _Lengths('first')
     with claims.Claim(self._path('two.claim')):
       outcome = self._run([first], _models('one', 'two', 'three'))
     self.assertEqual(first.scored, ['three'])
-    self.assertEqual([m['name'] for m in outcome['models']], ['one', 'three'])
-    self.assertRegex(outcome['notes'][0], rf'two is .*process {os.getpid()},')
+    self.assertEqual([m.name for m in outcome.models], ['one', 'three'])
+    self.assertRegex(outcome.notes[0], rf'two is .*process {os.getpid()},')
     self.assertEqual(
       [f for f in os.listdir(self._path('')) if 'claim' in f], []
     )
 
   def test_a_failure_does_not_lose_the_others(self):
     experiments = [
-      _Experiment('first'),
-      _Experiment('second', ValueError('x<y')),
+      _Lengths('first'),
+      _Lengths('second', ValueError('x<y')),
     ]
     outcome = self._run(experiments, _models('broken', 'bad', 'good'))
     self.assertEqual(
-      [(f['name'], f['experiment'], f['error']) for f in outcome['failures']],
+      [(f.name, f.stage, f.error) for f in outcome.failures],
       [
         ('broken', 'the model cannot be opened', 'OSError: no such weights'),
         ('bad', 'second', 'ValueError: x<y'),
       ],
     )
     self.assertEqual(
-      [(m['name'], list(m['experiments'])) for m in outcome['models']],
+      [(m.name, list(m.results)) for m in outcome.models],
       [('bad', ['first']), ('good', ['first', 'second'])],
     )
-    with open(outcome['failures'][1]['traceback']) as f:
+    with open(outcome.failures[1].traceback) as f:
       self.assertIn('in run', f.read())
     # What failed is tried again, and nothing else.
     for experiment in experiments:
@@ -449,7 +459,7 @@ class BenchmarkTest(tf.test.TestCase):
     self._run(experiments, _models('broken', 'bad', 'good'))
     self.assertEqual([e.scored for e in experiments], [[], ['bad']])
     # What then works leaves no failure behind.
-    self._run([_Experiment('first'), _Experiment('second')], _models('bad'))
+    self._run([_Lengths('first'), _Lengths('second')], _models('bad'))
     self.assertFalse(os.path.exists(self._path('bad.failure.txt')))
 
   def test_functions_of_one_name_are_models_of_two(self):
@@ -459,7 +469,7 @@ class BenchmarkTest(tf.test.TestCase):
       adapter.name = 'net'  # Of the function, in both modules.
       return adapter
 
-    experiment = _Experiment('first')
+    experiment = _Lengths('first')
     self._run(
       [experiment],
       benchmark_run.parse_models(
@@ -470,16 +480,16 @@ class BenchmarkTest(tf.test.TestCase):
     self.assertEqual(experiment.scored, ['a.net', 'b.net', 'c'])
 
   def test_bad_data_stop_the_run(self):
-    error = labelled_images.BadDataError('record 3')
-    with self.assertRaisesRegex(labelled_images.BadDataError, 'record 3'):
-      self._run([_Experiment('first', error)], _models('good', 'bad', 'other'))
+    error = protocol.BadDataError('record 3')
+    with self.assertRaisesRegex(protocol.BadDataError, 'record 3'):
+      self._run([_Lengths('first', error)], _models('good', 'bad', 'other'))
     self.assertTrue(os.path.exists(self._path('good.json')))
     self.assertFalse(os.path.exists(self._path('other.json')))
 
   def test_processes_share_a_folder_and_one_is_killed(self):
 
     code = (
-      'from tests.evaluation import benchmark_test as t; '
+      'from tests.benchmark import run_test as t; '
       f't.score_in_folder({self.folder!r}, 4, "one", "two")'
     )
     other = subprocess.Popen(
@@ -493,9 +503,9 @@ class BenchmarkTest(tf.test.TestCase):
     # It is at the first model, so the second is scored here.
     here = _Counted()
     outcome = self._run([here], _models('one', 'two'))
-    self.assertEqual([m['name'] for m in outcome['models']], ['two'])
+    self.assertEqual([m.name for m in outcome.models], ['two'])
     self.assertEqual(here.computed, [*range(10)])
-    (note,) = outcome['notes']
+    (note,) = outcome.notes
     self.assertRegex(note, f'one is .*, process {other.pid},')
     # Killed, and not waited for: a zombie has ended, too.
     other.kill()
@@ -504,13 +514,13 @@ class BenchmarkTest(tf.test.TestCase):
     last = _Counted()
     outcome = self._run([last], _models('one', 'two'))
     self.assertEqual(last.computed, [*range(4, 10)])
-    (note,) = outcome['notes']
+    (note,) = outcome.notes
     self.assertRegex(note, 'one: first resumes after 4 images')
     # The interrupted model's scores are the other's, bit by bit.
-    one, two = (m['experiments']['first']['scores'] for m in outcome['models'])
+    one, two = (m.results['first'].scores for m in outcome.models)
     self.assertEqual(one, two)
     self.assertAllClose(
-      one['mean']['value'], np.delete(1 / (1 + np.arange(10.0)), 2).mean()
+      one['mean'].value, np.delete(1 / (1 + np.arange(10.0)), 2).mean()
     )
     self.assertEqual(
       [f for f in os.listdir(self._path('')) if 'claim' in f or 'partial' in f],
@@ -530,7 +540,7 @@ class BenchmarkTest(tf.test.TestCase):
       outcome = self._run([first], _models('one'), rescore=True)
       self.assertEqual(first.computed, [*range(10)])
       self.assertTrue(
-        any('one.first.partial.jsonl: ' in n for n in outcome['notes'])
+        any('one.first.partial.jsonl: ' in n for n in outcome.notes)
       )
 
   def test_holds_one_model_at_a_time(self):
@@ -544,9 +554,9 @@ class BenchmarkTest(tf.test.TestCase):
       alive.add(adapter)
       return adapter
 
-    failing = _Experiment('first', ValueError('no'))
+    failing = _Lengths('first', ValueError('no'))
     outcome = self._run([failing], _models('one', 'bad', 'two'), build)
-    self.assertLen(outcome['models'], 2)
+    self.assertLen(outcome.models, 2)
     self.assertEmpty(alive)
 
 
@@ -568,15 +578,15 @@ class ModelTest(parameterized.TestCase):
     'mg:x?name=..',
   )
   def test_no_model(self, text):
-    with self.assertRaises(benchmark_run.SettingsError):
+    with self.assertRaises(protocol.SettingsError):
       benchmark_run.parse_model(text)
 
   def test_two_of_one_name(self):
     with self.assertRaisesRegex(
-      benchmark_run.SettingsError, "mg:a/run and mg:b/run.*'run'"
+      protocol.SettingsError, "mg:a/run and mg:b/run.*'run'"
     ):
       benchmark_run.parse_models(['mg:a/run', 'mg:b/run'])
-    with self.assertRaisesRegex(benchmark_run.SettingsError, "'Run' and 'run'"):
+    with self.assertRaisesRegex(protocol.SettingsError, "'Run' and 'run'"):
       benchmark_run.parse_models(['mg:a/Run', 'mg:b/run'])
 
 

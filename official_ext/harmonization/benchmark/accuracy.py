@@ -1,34 +1,32 @@
-"""Top-1 accuracy, whether it is above chance, and ImageNet's accuracy.
+"""Top-1 accuracy, and whether it is above chance.
 
-Wrong preprocessing and wrong class orders are the commonest errors when
-networks are compared, and both show as an accuracy at chance.
+Wrong preprocessing and a wrong order of classes are the most common errors when
+networks are compared, and both result in an accuracy at chance.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from official_ext.harmonization.benchmark import identity
-from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark import labelled_images
-from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.evaluation import scores
 
-# Of the test that accuracy is above chance.
+# Level of the test that accuracy is above chance.
 SIGNIFICANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Chance:
-  """What guessing would reach, and whether a network does better.
+  """The accuracy of guessing, and a test whether a network exceeds it.
 
   Attributes:
-    rate: the accuracy expected of a guess with the network's own habits.
-    p_value: the probability that n such guesses are right as often as the
-      network was.
+    rate: the expected accuracy of guesses with the same class frequencies as
+      the network's predictions.
+    p_value: the probability that n such guesses are correct at least as often
+      as the network.
   """
 
   rate: float
@@ -36,23 +34,23 @@ class Chance:
 
   @property
   def is_at_chance(self) -> bool:
-    """Whether the network cannot be told from guessing."""
+    """Whether the accuracy does not differ significantly from guessing."""
     return self.p_value > SIGNIFICANCE
 
 
 def chance(predictions: Sequence[int], labels: Sequence[int]) -> Chance:
   """Tests accuracy against guessing.
 
-  If predictions had nothing to do with the images, one would be right with
+  If predictions were independent of the images, one would be correct with
   probability p = sum over classes of the class's share of the predictions times
   its share of the labels (the chance agreement of Cohen, "A coefficient of
-  agreement for nominal scales", 1960). Unlike 1 / classes it holds when few
-  classes occur, or when a network always says the same. The p-value is that of
-  the one-sided binomial test, P(X >= hits), X ~ Binomial(n, p).
+  agreement for nominal scales", 1960). Unlike 1 / classes, this holds when few
+  classes occur or a network always predicts the same class. The p-value is that
+  of the one-sided binomial test, P(X >= hits), X ~ Binomial(n, p).
 
   Args:
-    predictions: int (n,), class by image.
-    labels: int (n,).
+    predictions: int (n,), classes.
+    labels: int (n,), classes.
 
   Returns:
     The rate p and the p-value.
@@ -78,18 +76,18 @@ def measure(
   preprocessing: str,
   model_preprocessing: str,
   details: dict[str, Any] | None = None,
-):
-  """Makes a score of top-1 accuracy, and a warning where it is at chance.
+) -> tuple[scores.Score, list[str]]:
+  """Computes top-1 accuracy, and warns if it is at chance.
 
   Args:
-    predictions: int (n,), class by image.
-    labels: int (n,).
-    preprocessing: of the images, in a line, for the score.
+    predictions: int (n,), classes.
+    labels: int (n,), classes.
+    preprocessing: of the images, in one line, for the score.
     model_preprocessing: the adapter's part of it, for the warning.
-    details: whatever else belongs to the score.
+    details: further facts about the score.
 
   Returns:
-    The `scores.Score` named 'top1', and a list of warnings, empty or of one.
+    The score 'top1', and a list of at most one warning.
   """
   predictions, labels = np.asarray(predictions), np.asarray(labels)
   correct = (predictions == labels).astype(np.float64)
@@ -107,94 +105,15 @@ def measure(
   if not test.is_at_chance:
     return score, []
   return score, [
-    f'Top-1 accuracy is {score.value:.4f} on {score.n} images, which cannot '
-    f'be told from guessing ({test.rate:.4f}; one-sided binomial test, p = '
-    f'{test.p_value:.2g}). Wrong preprocessing, class order or label offset '
-    f'is the usual cause; the preprocessing was: {model_preprocessing}.'
+    f'Top-1 accuracy is {score.value:.4f} on {score.n} images, not '
+    f'significantly above guessing ({test.rate:.4f}; one-sided binomial test, '
+    f'p = {test.p_value:.2g}). The usual cause is a wrong preprocessing, class '
+    f'order or label offset; the preprocessing was: {model_preprocessing}.'
   ]
 
 
-class ImageNet(protocol.Experiment):
-  """Top-1 accuracy on labelled images without maps: ImageNet's validation set.
-
-  Records have Model Garden's fields. The central 87.5 % of an image is resized
-  to the model's input size (bilinear), as the host evaluates.
-  """
-
-  name = 'imagenet'
-  title = 'ImageNet: accuracy'
-
-  def __init__(self, source: labelled_images.Source, batch_size: int):
-    """Initializes the experiment.
-
-    Args:
-      source: of the records, without maps.
-      batch_size: on which no score depends.
-    """
-    self._source = source
-    self._batch_size = batch_size
-
-  def settings(self) -> dict[str, Any]:
-    """What the scores depend on, but for the model."""
-    return self._source.settings()
-
-  def identity(self, digests: identity.Digests) -> dict[str, Any]:
-    """See `results.Experiment`."""
-    return {
-      'protocol': f'{self.name} {self.version}',
-      'data': self._source.contents(digests),
-      'options': self._source.options(),
-    }
-
-  def run(
-    self,
-    adapter,
-    progress: Callable[[int], Any],
-    journal: journal_lib.Journal | None = None,
-  ) -> protocol.Result:
-    """Scores a model.
-
-    Args:
-      adapter: of the model, an `adapters.base.Adapter`.
-      progress: called with the number of images of every batch.
-      journal: see `results.Experiment`; its items are rows.
-
-    Returns:
-      The score 'top1', and a row per image.
-    """
-    rows = journal_lib.kept(journal)
-    for batch in labelled_images.batches(
-      self._source,
-      adapter.input_size,
-      adapter.input_size,
-      adapter.scored_classes,
-      self._batch_size,
-      start=len(rows),
-    ):
-      predictions = predict(adapter.logits(adapter.preprocess(batch.images)))
-      found = decision_rows(batch, predictions)
-      rows += found
-      if journal:
-        journal.add(found)
-      progress(len(found))
-    if not rows:
-      raise labelled_images.BadDataError(
-        f'{self._source.input_path} holds no record.'
-      )
-    height, width = adapter.input_size
-    score, warnings = measure(
-      [row['prediction'] for row in rows],
-      [row['label'] for row in rows],
-      preprocessing=f'central 87.5 % resized to {height}x{width} (bilinear); '
-      f'{adapter.preprocessing}',
-      model_preprocessing=adapter.preprocessing,
-      details={'limit': self._source.limit},
-    )
-    return protocol.Result(scores=[score], rows=rows, warnings=warnings)
-
-
 def predict(logits: np.ndarray) -> np.ndarray:
-  """The classes that logits name.
+  """Returns the class of the largest logit of each image.
 
   Args:
     logits: float (B, K).
@@ -203,13 +122,13 @@ def predict(logits: np.ndarray) -> np.ndarray:
     int64 (B,).
 
   Raises:
-    ValueError: a logit is NaN, so that there is no largest.
+    ValueError: a logit is NaN.
   """
   bad = np.flatnonzero(np.isnan(logits).any(axis=-1))
   if bad.size:
     raise ValueError(
-      f'The model gave NaN for {bad.size} of {len(logits)} images of a '
-      'batch: it cannot be scored.'
+      f'The model returned NaN for {bad.size} of {len(logits)} images of a '
+      'batch; expected finite logits.'
     )
   return np.argmax(logits, axis=-1)
 
@@ -217,11 +136,11 @@ def predict(logits: np.ndarray) -> np.ndarray:
 def decision_rows(
   batch: labelled_images.Batch, predictions: np.ndarray
 ) -> list[dict[str, Any]]:
-  """Says of each image where it is from and what the model took it for.
+  """Makes rows of the table of images.
 
   Args:
     batch: the images.
-    predictions: int (B,).
+    predictions: int (B,), classes.
 
   Returns:
     A row per image: file, record, label, prediction, correct.
@@ -235,6 +154,6 @@ def decision_rows(
       'correct': int(label == prediction),
     }
     for (file, index), label, prediction in zip(
-      batch.places, batch.labels, predictions
+      batch.locations, batch.labels, predictions
     )
   ]

@@ -70,6 +70,11 @@ _CHUNK = 1 << 20
 _SETTLED = 2.0
 
 
+def digests_path(output_dir: str) -> str:
+  """Returns the path of the stored digests, see `Digests`."""
+  return os.path.join(output_dir, 'digests.json')
+
+
 def now() -> str:
   """Returns the local time with its zone, to the second."""
   return datetime.datetime.now().astimezone().isoformat(timespec='seconds')

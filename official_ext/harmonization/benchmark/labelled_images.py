@@ -1,9 +1,9 @@
-"""Labelled images from records, every one once, in order.
+"""Reads labelled images from records, each once and in order.
 
-What a network is scored on: images at the size that it takes, labels as the
-classes that it is scored in, human maps with the released preprocessing. The
-order is that of the sorted files, so that two models see the same images, and
-the last batch is as small as what is left.
+A network is scored on these: images at its input size, labels as the classes
+that it is scored on, and human maps with the released preprocessing. Files are
+read in sorted order, so that all models see the same images. The last batch
+holds what remains.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,9 @@ from official.common import dataset_fn
 from official.vision.ops import preprocess_ops
 import tensorflow as tf
 
+from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark import identity
+from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.data.records import record_files
 from official_ext.harmonization.dataloaders import decoding
@@ -26,30 +28,40 @@ from official_ext.harmonization.dataloaders import registry
 from official_ext.harmonization.ops import blur
 
 _NO_MAP = 'it has no human map to compare with'
+# Settings that the report shows, with their labels.
+FACTS = {
+  'input_path': 'data',
+  'files': 'files',
+  'bytes': 'bytes',
+  'map_decoder': 'format',
+  'label_offset': 'label offset',
+  'limit': 'only the first records',
+}
 
 
-class BadDataError(ValueError):
-  """Records cannot be scored, whatever the model: nothing is left out."""
+def working_paths(paths: str) -> str:
+  """Resolves paths with commas between them, see `resources.working_path`."""
+  return ','.join(resources.working_path(p.strip()) for p in paths.split(','))
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Dataset:
   """Records, and how they are read.
 
   Attributes:
     input_path: path or glob of TFRecord files, or several with commas.
     map_decoder: their format, see `dataloaders.registry`.
     label_offset: added to the recorded label to give one of the classes that a
-      network is scored in (0..999 for ImageNet).
-    raw_image_max: the value of white where a format's pixels are raw.
+      network is scored on (0..999 for ImageNet).
+    raw_image_max: value of white in formats of raw pixels.
     blur: whether maps are blurred as in the release.
-    map_resize: how they come to the size that is blurred, see `ops.blur`; None
-      for what `dataloaders.registry` says of the format.
-    blur_kernel: of that blur, see there.
-    has_maps: whether images come with maps; without, the map is not read.
-    center_crop: whether the central 87.5 % of the image is taken, as the host
-      evaluates ImageNet; the release takes the whole image.
-    limit: only the first so many records, for a trial; None for all.
+    map_resize: how maps are resized before the blur, see `ops.blur`; None for
+      the default of the format.
+    blur_kernel: of that blur, see `ops.blur`.
+    has_maps: whether maps are read.
+    center_crop: whether the central 87.5 % of the image is used, as in Model
+      Garden's evaluation of ImageNet; the release uses the whole image.
+    limit: only the first `limit` records, as a trial; None for all.
   """
 
   input_path: str
@@ -64,28 +76,25 @@ class Source:
   limit: int | None = None
 
   def files(self) -> list[str]:
-    """The files, sorted.
-
-    Returns:
-      Their paths.
+    """Returns the paths of the files, sorted.
 
     Raises:
-      BadDataError: there is none, or one is missing.
+      protocol.BadDataError: a path or glob matches no file.
     """
     try:
       return record_files.expand([self.input_path])
     except ValueError as e:
-      raise BadDataError(str(e)) from None
+      raise protocol.BadDataError(str(e)) from None
 
   def resize(self) -> str:
-    """How maps are resized, see `ops.blur.RESIZES`."""
+    """Returns how maps are resized, one of `ops.blur.RESIZES`."""
     return registry.map_resize(self.map_decoder, self.map_resize)
 
   def _fields(self) -> dict[str, Any]:
-    """What the fields come to, but for those that are as released."""
+    """Returns the fields that describe the scores."""
     fields = {**dataclasses.asdict(self), 'map_resize': self.resize()}
-    # Scores of a time before these could be chosen do not name them; nor do
-    # those that no map has a part in.
+    # Older scores do not name these two, which were always as released. Scores
+    # without maps do not depend on them.
     return {
       name: value
       for name, value in fields.items()
@@ -95,7 +104,7 @@ class Source:
     }
 
   def settings(self) -> dict[str, Any]:
-    """What a score depends on: the fields, and every file and its size."""
+    """Returns the fields, the number of files and their size in bytes."""
     sizes = {
       os.path.basename(file): tf.io.gfile.stat(file).length
       for file in self.files()
@@ -103,15 +112,15 @@ class Source:
     return {**self._fields(), 'bytes': sum(sizes.values()), 'files': len(sizes)}
 
   def options(self) -> dict[str, Any]:
-    """How records are read, whatever their files are called."""
+    """Returns how records are read, without the names of the files."""
     options = self._fields()
     del options['input_path']
     if not registry.is_raw(self.map_decoder):
-      del options['raw_image_max']  # Which only raw pixels need.
+      del options['raw_image_max']  # Encoded images do not depend on it.
     return options
 
   def contents(self, digests: identity.Digests) -> dict[str, Any]:
-    """Identifies the records.
+    """Identifies the contents of the records.
 
     Args:
       digests: of files' contents.
@@ -120,51 +129,52 @@ class Source:
       As `identity.Digests.of`.
 
     Raises:
-      BadDataError: a file is missing.
-      OSError or tf.errors.OpError: one cannot be read, or digests not be kept.
+      protocol.BadDataError: a path or glob matches no file.
+      OSError or tf.errors.OpError: a file cannot be read, or the digests cannot
+        be stored.
     """
     return digests.of(self.files())
 
 
 class Batch(NamedTuple):
-  """A batch of at most the size that was asked for.
+  """A batch of images.
 
   Attributes:
     images: float32 (B, h, w, 3), RGB in 0..255.
-    maps: float32 (B, H, W), the human maps; None where there are none.
+    maps: float32 (B, H, W), the human maps; None if they are not read.
     labels: int64 (B,), of the classes that are scored.
-    places: (file, position from 0) of each record.
+    locations: file and position from 0 of each record.
   """
 
   images: np.ndarray
   maps: np.ndarray | None
   labels: np.ndarray
-  places: list[tuple[str, int]]
+  locations: list[tuple[str, int]]
 
   def targets(self, num_classes: int) -> np.ndarray:
-    """The labels as one-hot rows, float32 (B, num_classes)."""
+    """Returns the labels as one-hot rows, float32 (B, num_classes)."""
     return np.eye(num_classes, dtype=np.float32)[self.labels]
 
 
 def _prepare(
   record: Mapping[str, tf.Tensor],
   decoder: decoding.Decoder,
-  source: Source,
+  dataset: Dataset,
   image_size,
   map_size,
 ) -> dict[str, tf.Tensor]:
-  """Decodes and resizes one record; a bad one becomes black."""
+  """Decodes and resizes one record; a bad record becomes black."""
   decoded = {
     'has_map': tf.constant(True),
     **decoder.decode(record['serialized']),
   }
   problem = decoded['problem']
-  if source.has_maps:
+  if dataset.has_maps:
     problem = tf.where((problem == '') & ~decoded['has_map'], _NO_MAP, problem)
 
   def image():
     pixels = decoded['image']
-    if source.center_crop:
+    if dataset.center_crop:
       begin, size = harmonization_input.centre_window(
         tf.shape(pixels)[:2], preprocess_ops.CENTER_CROP_FRACTION
       )
@@ -172,15 +182,15 @@ def _prepare(
     return tf.image.resize(pixels, image_size)
 
   def human_map():
-    if source.blur:
+    if dataset.blur:
       return blur.blur_maps(
         decoded['heatmap'][tf.newaxis],
         map_size,
-        source.resize(),
-        source.blur_kernel,
+        dataset.resize(),
+        dataset.blur_kernel,
       )[0]
     return tf.image.resize(
-      decoded['heatmap'], map_size, antialias=source.resize() == 'antialias'
+      decoded['heatmap'], map_size, antialias=dataset.resize() == 'antialias'
     )
 
   good = problem == ''
@@ -191,94 +201,95 @@ def _prepare(
     'problem': problem,
     'image': tf.cond(good, image, lambda: tf.zeros([*image_size, 3])),
   }
-  if source.has_maps:
+  if dataset.has_maps:
     prepared['map'] = tf.cond(
       good, human_map, lambda: tf.zeros([*map_size, 1])
     )[..., 0]
   return prepared
 
 
-def _check(batch: Mapping[str, np.ndarray], source: Source, num_classes: int):
-  """Raises where a record, or its label, cannot be used."""
+def _check(batch: Mapping[str, np.ndarray], dataset: Dataset, num_classes: int):
+  """Raises an error if a record or its label cannot be used."""
   for file, index, label, problem in zip(
     *(batch[key] for key in ('file', 'index', 'label', 'problem'))
   ):
     where = f'{file.decode()}, record {index} (counted from 0)'
     if problem:
-      raise BadDataError(
+      raise protocol.BadDataError(
         f'Bad record: {where}: {problem.decode(errors="replace")}. Repair or '
-        f'remove it; it was read as {source.map_decoder}.'
+        f'remove it, or set its format; it was read as {dataset.map_decoder}.'
       )
-    if not 0 <= label + source.label_offset < num_classes:
-      # Another model may have that class, so this is no bad record.
+    if not 0 <= label + dataset.label_offset < num_classes:
+      # Not a BadDataError: another model may have that class.
       raise ValueError(
         f'{where}: its label {label} plus the label offset '
-        f"{source.label_offset} is outside the model's classes "
-        f'0..{num_classes - 1}: set the offset, or leave the model out.'
+        f"{dataset.label_offset} is outside the model's classes; expected "
+        f'0..{num_classes - 1}. Set the offset, or remove the model.'
       )
 
 
 def batches(
-  source: Source,
+  dataset: Dataset,
   image_size: tuple[int, int],
   map_size: tuple[int, int],
   num_classes: int,
   batch_size: int,
   start: int = 0,
 ) -> Iterator[Batch]:
-  """Reads every record once.
+  """Reads each record once.
 
   An image is resized to `image_size` (bilinear), as a whole or after a central
   crop. A map is blurred at 64x64 and resized to `map_size`
   (`ops.blur.blur_maps`; `harmonization` 0.0.9, `common/clickme_dataset.py`).
 
   Args:
-    source: of the records.
-    image_size: (height, width) that the network takes.
-    map_size: (height, width) that maps are compared at.
-    num_classes: that the network is scored in.
+    dataset: the records.
+    image_size: (height, width) of the network's input.
+    map_size: (height, width) at which maps are compared.
+    num_classes: number of classes that the network is scored on.
     batch_size: of all batches but the last.
-    start: the number of records that are passed over.
+    start: number of records to skip.
 
   Yields:
-    The batches; only a few are held at a time.
+    The batches; only a few are in memory at a time.
 
   Raises:
-    BadDataError: a record cannot be used, or a file is damaged; it is named.
-    ValueError: a label is none of the classes.
+    protocol.BadDataError: a record cannot be used or a file is damaged; the
+      message names it.
+    ValueError: a label is outside the classes.
   """
-  decoder = registry.get_decoder(source.map_decoder, source.raw_image_max)
+  decoder = registry.get_decoder(dataset.map_decoder, dataset.raw_image_max)
   read = records.located(dataset_fn.pick_dataset_fn('tfrecord'))
-  files = source.files()
-  dataset = read(files)
-  if source.limit is not None:
-    dataset = dataset.take(source.limit)
-  dataset = dataset.skip(start)
-  dataset = dataset.map(
-    lambda record: _prepare(record, decoder, source, image_size, map_size),
+  files = dataset.files()
+  records_read = read(files)
+  if dataset.limit is not None:
+    records_read = records_read.take(dataset.limit)
+  records_read = records_read.skip(start)
+  prepared = records_read.map(
+    lambda record: _prepare(record, decoder, dataset, image_size, map_size),
     num_parallel_calls=tf.data.AUTOTUNE,
   )
-  for batch in _iterate(dataset.batch(batch_size).prefetch(1), files):
-    _check(batch, source, num_classes)
+  for batch in _iterate(prepared.batch(batch_size).prefetch(1), files):
+    _check(batch, dataset, num_classes)
     yield Batch(
       images=batch['image'],
       maps=batch.get('map'),
-      labels=batch['label'] + source.label_offset,
-      places=[
+      labels=batch['label'] + dataset.label_offset,
+      locations=[
         (file.decode(), int(index))
         for file, index in zip(batch['file'], batch['index'])
       ],
     )
 
 
-def _iterate(dataset: tf.data.Dataset, files):
-  """Yields batches; where TensorFlow cannot read on, finds out why."""
+def _iterate(prepared: tf.data.Dataset, files):
+  """Yields batches; if TensorFlow cannot read a record, finds out which."""
   try:
-    yield from dataset.as_numpy_iterator()
+    yield from prepared.as_numpy_iterator()
   except tf.errors.DataLossError as e:
     bad = verify_records.locate(files, e)
-    raise BadDataError(
+    raise protocol.BadDataError(
       f'Bad record: {bad or e.message}. Repair or remove it; python -m '
-      'official_ext.harmonization.data.verify_records --nodecode FILES names '
-      'all that are bad.'
+      'official_ext.harmonization.data.verify_records --nodecode FILES lists '
+      'all bad records.'
     ) from None

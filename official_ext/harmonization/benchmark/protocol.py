@@ -1,71 +1,138 @@
-"""An experiment of the benchmark, and what it hands back for a model."""
+"""The interface of a protocol: its flags, its scores and the words for them.
+
+A protocol is one class in one module, named by one line in `registry`. It
+measures any model on its data. The module must import TensorFlow and NumPy
+lazily, because --help imports all protocols:
+
+  with epy.lazy_imports():
+    import numpy as np
+
+  @dataclasses.dataclass(frozen=True)
+  class Options:
+    contrast: str = cli.flag('', 'Folder of images.', path=True)
+
+  class ContrastProtocol(protocol.Protocol):
+    name, label, title = 'contrast', 'Contrast', 'Contrast: how little suffices'
+    Options = Options
+    score_words = {'threshold': 'threshold (%)'}
+    ...
+
+tests/benchmark/toy_protocol.py is a complete example.
+"""
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-import numpy as np
+from official_ext.harmonization import cli
 
-from official_ext.harmonization.benchmark import identity
-from official_ext.harmonization.benchmark import journal as journal_lib
-from official_ext.harmonization.evaluation import scores
+if TYPE_CHECKING:
+  from official_ext.harmonization.benchmark import identity as identity_lib
+  from official_ext.harmonization.benchmark import journal as journal_lib
+  from official_ext.harmonization.benchmark import results
+  from official_ext.harmonization.benchmark.report import blocks
+  from official_ext.harmonization.evaluation import scores
 
 
-@dataclasses.dataclass(frozen=True)
-class Examples:
-  """A few images with maps, for pictures.
+class SettingsError(ValueError):
+  """Flags contradict each other or the data."""
 
-  Attributes:
-    images: uint8 (n, H, W, 3), as shown to people.
-    human: float (n, H, W), the human maps.
-    model: float (n, H, W), the model's maps.
-  """
 
-  images: np.ndarray
-  human: np.ndarray
-  model: np.ndarray
+class BadDataError(ValueError):
+  """Data cannot be scored, whatever the model; no record is skipped."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """The outcome of one experiment for one model.
+class RunOptions:
+  """Flags that all protocols share."""
+
+  output_dir: str = cli.flag(
+    'runs/alignment',
+    'Folder of the results; earlier results in it are used again.',
+    path=True,
+  )
+  batch_size: int = cli.flag(
+    32, 'Images per batch. No score depends on it.', at_least=1
+  )
+  limit: int | None = cli.flag(
+    None,
+    'Score only the first LIMIT records of each dataset, as a trial.',
+    at_least=1,
+  )
+
+
+class Protocol(abc.ABC):
+  """A protocol with its data and options, which can measure any model.
 
   Attributes:
-    scores: what was measured.
-    rows: of the table of images or trials.
-    warnings: sentences that a reader of the scores must know.
-    curves: data of an accuracy curve, or None.
-    examples: for pictures, or None.
-  """
-
-  scores: Sequence[scores.Score]
-  rows: Sequence[Mapping[str, Any]]
-  warnings: Sequence[str] = ()
-  curves: Mapping[str, Any] | None = None
-  examples: Examples | None = None
-
-
-class Experiment(abc.ABC):
-  """A protocol with its data and options, that any model can go through.
-
-  Attributes:
-    name: in tables and file names.
-    title: for people.
-    version: of the protocol; another one gives other scores.
+    name: in flags, tables and file names; --<name> asks for the protocol.
+    Options: dataclass of its flags, made by `cli.flag`; one of them has the
+      protocol's name. Protocols may share a class.
+    label: before the score in column titles.
+    title: of its section in the report.
+    version: part of the identity of its results; increase it when the same
+      data give other scores.
+    score_words: titles of the scores, by name without the protocol's name.
+    headlines: the scores that the first table shows.
+    alignment_score: the score of alignment with people, which models are
+      ranked by and which the trade-off plot shows; None if there is none.
+    accuracy_score: the score of accuracy for the trade-off plot, or None.
+    people_label: of the row that holds the scores of people.
+    pictures: names of the files that pictures of `sections` are written to.
   """
 
   name: str
+  Options: type
+  label: str
   title: str
   version = 1
+  score_words: Mapping[str, str] = {}
+  headlines: Sequence[str] = ()
+  alignment_score: str | None = None
+  accuracy_score: str | None = None
+  people_label = 'people'
+  pictures: Sequence[str] = ()
+
+  @classmethod
+  @abc.abstractmethod
+  def from_options(cls, options: Any, run: RunOptions) -> 'Protocol':
+    """Makes the protocol that the flags describe.
+
+    Args:
+      options: an instance of `Options`.
+      run: the flags that all protocols share.
+
+    Returns:
+      The protocol.
+
+    Raises:
+      SettingsError: a flag is missing or contradicts another.
+    """
+
+  @classmethod
+  def flags_without_effect(
+    cls, options: Any, measured: Container[str]
+  ) -> Iterator[tuple[str, Sequence[str]]]:
+    """Finds flags that nothing uses.
+
+    Args:
+      options: an instance of `Options`.
+      measured: names of the protocols that the flags ask for.
+
+    Yields:
+      The end of a sentence, such as 'without --clickme', and the names of the
+      flags that have no effect for this reason.
+    """
+    yield from ()
 
   @abc.abstractmethod
   def settings(self) -> dict[str, Any]:
-    """What a reader of the report must know of data and options."""
+    """Returns what a reader of the report must know of data and options."""
 
   @abc.abstractmethod
-  def identity(self, digests: identity.Digests) -> dict[str, Any]:
-    """What the scores depend on, but for the model and versions.
+  def identity(self, digests: 'identity_lib.Digests') -> dict[str, Any]:
+    """Returns all that the scores depend on except model and versions.
 
     Args:
       digests: of files' contents.
@@ -79,27 +146,98 @@ class Experiment(abc.ABC):
     self,
     adapter,
     progress: Callable[[int], Any],
-    journal: journal_lib.Journal | None = None,
-  ) -> Result:
-    """Scores a model.
+    journal: 'journal_lib.Journal | None' = None,
+  ) -> 'results.Measurement':
+    """Measures a model.
 
     Args:
       adapter: of the model, an `adapters.base.Adapter`.
-      progress: called with the number of images of every batch.
-      journal: of this result, whose items are not computed again; None to
-        keep none.
+      progress: called with the number of images of each batch.
+      journal: items of this result that are already computed, and where to
+        add more; None to start at the first image and keep nothing.
 
     Returns:
-      The scores, a row per image or trial, and what belongs to them.
+      Scores, a row per image or trial, and what belongs to them.
     """
 
-  def present(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Shows stored scores by today's settings that only affect how they look.
+  def present(
+    self, stored: 'Mapping[str, scores.Score]'
+  ) -> 'dict[str, scores.Score]':
+    """Applies settings that change how a score is shown, not its value.
 
     Args:
-      stored: of each score by its name, as `scores.Score.to_json`.
+      stored: scores by name.
 
     Returns:
-      The same, or with another ceiling.
+      The same scores, or with another ceiling.
     """
     return dict(stored)
+
+  # The report. These need no data: a stored result is enough.
+
+  @classmethod
+  @abc.abstractmethod
+  def describe(cls, settings: Mapping[str, Any]) -> str:
+    """Returns a few sentences on what was measured, given the settings."""
+
+  @classmethod
+  def facts(cls, settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Returns terms and values that describe the data, given the settings."""
+    return []
+
+  @classmethod
+  def scores_of(
+    cls, result: 'results.StoredResult'
+  ) -> 'dict[str, scores.Score]':
+    """Returns the scores that tables show, by name."""
+    return dict(result.scores)
+
+  @classmethod
+  def people(
+    cls, found: 'Sequence[results.StoredResult]'
+  ) -> 'dict[str, scores.Score]':
+    """Returns scores of people, by the names of the models' scores.
+
+    Args:
+      found: the results of all models.
+
+    Returns:
+      The scores for the row of people; empty if there are none.
+    """
+    return {}
+
+  @classmethod
+  def sections(
+    cls,
+    found: 'Mapping[str, results.StoredResult]',
+    twins: Sequence[tuple[str, str]],
+  ) -> 'list[blocks.Block]':
+    """Returns what the protocol's section holds below its table.
+
+    Args:
+      found: results by model.
+      twins: names of baselines and of their harmonized twins.
+
+    Returns:
+      Pictures, tables and sentences.
+    """
+    return []
+
+
+def facts_of(
+  settings: Mapping[str, Any], labels: Mapping[str, str]
+) -> list[tuple[str, Any]]:
+  """Selects settings for the report.
+
+  Args:
+    settings: of a protocol.
+    labels: for readers, by the name of the setting.
+
+  Returns:
+    Label and value of each setting that is not None, in the order of `labels`.
+  """
+  return [
+    (label, settings[name])
+    for name, label in labels.items()
+    if settings.get(name) is not None
+  ]

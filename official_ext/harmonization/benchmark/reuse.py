@@ -1,35 +1,37 @@
-"""Which stored results are still those of today."""
+"""Decides which stored results are still current."""
 
 from collections.abc import Container, Mapping, Sequence
+import dataclasses
 from typing import Any
 
 import tqdm
 
 from official_ext.harmonization.benchmark import identity as identity_lib
-from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark import protocol as protocol_lib
+from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import stored_results
 from official_ext.harmonization.benchmark.adapters import spec as spec_lib
 from official_ext.harmonization.evaluation import scores
 
-# Settings that change nothing but how a result is found or shown.
+# Settings that only affect how a result is found or shown.
 _PRESENTATION = {'ceiling', 'input_path', 'spec'}
 _UNVERIFIED = (
-  'unverified: written before results recorded what they depend '
-  'on (--rescore scores it again)'
+  'unverified, because the version that wrote it did not record what it '
+  'depends on (--rescore scores it again)'
 )
 
 
 class Reuse:
-  """Compares what is stored with what would be computed now.
+  """Compares stored results with what would be computed now.
 
   Attributes:
-    notes: sentences on what was found, in the order of finding.
+    notes: sentences on what was found, in order.
   """
 
   def __init__(
     self,
     store: stored_results.Store,
-    experiments: Sequence[protocol.Experiment],
+    protocols: Sequence[protocol_lib.Protocol],
     digests: identity_lib.Digests,
     rescore: bool,
   ):
@@ -37,116 +39,116 @@ class Reuse:
 
     Args:
       store: of the results.
-      experiments: that are asked for.
+      protocols: to be measured.
       digests: of files' contents.
-      rescore: whether nothing of them is used again.
+      rescore: whether no result of these protocols is used again.
+
+    Raises:
+      protocol.BadDataError: the data of a protocol cannot be read.
     """
     self._store, self._digests, self._rescore = store, digests, rescore
-    self._experiments = {e.name: e for e in experiments}
-    self._settings = {
-      e.name: scores.json_safe(e.settings()) for e in experiments
-    }
+    self._protocols = {p.name: p for p in protocols}
+    self._settings = {p.name: scores.json_safe(p.settings()) for p in protocols}
     self._identities = {
-      e.name: scores.json_safe(e.identity(digests)) for e in experiments
+      p.name: scores.json_safe(p.identity(digests)) for p in protocols
     }
     self._begun = identity_lib.now()
     self.notes: list[str] = []
 
   def note(self, sentence: str):
-    """Says and keeps a sentence."""
+    """Prints a sentence and adds it to `notes`."""
     tqdm.tqdm.write(sentence)
     self.notes.append(sentence)
 
   def identity(
-    self, experiment: str, spec: str, network: Mapping[str, Any]
+    self, protocol: str, spec: str, network: Mapping[str, Any] | None
   ) -> dict[str, Any]:
-    """What a result would depend on if it were computed now.
+    """Returns what a result would depend on if it were computed now.
 
     Args:
-      experiment: its name.
+      protocol: its name.
       spec: of the model.
-      network: of `identity.network`.
+      network: from `identity.network`.
 
     Returns:
       The identity.
     """
     return {
       'network': network,
-      **self._identities[experiment],
+      **self._identities[protocol],
       'versions': identity_lib.versions(spec),
     }
 
-  def current(
+  def add_current(
     self,
-    record: dict[str, Any],
+    model: results.ModelResults,
     network: Mapping[str, Any],
     subject: str,
     named: Container[str],
-  ) -> dict[str, Any]:
-    """Finds the results of a model that need no scoring.
+  ):
+    """Adds the stored results that are current to a model.
+
+    Results that are not current are moved to `models/earlier`.
 
     Args:
-      record: of the model, without results.
-      network: of `identity.network`.
+      model: without results.
+      network: from `identity.network`.
       subject: the model's name in tables of trials.
-      named: the models that are asked for, which keep their results to
-        themselves.
-
-    Returns:
-      The record with its results. Those that are of something else were moved
-      to `models/earlier`.
+      named: models of this command, whose results are not copied to others.
     """
-    known, problem = self._store.load(record['name'])
+    stored, problem = self._store.load(model.name)
     if problem:
       self.note(problem)
-    for name in list(known['experiments'] if known else ()):
-      reason = self._stale(known, name, record, network)
+    for name in list(stored.results if stored else ()):
+      reason = self._stale(stored, name, model, network)
       if reason:
-        kept = self._store.set_aside(known, name)
+        kept = self._store.set_aside(stored, name)
         self.note(
-          f'{record["name"]}: the earlier result of {name} is kept as '
-          f'{kept} and not used: {reason}.'
+          f'{model.name}: the earlier result of {name} is not used and was '
+          f'moved to {kept}: {reason}.'
         )
-    if known:
-      record['experiments'] = known['experiments']
+    if stored:
+      model.results = stored.results
     if not self._rescore:
-      self._adopt(record, network, subject, named)
-    return record
+      self._adopt(model, network, subject, named)
 
-  def _stale(self, known, name, record, network) -> str:
-    """Says why a stored result is not one of today, or ''."""
-    broken = self._store.broken_seal(known, name)
+  def _stale(
+    self,
+    stored: results.ModelResults,
+    name: str,
+    model: results.ModelResults,
+    network: Mapping[str, Any],
+  ) -> str:
+    """Says why a stored result is not current, or ''."""
+    broken = self._store.broken_seal(stored, name)
     if broken:
       return broken
-    result = known['experiments'][name]
-    if name in self._experiments and self._rescore:
+    result = stored.results[name]
+    if name in self._protocols and self._rescore:
       return '--rescore was given'
-    if 'identity' not in result:
-      return self._differs_unverified(known, name, record)
-    if name not in self._experiments:  # Only the network is known today.
+    if result.identity is None:
+      return self._differs_unverified(stored, name, model)
+    if name not in self._protocols:  # Only the network can be compared.
       return identity_lib.differences(
-        {'network': result['identity'].get('network')}, {'network': network}
+        {'network': result.network}, {'network': network}
       )
     return self._differences(
-      result['identity'],
-      self.identity(name, record['settings']['spec'], network),
+      result.identity, self.identity(name, model.spec, network)
     )
 
-  def _differs_unverified(self, known, name, record) -> str:
-    """As `_stale`, of a result that does not say what it depends on."""
-    settings = [
-      (known['settings'], record['settings']),
-      (known['adapter'], record['adapter']),
-      (_plain_spec(known), _plain_spec(record)),
+  def _differs_unverified(self, stored, name, model) -> str:
+    """Works as `_stale` for a result that does not record its identity."""
+    pairs = [
+      (stored.settings, model.settings),
+      (stored.adapter.to_json(), model.adapter.to_json()),
+      (_unnamed_spec(stored.spec), _unnamed_spec(model.spec)),
     ]
     if name in self._settings:
-      settings.append(
-        (known['experiments'][name]['settings'], self._settings[name])
-      )
-    return '; '.join(filter(None, (_differ(*pair) for pair in settings)))
+      pairs.append((stored.results[name].settings, self._settings[name]))
+    return '; '.join(filter(None, (_differ(*pair) for pair in pairs)))
 
   def _differences(self, before, now) -> str:
-    """As `identity.differences`, with the files whose contents changed."""
+    """Describes differences, and lists files with changed contents."""
     found = identity_lib.differences(before, now)
     changed = self._digests.changed
     if changed and before.get('data') != now['data']:
@@ -154,135 +156,133 @@ class Reuse:
       found += f' (other contents: {", ".join(changed[:3])}{more})'
     return found
 
-  def _adopt(self, record, network, subject, named):
-    """Takes over results of the same network under another name or date."""
-    missing = [
-      name for name in self._experiments if name not in record['experiments']
-    ]
+  def _adopt(self, model, network, subject, named):
+    """Copies results of the same network under another name or date."""
+    missing = [name for name in self._protocols if name not in model.results]
     for path, other in self._store.all(kept=True) if missing else ():
-      if (
-        isinstance(other, str)
-        or other['name'] in named
-        and (other['name'] != record['name'])
-      ):
+      if isinstance(other, str):
         continue
-      for name in [n for n in missing if n in other['experiments']]:
-        if self._stale(other, name, record, network):
+      if other.name in named and other.name != model.name:
+        continue
+      for name in [n for n in missing if n in other.results]:
+        if self._stale(other, name, model, network):
           continue
-        self._store.adopt(
-          record, name, other, {'model': record['name'], 'subj': subject}
-        )
+        names = {'model': model.name, 'subj': subject}
+        self._store.adopt(model, name, other, names)
         missing.remove(name)
         self.note(
-          f'{record["name"]}: {name} is that of {path}, the same '
-          'network, data and settings.'
+          f'{model.name}: the result of {name} is taken from {path}, which has '
+          'the same network, data and settings.'
         )
 
   def presented(
-    self, record: Mapping[str, Any], name: str, label: str = ''
-  ) -> dict[str, Any]:
-    """A stored result as it is shown today.
+    self, model: results.ModelResults, name: str, origin: str = ''
+  ) -> results.StoredResult:
+    """Returns a stored result as the report shows it.
 
     Args:
-      record: that has it.
-      name: of the experiment.
-      label: where it is from; by default, an earlier run.
+      model: that has the result.
+      name: of the protocol.
+      origin: where the result comes from; by default, an earlier run.
 
     Returns:
-      The result with today's ceiling, and `earlier`, where it is from.
+      The result with the current ceiling and with its origin.
     """
-    result = dict(record['experiments'][name])
-    result['scores'] = self._experiments[name].present(result['scores'])
-    label = label or (
-      f'from an earlier run of {identity_lib.date(result["created"])}'
+    result = model.results[name]
+    origin = origin or (
+      f'from an earlier run of {identity_lib.date(result.created)}'
     )
-    if 'identity' in result:
-      result['settings'] = self._settings[name]
+    settings = result.settings
+    if result.identity is None:
+      origin += f', {_UNVERIFIED}'
     else:
-      label += f', {_UNVERIFIED}'
-    return {**result, 'earlier': label}
+      settings = self._settings[name]
+    return dataclasses.replace(
+      result,
+      scores=self._protocols[name].present(result.scores),
+      settings=settings,
+      origin=origin,
+    )
 
-  def others(self, scored: Mapping[str, Any]) -> list[dict[str, Any]]:
+  def others(
+    self, scored: Mapping[str, results.ModelResults | None]
+  ) -> list[results.ModelResults]:
     """Finds results of other models in the folder, on the same data.
 
     Args:
-      scored: records of the models that were opened, by name; None for those
-        that could not be, which are not shown either.
+      scored: models that were opened, by name; None for those that could not
+        be opened, which are not shown either.
 
     Returns:
-      The records. What is not comparable is named in `notes`.
+      The models. `notes` lists the results that are not comparable.
     """
-    networks = [_network(record) for record in scored.values() if record]
+    networks = [_network(model) for model in scored.values() if model]
     found = []
-    for path, record in self._store.all():
-      if isinstance(record, str):
-        self.note(record)
+    for path, model in self._store.all():
+      if isinstance(model, str):
+        self.note(model)
         continue
-      network = _network(record)
-      if (
-        record['name'] in scored
-        or network
-        and any(not identity_lib.differences(network, n) for n in networks)
+      network = _network(model)
+      if model.name in scored or any(
+        network and not identity_lib.differences(network, other)
+        for other in networks
       ):
-        continue  # One that is shown, or the same under its former name.
+        continue  # It is shown already, perhaps under another name.
       shown = {}
-      for name in self._experiments:
-        if name not in record['experiments']:
+      for name in self._protocols:
+        if name not in model.results:
           continue
-        reason = self._stale_unopened(record, name)
+        reason = self._stale_unopened(model, name)
         if reason:
           self.note(f'{path}: {name} is not shown: {reason}.')
           continue
-        created = record['experiments'][name]['created']
+        created = model.results[name].created
         date = identity_lib.date(created)
         shown[name] = self.presented(
-          record,
+          model,
           name,
           f'from another process, of {date}'
           if created >= self._begun
-          else f'from an earlier run of {date}; '
-          'the network was not opened this time',
+          else f'from an earlier run of {date}; the network was not opened '
+          'this time',
         )
       if shown:
-        found.append({**record, 'experiments': shown})
+        found.append(dataclasses.replace(model, results=shown))
     return found
 
-  def _stale_unopened(self, record, name) -> str:
-    """As `_stale`, of a network that is not opened."""
-    broken = self._store.broken_seal(record, name)
+  def _stale_unopened(self, model: results.ModelResults, name: str) -> str:
+    """Works as `_stale` for a network that is not opened."""
+    broken = self._store.broken_seal(model, name)
     if broken:
       return broken
-    result = record['experiments'][name]
-    if 'identity' not in result:
-      return _differ(result['settings'], self._settings[name])
-    now = self.identity(
-      name, record['settings']['spec'], result['identity'].get('network')
+    result = model.results[name]
+    if result.identity is None:
+      return _differ(result.settings, self._settings[name])
+    return self._differences(
+      result.identity, self.identity(name, model.spec, result.network)
     )
-    return self._differences(result['identity'], now)
 
 
-def _plain_spec(record) -> dict[str, Any]:
-  """A record's SPEC without the name that it gives."""
+def _unnamed_spec(spec: str) -> dict[str, Any]:
+  """Returns a SPEC without the name that it gives to the model."""
   try:
-    kind, target, options = spec_lib.parse(record['settings']['spec'])
+    kind, target, options = spec_lib.parse(spec)
   except ValueError:
-    return {'model': record['settings']['spec']}
-  return {
-    'model': f'{kind}:{target}',
-    **{k: v for k, v in options.items() if k != 'name'},
-  }
+    return {'model': spec}
+  options = {name: v for name, v in options.items() if name != 'name'}
+  return {'model': f'{kind}:{target}', **options}
 
 
-def _network(record) -> dict[str, Any]:
-  """The network behind a record's results, as an identity; {} if unknown."""
-  for result in record['experiments'].values():
-    if 'identity' in result:
-      return {'network': result['identity'].get('network')}
+def _network(model: results.ModelResults) -> dict[str, Any]:
+  """Returns the network behind a model's results as an identity, or {}."""
+  for result in model.results.values():
+    if result.identity is not None:
+      return {'network': result.network}
   return {}
 
 
 def _differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-  """Compares settings of a time when there were no identities."""
+  """Compares settings of results that have no identity."""
   both = (before.keys() & now.keys()) - _PRESENTATION
   return identity_lib.differences(
     {k: before[k] for k in both}, {k: now[k] for k in both}

@@ -1,9 +1,9 @@
-"""Stored results of models: read, checked, kept, and never thrown away.
+"""Stores results of models: one file per model, checked when it is read.
 
-`<folder>/<name>.json` holds a model's results by experiment; a table and the
-examples for pictures lie beside it. Every result is sealed by a digest, so that
-an edited or incomplete one is noticed. What is not current any more is moved to
-`<folder>/earlier`.
+`<folder>/<name>.json` holds a model's results by protocol, next to the tables
+and the examples for panels. A digest seals each result, so that an edited or
+incomplete one is noticed. A result that is no longer current is moved to
+`<folder>/earlier`; nothing is deleted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,71 +14,20 @@ import io
 import json
 import os
 import re
-from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import earlier
 from official_ext.harmonization.benchmark import identity as identity_lib
+from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.evaluation import scores
 
-# Files of a result, by the field that names them.
-_ENDINGS = {'table': 'csv', 'examples': 'npz'}
-# What has no part in the seal: where files lie, and the seal.
-_UNSEALED = {*_ENDINGS, 'digest'}
-_RESULT = {'settings': dict, 'scores': dict, 'warnings': list, 'table': str}
-_ADAPTER = {'input_size': list, 'num_classes': int, 'preprocessing': str}
-_SCORE = {f.name for f in dataclasses.fields(scores.Score)} | {
-  'normalized',
-  'normalized_low',
-  'normalized_high',
-}
-_NUMBERS = ('value', 'low', 'high')
-
-Record = dict[str, Any]
-
-
-def _lacks(value: Any, fields: Mapping[str, type]) -> str:
-  """Names the first field that is missing or of another type, or ''."""
-  if not isinstance(value, dict):
-    return 'it is not an object'
-  return next(
-    (
-      f'"{name}" is {value.get(name)!r}'
-      for name, kind in fields.items()
-      if not isinstance(value.get(name), kind)
-    ),
-    '',
-  )
-
-
-def _problem(record: Any, name: str | None) -> str:
-  """Says why JSON is not a record of the model, or of any; or ''."""
-  problem = _lacks(record, {'name': str, 'settings': dict, 'experiments': dict})
-  if problem or not record['experiments']:
-    return problem
-  if name is not None and record['name'] != name:
-    return f'it is of {record["name"]!r}'
-  problem = _lacks(record['settings'], {'spec': str}) or _lacks(
-    record.get('adapter'), _ADAPTER
-  )
-  for result in record['experiments'].values():
-    problem = problem or _lacks(result, _RESULT)
-    if not problem and not all(map(_is_score, result['scores'].values())):
-      problem = 'a score is incomplete'
-  return problem
-
-
-def _is_score(value: Any) -> bool:
-  return (
-    isinstance(value, dict)
-    and _SCORE <= value.keys()
-    and all(
-      value[name] is None or isinstance(value[name], (int, float))
-      for name in _NUMBERS
-    )
-  )
+# Extensions of a result's files, by the field that holds their path.
+_EXTENSIONS = {'table': 'csv', 'examples': 'npz'}
+# The seal does not cover the paths of files and the seal itself.
+_UNSEALED = {*_EXTENSIONS, 'digest', 'earlier'}
 
 
 class Store:
@@ -88,46 +37,43 @@ class Store:
     """Opens the store.
 
     Args:
-      output_dir: that paths in records begin at.
-      folder: of the records, below it.
+      output_dir: that paths in results start from.
+      folder: of the models' files, relative to `output_dir`.
     """
     self._root, self._folder = output_dir, folder
 
-  def path(self, name: str, ending: str) -> str:
-    """The path of a model's file."""
-    return os.path.join(self._root, self._folder, f'{name}.{ending}')
+  def path(self, name: str, extension: str) -> str:
+    """Returns the path of a model's file."""
+    return os.path.join(self._root, self._folder, f'{name}.{extension}')
 
-  def _read(self, path: str, name: str | None) -> Record:
-    """Reads a record; the ValueError says why it is none."""
+  def _read(self, path: str, name: str | None) -> results.ModelResults:
+    """Reads a model's file; raises ValueError if it is not one."""
     with tf.io.gfile.GFile(path, 'rb') as f:
       content = f.read()
     try:
-      record = json.loads(content)
+      decoded = json.loads(content)
     except ValueError as e:
       found = f'not JSON ({e})' if content.strip() else 'empty'
       raise ValueError(
         f'{path}: {found}; expected the results of a model.'
       ) from None
-    problem = _problem(record, name)
-    if problem:
+    # The oldest results have no date; the time of the file replaces it.
+    created = _modified(path).isoformat(timespec='seconds')
+    try:
+      return results.ModelResults.from_json(decoded, created, name)
+    except ValueError as e:
       raise ValueError(
-        f'{path}: {problem}; expected the results of {name or "a model"}.'
-      )
-    for result in record['experiments'].values():
-      # Old ones have no date, and their file may be written again.
-      result.setdefault(
-        'created', _modified(path).isoformat(timespec='seconds')
-      )
-    return record
+        f'{path}: {e}; expected the results of {name or "a model"}.'
+      ) from None
 
-  def load(self, name: str) -> tuple[Record | None, str]:
-    """Reads a model's record; one that cannot be used is moved away.
+  def load(self, name: str) -> tuple[results.ModelResults | None, str]:
+    """Reads a model's results; moves a file away that cannot be used.
 
     Args:
       name: of the model.
 
     Returns:
-      The record, or None if it is missing; and a sentence on what was wrong,
+      The results, or None if there are none; and a sentence on what was wrong,
       or ''.
     """
     path = self.path(name, 'json')
@@ -141,150 +87,197 @@ class Store:
       tf.io.gfile.rename(path, f'{kept}.json')
       return None, f'{e} It was moved to {kept}.json.'
 
-  def all(self, kept: bool = False) -> Iterator[tuple[str, Any]]:
-    """Yields every path and its record, or a sentence on why it is none.
+  def all(
+    self, kept: bool = False
+  ) -> Iterator[tuple[str, results.ModelResults | str]]:
+    """Yields the path and the content of each file.
 
     Args:
-      kept: whether those that are not current follow.
+      kept: whether results that are no longer current follow.
+
+    Yields:
+      A path and the model's results, or a sentence on why they cannot be read.
     """
     for folder in ('', earlier.FOLDER) if kept else ('',):
       pattern = os.path.join(self._root, self._folder, folder, '*.json')
       for path in sorted(tf.io.gfile.glob(pattern)):
-        # Names of files below `earlier` say more than the model.
+        # File names below `earlier` contain more than the model's name.
         name = None if folder else os.path.basename(path)[: -len('.json')]
         try:
           yield path, self._read(path, name)
         except ValueError as e:
-          yield path, f'{e} Remove the file, or restore it.'
+          yield path, f'{e} Remove or restore the file.'
         except tf.errors.NotFoundError:
           pass  # Another process has just moved it.
 
-  def save(self, record: Record):
-    """Writes a record; removes it where no result is left in it."""
-    path = self.path(record['name'], 'json')
-    if record['experiments']:
-      scores.write_json(path, record)
+  def save(self, model: results.ModelResults):
+    """Writes a model's file; removes it if no result is left."""
+    path = self.path(model.name, 'json')
+    if model.results:
+      scores.write_json(path, model.to_json())
     elif tf.io.gfile.exists(path):
       tf.io.gfile.remove(path)
 
-  def seal(self, record: Record, experiment: str):
-    """Gives a result, whose files are written, its digests."""
-    result = record['experiments'][experiment]
-    result['contents'] = {
-      field: self._contents(result[field])
-      for field in _ENDINGS
-      if result[field]
+  def seal(self, model: results.ModelResults, protocol: str):
+    """Adds digests to a result whose files are written."""
+    result = model.results[protocol]
+    contents = {
+      field: self._digest_of(path) for field, path in _paths(result).items()
     }
-    result['digest'] = _digest(record, result)
+    result = dataclasses.replace(result, contents=contents)
+    model.results[protocol] = dataclasses.replace(
+      result, digest=_digest(model, result)
+    )
 
-  def broken_seal(self, record: Record, experiment: str) -> str:
-    """Says what of a result is not as it was written.
+  def broken_seal(self, model: results.ModelResults, protocol: str) -> str:
+    """Says how a result differs from what was written.
 
     Args:
-      record: as from `load` or `all`.
-      experiment: whose result it is.
+      model: as from `load` or `all`.
+      protocol: whose result is checked.
 
     Returns:
-      A phrase, or ''. Of a result without a seal, written before there were
-      any, only that the table is there.
+      A phrase, or ''. A result without a seal, written before there were
+      seals, is only checked for its files.
     """
-    result = record['experiments'][experiment]
-    for field in _ENDINGS:
-      path = result.get(field)
-      if not path:
-        continue
-      contents = self._contents(path)
-      if not contents:
+    result = model.results[protocol]
+    for field, path in _paths(result).items():
+      digest = self._digest_of(path)
+      if not digest:
         return f'{path} is missing'
-      if (
-        'digest' in result and result.get('contents', {}).get(field) != contents
-      ):
+      if result.digest and (result.contents or {}).get(field) != digest:
         return f'{path} was changed after it was written'
-    sealed = {'identity', 'contents', 'digest'} & result.keys()
-    if sealed and result.get('digest') != _digest(record, result):
-      return f'the scores of {experiment} were changed after they were written'
+    is_sealed = any((result.identity, result.contents, result.digest))
+    if is_sealed and result.digest != _digest(model, result):
+      return f'the scores of {protocol} were changed after they were written'
     return ''
 
-  def _contents(self, path: str) -> str:
-    """Digest of a file; '' where it does not exist."""
+  def _digest_of(self, path: str) -> str:
+    """Returns the digest of a file; '' if it does not exist."""
     try:
       with tf.io.gfile.GFile(os.path.join(self._root, path), 'rb') as f:
         return identity_lib.sha256(f.read())
     except tf.errors.NotFoundError:
       return ''
 
-  def set_aside(self, record: Record, experiment: str) -> str:
-    """Moves a result out of a record, to a record of its own.
+  def set_aside(self, model: results.ModelResults, protocol: str) -> str:
+    """Moves a result to a file below `earlier`.
 
     Args:
-      record: which no longer has it then, here and in its file.
-      experiment: whose result it is.
+      model: that loses the result, here and in its file.
+      protocol: whose result is moved.
 
     Returns:
-      The path of its new record.
+      The path of the new file.
     """
-    result = dict(record['experiments'].pop(experiment))
-    stamp = re.sub(r'\D', '', str(result['created']))[:14]
+    result = model.results.pop(protocol)
+    stamp = re.sub(r'\D', '', result.created)[:14]
     kept = self._free(
-      f'{record["name"]}.{experiment}.{stamp}', ('json', *_ENDINGS.values())
+      f'{model.name}.{protocol}.{stamp}', ('json', *_EXTENSIONS.values())
     )
-    for field, ending in _ENDINGS.items():
-      path = result.get(field)
-      if path and self._contents(path):
-        tf.io.gfile.rename(os.path.join(self._root, path), f'{kept}.{ending}')
-        result[field] = os.path.relpath(f'{kept}.{ending}', self._root)
-    scores.write_json(
-      f'{kept}.json', {**record, 'experiments': {experiment: result}}
-    )
-    self.save(record)
+    for field, path in _paths(result).items():
+      if self._digest_of(path):
+        target = f'{kept}.{_EXTENSIONS[field]}'
+        tf.io.gfile.rename(os.path.join(self._root, path), target)
+        result = dataclasses.replace(
+          result, **{field: os.path.relpath(target, self._root)}
+        )
+    moved = dataclasses.replace(model, results={protocol: result})
+    scores.write_json(f'{kept}.json', moved.to_json())
+    self.save(model)
     return f'{kept}.json'
 
   def adopt(
     self,
-    record: Record,
-    experiment: str,
-    other: Record,
+    model: results.ModelResults,
+    protocol: str,
+    other: results.ModelResults,
     names: Mapping[str, str],
   ):
     """Copies a result of the same network under another name.
 
     Args:
-      record: that gets it, here and in its file.
-      experiment: whose result it is.
-      other: that has it.
+      model: that receives the result, here and in its file.
+      protocol: whose result is copied.
+      other: that has the result.
       names: the new name by column of the table.
     """
-    result = dict(other['experiments'][experiment])
-    for field, ending in _ENDINGS.items():
-      if not result[field]:
-        continue
-      with tf.io.gfile.GFile(
-        os.path.join(self._root, result[field]), 'rb'
-      ) as f:
+    result = other.results[protocol]
+    for field, old in _paths(result).items():
+      with tf.io.gfile.GFile(os.path.join(self._root, old), 'rb') as f:
         content = f.read()
       if field == 'table':
         content = _renamed(content, names)
-      path = self.path(record['name'], f'{experiment}.{ending}')
+      path = self.path(model.name, f'{protocol}.{_EXTENSIONS[field]}')
       files.write(path, content)
-      result[field] = os.path.relpath(path, self._root)
-    record['experiments'][experiment] = result
-    self.seal(record, experiment)
-    self.save(record)
+      result = dataclasses.replace(
+        result, **{field: os.path.relpath(path, self._root)}
+      )
+    model.results[protocol] = result
+    self.seal(model, protocol)
+    self.save(model)
 
-  def _free(self, stem: str, endings) -> str:
-    """A path without ending below `earlier` that no file has."""
+  def _free(self, stem: str, extensions) -> str:
+    """Returns an unused path below `earlier`, without extension."""
     folder = os.path.join(self._root, self._folder, earlier.FOLDER)
     tf.io.gfile.makedirs(folder)
     for number in range(1, 1000):
       path = os.path.join(folder, stem + (f'-{number}' if number > 1 else ''))
-      if not any(tf.io.gfile.exists(f'{path}.{e}') for e in endings):
+      if not any(tf.io.gfile.exists(f'{path}.{e}') for e in extensions):
         return path
-    raise ValueError(f'{folder} holds 1000 results of {stem}: remove some.')
+    raise ValueError(
+      f'{folder}: 1000 results of {stem}; expected fewer. Remove some.'
+    )
 
 
-def _digest(record: Record, result: Mapping[str, Any]) -> str:
-  sealed = {k: v for k, v in result.items() if k not in _UNSEALED}
-  return identity_lib.sha256(scores.json_safe([record['adapter'], sealed]))
+def write_examples(path: str, examples: results.Examples):
+  """Writes the pixels of panels atomically, 8 bits each."""
+  buffer = io.BytesIO()
+  np.savez_compressed(
+    buffer,
+    images=examples.images,
+    human=_eight_bits(examples.human),
+    model=_eight_bits(examples.model),
+  )
+  files.write(path, buffer.getvalue())
+
+
+def read_examples(path: str) -> results.Examples | None:
+  """Reads what `write_examples` wrote.
+
+  Args:
+    path: of the npz file.
+
+  Returns:
+    The examples, maps as uint8; None if the file does not exist.
+  """
+  if not tf.io.gfile.exists(path):
+    return None
+  with tf.io.gfile.GFile(path, 'rb') as f:
+    content = np.load(io.BytesIO(f.read()), allow_pickle=False)
+  return results.Examples(content['images'], content['human'], content['model'])
+
+
+def _eight_bits(maps: np.ndarray) -> np.ndarray:
+  """Scales each map (B, H, W) to 0..255; NaN and infinity become 0."""
+  maps = np.nan_to_num(maps.astype(np.float64), posinf=0.0, neginf=0.0)
+  low = maps.min((1, 2), keepdims=True)
+  span = maps.max((1, 2), keepdims=True) - low
+  return np.uint8(
+    np.round(255.0 * (maps - low) / np.where(span > 0, span, 1.0))
+  )
+
+
+def _paths(result: results.StoredResult) -> dict[str, str]:
+  """Returns the paths of a result's files by field."""
+  paths = {'table': result.table, 'examples': result.examples}
+  return {field: path for field, path in paths.items() if path}
+
+
+def _digest(model: results.ModelResults, result: results.StoredResult) -> str:
+  content = result.to_json()
+  sealed = {k: v for k, v in content.items() if k not in _UNSEALED}
+  return identity_lib.sha256([model.adapter.to_json(), sealed])
 
 
 def _modified(path: str) -> datetime.datetime:
@@ -293,7 +286,7 @@ def _modified(path: str) -> datetime.datetime:
 
 
 def _renamed(content: bytes, names: Mapping[str, str]) -> bytes:
-  """A table with other names in some columns, whatever else it holds."""
+  """Replaces the values of some columns of a CSV table."""
   reader = csv.DictReader(io.StringIO(content.decode(), newline=''))
   text = io.StringIO()
   writer = csv.DictWriter(text, reader.fieldnames or (), lineterminator='\n')

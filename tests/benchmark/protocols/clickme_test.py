@@ -13,11 +13,18 @@ import tensorflow as tf
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal
 from official_ext.harmonization.benchmark import labelled_images
+from official_ext.harmonization.benchmark import map_alignment
+from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.benchmark.protocols import clickme
 from official_ext.harmonization.data.records import record_writer
 from testing import fixtures
 from testing import released
 from tests.benchmark import fakes
+
+_PROTOCOLS = {
+  'clickme': clickme.ClickMeProtocol,
+  'clicktionary': clickme.ClicktionaryProtocol,
+}
 
 
 def _released_sizes(count):
@@ -44,9 +51,8 @@ def _run(
   ceiling=None,
   **source,
 ):
-  source = labelled_images.Source(path, **source)
-  experiment = clickme.ClickMeProtocol(
-    name,
+  source = labelled_images.Dataset(path, **source)
+  experiment = _PROTOCOLS[name](
     source,
     batch_size=batch_size,
     explainer=explainer,
@@ -84,7 +90,7 @@ class ReleasedTest(tf.test.TestCase):
       None, saliency, dataset, preprocess_inputs=lambda x: x / 255.0 - 0.5
     )
     found = _run(path, adapter, comparison_size=224, ceiling=0.65753)
-    for metric in clickme.METRICS:
+    for metric in map_alignment.METRICS:
       self.assertAllClose(
         [row[metric] for row in found.rows], expected[metric], atol=1e-4
       )
@@ -100,7 +106,7 @@ class ReleasedTest(tf.test.TestCase):
     self.assertGreater(np.std(expected['spearman']), 0.01)
 
 
-class WhereTest(tf.test.TestCase, parameterized.TestCase):
+class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.path = fixtures.write_numbered(self.get_temp_dir(), 'a.tfrecords', 5)
@@ -117,7 +123,7 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual([r['label'] for r in rows], [0, 1, 2, 3, 0])
     self.assertEqual({r['file'] for r in rows}, {self.path})
     for other in results[1:]:
-      for metric in clickme.METRICS:
+      for metric in map_alignment.METRICS:
         self.assertAllClose(
           [r[metric] for r in other.rows], [r[metric] for r in rows], atol=1e-5
         )
@@ -139,7 +145,7 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(adapter.batches, [5])
     decisions = [r['prediction'] for r in found.rows]
     inputs = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
-    one_pass = clickme._OnePass(adapter, inputs)
+    one_pass = map_alignment.OnePass(adapter, inputs)
     one_pass.gradients(inputs + np.float32(0.5), np.eye(4)[:2])
     self.assertAllEqual(one_pass.logits(), adapter.logits(inputs))
     again = _run(self.path, adapter, 5, explainer='integrated_gradients')
@@ -160,8 +166,7 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(self):
     experiment = clickme.ClickMeProtocol(
-      'clickme',
-      labelled_images.Source(self.path),
+      labelled_images.Dataset(self.path),
       batch_size=2,
       comparison_size=20,
     )
@@ -203,8 +208,7 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
       **source,
     ):
       return clickme.ClickMeProtocol(
-        'clickme',
-        labelled_images.Source(path, **source),
+        labelled_images.Dataset(path, **source),
         explainer=explainer,
         batch_size=batch_size,
         comparison_size=size,
@@ -234,16 +238,15 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_another_ceiling_is_another_way_to_show_a_score(self):
     experiment = clickme.ClickMeProtocol(
-      'clickme',
-      labelled_images.Source(self.path),
+      labelled_images.Dataset(self.path),
       batch_size=2,
       ceiling=0.5,
       comparison_size=20,
     )
-    stored = {s.name: s.to_json() for s in _run(self.path).scores}
+    stored = {s.name: s for s in _run(self.path).scores}
     self.assertEqual(
       experiment.present(stored),
-      {s.name: s.to_json() for s in _run(self.path, ceiling=0.5).scores},
+      {s.name: s for s in _run(self.path, ceiling=0.5).scores},
     )
 
   def test_ceiling_belongs_to_the_rank_correlation_alone(self):
@@ -301,23 +304,17 @@ class WhereTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllClose(found.images[0], expected, atol=0.5)
 
   def test_settings_change_with_the_data(self):
-    source = labelled_images.Source(self.path)
-    before = clickme.ClickMeProtocol('clickme', source, batch_size=1).settings()
+    source = labelled_images.Dataset(self.path)
+    before = clickme.ClickMeProtocol(source, batch_size=1).settings()
     self.assertEqual(
       before,
-      clickme.ClickMeProtocol('clickme', source, batch_size=9).settings(),
+      clickme.ClickMeProtocol(source, batch_size=9).settings(),
     )
     fixtures.write_numbered(self.get_temp_dir(), 'a.tfrecords', 6)
     self.assertNotEqual(
       before,
-      clickme.ClickMeProtocol('clickme', source, batch_size=1).settings(),
+      clickme.ClickMeProtocol(source, batch_size=1).settings(),
     )
-
-
-def _image_of(path):
-  serialized = next(tf.data.TFRecordDataset(path).as_numpy_iterator())
-  example = tf.train.Example.FromString(serialized)
-  return example.features.feature['image'].bytes_list.value[0]
 
   def test_map_resize_and_kernel(self):
     # Of a click at (128, 128) the release sees nothing: it is of every 4 pixels
@@ -343,7 +340,7 @@ def _image_of(path):
       (released, 'clickme', {'map_resize': 'antialias'}, True, False),
       (canonical, 'canonical', {'blur_kernel': 'centred'}, True, True),
     ):
-      source = labelled_images.Source(path, decoder, **options)
+      source = labelled_images.Dataset(path, decoder, **options)
       (batch,) = labelled_images.batches(source, (32, 32), (224, 224), 6, 1)
       self.assertEqual(batch.maps.max() > 0, seen)
       if seen:
@@ -355,7 +352,7 @@ def _image_of(path):
           - (0.0 if centred else np.array([1.6, 1.9])),
           atol=0.02,
         )
-      experiment = clickme.ClickMeProtocol('clickme', source, batch_size=1)
+      experiment = clickme.ClickMeProtocol(source, batch_size=1)
       settings = experiment.settings()
       self.assertEqual(
         settings.get('map_resize', 'released'),
@@ -370,6 +367,12 @@ def _image_of(path):
       self.assertEqual('(centred)' in line, centred)
 
 
+def _image_of(path):
+  serialized = next(tf.data.TFRecordDataset(path).as_numpy_iterator())
+  example = tf.train.Example.FromString(serialized)
+  return example.features.feature['image'].bytes_list.value[0]
+
+
 class BadRecordsTest(tf.test.TestCase):
   def _write(self, *records):
     return fixtures.write(self.get_temp_dir(), 'bad.tfrecords', records)
@@ -382,7 +385,7 @@ class BadRecordsTest(tf.test.TestCase):
     ):
       path = self._write(fixtures.record(), bad)
       with self.assertRaisesRegex(
-        labelled_images.BadDataError,
+        protocol.BadDataError,
         r'bad\.tfrecords, record 1 \(counted from 0\): .*' + reason,
       ):
         _run(path)
@@ -395,25 +398,27 @@ class BadRecordsTest(tf.test.TestCase):
       f.seek(100)
       f.write(bytes([byte[0] ^ 1]))
     with self.assertRaisesRegex(
-      labelled_images.BadDataError,
+      protocol.BadDataError,
       r'bad\.tfrecords, record 0 .*checksum of the record\'s data',
     ):
       _run(path)
 
   def test_missing_and_empty_files(self):
     with self.assertRaisesRegex(
-      labelled_images.BadDataError, r'nowhere\* matches no file'
+      protocol.BadDataError, r'nowhere\* matches no file'
     ):
       _run(os.path.join(self.get_temp_dir(), 'nowhere*'))
-    with self.assertRaisesRegex(labelled_images.BadDataError, 'does not exist'):
+    with self.assertRaisesRegex(protocol.BadDataError, 'does not exist'):
       _run(os.path.join(self.get_temp_dir(), 'nowhere'))
-    with self.assertRaisesRegex(labelled_images.BadDataError, 'no record'):
+    with self.assertRaisesRegex(
+      protocol.BadDataError, 'not contain any records'
+    ):
       _run(self._write())
 
   def test_canonical_record_without_a_map(self):
     image = tf.io.encode_png(fixtures.pixels(0)).numpy()
     path = self._write(record_writer.canonical_example(image, 1))
-    with self.assertRaisesRegex(labelled_images.BadDataError, 'no human map'):
+    with self.assertRaisesRegex(protocol.BadDataError, 'no human map'):
       _run(path, map_decoder='canonical')
 
 

@@ -9,7 +9,7 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
 
-from official_ext.harmonization.benchmark import run as benchmark_run
+from official_ext.harmonization.benchmark import stored_results
 from official_ext.harmonization.data.maps import map_files
 from official_ext.harmonization.data.maps import npz
 from tests.data import building
@@ -91,7 +91,7 @@ class PickleTest(building.Case, parameterized.TestCase):
     for content in (None, self.array.dumps()):
       path = path if content is None else self.write('other.npz', content)
       with self.assertRaisesRegex(ValueError, 'pickle'):
-        benchmark_run.read_examples(path)
+        stored_results.read_examples(path)
     self.assertFalse(self.marker.exists())
 
 

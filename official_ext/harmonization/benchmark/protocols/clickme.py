@@ -1,185 +1,297 @@
-"""WHERE people look: the ClickMe and Clicktionary protocols.
+"""ClickMe and Clicktionary: do models look where people look?
 
-A model's map of each image is compared with the human map: Spearman's rank
-correlation with average ranks, and Dice and IoU of both maps cut strictly above
-their 90th percentile (Fel et al., NeurIPS 2022; `harmonization` 0.0.9,
-`evaluation/clickme.py`). Alignment is the mean rank correlation over the score
-that people reach.
+Alignment is the mean rank correlation of a model's maps with human maps,
+divided by the score that people reach; see `benchmark.map_alignment`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
+import dataclasses
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
+from etils import epy
+import typing_extensions
 
-from official_ext.harmonization.benchmark import accuracy
-from official_ext.harmonization.benchmark import explainers
-from official_ext.harmonization.benchmark import identity
-from official_ext.harmonization.benchmark import journal as journal_lib
-from official_ext.harmonization.benchmark import labelled_images
+from official_ext.harmonization import cli
+from official_ext.harmonization import option_values
 from official_ext.harmonization.benchmark import protocol
-from official_ext.harmonization.evaluation import numpy_metrics
-from official_ext.harmonization.evaluation import scores
+from official_ext.harmonization.dataloaders import registry as decoders
 
-# Height and width that maps are compared at, as released.
+with epy.lazy_imports():
+  from official_ext.harmonization.benchmark import accuracy
+  from official_ext.harmonization.benchmark import identity as identity_lib
+  from official_ext.harmonization.benchmark import journal as journal_lib
+  from official_ext.harmonization.benchmark import labelled_images
+  from official_ext.harmonization.benchmark import map_alignment
+  from official_ext.harmonization.benchmark import results
+  from official_ext.harmonization.configs import (
+    harmonized_image_classification as exp_cfg,
+  )
+  from official_ext.harmonization.data.records import clickme_release
+
+# Height and width at which the release compares maps.
 RELEASED_SIZE = 224
-METRICS = ('spearman', 'dice', 'iou')
-_EXAMPLES = 6
-_TITLES = {
-  'clickme': 'ClickMe: where people look',
-  'clicktionary': 'Clicktionary: where people look',
+
+# What a map is, for the explainers whose name does not say it.
+_MAPS = {
+  'gradient': 'the largest magnitude over colour channels of the gradient of '
+  "the label's logit with respect to the image",
+  'training_map': 'the mean over colour channels of the gradient of the '
+  "label's logit with respect to the image",
 }
 
 
-class _OnePass:
-  """An adapter's gradients that keep the logits of the same pass."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Flags of ClickMe and Clicktionary."""
 
-  def __init__(self, adapter, inputs: np.ndarray):
-    self._adapter = adapter
-    self._inputs = inputs
-    self._logits = None
+  clickme: str = cli.flag('', 'ClickMe records: paths or globs.')
+  clicktionary: str = cli.flag('', 'Clicktionary records: paths or globs.')
+  map_decoder: str = cli.flag(
+    'clickme', 'Format of the records with maps.', choices=decoders.names
+  )
+  clicktionary_map_decoder: str | None = cli.flag(
+    None,
+    'Format of --clicktionary, if it differs from --map_decoder.',
+    choices=decoders.names,
+  )
+  label_offset: int | None = cli.flag(
+    None,
+    'Added to the labels of records with maps to give the classes that are '
+    'scored, 0..999 for ImageNet. The default is 0, except that '
+    '--map_decoder=canonical requires the flag: -1 if the labels are 1..1000.',
+  )
+  clicktionary_label_offset: int | None = cli.flag(
+    None,
+    'Label offset of --clicktionary, if it differs from --label_offset.',
+  )
+  raw_image_max: float = cli.flag(
+    255.0, 'Value of white in formats of raw pixels: 255 or 1.'
+  )
+  blur: bool = cli.flag(True, 'Blur human maps as the ClickMe release does.')
+  map_resize: str | None = cli.flag(
+    None,
+    'How human maps are resized before the blur: from the few pixels that the '
+    'release samples, or from all. The default is antialias for canonical '
+    'records, otherwise released.',
+    choices=option_values.MAP_RESIZES,
+  )
+  blur_kernel: str = cli.flag(
+    'released',
+    'Kernel of --blur; the released one shifts maps by half a cell.',
+    choices=option_values.BLUR_KERNELS,
+  )
+  comparison_size: int = cli.flag(
+    RELEASED_SIZE,
+    "Height and width at which maps are compared; 0 for each model's input "
+    'size.',
+    at_least=0,
+  )
+  ceiling: float | None = cli.flag(
+    None,
+    'Rank correlation among people, which counts as 1 in --clickme. The '
+    "default is 0.65753 for ClickMe's release as downloaded by "
+    'data.download_clickme, and 1, which gives raw scores, for other records.',
+  )
+  clicktionary_ceiling: float = cli.flag(
+    1.0, 'Ceiling of --clicktionary; 1 gives raw scores.'
+  )
+  explainer: str = cli.flag(
+    'gradient',
+    "How a model's map is computed.",
+    choices=option_values.EXPLAINERS,
+  )
 
-  def gradients(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Of the labels' logits with respect to inputs, for explainers."""
-    if inputs is not self._inputs:
-      return self._adapter.gradients(inputs, labels)
-    self._logits, gradients = self._adapter.logits_and_gradients(inputs, labels)
-    return gradients
 
-  def logits(self) -> np.ndarray:
-    """Of the inputs; computed now if no explainer asked for them."""
-    if self._logits is None:
-      self._logits = self._adapter.logits(self._inputs)
-    return self._logits
-
-
-def resize_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Resizes maps (bilinear), which leaves those of that size as they are.
-
-  Args:
-    maps: float (B, H, W).
-    size: (height, width).
-
-  Returns:
-    float32 (B, height, width).
-  """
-  maps = np.asarray(maps, np.float32)
-  return tf.image.resize(maps[..., np.newaxis], size).numpy()[..., 0]
-
-
-class ClickMeProtocol(protocol.Experiment):
+class ClickMeProtocol(protocol.Protocol):
   """Alignment with human maps, and accuracy on the same images."""
+
+  name = 'clickme'
+  label = 'ClickMe'
+  title = 'ClickMe: where people look'
+  Options = Options
+  score_words = {
+    'top1': 'top-1',
+    'spearman': 'rho',
+    'dice': 'Dice',
+    'iou': 'IoU',
+  }
+  headlines = ('top1', 'spearman')
+  alignment_score = 'spearman'
+  accuracy_score = 'top1'
 
   def __init__(
     self,
-    name: str,
-    source: labelled_images.Source,
+    dataset: 'labelled_images.Dataset',
     *,
     batch_size: int,
     ceiling: float | None = None,
     explainer: str = 'gradient',
     comparison_size: int | None = RELEASED_SIZE,
   ):
-    """Initializes the experiment.
+    """Initializes the protocol.
 
     Args:
-      name: 'clickme' or 'clicktionary'.
-      source: of the records.
-      batch_size: on which no score depends.
-      ceiling: the mean rank correlation that counts as 1; None where people's
-        own is not known.
+      dataset: the records with maps.
+      batch_size: no score depends on it.
+      ceiling: the mean rank correlation that counts as 1; None if that of
+        people is unknown.
       explainer: one of `explainers.EXPLAINERS`.
-      comparison_size: height and width that maps are compared at; None for
-        each model's own input size.
+      comparison_size: height and width at which maps are compared; None for
+        each model's input size.
     """
-    self.name = name
-    self.title = _TITLES[name]
-    self._source = source
+    self._dataset = dataset
     self._batch_size = batch_size
     self._ceiling = ceiling
     self._explainer = explainer
     self._comparison_size = comparison_size
 
+  @classmethod
+  @typing_extensions.override
+  def from_options(
+    cls, options: Options, run: protocol.RunOptions
+  ) -> 'ClickMeProtocol':
+    return cls._make(
+      options,
+      run,
+      options.clickme,
+      map_decoder=options.map_decoder,
+      label_offset=options.label_offset,
+      ceiling=options.ceiling,
+    )
+
+  @classmethod
+  def _make(cls, options, run, path, *, map_decoder, label_offset, ceiling):
+    """Makes a protocol of the flags for its records and the shared flags."""
+    prefix = '' if cls.name == 'clickme' else f'{cls.name}_'
+    if label_offset is None and map_decoder == 'canonical':
+      raise protocol.SettingsError(
+        f'--{prefix}label_offset is not set; canonical records require it. '
+        "Set 0 if their labels are the model's classes, or -1 if they are "
+        "Model Garden's 1..1000."
+      )
+    dataset = labelled_images.Dataset(
+      input_path=labelled_images.working_paths(path),
+      map_decoder=map_decoder,
+      label_offset=label_offset or 0,
+      raw_image_max=options.raw_image_max,
+      blur=options.blur,
+      map_resize=options.map_resize,
+      blur_kernel=options.blur_kernel,
+      limit=run.limit,
+    )
+    if ceiling is None:
+      ceiling = _known_ceiling(dataset, run.output_dir)
+    if not 0 < ceiling <= 1:
+      raise protocol.SettingsError(
+        f'--{prefix}ceiling={ceiling} is not a rank correlation of people; '
+        'expected more than 0 and at most 1, such as 0.65753. Set 1 for raw '
+        'scores.'
+      )
+    return cls(
+      dataset,
+      batch_size=run.batch_size,
+      explainer=options.explainer,
+      ceiling=None if ceiling == 1.0 else ceiling,
+      comparison_size=options.comparison_size or None,
+    )
+
+  @classmethod
+  @typing_extensions.override
+  def flags_without_effect(
+    cls, options: Options, measured: Container[str]
+  ) -> Iterator[tuple[str, Sequence[str]]]:
+    formats = []
+    if 'clickme' in measured:
+      formats.append(options.map_decoder)
+    if 'clicktionary' in measured:
+      formats.append(options.clicktionary_map_decoder or options.map_decoder)
+    if not formats:
+      yield (
+        'without --clickme or --clicktionary',
+        (
+          'map_decoder',
+          'label_offset',
+          'raw_image_max',
+          'blur',
+          'map_resize',
+          'blur_kernel',
+          'comparison_size',
+          'explainer',
+        ),
+      )
+    elif not any(map(decoders.is_raw, formats)):
+      yield (
+        f'on records of the format {" or ".join(dict.fromkeys(formats))}, '
+        'whose images are encoded',
+        ('raw_image_max',),
+      )
+    if not options.blur:
+      yield 'with --noblur', ('map_resize', 'blur_kernel')
+    if 'clickme' not in measured:
+      yield 'without --clickme', ('ceiling',)
+
+  @typing_extensions.override
   def settings(self) -> dict[str, Any]:
-    """What the scores depend on, but for the model."""
     return {
-      **self._source.settings(),
+      **self._dataset.settings(),
       'ceiling': self._ceiling,
       'explainer': self._explainer,
       'comparison_size': self._comparison_size or 'native',
     }
 
-  def identity(self, digests: identity.Digests) -> dict[str, Any]:
-    """See `results.Experiment`; a ceiling only changes what is shown."""
+  @typing_extensions.override
+  def identity(self, digests) -> dict[str, Any]:
     return {
       'protocol': f'{self.name} {self.version}',
-      'data': self._source.contents(digests),
+      'data': self._dataset.contents(digests),
+      # Without the ceiling, which only changes how a score is shown.
       'options': {
-        **self._source.options(),
+        **self._dataset.options(),
         'explainer': self._explainer,
         'comparison_size': self._comparison_size or 'native',
       },
     }
 
-  def present(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """See `results.Experiment`: of another ceiling."""
-    return {
-      **stored,
-      'spearman': scores.over_ceiling(stored['spearman'], self._ceiling),
-    }
+  @typing_extensions.override
+  def present(self, stored):
+    spearman = dataclasses.replace(stored['spearman'], ceiling=self._ceiling)
+    return {**stored, 'spearman': spearman}
 
-  def run(
-    self,
-    adapter,
-    progress: Callable[[int], Any],
-    journal: journal_lib.Journal | None = None,
-  ) -> protocol.Result:
-    """Scores a model.
-
-    Args:
-      adapter: of the model, an `adapters.base.Adapter`.
-      progress: called with the number of images of every batch.
-      journal: see `results.Experiment`; its items are rows.
-
-    Returns:
-      The scores 'spearman', 'dice', 'iou' and 'top1', a row per image, and
-      examples.
-
-    Raises:
-      labelled_images.BadDataError: a record cannot be used, or there is none.
-    """
+  @typing_extensions.override
+  def run(self, adapter, progress, journal=None) -> 'results.Measurement':
     size = (
       adapter.input_size
       if self._comparison_size is None
       else (self._comparison_size,) * 2
     )
     rows, examples = journal_lib.kept(journal), None
-    resumed = bool(rows)
-    if resumed:  # The pictures were in the memory of a process that ended.
+    is_resumed = bool(rows)
+    if is_resumed:  # The examples were lost with the process that ended.
       for batch in self._batches(adapter, size):
-        maps, _ = self._explain(adapter, batch, size)
-        examples = _extend(examples, batch, maps, size)
-        if len(examples.images) == _EXAMPLES:
+        maps, _ = map_alignment.explain(adapter, batch, self._explainer, size)
+        examples = map_alignment.extend_examples(examples, batch, maps, size)
+        if map_alignment.has_all_examples(examples):
           break
     for batch in self._batches(adapter, size, start=len(rows)):
-      maps, predictions = self._explain(adapter, batch, size)
-      found = _rows(batch, maps, predictions)
+      maps, predictions = map_alignment.explain(
+        adapter, batch, self._explainer, size
+      )
+      found = map_alignment.rows(batch, maps, predictions)
       rows += found
       if journal:
         journal.add(found)
-      if not resumed:
-        examples = _extend(examples, batch, maps, size)
+      if not is_resumed:
+        examples = map_alignment.extend_examples(examples, batch, maps, size)
       progress(len(maps))
     if not rows:
-      raise labelled_images.BadDataError(
-        f'{self._source.input_path} holds no record.'
+      raise protocol.BadDataError(
+        f'{self._dataset.input_path} does not contain any records.'
       )
-    return self._result(adapter, rows, examples, size)
+    return self._measurement(adapter, rows, examples, size)
 
   def _batches(self, adapter, size, start: int = 0):
     return labelled_images.batches(
-      self._source,
+      self._dataset,
       adapter.input_size,
       size,
       adapter.scored_classes,
@@ -187,56 +299,41 @@ class ClickMeProtocol(protocol.Experiment):
       start,
     )
 
-  def _explain(self, adapter, batch, size):
-    """The model's maps at the comparison size, and its decisions."""
-    inputs = adapter.preprocess(batch.images)
-    one_pass = _OnePass(adapter, inputs)
-    explain = explainers.get(self._explainer, one_pass.gradients)
-    maps = explainers.explain(
-      explain, inputs, batch.targets(adapter.scored_classes)
-    )
-    return resize_maps(maps, size), accuracy.predict(one_pass.logits())
-
-  def _result(self, adapter, rows, examples, size) -> protocol.Result:
-    """Scores from the rows of all images."""
+  def _measurement(self, adapter, rows, examples, size):
+    """Computes the scores from the rows of all images."""
     preprocessing = self._preprocessing(adapter, size)
-    details = {
-      'compared_at': list(size),
-      'explainer': self._explainer,
-      'limit': self._source.limit,
-    }
-    measured = [
-      scores.score(
-        metric,
-        [row[metric] for row in rows],
-        ceiling=self._ceiling if metric == 'spearman' else None,
-        preprocessing=preprocessing,
-        details=details,
-      )
-      for metric in METRICS
-    ]
+    measured, undefined = map_alignment.measure(
+      rows,
+      ceiling=self._ceiling,
+      preprocessing=preprocessing,
+      details={
+        'compared_at': list(size),
+        'explainer': self._explainer,
+        'limit': self._dataset.limit,
+      },
+    )
     top1, warnings = accuracy.measure(
       [row['prediction'] for row in rows],
       [row['label'] for row in rows],
       preprocessing=preprocessing,
       model_preprocessing=adapter.preprocessing,
-      details={'limit': self._source.limit},
+      details={'limit': self._dataset.limit},
     )
-    return protocol.Result(
+    return results.Measurement(
       scores=[*measured, top1],
       rows=rows,
-      warnings=warnings + _undefined(measured[0]),
+      warnings=warnings + undefined,
       examples=examples,
     )
 
   def _preprocessing(self, adapter, size) -> str:
-    """What became of images and maps before they were compared, in a line."""
-    source, blurred = self._source, ''
-    if source.blur:
+    """Describes in one line how images and maps were preprocessed."""
+    dataset, blurred = self._dataset, ''
+    if dataset.blur:
       blurred = '64x64, 10x10 Gaussian of sigma 10{}, '.format(
-        ' (centred)' if source.blur_kernel == 'centred' else ''
+        ' (centred)' if dataset.blur_kernel == 'centred' else ''
       )
-    if source.resize() == 'antialias':
+    if dataset.resize() == 'antialias':
       blurred = f'antialiased, {blurred}'
     return (
       'whole image resized to {}x{} (bilinear); '.format(*adapter.input_size)
@@ -244,43 +341,86 @@ class ClickMeProtocol(protocol.Experiment):
       + '{}x{}; model map: {}, {}x{}'.format(*size, self._explainer, *size)
     )
 
-
-def _rows(batch, maps, predictions):
-  """A row per image: where it is from, its decision and its scores."""
-  rows = accuracy.decision_rows(batch, predictions)
-  measured = numpy_metrics.alignment_scores(maps, batch.maps)
-  for i, row in enumerate(rows):
-    row.update({metric: float(measured[metric][i]) for metric in METRICS})
-  return rows
-
-
-def _extend(examples, batch, maps, size):
-  """The first images of all batches, for pictures."""
-  missing = _EXAMPLES - (0 if examples is None else len(examples.images))
-  if missing <= 0:
-    return examples
-  shown = np.round(tf.image.resize(batch.images[:missing], size).numpy())
-  new = protocol.Examples(
-    np.clip(shown, 0, 255).astype(np.uint8),
-    batch.maps[:missing],
-    maps[:missing],
-  )
-  if examples is None:
-    return new
-  return protocol.Examples(
-    *(
-      np.concatenate([getattr(examples, name), getattr(new, name)])
-      for name in ('images', 'human', 'model')
+  @classmethod
+  @typing_extensions.override
+  def describe(cls, settings: Mapping[str, Any]) -> str:
+    size, ceiling = settings['comparison_size'], settings['ceiling']
+    explainer = settings['explainer']
+    return (
+      f"Each model's map of an image ({_MAPS.get(explainer, explainer)}) is "
+      'compared with the human map at '
+      + (
+        "the model's input size. "
+        if size == 'native'
+        else f'{size} x {size} pixels. '
+      )
+      + (
+        'The human map is blurred as in the ClickMe release. '
+        if settings['blur']
+        else 'The human map is not blurred. '
+      )
+      + "rho is Spearman's rank correlation with average ranks for ties; Dice "
+      "and IoU compare what lies above each map's 90th percentile. "
+      + (
+        'Scores are raw, because no human ceiling was given.'
+        if ceiling is None
+        else f'Alignment is the mean rho divided by the ceiling of '
+        f'{ceiling:.4f}, the rank correlation among people.'
+      )
     )
-  )
+
+  @classmethod
+  @typing_extensions.override
+  def facts(cls, settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return protocol.facts_of(settings, labelled_images.FACTS)
 
 
-def _undefined(spearman: scores.Score) -> list[str]:
-  """A warning where images have no score."""
-  if not spearman.n_undefined:
-    return []
-  return [
-    f'{spearman.n_undefined} of {spearman.n + spearman.n_undefined} images '
-    "have no rank correlation, because the human or the model's map is "
-    'constant or not finite: they are left out of the mean.'
-  ]
+class ClicktionaryProtocol(ClickMeProtocol):
+  """ClickMe's protocol on Clicktionary's records."""
+
+  name = 'clicktionary'
+  label = 'Clicktionary'
+  title = 'Clicktionary: where people look'
+  headlines = ('spearman',)
+
+  @classmethod
+  @typing_extensions.override
+  def from_options(
+    cls, options: Options, run: protocol.RunOptions
+  ) -> 'ClicktionaryProtocol':
+    offset = options.clicktionary_label_offset
+    return cls._make(
+      options,
+      run,
+      options.clicktionary,
+      map_decoder=options.clicktionary_map_decoder or options.map_decoder,
+      label_offset=options.label_offset if offset is None else offset,
+      ceiling=options.clicktionary_ceiling,
+    )
+
+  @classmethod
+  @typing_extensions.override
+  def flags_without_effect(
+    cls, options: Options, measured: Container[str]
+  ) -> Iterator[tuple[str, Sequence[str]]]:
+    if cls.name not in measured:
+      yield (
+        'without --clicktionary',
+        (
+          'clicktionary_map_decoder',
+          'clicktionary_label_offset',
+          'clicktionary_ceiling',
+        ),
+      )
+
+
+def _known_ceiling(
+  dataset: 'labelled_images.Dataset', output_dir: str
+) -> float:
+  """Returns the published ceiling for the release's records, otherwise 1."""
+  digests = identity_lib.Digests(identity_lib.digests_path(output_dir))
+  if dataset.map_decoder == 'clickme' and clickme_release.is_release(
+    dataset.files(), digests.file
+  ):
+    return exp_cfg.CLICKME_CEILING
+  return 1.0

@@ -1,63 +1,156 @@
-"""HOW people decide, as an experiment of the benchmark."""
+"""Psychophysics: do models decide as people do?
 
-from collections.abc import Callable
+The scores come from `benchmark.psychophysics.scoring`. The curves of models and
+people add thresholds and d' to the tables, and a row for people.
+"""
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+import dataclasses
+import math
 import os
 from typing import Any
 
-import tensorflow as tf
+from etils import epy
+import typing_extensions
 
-from official_ext.harmonization.benchmark import identity
-from official_ext.harmonization.benchmark import journal as journal_lib
-from official_ext.harmonization.benchmark import labelled_images
+from official_ext.harmonization import cli
+from official_ext.harmonization import option_values
 from official_ext.harmonization.benchmark import protocol
-from official_ext.harmonization.benchmark.psychophysics import (
-  scoring as psychophysics,
-)
-from official_ext.harmonization.data.stimuli import stimulus_files
+from official_ext.harmonization.benchmark.report import blocks
+
+with epy.lazy_imports():
+  import tensorflow as tf
+
+  from official_ext.harmonization.benchmark import results
+  from official_ext.harmonization.benchmark.psychophysics import scoring
+  from official_ext.harmonization.benchmark.report import curves
+  from official_ext.harmonization.benchmark.report import figures
+  from official_ext.harmonization.data.stimuli import stimulus_files
+  from official_ext.harmonization.evaluation import scores
+
+_ACCURACY = 'psychophysics_accuracy'
+_THRESHOLD = 'psychophysics_threshold'
+_D_PRIME = 'psychophysics_d_prime'
+_FULL_LEVEL = 200
+_FACTS = {
+  'input_path': 'data',
+  'stimuli': 'stimuli',
+  'human': 'responses of people',
+  'rule': 'decision rule',
+  'framing': 'framing of stimuli',
+}
 
 
-class PsychophysicsProtocol(protocol.Experiment):
-  """The psychophysics protocol of `benchmark.psychophysics.scoring`."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Flags of the protocol."""
+
+  psychophysics: str = cli.flag(
+    '', 'Folder of stimuli, see docs/psychophysics.md.', path=True
+  )
+  human_trials: str = cli.flag(
+    '',
+    'CSV file with the responses of people to the stimuli of --psychophysics, '
+    'or with their accuracy per level.',
+    path=True,
+  )
+  rule: str = cli.flag(
+    'split_398',
+    'How logits become a response.',
+    choices=option_values.DECISION_RULES,
+  )
+  framing: str = cli.flag(
+    'resize',
+    "How a stimulus is brought to a model's input size.",
+    choices=option_values.STIMULUS_FRAMINGS,
+  )
+  animal_classes: tuple[str, ...] = cli.flag(
+    (), "Numbers of the classes that are animals, if not ImageNet's."
+  )
+
+
+class PsychophysicsProtocol(protocol.Protocol):
+  """Rapid animal categorization, see `benchmark.psychophysics.scoring`."""
 
   name = 'psychophysics'
+  label = 'Psychophysics'
   title = 'Psychophysics: how people decide'
+  Options = Options
+  score_words = {
+    'accuracy': 'accuracy',
+    'threshold': 'threshold (% revealed)',
+    'd_prime': "d' (mean of levels)",
+    'l2': 'L2 (small is good)',
+    'negative_log_mse': '-log MSE',
+  }
+  headlines = (_ACCURACY, 'psychophysics_l2')
+  people_label = 'people (distances: split halves)'
+  pictures = ('curves.png',)
 
   def __init__(self, folder: str, *, batch_size: int, **options: Any):
-    """Initializes the experiment.
+    """Initializes the protocol.
 
     Args:
       folder: of the stimuli.
-      batch_size: on which no score depends.
-      **options: of `psychophysics.evaluate`.
+      batch_size: no score depends on it.
+      **options: of `scoring.evaluate`.
     """
     self._folder = folder
     self._batch_size = batch_size
     self._options = options
 
-  def settings(self) -> dict[str, Any]:
-    """What the scores depend on, but for the model.
-
-    Returns:
-      The settings.
-
-    Raises:
-      labelled_images.BadDataError: the folder holds no stimuli.
-    """
+  @classmethod
+  @typing_extensions.override
+  def from_options(
+    cls, options: Options, run: protocol.RunOptions
+  ) -> 'PsychophysicsProtocol':
     try:
-      stimuli = stimulus_files.find(self._folder)
+      animals = [int(number) for number in options.animal_classes]
+    except ValueError:
+      raise protocol.SettingsError(
+        f'--animal_classes={",".join(options.animal_classes)}; expected '
+        'numbers of classes with commas between them, such as 0,1,2.'
+      ) from None
+    return cls(
+      options.psychophysics,
+      batch_size=run.batch_size,
+      human=options.human_trials or None,
+      rule=options.rule,
+      framing=options.framing,
+      animal_classes=animals or None,
+    )
+
+  @classmethod
+  @typing_extensions.override
+  def flags_without_effect(
+    cls, options: Options, measured: Container[str]
+  ) -> Iterator[tuple[str, Sequence[str]]]:
+    if cls.name not in measured:
+      yield (
+        'without --psychophysics',
+        ('human_trials', 'rule', 'framing', 'animal_classes'),
+      )
+
+  def _stimuli(self):
+    try:
+      return stimulus_files.find(self._folder)
     except ValueError as e:
-      raise labelled_images.BadDataError(str(e)) from None
+      raise protocol.BadDataError(str(e)) from None
+
+  @typing_extensions.override
+  def settings(self) -> dict[str, Any]:
     return {
       'input_path': self._folder,
-      'stimuli': len(stimuli),
+      'stimuli': len(self._stimuli()),
       **self._options,
     }
 
-  def identity(self, digests: identity.Digests) -> dict[str, Any]:
-    """See `results.Experiment`; a stimulus's name says what it shows."""
+  @typing_extensions.override
+  def identity(self, digests) -> dict[str, Any]:
     options = {**self._options}
     human = options.pop('human', None)
-    names = [s.file for s in stimulus_files.find(self._folder)]
+    # Names count, because the name of a stimulus says what it shows.
+    names = [s.file for s in self._stimuli()]
     try:
       return {
         'protocol': f'{self.name} {self.version}',
@@ -70,29 +163,14 @@ class PsychophysicsProtocol(protocol.Experiment):
         'options': options,
       }
     except (OSError, tf.errors.OpError) as e:
-      raise labelled_images.BadDataError(
-        f'{self._folder}: a stimulus or the table of answers cannot be read '
+      raise protocol.BadDataError(
+        f'{self._folder}: a stimulus or the table of responses cannot be read '
         f'({e}).'
       ) from None
 
-  def run(
-    self,
-    adapter,
-    progress: Callable[[int], Any],
-    journal: journal_lib.Journal | None = None,
-  ) -> protocol.Result:
-    """Scores a model; `psychophysics.evaluate` shows its own progress.
-
-    Args:
-      adapter: of the model, an `adapters.base.Adapter`.
-      progress: is told at the end.
-      journal: see `results.Experiment`; its items are those of
-        `psychophysics.decide`.
-
-    Returns:
-      The scores, a row per trial, and the curves of model and people.
-    """
-    found = psychophysics.evaluate(
+  @typing_extensions.override
+  def run(self, adapter, progress, journal=None) -> 'results.Measurement':
+    found = scoring.evaluate(
       adapter,
       self._folder,
       batch_size=self._batch_size,
@@ -100,8 +178,182 @@ class PsychophysicsProtocol(protocol.Experiment):
       **self._options,
     )
     progress(len(found.trials))
-    return protocol.Result(
+    return results.Measurement(
       scores=found.scores,
       rows=found.trials,
-      curves={name: c.to_json() for name, c in found.curves.items()},
+      curves={
+        observer: results.Curve.from_json(curve.to_json())
+        for observer, curve in found.curves.items()
+      },
     )
+
+  @classmethod
+  @typing_extensions.override
+  def describe(cls, settings: Mapping[str, Any]) -> str:
+    return (
+      'Each model responds animal or not animal to images of which a growing '
+      'part, the most important to people, is revealed. Its accuracy curve is '
+      'compared with that of people. The threshold is the percent revealed at '
+      'which a fitted curve is halfway from chance to its upper end; '
+      "d' is the sensitivity to animals."
+    )
+
+  @classmethod
+  @typing_extensions.override
+  def facts(cls, settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return protocol.facts_of(settings, _FACTS)
+
+  @classmethod
+  @typing_extensions.override
+  def scores_of(cls, result):
+    curve = _curve(result)
+    accuracy = result.scores.get(_ACCURACY)
+    confidence = accuracy.confidence if accuracy else 0.95
+    return {
+      **result.scores,
+      **(_scores_of_curve(curve, confidence) if curve else {}),
+    }
+
+  @classmethod
+  @typing_extensions.override
+  def people(cls, found):
+    curve = _curve_of_people(found)
+    if curve is None:
+      return {}
+    made = _scores_of_curve(curve)
+    made[_ACCURACY] = _score(
+      _ACCURACY, sum(curve.accuracy) / len(curve.accuracy)
+    )
+    for result in found:
+      for name, score in result.scores.items():
+        # Distance between random halves of the participants.
+        halves = score.details.get('people_split_half')
+        if halves is not None:
+          made.setdefault(name, _score(name, halves))
+    return made
+
+  @classmethod
+  @typing_extensions.override
+  def sections(cls, found, twins) -> list[blocks.Block]:
+    by_observer = {name: _curve(result) for name, result in found.items()}
+    models = {name: curve for name, curve in by_observer.items() if curve}
+    people = _curve_of_people(list(found.values()))
+    observers = [*models.items(), *([('people', people)] if people else [])]
+    parts: list[blocks.Block] = []
+    problems = [
+      f'{name}: no threshold, because {curve.problem}.'
+      for name, curve in observers
+      if curve.problem
+    ]
+    if problems:
+      parts.append(blocks.Sentences(problems))
+    if models:
+      band = _band(people, list(found.values()))
+      parts.append(
+        blocks.Picture(
+          figures.in_both_themes(
+            lambda theme: curves.draw(models, people, twins, theme)
+          ),
+          'Accuracy of people and models as more of the image is revealed.',
+          'Accuracy by the percent of the image that is revealed. Solid lines '
+          'are people and harmonized twins, dashed lines other models'
+          + (f'; the band around people is {band}' if band else '')
+          + '. The dotted line is chance.',
+          *cls.pictures,
+        )
+      )
+    table = _sensitivities(observers)
+    return parts + ([table] if table.rows else [])
+
+
+def _curve(result, observer: str = 'model') -> 'results.Curve | None':
+  return (result.curves or {}).get(observer)
+
+
+def _curve_of_people(found) -> 'results.Curve | None':
+  """Returns the curve of people, which is the same for all models."""
+  return next(filter(None, (_curve(r, 'human') for r in found)), None)
+
+
+def _score(name: str, value: float, **fields) -> 'scores.Score':
+  """Makes a score that is not a mean over images."""
+  return scores.Score(
+    **{
+      'name': name,
+      'value': value,
+      'n': None,
+      'n_undefined': None,
+      'low': math.nan,
+      'high': math.nan,
+      'confidence': 0.95,
+      'ceiling': None,
+      'preprocessing': '',
+      **fields,
+    }
+  )
+
+
+def _scores_of_curve(
+  curve: 'results.Curve', confidence: float = 0.95
+) -> 'dict[str, scores.Score]':
+  """Returns threshold and mean d', if the curve has them."""
+  made = {}
+  if curve.threshold is not None:
+    low, high = curve.threshold_interval or (math.nan, math.nan)
+    made[_THRESHOLD] = _score(
+      _THRESHOLD, curve.threshold, low=low, high=high, confidence=confidence
+    )
+  if _has_d_prime(curve):
+    made[_D_PRIME] = _score(_D_PRIME, sum(curve.d_prime) / len(curve.d_prime))
+  return made
+
+
+def _has_d_prime(curve) -> bool:
+  return any(not math.isnan(value) for value in curve.d_prime or ())
+
+
+def _sensitivities(observers) -> blocks.Table:
+  """Returns d' at each level; without rows if no curve has it."""
+  shown = [(name, curve) for name, curve in observers if _has_d_prime(curve)]
+  percents = {
+    level: percent
+    for _, curve in shown
+    for level, percent in zip(curve.levels, curve.percents)
+  }
+  levels = sorted(percents)
+  rows = []
+  for name, curve in shown:
+    by_level = dict(zip(curve.levels, curve.d_prime))
+    values = [by_level.get(level, math.nan) for level in levels]
+    rows.append([name, *('-' if math.isnan(v) else f'{v:.2f}' for v in values)])
+  titles = [
+    'full' if level == _FULL_LEVEL else f'{percents[level]:.3g} %'
+    for level in levels
+  ]
+  return blocks.Table(
+    ['model', *titles],
+    rows,
+    "Sensitivity d' by the part of the image that is revealed, over all "
+    'responses.',
+    is_numeric=True,
+  )
+
+
+def _band(people, found) -> str:
+  """Says what the band around people's curve is; '' if it is not drawn."""
+  if people is None or all(map(math.isnan, people.standard_error)):
+    return ''
+  participants = next(
+    (
+      score.details['n_participants']
+      for result in found
+      for score in result.scores.values()
+      if 'n_participants' in score.details
+    ),
+    None,
+  )
+  if participants is None:
+    return 'one standard error, as given with the accuracies of people'
+  if participants == 1:
+    return 'one standard error over the images of the only participant'
+  return f'one standard error over the {participants} participants'

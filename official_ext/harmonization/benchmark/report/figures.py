@@ -1,4 +1,4 @@
-"""What the report's plots share: two themes, and PNGs of either."""
+"""Themes and PNG rendering for the plots of the report."""
 
 from collections.abc import Callable
 import dataclasses
@@ -12,19 +12,19 @@ _DPI = 144
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-  """Colours of a plot; the pairs can be told apart without colour vision.
+  """Colours of a plot, distinguishable without colour vision.
 
-  All but the faint one have a contrast of at least 3 to the ground (WCAG 2.2,
+  All but `faint` have a contrast of at least 3 to the ground (WCAG 2.2,
   1.4.11).
 
   Attributes:
-    ground: behind the plot.
-    ink: of text and axes.
-    faint: of grids and of what is in the background.
-    ordinary: of ordinary models.
-    twin: of harmonized ones.
-    human: of people.
-    lines: of curves that have names, beside markers and dashes.
+    ground: the background.
+    ink: text and axes.
+    faint: grids.
+    ordinary: ordinary models.
+    twin: harmonized models.
+    human: people.
+    lines: curves with names, which also differ in markers and dashes.
   """
 
   ground: str
@@ -84,23 +84,23 @@ def axes(theme: Theme, width: float = 7.2, height: float = 4.6):
   """Makes a figure with one plot.
 
   Args:
-    theme: its colours.
+    theme: colours.
     width: in inches.
     height: in inches.
 
   Returns:
     The `Figure` and its `Axes`.
   """
-  # Not pyplot: a figure of its own needs no display and leaves no state.
-  picture = figure.Figure(
+  # A Figure without pyplot needs no display and leaves no global state.
+  drawing = figure.Figure(
     figsize=(width, height),
     layout='constrained',
     dpi=_DPI,
     facecolor=theme.ground,
   )
-  # It measures text, so that labels can make room for each other.
-  backend_agg.FigureCanvasAgg(picture)
-  plot = picture.subplots()
+  # The canvas can measure text, which placing labels needs.
+  backend_agg.FigureCanvasAgg(drawing)
+  plot = drawing.subplots()
   plot.set_facecolor(theme.ground)
   plot.grid(color=theme.faint, linewidth=0.6)
   plot.set_axisbelow(True)
@@ -110,7 +110,7 @@ def axes(theme: Theme, width: float = 7.2, height: float = 4.6):
     spine.set_color(theme.ink)
   for label in (plot.xaxis.label, plot.yaxis.label):
     label.set_color(theme.ink)
-  return picture, plot
+  return drawing, plot
 
 
 def legend(plot, theme: Theme, **kwargs):
@@ -120,7 +120,7 @@ def legend(plot, theme: Theme, **kwargs):
     text.set_color(theme.ink)
 
 
-def both(draw: Callable[[Theme], figure.Figure]) -> dict[str, bytes]:
+def in_both_themes(draw: Callable[[Theme], figure.Figure]) -> dict[str, bytes]:
   """Renders a plot in both themes.
 
   Args:
@@ -134,8 +134,8 @@ def both(draw: Callable[[Theme], figure.Figure]) -> dict[str, bytes]:
   }
 
 
-def png(picture: figure.Figure) -> bytes:
+def png(drawing: figure.Figure) -> bytes:
   """Returns a figure as a PNG."""
   buffer = io.BytesIO()
-  picture.savefig(buffer, format='png', dpi='figure')
+  drawing.savefig(buffer, format='png', dpi='figure')
   return buffer.getvalue()

@@ -1,201 +1,174 @@
 """The leaderboard: a row per model, a column per score.
 
-For people it comes in a part of few columns, and a part per experiment.
+Protocols say which scores they have and what these are called. For people, the
+leaderboard is split into a first table of a few columns and one table per
+protocol; `as_csv` has everything in one table for programs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import csv
 import io
 import math
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import NamedTuple
 
-from official_ext.harmonization.benchmark.report import observers
+import tabulate
 
-_EXPERIMENTS = {
-  'imagenet': 'ImageNet',
-  'clickme': 'ClickMe',
-  'clicktionary': 'Clicktionary',
-  'psychophysics': 'Psychophysics',
-}
-_SCORES = {
-  'top1': 'top-1',
-  'accuracy': 'accuracy',
-  'threshold': 'threshold (% revealed)',
-  'd_prime': "d' (mean of levels)",
-  'spearman': 'rho',
-  'dice': 'Dice',
-  'iou': 'IoU',
-  'l2': 'L2 (small is good)',
-  'negative_log_mse': '-log MSE',
-}
-# What stands in the first part.
-_HEADLINES = (
-  ('imagenet', 'top1'),
-  ('clickme', 'top1'),
-  ('clickme', 'spearman'),
-  ('clicktionary', 'spearman'),
-  ('psychophysics', 'psychophysics_accuracy'),
-  ('psychophysics', 'psychophysics_l2'),
-)
-# What models are ranked by: the first that was measured.
-_RANKED_BY = (
-  ('clickme', 'spearman'),
-  ('clicktionary', 'spearman'),
-  ('imagenet', 'top1'),
-)
+from official_ext.harmonization.benchmark import registry
+from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark.report import blocks
+from official_ext.harmonization.evaluation import scores
+
+Models = Sequence[results.ModelResults]
 
 
 class Column(NamedTuple):
-  """A score of an experiment.
+  """A score of a protocol.
 
   Attributes:
-    experiment: its name.
+    protocol: its name.
     score: its name.
-    title: for people.
-    normalized: whether it is shown over a ceiling.
+    title: for readers.
+    normalized: whether it is shown divided by a ceiling.
   """
 
-  experiment: str
+  protocol: str
   score: str
   title: str
   normalized: bool
 
 
 class Cell(NamedTuple):
-  """A score as it is shown: value and interval, NaN where there is none."""
+  """A score as it is shown; NaN where value or interval do not exist."""
 
   value: float
   low: float
   high: float
 
+  def interval(self) -> str:
+    """Returns the interval in brackets, or ''."""
+    if any(map(math.isnan, self)):
+      return ''
+    return f'[{self.low:.3f}, {self.high:.3f}]'
+
   def text(self) -> str:
-    """The value with its interval; a dash where it does not exist."""
+    """Returns the value and its interval; a dash if it does not exist."""
     if math.isnan(self.value):
       return '-'
-    if math.isnan(self.low) or math.isnan(self.high):
-      return f'{self.value:.3f}'
-    return f'{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]'
+    return f'{self.value:.3f} {self.interval()}'.rstrip()
 
 
-def scores_of(model: Mapping[str, Any]) -> dict[tuple, Mapping[str, Any]]:
-  """A model's scores by (experiment, score), with those of its curve."""
-  found = {
-    (experiment, name): score
-    for experiment, result in model['experiments'].items()
-    for name, score in result['scores'].items()
+def scores_of(
+  model: results.ModelResults,
+) -> dict[tuple[str, str], scores.Score]:
+  """Returns a model's scores by protocol and score."""
+  return {
+    (protocol, name): score
+    for protocol, result in model.results.items()
+    for name, score in registry.get(protocol).scores_of(result).items()
   }
-  for name, score in observers.scores_of(model).items():
-    found[observers.EXPERIMENT, name] = score
-  return found
 
 
-def columns(models: Sequence[Mapping[str, Any]]) -> list[Column]:
-  """The columns of a table of models.
-
-  Args:
-    models: as `benchmark.Benchmark.run` returns them.
-
-  Returns:
-    One column per score that any model has.
-  """
-  found: dict[tuple, bool] = {}
+def columns(models: Models) -> list[Column]:
+  """Returns a column for each score that any model has."""
+  normalized: dict[tuple[str, str], bool] = {}
   for model in models:
     for key, score in scores_of(model).items():
-      found[key] = found.get(key, False) or score['ceiling'] is not None
-  order = list(_EXPERIMENTS)
-  keys = sorted(
-    found,
-    key=lambda key: order.index(key[0]) if key[0] in order else len(order),
-  )
-  return [Column(*key, _title(*key, found[key]), found[key]) for key in keys]
-
-
-def _title(experiment: str, score: str, normalized: bool) -> str:
-  if normalized:
-    return f'{_EXPERIMENTS.get(experiment, experiment)} alignment'
-  plain = score.removeprefix(f'{experiment}_')
-  words = _SCORES.get(plain, plain.replace('_', ' '))
-  return f'{_EXPERIMENTS.get(experiment, experiment)} {words}'
-
-
-def cell(model: Mapping[str, Any], column: Column) -> Cell:
-  """What a model's row has in a column, over the ceiling where there is one."""
-  return _cell(scores_of(model).get((column.experiment, column.score)), column)
-
-
-def _cell(score: Mapping[str, Any] | None, column: Column) -> Cell:
-  names = ('value', 'low', 'high')
-  if column.normalized:
-    names = ('normalized', 'normalized_low', 'normalized_high')
-  values = [(score or {}).get(name) for name in names]
-  return Cell(*(math.nan if v is None else float(v) for v in values))
-
-
-def people_cells(
-  models: Sequence[Mapping[str, Any]], shown: Sequence[Column]
-) -> list[Cell]:
-  """People's row: their own scores, and how far they are from each other.
-
-  Args:
-    models: as `benchmark.Benchmark.run` returns them.
-    shown: the columns.
-
-  Returns:
-    A cell per column; no cells where nothing of people is known.
-  """
-  found = observers.people(models)
-  if not any(c.experiment == observers.EXPERIMENT for c in shown) or not found:
-    return []
+      normalized[key] = normalized.get(key, False) or score.ceiling is not None
+  order = registry.names()
   return [
-    _cell(
-      found.get(c.score) if c.experiment == observers.EXPERIMENT else None, c
-    )
-    for c in shown
+    Column(*key, _title(*key, normalized[key]), normalized[key])
+    for key in sorted(normalized, key=lambda key: order.index(key[0]))
   ]
 
 
-def intervals(
-  models: Sequence[Mapping[str, Any]], shown: Sequence[Column]
-) -> str:
-  """Says what the brackets in a table hold, as they were really made.
+def _title(protocol: str, score: str, normalized: bool) -> str:
+  found = registry.get(protocol)
+  if normalized:
+    return f'{found.label} alignment'
+  name = score.removeprefix(f'{protocol}_')
+  return f'{found.label} {found.score_words.get(name, name.replace("_", " "))}'
+
+
+def cell(model: results.ModelResults, column: Column) -> Cell:
+  """Returns a model's score as a column shows it."""
+  return _cell(scores_of(model).get((column.protocol, column.score)), column)
+
+
+def _cell(score: scores.Score | None, column: Column) -> Cell:
+  if score is None or column.normalized and score.ceiling is None:
+    return Cell(math.nan, math.nan, math.nan)
+  if column.normalized:
+    return Cell(score.normalized, score.normalized_low, score.normalized_high)
+  return Cell(score.value, score.low, score.high)
+
+
+def _people(models: Models, protocol: str) -> Mapping[str, scores.Score]:
+  found = [m.results[protocol] for m in models if protocol in m.results]
+  return registry.get(protocol).people(found)
+
+
+def _row_of_people(
+  models: Models, shown: Sequence[Column]
+) -> tuple[str, list[Cell]] | None:
+  """Returns label and scores of people; None if no column has any."""
+  people = {
+    name: _people(models, name)
+    for name in dict.fromkeys(c.protocol for c in shown)
+  }
+  label = next(
+    (registry.get(name).people_label for name in people if people[name]), None
+  )
+  if label is None:
+    return None
+  return label, [_cell(people[c.protocol].get(c.score), c) for c in shown]
+
+
+def _rows(
+  models: Models, shown: Sequence[Column]
+) -> list[tuple[str, list[Cell]]]:
+  """Returns name and cells of each model, best first, and of people."""
+  rows = [
+    (model.name, [cell(model, c) for c in shown])
+    for model in ranked(models, columns(models))
+  ]
+  people = _row_of_people(models, shown)
+  return rows + ([people] if people else [])
+
+
+def intervals(models: Models, shown: Sequence[Column]) -> str:
+  """Says what the brackets in a table hold.
 
   Args:
-    models: as `benchmark.Benchmark.run` returns them.
+    models: in the table.
     shown: the columns of the table.
 
   Returns:
-    A sentence; '' where nothing is in brackets.
+    A sentence, grouped by confidence and by what was resampled; '' if nothing
+    is in brackets.
   """
-  made: dict[tuple, list[str]] = {}
+  titles: dict[tuple[float, str], dict[str, None]] = {}
   for column in shown:
     for model in models:
-      score = scores_of(model).get((column.experiment, column.score)) or {}
-      if score.get('low') is not None and score.get('high') is not None:
-        drawn = (score.get('details') or {}).get('bootstrap', 'images')
-        titles = made.setdefault((score.get('confidence', 0.95), drawn), [])
-        titles += [column.title] * (column.title not in titles)
-  words = [
-    (f'{100 * confidence:g} % intervals, bootstrapped over {drawn}', titles)
-    for (confidence, drawn), titles in made.items()
-  ]
+      score = scores_of(model).get((column.protocol, column.score))
+      if score and not math.isnan(score.low) and not math.isnan(score.high):
+        key = (score.confidence, score.resampled)
+        titles.setdefault(key, {})[column.title] = None
+  words = {
+    f'{100 * confidence:g} % intervals, bootstrapped over {resampled}': found
+    for (confidence, resampled), found in titles.items()
+  }
   if not words:
     return ''
   if len(words) == 1:
-    return f'In brackets, {words[0][0]}.'
-  return (
-    'In brackets: '
-    + '; '.join(f'{", ".join(titles)}: {text}' for text, titles in words)
-    + '.'
-  )
+    return f'In brackets, {next(iter(words))}.'
+  parts = [f'{", ".join(found)}: {text}' for text, found in words.items()]
+  return f'In brackets: {"; ".join(parts)}.'
 
 
 def ranked(
-  models: Sequence[Mapping[str, Any]], shown: Sequence[Column]
-) -> list[Mapping[str, Any]]:
-  """Models, best first by the first of ClickMe, Clicktionary, ImageNet."""
+  models: Models, shown: Sequence[Column]
+) -> list[results.ModelResults]:
+  """Returns the models, best first by `ranking_column`."""
   by = ranking_column(shown)
   if by is None:
     return list(models)
@@ -208,87 +181,159 @@ def ranked(
 
 
 def ranking_column(shown: Sequence[Column]) -> Column | None:
-  """The column that models are ranked by, None if there is none."""
-  by_key = {(c.experiment, c.score): c for c in shown}
-  return next((by_key[key] for key in _RANKED_BY if key in by_key), None)
+  """Returns the first column of alignment, else of accuracy, else None."""
+  return alignment_column(shown) or accuracy_column(shown)
 
 
-def headlines(shown: Sequence[Column]) -> list[Column]:
-  """Of columns, the few that a first look needs."""
-  return [c for c in shown if (c.experiment, c.score) in _HEADLINES]
-
-
-def of_experiment(shown: Sequence[Column], experiment: str) -> list[Column]:
-  """Of columns, those of an experiment."""
-  return [c for c in shown if c.experiment == experiment]
-
-
-def _tables(models) -> Iterator[list[list[str]]]:
-  """Tables of titles and a row per model, best first.
-
-  The headlines alone come without intervals, and only where there are several
-  experiments; then each experiment.
-  """
-  shown = columns(models)
-  experiments = dict.fromkeys(c.experiment for c in shown)
-  if len(experiments) > 1:
-    yield [
-      [text.partition(' [')[0] for text in row]
-      for row in _table(models, headlines(shown))
-    ]
-  for name in experiments:
-    yield _table(models, of_experiment(shown, name))
-
-
-def _table(models, part: Sequence[Column]) -> list[list[str]]:
-  rows = [
-    [model['name'], *(cell(model, c).text() for c in part)]
-    for model in ranked(models, columns(models))
-  ]
-  people = [c.text() for c in people_cells(models, part)]
-  if people:
-    rows.append([observers.PEOPLE, *people])
-  return [['model', *(c.title for c in part)], *rows]
-
-
-def _columns_of_spaces(rows) -> str:
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  return '\n'.join(
-    '  '.join(text.ljust(width) for text, width in zip(row, widths)).rstrip()
-    for row in rows
+def alignment_column(shown: Sequence[Column]) -> Column | None:
+  """Returns the first protocol's score of alignment, or None."""
+  return next(
+    (c for c in shown if c.score == registry.get(c.protocol).alignment_score),
+    None,
   )
 
 
-def _markdown(rows) -> str:
-  titles, *rows = [[text.replace('|', '\\|') for text in row] for row in rows]
-  ruler = ['---', *['---:'] * (len(titles) - 1)]
-  return '\n'.join(f'| {" | ".join(row)} |' for row in [titles, ruler, *rows])
+def accuracy_column(shown: Sequence[Column]) -> Column | None:
+  """Returns the first protocol's score of accuracy, or None."""
+  return next(
+    (c for c in shown if c.score == registry.get(c.protocol).accuracy_score),
+    None,
+  )
 
 
-def as_text(models: Sequence[Mapping[str, Any]]) -> str:
-  """The tables in columns of spaces, for a terminal."""
-  return '\n\n'.join(map(_columns_of_spaces, _tables(models)))
+def headlines(shown: Sequence[Column]) -> list[Column]:
+  """Selects the columns of the first table."""
+  return [c for c in shown if c.score in registry.get(c.protocol).headlines]
 
 
-def as_markdown(models: Sequence[Mapping[str, Any]]) -> str:
-  """The tables in Markdown."""
-  return '\n\n'.join(map(_markdown, _tables(models)))
+def of_protocol(shown: Sequence[Column], protocol: str) -> list[Column]:
+  """Selects the columns of a protocol."""
+  return [c for c in shown if c.protocol == protocol]
 
 
-def origins(models: Sequence[Mapping[str, Any]]) -> list[str]:
-  """Sentences on the results that were not scored this time."""
+def table(
+  models: Models, shown: Sequence[Column], caption: str = ''
+) -> blocks.Table:
+  """Makes a table for the page.
+
+  Args:
+    models: in any order.
+    shown: the columns.
+    caption: follows what is said of the intervals.
+
+  Returns:
+    A row per model, best first, and one for people if they have scores.
+  """
+  rows = [
+    [
+      name,
+      *(blocks.Cell(c.text().partition(' ')[0], c.interval()) for c in cells),
+    ]
+    for name, cells in _rows(models, shown)
+  ]
+  return blocks.Table(
+    ['model', *(c.title for c in shown)],
+    rows,
+    f'{intervals(models, shown)} {caption}'.strip(),
+    is_numeric=True,
+  )
+
+
+def twin_table(
+  models: Models, twins: Sequence[tuple[str, str]]
+) -> blocks.Table | None:
+  """Makes a table of what changed from each baseline to its twin.
+
+  Args:
+    models: among them those that the pairs name.
+    twins: names of baselines and of their harmonized twins.
+
+  Returns:
+    The table; None if no pair was scored.
+  """
+  by_name = {model.name: model for model in models}
+  shown = headlines(columns(models))
+  rows = [
+    [f'{a} → {b}', *(_change(by_name[a], by_name[b], c) for c in shown)]
+    for a, b in twins
+    if a in by_name and b in by_name
+  ]
+  if not rows:
+    return None
+  return blocks.Table(
+    ['baseline → twin', *(c.title for c in shown)],
+    rows,
+    'Change from each baseline to its harmonized twin, and both values.',
+    is_numeric=True,
+  )
+
+
+def _change(baseline, twin, column) -> blocks.Cell:
+  before, after = (cell(m, column).value for m in (baseline, twin))
+  if math.isnan(before) or math.isnan(after):
+    return blocks.Cell('-')
+  return blocks.Cell(f'{after - before:+.3f}', f'{before:.3f} → {after:.3f}')
+
+
+def _tables(models: Models) -> Iterator[list[list[str]]]:
+  """Yields tables of text: headlines if there are several protocols, then each.
+
+  The table of the headlines has no intervals.
+  """
+  shown = columns(models)
+  protocols = dict.fromkeys(c.protocol for c in shown)
+  if len(protocols) > 1:
+    yield [
+      [text.partition(' [')[0] for text in row]
+      for row in _texts(models, headlines(shown))
+    ]
+  for name in protocols:
+    yield _texts(models, of_protocol(shown, name))
+
+
+def _texts(models: Models, shown: Sequence[Column]) -> list[list[str]]:
+  rows = [
+    [name, *(c.text() for c in cells)] for name, cells in _rows(models, shown)
+  ]
+  return [['model', *(c.title for c in shown)], *rows]
+
+
+def as_text(models: Models) -> str:
+  """Returns the tables in columns of spaces, for a terminal."""
+  return '\n\n'.join(
+    tabulate.tabulate(rows, tablefmt='plain', disable_numparse=True)
+    for rows in _tables(models)
+  )
+
+
+def as_markdown(models: Models) -> str:
+  """Returns the tables in Markdown."""
+  return '\n\n'.join(
+    tabulate.tabulate(
+      [[text.replace('|', '\\|') for text in row] for row in rows],
+      'firstrow',
+      'pipe',
+      disable_numparse=True,
+      colalign=['left', *['right'] * (len(rows[0]) - 1)],
+    )
+    for rows in _tables(models)
+  )
+
+
+def origins(models: Models) -> list[str]:
+  """Returns a sentence for each result that this command did not measure."""
   return [
-    f'{model["name"]} ({name}): {result["earlier"]}.'
+    f'{model.name} ({name}): {result.origin}.'
     for model in models
-    for name, result in model['experiments'].items()
-    if 'earlier' in result
+    for name, result in model.results.items()
+    if result.origin
   ]
 
 
-def as_csv(models: Sequence[Mapping[str, Any]]) -> str:
-  """The table for other programs: every number of every score, unrounded.
+def as_csv(models: Models) -> str:
+  """Returns one table of every number of every score, unrounded.
 
-  People's own values are in columns that end in `_people`, equal in all rows.
+  The scores of people are in columns that end in `_people`, equal in all rows.
   """
   fields = (
     'value',
@@ -302,34 +347,33 @@ def as_csv(models: Sequence[Mapping[str, Any]]) -> str:
     'normalized_high',
   )
   shown = columns(models)
-  people = observers.people(models)
-  theirs = [
-    c
+  people = [
+    (c, score.value)
     for c in shown
-    if c.experiment == observers.EXPERIMENT and c.score in people
+    for name, score in _people(models, c.protocol).items()
+    if name == c.score
   ]
   text = io.StringIO()
   writer = csv.writer(text, lineterminator='\n')
   writer.writerow(
     ['model', 'spec', 'preprocessing']
     + [
-      f'{c.experiment}_{c.score}' + ('' if f == 'value' else f'_{f}')
+      f'{c.protocol}_{c.score}' + ('' if f == 'value' else f'_{f}')
       for c in shown
       for f in fields
     ]
-    + [f'{c.experiment}_{c.score}_people' for c in theirs]
+    + [f'{c.protocol}_{c.score}_people' for c, _ in people]
   )
   for model in ranked(models, shown):
     by_key = scores_of(model)
-    found = [by_key.get((c.experiment, c.score), {}) for c in shown]
-    values = [score.get(f) for score in found for f in fields]
-    values += [people[c.score]['value'] for c in theirs]
+    values = [
+      getattr(by_key.get((c.protocol, c.score)), f, None)
+      for c in shown
+      for f in fields
+    ]
+    values += [value for _, value in people]
     writer.writerow(
-      [
-        model['name'],
-        model['settings']['spec'],
-        model['adapter']['preprocessing'],
-      ]
-      + ['' if value is None else value for value in values]
+      [model.name, model.spec, model.adapter.preprocessing]
+      + ['' if v is None or math.isnan(v) else v for v in values]
     )
   return text.getvalue()

@@ -1,288 +1,253 @@
-"""The report as one HTML page that needs nothing else, and no network."""
+"""The report as one HTML page, which needs no other file and no network."""
 
-from collections.abc import Mapping
-from typing import Any
+# Bazel: data = [":template"]
 
-from official_ext.harmonization.benchmark.report import html
+import base64
+from collections.abc import Iterator, Sequence
+import dataclasses
+import os
+from typing import NamedTuple
+
+import jinja2
+
+from official_ext.harmonization.benchmark import registry
+from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark.report import blocks
+from official_ext.harmonization.benchmark.report import examples
+from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import leaderboard
-from official_ext.harmonization.benchmark.report import observers
-from official_ext.harmonization.benchmark.report import protocols
-from official_ext.harmonization.benchmark.report import style
-from official_ext.harmonization.benchmark.report import twin_table
+from official_ext.harmonization.benchmark.report import trade_off
 
-_TITLE = 'Alignment with people'
+_TEMPLATE = 'report.html.j2'
 
 
-def build(results: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
-  """Builds the page.
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A section of the page.
+
+  Attributes:
+    id: its anchor.
+    title: its heading.
+    blocks: what it consists of.
+  """
+
+  id: str
+  title: str
+  blocks: Sequence[blocks.Block]
+
+
+class AlarmItem(NamedTuple):
+  """Something that a reader must know before reading any number."""
+
+  text: str
+  model: str = ''
+  stage: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+  """A box at the top of the page."""
+
+  title: str
+  items: Sequence[AlarmItem]
+
+
+def sections(report: results.Report, output_dir: str) -> list[Section]:
+  """Makes the sections of the page and draws their pictures.
 
   Args:
-    results: the content of results.json, see `docs/benchmark.md`.
-    pictures: PNGs: `trade_off` and `curves` by theme, where they are there;
-      `panels`, experiments to lists of `examples.draw`.
+    report: what was measured.
+    output_dir: that paths in results start from.
 
   Returns:
-    The page.
+    The sections that are not empty, in order.
   """
-  sections = [
-    ('leaderboard', 'Leaderboard', _leaderboard(results)),
-    ('trade-off', 'Accuracy against alignment', _trade_off(results, pictures)),
+  models = report.models
+  shown = [
+    Section('leaderboard', 'Leaderboard', _leaderboard(models)),
+    Section('trade-off', 'Accuracy against alignment', _trade_off(report)),
     *(
-      (name, experiment['title'], _experiment(name, results, pictures))
-      for name, experiment in results['experiments'].items()
+      Section(name, measured.title, _protocol(name, report, output_dir))
+      for name, measured in report.protocols.items()
     ),
-    ('models', 'Models and their preprocessing', _models(results)),
-    ('made', 'How this was made', _made(results)),
+    Section('models', 'Models and their preprocessing', _models(models)),
+    Section('made', 'How this was made', _made(report)),
   ]
-  sections = [section for section in sections if section[2]]
-  body = html.join(
-    html.tag('h1', _TITLE),
-    _summary(results),
-    _contents(sections),
-    _alarms(results),
-    *(
-      html.tag('section', html.tag('h2', title), content, id=name)
-      for name, title, content in sections
-    ),
+  return [section for section in shown if section.blocks]
+
+
+def render(report: results.Report, content: Sequence[Section]) -> str:
+  """Renders the page.
+
+  Args:
+    report: what was measured.
+    content: as from `sections`.
+
+  Returns:
+    HTML. Everything that is not markup of the template is escaped.
+  """
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
   )
-  head = html.join(
-    html.Markup(
-      '<meta charset="utf-8"><meta name="viewport" '
-      'content="width=device-width, initial-scale=1">'
-    ),
-    html.tag('title', _TITLE),
-    html.tag('style', html.Markup(style.CSS)),
+  environment.filters['data_url'] = _data_url
+  return environment.get_template(_TEMPLATE).render(
+    summary=_summary(report),
+    alarms=list(_alarms(report)),
+    sections=content,
   )
+
+
+def _data_url(png: bytes) -> str:
+  return 'data:image/png;base64,' + base64.b64encode(png).decode()
+
+
+def _summary(report: results.Report) -> str:
+  """Says in a few sentences what the page is about."""
+  scored, failed = len(report.models), len(report.failures)
+  titles = [measured.title for measured in report.protocols.values()]
+  missing = [
+    f'{name} ({reason})' for name, reason in report.not_measured.items()
+  ]
   return (
-    '<!DOCTYPE html>\n'
-    + html.tag(
-      'html',
-      html.tag('head', head),
-      html.tag('body', html.tag('main', body)),
-      lang='en',
-    )
-    + '\n'
+    f'{scored} model{"s"[: scored != 1]} scored'
+    + (f', {failed} failure{"s"[: failed != 1]}' if failed else '')
+    + f'. Measured: {"; ".join(titles)}.'
+    + (f' Not measured: {"; ".join(missing)}.' if missing else '')
+    + f' {report.created.replace("T", " ")}.'
   )
 
 
-def _summary(results) -> html.Markup:
-  """What the page is about, in two sentences."""
-  scored, failed = len(results['models']), len(results['failures'])
-  titles = [e['title'] for e in results['experiments'].values()]
-  left_out = [
-    f'{name} ({reason})' for name, reason in results['left_out'].items()
+def _alarms(report: results.Report) -> Iterator[Alarm]:
+  measured = [
+    (model.name, protocol, result)
+    for model in report.models
+    for protocol, result in model.results.items()
   ]
-  return html.tag(
-    'p',
-    f'{scored} model{"s"[: scored != 1]} scored',
-    f', {failed} failure{"s"[: failed != 1]}' if failed else '',
-    f'. Measured: {"; ".join(titles)}.',
-    f' Not measured: {"; ".join(left_out)}.' if left_out else '',
-    f' {results["created"].replace("T", " ")}.',
-    class_='quiet',
-  )
-
-
-def _contents(sections) -> html.Markup:
-  return html.tag(
-    'nav',
-    html.tag(
-      'ul',
-      *(
-        html.tag('li', html.tag('a', title, href=f'#{name}'))
-        for name, title, _ in sections
-      ),
+  trial = f'Only the first {report.limit} records were scored.'
+  for title, items in (
+    ('A trial', [AlarmItem(trial)] if report.limit else []),
+    (
+      'Failures',
+      [AlarmItem(f.error, f.name, f.stage) for f in report.failures],
     ),
-  )
+    (
+      'Warnings',
+      [
+        AlarmItem(warning, name, protocol)
+        for name, protocol, result in measured
+        for warning in result.warnings
+      ],
+    ),
+    (
+      'Not scored this time',
+      [
+        AlarmItem(f'{result.origin}.', name, protocol)
+        for name, protocol, result in measured
+        if result.origin
+      ],
+    ),
+    ('Found in the folder', [AlarmItem(note) for note in report.notes]),
+  ):
+    if items:
+      yield Alarm(title, items)
 
 
-def _alarms(results) -> html.Markup:
-  """Failures and warnings, before any number is read."""
-  failures = [
-    html.join(
-      html.tag('strong', f['name']), f' ({f["experiment"]}): ', f['error']
-    )
-    for f in results['failures']
-  ]
-  warnings = [
-    html.join(html.tag('strong', model['name']), f' ({experiment}): ', warning)
-    for model in results['models']
-    for experiment, result in model['experiments'].items()
-    for warning in result['warnings']
-  ]
-  trial = (
-    [f'Only the first {results["limit"]} records were scored.']
-    if results['limit']
-    else []
-  )
-  earlier = [
-    html.join(
-      html.tag('strong', model['name']),
-      f' ({experiment}): ',
-      result['earlier'],
-      '.',
-    )
-    for model in results['models']
-    for experiment, result in model['experiments'].items()
-    if 'earlier' in result
-  ]
-  parts = (
-    ('A trial', trial),
-    ('Failures', failures),
-    ('Warnings', warnings),
-    ('Not scored this time', earlier),
-    ('Found in the folder', results.get('notes', ())),
-  )
-  return html.join(
-    *(
-      html.tag('div', html.tag('h3', title), html.listed(items), class_='alarm')
-      for title, items in parts
-      if items
-    )
-  )
-
-
-def _number(cell: leaderboard.Cell) -> html.Markup:
-  """A score with its interval below."""
-  value, _, interval = cell.text().partition(' ')
-  return html.join(value, html.tag('small', interval) if interval else '')
-
-
-def _table(models, columns, caption: str = '') -> html.Markup:
-  """A row per model, best first, and people's; nothing of no columns."""
-  if not columns:
-    return html.Markup('')
-  order = leaderboard.ranked(models, leaderboard.columns(models))
-  rows = [
-    [m['name'], *(_number(leaderboard.cell(m, c)) for c in columns)]
-    for m in order
-  ]
-  people = leaderboard.people_cells(models, columns)
-  if people:
-    rows.append([observers.PEOPLE, *map(_number, people)])
-  caption = f'{leaderboard.intervals(models, columns)} {caption}'.strip()
-  return html.table(
-    ['model', *(c.title for c in columns)], rows, caption, numeric=True
-  )
-
-
-def _leaderboard(results) -> html.Markup:
-  models = results['models']
+def _leaderboard(models) -> list[blocks.Block]:
   if not models:
-    return html.tag('p', 'No model was scored.')
+    return [blocks.Paragraph('No model was scored.')]
   shown = leaderboard.columns(models)
   by = leaderboard.ranking_column(shown)
-  return _table(
-    models, leaderboard.headlines(shown), f'Ranked by {by.title}.' if by else ''
-  )
+  headlines = leaderboard.headlines(shown)
+  caption = f'Ranked by {by.title}.' if by else ''
+  return [leaderboard.table(models, headlines, caption)] if headlines else []
 
 
-def _trade_off(results, pictures) -> html.Markup:
-  parts: list[Any] = []
-  if 'trade_off' in pictures:
+def _trade_off(report: results.Report) -> list[blocks.Block]:
+  models, twins = report.models, report.twins
+  parts: list[blocks.Block] = []
+  if trade_off.points(models, twins):
     parts.append(
-      html.picture(
-        pictures['trade_off'],
+      blocks.Picture(
+        figures.in_both_themes(
+          lambda theme: trade_off.draw(models, twins, theme)
+        ),
         'Scatter plot of accuracy and alignment, one dot per model. The table '
-        'of the leaderboard holds the same numbers.',
-        'A dot per model; bars are the intervals of the leaderboard. Shaded: '
-        'the convex hull of the ordinary models. Arrows: from each baseline '
-        'to its harmonized twin, where pairs were named (--twin).',
+        'of the leaderboard has the same numbers.',
+        'One dot per model; bars are the intervals of the leaderboard. Shaded: '
+        'the convex hull of the ordinary models. Arrows: from each baseline to '
+        'its harmonized twin, for the pairs given by --twin.',
+        'trade_off.png',
       )
     )
-  parts.append(twin_table.build(results['models'], results['twins']))
-  return html.join(*parts)
+  table = leaderboard.twin_table(models, twins)
+  return parts + ([table] if table else [])
 
 
-def _experiment(name: str, results, pictures) -> html.Markup:
-  """What was measured, with which data, and its pictures."""
-  models = [m for m in results['models'] if name in m['experiments']]
-  settings = results['experiments'][name]['settings']
-  columns = leaderboard.of_experiment(leaderboard.columns(models), name)
-  parts = [
-    html.tag('p', protocols.describe(name, settings)),
-    protocols.facts(name, settings, models),
-    _table(models, columns),
+def _protocol(
+  name: str, report: results.Report, output_dir: str
+) -> list[blocks.Block]:
+  """Returns what was measured, on which data, and pictures."""
+  protocol = registry.get(name)
+  models = [m for m in report.models if name in m.results]
+  settings = report.protocols[name].settings
+  shown = leaderboard.columns(models)
+  columns = leaderboard.of_protocol(shown, name)
+  facts = [*protocol.facts(settings), ('images scored', _counts(name, models))]
+  ranked = leaderboard.ranked(report.models, leaderboard.columns(report.models))
+  return [
+    blocks.Paragraph(protocol.describe(settings)),
+    blocks.Facts(facts),
+    *([leaderboard.table(models, columns)] if columns else []),
+    *protocol.sections({m.name: m.results[name] for m in models}, report.twins),
+    *examples.draw(output_dir, ranked, name),
   ]
-  if name == observers.EXPERIMENT:
-    parts += _psychophysics(models, pictures)
-  for panel in pictures['panels'].get(name, ()):
-    parts.append(
-      html.picture(
-        {'light': panel['png']},
-        'Rows of images, each with the human map and the maps of '
-        f'{", ".join(panel["names"])}.',
-        "The first images: image, human map, models' maps, each map on its "
-        'own scale.',
-      )
-    )
-  return html.join(*parts)
 
 
-def _psychophysics(models, pictures) -> list[Any]:
-  """Curves, and what they say beside the scores."""
-  parts = [html.listed(observers.without_threshold(models))]
-  if 'curves' in pictures:
-    band = observers.band(models)
-    parts.append(
-      html.picture(
-        pictures['curves'],
-        'Accuracy of people and models as more of the image is revealed.',
-        'Accuracy by the percent of the image that is revealed. Solid lines '
-        'are people and harmonized twins, dashed ones other models'
-        + (f'; the band around people is {band}' if band else '')
-        + '. The dotted line is chance.',
-      )
-    )
-  titles, rows = observers.sensitivities(models)
-  if rows:
-    parts.append(
-      html.table(
-        titles,
-        rows,
-        "Sensitivity d' by the part of the image that is "
-        'revealed, of all answers together.',
-        numeric=True,
-      )
-    )
-  return parts
+def _counts(name: str, models) -> str:
+  """Says how many images have a score: of each model, if they differ."""
+  counts: dict[tuple, list[str]] = {}
+  for model in models:
+    first = next(iter(model.results[name].scores.values()), None)
+    if first:
+      key = (first.n, first.n_undefined)
+      counts.setdefault(key, []).append(model.name)
+  parts = []
+  for (n, undefined), names in counts.items():
+    words = f'{n}' + (f' ({undefined} undefined)' if undefined else '')
+    parts.append(words if len(counts) == 1 else f'{words}: {", ".join(names)}')
+  return '; '.join(parts) or 'none'
 
 
-def _models(results) -> html.Markup:
+def _models(models) -> list[blocks.Block]:
   rows = [
     [
-      m['name'],
-      html.tag('code', m['settings']['spec']),
-      '{} x {}'.format(*m['adapter']['input_size']),
-      m['adapter']['num_classes'],
-      m['adapter']['preprocessing'],
+      model.name,
+      blocks.Cell(model.spec, is_code=True),
+      '{} x {}'.format(*model.adapter.input_size),
+      model.adapter.num_classes,
+      model.adapter.preprocessing,
     ]
-    for m in results['models']
+    for model in models
   ]
-  if not rows:
-    return html.Markup('')
-  return html.table(
-    ['model', 'SPEC', 'input', 'outputs', 'preprocessing'],
-    rows,
-    'How each network is used.',
-  )
+  titles = ['model', 'SPEC', 'input', 'outputs', 'preprocessing']
+  caption = 'How each network is used.'
+  return [blocks.Table(titles, rows, caption)] if rows else []
 
 
-def _made(results) -> html.Markup:
-  versions = ', '.join(f'{k} {v}' for k, v in results['versions'].items())
+def _made(report: results.Report) -> list[blocks.Block]:
   tables = [
-    result['table']
-    for model in results['models']
-    for result in model['experiments'].values()
+    result.table for model in report.models for result in model.results.values()
   ]
-  return html.join(
-    html.tag('pre', results['command']),
-    html.tag('p', versions),
-    html.tag(
-      'p',
-      'Beside this page: results.json, leaderboard.csv, '
-      'leaderboard.md, leaderboard.txt, and a table of every image or '
-      'trial per model:',
+  return [
+    blocks.Command(report.command),
+    blocks.Paragraph(
+      ', '.join(f'{name} {v}' for name, v in report.versions.items())
     ),
-    html.listed([html.tag('code', table) for table in tables]),
-  )
+    blocks.Paragraph(
+      'Next to this page: results.json, leaderboard.csv, leaderboard.md, '
+      'leaderboard.txt, and a table of every image or trial per model:'
+    ),
+    *([blocks.Sentences(tables, is_code=True)] if tables else []),
+  ]

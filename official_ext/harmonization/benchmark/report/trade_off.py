@@ -1,12 +1,13 @@
 """The trade-off plot: accuracy against alignment with people.
 
-One dot per model, the convex hull of the ordinary models shaded, an arrow from
-each baseline to its harmonized twin (Fel et al., NeurIPS 2022, figure 1).
+The plot has a dot per model, the shaded convex hull of the ordinary models, and
+an arrow from each baseline to its harmonized twin (Fel et al., NeurIPS 2022,
+figure 1).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib import figure
 from matplotlib import transforms
@@ -16,16 +17,10 @@ from scipy import spatial
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import leaderboard
 
-_ACCURACY = (
-  ('imagenet', 'top1'),
-  ('clickme', 'top1'),
-  ('clicktionary', 'top1'),
-)
-_ALIGNMENT = (('clickme', 'spearman'), ('clicktionary', 'spearman'))
-# Names beside dots can be read up to here; beyond, only twins have theirs.
+# With more models than this, only twins have names, which would be unreadable.
 _MOST_NAMES = 40
-# Where a name may stand, from its dot, in points and as alignments of text.
-_PLACES = (
+# Candidate positions of a name: offset from its dot in points, and alignment.
+_OFFSETS = (
   (6, 5, 'left', 'bottom'),
   (6, -5, 'left', 'top'),
   (-6, 5, 'right', 'bottom'),
@@ -46,7 +41,7 @@ class Point(NamedTuple):
     name: of the model.
     accuracy: with its interval.
     alignment: with its interval.
-    is_twin: whether it is the harmonized one of a pair.
+    is_twin: whether it is the harmonized model of a pair.
   """
 
   name: str
@@ -55,42 +50,37 @@ class Point(NamedTuple):
   is_twin: bool
 
   @property
-  def place(self) -> tuple[float, float]:
+  def position(self) -> tuple[float, float]:
     """Accuracy and alignment."""
     return self.accuracy.value, self.alignment.value
 
 
 def axes_of(
-  models: Sequence[Mapping[str, Any]],
+  models: leaderboard.Models,
 ) -> tuple[leaderboard.Column, leaderboard.Column] | None:
-  """Which scores the plot shows.
+  """Chooses the scores that the plot shows.
 
   Args:
-    models: as `benchmark.Benchmark.run` returns them.
+    models: with their results.
 
   Returns:
-    The columns of accuracy (ImageNet's, or else of the images with maps) and of
-    alignment (ClickMe's, or else Clicktionary's); None where one is missing.
+    The first columns of accuracy and of alignment, in the order of the
+    protocols; None if either is missing.
   """
-  by_key = {(c.experiment, c.score): c for c in leaderboard.columns(models)}
-  chosen = [
-    next((by_key[k] for k in keys if k in by_key), None)
-    for keys in (_ACCURACY, _ALIGNMENT)
-  ]
-  return None if None in chosen else tuple(chosen)
+  shown = leaderboard.columns(models)
+  accuracy = leaderboard.accuracy_column(shown)
+  alignment = leaderboard.alignment_column(shown)
+  return (accuracy, alignment) if accuracy and alignment else None
 
 
 def points(
-  models: Sequence[Mapping[str, Any]], twins: Sequence[tuple[str, str]]
+  models: leaderboard.Models, twins: Sequence[tuple[str, str]]
 ) -> list[Point]:
-  """The models that have both scores.
+  """Returns the points of the models that have both scores.
 
   Args:
-    models: as `benchmark.Benchmark.run` returns them.
+    models: with their results.
     twins: names of baselines and of their harmonized twins.
-
-  Returns:
-    Their points.
   """
   chosen = axes_of(models)
   if chosen is None:
@@ -98,42 +88,42 @@ def points(
   harmonized = {twin for _, twin in twins}
   found = [
     Point(
-      model['name'],
+      model.name,
       *(leaderboard.cell(model, c) for c in chosen),
-      model['name'] in harmonized,
+      model.name in harmonized,
     )
     for model in models
   ]
-  return [p for p in found if all(map(math.isfinite, p.place))]
+  return [p for p in found if all(map(math.isfinite, p.position))]
 
 
 def hull(ordinary: Sequence[Point]) -> np.ndarray | None:
-  """The corners of the ordinary models' convex hull.
+  """Computes the convex hull of the ordinary models.
 
   Args:
-    ordinary: points of models.
+    ordinary: their points.
 
   Returns:
-    float (n, 2), in order around it; None where the points span no area.
+    Its corners in order, float (n, 2); None if the points span no area.
   """
-  places = np.array([p.place for p in ordinary])
-  if len(places) < 3:
+  positions = np.array([p.position for p in ordinary])
+  if len(positions) < 3:
     return None
   try:
-    return places[spatial.ConvexHull(places).vertices]
+    return positions[spatial.ConvexHull(positions).vertices]
   except spatial.QhullError:
     return None
 
 
 def draw(
-  models: Sequence[Mapping[str, Any]],
+  models: leaderboard.Models,
   twins: Sequence[tuple[str, str]],
   theme: figures.Theme = figures.LIGHT,
 ) -> figure.Figure:
   """Draws the plot.
 
   Args:
-    models: as `benchmark.Benchmark.run` returns them; some have both scores.
+    models: of which some have both scores.
     twins: names of baselines and of their harmonized twins.
     theme: colours.
 
@@ -142,7 +132,7 @@ def draw(
   """
   accuracy, alignment = axes_of(models)
   found = points(models, twins)
-  picture, plot = figures.axes(theme)
+  drawing, plot = figures.axes(theme)
   corners = hull([p for p in found if not p.is_twin])
   if corners is not None:
     plot.fill(
@@ -169,20 +159,20 @@ def draw(
   )
   plot.margins(0.12)
   figures.legend(plot, theme, loc='best')
-  _names(picture, plot, found, theme)
-  return picture
+  _names(drawing, plot, found, theme)
+  return drawing
 
 
 def _dots(plot, shown, colour, marker, label):
-  """Dots with their intervals."""
+  """Draws dots with their intervals."""
   if not shown:
     return
-  x, y = np.array([p.place for p in shown]).T
+  x, y = np.array([p.position for p in shown]).T
   for cells, values, direction in (
     ([p.accuracy for p in shown], x, 'xerr'),
     ([p.alignment for p in shown], y, 'yerr'),
   ):
-    # An interval that does not exist has no length.
+    # A missing interval is drawn with length 0.
     spread = np.nan_to_num(
       [[v - c.low, c.high - v] for c, v in zip(cells, values)]
     ).T
@@ -199,13 +189,13 @@ def _dots(plot, shown, colour, marker, label):
 
 
 def _arrows(plot, by_name, twins, theme):
-  """Arrows between the pairs that both have a place."""
+  """Draws arrows between pairs of which both models have a point."""
   for baseline, twin in twins:
     if baseline in by_name and twin in by_name:
       plot.annotate(
         '',
-        by_name[twin].place,
-        by_name[baseline].place,
+        by_name[twin].position,
+        by_name[baseline].position,
         arrowprops={
           'arrowstyle': '-|>',
           'color': theme.twin,
@@ -217,37 +207,38 @@ def _arrows(plot, by_name, twins, theme):
       )
 
 
-def _names(picture, plot, shown, theme):
-  """Names beside the dots, each where it is least in the way."""
+def _names(drawing, plot, shown, theme):
+  """Draws each name where it overlaps least with names and dots."""
   if len(shown) > _MOST_NAMES:
     shown = [p for p in shown if p.is_twin]
-  # Only what is laid out can be measured, and must then not move.
-  picture.draw_without_rendering()
-  picture.set_layout_engine('none')
+  # Text can be measured only after layout, which must not change afterwards.
+  drawing.draw_without_rendering()
+  drawing.set_layout_engine('none')
   frame = plot.get_window_extent()
-  dots = plot.transData.transform([p.place for p in shown]) if shown else []
+  dots = plot.transData.transform([p.position for p in shown]) if shown else []
   taken = [
     transforms.Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in dots
   ]
   for number, point in enumerate(shown):
-    # Over another name is worst, nearer to another dot misleads.
+    # Leaving the plot is worst, then covering a name; a name that is nearer to
+    # another dot misleads.
     cost = {}
-    for place in _PLACES:
-      text = _name(plot, point, place, theme)
+    for offset in _OFFSETS:
+      text = _name(plot, point, offset, theme)
       box = text.get_window_extent()
       text.remove()
       is_outside = box.x0 < frame.x0 or frame.x1 < box.x1
       overlaps = sum(box.overlaps(other) for other in taken)
-      cost[place] = (is_outside, overlaps, _nearest(box, dots) != number)
-    best = min(_PLACES, key=cost.get)
+      cost[offset] = (is_outside, overlaps, _nearest(box, dots) != number)
+    best = min(_OFFSETS, key=cost.get)
     taken.append(_name(plot, point, best, theme).get_window_extent())
 
 
-def _name(plot, point, place, theme):
-  dx, dy, horizontal, vertical = place
+def _name(plot, point, offset, theme):
+  dx, dy, horizontal, vertical = offset
   return plot.annotate(
     point.name,
-    point.place,
+    point.position,
     (dx, dy),
     textcoords='offset points',
     ha=horizontal,
@@ -258,6 +249,6 @@ def _name(plot, point, place, theme):
 
 
 def _nearest(box, dots):
-  """Which dot is nearest to a box, all in pixels."""
+  """Returns the index of the dot nearest to a box, all in pixels."""
   away = np.maximum(np.maximum(box.min - dots, dots - box.max), 0.0)
   return int(np.argmin(np.hypot(*away.T)))

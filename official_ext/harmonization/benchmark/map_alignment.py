@@ -1,0 +1,191 @@
+"""Alignment of a model's maps with human maps, batch by batch.
+
+A model's map of each image is compared with the human map: Spearman's rank
+correlation with average ranks, and Dice and IoU of both maps cut strictly above
+their 90th percentile (Fel et al., NeurIPS 2022; `harmonization` 0.0.9,
+`evaluation/clickme.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from official_ext.harmonization.benchmark import accuracy
+from official_ext.harmonization.benchmark import explainers
+from official_ext.harmonization.benchmark import labelled_images
+from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.evaluation import numpy_metrics
+from official_ext.harmonization.evaluation import scores
+
+METRICS = ('spearman', 'dice', 'iou')
+_EXAMPLES = 6
+
+
+class OnePass:
+  """Keeps the logits that an adapter computes along with its gradients."""
+
+  def __init__(self, adapter, inputs: np.ndarray):
+    """Initializes it.
+
+    Args:
+      adapter: of the model.
+      inputs: float32 (B, h, w, 3), whose logits are kept.
+    """
+    self._adapter = adapter
+    self._inputs = inputs
+    self._logits = None
+
+  def gradients(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns gradients of the labels' logits, (B, h, w, 3), for explainers."""
+    if inputs is not self._inputs:
+      return self._adapter.gradients(inputs, labels)
+    self._logits, gradients = self._adapter.logits_and_gradients(inputs, labels)
+    return gradients
+
+  def logits(self) -> np.ndarray:
+    """Returns the logits of `inputs`, computed now if no explainer did."""
+    if self._logits is None:
+      self._logits = self._adapter.logits(self._inputs)
+    return self._logits
+
+
+def resize_maps(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
+  """Resizes maps (bilinear); maps that have the size already do not change.
+
+  Args:
+    maps: float (B, H, W).
+    size: (height, width).
+
+  Returns:
+    float32 (B, height, width).
+  """
+  maps = np.asarray(maps, np.float32)
+  return tf.image.resize(maps[..., np.newaxis], size).numpy()[..., 0]
+
+
+def explain(
+  adapter, batch: labelled_images.Batch, explainer: str, size: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Computes a model's maps and predictions in one pass where possible.
+
+  Args:
+    adapter: of the model.
+    batch: the images.
+    explainer: one of `explainers.EXPLAINERS`.
+    size: (height, width) of the maps.
+
+  Returns:
+    Maps, float32 (B, height, width), and predicted classes, int64 (B,).
+
+  Raises:
+    ValueError: a logit is NaN.
+  """
+  inputs = adapter.preprocess(batch.images)
+  one_pass = OnePass(adapter, inputs)
+  maps = explainers.explain(
+    explainers.get(explainer, one_pass.gradients),
+    inputs,
+    batch.targets(adapter.scored_classes),
+  )
+  return resize_maps(maps, size), accuracy.predict(one_pass.logits())
+
+
+def rows(
+  batch: labelled_images.Batch, maps: np.ndarray, predictions: np.ndarray
+) -> list[dict[str, Any]]:
+  """Compares maps with the human maps.
+
+  Args:
+    batch: the images with human maps (B, H, W).
+    maps: the model's maps, of the same shape.
+    predictions: int (B,), the model's classes.
+
+  Returns:
+    A row per image: file, record, label, prediction, correct, spearman, dice
+    and iou.
+  """
+  found = accuracy.decision_rows(batch, predictions)
+  measured = numpy_metrics.alignment_scores(maps, batch.maps)
+  for i, row in enumerate(found):
+    row.update({metric: float(measured[metric][i]) for metric in METRICS})
+  return found
+
+
+def measure(
+  found: Sequence[Mapping[str, Any]],
+  *,
+  ceiling: float | None,
+  preprocessing: str,
+  details: Mapping[str, Any],
+) -> tuple[list[scores.Score], list[str]]:
+  """Averages the rows of all images.
+
+  Args:
+    found: rows of `rows`.
+    ceiling: the mean rank correlation that counts as 1, or None.
+    preprocessing: of the images and maps, in one line.
+    details: further facts about the scores.
+
+  Returns:
+    The scores 'spearman', 'dice' and 'iou', and warnings.
+  """
+  made = [
+    scores.score(
+      metric,
+      [row[metric] for row in found],
+      ceiling=ceiling if metric == 'spearman' else None,
+      preprocessing=preprocessing,
+      details=details,
+    )
+    for metric in METRICS
+  ]
+  spearman = made[0]
+  if not spearman.n_undefined:
+    return made, []
+  return made, [
+    f'{spearman.n_undefined} of {len(found)} images have no rank correlation, '
+    "because the human or the model's map is constant or not finite. They are "
+    'excluded from the mean.'
+  ]
+
+
+def extend_examples(
+  examples: results.Examples | None,
+  batch: labelled_images.Batch,
+  maps: np.ndarray,
+  size: Sequence[int],
+) -> results.Examples:
+  """Adds images of a batch until there are six.
+
+  Args:
+    examples: of the batches before; None for the first.
+    batch: the images with human maps.
+    maps: the model's maps.
+    size: (height, width) of the maps, to which images are resized.
+
+  Returns:
+    The examples.
+  """
+  missing = _EXAMPLES - (0 if examples is None else len(examples.images))
+  if examples is not None and missing <= 0:
+    return examples
+  shown = np.round(tf.image.resize(batch.images[:missing], size).numpy())
+  new = results.Examples(
+    np.clip(shown, 0, 255).astype(np.uint8),
+    batch.maps[:missing],
+    maps[:missing],
+  )
+  if examples is None:
+    return new
+  return results.Examples(
+    np.concatenate([examples.images, new.images]),
+    np.concatenate([examples.human, new.human]),
+    np.concatenate([examples.model, new.model]),
+  )
+
+
+def has_all_examples(examples: results.Examples | None) -> bool:
+  """Whether there are six examples."""
+  return examples is not None and len(examples.images) >= _EXAMPLES

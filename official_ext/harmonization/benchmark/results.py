@@ -1,0 +1,429 @@
+"""Typed results, from a protocol's measurement to the report, and their JSON.
+
+A `Measurement` is what a protocol returns for a model. It is stored as a
+`StoredResult` of the model's `ModelResults`, one file per model, and a `Report`
+collects the models. JSON is read only here (`ModelResults.from_json`).
+
+Files carry a format version. Format 1 had none; its fields are the same.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from official_ext.harmonization.evaluation import scores as scores_lib
+
+FORMAT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """A few images with their maps, for panels.
+
+  Attributes:
+    images: uint8 (n, H, W, 3), as people saw them.
+    human: float (n, H, W), the human maps.
+    model: float (n, H, W), the model's maps.
+  """
+
+  images: np.ndarray
+  human: np.ndarray
+  model: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """Accuracy at each level of an experiment, of a model or of people.
+
+  Numbers are NaN where they are undefined. Results of earlier versions have
+  only the first four fields.
+
+  Attributes:
+    levels: L of them.
+    percents: (L,), the percent of the image that is revealed.
+    accuracy: (L,), in [0, 1].
+    standard_error: (L,).
+    n: (L,), the number of responses.
+    d_prime: (L,), the sensitivity.
+    threshold: percent at which the fitted function is halfway up.
+    threshold_interval: its lower and upper end.
+    logistic: parameters of the fitted function.
+  """
+
+  levels: Sequence[int]
+  percents: Sequence[float]
+  accuracy: Sequence[float]
+  standard_error: Sequence[float]
+  n: Sequence[float] | None = None
+  d_prime: Sequence[float] | None = None
+  threshold: float | None = None
+  threshold_interval: Sequence[float] | None = None
+  logistic: Mapping[str, Any] | None = None
+
+  @property
+  def problem(self) -> str:
+    """Why the fitted function has no threshold, or ''."""
+    return (self.logistic or {}).get('problem') or ''
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the fields that are known in strict JSON's types."""
+    return scores_lib.json_safe(_known(self))
+
+  @classmethod
+  def from_json(cls, content: Mapping[str, Any]) -> 'Curve':
+    """Reads what `to_json` or `accuracy_curves.Curve.to_json` returned.
+
+    Args:
+      content: decoded JSON.
+
+    Returns:
+      The curve; null becomes NaN.
+
+    Raises:
+      ValueError: a field is missing or unknown.
+    """
+    try:
+      return cls(
+        **{
+          name: value if name == 'logistic' else _with_nan(value)
+          for name, value in _mapping(content, 'a curve').items()
+        }
+      )
+    except TypeError as e:
+      raise ValueError(f'a curve is incomplete: {e}') from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+  """What a protocol measured on one model.
+
+  Attributes:
+    scores: what was measured.
+    rows: of the table, one per image or trial.
+    warnings: sentences that a reader of the scores must know.
+    curves: by observer, 'model' or 'human'; None if the protocol has none.
+    examples: for panels, or None.
+  """
+
+  scores: Sequence[scores_lib.Score]
+  rows: Sequence[Mapping[str, Any]]
+  warnings: Sequence[str] = ()
+  curves: Mapping[str, Curve] | None = None
+  examples: Examples | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredResult:
+  """A measurement as it is stored in a model's file.
+
+  Attributes:
+    scores: by name.
+    settings: of the protocol, for the report.
+    table: path of the table of images or trials, from the output folder.
+    examples: path of the examples, or None.
+    warnings: sentences that a reader of the scores must know.
+    curves: by observer, or None.
+    created: local time in ISO 8601.
+    seconds: that the measurement took; None if unknown.
+    identity: what the scores depend on, see `identity`; None for results of
+      versions that did not record it.
+    contents: digests of the table and the examples.
+    digest: of all that is stored; it seals the result.
+    origin: a phrase on where the result comes from; '' if it was measured by
+      this command.
+  """
+
+  scores: Mapping[str, scores_lib.Score]
+  settings: Mapping[str, Any]
+  table: str
+  examples: str | None = None
+  warnings: Sequence[str] = ()
+  curves: Mapping[str, Curve] | None = None
+  created: str = ''
+  seconds: float | None = None
+  identity: Mapping[str, Any] | None = None
+  contents: Mapping[str, str] | None = None
+  digest: str | None = None
+  origin: str = ''
+
+  @property
+  def network(self) -> Mapping[str, Any] | None:
+    """The part of the identity that describes the network, if recorded."""
+    return (self.identity or {}).get('network')
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the fields that are known in strict JSON's types."""
+    content = {
+      **_known(self),
+      'scores': {name: s.to_json() for name, s in self.scores.items()},
+      'curves': self.curves
+      and {name: curve.to_json() for name, curve in self.curves.items()},
+      'examples': self.examples,
+    }
+    del content['origin']
+    if self.origin:
+      content['earlier'] = self.origin
+    return scores_lib.json_safe(content)
+
+  @classmethod
+  def from_json(cls, content: Any, created: str) -> 'StoredResult':
+    """Reads what `to_json` returned.
+
+    Args:
+      content: decoded JSON.
+      created: the time to assume for a result that does not record it.
+
+    Returns:
+      The result.
+
+    Raises:
+      ValueError: a field is missing or has another type.
+    """
+    content = _mapping(content, 'a result')
+    curves = content.get('curves')
+    return cls(
+      scores={
+        name: scores_lib.Score.from_json(score)
+        for name, score in _field(content, 'scores', dict).items()
+      },
+      settings=_field(content, 'settings', dict),
+      table=_field(content, 'table', str),
+      warnings=_field(content, 'warnings', list),
+      curves=curves
+      and {name: Curve.from_json(c) for name, c in curves.items() if c},
+      created=content.get('created', created),
+      origin=content.get('earlier', ''),
+      **{
+        name: content.get(name)
+        for name in ('examples', 'seconds', 'identity', 'contents', 'digest')
+      },
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterFacts:
+  """How a network is used.
+
+  Attributes:
+    input_size: height and width in pixels.
+    num_classes: the number of its outputs.
+    preprocessing: of the images, in one line.
+  """
+
+  input_size: Sequence[int]
+  num_classes: int
+  preprocessing: str
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the fields in strict JSON's types."""
+    return scores_lib.json_safe(dataclasses.asdict(self))
+
+
+@dataclasses.dataclass
+class ModelResults:
+  """A model and its results.
+
+  Attributes:
+    name: in tables and file names.
+    settings: the model's `spec`, and size and time of its `files`.
+    adapter: how the network is used.
+    results: by protocol.
+  """
+
+  name: str
+  settings: Mapping[str, Any]
+  adapter: AdapterFacts
+  results: dict[str, StoredResult] = dataclasses.field(default_factory=dict)
+
+  @property
+  def spec(self) -> str:
+    """The SPEC that the model was named by."""
+    return self.settings['spec']
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the content of the model's file."""
+    return {
+      'format': FORMAT,
+      'name': self.name,
+      'settings': scores_lib.json_safe(self.settings),
+      'adapter': self.adapter.to_json(),
+      'experiments': {name: r.to_json() for name, r in self.results.items()},
+    }
+
+  @classmethod
+  def from_json(
+    cls, content: Any, created: str, expected: str | None = None
+  ) -> 'ModelResults':
+    """Reads the content of a model's file, of format 1 or 2.
+
+    Args:
+      content: decoded JSON.
+      created: the time to assume for results that do not record it.
+      expected: the model's name; None if any will do.
+
+    Returns:
+      The model's results.
+
+    Raises:
+      ValueError: the content has another format or is of another model, or a
+        field is missing or has another type.
+    """
+    content = _mapping(content, 'it')
+    version = content.get('format', 1)
+    if version not in range(1, FORMAT + 1):
+      raise ValueError(
+        f'it has format {version!r}, which this version cannot read'
+      )
+    name = _field(content, 'name', str)
+    if expected is not None and name != expected:
+      raise ValueError(f'it is of {name!r}')
+    settings = _field(content, 'settings', dict)
+    results = _field(content, 'experiments', dict)
+    _field(settings, 'spec', str)
+    adapter = _mapping(content.get('adapter'), '"adapter"')
+    return cls(
+      name,
+      settings,
+      AdapterFacts(
+        _field(adapter, 'input_size', list),
+        _field(adapter, 'num_classes', int),
+        _field(adapter, 'preprocessing', str),
+      ),
+      {key: StoredResult.from_json(r, created) for key, r in results.items()},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """A model that could not be opened or scored.
+
+  Attributes:
+    name: of the model.
+    spec: of the model.
+    stage: the protocol, or that the model could not be opened.
+    error: type and message.
+    traceback: path of the file that holds it.
+  """
+
+  name: str
+  spec: str
+  stage: str
+  error: str
+  traceback: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResults:
+  """What a run of the benchmark found.
+
+  Attributes:
+    models: with a result of at least one of the run's protocols.
+    failures: of this run.
+    notes: sentences on what was found in the folder.
+  """
+
+  models: Sequence[ModelResults]
+  failures: Sequence[Failure] = ()
+  notes: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredProtocol:
+  """A protocol that a report covers.
+
+  Attributes:
+    title: of its section.
+    settings: of its data and options.
+  """
+
+  title: str
+  settings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """All that is in the report.
+
+  Attributes:
+    created: local time in ISO 8601.
+    command: that was run.
+    versions: of packages, by name.
+    limit: the number of records that were scored of each dataset; None if all.
+    protocols: that were measured, by name, in the order of the report.
+    not_measured: why a protocol was not measured, by name.
+    twins: names of baselines and of their harmonized twins.
+    models: with their results.
+    failures: of this run.
+    notes: sentences on what was found in the folder.
+  """
+
+  created: str
+  command: str
+  versions: Mapping[str, str]
+  limit: int | None
+  protocols: Mapping[str, MeasuredProtocol]
+  not_measured: Mapping[str, str]
+  twins: Sequence[tuple[str, str]]
+  models: Sequence[ModelResults]
+  failures: Sequence[Failure] = ()
+  notes: Sequence[str] = ()
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the content of results.json, see docs/benchmark.md."""
+    return {
+      'format': FORMAT,
+      'created': self.created,
+      'command': self.command,
+      'versions': dict(self.versions),
+      'limit': self.limit,
+      'experiments': {
+        name: dataclasses.asdict(protocol)
+        for name, protocol in self.protocols.items()
+      },
+      'left_out': dict(self.not_measured),
+      'twins': [list(pair) for pair in self.twins],
+      'models': [model.to_json() for model in self.models],
+      'failures': [
+        {
+          'name': failure.name,
+          'spec': failure.spec,
+          'experiment': failure.stage,
+          'error': failure.error,
+          'traceback': failure.traceback,
+        }
+        for failure in self.failures
+      ],
+      'notes': list(self.notes),
+    }
+
+
+def _known(instance: Any) -> dict[str, Any]:
+  """Returns a dataclass's fields that are not None."""
+  fields = {
+    f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)
+  }
+  return {name: value for name, value in fields.items() if value is not None}
+
+
+def _with_nan(value: Any) -> Any:
+  """Replaces null by NaN, also in lists."""
+  if isinstance(value, list):
+    return [_with_nan(v) for v in value]
+  return math.nan if value is None else value
+
+
+def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+  if not isinstance(value, dict):
+    raise ValueError(f'{what} is not an object')
+  return value
+
+
+def _field(content: Mapping[str, Any], name: str, kind: type) -> Any:
+  """Returns a field of decoded JSON; raises where it has another type."""
+  value = content.get(name)
+  if not isinstance(value, kind):
+    raise ValueError(f'"{name}" is {value!r}')
+  return value
