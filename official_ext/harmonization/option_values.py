@@ -13,3 +13,16 @@ BLUR_KERNELS = ('released', 'centred')
 FRAMINGS = ('same', 'stretched', 'center_crop')
 # How counts of clicks become a map, see `data.maps.clicks`.
 CLICK_BLURS = ('disc', 'gaussian')
+# How a model's map is computed, see `benchmark.explainers`.
+EXPLAINERS = (
+  'gradient',
+  'gradient_x_input',
+  'integrated_gradients',
+  'smoothgrad',
+  'training_map',
+)
+# How logits become a response to a stimulus, see
+# `benchmark.psychophysics.decisions`.
+DECISION_RULES = ('split_398', 'mean_logit', 'readout')
+# How a stimulus is brought to a model's input size.
+STIMULUS_FRAMINGS = ('resize', 'center_crop')

@@ -1,6 +1,7 @@
 """Tests of the grammar of SPECs."""
 
 import inspect
+import types
 from unittest import mock
 
 from absl.testing import parameterized
@@ -11,7 +12,7 @@ from official_ext.harmonization.benchmark.adapters import spec
 
 
 class SpecTest(tf.test.TestCase, parameterized.TestCase):
-  def test_is_taken_apart(self):
+  def test_parse(self):
     self.assertEqual(
       spec.parse('mg:gs://bucket/run'), ('mg', 'gs://bucket/run', {})
     )
@@ -27,8 +28,8 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
   @parameterized.parameters(
     'vgg16', 'onnx:vgg.onnx', 'keras:', ':a', '', 'keras:?name=A'
   )
-  def test_what_names_no_model_lists_the_grammar(self, text):
-    with self.assertRaisesRegex(ValueError, 'names no model') as error:
+  def test_other_text_is_refused_with_the_grammar(self, text):
+    with self.assertRaisesRegex(ValueError, 'is not a SPEC') as error:
       spec.parse(text)
     for kind in spec.KINDS.values():
       self.assertIn(kind.example, str(error.exception))
@@ -40,8 +41,8 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
     'keras:a.h5?name=',
     'keras:a.h5?name=A&name=B',
   )
-  def test_what_is_no_option(self, text):
-    with self.assertRaisesRegex(ValueError, 'no OPTION=VALUE, or stands there'):
+  def test_invalid_options_are_refused(self, text):
+    with self.assertRaisesRegex(ValueError, 'is not OPTION=VALUE'):
       spec.parse(text)
 
   def test_every_example_follows_the_grammar(self):
@@ -52,15 +53,25 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
       self.assertContainsSubset(options, spec.options_of(kind))
       self.assertIn('name', spec.options_of(kind))
 
+  def test_the_options_are_those_of_the_functions(self):
+    for name, kind in spec.KINDS.items():
+      parameters = inspect.signature(kind.build).parameters.values()
+      self.assertEqual(
+        kind.options,
+        tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
+        name,
+      )
+      self.assertIn('preprocessing', kind.options)
+
   def test_unknown_options_and_values_are_named(self):
     with self.assertRaisesRegex(
-      ValueError, 'mg: has no option weights; it has name, checkpoint, ema'
+      ValueError, 'mg: has no option weights; .*name, checkpoint, ema'
     ):
       spec.build('mg:run?weights=a.h5')
     with self.assertRaisesRegex(ValueError, "ema: 'yes' is neither"):
       spec.build('mg:run', ema='yes')
     for size in ('big', '0', '1x2x3', '224x', '-3'):
-      with self.assertRaisesRegex(ValueError, f"input_size: '{size}' is no si"):
+      with self.assertRaisesRegex(ValueError, f"'{size}' is not a size"):
         spec.build(f'keras:a.h5?input_size={size}')
     with self.assertRaisesRegex(ValueError, 'classes: .*seven'):
       spec.build('keras_app:VGG16?classes=seven')
@@ -73,7 +84,10 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
   def test_mean_deviation_and_scale_are_options_of_every_kind(self):
     for name in spec.KINDS:
       kind = spec.KINDS[name]._replace(
-        build=lambda spec, target, *, preprocessing: preprocessing
+        module=types.SimpleNamespace(
+          build=lambda spec, target, *, preprocessing: preprocessing
+        ),
+        function='build',
       )
       with mock.patch.dict(spec.KINDS, {name: kind}):
         made = [
@@ -86,16 +100,13 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
       self.assertContainsSubset(
         ['mean', 'std', 'scale'], spec.options_of(spec.KINDS[name])
       )
-      self.assertIn(
-        'preprocessing', inspect.signature(spec.KINDS[name].build).parameters
-      )
       pixels = np.float32([[[[0, 51, 255]]]])
       self.assertAllClose(made[0].apply(pixels), (pixels - 127) / 128)
       self.assertAllClose(made[1].apply(pixels), [[[[-1, -0.05, 0.5]]]])
       self.assertEqual(str(made[0]), 'custom: (RGB * 1 - 127) / 128')
 
   @parameterized.parameters(
-    ('mean=127&preprocessing=tf', 'exclude each other'),
+    ('mean=127&preprocessing=tf', 'preprocessing= excludes'),
     ('mean=a', "'a' is not a number"),
     ('std=2,3', 'std=2.0,3.0; expected'),
     ('std=0&scale=1', 'only numbers above'),
@@ -104,8 +115,8 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
     ('scale=1,2,3', 'expected one number'),
     ('mean=nan', 'finite number'),
     # Of pixels in 0..1, as PyTorch has them.
-    ('mean=.485,.456,.406&std=.229,.224,.225', 'write scale=1/255 too'),
-    ('mean=.5', 'write scale=1/255 too'),
+    ('mean=.485,.456,.406&std=.229,.224,.225', 'add scale=1/255'),
+    ('mean=.5', 'add scale=1/255'),
   )
   def test_numbers_that_make_no_preprocessing(self, options, message):
     with self.assertRaisesRegex(ValueError, f"'keras:a.h5.*{message}"):

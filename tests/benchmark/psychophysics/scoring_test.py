@@ -335,7 +335,7 @@ class AlignmentTest(Case):
     second.rename(first)
     (moved / 'x').rename(second)
     self.assertIn(
-      'data.stimuli.reveal', identity.differences(of(), of(folder=str(moved)))
+      'data.stimuli', identity.differences(of(), of(folder=str(moved)))
     )
 
 

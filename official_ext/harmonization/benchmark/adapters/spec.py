@@ -1,77 +1,121 @@
-"""The grammar in which commands are told which networks to evaluate.
+"""SPEC: the text by which a command is given a network.
 
   KIND:TARGET
   KIND:TARGET?OPTION=VALUE
   KIND:TARGET?OPTION=VALUE&OPTION=VALUE
 
-such as `keras:runs/vgg.h5?preprocessing=caffe&name=VGG16`. In a shell it must
-stand in quotes. Nothing in it is escaped, so that neither targets nor values
-can hold a question mark, nor values an ampersand.
+for example `keras:runs/vgg.h5?preprocessing=caffe&name=VGG16`. Quote it in a
+shell. Nothing is escaped: a target or value cannot contain a question mark, and
+a value cannot contain an ampersand.
+
+From a SPEC to a score: `build` parses the text and calls the `build` function
+of the kind's module (`keras_file.build` for `keras:`), which opens the network
+and returns a `base.Adapter`; a protocol calls the adapter's `preprocess`,
+`logits` and `gradients`.
 """
 
 from collections.abc import Callable
 import fractions
-import inspect
 from typing import Any, NamedTuple
 
-from official_ext.harmonization.benchmark.adapters import base
-from official_ext.harmonization.benchmark.adapters import harmonized
-from official_ext.harmonization.benchmark.adapters import keras_applications
-from official_ext.harmonization.benchmark.adapters import keras_file
-from official_ext.harmonization.benchmark.adapters import model_garden
-from official_ext.harmonization.benchmark.adapters import preprocessing
-from official_ext.harmonization.benchmark.adapters import saved_model
+from etils import epy
+
 from official_ext.harmonization.benchmark.adapters import sizes
-from official_ext.harmonization.benchmark.adapters import torch_module
-from official_ext.harmonization.benchmark.adapters import torch_zoos
+
+# --help lists the kinds, and must not wait for TensorFlow.
+with epy.lazy_imports():
+  from official_ext.harmonization.benchmark.adapters import harmonized
+  from official_ext.harmonization.benchmark.adapters import keras_applications
+  from official_ext.harmonization.benchmark.adapters import keras_file
+  from official_ext.harmonization.benchmark.adapters import model_garden
+  from official_ext.harmonization.benchmark.adapters import preprocessing
+  from official_ext.harmonization.benchmark.adapters import saved_model
+  from official_ext.harmonization.benchmark.adapters import torch_module
+  from official_ext.harmonization.benchmark.adapters import torch_zoos
 
 
 class Kind(NamedTuple):
   """A kind of network.
 
   Attributes:
-    build: `build(spec, target, **options)`, its options keyword-only.
-    target: what stands after the colon.
-    example: of a SPEC.
+    module: the adapter's module, not yet imported.
+    target: describes the text after the colon.
+    example: a SPEC.
+    options: names of the keyword arguments of the function. They repeat its
+      signature, because reading a signature imports the module; a test compares
+      the two.
+    function: of the module: `build(spec, target, **options)`.
   """
 
-  build: Callable[..., base.Adapter]
+  module: Any
   target: str
   example: str
+  options: tuple[str, ...]
+  function: str = 'build'
+
+  @property
+  def build(self) -> Callable[..., Any]:
+    """The function that opens a network; getting it imports its module."""
+    return getattr(self.module, self.function)
 
 
 KINDS = {
   'mg': Kind(
-    model_garden.build, 'the folder of a run', 'mg:runs/digits/harmonized'
+    model_garden,
+    'the folder of a run',
+    'mg:runs/digits/harmonized',
+    ('name', 'checkpoint', 'ema', 'preprocessing'),
   ),
   'saved_model': Kind(
-    saved_model.build,
+    saved_model,
     'the folder of a SavedModel with a float input',
     'saved_model:exported?preprocessing=torch',
+    ('name', 'preprocessing', 'input_size', 'signature', 'output'),
   ),
   'keras': Kind(
-    keras_file.build,
+    keras_file,
     'a .keras or .h5 file',
     'keras:vgg.h5?preprocessing=caffe&name=VGG16',
+    ('name', 'preprocessing', 'input_size', 'output'),
   ),
   'keras_app': Kind(
-    keras_applications.build,
+    keras_applications,
     'a function of tf_keras.applications',
     'keras_app:ResNet50V2',
+    ('name', 'weights', 'classes', 'preprocessing', 'input_size'),
   ),
   'harmonized': Kind(
-    harmonized.build, 'a released harmonized network', 'harmonized:vgg16'
+    harmonized,
+    'a released harmonized network',
+    'harmonized:vgg16',
+    ('name', 'weights', 'preprocessing'),
   ),
   'torch': Kind(
-    torch_module.build,
+    torch_module,
     'a function that returns a torch.nn.Module',
     'torch:my_package.my_function?input_size=224&weights=w.pt',
+    (
+      'name',
+      'weights',
+      'preprocessing',
+      'input_size',
+      'output',
+      'weights_key',
+    ),
   ),
-  'timm': Kind(torch_zoos.build_timm, 'a network of timm', 'timm:resnet50'),
+  'timm': Kind(
+    torch_zoos,
+    'a network of timm',
+    'timm:resnet50',
+    ('name', 'weights', 'preprocessing', 'input_size', 'weights_key'),
+    'build_timm',
+  ),
   'torchvision': Kind(
-    torch_zoos.build_torchvision,
+    torch_zoos,
     'a network of torchvision',
     'torchvision:resnet50',
+    ('name', 'weights', 'preprocessing', 'input_size', 'weights_key'),
+    'build_torchvision',
   ),
 }
 
@@ -89,7 +133,7 @@ def _count(value: str) -> int:
 
 
 def _numbers(value: str) -> tuple[float, ...]:
-  """Parses numbers, or fractions such as 1/255, with commas between them."""
+  """Parses numbers or fractions such as 1/255, separated by commas."""
   try:
     return tuple(
       float(fractions.Fraction(n)) if '/' in n else float(n)
@@ -98,11 +142,11 @@ def _numbers(value: str) -> tuple[float, ...]:
   except (ValueError, ZeroDivisionError):
     raise ValueError(
       f'{value!r} is not a number, a fraction such as 1/255, or '
-      'three of them with commas between them'
+      'three of them separated by commas'
     ) from None
 
 
-# How the values of options are read that are not text.
+# Parsers of the options that are not text.
 _PARSERS = {
   'input_size': sizes.parse,
   'ema': _boolean,
@@ -111,12 +155,12 @@ _PARSERS = {
   'std': _numbers,
   'scale': _numbers,
 }
-# Options of every kind, in place of a named preprocessing.
+# Options of every kind, which replace a named preprocessing.
 _AFFINE = ('mean', 'std', 'scale')
 
 
 def usage() -> str:
-  """Describes the grammar and its kinds, one line for each."""
+  """Describes the grammar and, one per line, the kinds."""
   lines = ['A SPEC is KIND:TARGET, or KIND:TARGET?OPTION=VALUE&OPTION=VALUE.']
   for name, kind in KINDS.items():
     options = ', '.join(options_of(kind))
@@ -127,78 +171,79 @@ def usage() -> str:
 
 
 def options_of(kind: Kind) -> tuple[str, ...]:
-  """Returns the names of the options that a kind takes."""
-  parameters = inspect.signature(kind.build).parameters.values()
-  return (*(p.name for p in parameters if p.kind is p.KEYWORD_ONLY), *_AFFINE)
+  """Returns the names of the options that a kind accepts."""
+  return (*kind.options, *_AFFINE)
 
 
-def _affine(options: dict[str, Any]) -> preprocessing.Preprocessing:
-  """Makes a preprocessing of the options mean, std and scale."""
+def _affine(options: dict[str, Any]):
+  """Returns the `Preprocessing` of the options mean, std and scale."""
   mean, stddev = options.get('mean', (0.0,)), options.get('std', (1.0,))
   scale = options.get('scale', (1.0,))
   if 'preprocessing' in options:
     raise ValueError(
-      'preprocessing= and mean=, std= or scale= exclude each '
-      'other: write one of them'
+      'preprocessing= excludes mean=, std= and scale=; write one or the other'
     )
   if len(scale) != 1:
     raise ValueError(f'scale={",".join(map(str, scale))}; expected one number')
-  # First whether they are numbers to divide by at all.
+  # This also checks the numbers, so it comes before the comparison below.
   made = preprocessing.affine(mean, stddev, scale[0])
   if 'scale' not in options and (
     max(stddev) < 1 or max(stddev) == 1 and 0 < max(map(abs, mean)) <= 1
   ):
     raise ValueError(
       f'mean={",".join(map(str, mean))} and std='
-      f'{",".join(map(str, stddev))} are for pixels in 0..1, and pixels are '
-      'in 0..255: write scale=1/255 too, or scale=1 if they are right'
+      f'{",".join(map(str, stddev))} fit pixels in 0..1, but pixels are in '
+      '0..255; add scale=1/255, or scale=1 if the numbers are right'
     )
   return made
 
 
 def parse(spec: str) -> tuple[str, str, dict[str, str]]:
-  """Takes a SPEC apart.
+  """Parses a SPEC.
 
   Args:
     spec: as the user wrote it.
 
   Returns:
-    Kind, target and options.
+    The kind, the target, and the options as text.
 
   Raises:
-    ValueError: it does not follow the grammar.
+    ValueError: the SPEC does not follow the grammar.
   """
   kind, colon, rest = spec.partition(':')
   target, question, text = rest.partition('?')
   if not colon or kind not in KINDS or not target:
-    raise ValueError(f'{spec!r} names no model. {usage()}')
+    raise ValueError(f'{spec!r} is not a SPEC. {usage()}')
   options = {}
   for part in text.split('&') if question else ():
     name, equals, value = part.partition('=')
     if not (name and equals and value) or name in options:
       raise ValueError(
-        f'{spec!r}: {part!r} is no OPTION=VALUE, or stands '
-        f'there twice. {usage()}'
+        f'{spec!r}: {part!r} is not OPTION=VALUE, or its option occurs '
+        f'twice. {usage()}'
       )
     options[name] = value
   return kind, target, options
 
 
-def build(spec: str, **options: Any) -> base.Adapter:
-  """Builds the adapter of a SPEC.
+def build(spec: str, **options: Any):
+  """Opens the network that a SPEC names.
+
+    adapter = spec.build('keras_app:ResNet50V2', weights='none')
+    logits = adapter.logits(adapter.preprocess(images))
 
   Args:
-    spec: see the module.
-    **options: more options, as text or as what the text stands for; those of
-      the SPEC win.
+    spec: as described at the top of this module.
+    **options: further options, as text or already parsed; options in the SPEC
+      take precedence.
 
   Returns:
-    The adapter.
+    A `base.Adapter`.
 
   Raises:
     ValueError: the SPEC or an option is wrong, or the network cannot be scored.
-    OSError: its file or folder is not there, or cannot be downloaded.
-    ImportError: a package that it needs is not installed.
+    OSError: a file or folder is missing, or cannot be downloaded.
+    ImportError: a package that the network needs is not installed.
   """
   name, target, written = parse(spec)
   kind = KINDS[name]
@@ -206,8 +251,8 @@ def build(spec: str, **options: Any) -> base.Adapter:
   unknown = sorted(set(options) - set(options_of(kind)))
   if unknown:
     raise ValueError(
-      f'{spec!r}: {name}: has no option {", ".join(unknown)}; '
-      f'it has {", ".join(options_of(kind))}.'
+      f'{spec!r}: {name}: has no option {", ".join(unknown)}; expected '
+      f'{", ".join(options_of(kind))}.'
     )
   for option, value in options.items():
     if isinstance(value, str) and option in _PARSERS:
