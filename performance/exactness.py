@@ -8,7 +8,6 @@ trainable variables: in float32 and bfloat16, in graph mode and under XLA. The
 plain cross-entropy's distance stands beside it: what the dtype alone costs.
 """
 
-import json
 import os
 
 from absl import app
@@ -19,6 +18,7 @@ import tensorflow as tf
 import tf_keras
 import tqdm
 
+from official_ext.harmonization import files
 from official_ext.harmonization import registry_imports
 from official_ext.harmonization.losses import harmonization
 from official_ext.harmonization.ops import saliency
@@ -159,17 +159,16 @@ def main(argv):
     )
   if _OUTPUT.value:
     os.makedirs(os.path.dirname(_OUTPUT.value) or '.', exist_ok=True)
-    with open(_OUTPUT.value, 'w') as f:
-      json.dump(
-        {
-          'batch_size': _BATCH.value,
-          'image_size': _SIZE.value,
-          'weight': _WEIGHT.value,
-          'distances': results,
-        },
-        f,
-        indent=1,
-      )
+    files.write_json(
+      _OUTPUT.value,
+      {
+        'batch_size': _BATCH.value,
+        'image_size': _SIZE.value,
+        'weight': _WEIGHT.value,
+        'distances': results,
+      },
+      indent=1,
+    )
 
 
 if __name__ == '__main__':

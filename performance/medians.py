@@ -1,11 +1,11 @@
 """What benchmarks that let cases take turns make of their figures."""
 
 from collections.abc import Mapping, Sequence
-import json
 import os
 import statistics
 from typing import Any
 
+from official_ext.harmonization import files
 from official_ext.harmonization import resources
 
 
@@ -54,18 +54,15 @@ def report(
   for what, value in summary.items():
     print(f'{what:<{width}}{value:>9.2f}')
   os.makedirs(os.path.dirname(output) or '.', exist_ok=True)
-  with open(f'{output}.partial', 'w') as f:
-    json.dump(
-      {
-        'settings': settings,
-        'cores': os.cpu_count(),
-        # Of everything on the machine, the benchmark too.
-        'load_average': os.getloadavg(),
-        'medians': summary,
-        'rounds': figures,
-      },
-      f,
-      indent=2,
-    )
-  os.replace(f'{output}.partial', output)
+  files.write_json(
+    output,
+    {
+      'settings': settings,
+      'cores': os.cpu_count(),
+      # Of everything on the machine, including the benchmark itself.
+      'load_average': os.getloadavg(),
+      'medians': summary,
+      'rounds': figures,
+    },
+  )
   print(f'Written: {output}')

@@ -28,6 +28,7 @@ import tensorflow as tf
 import tf_keras
 import tqdm
 
+from official_ext.harmonization import files
 from official_ext.harmonization import registry_imports
 from official_ext.harmonization.tasks import (
   harmonized_image_classification as task_lib,
@@ -313,16 +314,13 @@ def _table(results):
 def _load():
   if not _OUTPUT.value or not os.path.exists(_OUTPUT.value):
     return {}
-  with open(_OUTPUT.value) as f:
-    return json.load(f)
+  return files.read_json(_OUTPUT.value, 'the results of an earlier run')
 
 
 def _save(results):
   if _OUTPUT.value:
     os.makedirs(os.path.dirname(_OUTPUT.value) or '.', exist_ok=True)
-    with open(f'{_OUTPUT.value}.partial', 'w') as f:
-      json.dump(results, f, indent=1)
-    os.replace(f'{_OUTPUT.value}.partial', _OUTPUT.value)
+    files.write_json(_OUTPUT.value, results, indent=1)
 
 
 def main(argv):
@@ -356,7 +354,8 @@ def main(argv):
   with tqdm.tqdm(total=total, unit='part') as progress:
     for model_name, mode in pairs:
       key = f'{model_name}/{mode}'
-      if results.get(key, {}).get('settings') == settings:
+      before = results.get(key, {}).get('settings', {})
+      if not files.differences(before, settings):
         continue
       # What one model left in memory must not slow the next.
       tf_keras.backend.clear_session()

@@ -21,6 +21,7 @@ import tensorflow as tf
 import tf_keras
 
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import runs
 from official_ext.harmonization.data import make_digits_clickme
 from studies import torch_digits
@@ -142,8 +143,9 @@ def _train_keras(run_dir):
       tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     model.fit(_batches(run_dir))
-    model.save(f'{path}.partial.h5', include_optimizer=False)
-    os.replace(f'{path}.partial.h5', path)
+    with files.replacing(path) as partial:
+      # The format, because the temporary name does not end in .h5.
+      model.save(partial, include_optimizer=False, save_format='h5')
   return path
 
 

@@ -10,7 +10,6 @@ are nearly those of the data: by relative L2 distance and by the correlation of
 their maps (mean magnitude). Means over draws of the M images, a run per seed.
 """
 
-import json
 import os
 
 from absl import app
@@ -22,6 +21,7 @@ from sklearn import datasets
 import tensorflow as tf
 import tf_keras
 
+from official_ext.harmonization import files
 from official_ext.harmonization import registry_imports
 from official_ext.harmonization.data import make_digits_clickme as digits
 from official_ext.harmonization.ops import saliency
@@ -131,13 +131,11 @@ def main(argv):
       )
   if _OUTPUT.value:
     os.makedirs(os.path.dirname(_OUTPUT.value) or '.', exist_ok=True)
-    with open(_OUTPUT.value, 'w') as f:
-      json.dump(
-        {'steps': _STEPS.value, 'draws': _DRAWS.value, 'results': results},
-        f,
-        indent=1,
-      )
-      f.write('\n')
+    files.write_json(
+      _OUTPUT.value,
+      {'steps': _STEPS.value, 'draws': _DRAWS.value, 'results': results},
+      indent=1,
+    )
 
 
 if __name__ == '__main__':

@@ -149,14 +149,13 @@ def lines(path: str) -> list[dict[str, Any]]:
   for other in made[1:]:
     # Older lines say less.
     both = made[0].keys() & other.keys()
-    differ = files.differences(
-      {k: made[0][k] for k in both}, {k: other[k] for k in both}
+    files.require_equal(
+      path,
+      {k: made[0][k] for k in both},
+      {k: other[k] for k in both},
+      'Keep them in two files.',
+      expected='lines that were all made with the same settings',
     )
-    if differ:
-      raise ValueError(
-        f'{path}: not all lines were made alike: '
-        f'{files.in_words(differ)}. Keep them in two files.'
-      )
   return list(found.values())
 
 

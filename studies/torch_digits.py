@@ -1,6 +1,6 @@
 """A small PyTorch network for the embedded digits."""
 
-import os
+from official_ext.harmonization import files
 
 WIDTHS = (16, 32, 64)
 _CLASSES = 10
@@ -50,5 +50,5 @@ def train(batches, path):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-  torch.save(model.state_dict(), f'{path}.partial')
-  os.replace(f'{path}.partial', path)
+  with files.replacing(path) as partial:
+    torch.save(model.state_dict(), partial)

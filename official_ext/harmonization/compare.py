@@ -8,13 +8,13 @@ and panels.png (image | human map | baseline saliency | harmonized saliency).
 """
 
 from collections.abc import Mapping
-import json
 import os
 
 from absl import flags
 import tensorflow as tf
 
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark import runs
 from official_ext.harmonization.evaluation import panels
@@ -100,19 +100,15 @@ def main(_):
   picture = os.path.join(output_dir, 'panels.png')
   panels.draw(picture, panels.to_display(images.numpy()), maps)
   results = os.path.join(output_dir, 'results.json')
-  with tf.io.gfile.GFile(results, 'w') as f:
-    f.write(
-      json.dumps(
-        {
-          'folders': folders,
-          'maps_compared_at': list(images.shape[1:3]),
-          'saliency': "gradient of the label's logit, abs_max over channels",
-          'scores': scores,
-        },
-        indent=2,
-      )
-      + '\n'
-    )
+  files.write_json(
+    results,
+    {
+      'folders': folders,
+      'maps_compared_at': list(images.shape[1:3]),
+      'saliency': "gradient of the label's logit, abs_max over channels",
+      'scores': scores,
+    },
+  )
   print('\n' + format_table(scores, _rows(run.config)))
   if len({s['step'] for s in scores.values()}) > 1:
     print(

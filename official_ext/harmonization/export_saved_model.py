@@ -18,6 +18,7 @@ from official.vision.serving import export_saved_model_lib
 import tensorflow as tf
 
 from official_ext.harmonization import building
+from official_ext.harmonization import choices
 from official_ext.harmonization import cli
 from official_ext.harmonization import experiment_parser
 from official_ext.harmonization import resources
@@ -67,11 +68,7 @@ def _function_keys() -> dict[str, str] | None:
 
 def main(_):
   """Exports the network that the flags name."""
-  if FLAGS.input_type not in _INPUT_TYPES:
-    raise ValueError(
-      f'--input_type={FLAGS.input_type}: expected one of '
-      f'{", ".join(_INPUT_TYPES)}.'
-    )
+  choices.require('--input_type', FLAGS.input_type, _INPUT_TYPES)
   if FLAGS.batch_size is not None and FLAGS.batch_size < 1:
     raise ValueError(
       f'--batch_size={FLAGS.batch_size}: expected 1 or more, or '

@@ -24,6 +24,7 @@ from official.vision.serving import export_tflite_lib
 import tensorflow as tf
 
 from official_ext.harmonization import building
+from official_ext.harmonization import choices
 from official_ext.harmonization import cli
 from official_ext.harmonization import experiment_parser
 from official_ext.harmonization import files
@@ -95,10 +96,8 @@ def calibration_task(
 def main(_):
   """Converts the network that the flags name."""
   quant_type = FLAGS.quant_type or None
-  if quant_type not in (None, *_QUANT_TYPES):
-    raise ValueError(
-      f'--quant_type={quant_type}: expected one of {", ".join(_QUANT_TYPES)}.'
-    )
+  if quant_type is not None:
+    choices.require('--quant_type', quant_type, _QUANT_TYPES)
   if FLAGS.calibration_steps < 1:
     raise ValueError(
       f'--calibration_steps={FLAGS.calibration_steps}: expected 1 or more.'

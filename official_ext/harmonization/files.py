@@ -1,11 +1,11 @@
-"""Files that are whole or absent, paths, and how two settings differ.
+"""Atomic writes, normalized paths, and differences between settings.
 
-TensorFlow is imported where a path is opened: settings can be compared, and
-`cli` loaded, without it.
+TensorFlow is imported by the functions that open a path, because it takes
+seconds and `cli` must answer --help without it.
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import itertools
 import json
@@ -20,7 +20,7 @@ import unicodedata
 PARTIAL = '.partial'
 _OURS = re.compile(rf'\.([^/]+)\.[^/.]+-\d+-\d+{re.escape(PARTIAL)}')
 _DRIVE = re.compile(r'[A-Za-z]:/')
-# How Python prints an object that has no text of its own.
+# The default repr of an object, such as <_io.BytesIO object at 0x7f...>.
 _ADDRESS = re.compile(r'\s*<[\w.]+(?: [^<>]*)? at 0x[0-9a-fA-F]+>')
 _count = itertools.count()
 
@@ -30,22 +30,22 @@ class _Absent:
     return 'absent'
 
 
-# Stands for a setting that only the other side has.
+# The value of a setting that only the other side has.
 ABSENT = _Absent()
 
 
 def partial(path: str) -> str:
-  """Names the file that is written before it is renamed to `path`.
+  """Names a temporary file that is to be renamed to `path` when complete.
 
-  The name belongs to this process, so that two that write the same file cannot
-  mix their bytes. It begins with a dot, so that patterns such as train-* do not
-  match it.
+  No two calls return the same name, in any process, so that two writers of one
+  file cannot mix their bytes. The name begins with a dot, so that patterns such
+  as train-* do not match it.
 
   Args:
-    path: of the file that will be there in the end.
+    path: of the final file.
 
   Returns:
-    A path in the same folder, another one for each call.
+    A path in the same folder.
   """
   folder, name = os.path.split(path)
   # File systems allow 255 bytes in a name.
@@ -57,22 +57,23 @@ def partial(path: str) -> str:
 
 
 def final(text: str) -> str:
-  """Gives partial files the names that they will have in the end.
+  """Replaces the names of partial files by those of the final files.
 
   Args:
-    text: a path or a message with paths.
+    text: a path, or a message that contains paths.
 
   Returns:
-    The same with the names that `partial` was given.
+    The text with the paths that `partial` was called with.
   """
   return _OURS.sub(r'\1', text)
 
 
 def remove_partial(folder: str):
-  """Removes the partial files that processes left that were killed.
+  """Removes the partial files that killed processes left behind.
 
   Args:
-    folder: local, and locked by this process: no other writes to it.
+    folder: a local folder that this process has locked, so that nobody else is
+      writing to it.
   """
   for name in os.listdir(folder):
     if _OURS.fullmatch(name):
@@ -82,18 +83,18 @@ def remove_partial(folder: str):
 def without_addresses(text: Any) -> str:
   """Returns a message without the addresses of objects.
 
-  Libraries put their arguments into their messages, such as <_io.BytesIO object
-  at 0x7f...>, which say nothing and differ from run to run.
+  Libraries quote objects in their messages, such as <_io.BytesIO object at
+  0x7f...>. Addresses inform nobody and differ from run to run.
 
   Args:
-    text: or an exception.
+    text: a message or an exception.
   """
   return _ADDRESS.sub('', str(text))
 
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
-  """Gives the path of a file to write, which replaces `path` at the end.
+  """Yields a temporary path, which is renamed to `path` at the end.
 
     with files.replacing('runs/model.h5') as partial:
       model.save_weights(partial)
@@ -102,8 +103,8 @@ def replacing(path: str) -> Iterator[str]:
     path: local or remote (gs://).
 
   Yields:
-    The path to write. If the block fails, that file is removed and `path` is
-    what it was.
+    The path to write to. If the block raises, that file is removed and `path`
+    is unchanged.
   """
   import tensorflow as tf
 
@@ -119,7 +120,7 @@ def replacing(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def atomic(path: str, mode: str = 'w'):
-  """Opens a file that appears whole, or not at all.
+  """Opens a file that appears under its name only when it is complete.
 
     with files.atomic('runs/table.csv') as f:
       csv.writer(f).writerows(rows)
@@ -139,23 +140,23 @@ def atomic(path: str, mode: str = 'w'):
 
 
 def write(path: str, content: str | bytes):
-  """Writes a file, whole or not at all.
+  """Writes a file atomically.
 
   Args:
     path: local or remote (gs://); its folder exists.
-    content: text, which becomes UTF-8, or bytes.
+    content: bytes, or text, which is encoded in UTF-8.
   """
   with atomic(path, 'wb') as f:
     f.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: str, content: Any, **options):
-  """Writes a JSON file, whole or not at all.
+  """Writes a JSON file atomically.
 
   Args:
     path: local or remote (gs://); its folder exists.
-    content: what JSON can hold.
-    **options: of `json.dumps`; indent is 2 by default.
+    content: anything that `json.dumps` accepts.
+    **options: for `json.dumps`; indent is 2 by default.
   """
   write(path, json.dumps(content, **{'indent': 2, **options}) + '\n')
 
@@ -165,14 +166,15 @@ def read_json(path: str, what: str = 'JSON') -> Any:
 
   Args:
     path: local or remote (gs://).
-    what: the file should hold, for the message.
+    what: what the file should contain, for the message.
 
   Returns:
-    Its content.
+    The decoded content.
 
   Raises:
-    ValueError: it is not JSON; the message names the file and the place.
-    tf.errors.OpError: it cannot be read.
+    ValueError: the file is not JSON; the message names the file and the
+      position.
+    tf.errors.OpError: the file cannot be read.
   """
   import tensorflow as tf
 
@@ -189,17 +191,17 @@ def read_json(path: str, what: str = 'JSON') -> Any:
 
 
 def normal(path: str) -> str:
-  r"""Writes a path below a folder in one way, so that equal ones are equal.
+  r"""Normalizes a path below a folder, so that equal paths compare equal.
 
     normal('cat\\.//e\u0301.png') == 'cat/\xe9.png'
 
   Args:
-    path: as a table or a file system has it: with / or \, in any of Unicode's
-      forms (macOS takes letters and their accents apart), with ., .. or //.
+    path: from a table or a file system: with / or \, in any Unicode
+      normalization form (macOS decomposes accented letters), with ., .. or //.
 
   Returns:
-    The path with single /, without . and with .. only at its start, in
-    Unicode's form NFC; '' where it names the folder itself.
+    The path in Unicode form NFC, with single /, without . and with .. only at
+    the start; '' for the folder itself.
   """
   path = unicodedata.normalize('NFC', path).replace('\\', '/')
   path = posixpath.normpath(re.sub('/+', '/', path)) if path else ''
@@ -207,30 +209,30 @@ def normal(path: str) -> str:
 
 
 def _identity(path: str) -> Any:
-  """What two paths of one file have in common."""
+  """Returns a key that is equal for two paths of the same file."""
   try:
     found = os.stat(path)
   except (OSError, ValueError):
-    # Another file system, or a missing file.
+    # A remote or a missing file.
     scheme, separator, rest = path.rpartition('://')
     return scheme + separator + os.path.normpath(rest)
-  # Some file systems number no files.
+  # Some file systems report inode 0 for every file.
   return (
     (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
   )
 
 
 def distinct(paths: Iterable[str]) -> list[str]:
-  """Removes paths of files that others name already.
+  """Removes paths that name the same file as an earlier one.
 
-  One file can be written in several ways (`a`, `./a`, a link to it), and match
-  several patterns: its images would count twice.
+  A file has several paths (`a`, `./a`, a link to it) and can match several
+  patterns; its images would then count twice.
 
   Args:
-    paths: of files, local or remote.
+    paths: of local or remote files.
 
   Returns:
-    The first path of each file, in order.
+    The first path of each file, in the given order.
   """
   first = {}
   for path in paths:
@@ -239,27 +241,26 @@ def distinct(paths: Iterable[str]) -> list[str]:
 
 
 def is_below(path: str) -> bool:
-  """Whether a normal path stays below the folder that it is relative to."""
+  """Whether a normalized path stays below the folder it is relative to."""
   return bool(path) and not (
     path.startswith('/') or path.split('/')[0] == '..' or _DRIVE.match(path)
   )
 
 
 def differences(old: Any, new: Any, name: str = '') -> dict[str, tuple]:
-  """Names what differs between two settings.
+  """Finds the differences between two settings.
 
     differences({'a': {'b': 1}}, {'a': {'b': 2}, 'c': 3})
     # {'a.b': (1, 2), 'c': (absent, 3)}
 
   Args:
-    old: dictionaries of anything, in any depth. Tuples and lists are equal if
-      their elements are, and so is NaN to NaN, as JSON and YAML would have it.
-    new: the same.
-    name: of what is compared, which the keys begin with.
+    old: nested dictionaries. Tuples and lists with equal elements are equal,
+      and NaN equals NaN, as after a round trip through JSON or YAML.
+    new: likewise.
+    name: prefix of the keys.
 
   Returns:
-    The old and the new value by dotted key, in the order of the keys. One that
-    is not there is `ABSENT`.
+    (old, new) by dotted key, sorted by key. A missing value is `ABSENT`.
   """
   if isinstance(old, Mapping) and isinstance(new, Mapping):
     found = {}
@@ -278,24 +279,24 @@ def _same(old: Any, new: Any) -> bool:
     return len(old) == len(new) and not any(
       differences(a, b) for a, b in zip(old, new)
     )
-  # True is not 1: a flag that became a number has changed.
+  # In Python True == 1, but a flag that became a number has changed.
   if isinstance(old, bool) != isinstance(new, bool):
     return False
   try:
     return bool(old == new or (old != old and new != new))
-  except ValueError:  # Arrays.
+  except ValueError:  # The truth value of an array is ambiguous.
     return repr(old) == repr(new)
 
 
 def in_words(found: Mapping[str, tuple], most: int = 5) -> str:
-  """Puts differences into words.
+  """Describes differences.
 
   Args:
-    found: as from `differences`.
-    most: how many are named.
+    found: the result of `differences`.
+    most: how many differences are named.
 
   Returns:
-    Such as 'seed was 0 and is now 1; size was absent and is now 256'.
+    For example 'seed was 0 and is now 1; size was absent and is now 256'.
   """
   short = reprlib.Repr()
   short.maxstring = short.maxother = 80
@@ -308,14 +309,51 @@ def in_words(found: Mapping[str, tuple], most: int = 5) -> str:
   return '; '.join(parts) + (f'; and {more} more' if more else '')
 
 
-def changed_names(found: Mapping[str, tuple]) -> str:
-  """Says which names are new, which are missing and which mean something else.
+def require_equal(
+  where: str,
+  before: Any,
+  now: Any,
+  advice: str,
+  *,
+  expected: str = 'the settings it was begun with',
+  describe: Callable[[Mapping[str, tuple]], str] = in_words,
+):
+  """Refuses to resume with settings other than the stored ones.
+
+    files.require_equal(
+        'runs/x/settings.json', {'seed': 0}, {'seed': 1},
+        'Choose another --output_dir.')
+    # ValueError: runs/x/settings.json: seed was 0 and is now 1; expected the
+    # settings it was begun with. Choose another --output_dir.
 
   Args:
-    found: as from `differences`, of what each name means.
+    where: the file or folder whose settings are compared.
+    before: the settings of the stored result.
+    now: the settings of this command.
+    advice: what the user can do, as a sentence.
+    expected: end of the sentence.
+    describe: puts the result of `differences` into words.
+
+  Raises:
+    ValueError: the settings differ; the message names the differences.
+  """
+  found = differences(before, now)
+  if found:
+    raise ValueError(
+      f'{where}: {describe(found)}; expected {expected}. {advice}'
+    )
+
+
+def changed_names(found: Mapping[str, tuple]) -> str:
+  """Lists the names that were added, removed or changed.
+
+  Args:
+    found: the result of `differences` between two mappings from names to
+      whatever identifies their contents.
 
   Returns:
-    Such as 'new: c.png; missing: a.png, b.png'. Three of each are named.
+    For example 'new: c.png; missing: a.png, b.png', with at most three names
+    of each kind.
   """
   kinds = collections.defaultdict(list)
   for name, (old, new) in found.items():

@@ -5,8 +5,8 @@
 import os
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
-# An installed package carries gin/ and experiments/ inside; in a checkout they
-# stand at the root.
+# An installed package contains gin/ and experiments/; in a checkout they are at
+# the root.
 _ROOTS = (
   os.path.join(_PACKAGE, 'resources'),
   os.path.dirname(os.path.dirname(_PACKAGE)),
@@ -14,30 +14,30 @@ _ROOTS = (
 
 
 def working_path(path: str) -> str:
-  """A path as the user means it: relative to where the command was typed.
+  """Resolves a path relative to the folder where the command was typed.
 
-  `bazel run` starts a program elsewhere and tells in BUILD_WORKING_DIRECTORY
-  where it was called.
+  `bazel run` changes the working directory and keeps the user's in the
+  environment variable BUILD_WORKING_DIRECTORY.
 
   Args:
     path: absolute, relative or with a scheme such as gs://.
 
   Returns:
-    The path, relative ones resolved under Bazel.
+    The path; outside of Bazel it is unchanged.
   """
   base = os.environ.get('BUILD_WORKING_DIRECTORY', '')
   return path if '://' in path else os.path.join(base, path)
 
 
 def search_path() -> list[str]:
-  """Returns the folders that `gin/` and `experiments/` are looked for in."""
-  # gin/ alone would not tell: site-packages holds gin-config under that name.
+  """Returns the folders that are searched for `gin/` and `experiments/`."""
+  # gin/ is not enough: the package gin-config installs a folder of that name.
   has_files = [os.path.isdir(os.path.join(r, 'experiments')) for r in _ROOTS]
   return [root for root, has in zip(_ROOTS, has_files) if has]
 
 
 def find(name: str, folder: str) -> str:
-  """Finds a file that the user named.
+  """Finds a file by its path or by the name of a shipped file.
 
   Args:
     name: a path, or the name of a file that ships with the project, with or
@@ -45,8 +45,8 @@ def find(name: str, folder: str) -> str:
     folder: 'gin' or 'experiments'.
 
   Returns:
-    The first that exists of: the path itself, the shipped file. The name as it
-    came if there is neither, or if it has a scheme (gs://).
+    The path if that file exists, else the path of the shipped file. `name`
+    itself if neither exists or if it has a scheme (gs://).
   """
   candidates = [working_path(name)]
   for root in search_path():

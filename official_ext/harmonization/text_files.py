@@ -1,9 +1,9 @@
-"""Text files as other programs save them: encodings, line ends, CSV dialects.
+"""Reads text files as other programs save them: encodings, line ends, CSV.
 
-Every text file that a user writes is read here, so that all commands take the
-same ones: UTF-8 and UTF-16, with a byte order mark or without, and lines that
-end as on Unix, Windows or an old Mac. Any other encoding is refused, since a
-guess would change names without a word.
+All text files that users write are read here, so that every command accepts
+the same formats: UTF-8 and UTF-16 with or without a byte order mark, and the
+line ends of Unix, Windows and old Macs. Other encodings are refused, because a
+wrong guess would silently change names.
 """
 
 import ast
@@ -22,7 +22,7 @@ import tensorflow as tf
 
 import gin
 
-# UTF-32 first: its mark begins with that of UTF-16.
+# UTF-32 first: its byte order mark begins with that of UTF-16.
 _MARKS = {
   codecs.BOM_UTF32_LE: 'utf-32',
   codecs.BOM_UTF32_BE: 'utf-32',
@@ -39,14 +39,14 @@ _NOT_TEXT = {
 _HEAD = 4096
 _BUFFER = 1 << 20
 _DELIMITERS = ',;\t|'
-# What a spreadsheet writes above a table, and heeds.
+# The line by which spreadsheets declare the separator.
 _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _BYTES = re.compile(r'(?:np\.(?:str_|bytes_)\()?(b?(["\']).*\2)\)?', re.DOTALL)
 _NUMBER = re.compile(r'(?:np|numpy)\.\w+\(([^()]*)\)')
 
 
 def _encoding(head: bytes, path: str) -> str:
-  """Tells the encoding of a file from its first bytes."""
+  """Detects the encoding of a file from its first bytes."""
   for mark, encoding in _MARKS.items():
     if head.startswith(mark):
       return encoding
@@ -58,7 +58,7 @@ def _encoding(head: bytes, path: str) -> str:
       )
   if b'\0' not in head:
     return 'utf-8'
-  # Half of the bytes of English in UTF-16 are zero, always the same half.
+  # In UTF-16, every second byte of ASCII text is zero.
   half = len(head) // 4
   low, high = head[1::2].count(0), head[::2].count(0)
   if low > half and not high:
@@ -74,36 +74,37 @@ def decode(content: bytes, path: str) -> str:
   """Decodes a text file.
 
   Args:
-    content: of the file.
+    content: the bytes of the file.
     path: of the file, for messages.
 
   Returns:
-    Its text without a byte order mark; lines end in a line feed.
+    The text without byte order marks; every line ends in a line feed.
 
   Raises:
-    ValueError: it is not text in UTF-8 or UTF-16; the message names the line.
+    ValueError: the file is not text in UTF-8 or UTF-16; the message names the
+      line.
   """
   encoding = _encoding(content[:_HEAD], path)
   try:
     text = content.decode(encoding)
   except UnicodeDecodeError as e:
-    before = _lines_ended(content[: e.start].decode(encoding, 'replace'))
+    before = _normalized(content[: e.start].decode(encoding, 'replace'))
     raise ValueError(
       f'{path}, line {before.count(chr(10)) + 1}: byte '
       f'0x{content[e.start]:02x} is not {e.encoding.upper()}; expected text '
       'in UTF-8 or UTF-16. Save the file as UTF-8 (it may be in Latin-1 or '
       'Windows-1252).'
     ) from None
-  return _lines_ended(text)
+  return _normalized(text)
 
 
-def _lines_ended(text: str) -> str:
-  # Files that were joined have marks inside.
+def _normalized(text: str) -> str:
+  # Concatenated files have byte order marks in the middle.
   return text.replace('\ufeff', '').replace('\r\n', '\n').replace('\r', '\n')
 
 
 def read(path: str) -> str:
-  """Reads a text file; see `decode` for what it returns and raises."""
+  """Reads a text file; returns and raises as `decode` does."""
   with tf.io.gfile.GFile(path, 'rb') as f:
     return decode(f.read(), path)
 
@@ -113,15 +114,16 @@ def _opened(path: str) -> io.StringIO:
 
 
 def teach_gin():
-  """Lets gin read files, and those that they include, as `read` does."""
+  """Makes gin read files, and the files they include, with `read`."""
   readers = gin.config._FILE_READERS
   if readers[0][0] is not _opened:
-    # The first that knows a path reads it, and gin's own takes UTF-8 only.
+    # gin uses the first reader that accepts a path; its default reader decodes
+    # UTF-8 only.
     readers.insert(0, (_opened, os.path.isfile))
 
 
 class _Bytes(io.RawIOBase):
-  """A file, local or not, as Python's own readers want it."""
+  """A local or remote file as a raw stream for Python's `io` module."""
 
   def __init__(self, path: str):
     super().__init__()
@@ -141,12 +143,12 @@ class _Bytes(io.RawIOBase):
 
 
 class Row(NamedTuple):
-  """A line of a table.
+  """A row of a table.
 
   Attributes:
-    line: its number in the file, from 1.
-    cells: text by the column's name in lower case; '' where it is empty.
-    problem: why the cells may not be what was meant, or ''.
+    line: the number of its first line in the file, from 1.
+    cells: text by column name in lower case; '' for an empty cell.
+    problem: why the cells may be wrong, or ''.
   """
 
   line: int
@@ -159,8 +161,8 @@ class Table(NamedTuple):
 
   Attributes:
     path: of the file.
-    columns: their names in lower case.
-    rows: the lines below, read one by one.
+    columns: column names in lower case.
+    rows: iterator over the rows, which are read one by one.
   """
 
   path: str
@@ -168,20 +170,21 @@ class Table(NamedTuple):
   rows: Iterator[Row]
 
   def check(self, needed: Sequence[str], optional: Sequence[str] = ()):
-    """Checks that columns are there, and once.
+    """Checks that the table has the needed columns, without duplicates.
 
     Args:
       needed: names in lower case.
-      optional: names that may be missing.
+      optional: names of columns that may be missing.
 
     Raises:
-      ValueError: they are not.
+      ValueError: a needed column is missing, or a column occurs twice.
     """
     missing = [c for c in needed if c not in self.columns]
     if missing:
       raise ValueError(
-        f'{self.path} has no column {missing[0]}, only {self.columns}: name '
-        f'the columns in its first line, {", ".join(needed)} among them.'
+        f'{self.path} has no column {missing[0]}, only {self.columns}; '
+        f'expected at least {", ".join(needed)}. Name the columns in the '
+        'first line.'
       )
     for name in (*needed, *optional):
       if self.columns.count(name) > 1:
@@ -193,7 +196,7 @@ class Table(NamedTuple):
 
 @contextlib.contextmanager
 def table(path: str) -> Iterator[Table]:
-  """Opens a CSV file, separated by commas, semicolons, tabs or bars.
+  """Opens a CSV file whose separator is a comma, semicolon, tab or bar.
 
     with text_files.table('labels.csv') as table:
       table.check(['image', 'label'])
@@ -204,26 +207,27 @@ def table(path: str) -> Iterator[Table]:
     path: of the file.
 
   Yields:
-    The table; one row is held at a time.
+    The table, of which one row is in memory at a time.
 
   Raises:
-    ValueError: it is not text, or a line is not CSV; the message names it.
+    ValueError: the file is not text, or a line is not CSV; the message names
+      the line.
   """
-  # The limit is of the csv module; a row of many clicks exceeds the usual one.
+  # The csv module limits cells to 128 KiB; a cell of many clicks is longer.
   csv.field_size_limit(sys.maxsize)
   with io.BufferedReader(_Bytes(path), _BUFFER) as raw:
     encoding = _encoding(raw.peek(_HEAD)[:_HEAD], path)
-    # Line ends are the csv module's: there are some inside of quotes.
+    # newline='': the csv module handles line ends, also those inside quotes.
     with io.TextIOWrapper(raw, encoding, newline='') as f:
       try:
         yield _table(path, f)
       except UnicodeDecodeError:
-        read(path)  # Knows the line.
+        read(path)  # Raises an error that names the line.
         raise
 
 
 def _table(path: str, lines: Iterator[str]) -> Table:
-  """Reads the first line, and the others when they are asked for."""
+  """Reads the column names; the rows are read lazily."""
   skipped, first, delimiter = 0, '', ''
   for first in lines:
     separator = _SEPARATOR.fullmatch(first)
@@ -235,7 +239,7 @@ def _table(path: str, lines: Iterator[str]) -> Table:
   delimiter = delimiter or max(
     _DELIMITERS, key=lambda d: len(next(csv.reader([first], delimiter=d)))
   )
-  # Strict: a stray quote would otherwise swallow the lines after it.
+  # strict, because a stray quote would otherwise swallow the following lines.
   reader = csv.reader(
     itertools.chain([first], lines),
     delimiter=delimiter,
@@ -248,7 +252,7 @@ def _table(path: str, lines: Iterator[str]) -> Table:
 
 
 def _rows(path, reader, skipped):
-  """Yields the number of each line that is not empty, and its cells."""
+  """Yields (line number, cells) of each line that is not empty."""
   while True:
     line = reader.line_num + 1
     try:
@@ -258,7 +262,7 @@ def _rows(path, reader, skipped):
     except csv.Error as e:
       raise ValueError(
         f'{path}, line {line + skipped}, is not a line of CSV ({e}): repair '
-        'or remove it (a quote inside of a cell is written twice).'
+        'or remove it (inside a cell, write each quote twice).'
       ) from None
     if any(map(str.strip, cells)):
       yield line + skipped, cells
@@ -269,7 +273,7 @@ def _cell(text: str) -> str:
 
 
 def _named(columns, rows):
-  """Yields rows with their cells by name."""
+  """Yields each line as a `Row`."""
   for line, found in rows:
     cells = [*map(_cell, found)]
     extra = [c for c in cells[len(columns) :] if c]
@@ -286,16 +290,16 @@ def _named(columns, rows):
 
 
 def plain(text: str) -> str:
-  """Returns what was meant by the Python notation of a cell.
+  """Strips the Python notation from a cell.
 
   Args:
     text: of a cell, such as b'cat.png', np.str_('cat.png') or np.int64(3).
 
   Returns:
-    The text or number in it: cat.png, 3; the text itself where it is another.
+    The text or number inside, such as cat.png or 3; any other text unchanged.
   """
   match = _BYTES.fullmatch(text)
-  # Quotes alone are part of a name.
+  # Quotes without a prefix are part of the name.
   if match and (match[1] != text or text.startswith('b')):
     try:
       found = ast.literal_eval(match[1])

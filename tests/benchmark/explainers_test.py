@@ -233,7 +233,7 @@ class InterfaceTest(tf.test.TestCase):
 
   def test_refuses(self):
     gradients = _Polynomial(2).gradients
-    with self.assertRaisesRegex(ValueError, 'explainer .grad_cam.*smoothgrad'):
+    with self.assertRaisesRegex(ValueError, 'explainer is .grad_cam.*smoothgrad'):
       explainers.get('grad_cam', gradients)
     with self.assertRaisesRegex(ValueError, 'samples is 0'):
       explainers.get('smoothgrad', gradients, samples=0)
@@ -241,7 +241,7 @@ class InterfaceTest(tf.test.TestCase):
       explainers.get('smoothgrad', gradients, noise=-1.0)
     with self.assertRaisesRegex(ValueError, 'steps is 0'):
       explainers.get('integrated_gradients', gradients, steps=0)
-    with self.assertRaisesRegex(ValueError, 'reduction over channels .mean'):
+    with self.assertRaisesRegex(ValueError, 'reduction is .mean'):
       explainers.get('gradient', gradients, reduction='mean')(*_batch())
 
 

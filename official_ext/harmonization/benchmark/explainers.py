@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.ops import saliency
 
 Explainer = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -27,10 +28,8 @@ _REDUCTIONS = {'sum': lambda g: g.sum(-1), **saliency.REDUCTIONS}
 
 def _reduce(values: np.ndarray, reduction: str) -> np.ndarray:
   """Reduces (B, H, W, 3) over channels to float32 (B, H, W)."""
-  reduce_channels = saliency.choose(
-    _REDUCTIONS, 'reduction over channels', reduction
-  )
-  return np.asarray(reduce_channels(values), np.float32)
+  choices.require('reduction', reduction, _REDUCTIONS)
+  return np.asarray(_REDUCTIONS[reduction](values), np.float32)
 
 
 def _at_least(name: str, value: float, least: float):
@@ -205,7 +204,8 @@ def get(name: str, gradients: Gradients, **options: Any) -> Explainer:
   Raises:
     ValueError: there is none of this name.
   """
-  return saliency.choose(EXPLAINERS, 'explainer', name)(gradients, **options)
+  choices.require('explainer', name, EXPLAINERS)
+  return EXPLAINERS[name](gradients, **options)
 
 
 def explain(

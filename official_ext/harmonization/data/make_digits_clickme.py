@@ -206,14 +206,16 @@ def _make(output_dir, settings, overwrite) -> bool:
   found = None
   if tf.io.gfile.exists(manifest):
     found = files.read_json(manifest, 'the settings of digits')
-    if found == settings:
+    if found and not overwrite:
+      files.require_equal(
+        output_dir,
+        found,
+        settings,
+        'Choose another --output_dir, or add --overwrite.',
+        expected='the settings of the digits in this folder',
+      )
+    if not files.differences(found, settings):
       return False
-  if found and not overwrite:
-    differ = files.in_words(files.differences(found, settings))
-    raise ValueError(
-      f'{output_dir} holds digits of other settings: {differ}. '
-      'Choose another --output_dir, or add --overwrite.'
-    )
   shards = [
     shard
     for split in (*_IDENTITIES, _SWAPPED)

@@ -5,6 +5,8 @@ from typing import Any
 
 from etils import epy
 
+from official_ext.harmonization import choices
+
 with epy.lazy_imports():
   from official_ext.harmonization.dataloaders import canonical_decoder
   from official_ext.harmonization.dataloaders import clickme_decoder
@@ -66,6 +68,5 @@ def get_decoder(name: str, raw_image_max: float = 255.0) -> Any:
   """
   if is_raw(name):
     return _RAW_DECODERS[name](image_max=raw_image_max)
-  if name not in _DECODERS:
-    raise ValueError(f'Unknown map_decoder {name!r}: choose one of {names()}.')
+  choices.require('map_decoder', name, names())
   return _DECODERS[name]()

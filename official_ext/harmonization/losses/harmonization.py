@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.ops import pyramid
 from official_ext.harmonization.ops import tensors
 
@@ -100,13 +101,9 @@ def denominator(
     RuntimeError: 'mapped' on several replicas, outside of strategy.run.
   """
   weights = tensors.floating(weights)
+  choices.require('normalization', normalization, NORMALIZATIONS)
   if normalization == 'batch':
     return tf.cast(batch_size, weights.dtype)
-  if normalization != 'mapped':
-    raise ValueError(
-      f'Unknown normalization {normalization!r}: choose one of '
-      f'{NORMALIZATIONS}.'
-    )
   total = tf.reduce_sum(weights)
   replicas = tf.distribute.get_strategy().num_replicas_in_sync
   if replicas > 1 and tf.distribute.in_cross_replica_context():
@@ -165,15 +162,11 @@ def harmonization_loss(
   Raises:
     ValueError: an option is unknown, or shapes do not fit.
   """
+  choices.require('standardization', standardization, STANDARDIZATIONS)
   if standardization == 'before_pyramid':
     distances_of = _released_distances
-  elif standardization == 'per_level':
-    distances_of = _per_level_distances
   else:
-    raise ValueError(
-      f'Unknown standardization {standardization!r}: choose one '
-      f'of {STANDARDIZATIONS}.'
-    )
+    distances_of = _per_level_distances
   saliency_maps, human_maps, weights = (
     tensors.floating(t) for t in (saliency_maps, human_maps, weights)
   )

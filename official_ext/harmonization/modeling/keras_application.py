@@ -22,6 +22,8 @@ from official.vision.ops import preprocess_ops
 import tensorflow as tf
 import tf_keras
 
+from official_ext.harmonization import choices
+
 _CLASSES = 1000
 _FIELD = 'task.model.backbone.keras_application'
 
@@ -33,8 +35,7 @@ def names() -> list[str]:
 
 def _constructor(name: str):
   """The function of `tf_keras.applications` that builds a network."""
-  if name not in names():
-    raise ValueError(f'{_FIELD}.name is {name!r}: choose one of {names()}.')
+  choices.require(f'{_FIELD}.name', name, names())
   return getattr(tf_keras.applications, name)
 
 

@@ -13,6 +13,7 @@ import weakref
 import tensorflow as tf
 import tf_keras
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.ops import double_backward
 from official_ext.harmonization.ops import graph_walk
 from official_ext.harmonization.ops import moving_averages
@@ -40,13 +41,6 @@ TARGETS = {
 
 # How the saliency pass treats batch statistics; see `training_maps`.
 BATCH_NORMS = ('batch', 'mapped', 'inference')
-
-
-def choose(table, kind: str, name: str):
-  """Looks up `name` in one of this module's tables, or says what there is."""
-  if name not in table:
-    raise ValueError(f'Unknown {kind} {name!r}: choose one of {sorted(table)}.')
-  return table[name]
 
 
 # What was checked for steps that run eagerly, by model.
@@ -171,7 +165,7 @@ def logits_and_gradients(
       Where the gradients are differentiated: as `double_backward.check_graph`;
       in eager mode the pass is traced once for that.
   """
-  choose(TARGETS, 'saliency target', saliency_target)
+  choices.require('saliency_target', saliency_target, TARGETS)
   images, targets = (tensors.floating(t) for t in (images, targets))
   mapped = targets.shape[0]
   if mapped is None:
@@ -235,9 +229,9 @@ def saliency_maps(
   Raises:
     ValueError: the reduction is unknown, or as `logits_and_gradients`.
   """
-  reduce_channels = choose(REDUCTIONS, 'saliency reduction', reduction)
+  choices.require('reduction', reduction, REDUCTIONS)
   logits, gradients = logits_and_gradients(model, images, targets, **kwargs)
-  return logits, reduce_channels(gradients)
+  return logits, REDUCTIONS[reduction](gradients)
 
 
 def training_maps(
@@ -283,6 +277,7 @@ def training_maps(
   Raises:
     ValueError: `batch_norm` is unknown, or as `saliency_maps`.
   """
+  choices.require('batch_norm', batch_norm, BATCH_NORMS)
   images, targets = (tensors.floating(t) for t in (images, targets))
   mapped, size = targets.shape[0], images.shape[0]
   if batch_norm == 'batch' or (batch_norm == 'mapped' and mapped == size):
@@ -301,12 +296,8 @@ def training_maps(
     averages.pool(mapped, size - mapped)
     losses += [(1.0 - mapped / size) * loss for loss in model.losses]
     return tf.concat([logits, others], axis=0), maps, losses
-  if batch_norm == 'inference':
-    _, maps = saliency_maps(
-      model, images[:mapped], targets, training=False, **kwargs
-    )
-    logits = tf.cast(model(images, training=True), maps.dtype)
-    return logits, maps, model.losses
-  raise ValueError(
-    f'Unknown batch_norm {batch_norm!r}: choose one of {BATCH_NORMS}.'
+  _, maps = saliency_maps(
+    model, images[:mapped], targets, training=False, **kwargs
   )
+  logits = tf.cast(model(images, training=True), maps.dtype)
+  return logits, maps, model.losses

@@ -487,7 +487,7 @@ class KerasApplicationsTest(tf.test.TestCase):
     )
 
   def test_names_what_there_is(self):
-    with self.assertRaisesRegex(ValueError, 'no network VGG: .*ResNet50V2'):
+    with self.assertRaisesRegex(ValueError, 'network is .VGG.; .*ResNet50V2'):
       spec.build('keras_app:VGG')
     with self.assertRaisesRegex(FileNotFoundError, 'none.h5 does not exist'):
       spec.build('keras_app:VGG16?weights=/none.h5')

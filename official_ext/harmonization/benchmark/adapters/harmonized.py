@@ -18,6 +18,7 @@ import tensorflow as tf
 import tf_keras
 import tqdm
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import keras_file
@@ -215,11 +216,7 @@ def build(
     ImportError: the package that builds the network is not installed.
     ValueError: there is no such network, or the file is not of it.
   """
-  if target not in NETWORKS:
-    raise ValueError(
-      f'{spec}: there is no such harmonized network: choose one '
-      f'of {", ".join(NETWORKS)}.'
-    )
+  choices.require(f'{spec}: the harmonized network', target, NETWORKS)
   builder = NETWORKS[target]
   # A package that is missing is told before the download.
   model = builder and builder(spec)

@@ -5,6 +5,7 @@ import inspect
 import tensorflow as tf
 import tf_keras
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import keras_models
@@ -54,11 +55,7 @@ def build(
     FileNotFoundError: the file of weights is not there.
     ValueError: there is no such network, or the weights are not for it.
   """
-  if target not in names():
-    raise ValueError(
-      f'{spec}: tf_keras.applications has no network {target}: '
-      f'choose one of {", ".join(names())}.'
-    )
+  choices.require(f'{spec}: the tf_keras.applications network', target, names())
   application = getattr(tf_keras.applications, target)
   if weights not in (_RELEASED, _RANDOM):
     weights = resources.working_path(weights)

@@ -9,6 +9,8 @@ import dataclasses
 
 import numpy as np
 
+from official_ext.harmonization import choices
+
 # Of ImageNet's training images, red first: on pixels in [0, 1], and of the
 # Caffe models on 0..255 (`tf_keras.applications.imagenet_utils`, which has them
 # blue first).
@@ -108,11 +110,7 @@ def get(name: Choice) -> Preprocessing:
   """
   if isinstance(name, Preprocessing):
     return name
-  if name not in NAMED:
-    known = '; '.join(map(str, NAMED.values()))
-    raise ValueError(
-      f'preprocessing={name} is unknown: choose one of these. {known}.'
-    )
+  choices.require('preprocessing', name, NAMED)
   return NAMED[name]
 
 

@@ -8,6 +8,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import graphs
@@ -114,11 +115,7 @@ class _Function:
       ValueError: it cannot be scored.
     """
     self._loaded = loaded
-    if signature not in loaded.signatures:
-      raise ValueError(
-        f'{spec}: it has no signature {signature!r}: choose one '
-        f'of {", ".join(sorted(loaded.signatures))}.'
-      )
+    choices.require(f'{spec}: signature', signature, loaded.signatures)
     self._function = loaded.signatures[signature]
     self._key, self._dtype, self.shape = self._input(spec)
     self._output = outputs.choose(

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 import tqdm
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark.psychophysics import accuracy_curves
 from official_ext.harmonization.benchmark.psychophysics import decisions
@@ -298,8 +299,8 @@ def evaluate(
     ValueError: stimuli, people's data, rule and network do not fit; what and
       where is said.
   """
-  _check_choice('rule', rule, decisions.RULES)
-  _check_choice('framing', framing, FRAMINGS)
+  choices.require('rule', rule, decisions.RULES)
+  choices.require('framing', framing, FRAMINGS)
   stimuli = stimulus_files.find(folder, classes)
   people = human_trials.read(human) if human else None
   levels = common_levels([s.level for s in stimuli], _levels(people), levels)
@@ -372,11 +373,6 @@ def evaluate(
     for i, (s, answer) in enumerate(answered, 1)
   ]
   return Result(curves, made, rows, settings)
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]):
-  if value not in choices:
-    raise ValueError(f'{name} is {value!r}: choose one of {choices}.')
 
 
 def _levels(people) -> Sequence[int] | None:

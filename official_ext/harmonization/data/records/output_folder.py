@@ -86,14 +86,16 @@ def claim(
   if found and not _holds_records(directory):
     _release(directory)
   elif found:
-    differ = files.differences({**(defaults or {}), **found}, settings)
-    if not differ:
-      return
-    raise ValueError(
-      f'{directory} holds the result of other settings: '
-      f'{_in_words(directory, differ, lists)}. Give the same settings to '
-      'resume, choose another --output_dir, or remove this one.'
+    files.require_equal(
+      directory,
+      {**(defaults or {}), **found},
+      settings,
+      'Give the same settings to resume, choose another --output_dir, or '
+      'remove this one.',
+      expected='the settings of the records in this folder',
+      describe=lambda differ: _in_words(directory, differ, lists),
     )
+    return
   for file in (*shards, manifest.FILE):
     if tf.io.gfile.exists(os.path.join(directory, file)):
       raise ValueError(

@@ -1,0 +1,30 @@
+"""One sentence for a name that is not among those that exist."""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+_T = TypeVar('_T')
+
+
+def require(where: str, value: _T, choices: Iterable[_T]) -> _T:
+  """Checks that a value is one of several.
+
+    choices.require('--quant_type', 'int9', ('int8', 'fp16'))
+    # ValueError: --quant_type is 'int9'; expected one of fp16, int8.
+
+  Args:
+    where: the flag, field or argument that holds the value.
+    value: what was found there.
+    choices: the values that are allowed, such as the keys of a table.
+
+  Returns:
+    The value.
+
+  Raises:
+    ValueError: the value is not among the choices, which the message lists.
+  """
+  choices = list(choices)
+  if value not in choices:
+    names = ', '.join(sorted(map(str, choices)))
+    raise ValueError(f'{where} is {value!r}; expected one of {names}.')
+  return value
