@@ -218,7 +218,7 @@ def _check_people(source: participant_maps.ParticipantMaps, options: Options):
 
 
 def _measure(
-  groups: dict[int, list[str]], source: ceilings.Source, options: Options
+  groups: dict[int, list[str]], source: ceilings.MapReader, options: Options
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
   """Yields the rows of each group, in any order."""
   return workers.run(
@@ -231,7 +231,7 @@ def _measure(
 
 def _measure_group(
   i: int,
-  source: ceilings.Source,
+  source: ceilings.MapReader,
   group: list[str],
   settings: ceilings.Settings,
   _,

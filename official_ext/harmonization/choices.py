@@ -6,7 +6,9 @@ from typing import TypeVar
 _T = TypeVar('_T')
 
 
-def require(where: str, value: _T, choices: Iterable[_T]) -> _T:
+def require(
+  where: str, value: _T, choices: Iterable[_T], descriptions: str = ''
+) -> _T:
   """Checks that a value is one of several.
 
     choices.require('--quant_type', 'int9', ('int8', 'fp16'))
@@ -16,6 +18,7 @@ def require(where: str, value: _T, choices: Iterable[_T]) -> _T:
     where: the flag, field or argument that holds the value.
     value: what was found there.
     choices: the values that are allowed, such as the keys of a table.
+    descriptions: listed in the message instead of the choices.
 
   Returns:
     The value.
@@ -25,6 +28,6 @@ def require(where: str, value: _T, choices: Iterable[_T]) -> _T:
   """
   choices = list(choices)
   if value not in choices:
-    names = ', '.join(sorted(map(str, choices)))
+    names = descriptions or ', '.join(sorted(map(str, choices)))
     raise ValueError(f'{where} is {value!r}; expected one of {names}.')
   return value

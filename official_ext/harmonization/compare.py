@@ -89,7 +89,7 @@ def main(_):
     run = runs.Run(resources.working_path(folder))
     run.use_averages()  # What is drawn is what is scored.
     scores[name] = {'step': run.step, **run.evaluate()}
-    images, targets, human = run.mapped_examples(_PANEL_ROWS)
+    images, targets, human = run.examples_with_maps(_PANEL_ROWS)
     _, saliency = saliency_ops.saliency_maps(
       run.model, images, targets, reduction='abs_max', training=False
     )

@@ -233,7 +233,7 @@ class InterfaceTest(tf.test.TestCase):
 
   def test_refuses(self):
     gradients = _Polynomial(2).gradients
-    with self.assertRaisesRegex(ValueError, 'explainer is .grad_cam.*smoothgrad'):
+    with self.assertRaisesRegex(ValueError, 'explainer is .grad_c.*smoothgrad'):
       explainers.get('grad_cam', gradients)
     with self.assertRaisesRegex(ValueError, 'samples is 0'):
       explainers.get('smoothgrad', gradients, samples=0)

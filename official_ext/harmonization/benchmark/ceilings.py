@@ -1,20 +1,18 @@
-"""How well people agree with each other: ceilings and floors of alignment.
+"""Ceilings and floors of alignment: how well people agree with each other.
 
-All of it is computed from raw maps, one per participant and image, with the
-score that models get. What a ceiling is depends on how it was taken: halves of
-the participants against each other (as the ClickMe 2.0 tools do), or one
-participant against the others. The floor scores people against people who saw
-another image: what remains is what all maps share, such as their centre.
+They are computed from raw maps, one per participant and image, with the same
+score as for models. A ceiling depends on its definition: random halves of the
+participants against each other (as in the ClickMe 2.0 tools), or one
+participant against the mean of the others. The floor compares people with
+people who saw another image; it measures what all maps have in common, such as
+a bias to the centre.
 """
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import math
-from typing import (
-  Any,
-  Protocol,
-)
+from typing import Any, Protocol
 import zlib
 
 import numpy as np
@@ -22,43 +20,44 @@ import numpy as np
 from official_ext.harmonization.evaluation import numpy_metrics
 from official_ext.harmonization.evaluation import scores
 
-# From maps (B, H, W) and (B, H, W) to scores (B,), NaN where undefined.
+# From maps (B, H, W) and (B, H, W) to scores (B,), NaN if undefined.
 ScoreFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # From maps (B, H, W) to maps (B, H, W).
 BlurFunction = Callable[[np.ndarray], np.ndarray]
 
-# Pairs of maps that are held at a time.
+# Pairs of maps in memory at a time.
 _CHUNK = 32
 
 _MEASURED = ('split_half', 'leave_one_out', 'floor')
-# What is known of an image: what is measured, and what follows.
+# The measures of an image: those above and what is derived from them.
 MEASURES = ('split_half', 'spearman_brown', 'leave_one_out', 'floor')
 
 
 def spearman(maps_a: np.ndarray, maps_b: np.ndarray) -> np.ndarray:
-  """Spearman's rank correlation, the score of `host_metrics`."""
+  """Spearman's rank correlation of maps (B, H, W); float64 (B,)."""
   return numpy_metrics.alignment_scores(maps_a, maps_b)['spearman']
 
 
 def spearman_brown(reliability):
-  """Predicts the agreement of all participants from that of their halves.
+  """Predicts the reliability of all participants from that of halves.
 
   Spearman, "Correlation calculated from faulty data", and Brown, "Some
   experimental results in the correlation of mental abilities", both 1910:
-  2 r / (1 + r). It holds for Pearson's correlation and is an approximation for
-  ranks. Below zero, where it would leave [-1, 1], it is mirrored.
+  2 r / (1 + r). The formula holds for Pearson's correlation and approximates
+  rank correlations. For r < 0 it would leave [-1, 1], so that its odd extension
+  2 r / (1 + |r|) is used.
 
   Args:
-    reliability: r between halves, a number or an array.
+    reliability: correlation r between halves, a number or an array.
 
   Returns:
-    r between two groups of twice the size, in [-1, 1].
+    The predicted correlation between groups of twice the size, in [-1, 1].
   """
   return 2.0 * reliability / (1.0 + np.abs(reliability))
 
 
-def _halves(generator, participants: int, splits: int, resample: bool):
-  """Draws halves: how often each participant is in either, (splits, P) each."""
+def _random_halves(generator, participants: int, splits: int, resample: bool):
+  """Returns the participants' weights in each half, two arrays (splits, P)."""
   order = generator.permuted(
     np.tile(np.arange(participants), (splits, 1)), axis=1
   )
@@ -76,8 +75,8 @@ def _halves(generator, participants: int, splits: int, resample: bool):
 def _average(
   maps: np.ndarray, counts: np.ndarray, blur: BlurFunction | None
 ) -> np.ndarray:
-  """Averages maps (P, H, W), each as often as counts (B, P) say: (B, H, W)."""
-  # Sums first: those of whole numbers are exact, so that ties stay ties.
+  """Returns means (B, H, W) of maps (P, H, W), weighted by counts (B, P)."""
+  # Sums before the division: sums of integers are exact, so ties remain ties.
   sums = counts.astype(np.float32) @ maps.reshape(len(maps), -1)
   means = sums / counts.sum(-1, keepdims=True, dtype=np.float32)
   means = means.reshape(len(counts), *maps.shape[1:])
@@ -85,18 +84,18 @@ def _average(
 
 
 def _maps(maps) -> np.ndarray:
-  """Checks raw maps and returns them as float32."""
+  """Checks the shape of raw maps and returns them as float32."""
   maps = np.asarray(maps, np.float32)
   if maps.ndim != 3 or len(maps) < 2:
     raise ValueError(
-      f'Maps of shape {maps.shape}: (participants, H, W) of at '
-      'least two participants are expected.'
+      f'The maps have shape {maps.shape}; expected (participants, H, W) with '
+      'at least two participants.'
     )
   return maps
 
 
 def _chunks(total: int) -> Iterator[int]:
-  """Yields how many pairs come next."""
+  """Yields the sizes of the chunks that a total is processed in."""
   for start in range(0, total, _CHUNK):
     yield min(_CHUNK, total - start)
 
@@ -112,20 +111,20 @@ def split_half_scores(
 ) -> np.ndarray:
   """Scores random halves of the participants against each other.
 
-  Of an odd number of participants the second half has one more.
+  If the number of participants is odd, the second half has one more.
 
   Args:
     maps: (P, H, W), one per participant of an image.
-    score: of two batches of maps.
-    blur: of the halves' means. One that is linear may as well have been applied
-      to `maps`, which is cheaper.
-    iterations: how many halvings.
-    resample: whether P // 2 draws with replacement from a half are added to it,
-      as the ClickMe 2.0 tools do.
-    seed: of the halvings.
+    score: compares two batches of maps.
+    blur: applied to the halves' means. It is cheaper to apply a linear blur to
+      `maps` instead.
+    iterations: number of splits.
+    resample: whether to add to each half P // 2 participants drawn from it with
+      replacement, as the ClickMe 2.0 tools do.
+    seed: of the splits.
 
   Returns:
-    float64 (iterations,), NaN where a half's map has no score.
+    float64 (iterations,), NaN if the score is undefined.
 
   Raises:
     ValueError: there are fewer than two participants.
@@ -134,7 +133,7 @@ def split_half_scores(
   generator = np.random.default_rng(seed)
   found = []
   for splits in _chunks(iterations):
-    halves = _halves(generator, len(maps), splits, resample)
+    halves = _random_halves(generator, len(maps), splits, resample)
     found.append(score(*(_average(maps, half, blur) for half in halves)))
   return np.concatenate(found)
 
@@ -149,11 +148,11 @@ def leave_one_out_scores(
 
   Args:
     maps: (P, H, W), one per participant of an image.
-    score: of two batches of maps.
-    blur: of the participant's map and of the others' mean.
+    score: compares two batches of maps.
+    blur: applied to the participant's map and to the others' mean.
 
   Returns:
-    float64 (P,), NaN where a map has no score.
+    float64 (P,), NaN if the score is undefined.
 
   Raises:
     ValueError: there are fewer than two participants.
@@ -162,10 +161,8 @@ def leave_one_out_scores(
   everyone = np.eye(len(maps))
   found, start = [], 0
   for size in _chunks(len(maps)):
-    alone = everyone[start : start + size]
-    found.append(
-      score(*(_average(maps, c, blur) for c in (alone, 1.0 - alone)))
-    )
+    one = everyone[start : start + size]
+    found.append(score(*(_average(maps, c, blur) for c in (one, 1.0 - one))))
     start += size
   return np.concatenate(found)
 
@@ -184,16 +181,16 @@ def other_image_scores(
 
   Args:
     maps: (P, H, W), one per participant of the image.
-    others: the same of other images, of the same H and W; one is drawn for each
+    others: maps (P', H, W) of each other image, of which one is drawn for each
       iteration.
-    score: of two batches of maps.
-    blur: of the halves' means.
-    iterations: how many pairs of halves.
+    score: compares two batches of maps.
+    blur: applied to the halves' means.
+    iterations: number of pairs of halves.
     resample: as in `split_half_scores`.
-    seed: of the draws.
+    seed: of the random choices.
 
   Returns:
-    float64 (iterations,), NaN where a half's map has no score.
+    float64 (iterations,), NaN if the score is undefined.
 
   Raises:
     ValueError: there are fewer than two participants, or the images differ in
@@ -203,33 +200,36 @@ def other_image_scores(
   for other in others:
     if other.shape[1:] != maps.shape[1:]:
       raise ValueError(
-        f'Maps of {maps.shape[1:]} and {other.shape[1:]}: a '
-        'floor needs maps of one size, so resize them first.'
+        f'Maps of two images have the sizes {maps.shape[1:]} and '
+        f'{other.shape[1:]}; expected one size for the floor. Resize them.'
       )
   generator = np.random.default_rng(seed)
   drawn = generator.integers(len(others), size=iterations)
   found = []
   for i, times in sorted(collections.Counter(drawn.tolist()).items()):
     for splits in _chunks(times):
-      own, _ = _halves(generator, len(maps), splits, resample)
-      _, theirs = _halves(generator, len(others[i]), splits, resample)
+      own, _ = _random_halves(generator, len(maps), splits, resample)
+      _, theirs = _random_halves(generator, len(others[i]), splits, resample)
       found.append(
         score(_average(maps, own, blur), _average(others[i], theirs, blur))
       )
   return np.concatenate(found)
 
 
-class Source(Protocol):
-  """Raw maps by image."""
+class MapReader(Protocol):
+  """Reads the raw maps of each image."""
 
   def names(self) -> Sequence[str]:
-    """Returns the images, in an order that is always the same."""
+    """Returns the names of the images, always in the same order."""
+    ...
 
   def participants(self, name: str) -> int:
-    """Returns how many participants' maps an image has."""
+    """Returns the number of participants of an image."""
+    ...
 
   def maps(self, name: str) -> np.ndarray:
-    """Returns an image's maps (P, H, W); H and W are those of all images."""
+    """Returns the maps of an image, (P, H, W), with one H, W for all images."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,14 +237,15 @@ class Settings:
   """How agreement is measured.
 
   Attributes:
-    iterations: halvings of each image's participants, and as many for the
-      floor.
+    iterations: number of splits of each image's participants, and of pairs of
+      halves for the floor.
     resample: whether halves are resampled to full size.
-    min_participants: an image with fewer is named, and not scored.
-    group: that many images, and less than twice as many, are held at a time,
-      put together at random; the other image of the floor is one of them.
-    seed: of all draws. An image's halvings depend on it and the image's name
-      alone.
+    min_participants: images with fewer are listed, but not scored.
+    group: images are measured in random groups of at least this size and less
+      than twice this size. A group is in memory at a time; the other images for
+      the floor come from the same group.
+    seed: of all random choices. The splits of an image depend only on the seed
+      and the image's name.
   """
 
   iterations: int = 100
@@ -261,25 +262,25 @@ class Settings:
     ):
       if getattr(self, name) < least:
         raise ValueError(
-          f'{name} is {getattr(self, name)}: give at least {least}.'
+          f'{name} is {getattr(self, name)}; expected at least {least}.'
         )
 
 
 def plan(
-  source: Source, settings: Settings
+  reader: MapReader, settings: Settings
 ) -> tuple[list[list[str]], list[dict[str, Any]]]:
-  """Sorts out which images can be measured, and which together.
+  """Divides the images into groups.
 
   Args:
-    source: of the maps.
+    reader: of the maps.
     settings: how agreement is measured.
 
   Returns:
-    Groups of images, and the rows of those with too few participants.
+    The groups of images, and the rows of images with too few participants.
   """
   enough, rows = [], []
-  for name in source.names():
-    participants = source.participants(name)
+  for name in reader.names():
+    participants = reader.participants(name)
     if participants >= settings.min_participants:
       enough.append(name)
     else:
@@ -293,7 +294,7 @@ def plan(
       )
   order = np.random.default_rng(settings.seed).permutation(len(enough))
   count = max(1, len(enough) // settings.group)
-  # Of nearly one size: an image alone would have no other.
+  # Groups of nearly equal size: an image in a group of one would have no floor.
   groups = [
     [enough[i] for i in part]
     for part in np.array_split(order, count)
@@ -305,7 +306,7 @@ def plan(
 def _row(
   name: str, participants: int, found: Mapping[str, np.ndarray], note: str = ''
 ) -> dict[str, Any]:
-  """Makes the row of an image from its scores (n,) by what is measured."""
+  """Returns the row of an image from its scores (n,) by measure."""
   row = {'image': name, 'participants': participants}
   for measured in _MEASURED:
     values = found.get(measured, np.empty(0))
@@ -318,33 +319,33 @@ def _row(
 
 
 def measure(
-  source: Source,
+  reader: MapReader,
   group: Sequence[str],
   settings: Settings,
   *,
   score: ScoreFunction = spearman,
   blur: BlurFunction | None = None,
 ) -> list[dict[str, Any]]:
-  """Measures the agreement of people on the images of one group.
+  """Measures agreement on the images of one group.
 
   Args:
-    source: of the maps.
-    group: images, from `plan`; their maps are all held.
+    reader: of the maps.
+    group: images from `plan`; all their maps are in memory at once.
     settings: how agreement is measured.
-    score: of two batches of maps.
-    blur: of means of maps, where it was not applied to the maps.
+    score: compares two batches of maps.
+    blur: applied to means of maps, if it was not applied to the maps.
 
   Returns:
-    A row for each image: `image`, `participants`, the mean of what is defined
-    of `split_half`, `leave_one_out` and `floor`, how many of their scores are
-    undefined (`split_half_undefined` ...), `spearman_brown` of the first, and a
-    `note`, empty. The floor of an image without another is NaN.
+    A row for each image: `image`, `participants`, the means of the defined
+    scores `split_half`, `leave_one_out` and `floor`, the numbers of undefined
+    scores (`split_half_undefined` ...), `spearman_brown` of `split_half`, and
+    an empty `note`. The floor is NaN if the group has no other image.
 
   Raises:
     ValueError: the images differ in size.
   """
-  maps = {name: source.maps(name) for name in group}
-  halving = {
+  maps = {name: reader.maps(name) for name in group}
+  splitting = {
     'score': score,
     'blur': blur,
     'iterations': settings.iterations,
@@ -354,13 +355,13 @@ def measure(
   for name in group:
     seed = settings.seed, zlib.crc32(name.encode())
     found = {
-      'split_half': split_half_scores(maps[name], seed=seed, **halving),
+      'split_half': split_half_scores(maps[name], seed=seed, **splitting),
       'leave_one_out': leave_one_out_scores(maps[name], score=score, blur=blur),
     }
     others = [maps[other] for other in group if other != name]
     if others:
       found['floor'] = other_image_scores(
-        maps[name], others, seed=(*seed, 1), **halving
+        maps[name], others, seed=(*seed, 1), **splitting
       )
     rows.append(_row(name, len(maps[name]), found))
   return rows
@@ -374,20 +375,20 @@ def summarize(
   confidence: float = 0.95,
   resamples: int = 1000,
 ) -> dict[str, scores.Score]:
-  """Averages over images.
+  """Averages the measures over images.
 
   Args:
     rows: of all images, from `plan` and `measure`.
     settings: how agreement was measured.
-    preprocessing: how the maps were made, in a line.
-    confidence: of the interval over images.
-    resamples: of the bootstrap over images.
+    preprocessing: how the maps were made, in one line.
+    confidence: of the intervals over images.
+    resamples: number of bootstrap resamples over images.
 
   Returns:
-    A score by each of `MEASURES`. An image with too few participants is among
-    its undefined ones, and its name in the details.
+    A score for each of `MEASURES`. Images with too few participants count as
+    undefined and are listed in the details.
   """
-  left_out = sorted(row['image'] for row in rows if row['note'])
+  too_few = sorted(row['image'] for row in rows if row['note'])
   people = [row['participants'] for row in rows if not row['note']]
   details = {
     **dataclasses.asdict(settings),
@@ -398,7 +399,7 @@ def summarize(
       'mean': float(np.mean(people)) if people else math.nan,
       'most': max(people, default=0),
     },
-    'too_few_participants': left_out,
+    'too_few_participants': too_few,
   }
   return {
     name: scores.score(

@@ -1,8 +1,8 @@
-"""What is drawn in a folder of panels, and of what.
+"""Tracks the panels in a folder, so that only outdated ones are drawn again.
 
-`settings.json` holds the settings of the command, and for every panel its
-identity, its date and digests of its files. A panel of something else, or one
-that was edited, is moved to `earlier` and drawn again.
+`settings.json` contains the settings of the command and, for every panel, its
+identity, its date and digests of its files. A panel whose identity has changed,
+or that was edited, is moved to `earlier` and drawn again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +25,8 @@ class Folder:
   """A folder of panels.
 
   Attributes:
-    used: dates of panels that are there and current; 'unverified' for one
-      that was drawn before panels had identities.
+    used: dates of the existing panels that are current; 'unverified' for
+      panels that were drawn before panels had identities.
   """
 
   def __init__(
@@ -35,15 +35,16 @@ class Folder:
     settings: Mapping[str, Any],
     command: Callable[[dict[str, Any]], dict[str, Any]],
   ):
-    """Opens or begins a folder.
+    """Opens or creates a folder.
 
     Args:
       output_dir: the folder.
-      settings: of the command; must survive JSON.
-      command: reduces settings to what may not differ within a folder.
+      settings: of the command; must survive a round trip through JSON.
+      command: returns the part of settings that must be equal for all panels of
+        a folder.
 
     Raises:
-      ValueError: it is of another command.
+      ValueError: the folder was made with other settings.
     """
     self._folder = output_dir
     self._path = os.path.join(output_dir, SETTINGS)
@@ -51,21 +52,21 @@ class Folder:
     tf.io.gfile.makedirs(output_dir)
     with claims.locked(output_dir):
       before = self._read()
-      different = before and files.differences(
-        command(before), command(dict(settings))
-      )
-      if different:
-        raise ValueError(
-          f'{self._path} is of another command: '
-          f'{_in_words(different, before, settings)}. Choose another '
-          '--output_dir, or remove that one.'
+      if before:
+        files.require_equal(
+          self._path,
+          command(before),
+          command(dict(settings)),
+          'Choose another --output_dir, or remove this one.',
+          expected='the settings of the panels in this folder',
+          describe=lambda found: _in_words(found, before, settings),
         )
       self._is_old = bool(before) and _PANELS not in before
       if not before:
         files.write_json(self._path, {**settings, _PANELS: {}})
 
   def _read(self) -> dict[str, Any]:
-    """The settings; {} where there are none, or none that can be read."""
+    """Returns the stored settings; {} if there are none that can be read."""
     if not tf.io.gfile.exists(self._path):
       return {}
     try:
@@ -76,28 +77,27 @@ class Folder:
       pass
     kept = earlier.move(self._folder, [SETTINGS], 'damaged')
     tqdm.tqdm.write(
-      f'{self._path}: empty, cut off or of something else; '
-      f'expected settings of panels. It was moved to {kept}, and '
-      'the panels are drawn again.'
+      f'{self._path}: the file is damaged; expected settings of panels. It was '
+      f'moved to {kept}, and the panels are drawn again.'
     )
     return {}
 
   def is_current(self, panel: str, identity: Mapping[str, Any]) -> bool:
-    """Says whether a panel need not be drawn; moves it away otherwise.
+    """Checks whether a panel is up to date; moves it to `earlier` if not.
 
     Args:
-      panel: name of its file.
-      identity: of what it would show now.
+      panel: name of the panel's file.
+      identity: of the panel if it were drawn now.
 
     Returns:
-      Whether it is there, whole, and of just that.
+      Whether the panel exists, is unmodified and has this identity.
     """
-    there = tf.io.gfile.exists(os.path.join(self._folder, panel))
-    if self._is_old and there:
+    exists = tf.io.gfile.exists(os.path.join(self._folder, panel))
+    if self._is_old and exists:
       self.used.append('unverified')
       return True
     drawn = self._read().get(_PANELS, {}).get(panel)
-    if not drawn and not there:
+    if not drawn and not exists:
       return False
     try:
       reason = identity_lib.differences(drawn['identity'], identity)
@@ -108,26 +108,26 @@ class Folder:
       ]
       names, date = [panel, *drawn['files']], str(drawn['created'])
     except (AttributeError, KeyError, TypeError):
-      reason, changed = f'{SETTINGS} does not say of what it is', []
+      reason, changed = f'{SETTINGS} does not describe it', []
       names, date = [panel], 'unknown'
     if not reason and changed:
-      reason = f'{changed[0]} was changed or removed'
+      reason = f'{changed[0]} was edited or removed'
     if not reason:
       self.used.append(identity_lib.date(date))
       return True
     kept = earlier.move(self._folder, names, date)
     tqdm.tqdm.write(
-      f'{panel} is drawn again: {reason}. What was there is kept in {kept}.'
+      f'{panel} is drawn again: {reason}. The earlier files are in {kept}.'
     )
     return False
 
   def add(self, panel: str, identity: Mapping[str, Any], names: Sequence[str]):
-    """Notes a panel that was drawn.
+    """Records a panel that was drawn.
 
     Args:
-      panel: name of its file.
-      identity: of what it shows.
-      names: of all files that belong to it, below the folder.
+      panel: name of the panel's file.
+      identity: of the panel.
+      names: paths below the folder of all files that belong to the panel.
     """
     with claims.locked(self._folder):
       settings = self._read()
@@ -151,7 +151,7 @@ def _in_words(
   before: Mapping[str, Any],
   settings: Mapping[str, Any],
 ) -> str:
-  """Names what differs between commands, and which images do."""
+  """Describes the differences, including which images were added or removed."""
   different = dict(different)
   count = different.pop('images_found', None)
   parts = []
@@ -162,13 +162,13 @@ def _in_words(
     # Settings written before they held the names have none to compare.
     known = changes if before.get('names') else {}
     parts = [
-      'the images are others ('
+      'the images have changed ('
       + (
         files.changed_names(known)
         if known
         else f'{count[0]} before, {count[1]} now'
         if count
-        else 'as many, with other names'
+        else 'equally many, with other names'
       )
       + ')'
     ]
@@ -176,13 +176,13 @@ def _in_words(
 
 
 def origin(used: Sequence[str]) -> str:
-  """Says where panels are from that were not drawn now.
+  """Describes the panels that were not drawn by this run.
 
   Args:
-    used: of a `Folder`.
+    used: the attribute of a `Folder`.
 
   Returns:
-    A sentence; '' where there are none.
+    One or two sentences, or ''.
   """
   dates = sorted({*used} - {'unverified'})
   parts = []
@@ -195,8 +195,8 @@ def origin(used: Sequence[str]) -> str:
     )
   if 'unverified' in used:
     parts.append(
-      f'{used.count("unverified")} of the panels are from an earlier run and '
-      'unverified: drawn before panels recorded what they show. Remove the '
-      'folder, or choose another one, to draw them anew.'
+      f'{used.count("unverified")} of the panels are from an earlier version '
+      'and unverified, because their identities were not recorded. Remove the '
+      'folder, or choose another one, to draw them again.'
     )
   return ' '.join(parts)

@@ -1,11 +1,16 @@
-"""Explainers: where a network looks, by one of several definitions.
+"""Explainers: saliency maps by several definitions.
 
-An explainer is a plain callable `explainer(images, labels) -> maps`: images
-(B, H, W, 3) float32 as the network takes them, labels (B, C) float32, one-hot,
-maps (B, H, W). Those below are made of a function `gradients(images, labels)`,
-numpy in and out, that returns d(sum_c labels[b, c] * f_c(x_b)) / dx_b,
-(B, H, W, 3), of a network f in inference mode; TensorFlow and PyTorch networks
-share them. No more than one batch of images and of gradients is held at a time.
+An explainer is a callable `explainer(images, labels) -> maps` with images
+(B, H, W, 3), float32, preprocessed for the network; labels (B, C), float32,
+one-hot; and maps (B, H, W). The functions of this module make an explainer from
+`gradients(images, labels)`, a function of NumPy arrays that returns
+d(sum_c labels[b, c] * f_c(x_b)) / dx_b, (B, H, W, 3), of a network f in
+inference mode. They are the same for TensorFlow and PyTorch networks, and keep
+at most one batch of images and gradients in memory.
+
+  adapter = spec.build('keras_app:ResNet50V2')
+  explainer = explainers.get('smoothgrad', adapter.gradients, samples=25)
+  maps = explainers.explain(explainer, inputs, labels)
 """
 
 from collections.abc import Callable
@@ -21,8 +26,8 @@ from official_ext.harmonization.ops import saliency
 Explainer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Gradients = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-# The sum over channels keeps what an attribution says of a pixel: its share in
-# the score. The others are those of saliency maps.
+# The sum over channels preserves a pixel's share of the score. The other
+# reductions are those of saliency maps.
 _REDUCTIONS = {'sum': lambda g: g.sum(-1), **saliency.REDUCTIONS}
 
 
@@ -34,21 +39,18 @@ def _reduce(values: np.ndarray, reduction: str) -> np.ndarray:
 
 def _at_least(name: str, value: float, least: float):
   if not value >= least:
-    raise ValueError(f'{name} is {value}: give at least {least}.')
+    raise ValueError(f'{name} is {value}; expected at least {least}.')
 
 
 def gradient(gradients: Gradients, *, reduction: str = 'abs_max') -> Explainer:
-  """The gradient; by default the released evaluation map.
+  """Returns the gradient explainer; by default the released evaluation map.
 
   Simonyan et al., "Deep Inside Convolutional Networks", 2013: the largest
   magnitude over channels.
 
   Args:
-    gradients: of the class scores, see above.
+    gradients: see the top of this module, as in all functions below.
     reduction: over channels: 'abs_max', 'abs_mean', 'signed_mean' or 'sum'.
-
-  Returns:
-    The explainer.
   """
 
   def explainer(images, labels):
@@ -58,31 +60,21 @@ def gradient(gradients: Gradients, *, reduction: str = 'abs_max') -> Explainer:
 
 
 def training_map(gradients: Gradients) -> Explainer:
-  """The map that the harmonization loss sees: the mean of the signed gradient.
-
-  Args:
-    gradients: of the class scores, see above.
-
-  Returns:
-    The explainer.
-  """
+  """Returns the explainer of the harmonization loss: the mean gradient."""
   return gradient(gradients, reduction='signed_mean')
 
 
 def gradient_x_input(
   gradients: Gradients, *, reduction: str = 'sum'
 ) -> Explainer:
-  """The gradient times the image.
+  """Returns the explainer gradient times image.
 
-  Shrikumar et al., "Not Just a Black Box", 2016. For a network that is linear
-  without a bias, the map sums to the score.
+  Shrikumar et al., "Not Just a Black Box", 2016. For a linear network without
+  bias the map sums to the score.
 
   Args:
-    gradients: of the class scores, see above.
-    reduction: over channels, as of `gradient`.
-
-  Returns:
-    The explainer.
+    gradients: see the top of this module.
+    reduction: as in `gradient`.
   """
 
   def explainer(images, labels):
@@ -99,26 +91,23 @@ def smoothgrad(
   seed: int = 0,
   reduction: str = 'abs_max',
 ) -> Explainer:
-  """The mean of the gradients of noisy copies of the image.
+  """Returns the explainer that averages gradients of noisy copies of an image.
 
   Smilkov et al., "SmoothGrad: removing noise by adding noise", 2017, who
-  recommend 50 samples and noise of 0.1 to 0.2 of the input's range. The
-  gradients are averaged with their signs.
+  recommend 50 samples and noise of 0.1 to 0.2 of the input's range. The signed
+  gradients are averaged.
 
   Args:
-    gradients: of the class scores, see above.
-    samples: noisy copies of each image.
-    noise: standard deviation, as a part of the image's own range (its maximum
+    gradients: see the top of this module.
+    samples: number of noisy copies of each image.
+    noise: standard deviation as a fraction of the image's range (its maximum
       minus its minimum).
-    seed: of the noise. An image's noise depends on the seed and the image
-      alone, never on the batch it comes in.
-    reduction: over channels, as of `gradient`.
-
-  Returns:
-    The explainer.
+    seed: of the noise. The noise depends only on the seed and the image, not on
+      the batch.
+    reduction: as in `gradient`.
 
   Raises:
-    ValueError: there is no sample, or the noise is negative.
+    ValueError: samples is less than 1, or noise is negative.
   """
   _at_least('samples', samples, 1)
   _at_least('noise', noise, 0.0)
@@ -147,36 +136,34 @@ def integrated_gradients(
   baseline: float | np.ndarray = 0.0,
   reduction: str = 'sum',
 ) -> Explainer:
-  """The gradient along the straight path from a baseline, times the way.
+  """Returns the explainer that integrates gradients from a baseline.
 
-  Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017, by
-  the trapezoidal rule. Completeness: the map sums to the score of the image
-  minus that of the baseline, but for the error of the rule.
+  Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017: the
+  mean gradient on the straight path from a baseline to the image, by the
+  trapezoidal rule, times their difference. Completeness: up to the error of the
+  rule, the map sums to the score of the image minus that of the baseline.
 
   Args:
-    gradients: of the class scores, see above.
-    steps: intervals of the path; the gradient is taken at steps + 1 points.
-    baseline: a number, (3,) or (H, W, 3), in the units of the network's input:
-      0 is the mean colour where colours are standardized, not black.
-    reduction: over channels, as of `gradient`.
-
-  Returns:
-    The explainer.
+    gradients: see the top of this module.
+    steps: number of intervals; the gradient is computed at steps + 1 points.
+    baseline: a number, (3,) or (H, W, 3), in the units of the network's input.
+      For standardized inputs 0 is the mean colour, not black.
+    reduction: as in `gradient`.
 
   Raises:
-    ValueError: there is no step.
+    ValueError: steps is less than 1.
   """
   _at_least('steps', steps, 1)
   baseline = np.asarray(baseline, np.float32)
 
   def explainer(images, labels):
-    way = images - baseline
+    difference = images - baseline
     total = np.zeros(images.shape)
     for step in range(steps + 1):
       weight = (0.5 if step in (0, steps) else 1.0) / steps
       position = np.float32(step / steps)
-      total += weight * gradients(baseline + position * way, labels)
-    return _reduce(way * total, reduction)
+      total += weight * gradients(baseline + position * difference, labels)
+    return _reduce(difference * total, reduction)
 
   return explainer
 
@@ -191,18 +178,15 @@ EXPLAINERS = {
 
 
 def get(name: str, gradients: Gradients, **options: Any) -> Explainer:
-  """Makes a built-in explainer.
+  """Returns a built-in explainer.
 
   Args:
     name: one of `EXPLAINERS`.
-    gradients: of the class scores, see above.
-    **options: of that explainer.
-
-  Returns:
-    The explainer.
+    gradients: see the top of this module.
+    **options: keyword arguments of that function.
 
   Raises:
-    ValueError: there is none of this name.
+    ValueError: the name is unknown.
   """
   choices.require('explainer', name, EXPLAINERS)
   return EXPLAINERS[name](gradients, **options)
@@ -231,9 +215,8 @@ def explain(
     maps = maps[..., 0]
   if maps.shape != expected:
     raise ValueError(
-      f'The explainer returned maps of shape {maps.shape} for '
-      f'images of {images.shape}: {expected} is expected, one '
-      'value per pixel.'
+      f'The explainer returned maps of shape {maps.shape} for images of '
+      f'shape {images.shape}; expected {expected}, one value per pixel.'
     )
   return maps
 
@@ -241,20 +224,20 @@ def explain(
 def score_operator(
   logits: Callable[[np.ndarray], np.ndarray], gradients: Gradients
 ) -> Callable[..., tf.Tensor]:
-  """Lets TensorFlow differentiate the score of a network it knows nothing of.
+  """Returns an operator by which xplique explains any network.
 
-  What this returns is an `operator` as xplique's explainers take it, so that
-  those that differentiate the score by the image alone work on every network,
-  PyTorch's included.
+  xplique's explainers accept an `operator(model, images, labels)` that computes
+  the scores to differentiate. Through this operator, those that only need the
+  gradient with respect to the image work for every network, also PyTorch's.
 
   Args:
-    logits: from images (B, H, W, 3) to (B, C), numpy in and out, float32.
-    gradients: of the class scores, see above.
+    logits: function of NumPy arrays from images (B, H, W, 3) to float32 (B, C).
+    gradients: see the top of this module.
 
   Returns:
-    A function of a model, which is not looked at, of images (B, H, W, 3) and
-    labels (B, C): the scores sum_c labels[b, c] * f_c(x_b), a float32 `Tensor`
-    (B,), which can be differentiated once by the images.
+    A function of a model, which it ignores, images (B, H, W, 3) and labels
+    (B, C). It returns the scores sum_c labels[b, c] * f_c(x_b), a float32
+    `Tensor` (B,) that can be differentiated once with respect to the images.
   """
 
   def scores(images, labels):

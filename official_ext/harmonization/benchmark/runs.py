@@ -1,4 +1,4 @@
-"""Finished (or unfinished) runs of the training driver, opened again."""
+"""Opens the runs of the training driver, finished or not."""
 
 import os
 
@@ -20,20 +20,20 @@ from official_ext.harmonization.configs import (
 
 
 def load_config(model_dir: str) -> cfg.ExperimentConfig:
-  """Reads the configuration that a run was started with.
+  """Reads the configuration of a run.
 
   Args:
-    model_dir: the run's folder, with its `params.yaml`.
+    model_dir: folder of the run, with its `params.yaml`.
 
   Returns:
-    The experiment, its task a `HarmonizedImageClassificationTask`.
+    The experiment, whose task is a `HarmonizedImageClassificationTask`.
 
   Raises:
-    FileNotFoundError: there is no `params.yaml`.
-    ValueError: it is damaged, or of another task.
+    FileNotFoundError: `params.yaml` is missing.
+    ValueError: `params.yaml` is damaged, or describes another task.
   """
   settings, problems = run_folder.read_settings(model_dir), []
-  # MaxViT has a model configuration of its own.
+  # MaxViT has a separate model configuration in Model Garden.
   for task in (
     exp_cfg.HarmonizedImageClassificationTask(),
     exp_factory.get_exp_config('harmonized_maxvit_imagenet').task,
@@ -48,7 +48,7 @@ def load_config(model_dir: str) -> cfg.ExperimentConfig:
       problems.append(' '.join(str(e).split()))
   raise ValueError(
     f'{os.path.join(model_dir, run_folder.PARAMS)} is not the configuration '
-    f'of an image-classification run: {problems[0]}'
+    f'of an image-classification run ({problems[0]}). Name the folder of one.'
   )
 
 
@@ -56,28 +56,30 @@ def find_checkpoint(model_dir: str, checkpoint: str = '') -> str:
   """Finds the checkpoint of a run.
 
   Args:
-    model_dir: the run's folder.
-    checkpoint: a checkpoint's path without its ending, or a folder that holds
-      some; relative ones are in the run's folder. Left out, that folder.
+    model_dir: folder of the run.
+    checkpoint: path of a checkpoint without its ending, or of a folder of
+      checkpoints; a relative path is below the run's folder. By default the
+      run's folder.
 
   Returns:
-    The path of the checkpoint, or of the folder's last.
+    The path of the checkpoint; for a folder, of its last one.
 
   Raises:
-    FileNotFoundError: there is none.
+    FileNotFoundError: there is no checkpoint.
   """
   path = os.path.join(model_dir, checkpoint)
   if tf.io.gfile.isdir(path):
     found = tf.train.latest_checkpoint(path)
     if not found:
-      # The host's best checkpoint stands without the list of checkpoints.
+      # Model Garden writes its best checkpoint without the index file
+      # "checkpoint" that latest_checkpoint reads.
       indices = tf.io.gfile.glob(os.path.join(path, '*.index'))
       found = indices[0][: -len('.index')] if len(indices) == 1 else None
   else:
     found = path if tf.io.gfile.exists(f'{path}.index') else None
   if not found:
     raise FileNotFoundError(
-      f'{path} holds no checkpoint: train it first, or name one.'
+      f'{path} has no checkpoint; expected one. Train first, or name one.'
     )
   return found
 
@@ -87,10 +89,11 @@ class Run:
 
   Attributes:
     config: the experiment.
-    task: its task.
-    model: its network.
-    step: the checkpoint's global step.
-    averaged: whether the network has the moving averages of its weights.
+    task: a `HarmonizedImageClassificationTask`.
+    model: the network.
+    step: global step of the checkpoint.
+    averaged: whether the network currently has the moving averages of its
+      weights.
   """
 
   def __init__(
@@ -99,21 +102,21 @@ class Run:
     """Opens a run.
 
     Args:
-      model_dir: the run's folder.
-      checkpoint: as for `find_checkpoint`; the run's last if left out.
-      evaluate: whether `evaluate` will be called, for which the validation data
-        must be there.
+      model_dir: folder of the run.
+      checkpoint: as in `find_checkpoint`; the run's last by default.
+      evaluate: whether `evaluate` will be called, which needs the validation
+        data.
 
     Raises:
-      FileNotFoundError: there is no configuration, or no checkpoint.
-      ValueError: the configuration is not of image classification, or the
-        checkpoint not of its network.
+      FileNotFoundError: the configuration or the checkpoint is missing.
+      ValueError: the configuration is not one of image classification, or the
+        checkpoint belongs to another network.
     """
     self.config = load_config(model_dir)
     path = find_checkpoint(model_dir, checkpoint)
-    # Without a folder, nothing is written into that of the run.
+    # No logging_dir, so that the task writes nothing into the run's folder.
     self.task = task_factory.get_task(self.config.task)
-    # The host swaps averages in and out under a strategy alone.
+    # Model Garden swaps averages in and out only under a strategy.
     gpus = tf.config.list_logical_devices('GPU')
     self._strategy = tf.distribute.OneDeviceStrategy(
       'GPU:0' if gpus else 'CPU:0'
@@ -129,18 +132,19 @@ class Run:
         evaluate=evaluate,
       )
     try:
-      # Whatever does not match keeps its random initial value without a word.
+      # The assertion, because variables that do not match would silently keep
+      # their random initial values.
       tf.train.Checkpoint(model=self.model).restore(
         path
       ).expect_partial().assert_existing_objects_matched()
       self._trainer.checkpoint.restore(path).expect_partial()
     except (AssertionError, ValueError) as e:
       raise ValueError(
-        f'{path} is no checkpoint of the network in {model_dir}/params.yaml: '
-        f'{e}'
+        f'{path} is not a checkpoint of the network in '
+        f'{model_dir}/params.yaml: {e}'
       ) from None
     self.step = int(self._trainer.global_step.numpy())
-    # The host exports its best checkpoint while the averages are swapped in.
+    # Model Garden swaps the averages in before it exports a best checkpoint.
     best = self.config.trainer.best_checkpoint_export_subdir
     self.averaged = (
       self._has_averages()
@@ -149,7 +153,7 @@ class Run:
     )
 
   def _has_averages(self) -> bool:
-    # Under float16's loss scaling the host keeps none.
+    # With loss scaling for float16 Model Garden keeps no averages.
     return isinstance(
       self._trainer.optimizer, optimization.ExponentialMovingAverage
     )
@@ -159,21 +163,21 @@ class Run:
       self._trainer.optimizer.swap_weights()
 
   def use_averages(self, required: bool = False):
-    """Evaluates with moving averages of the weights, as the host does.
+    """Switches to moving averages of the weights, if the run has them.
 
-    `evaluate` does so on its own.
+    `evaluate` uses the averages, as Model Garden does, without this call.
 
     Args:
-      required: whether a run that has none is an error.
+      required: whether to raise if the run has no averages.
 
     Raises:
-      ValueError: it is.
+      ValueError: the run has no averages, and they are required.
     """
     if not self._has_averages():
       if required:
         raise ValueError(
-          'The run has no moving averages of its weights '
-          '(trainer.optimizer_config.ema).'
+          'trainer.optimizer_config.ema: the run has no moving averages of its '
+          'weights; expected some. Evaluate the weights themselves.'
         )
       return
     if not self.averaged:
@@ -181,8 +185,8 @@ class Run:
       self.averaged = True
 
   def evaluate(self) -> dict[str, float]:
-    """Returns the host's evaluation logs on all validation data."""
-    if self.averaged:  # The host swaps the averages in on its own.
+    """Returns Model Garden's evaluation logs on all validation data."""
+    if self.averaged:  # The trainer will swap the averages in by itself.
       self._swap()
     with self._strategy.scope():
       logs = self._trainer.evaluate(tf.constant(-1))
@@ -194,15 +198,18 @@ class Run:
       if not name.startswith('image/')
     }
 
-  def mapped_examples(self, count: int):
-    """Returns the first mapped validation images and their targets.
+  def examples_with_maps(self, count: int):
+    """Returns the first validation images with maps.
 
     Args:
-      count: how many, at most a batch.
+      count: number of images, at most a batch.
 
     Returns:
       Preprocessed images (n, H, W, 3), one-hot targets (n, classes) and human
       maps (n, H, W).
+
+    Raises:
+      ValueError: the validation data have no map.
     """
     params = self.config.task.validation_data
     for images, batch in self.task.build_inputs(params):
@@ -211,4 +218,7 @@ class Run:
           batch['labels'], self.config.task.model.num_classes
         )
         return images[:count], targets[:count], batch['heatmaps'][:count]
-    raise ValueError('task.mapped_validation_data holds no record.')
+    raise ValueError(
+      'task.mapped_validation_data.input_path matches no record; expected '
+      'images with maps. Check the path.'
+    )

@@ -13,7 +13,7 @@ _RESAMPLES = 4000
 
 
 def _images(animals, vehicles):
-  return accuracy_curves.Images(
+  return accuracy_curves.ExperimentImages(
     [(f'a{i}', 'animal') for i in range(animals)]
     + [(f'v{i}', 'vehicle') for i in range(vehicles)]
   )
@@ -50,13 +50,13 @@ class DrawTest(unittest.TestCase):
 
   def test_an_image_has_one_target(self):
     with self.assertRaisesRegex(ValueError, 'Image x'):
-      accuracy_curves.Images([('x', 'animal'), ('x', 'vehicle')])
+      accuracy_curves.ExperimentImages([('x', 'animal'), ('x', 'vehicle')])
 
 
 class ResampleTest(unittest.TestCase):
   def resample(self, images, trials, levels):
     rng = np.random.default_rng(0)
-    answers = accuracy_curves.Answers(trials, images, levels)
+    answers = accuracy_curves.ResponseCounts(trials, images, levels)
     return answers.resample(images.draw(_RESAMPLES, rng), rng)
 
   def test_spread_over_participants(self):
@@ -101,19 +101,19 @@ class ResampleTest(unittest.TestCase):
 class SplitHalfTest(unittest.TestCase):
   def test_equal_and_opposite_participants(self):
     images = _images(2, 2)
-    equal = accuracy_curves.Answers(
+    equal = accuracy_curves.ResponseCounts(
       _trials(images, 6, (0, 10), lambda p, image, level: level),
       images,
       (0, 10),
     )
     self.assertEqual(equal.split_half(psychometrics.l2, 0), 0.0)
-    opposite = accuracy_curves.Answers(
+    opposite = accuracy_curves.ResponseCounts(
       _trials(images, 2, (0, 10), lambda p, image, level: p), images, (0, 10)
     )
     self.assertAlmostEqual(
       opposite.split_half(psychometrics.l2, 0), math.sqrt(2)
     )
-    single = accuracy_curves.Answers(
+    single = accuracy_curves.ResponseCounts(
       _trials(images, 1, (0,), lambda *_: True), images, (0,)
     )
     self.assertTrue(math.isnan(single.split_half(psychometrics.l2, 0)))

@@ -448,7 +448,7 @@ class RuleTest(Case):
     whole = np.tile([False, True], 20)
     animals = images % 2 == 0
     logits = np.eye(20)[images] * 50.0
-    answers = decisions.readout(logits, images, animals, whole)
+    answers = decisions.linear_probe(logits, images, animals, whole)
     self.assertLess(np.mean(answers == animals), 0.8)
 
   def test_readout_refusals(self):
@@ -460,7 +460,7 @@ class RuleTest(Case):
     with self.assertRaisesRegex(ValueError, 'full_animal1.png'):
       self.evaluate(adapter, rule='readout', levels=[0])
     with self.assertRaisesRegex(ValueError, 'at least two'):
-      decisions.readout(
+      decisions.linear_probe(
         np.eye(2), np.arange(2), np.array([True, False]), np.array([True, True])
       )
 

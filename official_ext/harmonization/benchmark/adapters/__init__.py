@@ -1,1 +1,1 @@
-"""Networks of any origin behind one interface."""
+"""Adapters: networks of any framework behind one interface."""

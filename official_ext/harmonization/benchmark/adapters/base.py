@@ -1,8 +1,8 @@
-"""The interface that every evaluated network stands behind.
+"""The interface of every evaluated network.
 
 An adapter takes batches of images and returns logits and their gradients as
-NumPy arrays, so that protocols need not know what a network was written in.
-Its memory is bounded by the batch that it is given.
+NumPy arrays, so that protocols do not depend on the network's framework. It
+never holds more than one batch in memory.
 """
 
 import abc
@@ -15,22 +15,23 @@ import tensorflow as tf
 
 from official_ext.harmonization.benchmark.adapters import preprocessing
 
-# ImageNet's classes, and Model Garden's with a background class before them.
+# Classes of ImageNet, and of Model Garden, which adds a background class 0.
 IMAGENET_CLASSES = 1000
 _WITH_BACKGROUND = 1001
 
-# How far the sum of a row of probabilities may be from 1: at least, and in
-# units of the network's rounding error.
+# Tolerance for the sum of a row of probabilities: an absolute one, and one in
+# units of the network's rounding error. The larger one counts.
 _SUM_TOLERANCE, _SUM_ROUNDINGS = 1e-3, 10
 
-# How far an image's logits may differ, relative to the largest: between a batch
-# of one and a larger one, and between two times. Where numbers have fewer bits
-# than float32, results depend on how a batch is split: there, in units of what
-# rounding the pixels does (batch statistics did 8 times as much in bfloat16 and
-# 100 times as much in float16), and of the rounding error.
+# Tolerances, relative to the largest logit, for comparing one image's logits
+# between a batch of one and a larger batch, and between two calls. In float32
+# both are _DEPENDENCE. In 16 bits, results depend on how a batch is split, so
+# they are _PIXEL_ROUNDINGS times the effect of rounding the pixels (batch
+# statistics had 8 times that effect in bfloat16 and 100 times in float16), and
+# _ROUNDINGS rounding errors.
 _DEPENDENCE, _PIXEL_ROUNDINGS, _ROUNDINGS = 1e-4, 4, 4
-# Rounding errors of types of numbers. TensorFloat-32 is what GPUs may compute
-# with in place of float32.
+# Relative rounding errors by number type. GPUs may use TensorFloat-32 where
+# float32 is asked for.
 ROUNDING = {
   'float32': 2.0**-23,
   'tensor_float_32': 2.0**-11,
@@ -38,18 +39,22 @@ ROUNDING = {
   'bfloat16': 2.0**-7,
 }
 
-# Powers of two that scores are multiplied by, and gradients divided by, where
-# float16 would round small gradients to zero: the first whose gradients are
-# finite is taken, for each image.
+# Loss scaling for float16, which rounds small gradients to zero: scores are
+# multiplied, and gradients divided, by the first of these powers of two for
+# which an image's gradient is finite.
 _SCALES = (4096.0, 64.0, 1.0)
 
 
 class Unscorable(ValueError):
-  """A network that cannot be scored; its message says why."""
+  """A network that cannot be scored; the message says why."""
 
 
 def no_gradient(spec: str) -> Unscorable:
-  """Returns the error of a network whose logits ignore its images."""
+  """Returns the error for a network without gradients.
+
+  Args:
+    spec: the network's SPEC.
+  """
   return Unscorable(
     f'{spec}: its logits have no gradient with respect to the images; '
     'expected a differentiable network. Look for no_grad, inference_mode, '
@@ -60,11 +65,11 @@ def no_gradient(spec: str) -> Unscorable:
 def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Resizes whole images, bilinearly and without antialiasing.
 
-  This is how the release takes ClickMe's images to a network's input size
+  The release resizes ClickMe's images to a network's input size in this way
   (`harmonization` 0.0.9, `common/clickme_dataset.py`).
 
   Args:
-    images: (B, H, W, channels) or (H, W, channels), of any real type.
+    images: (B, H, W, channels) or (H, W, channels), of any real dtype.
     size: height and width.
 
   Returns:
@@ -74,16 +79,17 @@ def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 class Adapter(abc.ABC):
-  """A network that is evaluated.
+  """A network under evaluation.
 
   Attributes:
-    spec: what it was asked for by.
-    name: for tables.
-    input_size: height and width that it takes.
-    preprocessing: one line, to be recorded with every score.
-    num_classes: of its own output.
-    scored_classes: of the output that is scored: 1000 for 1000 or 1001
-      outputs, class 0 of 1001, the background, left out; else num_classes.
+    spec: the SPEC by which the user named the network.
+    name: the name shown in tables.
+    input_size: height and width of the images that the network takes.
+    preprocessing: one line, recorded with every score.
+    num_classes: number of the network's outputs.
+    scored_classes: number of classes that are scored. A network of 1001 outputs
+      is taken for a Model Garden network, whose background class 0 is dropped,
+      so that 1000 classes are scored; otherwise num_classes.
   """
 
   def __init__(
@@ -95,15 +101,17 @@ class Adapter(abc.ABC):
     *,
     assumed: bool = False,
   ):
-    """Describes the network; the subclass then calls `_probe`.
+    """Initializes the adapter.
+
+    A subclass calls this and then `_probe`, once its own fields are set.
 
     Args:
-      spec: as the attribute.
-      name: as the attribute.
-      input_size: as the attribute.
-      prepare: the preprocessing.
-      assumed: whether it is a guess, which its description then says, and a
-        warning.
+      spec: see the attribute.
+      name: see the attribute.
+      input_size: see the attribute.
+      prepare: the preprocessing of the pixels.
+      assumed: whether the preprocessing is a guess, which is then recorded in
+        the attribute `preprocessing` and logged as a warning.
     """
     self.spec = spec
     self.name = name
@@ -115,8 +123,8 @@ class Adapter(abc.ABC):
     )
     if assumed:
       logging.warning(
-        '%s does not say how it wants its pixels: preprocessing=%s is '
-        'assumed. A wrong one lowers every score; say which of %s it is.',
+        '%s: the preprocessing is unknown; assuming preprocessing=%s. A wrong '
+        'one lowers every score. Choose one of %s.',
         spec,
         prepare.name,
         ', '.join(preprocessing.NAMED),
@@ -125,79 +133,79 @@ class Adapter(abc.ABC):
 
   @abc.abstractmethod
   def _logits(self, inputs: np.ndarray) -> np.ndarray:
-    """Returns the network's own output, float32 (B, num_classes)."""
+    """Returns all logits of the network, float32 (B, num_classes)."""
 
   @abc.abstractmethod
   def _logits_and_gradients(
     self, inputs: np.ndarray, labels: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """As `logits_and_gradients`, for the network's own classes."""
+    """As `logits_and_gradients`, for all `num_classes` outputs."""
 
   @abc.abstractmethod
   def parameters(self) -> Iterator[np.ndarray]:
-    """Yields the network's weights in memory, always in the same order."""
+    """Yields the network's current weights, always in the same order."""
 
   def preprocess(self, images: np.ndarray) -> np.ndarray:
-    """Takes pixels to what the network takes.
+    """Converts pixels to the network's input.
 
     Args:
-      images: (B, h, w, 3) at `input_size`, RGB in 0..255, any real type.
+      images: (B, h, w, 3) at `input_size`, RGB in 0..255, any real dtype.
 
     Returns:
       float32 (B, h, w, 3).
 
     Raises:
-      ValueError: the shape is another.
+      ValueError: the images have another shape.
     """
     images = np.asarray(images, np.float32)
     self._check_shape(images)
     return self._prepare.apply(images)
 
   def logits(self, inputs: np.ndarray) -> np.ndarray:
-    """Returns logits.
+    """Computes the logits of the scored classes.
 
     Args:
-      inputs: float32 (B, h, w, 3), as `preprocess` returns them.
+      inputs: float32 (B, h, w, 3), from `preprocess`.
 
     Returns:
       float32 (B, scored_classes).
 
     Raises:
-      ValueError: the shape is another, the network fails, or a logit is not
-        finite.
+      ValueError: the inputs have another shape, the network fails, or a logit
+        is not finite.
     """
     self._check_shape(inputs)
     return self._scored(self._call(self._logits, inputs))
 
   def gradients(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns gradients alone; see `logits_and_gradients`."""
+    """Returns only the gradients of `logits_and_gradients`."""
     return self.logits_and_gradients(inputs, labels)[1]
 
   def logits_and_gradients(
     self, inputs: np.ndarray, labels: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns logits and the gradient of their labels' from one pass.
+    """Computes logits and gradients in one pass.
 
     Args:
-      inputs: float32 (B, h, w, 3), as `preprocess` returns them.
-      labels: (B, scored_classes), one-hot: what is differentiated is the sum
-        over classes of label times logit.
+      inputs: float32 (B, h, w, 3), from `preprocess`.
+      labels: (B, scored_classes), usually one-hot. The differentiated score is
+        the sum over classes of label times logit.
 
     Returns:
-      The logits, float32 (B, scored_classes), and the gradients with respect
-      to the inputs, float32 (B, h, w, 3). A gradient that is not finite is
-      returned as it is: a score of its map is then undefined.
+      The logits, float32 (B, scored_classes), and the gradients of the scores
+      with respect to the inputs, float32 (B, h, w, 3). Gradients that are not
+      finite are returned unchanged; the score of such a map is undefined.
 
     Raises:
-      ValueError: a shape is another, the network fails or has no gradient, or
-        a logit is not finite.
+      ValueError: a shape is wrong, the network fails or has no gradient, or a
+        logit is not finite.
     """
     self._check_shape(inputs)
     expected = (len(inputs), self.scored_classes)
     if labels.shape != expected:
       raise ValueError(
-        f'{self.name}: labels of shape {labels.shape}, where '
-        f'one-hot ones of shape {expected} are needed.'
+        f'{self.name}: the labels have shape {labels.shape}; expected one-hot '
+        f'labels of shape {expected}.'
       )
     background = self.num_classes - self.scored_classes
     own = np.pad(np.asarray(labels, np.float32), ((0, 0), (background, 0)))
@@ -207,7 +215,7 @@ class Adapter(abc.ABC):
   def _differentiate(
     self, inputs: np.ndarray, labels: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """As `_logits_and_gradients`, and float16 gradients do not underflow."""
+    """As `_logits_and_gradients`, with loss scaling for float16."""
     half = self._epsilon() == ROUNDING['float16']
     first, *others = _SCALES if half else (1.0,)
     logits, gradients = self._call(
@@ -227,7 +235,7 @@ class Adapter(abc.ABC):
     return logits, gradients
 
   def _refuse_no_gradient(self):
-    """Refuses a network whose gradients are zero for noise, too."""
+    """Raises if the gradients are zero for noise images as well."""
     inputs = self.preprocess(self._noise())
     labels = np.zeros((len(inputs), self.num_classes), np.float32)
     labels[:, -1] = 1
@@ -242,18 +250,18 @@ class Adapter(abc.ABC):
     return np.random.default_rng(0).uniform(0, 255, (2, *self.input_size, 3))
 
   def _epsilon(self) -> float:
-    """The relative rounding error of what the network computes with."""
+    """Returns the relative rounding error of the network's number type."""
     return ROUNDING['float32']
 
   def _call(self, function, *arrays: np.ndarray):
-    """Calls the network, whose errors are of many kinds."""
+    """Calls the network and turns its exceptions into `Unscorable`."""
     try:
       return function(*arrays)
     except (Unscorable, MemoryError):
       raise
     except Exception as e:
       lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-      if lines[:1] == ['in user code:']:  # AutoGraph's: the error comes last.
+      if lines[:1] == ['in user code:']:  # AutoGraph puts the error last.
         lines = lines[-1:]
       kind, message = type(e).__name__, lines[0] if lines else ''
       raise Unscorable(
@@ -266,23 +274,23 @@ class Adapter(abc.ABC):
     expected = (*self.input_size, 3)
     if images.ndim != 4 or images.shape[1:] != expected:
       raise ValueError(
-        f'{self.name}: images of shape {images.shape}, where '
-        f'(B, {", ".join(map(str, expected))}) is needed.'
+        f'{self.name}: the images have shape {images.shape}; expected '
+        f'(B, {", ".join(map(str, expected))}).'
       )
 
   def _scored(self, logits: np.ndarray) -> np.ndarray:
-    """Leaves the background out, and lets nothing through that is no logit."""
+    """Drops the background class; refuses logits that are not finite."""
     finite = np.isfinite(logits).all(axis=-1)
     if not finite.all():
       raise ValueError(
         f'{self.name} ({self.spec}): {np.sum(~finite)} of {len(logits)} '
-        'images have logits that are not finite: the weights are damaged, '
-        f'or the preprocessing ({self.preprocessing}) is wrong.'
+        'images have logits that are not finite; expected finite numbers. '
+        f'Check the weights and the preprocessing ({self.preprocessing}).'
       )
     return logits[:, self.num_classes - self.scored_classes :]
 
   def _probe(self):
-    """Learns the number of classes from noise, and refuses what has no logits.
+    """Determines the number of classes and checks the outputs, on noise.
 
     Raises:
       Unscorable: the output is not a matrix of logits, or an image's logits
@@ -292,13 +300,13 @@ class Adapter(abc.ABC):
     logits = self._call(self._logits, inputs)
     if logits.ndim != 2 or len(logits) != len(inputs):
       raise Unscorable(
-        f'{self.spec}: its output has shape {logits.shape}; expected one '
+        f'{self.spec}: the output has shape {logits.shape}; expected one '
         'logit for every image and class, (B, C).'
       )
     self.num_classes = logits.shape[-1]
     if self.num_classes < 2:
       raise Unscorable(
-        f'{self.spec}: its output is a single number for each image; '
+        f'{self.spec}: the output is a single number for each image; '
         'expected one logit for each of two or more classes. Give a network '
         'of two classes two outputs.'
       )
@@ -307,19 +315,19 @@ class Adapter(abc.ABC):
       if self.num_classes == _WITH_BACKGROUND
       else self.num_classes
     )
-    self._scored(logits)  # Are they finite?
+    self._scored(logits)  # Raises if a logit is not finite.
     self._refuse_probabilities(logits)
     self._check_independence(inputs, logits)
 
   def _last_operation(self) -> str:
-    """Names what squashes the logits at the network's end, if that is seen."""
+    """Names the function that squashes the logits; '' if none is found."""
     return ''
 
   def _refuse_probabilities(self, logits: np.ndarray):
-    """Refuses probabilities and their logarithms.
+    """Refuses outputs that are probabilities or their logarithms.
 
     Args:
-      logits: what the network gave for noise.
+      logits: outputs for noise images, (B, num_classes).
     """
     highest = logits.max(axis=-1, keepdims=True)
     log_sums = highest[:, 0] + np.log(np.exp(logits - highest).sum(axis=-1))
@@ -343,18 +351,18 @@ class Adapter(abc.ABC):
     else:
       return
     raise Unscorable(
-      f'{self.spec}: its output is {found}; expected logits, because the '
-      'gradient of what is squashed vanishes where the network is sure. Save '
+      f'{self.spec}: the output is {found}; expected logits, because the '
+      'gradient of a probability vanishes where the network is sure. Save '
       f'the network without its {re.sub("^log of ", "", last)}'
       f'{"" if last else "softmax or sigmoid"}.'
     )
 
   def _check_independence(self, inputs: np.ndarray, logits: np.ndarray):
-    """Refuses networks whose scores would depend on the batch.
+    """Refuses networks whose logits depend on the batch or on chance.
 
     Args:
       inputs: preprocessed images.
-      logits: of the images, from one batch.
+      logits: their logits, computed in one batch.
     """
     largest = max(np.abs(logits).max(), np.finfo(np.float32).tiny)
 
@@ -367,9 +375,9 @@ class Adapter(abc.ABC):
     noise = difference(inputs)
     if not noise <= max(_DEPENDENCE, rounded * _ROUNDINGS * epsilon):
       raise Unscorable(
-        f'{self.spec}: the same images get other logits when they are shown '
-        'again; expected the same. Turn off what is random in the network, '
-        'such as dropout that stays on in evaluation mode.'
+        f'{self.spec}: two passes over the same images give different logits; '
+        'expected equal ones. Turn off randomness in the network, such as '
+        'dropout that stays on in evaluation mode.'
       )
     if rounded:
       signs = np.random.default_rng(1).choice([-1, 1], inputs.shape)
@@ -380,13 +388,13 @@ class Adapter(abc.ABC):
           for e in (epsilon, -epsilon)
         ),
       )
-    alone = difference(inputs[:1])
-    if not alone <= max(
+    single = difference(inputs[:1])
+    if not single <= max(
       _DEPENDENCE, rounded * epsilon, rounded * _PIXEL_ROUNDINGS * noise
     ):
       raise Unscorable(
-        f'{self.spec}: the logits of an image differ by {alone:.2g} of the '
-        'largest between a batch of one and a batch of two; expected the '
-        'same. Some layer uses statistics of the batch: put batch '
+        f'{self.spec}: the logits of an image differ by {single:.2g} of the '
+        'largest logit between a batch of one and a batch of two; expected '
+        'equal ones. A layer uses statistics of the batch: put batch '
         'normalization into evaluation mode.'
       )

@@ -1,4 +1,4 @@
-"""What a TensorFlow graph shows of a network: its end, and its precision."""
+"""Finds activations, precision and preprocessing in a TensorFlow graph."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
-# Operations that only hand on, cast or arrange numbers of their first input.
+# Operations that only pass on, cast or rearrange their first input.
 _TRANSPARENT = (
   'Identity',
   'IdentityN',
@@ -23,7 +23,7 @@ _TRANSPARENT = (
   'GatherV2',
   'Mean',
 )
-# Functions of single numbers: what goes in squashed comes out squashed.
+# Elementwise functions: if their input is squashed, so is their output.
 _ELEMENTWISE = (
   'Add',
   'AddN',
@@ -44,7 +44,7 @@ _ELEMENTWISE = (
 _LOGARITHMS = ('Log', 'Log1p')
 _JOINING = ('ConcatV2', 'Pack')
 _CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
-# Operations whose second input is weights.
+# Operations whose second input is a weight.
 _WEIGHTED = (
   'BatchMatMulV2',
   'Conv2D',
@@ -67,7 +67,7 @@ _SQUASHING = {
 
 
 def _body(op: tf.Operation):
-  """Returns the graph of the function that an operation calls."""
+  """Returns the graph of the function that an operation calls, if known."""
   name = op.get_attr('f').name
   for graph in _outwards(op.graph):
     function = graph._functions.get(name)
@@ -77,29 +77,36 @@ def _body(op: tf.Operation):
 
 
 def _outwards(graph) -> Iterator[tf.Graph]:
+  """Yields a graph and those around it, from the inside out."""
   while graph is not None:
     yield graph
     graph = getattr(graph, 'outer_graph', None)
 
 
 def last_operation(function) -> str:
-  """Names what squashes the logits at the end of a traced function.
+  """Names the function that squashes the logits at the end of a graph.
 
-  The way back from the output ends at the last weights, and leads through
-  operations that have none and act on single numbers, such as a scaling.
+  The search starts at the output, passes through elementwise operations without
+  weights, such as a scaling, and ends at the last weights.
 
   Args:
     function: a concrete function of one output.
 
   Returns:
     'softmax', 'sigmoid', 'tanh', 'hard_sigmoid' or the like, 'log_softmax',
-    'log_sigmoid', 'log of softmax', 'log of sigmoid', or nothing.
+    'log_sigmoid', 'log of softmax', 'log of sigmoid', or ''.
   """
   return _squashing(tf.nest.flatten(function.structured_outputs)[0], [])
 
 
 def _squashing(tensor: tf.Tensor, calls: list) -> str:
-  """As `last_operation`; `calls` are those that lead to the tensor's graph."""
+  """As `last_operation`, for a tensor.
+
+  Args:
+    tensor: in a graph that may be the body of a function.
+    calls: operations that call the functions around the tensor, outermost
+      first.
+  """
   op = tensor.op
   if op.type in _SQUASHING:
     return _SQUASHING[op.type]
@@ -113,7 +120,7 @@ def _squashing(tensor: tf.Tensor, calls: list) -> str:
       else _squashing(graph.outputs[tensor.value_index], calls + [op])
     )
   if op.type in ('Placeholder', 'Arg') and calls:
-    # An input of the function: continue where the function is called.
+    # The tensor is an input of the function; continue at the function's call.
     index = _argument(op)
     return (
       '' if index is None else _squashing(calls[-1].inputs[index], calls[:-1])
@@ -124,12 +131,13 @@ def _squashing(tensor: tf.Tensor, calls: list) -> str:
   if op.type in _LOGARITHMS:
     below = _squashing(op.inputs[0], calls)
     return f'log of {below}' if below and 'log' not in below else below
-  if op.type in _JOINING:  # Every part is the output of some classes.
+  if op.type in _JOINING:  # Each part holds the outputs of some classes.
     return next(filter(None, (_squashing(t, calls) for t in op.inputs)), '')
   if op.type not in _ELEMENTWISE:
     return ''
   varying = [t for t in op.inputs if not _is_constant(t, calls)]
-  # A gate times its features is not squashed, nor is a sum with logits.
+  # All inputs must be squashed: features times a gate are not, nor is a sum
+  # with logits.
   below = ''
   for part in varying:
     below = _squashing(part, calls)
@@ -139,14 +147,17 @@ def _squashing(tensor: tf.Tensor, calls: list) -> str:
 
 
 def _is_constant(tensor: tf.Tensor, calls: list) -> bool:
-  """Whether it is a constant, or the logarithm or cast of one."""
+  """Whether a tensor is a constant, or the logarithm or cast of one."""
   while tensor.op.type in _LOGARITHMS + ('Cast', 'Identity'):
     tensor = tensor.op.inputs[0]
   return _constant(tensor, calls) is not None
 
 
 def _constant(tensor: tf.Tensor, calls: list) -> np.ndarray | None:
-  """Returns the value of a constant, which a function may have as an input."""
+  """Returns the value of a constant; None if the tensor is not constant.
+
+  A constant may reach the body of a function as an input or by capture.
+  """
   while tensor.op.type in ('Placeholder', 'Arg') and calls:
     index = _argument(tensor.op)
     if index is None:
@@ -162,7 +173,7 @@ def _constant(tensor: tf.Tensor, calls: list) -> np.ndarray | None:
 
 
 def _is_clip(op: tf.Operation, calls: list) -> bool:
-  """Whether an operation ends a clip to 0..1, as a hard sigmoid's."""
+  """Whether an operation is the end of a clip to 0..1 (a hard sigmoid)."""
   bounds = {}
   if op.type == 'ClipByValue':
     bounds = dict(
@@ -186,13 +197,14 @@ def _is_clip(op: tf.Operation, calls: list) -> bool:
 
 
 def _skip(tensor: tf.Tensor) -> tf.Tensor:
+  """Returns the tensor before transparent operations."""
   while tensor.op.type in _TRANSPARENT:
     tensor = tensor.op.inputs[0]
   return tensor
 
 
 def _argument(op: tf.Operation) -> int | None:
-  """Returns which input of its function an operation is."""
+  """Returns the index of the function input that an operation represents."""
   for i, tensor in enumerate(op.graph.inputs):
     if tensor.op is op:
       return i
@@ -200,14 +212,14 @@ def _argument(op: tf.Operation) -> int | None:
 
 
 def narrowest_type(function) -> str:
-  """Names the least precise type of numbers that a function computes with.
+  """Returns the name of the least precise dtype that a function uses.
 
   Args:
     function: a concrete function.
 
   Returns:
-    'bfloat16', 'float16', 'float32', or, where a GPU may use it for float32,
-    'tensor_float_32'.
+    'bfloat16', 'float16', 'float32'; or 'tensor_float_32' if a GPU may use it
+    in place of float32.
   """
   definition = function.graph.as_graph_def()
   nodes = list(definition.node)
@@ -231,28 +243,28 @@ def narrowest_type(function) -> str:
 
 
 def first_inputs(function, images: np.ndarray) -> np.ndarray | None:
-  """Returns what the first operation of weights is given.
+  """Returns the input of the first operation with weights.
 
   Args:
     function: a concrete function of one batch of images.
     images: float32 (B, height, width, 3).
 
   Returns:
-    Its first input, float32; None if there is no such operation.
+    The input for these images, float32; None if no operation has weights.
   """
   flat = convert_to_constants.convert_variables_to_constants_v2(
     function, lower_control_flow=False
   )
   (image,) = flat.inputs
   reached = {image.op.name}
-  # In the order in which they were added, inputs come before what uses them.
+  # Operations are listed after their inputs.
   for op in flat.graph.get_operations():
     if op.type not in _WEIGHTED:
       if any(tensor.op.name in reached for tensor in op.inputs):
         reached.add(op.name)
     elif op.inputs[0].op.name in reached:
       before = flat.prune(image, op.inputs[0])
-      # One by one, since some functions take one size of batches only.
+      # One image at a time, because some functions accept only one batch size.
       return np.concatenate(
         [
           tf.cast(

@@ -1,8 +1,9 @@
-"""`harmonized:NAME`: the seven harmonized networks that were released.
+"""`harmonized:NAME`: the seven released harmonized networks.
 
-Three files hold whole models; four hold weights alone, for networks of
-vit_keras and keras_cv_attention_models (`harmonization` 0.0.9, `models/`). All
-take 224x224 pixels and ImageNet's mean and deviation, and give 1000 logits.
+Three of the released files contain complete models. Four contain only weights,
+for networks of vit_keras and keras_cv_attention_models (`harmonization` 0.0.9,
+`models/`). All take 224x224 pixels, standardized by ImageNet's mean and
+deviation, and return 1000 logits.
 """
 
 from collections.abc import Iterator
@@ -30,15 +31,19 @@ BASE_URL = 'https://storage.googleapis.com/serrelab/prj_harmonization/models'
 
 _PREPROCESSING = 'torch'
 _RETRIES, _TIMEOUT = 5, 60.0
-# EfficientNetB0 was built with a dropout whose noise shape may be open, as
-# that of Keras may be today.
+# EfficientNetB0 was saved with a dropout layer that accepts an open noise
+# shape, which Keras's layer does by now.
 _CUSTOM_OBJECTS = {'FixedDropout': tf_keras.layers.Dropout}
 _LEGACY = 'TF_USE_LEGACY_KERAS'
 
 
 @contextlib.contextmanager
 def _tensorflow_keras_2() -> Iterator[None]:
-  """While it lasts, `tensorflow.keras` is tf_keras and not Keras 3."""
+  """Replaces `tensorflow.keras` by tf_keras for the packages imported inside.
+
+  vit_keras is written for Keras 2, but imports `tensorflow.keras`, which is
+  Keras 3 in current TensorFlow.
+  """
   prefix, keras3, legacy = 'tensorflow.keras', tf.keras, os.environ.get(_LEGACY)
   others = {k: v for k, v in sys.modules.items() if k.startswith(prefix)}
   tf.keras = sys.modules[prefix] = tf_keras
@@ -56,13 +61,13 @@ def _tensorflow_keras_2() -> Iterator[None]:
 
 
 class Builder(NamedTuple):
-  """What builds the network that a file of weights is for.
+  """A function of another package that builds a network.
 
   Attributes:
-    package: as pip knows it.
-    module: that holds the function.
-    function: its name.
-    options: of the function.
+    package: requirement for pip.
+    module: name of the module that defines the function.
+    function: name of the function.
+    options: its keyword arguments.
   """
 
   package: str
@@ -74,10 +79,10 @@ class Builder(NamedTuple):
     """Builds the network, with random weights.
 
     Args:
-      spec: as the user wrote it, for errors.
+      spec: the SPEC, for error messages.
 
     Returns:
-      A model of tf_keras, or of Keras 3 where the package is written for that.
+      A model of tf_keras, or of Keras 3 if the package is written for that.
 
     Raises:
       ImportError: the package is not installed.
@@ -88,8 +93,9 @@ class Builder(NamedTuple):
         return getattr(module, self.function)(**self.options)
     except ImportError as e:
       raise ImportError(
-        f'{spec}: its file holds weights alone, and {self.package} builds '
-        f"the network: pip install '{self.package}' ({e})."
+        f'{spec}: the released file contains only weights; expected the '
+        f'package {self.package} to build the network ({e}). Run '
+        f"pip install '{self.package}'."
       ) from e
 
 
@@ -102,7 +108,7 @@ def _kecam(module: str, function: str, **options) -> Builder:
   )
 
 
-# Names to builders; None where the file holds a whole model.
+# Builders by name; None if the released file is a complete model.
 NETWORKS = {
   'vgg16': None,
   'resnet50v2': None,
@@ -126,16 +132,16 @@ NETWORKS = {
 
 
 def _read_hdf5(path: str) -> tuple[int, str]:
-  """Says whether a file is whole HDF5, as `http_shard.Shard` asks."""
+  """Checks a file for `http_shard.Shard`: (records, problem or '')."""
   try:
     with h5py.File(path, 'r'):
       return 1, ''
-  except OSError as e:  # HDF5 knows how long it should be.
-    return 0, f'no whole HDF5 file: {e}'
+  except OSError as e:  # HDF5 stores its own length.
+    return 0, f'not a complete HDF5 file: {e}'
 
 
 def cache_dir() -> str:
-  """Returns the folder that weights are downloaded to."""
+  """Returns the folder for downloaded weights."""
   home = os.path.join(os.path.expanduser('~'), '.cache')
   return os.path.join(
     os.environ.get('XDG_CACHE_HOME') or home, 'harmonization', 'models'
@@ -143,17 +149,17 @@ def cache_dir() -> str:
 
 
 def fetch(name: str) -> str:
-  """Downloads released weights, unless they are there.
+  """Downloads released weights, unless they have been downloaded before.
 
   Args:
-    name: of the network.
+    name: a key of `NETWORKS`.
 
   Returns:
-    The path of the file, which is whole: a download is checked, goes on where
-    it was, and stands under its name only at its end.
+    The path of the complete file. An interrupted download resumes, and the file
+    is renamed into place after it has been checked.
 
   Raises:
-    http_shard.DownloadError: they cannot be had.
+    http_shard.DownloadError: the download failed.
   """
   file = f'{name}_harmonized.h5'
   path = os.path.join(cache_dir(), file)
@@ -180,12 +186,12 @@ def fetch(name: str) -> str:
 
 
 def _fetched(spec: str, name: str) -> str:
-  """Fetches weights for a SPEC."""
+  """As `fetch`, with an error that names the SPEC."""
   try:
     return fetch(name)
   except http_shard.DownloadError as e:
     raise ConnectionError(
-      f'{spec}: {e}. Where the file is here already, write ?weights=FILE.'
+      f'{spec}: {e}. If you have the file, name it with ?weights=FILE.'
     ) from e
 
 
@@ -200,25 +206,25 @@ def build(
   """Builds the adapter.
 
   Args:
-    spec: as the user wrote it.
-    target: the network's name, one of `NETWORKS`.
-    name: for tables; the network's, and that it is harmonized, by default.
-    weights: the file, where it is not to be downloaded.
-    preprocessing: its name, or itself. By default that of their training,
-      'torch'.
+    spec: the SPEC, for error messages.
+    target: a key of `NETWORKS`.
+    name: for tables; '<target> (harmonized)' by default.
+    weights: path of the file; downloaded by default.
+    preprocessing: a name or a `Preprocessing`; 'torch' by default, with which
+      the networks were trained.
 
   Returns:
     The adapter.
 
   Raises:
-    FileNotFoundError: the file is not there.
-    ConnectionError: it cannot be downloaded.
+    FileNotFoundError: the file does not exist.
+    ConnectionError: the file cannot be downloaded.
     ImportError: the package that builds the network is not installed.
-    ValueError: there is no such network, or the file is not of it.
+    ValueError: the network is unknown, or the file does not fit it.
   """
   choices.require(f'{spec}: the harmonized network', target, NETWORKS)
   builder = NETWORKS[target]
-  # A package that is missing is told before the download.
+  # Before the download, so that a missing package is reported first.
   model = builder and builder(spec)
   path = resources.working_path(weights) if weights else _fetched(spec, target)
   if not os.path.exists(path):
@@ -230,7 +236,7 @@ def build(
       model.load_weights(path)
     except (OSError, ValueError) as e:
       raise ValueError(
-        f'{spec}: {path} holds no weights of this network: {e}'
+        f'{spec}: {path} does not contain weights of this network: {e}'
       ) from e
   return keras_file.wrap(
     spec,

@@ -12,12 +12,12 @@ from official_ext.harmonization.benchmark.adapters import keras_models
 from official_ext.harmonization.benchmark.adapters import preprocessing as pre
 from official_ext.harmonization.benchmark.adapters import tensorflow_model
 
-# Values of `weights` that are no file.
+# Values of the option `weights` that do not name a file.
 _RELEASED, _RANDOM = 'imagenet', 'none'
 
 
 def names() -> list[str]:
-  """Returns the names of the networks that there are."""
+  """Returns the names of all networks of tf_keras.applications."""
   return sorted(
     name
     for name, value in vars(tf_keras.applications).items()
@@ -38,13 +38,13 @@ def build(
   """Builds the adapter.
 
   Args:
-    spec: as the user wrote it.
-    target: the network's name.
-    name: for tables; the network's by default.
-    weights: 'imagenet' (which Keras downloads), 'none' for random ones, or a
+    spec: the SPEC, for error messages.
+    target: name of the network.
+    name: for tables; the network's name by default.
+    weights: 'imagenet' (downloaded by Keras), 'none' for random weights, or a
       file of weights.
-    classes: of the network, where the weights are not 'imagenet'.
-    preprocessing: its name, or itself. By default the network's own
+    classes: number of classes, if the weights are not 'imagenet'.
+    preprocessing: a name or a `Preprocessing`. By default the network's own
       `preprocess_input`.
     input_size: height and width; the network's own by default.
 
@@ -52,8 +52,8 @@ def build(
     The adapter.
 
   Raises:
-    FileNotFoundError: the file of weights is not there.
-    ValueError: there is no such network, or the weights are not for it.
+    FileNotFoundError: the file of weights does not exist.
+    ValueError: the network is unknown, or the weights do not fit it.
   """
   choices.require(f'{spec}: the tf_keras.applications network', target, names())
   application = getattr(tf_keras.applications, target)
@@ -62,8 +62,7 @@ def build(
     if not tf.io.gfile.exists(weights):
       raise FileNotFoundError(f'{spec}: {weights} does not exist.')
   try:
-    # Released weights are for the layers before the activation, and load
-    # without it.
+    # The softmax has no weights, so released weights load without it.
     model = application(
       weights=None if weights == _RANDOM else weights,
       classes=classes,
@@ -71,7 +70,7 @@ def build(
       classifier_activation=None,
     )
   except Exception as e:
-    # A download that fails is no more than an Exception to Keras.
+    # Keras raises a bare Exception if a download fails.
     raise ValueError(f'{spec}: {e}') from e
   prepare = (
     pre.get(preprocessing)

@@ -1,4 +1,4 @@
-"""`keras:FILE`: a whole model in a .keras or .h5 file."""
+"""`keras:FILE`: a complete model in a .keras or .h5 file."""
 
 import os
 from typing import Any
@@ -23,20 +23,21 @@ def build(
   """Builds the adapter.
 
   Args:
-    spec: as the user wrote it.
+    spec: the SPEC, for error messages.
     target: path of the file.
-    name: for tables; the file's by default.
-    preprocessing: its name, or itself. By default what the layers before the
-      first weights show, else 'torch', with a warning.
-    input_size: height and width, where the model takes any.
-    output: which of the model's outputs; by default the only one, or 'logits'.
+    name: for tables; the file's name by default.
+    preprocessing: a name or a `Preprocessing`. By default it is recognized from
+      the layers before the first weights, or else 'torch' is assumed, with a
+      warning.
+    input_size: height and width, if the model accepts any.
+    output: name or index of the output; by default the only one, or 'logits'.
 
   Returns:
     The adapter.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: it is no classifier that can be scored.
+    FileNotFoundError: the file does not exist.
+    ValueError: the file is not a classifier of images, or it cannot be scored.
   """
   model = keras_models.load(resources.working_path(target))
   stem = os.path.splitext(os.path.basename(target))[0]
@@ -54,8 +55,8 @@ def wrap(
   """Makes an adapter of a Keras model.
 
   Args:
-    spec: as the user wrote it.
-    model: of either Keras.
+    spec: the SPEC, for error messages.
+    model: of tf_keras or Keras 3.
     name: for tables.
     chosen: the preprocessing, or None to recognize it.
     input_size: height and width, or None for the model's own.
@@ -65,7 +66,7 @@ def wrap(
     The adapter.
 
   Raises:
-    ValueError: it is no classifier of images that can be scored.
+    ValueError: the model is not a classifier of images, or cannot be scored.
   """
   size = keras_models.input_size(spec, model, input_size)
   model = keras_heads.with_logits(spec, model, size, output)

@@ -1,7 +1,7 @@
-"""The end of a Keras classifier: which output it is, and without its softmax.
+"""Chooses the output of a Keras classifier and removes its softmax.
 
-Models are taken apart by the graph that Keras keeps of symbolic tensors, which
-functional and Sequential models have, of tf_keras and of Keras 3.
+This uses the graph of symbolic tensors that Keras keeps for functional and
+Sequential models, in tf_keras and in Keras 3.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ import tf_keras
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import outputs
 
-# What a network's end squashes logits with, as a layer, an activation or an
-# operation, in lower case and without underscores.
+# Names of layers, activations and operations that squash logits, in lower case
+# and without underscores.
 _SQUASHING = (
   'softmax',
   'logsoftmax',
@@ -25,7 +25,7 @@ _SQUASHING = (
   'sparsemax',
   'sparsesigmoid',
 )
-# Layers that leave logits what they are, in evaluation mode.
+# Layers that do not change logits in evaluation mode.
 _TRANSPARENT = (
   'ActivityRegularization',
   'Dropout',
@@ -34,7 +34,7 @@ _TRANSPARENT = (
   'Identity',
   'Reshape',
 )
-# How close the squashed logits must be to what the model gave.
+# Absolute tolerance between the squashed logits and the model's output.
 _TOLERANCE = 1e-2
 
 
@@ -43,7 +43,8 @@ class _End(NamedTuple):
 
   Attributes:
     tensor: the logits.
-    squash: takes them to what the model gave; None if that is they.
+    squash: function from the logits to the model's output; None if the output
+      is the logits.
   """
 
   tensor: Any
@@ -51,16 +52,16 @@ class _End(NamedTuple):
 
 
 def _keras_of(model: Any):
-  """Returns the Keras that a model is of."""
+  """Returns the module, tf_keras or Keras 3, that a model belongs to."""
   if isinstance(model, tf_keras.layers.Layer):
     return tf_keras
-  import keras  # as the model's file
+  import keras  # Keras 3 has been imported already if a model belongs to it.
 
   return keras
 
 
 def _name(function: Any) -> str:
-  """Names an activation, which may be a function, a layer or a text."""
+  """Returns the normalized name of a function, a layer or a text."""
   name = (
     function
     if isinstance(function, str)
@@ -70,7 +71,7 @@ def _name(function: Any) -> str:
 
 
 def _operation(layer: Any) -> str:
-  """Names what a layer without weights, or an operation, computes."""
+  """Names the function of a layer without weights, or of an operation."""
   if type(layer).__name__ == 'TFOpLambda':
     return _name(layer.get_config()['function'])
   if type(layer).__name__ == 'Activation':
@@ -79,20 +80,20 @@ def _operation(layer: Any) -> str:
 
 
 def _without_activation(layer: Any, inputs: Any) -> Any:
-  """Applies a layer with its weights, and no activation, to a tensor."""
+  """Applies a copy of a layer, without its activation, to a tensor."""
   config = {
     **layer.get_config(),
     'activation': 'linear',
     'name': f'{layer.name}_logits',
   }
-  twin = type(layer).from_config(config)
-  result = twin(inputs)
-  twin.set_weights(layer.get_weights())
+  copy = type(layer).from_config(config)
+  result = copy(inputs)
+  copy.set_weights(layer.get_weights())
   return result
 
 
 def _end(keras: Any, tensor: Any) -> _End:
-  """Goes back from a symbolic tensor to the logits behind it."""
+  """Finds the logits from which a symbolic tensor is computed."""
   layer, node_index, index = tensor._keras_history
   node = layer._inbound_nodes[node_index]
   inputs = [
@@ -130,26 +131,26 @@ def _end(keras: Any, tensor: Any) -> _End:
 def with_logits(
   spec: str, model: Any, size: tuple[int, int], chosen: str | None = None
 ) -> Any:
-  """Returns a model of one output, without the softmax or sigmoid at its end.
+  """Returns a model with one output, without the softmax or sigmoid at its end.
 
   Args:
-    spec: as the user wrote it, for errors.
-    model: of either Keras, of one input; it is left as it is.
+    spec: the SPEC, for error messages.
+    model: of tf_keras or Keras 3, with one input; it is not modified.
     size: height and width of the images.
-    chosen: which of its outputs, by name or index, or nothing: the only one,
-      or 'logits'.
+    chosen: name or index of the output; None or '' for the only one, or else
+      'logits'.
 
   Returns:
     A model that shares the layers of the given one.
 
   Raises:
-    ValueError: there is no such output, or its end cannot be taken off.
+    ValueError: the output does not exist, or the softmax cannot be removed.
   """
   if not getattr(model, 'outputs', None):
-    return model  # Not made of a graph of layers.
+    return model  # A subclassed model has no graph of layers.
   names = list(getattr(model, 'output_names', [t.name for t in model.outputs]))
   structure = {
-    # A layer that is called twice gives two outputs its name.
+    # Two outputs have the same name if one layer was called twice.
     f'{name}.{i}' if names.count(name) > 1 else name: tensor
     for i, (name, tensor) in enumerate(zip(names, model.outputs))
   }
@@ -160,28 +161,27 @@ def with_logits(
   keras = _keras_of(model)
   try:
     end = _end(keras, tensor)
-    # Of one tensor each, even where the given model takes or gives a mapping.
+    # One tensor in and out, even if the given model uses mappings.
     result = keras.Model(model.inputs[0], end.tensor)
     if end.squash is None or _is_squashed(
       keras.Model(model.inputs[0], [tensor, end.tensor]), size, end.squash
     ):
       return result
-    reason = 'what it does differs'
-  except Exception as e:  # of many kinds
+    reason = 'the result differs'
+  except Exception as e:  # Keras raises errors of many types here.
     reason = f'{type(e).__name__}: {next(iter(str(e).splitlines()), "")}'
   raise base.Unscorable(
-    f'{spec}: what makes its output of logits cannot be taken off '
-    f'({reason}); expected logits. Save the network without its softmax or '
-    'sigmoid.'
+    f'{spec}: the function after the logits cannot be removed ({reason}); '
+    'expected logits. Save the network without its softmax or sigmoid.'
   )
 
 
 def _is_squashed(
   both: Any, size: tuple[int, int], squash: Callable[[Any], Any]
 ) -> bool:
-  """Checks that what was taken off is what made probabilities of logits."""
+  """Whether `squash` turns the logits into the model's original output."""
   noise = np.random.default_rng(0).uniform(-1, 1, (2, *size, 3))
   given, logits = both(noise.astype(np.float32), training=False)
-  # One image, so that nothing passes that ties those of a batch together.
+  # A single image, so that a function of the whole batch fails the check.
   again = tf.cast(squash(logits[:1]), tf.float32)
   return np.allclose(again, tf.cast(given[:1], tf.float32), atol=_TOLERANCE)

@@ -1,4 +1,4 @@
-"""Keras models, of Keras 2 (tf_keras) and of Keras 3: opening them."""
+"""Opens models of Keras 2 (tf_keras) and Keras 3."""
 
 from collections.abc import Mapping
 import importlib
@@ -15,20 +15,22 @@ import tf_keras
 from official_ext.harmonization.benchmark.adapters import keras_safety
 from official_ext.harmonization.benchmark.adapters import sizes
 
-# Layers whose weights are statistics of pixels.
+# Layers whose weights are statistics of the pixels, not learned.
 _STATISTICS = ('Normalization',)
-# Keras's layers that it does not find in HDF5, in tf_keras and in Keras 3.
+# Layers of tf_keras and Keras 3 that are not registered, so that loading HDF5
+# files needs them as custom objects.
 _OWN_LAYERS = {
   'applications.convnext': ('LayerScale', 'StochasticDepth'),
   'applications.inception_resnet_v2': ('CustomScaleLayer',),
 }
-# No more of what Keras says of a file that it cannot open.
+# Characters of Keras's error messages that are quoted.
 _MAX_MESSAGE = 300
 
 
 def _saved_config(path: str) -> tuple[dict[str, Any], str]:
-  """Reads a file's configuration and the version of Keras that wrote it."""
-  # As Keras decides: what is read here must be what it opens.
+  """Reads a model's configuration and the version of Keras that wrote it."""
+  # The same condition as in Keras, so that the configuration that is checked is
+  # the one that Keras will load.
   if path.endswith('.keras') and zipfile.is_zipfile(path):
     try:
       with zipfile.ZipFile(path) as archive:
@@ -38,7 +40,8 @@ def _saved_config(path: str) -> tuple[dict[str, Any], str]:
         )
     except (AttributeError, KeyError, ValueError, zipfile.BadZipFile) as e:
       raise ValueError(
-        f'{path} is an archive, but not of Keras: {e}.'
+        f'{path} is a zip archive without the files of Keras ({e}); expected '
+        'a .keras file. Save the model again.'
       ) from None
   else:
     try:
@@ -48,39 +51,46 @@ def _saved_config(path: str) -> tuple[dict[str, Any], str]:
         )
     except OSError as e:
       raise ValueError(
-        f'{path} is neither a .keras archive nor HDF5: {e}.'
+        f'{path} is neither a .keras archive nor HDF5 ({e}); expected one of '
+        'the two. Save the model again.'
       ) from None
   if not text:
     raise ValueError(
-      f'{path} holds weights alone, or is not a Keras file. For weights of '
-      'a network of tf_keras.applications write keras_app:NAME?weights=FILE.'
+      f'{path} has no model configuration; expected a complete model. If it '
+      'contains the weights of a network of tf_keras.applications, write '
+      'keras_app:NAME?weights=FILE.'
     )
   try:
     config = json.loads(text)
   except ValueError as e:
-    raise ValueError(f'{path}: its configuration is not JSON: {e}.') from None
+    raise ValueError(
+      f'{path}: the model configuration is not JSON ({e}). Save the model '
+      'again.'
+    ) from None
   if not isinstance(config, dict):
     raise ValueError(
-      f'{path}: its configuration is a {type(config).__name__}; '
-      'expected that of a model.'
+      f'{path}: the model configuration is a {type(config).__name__}; '
+      'expected a dictionary. Save the model again.'
     )
   return config, version.decode() if isinstance(version, bytes) else version
 
 
 def load(path: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
-  """Loads a whole model, by the Keras that wrote it, running none of its code.
+  """Loads a complete model without running code from the file.
+
+  The version of Keras that wrote the file loads it.
 
   Args:
     path: a .keras or .h5 file.
-    custom_objects: names to classes and functions that the file refers to.
+    custom_objects: classes and functions by the names used in the file.
 
   Returns:
-    The model, of tf_keras or of Keras 3.
+    A model of tf_keras or of Keras 3.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: it is no whole model, carries code, or refers to a class that
-      is not known.
+    FileNotFoundError: the file does not exist.
+    ValueError: the file is not a complete model, contains code, or refers to
+      an unknown class.
   """
   if not tf.io.gfile.exists(path):
     raise FileNotFoundError(f'{path} does not exist.')
@@ -94,15 +104,15 @@ def load(path: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
       compile=False,
       safe_mode=True,
     )
-  except Exception as e:  # of many kinds
+  except Exception as e:  # Keras raises errors of many types here.
     first = re.split(r'(?<=[.!?])\s|\n', str(e), maxsplit=1)[0]
     if len(first) > _MAX_MESSAGE:
       first = f'{first[:_MAX_MESSAGE]}...'
     advice = 'Export it as a SavedModel.'
     if not path.endswith('.keras'):
       advice = (
-        'Save it as .keras, which holds layers and operations '
-        'that HDF5 does not, or export it as a SavedModel.'
+        'Save it as .keras, which supports more layers and operations than '
+        'HDF5, or export it as a SavedModel.'
       )
     raise ValueError(
       f'{path}, written by Keras {version or "of an unknown version"}, '
@@ -111,7 +121,7 @@ def load(path: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
 
 
 def _own_layers(keras: Any) -> dict[str, Any]:
-  """Returns Keras's layers that it does not find in HDF5, by name."""
+  """Returns the layers of `_OWN_LAYERS` by name."""
   found = {}
   for module, names in _OWN_LAYERS.items():
     module = importlib.import_module(f'{keras.__name__}.src.{module}')
@@ -121,29 +131,30 @@ def _own_layers(keras: Any) -> dict[str, Any]:
 
 def _keras3(path: str):
   """Imports Keras 3 on TensorFlow."""
-  import keras  # most never need it
+  import keras  # Imported here because most models do not need Keras 3.
 
   if keras.backend.backend() != 'tensorflow':
     raise ValueError(
-      f'{path} was written by Keras 3, which runs on '
-      f'{keras.backend.backend()} here: set KERAS_BACKEND=tensorflow.'
+      f'{path} was written by Keras 3, whose backend is '
+      f'{keras.backend.backend()} here; expected tensorflow. Set '
+      'KERAS_BACKEND=tensorflow.'
     )
   return keras
 
 
 class _Reached(Exception):
-  """The first layer of weights has been called."""
+  """Ends a forward pass at the first layer with weights."""
 
 
 def first_inputs(model: Any, images: np.ndarray) -> np.ndarray | None:
-  """Returns what the first layer of weights is given.
+  """Returns the input of the first layer with weights.
 
   Args:
-    model: of either Keras, that takes one tensor.
+    model: of tf_keras or Keras 3, with one input.
     images: float32 (B, height, width, 3).
 
   Returns:
-    Its input, float32, of any shape; None if there is no such layer.
+    The input for these images, float32; None if no layer has weights.
   """
   reached = []
 
@@ -160,8 +171,10 @@ def first_inputs(model: Any, images: np.ndarray) -> np.ndarray | None:
     layer.call = record
   try:
     model(images, training=False)
-  except Exception:  # Keras may make another
-    pass  # A network that fails is refused when it is probed.
+  except Exception:
+    # _Reached, which Keras may wrap. A network that fails for another reason is
+    # refused later, when it is probed.
+    pass
   finally:
     for layer in layers:
       del layer.call
@@ -169,7 +182,7 @@ def first_inputs(model: Any, images: np.ndarray) -> np.ndarray | None:
 
 
 def _has_weights(layer: Any) -> bool:
-  """Tells layers of weights from others, which may hold a random state."""
+  """Whether a layer has weights, other than the state of a random generator."""
   return not getattr(layer, 'layers', None) and any(
     w.shape and tf.as_dtype(w.dtype).is_floating for w in layer.weights
   )
@@ -178,19 +191,19 @@ def _has_weights(layer: Any) -> bool:
 def input_size(
   spec: str, model: Any, chosen: tuple[int, int] | None
 ) -> tuple[int, int]:
-  """Says at which size a model is evaluated.
+  """Returns the size at which a model is evaluated.
 
   Args:
-    spec: as the user wrote it, for errors.
-    model: of either Keras.
+    spec: the SPEC, for error messages.
+    model: of tf_keras or Keras 3.
     chosen: height and width, or None for the model's own.
 
   Returns:
     Height and width.
 
   Raises:
-    ValueError: the model does not take one batch of images of three channels,
-      or takes integers, or as `sizes.choose`.
+    ValueError: the model's input is not one batch of float images of three
+      channels, or as in `sizes.choose`.
   """
   shape = getattr(model, 'input_shape', None)
   if isinstance(shape, (dict, list)):
@@ -201,20 +214,20 @@ def input_size(
     )
     if len(names) != 1:
       raise ValueError(
-        f'{spec}: it has the inputs {", ".join(names)}; expected one batch '
-        'of images. Save a model of the one input that takes them.'
+        f'{spec}: the model has the inputs {", ".join(names)}; expected one '
+        'batch of images. Save a model with only that input.'
       )
     shape = tf.nest.flatten(model.inputs)[0].shape
   shape = shape and tuple(shape)
   if not shape or len(shape) != 4 or shape[3] not in (None, 3):
     raise ValueError(
-      f'{spec}: its input has shape {shape}; expected one batch of images, '
+      f'{spec}: the input has shape {shape}; expected one batch of images, '
       '(None, height, width, 3).'
     )
   dtype = tf.as_dtype(tf.nest.flatten(model.inputs)[0].dtype)
   if not dtype.is_floating:
     raise ValueError(
-      f'{spec}: its input is {dtype.name}, through which no gradient passes; '
-      'expected float images. Save the network with a float32 input.'
+      f'{spec}: the input is {dtype.name}, which has no gradient; expected '
+      'float images. Save the network with a float32 input.'
     )
   return sizes.choose(spec, shape[1:3], chosen)

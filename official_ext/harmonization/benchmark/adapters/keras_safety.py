@@ -1,14 +1,14 @@
 """Refuses Keras files whose configuration would run code.
 
-Keras's safe mode refuses code that is stored in a .keras archive. A
+Keras's safe mode refuses code that is stored in a .keras archive. But a
 configuration may also name a module, which tf_keras imports, or a function,
-which is called; older versions of Keras 3 have holes of their own, and HDF5 has
-no safe mode in most of them. What is refused here in addition is short: layers
-that run code or open files, and classes and functions from outside of Keras.
-How a configuration writes data down is left to Keras's own deserializer.
+which is called; older versions of Keras 3 have further holes, and most versions
+have no safe mode for HDF5. This module therefore also refuses layers that run
+code or open files, and classes and functions from outside Keras. Keras's
+deserializer checks everything else.
 
-This is not a sandbox: it checks what Keras is asked to build, not how Keras and
-TensorFlow build it.
+This is not a sandbox: it checks which objects Keras is asked to build, not how
+Keras and TensorFlow build them.
 """
 
 import builtins
@@ -16,9 +16,9 @@ from collections.abc import Collection, Iterator
 import re
 from typing import Any
 
-# The part of Keras that a module is in, of tf_keras or of Keras 3.
+# A module of tf_keras or Keras 3; the group is its part, such as layers.
 _MODULE = re.compile(r'(?:tf_)?keras(?:\.src)?(?:\.(\w+)(?:\.\w+)*)?')
-# Parts whose classes are not for building networks; some load or save files.
+# Parts whose classes do not build networks; some read or write files.
 _NOT_FOR_NETWORKS = (
   'backend',
   'callbacks',
@@ -38,7 +38,7 @@ _NOT_FOR_NETWORKS = (
   'visualization',
   'wrappers',
 )
-# Parts whose functions compute, and neither load, download nor unlock.
+# Parts whose functions only compute: they do not load, download or unlock.
 _FUNCTION_PARTS = (
   'activations',
   'constraints',
@@ -49,7 +49,7 @@ _FUNCTION_PARTS = (
   'random',
   'regularizers',
 )
-# Layers that run code of the file, or open other files.
+# Layers that run code from the file, or open other files.
 _REFUSED = (
   'Lambda',
   '__lambda__',
@@ -65,12 +65,11 @@ _REFUSED = (
 )
 # A class, or one of Keras's notations for data, such as __keras_tensor__.
 _CLASS = re.compile(r'(?:[\w.]+>)?[A-Z]\w*|__\w+__')
-# Types of tensors, which tf_keras keeps with an input, and TensorFlow's own
-# initializers, which its EfficientNetV2 has.
+# Types of tensors, which tf_keras stores with an input, and initializers of
+# TensorFlow, which tf_keras's EfficientNetV2 uses.
 _TENSOR_TYPE = re.compile(r'tensorflow\.python\.(?:framework|ops\.ragged)\.\w+')
 _INITIALIZERS = re.compile(r'tensorflow\.python\.ops\.init_ops(?:_v2)?')
-# What TensorFlow's functions, as layers of tf_keras, may be: arithmetic, and no
-# files.
+# TensorFlow functions that may be layers of tf_keras: arithmetic, not files.
 _TF_FUNCTION = re.compile(
   r'(?:compat\.v1\.)?(?:(?:math|nn|linalg|image|signal|random|bitwise|'
   r'__operators__)\.[\w.]+|argsort|(?:batch_to_|space_to_)\w+|boolean_mask|'
@@ -94,7 +93,7 @@ def _dicts(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _part(module: Any) -> str:
-  """The part of Keras that a module is in; '?' for other modules."""
+  """Returns the part of Keras that a module is in; '?' for other modules."""
   if module is None:
     return ''
   found = _MODULE.fullmatch(str(module))
@@ -105,14 +104,14 @@ def _function_problem(item: dict[str, Any]) -> str:
   """As `_problem`, for a function."""
   function, module = item.get('config'), item.get('module')
   if module == 'builtins' and not hasattr(builtins, str(function)):
-    return ''  # One of Keras, by its name.
+    return ''  # Not a builtin, so Keras looks the name up in itself.
   if _part(module) in _FUNCTION_PARTS:
     return ''
   return f'it names the function {function!r} of {module!r}, which'
 
 
 def _problem(item: dict[str, Any], known: Collection[str]) -> str:
-  """Says what one part of a configuration would run, or nothing."""
+  """Names the code that a part of a configuration would run; '' if none."""
   name, module = item['class_name'], item.get('module')
   registered = item.get('registered_name')
   for text in (name, registered):
@@ -120,8 +119,8 @@ def _problem(item: dict[str, Any], known: Collection[str]) -> str:
       inner = item.get('config')
       layer = inner.get('name') if isinstance(inner, dict) else None
       return f'the layer {layer!r} is a {text}, which'
-  # The name by which Keras looks for what it was given. If it does not find it,
-  # it imports the module.
+  # Keras first looks this name up in the custom objects. If it is not there,
+  # Keras imports the module.
   key = (
     item.get('config')
     if name == 'function'
@@ -152,22 +151,22 @@ def refuse_code(config: Any, path: str, known: Collection[str] = ()):
   """Refuses a configuration that would run code.
 
   Args:
-    config: of a model, as it is in the file.
+    config: of a model, as decoded from the file.
     path: of the file, for messages.
-    known: names of classes and functions that the caller gives to Keras.
+    known: names of the custom objects that the caller gives to Keras.
 
   Raises:
-    ValueError: it names a layer, class or function that may run code, or open
-      other files.
+    ValueError: the configuration names a layer, class or function that may run
+      code or open other files.
   """
-  # How the whole model was compiled is not read.
+  # The model is loaded without compiling, so compile_config is not used.
   for item in _dicts({**config, 'compile_config': None}):
     if 'class_name' not in item:
       continue
     problem = _problem(item, known)
     if problem:
       raise ValueError(
-        f'{path}: {problem} may run code, and opening it would be trusting '
-        'the file with this machine. Save the model without it, or export it '
-        'as a SavedModel with a float input.'
+        f'{path}: {problem} may run code; expected only layers of Keras, '
+        'because a file must not control this machine. Save the model without '
+        'it, or export it as a SavedModel with a float input.'
       )

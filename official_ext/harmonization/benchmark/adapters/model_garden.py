@@ -1,4 +1,4 @@
-"""`mg:DIR`: a run of this project's driver, or of the host's."""
+"""`mg:DIR`: a run of this project's driver or of Model Garden's."""
 
 import os
 
@@ -23,21 +23,22 @@ def build(
   """Builds the adapter.
 
   Args:
-    spec: as the user wrote it.
-    target: the run's folder.
-    name: for tables; the folder's by default.
-    checkpoint: a checkpoint, or a folder of them, such as 'best_ckpt'; relative
-      ones are in the run's folder. By default the run's last.
-    ema: whether moving averages of the weights are evaluated. By default where
-      the run has them, as the host evaluates.
-    preprocessing: its name, or itself. By default the host's, 'torch'.
+    spec: the SPEC, for error messages.
+    target: folder of the run.
+    name: for tables; the folder's name by default.
+    checkpoint: a checkpoint or a folder of checkpoints, such as 'best_ckpt';
+      a relative path is below the run's folder. By default the run's last.
+    ema: whether to evaluate moving averages of the weights. By default they are
+      evaluated if the run has them, as in Model Garden.
+    preprocessing: a name or a `Preprocessing`; Model Garden's by default,
+      which is 'torch'.
 
   Returns:
     The adapter.
 
   Raises:
-    FileNotFoundError: there is no configuration, or no checkpoint.
-    ValueError: the run is of another task, or has no averages.
+    FileNotFoundError: the folder has no configuration or no checkpoint.
+    ValueError: the run trained another task, or `ema` does not fit the run.
   """
   folder = resources.working_path(target)
   run = runs.Run(folder, checkpoint=checkpoint, evaluate=False)
@@ -45,8 +46,8 @@ def build(
     run.use_averages(required=bool(ema))
   elif run.averaged:
     raise ValueError(
-      f'{spec}: ema=false, but a best checkpoint holds averaged '
-      "weights as the network's own."
+      f'{spec}: ema is false, but a best checkpoint contains only averaged '
+      'weights. Choose another checkpoint, or remove ema=false.'
     )
   logging.info(
     '%s: step %d, %s weights.',
@@ -54,7 +55,7 @@ def build(
     run.step,
     'averaged' if run.averaged else 'raw',
   )
-  # The host normalizes every image for classification alike
+  # Model Garden normalizes all images for classification in one way
   # (`official/vision/dataloaders/classification_input.py`).
   return tensorflow_model.TensorFlowAdapter(
     spec,

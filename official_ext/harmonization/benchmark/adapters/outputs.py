@@ -1,4 +1,4 @@
-"""Which of a network's outputs is scored."""
+"""Choice of the output that is scored, for networks with several."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -6,20 +6,20 @@ from typing import Any
 
 from official_ext.harmonization.benchmark.adapters import base
 
-# The output that is scored where a network has several and none was chosen.
+# The output that is scored if a network has several and the user chose none.
 DEFAULT = 'logits'
 
 
 def named(structure: Any, is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
-  """Returns the tensors inside an output, by name.
+  """Returns the tensors inside a network's output, by name.
 
   Args:
-    structure: a tensor, or mappings, sequences, dataclasses and named tuples
-      of tensors, or an object whose attributes they are.
-    is_tensor: tells tensors from anything else, which is skipped.
+    structure: a tensor, or nested mappings, sequences, dataclasses, named
+      tuples and objects whose attributes are tensors.
+    is_tensor: whether a value is a tensor; other leaves are skipped.
 
   Returns:
-    Keys, names of fields, or indices, joined by dots, to tensors.
+    Tensors by key, field name or index; nested names are joined by dots.
   """
   if is_tensor(structure):
     return {'': structure}
@@ -44,19 +44,16 @@ def named(structure: Any, is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
 
 
 def choose(spec: str, names: Sequence[str], chosen: str | None) -> str:
-  """Says which output is scored.
+  """Returns the name of the output that is scored.
 
   Args:
-    spec: as the user wrote it, for errors.
-    names: of the outputs that there are.
-    chosen: a name or an index, by the user, or nothing: the only one, or
-      'logits'.
-
-  Returns:
-    A name.
+    spec: for error messages.
+    names: of all outputs.
+    chosen: name or index that the user chose; None or '' for the only output,
+      or else 'logits'.
 
   Raises:
-    ValueError: it is not there.
+    ValueError: the network does not have that output.
   """
   names = list(names)
   if not chosen and len(names) == 1:
@@ -66,7 +63,7 @@ def choose(spec: str, names: Sequence[str], chosen: str | None) -> str:
     return names[int(chosen)]
   if chosen not in names:
     raise base.Unscorable(
-      f'{spec}: it has no output {chosen!r}: write ?output= and one of '
-      f'{", ".join(names)}.'
+      f'{spec}: the network has no output {chosen!r}; expected one of '
+      f'{", ".join(names)}. Choose it with ?output=NAME.'
     )
   return chosen

@@ -1,4 +1,4 @@
-"""Packages that only some networks need."""
+"""Imports of optional packages."""
 
 import importlib
 from typing import Any
@@ -8,20 +8,22 @@ def require(spec: str, package: str) -> Any:
   """Imports an optional package.
 
   Args:
-    spec: as the user wrote it, for errors.
-    package: the package, or a module in it.
+    spec: the SPEC that needs it, for error messages.
+    package: name of the package or of a module in it.
 
   Returns:
-    The package or module.
+    The imported module.
 
   Raises:
-    ImportError: it is not installed, or broken.
+    ImportError: the package is missing or broken; the message says how to
+      install it.
   """
   try:
     return importlib.import_module(package)
-  except (ImportError, RuntimeError) as e:  # torchvision beside another torch
+  # torchvision raises RuntimeError if it does not match the version of torch.
+  except (ImportError, RuntimeError) as e:
     name = package.partition('.')[0]
     raise ImportError(
-      f'{spec} needs the package {name}, which cannot be '
-      f'imported ({e}): pip install {name}.'
+      f'{spec} needs the package {name}, which cannot be imported ({e}); '
+      f'expected it to be installed. Run pip install {name}.'
     ) from e

@@ -1,7 +1,7 @@
-"""What networks want done to pixels, by name.
+"""Preprocessing of pixels: the named ones, and how to recognize them.
 
 Wrong preprocessing lowers accuracy and alignment without an error, so every
-score says which one it was taken with.
+score records the preprocessing that it was computed with.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ import numpy as np
 
 from official_ext.harmonization import choices
 
-# Of ImageNet's training images, red first: on pixels in [0, 1], and of the
-# Caffe models on 0..255 (`tf_keras.applications.imagenet_utils`, which has them
-# blue first).
+# Means and deviations of ImageNet's training images, red first: of pixels in
+# [0, 1], and of the Caffe models, of pixels in 0..255 (listed blue first in
+# `tf_keras.applications.imagenet_utils`).
 _MEAN, _STDDEV = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
 
@@ -23,10 +23,10 @@ class Preprocessing:
   """A named preprocessing.
 
   Attributes:
-    name: that users choose it by.
-    description: what it does, on one line.
-    apply: takes pixels (B, H, W, 3), float32, RGB in 0..255, to what the
-      network takes, float32, and leaves its argument as it is.
+    name: the value of the option `preprocessing`.
+    description: a formula or phrase on one line.
+    apply: converts pixels (B, H, W, 3), float32, RGB in 0..255, to the
+      network's input, float32, without modifying its argument.
   """
 
   name: str
@@ -37,7 +37,7 @@ class Preprocessing:
     return f'{self.name}: {self.description}'
 
 
-# As options have it.
+# Values of the option `preprocessing`.
 Choice = str | Preprocessing
 
 
@@ -48,7 +48,7 @@ def scaled(
 
   Args:
     name: of the preprocessing.
-    mean: of red, green and blue, on pixels in [0, 1].
+    mean: of red, green and blue, for pixels in [0, 1].
     stddev: likewise.
   """
   offset = np.asarray(mean, np.float32)
@@ -64,7 +64,7 @@ def scaled(
 def of_function(
   name: str, function: Callable[[np.ndarray], np.ndarray]
 ) -> Preprocessing:
-  """Returns what a function does that may write over its argument."""
+  """Wraps a function, which may modify its argument, as a preprocessing."""
   return Preprocessing(
     name,
     'its own function',
@@ -83,16 +83,16 @@ NAMED = {
     Preprocessing(
       'tf', 'RGB / 127.5 - 1', lambda pixels: pixels / np.float32(127.5) - 1
     ),
-    # Model Garden's MEAN_RGB and STDDEV_RGB are these times 255.
+    # Model Garden's MEAN_RGB and STDDEV_RGB are these numbers times 255.
     scaled('torch', _MEAN, _STDDEV),
     Preprocessing('none', 'RGB in 0..255', np.array),
     Preprocessing('unit', 'RGB / 255', lambda pixels: pixels / np.float32(255)),
   )
 }
 
-# What is assumed of a network that does not say: what this project and the
-# released harmonized models train with. The name of a network says nothing: a
-# harmonized VGG16 does not take what Keras' own does.
+# Assumed if a network does not reveal its preprocessing, because this project
+# and the released harmonized models train with it. A network's name is not
+# evidence: a harmonized VGG16 is not preprocessed as Keras's VGG16 is.
 DEFAULT = 'torch'
 
 
@@ -100,17 +100,16 @@ def get(name: Choice) -> Preprocessing:
   """Looks up a preprocessing.
 
   Args:
-    name: one of `NAMED`, or a preprocessing itself.
-
-  Returns:
-    The preprocessing.
+    name: a key of `NAMED`, or a preprocessing, which is returned.
 
   Raises:
-    ValueError: there is none of this name.
+    ValueError: the name is unknown.
   """
   if isinstance(name, Preprocessing):
     return name
-  choices.require('preprocessing', name, NAMED)
+  choices.require(
+    'preprocessing', name, NAMED, '; '.join(map(str, NAMED.values()))
+  )
   return NAMED[name]
 
 
@@ -120,19 +119,19 @@ def affine(
   """Returns (pixels * scale - mean) / stddev, per channel.
 
   Args:
-    mean: of red, green and blue, or one number for all, on scaled pixels.
+    mean: of red, green and blue, or one number for all, after scaling.
     stddev: likewise.
-    scale: of pixels in 0..255.
+    scale: factor for pixels in 0..255.
 
   Raises:
-    ValueError: a number is not finite, a deviation or the scale is zero, or
-      there are neither one nor three.
+    ValueError: a number is not finite, a deviation or the scale is not above 0,
+      or the numbers are neither one nor three.
   """
   for option, values in (('mean', mean), ('std', stddev), ('scale', [scale])):
     if len(values) not in (1, 3) or not np.isfinite(values).all():
       raise ValueError(
-        f'{option}={",".join(map(str, values))}; expected one '
-        'finite number, or three: of red, green and blue.'
+        f'{option}={",".join(map(str, values))}; expected one finite number, '
+        'or three for red, green and blue.'
       )
     if option != 'mean' and min(values) <= 0:
       raise ValueError(
@@ -151,36 +150,36 @@ def affine(
   )
 
 
-# Black and white, as inputs that networks take.
+# (black, white) in the input of networks, by preprocessing.
 _RANGES = {'none': (0, 255), 'unit': (0, 1), 'tf': (-1, 1)}
-# How far apart they are for a network's first weights: where pixels were
-# normalized, and where no more than their mean was subtracted.
+# How far black and white are apart at a network's first weights: where the
+# network normalizes pixels, and where it only subtracts their mean.
 _SPANS = (0.5, 30.0), (200.0, 300.0)
-# At how many shades of gray it is checked that pixels are only scaled, and how
-# far from it they may be, in parts of the range: as far as 16 bits round.
+# Number of grey levels at which linearity is checked, and the tolerance as a
+# fraction of the range, which allows for rounding to 16 bits.
 _POINTS, _BEND = 5, 0.02
 
 
 def before_weights(
   first_inputs: Callable[[np.ndarray], np.ndarray | None], size: tuple[int, int]
 ) -> str | None:
-  """Recognizes the pixels that a network which normalizes them itself takes.
+  """Recognizes the input range of a network that normalizes pixels itself.
 
   Args:
-    first_inputs: takes images (B, h, w, 3) to what the network's first weights
-      are given, or None.
-    size: height and width of images.
+    first_inputs: maps images (B, h, w, 3) to the input of the network's first
+      layer or operation with weights; it may return None.
+    size: height and width of the images.
 
   Returns:
-    'none', 'unit' or 'tf', or None where the network does nothing to pixels,
-    or nothing that is understood.
+    'none', 'unit' or 'tf'; None if the network does not transform pixels, or
+    in no way that is recognized.
   """
   images = np.zeros((2, *size, 3), np.float32)
   images[1] = 1
   reached = first_inputs(images)
   if reached is None or len(reached) != 2:
     return None
-  # Most of the numbers: a border of zeros may have been added.
+  # Medians, because the network may have padded the images with zeros.
   zero, one = (float(np.median(r)) for r in reached)
   if np.allclose((zero, one), (0, 1), atol=1e-6):
     return None
@@ -191,7 +190,7 @@ def before_weights(
       span = high - low
       if least <= span <= most and low <= 0.1 * span and high >= -0.1 * span:
         fitting[name] = low, high
-    # Pixels in 0..1 whose mean is 0 are more likely in -1..1.
+    # If pixels in 0..1 would be centred on 0, they are more likely in -1..1.
     if {'unit', 'tf'} <= set(fitting):
       low, high = fitting['unit']
       if low > -0.05 * (high - low):
@@ -211,8 +210,8 @@ def _is_linear(
 
   Args:
     first_inputs: as for `before_weights`.
-    size: height and width of images.
-    ends: the lowest and the highest pixels.
+    size: height and width of the images.
+    ends: the values of black and white.
   """
   pixels = np.linspace(*ends, _POINTS, dtype=np.float32)
   reached = first_inputs(
@@ -231,13 +230,13 @@ def _is_linear(
 
 
 def recognize(own: Preprocessing) -> Preprocessing:
-  """Finds out which of the named ones a preprocessing is.
+  """Replaces a preprocessing by the equivalent one of `NAMED`, if any.
 
   Args:
-    own: a preprocessing, whose function may write over its argument.
+    own: a preprocessing, whose function may modify its argument.
 
   Returns:
-    The named one if there is one that does the same, else `own`.
+    The named preprocessing with the same results on random pixels, else `own`.
   """
   pixels = np.random.default_rng(0).uniform(0, 255, (2, 3, 4, 3))
   pixels = pixels.astype(np.float32)

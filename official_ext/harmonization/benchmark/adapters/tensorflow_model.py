@@ -1,4 +1,4 @@
-"""Networks that are TensorFlow callables."""
+"""The adapter of networks that are TensorFlow callables."""
 
 from collections.abc import Callable, Iterator
 import functools
@@ -25,35 +25,39 @@ class TensorFlowAdapter(base.Adapter):
     batch_size: int | None = None,
     assumed: bool = False,
   ):
-    """Traces the network once for logits; for gradients when first asked.
+    """Initializes the adapter.
+
+    The network is traced here for its logits, and at the first use for its
+    gradients.
 
     Args:
-      spec: as for `base.Adapter`, as the next three and the last.
-      name: see there.
-      input_size: see there.
-      prepare: see there.
-      model: takes float32 images and returns logits; it is differentiated.
-      batch_size: the only one that the network takes, if there is such a one.
-      assumed: see there.
+      spec: as in `base.Adapter`, like name, input_size, prepare and assumed.
+      name: for tables.
+      input_size: height and width.
+      prepare: the preprocessing.
+      model: a differentiable function from float32 images to logits.
+      batch_size: the batch size that the network requires, if any.
+      assumed: whether the preprocessing is a guess.
 
     Raises:
       ValueError: the network cannot be scored, see `base.Adapter._probe`.
     """
     super().__init__(spec, name, input_size, prepare, assumed=assumed)
-    # Traced functions do not keep variables alive.
+    # Kept because traced functions do not keep variables alive.
     self._model = model
     self._batch_size = batch_size
     self._probe()
 
   def parameters(self) -> Iterator[np.ndarray]:
-    """See `base.Adapter`; Keras's random seeds are not among `weights`."""
+    """Yields the weights, without the state of random generators."""
     model = self._model
+    # Keras's `variables` include random seeds, its `weights` do not.
     for variable in getattr(model, 'weights', getattr(model, 'variables', ())):
       yield np.asarray(variable.numpy())
 
-  # Both leave the batch size open, so that a smaller last batch is no new
-  # trace, and are concrete: TensorFlow would take several networks for one
-  # function that is traced again and again.
+  # The batch size is open, so that a smaller last batch needs no new trace. The
+  # functions are concrete, because TensorFlow would count the traces of several
+  # networks as retraces of one function, and warn.
   @functools.cached_property
   def _forward(self):
     return tf.function(
@@ -64,8 +68,8 @@ class TensorFlowAdapter(base.Adapter):
   def _backward(self):
     labels = tf.TensorSpec([self._batch_size, self.num_classes])
 
-    # Not by ops.saliency: TensorFlow would keep what can be differentiated
-    # twice, and with it the network, as long as the process lives.
+    # Not ops.saliency, whose result can be differentiated again: TensorFlow
+    # would keep that graph, and the network, until the process ends.
     def differentiate(images, one_hot):
       with tf.GradientTape() as tape:
         tape.watch(images)
@@ -103,7 +107,7 @@ class TensorFlowAdapter(base.Adapter):
     return logits, gradients
 
   def _in_batches(self, function, *arrays) -> list[np.ndarray]:
-    """Calls a function on batches of the one size that it takes, if any."""
+    """Calls a function on batches of the size that the network requires."""
     count = len(arrays[0])
     size = self._batch_size or count
     padded = [

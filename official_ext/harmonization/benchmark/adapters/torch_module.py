@@ -18,8 +18,7 @@ from official_ext.harmonization.benchmark.adapters import torch_weights
 
 _SIZE = (224, 224)
 
-# Nodes of autograd's graph that only hand on, cast or arrange numbers, and
-# those that squash logits.
+# Nodes of autograd's graph that only pass on, cast or rearrange numbers.
 _TRANSPARENT = (
   'ToCopyBackward0',
   'ViewBackward0',
@@ -31,7 +30,9 @@ _TRANSPARENT = (
   'CloneBackward0',
   'AliasBackward0',
 )
+# Nodes between a softmax and its logarithm, which keep the argument above 0.
 _BEFORE_LOGARITHM = ('AddBackward0', 'ClampBackward1', 'ClampMinBackward0')
+# Nodes that squash logits.
 _SQUASHING = {
   'SoftmaxBackward0': 'softmax',
   'SigmoidBackward0': 'sigmoid',
@@ -42,14 +43,14 @@ _SQUASHING = {
 
 
 class _Reached(Exception):
-  """The first module of weights has been called."""
+  """Ends a forward pass at the first module with weights."""
 
 
 class TorchAdapter(base.Adapter):
-  """A `torch.nn.Module` of images (B, 3, h, w) to logits (B, C).
+  """A `torch.nn.Module` from images (B, 3, h, w) to logits (B, C).
 
-  It is switched to evaluation mode, computes with the numbers of its weights,
-  and runs on the first CUDA device where there is one.
+  The module is switched to evaluation mode, computes in the dtype of its
+  weights, and runs on the first CUDA device if one exists.
   """
 
   def __init__(
@@ -65,25 +66,26 @@ class TorchAdapter(base.Adapter):
     """Initializes the adapter.
 
     Args:
-      spec: as for `base.Adapter`, as the next two.
-      name: see there.
-      input_size: see there.
-      prepare: the preprocessing; None to recognize it by what the module does
-        before its first weights, or else to assume it.
+      spec: the SPEC, for error messages.
+      name: for tables.
+      input_size: height and width.
+      prepare: the preprocessing; None to recognize it from the operations
+        before the first weights, or else to assume 'torch'.
       module: the network.
-      output: which of its outputs; by default the only one, or 'logits'.
+      output: name or index of the output; by default the only one, or 'logits'.
 
     Raises:
-      ValueError: it cannot be scored, see `base.Adapter._probe`.
+      ValueError: the network cannot be scored, see `base.Adapter._probe`.
     """
     self._torch = packages.require(spec, 'torch')
     self._device = 'cuda' if self._torch.cuda.is_available() else 'cpu'
     self._module = module.to(self._device)
-    # Frozen TorchScript and exported programs have no modes to choose from.
+    # Frozen TorchScript has no attribute `training`; exported programs raise
+    # NotImplementedError.
     if hasattr(module, 'training'):
       with contextlib.suppress(NotImplementedError):
         self._module.eval()
-    # Gradients of weights would double the memory for nothing.
+    # Only gradients with respect to images are needed.
     for parameter in self._module.parameters():
       parameter.requires_grad_(False)
     self._output = output
@@ -96,35 +98,36 @@ class TorchAdapter(base.Adapter):
     self._probe()
 
   def parameters(self) -> Iterator[np.ndarray]:
-    """See `base.Adapter`; as bytes, since NumPy lacks bfloat16."""
+    """Yields weights and buffers, as bytes because NumPy lacks bfloat16."""
     module = self._module
     for _, tensor in (*module.named_parameters(), *module.named_buffers()):
       flat = tensor.detach().cpu().contiguous().reshape(-1)
       yield flat.view(self._torch.uint8).numpy()
 
   def _dtype_of_weights(self):
-    """Returns the type of the first weights that are not integers."""
+    """Returns the dtype of the first weights that are not integers."""
     for tensor in (*self._module.parameters(), *self._module.buffers()):
       if tensor.is_floating_point():
         return tensor.dtype
     return self._torch.float32
 
   def _run(self, inputs: np.ndarray, differentiate: bool):
-    """Returns the images as PyTorch has them, and their logits."""
+    """Returns the images as a tensor (B, 3, h, w), and their logits."""
     channels_first = np.ascontiguousarray(np.moveaxis(inputs, -1, 1))
     images = self._torch.from_numpy(channels_first).to(self._device)
     images.requires_grad_(differentiate)
     with self._torch.set_grad_enabled(differentiate):
-      # A copy, because a network may work in place on what it is given.
+      # A copy, because a network may modify its input in place.
       output = self._module(images.clone().to(self._dtype))
     found = outputs.named(output, lambda x: isinstance(x, self._torch.Tensor))
     if not found:
       raise base.Unscorable(
-        f'{self.spec}: its output is a {type(output).__name__} without '
+        f'{self.spec}: the output is a {type(output).__name__} without '
         'tensors; expected logits.'
       )
     logits = found[outputs.choose(self.spec, found, self._output)]
-    self._output_dtype = logits.dtype  # That of autocast, for one.
+    # Autocast may compute in another dtype than that of the weights.
+    self._output_dtype = logits.dtype
     return images, logits.float()
 
   def _logits(self, inputs: np.ndarray) -> np.ndarray:
@@ -155,11 +158,11 @@ class TorchAdapter(base.Adapter):
     return max(base.ROUNDING.get(n, base.ROUNDING['float32']) for n in names)
 
   def _last_operation(self) -> str:
-    """As of `base.Adapter`, by autograd's graph, which scripts may not have."""
+    """See `base.Adapter`; TorchScript may not have autograd's graph."""
     inputs = np.zeros((2, *self.input_size, 3), np.float32)
     try:
       node = self._run(inputs, True)[1].grad_fn
-    except Exception:  # told when it is used
+    except Exception:  # Reported when the network is used.
       return ''
     allowed, logarithm = _TRANSPARENT, ''
     while node is not None:
@@ -173,7 +176,7 @@ class TorchAdapter(base.Adapter):
     return ''
 
   def _first_inputs(self, images: np.ndarray) -> np.ndarray | None:
-    """Returns what the first module of weights is given."""
+    """Returns the input of the first module with weights, (B, ...)."""
     reached = []
 
     def record(unused_module, inputs):
@@ -188,7 +191,7 @@ class TorchAdapter(base.Adapter):
         if any(p.dim() > 1 for p in m.parameters(recurse=False))
       ]
       self._run(images, False)
-    except Exception:  # told by `_probe`
+    except Exception:  # _Reached, or an error that `_probe` will report.
       pass
     finally:
       for hook in hooks:
@@ -197,14 +200,16 @@ class TorchAdapter(base.Adapter):
 
 
 def _attribute(spec: str, target: str) -> Any:
-  """Imports what a SPEC names."""
+  """Imports the object that a SPEC names."""
   packages.require(spec, 'torch')
   if '.' not in target:
     raise ValueError(
-      f'{spec}: write torch:PACKAGE.FUNCTION, such as torch:my_models.resnet.'
+      f'{spec} does not name a function; expected torch:PACKAGE.FUNCTION, '
+      'such as torch:my_models.resnet.'
     )
   if '' not in sys.path and os.getcwd() not in sys.path:
-    sys.path.append(os.getcwd())  # A console command does not look there.
+    # Unlike `python -m`, an installed command does not search this folder.
+    sys.path.append(os.getcwd())
   parts = target.split('.')
   for end in range(len(parts) - 1, 0, -1):
     name = '.'.join(parts[:end])
@@ -212,18 +217,19 @@ def _attribute(spec: str, target: str) -> Any:
       found = importlib.import_module(name)
       break
     except ModuleNotFoundError as e:
-      # The name itself, or what is before it: the rest may be attributes.
+      # If this module or a parent is missing, the last part of the name may be
+      # an attribute. A missing import inside the module is an error.
       if e.name and f'{name}.'.startswith(f'{e.name}.'):
         if end == 1:
           raise ImportError(
-            f'{spec}: {e}. Set PYTHONPATH to the folder that the package '
-            f'{e.name} is in.'
+            f'{spec}: {e}; expected a package on the path. Set PYTHONPATH to '
+            f'the folder that contains {e.name}.'
           ) from e
         continue
       raise ImportError(
-        f'{spec}: importing {name} fails: {e}. Install what it needs.'
+        f'{spec}: importing {name} fails: {e}. Install what is missing.'
       ) from e
-    except Exception as e:  # it is any code
+    except Exception as e:  # The user's code may raise anything.
       raise ImportError(f'{spec}: importing {name} fails: {_brief(e)}.') from e
   for part in parts[end:]:
     if not hasattr(found, part):
@@ -234,7 +240,7 @@ def _attribute(spec: str, target: str) -> Any:
       )
       raise ImportError(
         f'{spec}: {getattr(found, "__name__", found)} has no attribute '
-        f'{part!r}; it has {", ".join(known) or "no functions"}.'
+        f'{part!r}; expected one of {", ".join(known) or "its functions"}.'
       )
     found = getattr(found, part)
   return found
@@ -245,10 +251,10 @@ def _brief(error: Exception) -> str:
 
 
 def _module(spec: str, target: str) -> Any:
-  """Gets the module that a SPEC names, or makes it."""
+  """Returns the module that a SPEC names, or that the named function makes."""
   made = _attribute(spec, target)
   torch = packages.require(spec, 'torch')
-  # A function may return a class.
+  # Twice, because a function may return a class of modules.
   for attempt in range(2):
     if isinstance(made, torch.nn.Module):
       return made
@@ -261,22 +267,22 @@ def _module(spec: str, target: str) -> Any:
         if p.default is p.empty
         and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
       ]
-    except (TypeError, ValueError):  # Written in C.
+    except (TypeError, ValueError):  # Functions in C have no signature.
       needed = []
     name = getattr(made, '__name__', target)
     if needed:
       raise base.Unscorable(
         f'{spec}: {name} needs the arguments {", ".join(needed)}; expected a '
-        'function without. Write one that gives them.'
+        'function without arguments. Write a function that passes them.'
       )
     try:
       made = made()
-    except Exception as e:  # it is any code
+    except Exception as e:  # The user's code may raise anything.
       raise base.Unscorable(f'{spec}: {name}() fails: {_brief(e)}.') from e
   if isinstance(made, torch.nn.Module):
     return made
   raise base.Unscorable(
-    f'{spec}: {target} gives a {type(made).__name__}; expected a '
+    f'{spec}: {target} is a {type(made).__name__}; expected a '
     'torch.nn.Module, or a function that returns one.'
   )
 
@@ -295,24 +301,26 @@ def build(
   """Builds the adapter.
 
   Args:
-    spec: as the user wrote it.
+    spec: the SPEC, for error messages.
     target: import path of a module, a class of modules, or a function without
-      arguments that returns either. It is run: name only what you trust.
-    name: for tables; the function's by default.
-    weights: a file of weights; by default those that the function gives.
-    preprocessing: its name, or itself. By default what the module does before
-      its first weights shows, else 'torch', with a warning.
-    input_size: height and width; 224 by default.
-    output: which of the outputs; by default the only one, or 'logits'.
-    weights_key: which of several weights in the file, see `torch_weights.load`.
+      arguments that returns either. It is run, so name only code you trust.
+    name: for tables; the function's name by default.
+    weights: a file of weights; by default the module keeps its own.
+    preprocessing: a name or a `Preprocessing`. By default it is recognized from
+      the operations before the first weights, or else 'torch' is assumed, with
+      a warning.
+    input_size: height and width; 224 x 224 by default.
+    output: name or index of the output; by default the only one, or 'logits'.
+    weights_key: selects one of several sets of weights, see
+      `torch_weights.load`.
 
   Returns:
     The adapter.
 
   Raises:
-    FileNotFoundError: the file of weights is not there.
+    FileNotFoundError: the file of weights does not exist.
     ImportError: PyTorch or the function cannot be imported.
-    ValueError: it is no classifier that can be scored.
+    ValueError: the module is not a classifier, or cannot be scored.
   """
   module = _module(spec, target)
   if weights:

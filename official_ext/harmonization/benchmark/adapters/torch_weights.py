@@ -1,4 +1,4 @@
-"""Files of PyTorch weights, as training scripts write them."""
+"""Loads PyTorch weights from the files that training scripts write."""
 
 import collections
 from collections.abc import Iterator, Mapping
@@ -13,19 +13,19 @@ from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import packages
 
-# Counted by batch normalization, used by nothing in evaluation mode, and
-# missing in old files.
+# A counter of batch normalization, which evaluation mode does not use and old
+# files do not contain.
 _COUNTER = 'num_batches_tracked'
-# What wrappers of a module put before the names of its weights.
+# Prefixes that wrappers of a module add to the names of its weights.
 _WRAPPERS = ('module.', '_orig_mod.')
-# How deep in a file weights are looked for, and how many names errors show.
+# Depth to which dictionaries are searched, and number of names in messages.
 _DEPTH, _SHOWN = 2, 3
 
 
 class _Inert:
-  """Takes the place of an object in a file that is not a tensor: of settings.
+  """Replaces all objects of a file that are not tensors, such as settings.
 
-  So nothing that a file names is imported or called.
+  This ensures that no class or function named in a file is imported or called.
   """
 
   def __init__(self, *unused_args, **unused_kwargs):
@@ -36,20 +36,21 @@ class _Inert:
 
 
 class _InertMapping(_Inert):
-  """As `_Inert`, of a class that may be a mapping: PyTorch fills no others."""
+  """As `_Inert`, for classes that may be mappings, which PyTorch fills."""
 
   def __new__(cls, *unused_args, **unused_kwargs):
     return collections.OrderedDict()
 
 
 class _View(NamedTuple):
-  """Weights in a file, as a module would have them.
+  """Weights in a file that may belong to a module.
 
   Attributes:
-    where: keys to them, and what precedes their names, with dots between.
-    state: names, without what precedes them, to tensors.
-    missing: the module's names that are not among them.
-    unknown: names among them that the module does not have.
+    where: the keys of the dictionaries that lead to the weights and the prefix
+      of their names, joined by dots.
+    state: tensors by name, without the prefix.
+    missing: names of the module's weights that are not in `state`.
+    unknown: names in `state` that the module does not have.
   """
 
   where: str
@@ -59,14 +60,14 @@ class _View(NamedTuple):
 
 
 def _read(spec: str, path: str) -> Any:
-  """Reads a file of weights; of what else it holds, nothing is run."""
+  """Reads a file without running code from it."""
   if path.endswith('.safetensors'):
     return packages.require(spec, 'safetensors.torch').load_file(path)
   torch = packages.require(spec, 'torch')
   serialization = torch.serialization
   try:
     names = serialization.get_unsafe_globals_in_checkpoint(path)
-  except Exception:  # PyTorch or file is older
+  except Exception:  # Older versions of PyTorch or of the file.
     names = []
   error = None
   for other in (_InertMapping, _Inert):
@@ -80,25 +81,24 @@ def _read(spec: str, path: str) -> Any:
       ):
         content = torch.load(path, map_location='cpu', weights_only=True)
       break
-    except Exception as e:  # of many kinds
+    except Exception as e:  # PyTorch raises errors of many types here.
       error = e
   else:
     raise base.Unscorable(
-      f'{spec}: {path} holds no weights of this network that can be read: '
-      f'{_reason(error)}. Save them with torch.save(module.state_dict(), '
-      'FILE).'
+      f'{spec}: {path} cannot be read ({_reason(error)}); expected weights of '
+      'this network. Save them with torch.save(module.state_dict(), FILE).'
     ) from error
   if hasattr(content, '_modules'):
     raise base.Unscorable(
-      f'{spec}: {path} holds no weights of this network, but a whole module, '
-      'whose code is not run. Save its weights: '
+      f'{spec}: {path} contains a complete module, which would run code; '
+      'expected weights of this network. Save them with '
       'torch.save(module.state_dict(), FILE).'
     )
   return content
 
 
 def _reason(error: Exception | None) -> str:
-  """Says why PyTorch could not read a file, without its advice to run it."""
+  """Returns PyTorch's reason, without its advice to allow running code."""
   text = str(error).rpartition('WeightsUnpickler error:')[2].strip()
   first = re.split(r'[.]\s|\n', f'{text} ', maxsplit=1)[0].strip()
   return f'{type(error).__name__}: {first or "it is empty"}'
@@ -107,7 +107,7 @@ def _reason(error: Exception | None) -> str:
 def _dictionaries(
   content: Any, torch: Any, keys: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, dict]]:
-  """Yields the dictionaries of tensors in a file, and the keys to them."""
+  """Yields (keys joined by dots, dictionary of tensors) in a file."""
   if not isinstance(content, Mapping):
     return
   tensors = {
@@ -125,7 +125,7 @@ def _dictionaries(
 def _views(
   where: str, tensors: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> Iterator[_View]:
-  """Yields the ways to find a module's names at the ends of others."""
+  """Yields a view for each prefix before a module's names in a dictionary."""
   prefixes = collections.Counter()
   for key in tensors:
     parts = key.split('.')
@@ -151,18 +151,20 @@ def _some(names: list[str]) -> str:
 
 
 def _problem(views: list[_View], expected: Mapping[str, Any]) -> str:
-  """Says why no view of a file fits a module."""
+  """Describes why no view of a file fits a module."""
   if not views:
     return (
-      f'none of its {len(expected)} names is in it, such as '
+      f"none of the network's {len(expected)} names is in it, such as "
       f'{next(iter(expected), "any")}'
     )
   closest = min(views, key=lambda v: len(v.missing) + len(v.unknown))
   parts = []
   if closest.missing:
-    parts.append(f'{_some(closest.missing)} of its {len(expected)} are missing')
+    parts.append(
+      f'{_some(closest.missing)} of {len(expected)} weights are missing'
+    )
   if closest.unknown:
-    parts.append(f'{_some(closest.unknown)} are of another')
+    parts.append(f'{_some(closest.unknown)} belong to another network')
   for name, tensor in closest.state.items():
     if name in expected and tensor.shape != expected[name].shape:
       parts.append(
@@ -177,20 +179,22 @@ def _problem(views: list[_View], expected: Mapping[str, Any]) -> str:
 def load(spec: str, module: Any, path: str, key: str = ''):
   """Loads a file of weights into a module.
 
-  Weights are found under keys such as 'state_dict' or 'model', and behind
-  prefixes of their names such as 'module.', if there is one way to.
+  The weights may be under a key such as 'state_dict' or 'model', and their
+  names may have a prefix such as 'module.', as long as the choice is unique.
 
   Args:
-    spec: as the user wrote it, for errors.
-    module: the network.
-    path: of what `torch.save` wrote, or of safetensors; nothing in it is run.
-    key: which of several weights is meant: the key to them and the prefix of
-      their names, with a dot between.
+    spec: the SPEC, for error messages.
+    module: the network, a `torch.nn.Module`.
+    path: a file written by `torch.save` or a .safetensors file. No code in it
+      is run.
+    key: selects one of several sets of weights by its key and prefix, joined by
+      a dot.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ImportError: a package that reads it is not installed.
-    ValueError: it does not hold the network's weights, or holds several.
+    FileNotFoundError: the file does not exist.
+    ImportError: a package that is needed to read the file is not installed.
+    ValueError: the file does not contain the network's weights, or contains
+      several sets of them.
   """
   path = resources.working_path(path)
   if not os.path.isfile(path):
@@ -219,9 +223,9 @@ def load(spec: str, module: Any, path: str, key: str = ''):
   ]
   if not fitting:
     raise base.Unscorable(
-      f'{spec}: {path} holds no weights of this network'
+      f'{spec}: {path} does not contain weights of this network'
       f'{f" under {key!r}" if key else ""}: {_problem(views, expected)}. '
-      'Write the file of this network, or name the network of this file.'
+      'Name the file of this network, or the network of this file.'
     )
   first = fitting[0]
   if any(
@@ -232,13 +236,13 @@ def load(spec: str, module: Any, path: str, key: str = ''):
   ):
     names = [v.where or 'the file itself' for v in fitting]
     raise base.Unscorable(
-      f'{spec}: {path} holds {len(fitting)} weights of this network: '
-      f'{", ".join(names)}; expected one. Choose with weights_key='
-      f'{fitting[-1].where}.'
+      f'{spec}: {path} contains {len(fitting)} sets of weights of this '
+      f'network: {", ".join(names)}; expected one. Choose one with '
+      f'weights_key={fitting[-1].where}.'
     )
   if first.where:
     logging.info(
-      '%s: the weights are those under %s in %s.', spec, first.where, path
+      '%s: loaded the weights under %s in %s.', spec, first.where, path
     )
   found = {wrapper + n: v for n, v in first.state.items() if n in expected}
   module.load_state_dict({**own, **found})

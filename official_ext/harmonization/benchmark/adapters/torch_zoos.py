@@ -1,4 +1,4 @@
-"""`timm:NAME` and `torchvision:NAME`: networks of two collections."""
+"""`timm:NAME` and `torchvision:NAME`: networks of these collections."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from official_ext.harmonization.benchmark.adapters import preprocessing as pre
 from official_ext.harmonization.benchmark.adapters import torch_module
 from official_ext.harmonization.benchmark.adapters import torch_weights
 
-# Values of `weights` that are no file.
+# Values of the option `weights` that do not name a file.
 _RELEASED, _RANDOM = 'pretrained', 'none'
 
 
@@ -22,7 +22,7 @@ def _wrap(
   preprocessing: pre.Choice | None,
   size: tuple[int, int],
 ) -> base.Adapter:
-  """Makes an adapter of a collection's module, which knows what it wants."""
+  """Makes an adapter whose default preprocessing is the collection's."""
   if weights not in (_RELEASED, _RANDOM):
     torch_weights.load(spec, module, weights, weights_key)
   return torch_module.TorchAdapter(
@@ -47,28 +47,29 @@ def build_timm(
   """Builds the adapter of a network of timm.
 
   Args:
-    spec: as the user wrote it.
-    target: the network's name.
-    name: for tables; the network's by default.
-    weights: 'pretrained' (which timm downloads), 'none' for random ones, or a
+    spec: the SPEC, for error messages.
+    target: name of the network.
+    name: for tables; the network's name by default.
+    weights: 'pretrained' (downloaded by timm), 'none' for random weights, or a
       file of weights.
-    preprocessing: its name, or itself. By default the mean and deviation that
-      timm keeps with the network.
-    input_size: height and width; by default those of timm.
-    weights_key: which of several weights in the file, see `torch_weights.load`.
+    preprocessing: a name or a `Preprocessing`. By default the mean and
+      deviation in timm's configuration of the network.
+    input_size: height and width; those in timm's configuration by default.
+    weights_key: selects one of several sets of weights, see
+      `torch_weights.load`.
 
   Returns:
     The adapter.
 
   Raises:
     ImportError: timm is not installed.
-    ValueError: there is no such network, or it cannot be scored.
+    ValueError: the network is unknown, or cannot be scored.
   """
   timm = packages.require(spec, 'timm')
   data = packages.require(spec, 'timm.data')
   try:
     module = timm.create_model(target, pretrained=weights == _RELEASED)
-  except Exception as e:  # downloads too
+  except Exception as e:  # An unknown name, or a failed download.
     raise base.Unscorable(f'{spec}: {e}.') from e
   config = data.resolve_model_data_config(module)
   return _wrap(
@@ -96,22 +97,23 @@ def build_torchvision(
   """Builds the adapter of a network of torchvision.
 
   Args:
-    spec: as the user wrote it.
-    target: the network's name.
-    name: for tables; the network's by default.
-    weights: 'pretrained' (its default ones, which torchvision downloads),
-      'none' for random ones, or a file of weights.
-    preprocessing: its name, or itself. By default the mean and deviation that
-      torchvision keeps with the default weights.
-    input_size: height and width; by default those of the default weights.
-    weights_key: which of several weights in the file, see `torch_weights.load`.
+    spec: the SPEC, for error messages.
+    target: name of the network.
+    name: for tables; the network's name by default.
+    weights: 'pretrained' (the network's default weights, downloaded by
+      torchvision), 'none' for random weights, or a file of weights.
+    preprocessing: a name or a `Preprocessing`. By default the mean and
+      deviation of the default weights.
+    input_size: height and width; those of the default weights by default.
+    weights_key: selects one of several sets of weights, see
+      `torch_weights.load`.
 
   Returns:
     The adapter.
 
   Raises:
     ImportError: torchvision is not installed.
-    ValueError: there is no such network, or it cannot be scored.
+    ValueError: the network is unknown, or cannot be scored.
   """
   models = packages.require(spec, 'torchvision.models')
   try:
@@ -119,7 +121,7 @@ def build_torchvision(
     module = models.get_model(
       target, weights=default if weights == _RELEASED else None
     )
-  except Exception as e:  # downloads too
+  except Exception as e:  # An unknown name, or a failed download.
     raise base.Unscorable(f'{spec}: {e}.') from e
   transforms = default.transforms()
   crop = transforms.crop_size

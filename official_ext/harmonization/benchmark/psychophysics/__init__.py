@@ -1,1 +1,1 @@
-"""Decisions of people and networks: trials, curves and fits."""
+"""Rapid categorization by people and networks: trials, curves and fits."""

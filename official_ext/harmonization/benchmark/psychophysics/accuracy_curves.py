@@ -1,10 +1,10 @@
-"""Accuracy by level, of people and networks, and its bootstrap.
+"""Accuracy curves of people and networks, and their bootstrap.
 
-Answers are counted by participant, image and level. A network is one
-participant. The bootstrap draws images anew within each target, with all
-levels of an image together, and independently participants, with all answers
-of each (Owen, "The pigeonhole bootstrap", 2007). Levels are not drawn: they
-are the experiment's, not a sample.
+Responses are counted by participant, image and level; a network is a single
+participant. The bootstrap resamples images within each target, with all levels
+of an image, and independently participants, with all their responses (Owen,
+"The pigeonhole bootstrap", 2007). Levels are fixed by the experiment and are
+not resampled.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,25 +19,26 @@ from official_ext.harmonization.benchmark.psychophysics import psychometrics
 from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization.evaluation import scores
 
-# Numbers of a product of weights and counts that are held at a time.
+# Elements of a product of weights and counts in memory at a time.
 _CHUNK = 1 << 22
-# Each is compared with 30,000 functions.
+# Resamples for the interval of the threshold, each of which is compared with
+# 30,000 functions of a grid.
 _THRESHOLD_RESAMPLES = 200
 
 
-class Images:
-  """The images of an experiment, in order, and their targets.
+class ExperimentImages:
+  """The I images of an experiment and their targets.
 
   Attributes:
-    index: place of each image.
-    animal: bool (I,), whether it is one.
+    index: position of each image, by its identifier.
+    animal: bool (I,), whether the target is animal.
   """
 
   def __init__(self, targets: Iterable[tuple[str, str]]):
-    """Initializes the images.
+    """Collects the images.
 
     Args:
-      targets: (image, target) pairs, in which images come up again.
+      targets: (image, target) pairs, in which images may occur repeatedly.
 
     Raises:
       ValueError: an image has two targets.
@@ -46,33 +47,35 @@ class Images:
     for image, target in targets:
       if known.setdefault(image, target) != target:
         raise ValueError(
-          f'Image {image} is the picture of an animal in one place and of a '
-          "vehicle in another: people's category and the stimuli's folder "
-          'or class must agree.'
+          f'Image {image} is both animal and vehicle; expected one target. '
+          'Make the category in the human trials agree with the folder or '
+          'class of the stimuli.'
         )
     self.index = {image: i for i, image in enumerate(sorted(known))}
     self.animal = np.array(
       [known[image] == stimulus_files.ANIMAL for image in self.index]
     )
 
-  def draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns how often each image is drawn; float32 (resamples, I)."""
+  def resample(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns bootstrap weights of the images, float32 (resamples, I)."""
     weights = np.zeros((resamples, len(self.animal)), np.float32)
     for group in (self.animal, ~self.animal):
-      weights[:, group] = draw(int(group.sum()), resamples, rng)
+      weights[:, group] = bootstrap_weights(int(group.sum()), resamples, rng)
     return weights
 
 
-def draw(count: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-  """Draws `count` of `count` things with replacement, many times.
+def bootstrap_weights(
+  count: int, resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Resamples `count` items with replacement.
 
   Args:
-    count: of the things.
-    resamples: how many times.
-    rng: source of the draws.
+    count: number of items, and of draws per resample.
+    resamples: number of resamples.
+    rng: random generator.
 
   Returns:
-    How often each was drawn; (resamples, count).
+    (resamples, count): how often each item was drawn.
   """
   if not count:
     return np.zeros((resamples, 0))
@@ -84,13 +87,13 @@ class Curve:
   """Accuracy by level.
 
   Attributes:
-    levels: L of them, 0, 10, ..., 100, 200.
+    levels: the L levels, from 0, 10, ..., 100, 200.
     accuracy: (L,), in [0, 1].
-    standard_error: (L,), over participants; of a network, over images.
-    n: (L,), number of answers; 0 where it is not known.
-    d_prime: (L,), of all answers together; NaN where they are not known.
-    logistic: fitted to all levels but the full image.
-    threshold_interval: bootstrap interval of its threshold; NaN if none.
+    standard_error: (L,), over participants; over images for a network.
+    n: (L,), number of responses; 0 if unknown.
+    d_prime: (L,), of all responses pooled; NaN if unknown.
+    logistic: fitted to all levels except the full image.
+    threshold_interval: bootstrap interval of its threshold, or NaN.
   """
 
   levels: Sequence[int]
@@ -103,7 +106,7 @@ class Curve:
 
   @property
   def threshold(self) -> float:
-    """Percent revealed at which the logistic is halfway up; NaN if none."""
+    """Percent revealed at the logistic's threshold, or NaN."""
     return self.logistic.threshold
 
   @property
@@ -112,7 +115,7 @@ class Curve:
     return _percents(self.levels)
 
   def to_json(self) -> dict[str, Any]:
-    """Returns all of it, as strict JSON can hold it."""
+    """Returns the fields and properties as a dictionary for strict JSON."""
     fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
     return scores.json_safe(
       {
@@ -136,20 +139,20 @@ def _percents(levels: Sequence[int]) -> np.ndarray:
 
 
 def _partial(levels: Sequence[int]) -> np.ndarray:
-  """Says which levels are not the full image; bool (L,)."""
+  """Returns a mask of the levels other than the full image; bool (L,)."""
   return np.array([level != stimulus_files.FULL for level in levels])
 
 
 def fit(levels: Sequence[int], correct, trials) -> psychometrics.Logistic:
-  """Fits a logistic to all levels but the full image, which has no percent.
+  """Fits a logistic to all levels except the full image, which has no percent.
 
   Args:
-    levels: L of them.
-    correct: (L,) right answers.
-    trials: (L,) answers.
+    levels: the L levels.
+    correct: (L,) numbers of correct responses.
+    trials: (L,) numbers of responses.
 
   Returns:
-    The function; with NaN and the reason where fewer than 3 levels are left.
+    The fitted function; NaN and the reason if fewer than 3 levels remain.
   """
   kept = _partial(levels)
   if kept.sum() < 3:
@@ -161,21 +164,21 @@ def fit(levels: Sequence[int], correct, trials) -> psychometrics.Logistic:
   )
 
 
-class Answers:
-  """Answers counted by participant, image and level."""
+class ResponseCounts:
+  """Responses counted by participant, image and level."""
 
   def __init__(
     self,
     trials: Sequence[human_trials.Trial],
-    images: Images,
+    images: ExperimentImages,
     levels: Sequence[int],
   ):
-    """Counts the answers.
+    """Counts the responses.
 
     Args:
-      trials: of these levels and images.
+      trials: of these images and levels only.
       images: of the experiment.
-      levels: L of them.
+      levels: the L levels.
     """
     self._images = images
     self._levels = list(levels)
@@ -184,26 +187,27 @@ class Answers:
       for i, p in enumerate(sorted({trial.participant for trial in trials}))
     }
     self.participants = len(participants)
-    place = {level: i for i, level in enumerate(levels)}
-    shape = (len(images.index), self.participants, len(place))
+    column = {level: i for i, level in enumerate(levels)}
+    # (images, participants, levels).
+    shape = (len(images.index), self.participants, len(column))
     self._count, self._right = (np.zeros(shape, np.float32) for _ in range(2))
-    at = tuple(
+    cells = tuple(
       np.array(
         [
-          (images.index[t.image], participants[t.participant], place[t.level])
+          (images.index[t.image], participants[t.participant], column[t.level])
           for t in trials
         ]
       ).T
     )
-    np.add.at(self._count, at, 1)
-    np.add.at(self._right, at, [t.response == t.target for t in trials])
+    np.add.at(self._count, cells, 1)
+    np.add.at(self._right, cells, [t.response == t.target for t in trials])
 
   def curve(self, image_weights: np.ndarray, confidence: float) -> Curve:
-    """Returns the accuracy of these answers.
+    """Computes the accuracy curve.
 
     Args:
-      image_weights: (R, I), how often resamples drew each image; the interval
-        of the threshold is taken over the first 200.
+      image_weights: (R, I) bootstrap weights of the images. The interval of the
+        threshold uses the first 200 resamples.
       confidence: of that interval.
     """
     right, count = (
@@ -213,7 +217,7 @@ class Answers:
     accuracy = np.nanmean(each, axis=0)
     n = count.sum(axis=0)
     if self.participants > 1:
-      # Of those who saw a level: not everybody sees every one.
+      # Not every participant sees every level.
       seen = (~np.isnan(each)).sum(axis=0)
       spread = np.nansum((each - accuracy) ** 2, axis=0)
       error = np.sqrt(_divide(spread, (seen - 1.0) * seen))
@@ -231,7 +235,7 @@ class Answers:
     )
 
   def _d_prime(self):
-    """Sensitivity of all answers together, for each level."""
+    """Returns the sensitivity of all responses pooled, (L,)."""
     right, count = (
       x.sum(axis=1, dtype=np.float64) for x in (self._right, self._count)
     )
@@ -247,27 +251,27 @@ class Answers:
   def resample(
     self, image_weights: np.ndarray, rng: np.random.Generator
   ) -> np.ndarray:
-    """Returns curves of answers drawn anew.
+    """Returns accuracy curves of bootstrap resamples.
 
     Args:
-      image_weights: (R, I), how often each image was drawn.
-      rng: draws the participants; a single one stays.
+      image_weights: (R, I) bootstrap weights of the images.
+      rng: random generator for resampling the participants, which changes
+        nothing for a single participant.
 
     Returns:
-      float64 (R, L); NaN where nobody who was drawn saw a level.
+      float64 (R, L); NaN if no resampled participant saw a level.
     """
     images, participants, levels = self._count.shape
     curves = np.empty((len(image_weights), levels))
     rows = max(1, _CHUNK // (participants * levels))
     for start in range(0, len(curves), rows):
-      drawn = image_weights[start : start + rows]
+      weights = image_weights[start : start + rows]
       right, count = (
-        (drawn @ x.reshape(images, -1)).reshape(-1, participants, levels)
+        (weights @ x.reshape(images, -1)).reshape(-1, participants, levels)
         for x in (self._right, self._count)
       )
-      weights = draw(participants, len(drawn), rng)[..., np.newaxis] * (
-        count > 0
-      )
+      drawn = bootstrap_weights(participants, len(weights), rng)
+      weights = drawn[..., np.newaxis] * (count > 0)
       each = np.nan_to_num(_divide(right, count))
       curves[start : start + rows] = _divide(
         (each * weights).sum(axis=1), weights.sum(axis=1).astype(float)
@@ -275,16 +279,16 @@ class Answers:
     return curves
 
   def split_half(self, measure, seed: int, splits: int = 100) -> float:
-    """How far people are from people: halves of the participants compared.
+    """Compares random halves of the participants with each other.
 
     Args:
-      measure: of two arrays of curves (splits, L).
+      measure: function of two arrays of curves (splits, L).
       seed: of the splits.
-      splits: how many.
+      splits: number of splits.
 
     Returns:
-      The mean over the splits that have a value; NaN if none has one, as with a
-      single participant. Halves are noisier than all people together.
+      The mean over the splits with a defined value, or NaN, as for a single
+      participant. Half of the participants are noisier than all of them.
     """
     if self.participants < 2:
       return math.nan
@@ -305,7 +309,7 @@ class Answers:
     return float(values.mean()) if len(values) else math.nan
 
   def _threshold_interval(self, image_weights, logistic, confidence):
-    """Bootstrap interval of the threshold in percent, over images."""
+    """Returns the bootstrap interval of the threshold, in percent."""
     if logistic.problem:
       return math.nan, math.nan
     kept = _partial(self._levels)
@@ -319,28 +323,28 @@ class Answers:
     )[:2]
 
 
-class Known:
-  """Accuracies per level, of answers that are not at hand."""
+class TabulatedAccuracy:
+  """Accuracy by level from a table, with the methods of `ResponseCounts`."""
 
   def __init__(self, table: human_trials.Accuracies, levels: Sequence[int]):
-    """Takes some levels of a table.
+    """Selects levels of a table.
 
     Args:
       table: accuracy and standard error by level.
-      levels: which of them.
+      levels: the L levels to use.
     """
     self._levels = list(levels)
     self._accuracy = np.array([table.accuracy[level] for level in levels])
     self._error = np.array([table.standard_error[level] for level in levels])
 
   def curve(self, image_weights: np.ndarray, confidence: float) -> Curve:
-    """Returns the accuracies; all levels weigh the same in the logistic.
+    """Returns the accuracies; all levels have equal weight in the logistic.
 
     Args:
-      image_weights: of no use here, nor is the next.
-      confidence: of an interval.
+      image_weights: unused.
+      confidence: unused.
     """
-    del image_weights, confidence  # Without trials there is no interval.
+    del image_weights, confidence  # Without trials the interval is unknown.
     unknown = np.full(len(self._levels), np.nan)
     return Curve(
       self._levels,
@@ -354,14 +358,16 @@ class Known:
   def resample(
     self, image_weights: np.ndarray, rng: np.random.Generator
   ) -> np.ndarray:
-    """Returns normal draws with the standard errors; without one, no spread.
+    """Samples curves from normal distributions with the standard errors.
+
+    An unknown standard error counts as 0.
 
     Args:
-      image_weights: (R, I), only for R: whose images these were is not known.
-      rng: source of the draws.
+      image_weights: (R, I), of which only R is used.
+      rng: random generator.
 
     Returns:
-      float64 (R, L), kept in [0, 1].
+      float64 (R, L), clipped to [0, 1].
     """
     noise = rng.standard_normal((len(image_weights), len(self._levels)))
     return np.clip(
@@ -369,21 +375,21 @@ class Known:
     )
 
   def split_half(self, measure, seed: int) -> float:
-    """Returns NaN: people cannot be compared with people here."""
+    """Returns NaN, because the participants are unknown."""
     del measure, seed
     return math.nan
 
 
 def interval(values, confidence: float) -> tuple[float, float, int]:
-  """Percentile interval of what resamples gave.
+  """Computes a percentile interval from bootstrap values.
 
   Args:
-    values: (R,), NaN where a resample has no value.
+    values: (R,), NaN for resamples whose value is undefined.
     confidence: of the interval.
 
   Returns:
-    Its ends, NaN where fewer than half of the resamples have a value, and how
-    many have none.
+    The lower and upper end, NaN if fewer than half of the values are defined,
+    and the number of undefined values.
   """
   values = np.asarray(values)
   defined = values[~np.isnan(values)]

@@ -1,7 +1,8 @@
-"""How a network's logits become an answer: animal or vehicle.
+"""Turns a network's logits into the answer animal or vehicle.
 
-Fixed rules look at the classes that are animals; a read-out learns from whole
-images which logits speak for animals. Answers are True for animal.
+The fixed rules compare the logits of the classes that are animals with those of
+the other classes. The linear probe learns the decision from logits of full
+images. Answers are boolean arrays, True for animal.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ from sklearn import model_selection
 from sklearn import pipeline
 from sklearn import preprocessing
 
-# In WordNet's order, ImageNet's classes 0..397 are animals.
+from official_ext.harmonization import option_values
+
+# ImageNet's classes are in WordNet's order, in which 0..397 are animals.
 IMAGENET_CLASSES = 1000
 IMAGENET_ANIMALS = range(398)
-RULES = ('split_398', 'mean_logit', 'readout')
+RULES = option_values.DECISION_RULES
 
 _FOLDS = 5
 
@@ -23,109 +26,113 @@ _FOLDS = 5
 def animal_mask(
   classes: int, animals: Sequence[int] | None = None
 ) -> np.ndarray:
-  """Says which classes of a network are animals.
+  """Marks the classes of a network that are animals.
 
   Args:
-    classes: how many it tells apart.
-    animals: their numbers, from 0; None for ImageNet's.
+    classes: number of the network's classes.
+    animals: indices of the animal classes, from 0; None for ImageNet's.
 
   Returns:
     bool (classes,).
 
   Raises:
-    ValueError: the numbers are missing, no classes, or all or none of them.
+    ValueError: the network does not have ImageNet's classes and `animals` is
+      None, an index is out of range, or all or none of the classes are animals.
   """
   if animals is None:
     if classes != IMAGENET_CLASSES:
       raise ValueError(
-        f"The network tells {classes} classes apart, not ImageNet's "
-        f'{IMAGENET_CLASSES}: say by animal_classes which of them are '
-        'animals, or take the rule readout.'
+        f"The network has {classes} classes; expected ImageNet's "
+        f'{IMAGENET_CLASSES}. List the classes that are animals in '
+        'animal_classes, or use the rule readout.'
       )
     animals = IMAGENET_ANIMALS
   outside = [a for a in animals if not 0 <= a < classes]
   if outside:
     raise ValueError(
-      f"animal_classes {outside} are not among the network's "
-      f'classes 0..{classes - 1}.'
+      f'animal_classes contains {outside}; expected classes of the network, '
+      f'0..{classes - 1}.'
     )
   mask = np.zeros(classes, bool)
   mask[list(animals)] = True
   if mask.all() or not mask.any():
     raise ValueError(
-      f'animal_classes names {mask.sum()} of {classes} classes: '
-      'some must be animals and some not.'
+      f'animal_classes contains {mask.sum()} of {classes} classes; expected '
+      'some, but not all.'
     )
   return mask
 
 
 def split(logits: np.ndarray, mask: np.ndarray) -> np.ndarray:
-  """Answers animal where the class of the greatest logit is one.
+  """Answers animal if the class with the largest logit is an animal.
 
   Args:
     logits: (n, classes).
     mask: bool (classes,).
 
   Returns:
-    bool (n,). Of equal logits the first class counts.
+    bool (n,). If logits are equal, the first class counts.
   """
   return mask[np.argmax(logits, axis=1)]
 
 
 def mean_logit(logits: np.ndarray, mask: np.ndarray) -> np.ndarray:
-  """Answers animal where the animals' logits are greater on average.
+  """Answers animal if the mean logit of the animal classes is the larger one.
 
   Args:
     logits: (n, classes).
     mask: bool (classes,).
 
   Returns:
-    bool (n,). Equal means answer vehicle.
+    bool (n,). If the means are equal, the answer is vehicle.
   """
   logits = np.asarray(logits, np.float64)
   return logits[:, mask].mean(axis=1) > logits[:, ~mask].mean(axis=1)
 
 
-def readout(
+def linear_probe(
   logits: np.ndarray,
   images: np.ndarray,
   animals: np.ndarray,
-  whole: np.ndarray,
+  full: np.ndarray,
   seed: int = 0,
 ) -> np.ndarray:
-  """Answers by logistic regressions that never saw the image they answer for.
+  """Answers by cross-validated logistic regression on the logits.
 
-  Images are dealt to five folds (or as many as the rarer target has images),
-  each with its part of both targets. For every fold a regression
-  (scikit-learn's, C = 1, standardized logits) is trained on the whole images
-  of the other folds and answers for all levels of its own.
+  Images are split into five folds, stratified by target (or fewer, if a target
+  has fewer images). For each fold a regression (scikit-learn, C = 1,
+  standardized logits) is trained on the full images of the other folds and
+  answers for all levels of its own, so that it never saw the images it answers
+  for.
 
   Args:
-    logits: (n, classes), of stimuli.
-    images: (n,), what each shows; all levels of an image have one value.
-    animals: bool (n,), whether that is an animal.
-    whole: bool (n,), whether all of it is shown.
-    seed: decides the folds.
+    logits: (n, classes) of all stimuli.
+    images: (n,) identifiers of the images; equal for all levels of an image.
+    animals: bool (n,), whether the image shows an animal.
+    full: bool (n,), whether the stimulus is the full image.
+    seed: of the split into folds.
 
   Returns:
     bool (n,).
 
   Raises:
-    ValueError: an image is not there as a whole, or a target has only one.
+    ValueError: the full image of a stimulus is missing, or a target has fewer
+      than two images.
   """
-  missing = sorted({*images.tolist()} - {*images[whole].tolist()})
+  missing = sorted({*images.tolist()} - {*images[full].tolist()})
   if missing:
     raise ValueError(
-      f'The rule readout learns from full images, and {len(missing)} images '
-      f'have none, such as {missing[0]}: add full_{missing[0]}.png and the '
-      'others, or take another rule.'
+      f'{len(missing)} stimuli have no full image, such as {missing[0]}; '
+      'expected full images, from which the rule readout learns. Add '
+      f'full_{missing[0]}.png and the others, or use another rule.'
     )
-  rows = np.flatnonzero(whole)
+  rows = np.flatnonzero(full)
   folds = min(_FOLDS, *np.bincount(animals[rows], minlength=2))
   if folds < 2:
     raise ValueError(
-      'The rule readout needs at least two images of animals '
-      'and two of vehicles: add some, or take another rule.'
+      'There are fewer than two images of animals or of vehicles; expected '
+      'at least two of each for the rule readout. Add some, or use another '
+      'rule.'
     )
   answers = np.zeros(len(logits), bool)
   splitter = model_selection.StratifiedKFold(

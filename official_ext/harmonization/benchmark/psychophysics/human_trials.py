@@ -1,9 +1,10 @@
-"""People's answers in the psychophysics experiment, from CSV files.
+"""Reads people's responses in the psychophysics experiment from CSV files.
 
-Trials have the columns of model-vs-human (Geirhos et al., 2021): subj, session,
-trial, rt, object_response, category, condition, imagename. Here condition is
-the level, object_response and category are animal or vehicle. A table of
-accuracies has level and accuracy, and standard_error where it is known.
+A table of trials has the columns of model-vs-human (Geirhos et al., 2021):
+subj, session, trial, rt, object_response, category, condition, imagename. Here
+condition is the level, and object_response and category are animal or vehicle.
+A table of accuracies has the columns level, accuracy and, optionally,
+standard_error.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,20 +26,20 @@ COLUMNS = (
   'imagename',
 )
 _NEEDED = ('subj', 'object_response', 'category', 'condition', 'imagename')
-# What stands where a participant did not answer in time.
+# Values of object_response for trials without a response.
 _NO_ANSWER = ('', 'na', 'nan', 'none')
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """One answer.
+  """One response.
 
   Attributes:
-    participant: who gave it.
+    participant: identifier of the person, or name of the network.
     level: 0, 10, ..., 100 or 200, see `data.stimuli.stimulus_files`.
-    image: what was shown, the same at all levels.
-    target: 'animal' or 'vehicle', the right answer.
-    response: the answer.
+    image: identifier of the image, the same at all levels.
+    target: 'animal' or 'vehicle', the correct response.
+    response: 'animal' or 'vehicle'.
   """
 
   participant: str
@@ -50,11 +51,11 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Trials:
-  """All answers of an experiment.
+  """All trials of an experiment.
 
   Attributes:
-    trials: those that were given.
-    n_no_answer: how many trials had none; they count nowhere.
+    trials: the trials with a response.
+    n_no_answer: number of trials without a response, which are not scored.
   """
 
   trials: list[Trial]
@@ -63,11 +64,11 @@ class Trials:
 
 @dataclasses.dataclass(frozen=True)
 class Accuracies:
-  """People's accuracy per level, where the trials are not at hand.
+  """People's accuracy per level, for experiments without single trials.
 
   Attributes:
     accuracy: in [0, 1], by level.
-    standard_error: over participants, by level; NaN where it is not known.
+    standard_error: over participants, by level; NaN if unknown.
   """
 
   accuracy: dict[int, float]
@@ -75,19 +76,20 @@ class Accuracies:
 
 
 def read(path: str) -> Trials | Accuracies:
-  """Reads trials or a table of accuracies, by the columns that there are.
+  """Reads trials or accuracies, depending on the columns of the file.
 
   Args:
-    path: of a CSV file with a line of names.
+    path: of a CSV file whose first line names the columns.
 
   Returns:
-    The trials, or the accuracies.
+    The trials or the accuracies.
 
   Raises:
-    ValueError: the file is neither, or a line cannot be read; it is named.
+    ValueError: the file is neither, or a line is invalid; the message names the
+      line.
   """
   with text_files.table(path) as table:
-    # Some files of model-vs-human write Session.
+    # Already in lower case: some files of model-vs-human have a column Session.
     columns = table.columns
     if set(_NEEDED) <= {*columns}:
       table.check(_NEEDED)
@@ -96,13 +98,13 @@ def read(path: str) -> Trials | Accuracies:
       table.check(('level', 'accuracy'), ('standard_error',))
       return _accuracies(path, _lines(table))
   raise ValueError(
-    f'{path} has the columns {columns}: trials need {", ".join(_NEEDED)}; a '
-    'table of accuracies needs level and accuracy.'
+    f'{path} has the columns {columns}; expected {", ".join(_NEEDED)} for '
+    'trials, or level and accuracy for accuracies.'
   )
 
 
 def _lines(table: text_files.Table) -> Iterator[tuple[str, Mapping[str, str]]]:
-  """Yields where a row is, and its cells."""
+  """Yields the location of each row, for messages, and its cells."""
   for row in table.rows:
     where = f'{table.path}, line {row.line}'
     if row.problem:
@@ -114,8 +116,7 @@ def _target(where: str, column: str, text: str) -> str:
   target = stimulus_files.parse_target(text)
   if not target:
     raise ValueError(
-      f'{where}: {column} is {text!r}, expected is animal or '
-      'vehicle (non-animal).'
+      f'{where}: {column} is {text!r}; expected animal or vehicle (non-animal).'
     )
   return target
 
@@ -128,7 +129,7 @@ def _level(where: str, column: str, text: str) -> int:
 
 
 def _image(name: str) -> str:
-  """Returns what a file shows, apart from how much of it."""
+  """Returns the image of a stimulus file, without its level."""
   base = name.replace('\\', '/').rpartition('/')[2]
   try:
     return stimulus_files.parse(base)[2]
@@ -138,10 +139,10 @@ def _image(name: str) -> str:
 
 def _trials(path: str, lines: Iterable[tuple[str, Mapping]]) -> Trials:
   """Reads trials, line by line."""
-  trials, places = [], {}
+  trials, lines_by_key = [], {}
   for where, row in lines:
     if not row['subj'] or not row['imagename']:
-      raise ValueError(f'{where}: subj or imagename is empty.')
+      raise ValueError(f'{where}: subj or imagename is empty. Fill it in.')
     level = _level(where, 'condition', row['condition'])
     target = _target(where, 'category', row['category'])
     has_answer = row['object_response'].lower() not in _NO_ANSWER
@@ -151,30 +152,33 @@ def _trials(path: str, lines: Iterable[tuple[str, Mapping]]) -> Trials:
     trial = Trial(
       row['subj'], level, _image(row['imagename']), target, response
     )
-    _check_new(where, row, trial, places)
+    _refuse_duplicate(where, row, trial, lines_by_key)
     if has_answer:
       trials.append(trial)
-  missing = len(places) - len(trials)
+  missing = len(lines_by_key) - len(trials)
   if not trials:
-    raise ValueError(f'{path} holds no answer.')
+    raise ValueError(f'{path} has no trial with a response; expected some.')
   return Trials(trials, missing)
 
 
-def _check_new(
-  where: str, row: Mapping[str, str], trial: Trial, places: dict[tuple, str]
+def _refuse_duplicate(
+  where: str,
+  row: Mapping[str, str],
+  trial: Trial,
+  lines_by_key: dict[tuple, str],
 ):
-  """Refuses a trial that is in the table twice.
+  """Refuses a trial that occurs twice in the table.
 
-  Two observers of one name would become one, and rows that were copied twice
+  Otherwise two observers with the same name would be merged, and copied rows
   would count twice.
   """
   session, number = (row.get(name, '') for name in ('session', 'trial'))
   key = (trial.participant, session, number, trial.level, trial.image)
-  before = places.setdefault(key, where)
+  before = lines_by_key.setdefault(key, where)
   if before != where:
     raise ValueError(
       f'{where}: subj {trial.participant!r}, session {session!r}, trial '
-      f'{number!r} has answered to {row["imagename"]} in '
+      f'{number!r}, {row["imagename"]} is also in '
       f'{before.rpartition(", ")[2]}; '
       'expected one row per trial. Give observers different names in subj, '
       'number the trials in session and trial, or remove the copies.'
@@ -188,7 +192,7 @@ def _number(where: str, column: str, text: str, high: float) -> float:
     value = math.nan
   if not 0.0 <= value <= high:
     raise ValueError(
-      f'{where}: {column} is {text!r}, expected is a number from 0 to {high:g}.'
+      f'{where}: {column} is {text!r}; expected a number from 0 to {high:g}.'
     )
   return value
 
@@ -199,7 +203,10 @@ def _accuracies(path: str, lines: Iterable[tuple[str, Mapping]]) -> Accuracies:
   for where, row in lines:
     level = _level(where, 'level', row['level'])
     if level in accuracy:
-      raise ValueError(f'{where}: level {level} stands in the file twice.')
+      raise ValueError(
+        f'{where}: level {level} occurs twice; expected one row per level. '
+        'Remove one.'
+      )
     accuracy[level] = _number(where, 'accuracy', row['accuracy'], 1.0)
     given = row.get('standard_error') or ''
     error[level] = (
@@ -208,7 +215,7 @@ def _accuracies(path: str, lines: Iterable[tuple[str, Mapping]]) -> Accuracies:
       else _number(where, 'standard_error', given, 1.0)
     )
   if not accuracy:
-    raise ValueError(f'{path} holds no level.')
+    raise ValueError(f'{path} has no rows; expected one per level.')
   return Accuracies(accuracy, error)
 
 
@@ -220,18 +227,18 @@ def row(
   response: str,
   condition: str,
 ) -> dict[str, Any]:
-  """Makes a line of model-vs-human's columns for a network's answer.
+  """Returns a network's trial as a row with the columns of model-vs-human.
 
   Args:
-    participant: the network's name.
+    participant: name of the network.
     number: of the trial, from 1.
     file: of the stimulus.
-    target: the right answer.
-    response: the answer.
+    target: the correct response.
+    response: the network's response.
     condition: the level.
 
   Returns:
-    Values by column, for `scores.write_rows`. A network's reaction time is NaN.
+    Values by column. The reaction time of a network is NaN.
   """
   return dict(
     zip(

@@ -1,4 +1,4 @@
-"""Psychometric functions: sensitivity, thresholds, and distances of curves."""
+"""Sensitivity, psychometric functions, and distances between curves."""
 
 import dataclasses
 import math
@@ -7,14 +7,14 @@ import numpy as np
 from scipy import optimize
 from scipy import special
 
-# Chance of two answers.
+# Chance level with two alternatives.
 GUESS = 0.5
-# Lapses beyond this are no lapses (Wichmann and Hill, 2001, take 0.06).
+# Upper bound of the lapse rate (Wichmann and Hill, 2001, use 0.06).
 _MAX_LAPSE = 0.1
-# In log10 percent: beyond it a threshold is an extrapolation, not a finding.
+# Bounds of the threshold in log10 percent.
 _THRESHOLDS = (-1.0, 3.0)
 _SLOPES = (0.1, 100.0)
-# Keeps logarithms of probabilities finite.
+# Lower bound of probabilities, which keeps their logarithms finite.
 _SMALLEST = 1e-12
 
 
@@ -27,13 +27,13 @@ def d_prime(hits, signals, false_alarms, noises):
   finite at rates of 0 and 1. z is the inverse of the normal distribution.
 
   Args:
-    hits: answers 'animal' to animals; any shape.
+    hits: number of responses 'animal' to animals; any shape.
     signals: number of animals.
-    false_alarms: answers 'animal' to vehicles.
+    false_alarms: number of responses 'animal' to vehicles.
     noises: number of vehicles.
 
   Returns:
-    d' in standard deviations, of the arguments' shape; NaN where there are no
+    d' in standard deviations, of the arguments' shape; NaN if there are no
     animals or no vehicles.
   """
   hits, signals, false_alarms, noises = (
@@ -52,11 +52,11 @@ class Logistic:
   p(x) = GUESS + (1 - GUESS - lapse) / (1 + exp(-slope (x - log_threshold)))
 
   Attributes:
-    log_threshold: x at which p is halfway from chance to its upper end; NaN
-      where it cannot be told.
+    log_threshold: x at which p is halfway between chance and its upper
+      asymptote; NaN if it cannot be determined.
     slope: of the logistic, per unit of x.
-    lapse: how far the upper end stays below 1.
-    problem: why there is no threshold; '' where there is one.
+    lapse: 1 minus the upper asymptote.
+    problem: why the threshold is NaN, or ''.
   """
 
   log_threshold: float
@@ -70,21 +70,21 @@ class Logistic:
     return 10.0**self.log_threshold
 
   def __call__(self, percents) -> np.ndarray:
-    """Returns the probability of a right answer at some percents."""
+    """Returns the probability of a correct response at some percents."""
     return probability(
       np.log10(percents), self.log_threshold, self.slope, self.lapse
     )
 
 
 def probability(x, log_threshold, slope, lapse):
-  """Returns p(x) of `Logistic`; the arguments broadcast."""
+  """Evaluates p(x) of `Logistic`; the arguments broadcast."""
   return GUESS + (1.0 - GUESS - lapse) * special.expit(
     slope * (np.asarray(x) - log_threshold)
   )
 
 
 def _log_probabilities(x, log_threshold, slope, lapse):
-  """Returns ln p and ln(1 - p), finite."""
+  """Returns ln p and ln(1 - p), clipped to finite values."""
   p = np.clip(
     probability(x, log_threshold, slope, lapse), _SMALLEST, 1.0 - _SMALLEST
   )
@@ -100,12 +100,12 @@ def _negative_log_likelihood(parameters, x, correct, trials):
 
 
 def _most_likely(x, correct, trials):
-  """Searches a grid for the most likely function of many curves at once.
+  """Fits many curves at once by grid search for the maximum likelihood.
 
   Args:
     x: (L,) log10 percents.
-    correct: (R, L).
-    trials: (R, L).
+    correct: (R, L) numbers of correct responses.
+    trials: (R, L) numbers of responses.
 
   Returns:
     (R, 3): threshold (log10 percent, in steps of 0.02), slope and lapse.
@@ -123,7 +123,7 @@ def _most_likely(x, correct, trials):
 
 
 def _inside(x, log_thresholds):
-  """Thresholds; NaN for those beyond what was shown."""
+  """Replaces thresholds outside the range of x, extrapolations, by NaN."""
   shown = (x.min() <= log_thresholds) & (log_thresholds <= x.max())
   return np.where(shown, log_thresholds, np.nan)
 
@@ -131,37 +131,37 @@ def _inside(x, log_thresholds):
 def fit_logistic(percents, correct, trials) -> Logistic:
   """Fits a logistic by maximum likelihood.
 
-  Chance is fixed at 0.5, the lapse rate is free in [0, 0.1], the slope in
-  [0.1, 100] per log10 unit and the threshold in 0.1 to 1000 percent. The search
-  (scipy.optimize, L-BFGS-B) starts at the best point of a grid, for the
-  likelihood can have more than one hill.
+  Chance is fixed at 0.5. The lapse rate is free in [0, 0.1], the slope in
+  [0.1, 100] per log10 unit, and the threshold in 0.1 to 1000 percent. The
+  search (scipy.optimize, L-BFGS-B) starts at the best point of a grid, because
+  the likelihood can have several local maxima.
 
   Args:
-    percents: (L,) revealed, above 0.
-    correct: (L,) right answers; may be fractions.
-    trials: (L,) answers.
+    percents: (L,) percent revealed, above 0.
+    correct: (L,) numbers of correct responses; may be fractions.
+    trials: (L,) numbers of responses.
 
   Returns:
-    The function. Its threshold is NaN, and `problem` says why, where the fitted
-    one lies outside of the percents that were shown.
+    The fitted function. If the fitted threshold is outside the range of the
+    percents shown, it is NaN and `problem` gives the reason.
 
   Raises:
-    ValueError: there are fewer than three levels with answers, or more right
-      answers than answers.
+    ValueError: fewer than three levels have responses, or a level has more
+      correct responses than responses.
   """
   percents, correct, trials = (
     np.asarray(v, np.float64) for v in (percents, correct, trials)
   )
   if np.any((correct < 0) | (correct > trials)):
     raise ValueError(
-      f'Right answers {correct} of {trials}: there cannot be '
-      'fewer than 0 or more than all.'
+      f'correct is {correct} and trials is {trials}; expected '
+      '0 <= correct <= trials.'
     )
   shown = trials > 0
   if shown.sum() < 3:
     raise ValueError(
-      f'A psychometric function of {shown.sum()} levels: at '
-      'least 3 with answers are needed.'
+      f'{shown.sum()} levels have responses; expected at least 3 for a '
+      'psychometric function.'
     )
   x, correct, trials = np.log10(percents[shown]), correct[shown], trials[shown]
   (start,) = _most_likely(x, correct[np.newaxis], trials[np.newaxis])
@@ -177,7 +177,7 @@ def fit_logistic(percents, correct, trials) -> Logistic:
     ''
     if np.isfinite(_inside(x, found[0]))
     else (
-      'the fitted threshold lies '
+      'the fitted threshold is '
       f'{"below" if found[0] < x.min() else "above"} the percents that were '
       'shown'
     )
@@ -188,55 +188,55 @@ def fit_logistic(percents, correct, trials) -> Logistic:
 
 
 def thresholds(percents, correct, trials) -> np.ndarray:
-  """Thresholds of many curves, as `fit_logistic` has them, from the grid alone.
+  """Estimates the thresholds of many curves by grid search only.
 
   Args:
-    percents: (L,) revealed, above 0.
-    correct: (R, L) right answers.
-    trials: (R, L) answers.
+    percents: (L,) percent revealed, above 0.
+    correct: (R, L) numbers of correct responses.
+    trials: (R, L) numbers of responses.
 
   Returns:
-    (R,) in percent, exact to a few percent of the value, which is enough for
-    an interval; NaN outside of the percents that were shown.
+    (R,) in percent, with an error of a few percent of the value, which is small
+    enough for an interval; NaN outside the range of the percents shown.
   """
   x = np.log10(percents)
   return 10.0 ** _inside(x, _most_likely(x, correct, trials)[:, 0])
 
 
 def l2(curves_a, curves_b):
-  """Euclidean distance of accuracy curves: sqrt(sum over levels (a - b)^2).
+  """Euclidean distance of accuracy curves, sqrt(sum over levels (a - b)^2).
 
   Args:
     curves_a: (..., L) accuracies in [0, 1].
-    curves_b: the same.
+    curves_b: likewise.
 
   Returns:
-    (...); NaN where a level is.
+    (...); NaN if a level is NaN.
   """
   return np.sqrt(np.sum((np.asarray(curves_a) - curves_b) ** 2, axis=-1))
 
 
 def _min_max(curves):
+  """Rescales each curve to [0, 1]; NaN for a constant curve."""
   curves = np.asarray(curves, np.float64)
   low, high = (f(curves, axis=-1, keepdims=True) for f in (np.min, np.max))
-  # A flat curve has no shape to compare.
   span = np.where(high > low, high - low, np.nan)
   return (curves - low) / span
 
 
 def negative_log_mse(curves_a, curves_b):
-  """-ln of the mean squared difference, each curve brought to [0, 1] first.
+  """-ln of the mean squared difference between curves rescaled to [0, 1].
 
-  Min and max of each curve become 0 and 1, so that shapes are compared and not
-  heights. The mean is taken as at least 2.2e-16, the precision of a float64:
-  equal curves score 36.04 instead of infinity.
+  The rescaling maps each curve's minimum to 0 and maximum to 1, so that shapes
+  are compared, not heights. The mean is clipped to at least 2.2e-16, the
+  precision of float64, so that equal curves score 36.04 instead of infinity.
 
   Args:
     curves_a: (..., L) accuracies.
-    curves_b: the same.
+    curves_b: likewise.
 
   Returns:
-    (...); NaN where a curve is flat or a level is NaN.
+    (...); NaN if a curve is constant or a level is NaN.
   """
   mse = np.mean((_min_max(curves_a) - _min_max(curves_b)) ** 2, axis=-1)
   return -np.log(np.maximum(mse, np.finfo(np.float64).eps))

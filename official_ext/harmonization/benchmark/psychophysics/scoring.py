@@ -1,8 +1,8 @@
-"""HOW people and networks decide: accuracy as more of an image is revealed.
+"""Scores a network in the rapid animal / vehicle categorization experiment.
 
-The protocol of the paper's rapid animal / vehicle categorization, as
-docs/psychophysics.md has it: a network answers for every stimulus of a folder,
-and its accuracy curve is compared with people's.
+The protocol of the paper, described in docs/psychophysics.md: a network
+responds to every stimulus of a folder, and its accuracy as more of each image
+is revealed is compared with people's.
 """
 
 import base64
@@ -15,6 +15,7 @@ from PIL import Image
 import tqdm
 
 from official_ext.harmonization import choices
+from official_ext.harmonization import option_values
 from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark.psychophysics import accuracy_curves
 from official_ext.harmonization.benchmark.psychophysics import decisions
@@ -25,7 +26,7 @@ from official_ext.harmonization.data.maps import map_files
 from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization.evaluation import scores
 
-FRAMINGS = ('resize', 'center_crop')
+FRAMINGS = option_values.STIMULUS_RESIZE_MODES
 
 _ALIGNMENTS = {
   'psychophysics_l2': psychometrics.l2,
@@ -34,17 +35,16 @@ _ALIGNMENTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """What a network did in the experiment.
+class PsychophysicsResult:
+  """The scores of a network in the experiment.
 
   Attributes:
-    curves: of the network ('model') and, where they are given, of people
-      ('human').
+    curves: of the network ('model') and, if given, of people ('human').
     scores: `psychophysics_accuracy`, the mean of the network's curve, and with
-      people's answers `psychophysics_l2` (smaller is better) and
-      `psychophysics_negative_log_mse` (greater is better).
-    trials: rows of model-vs-human's columns, for `scores.write_rows`.
-    settings: how the answers were taken.
+      people's data `psychophysics_l2` (smaller is better) and
+      `psychophysics_negative_log_mse` (larger is better).
+    trials: rows with the columns of model-vs-human, for `scores.write_rows`.
+    settings: the arguments of `evaluate` on which the scores depend.
   """
 
   curves: Mapping[str, accuracy_curves.Curve]
@@ -53,7 +53,7 @@ class Result:
   settings: Mapping[str, Any]
 
   def to_json(self) -> dict[str, Any]:
-    """Returns all but the trials, as strict JSON can hold it."""
+    """Returns everything except the trials, for strict JSON."""
     return scores.json_safe(
       {
         'curves': {name: c.to_json() for name, c in self.curves.items()},
@@ -70,16 +70,16 @@ def read_image(
 
   Args:
     folder: of the stimuli.
-    file: its path below.
+    file: path of the stimulus below the folder.
     size: height and width in pixels.
-    framing: 'resize' (bilinear, antialiased), or 'center_crop', the middle of
-      the stimulus as it is.
+    framing: resize mode: 'resize' (bilinear, antialiased), or 'center_crop',
+      which crops the stimulus without resizing it.
 
   Returns:
     float32 (height, width, 3), RGB, 0..255.
 
   Raises:
-    ValueError: it is no picture, or too small to be cropped.
+    ValueError: the file is not an image, or is smaller than the crop.
   """
   height, width = size
   try:
@@ -87,23 +87,23 @@ def read_image(
       image_codec.decode_image(map_files.read_file(folder, file))
     )
   except ValueError as e:
-    raise ValueError(f'{folder}/{file}: {e}. Make or fetch it again.') from None
+    raise ValueError(f'{folder}/{file}: {e}. Replace the file.') from None
   if framing == 'resize':
     picture = picture.resize((width, height), Image.BILINEAR)
   else:
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     if left < 0 or top < 0:
       raise ValueError(
-        f'{folder}/{file} is {picture.height} x '
-        f"{picture.width}, less than the network's {height} x "
-        f'{width}: take the framing resize.'
+        f'{folder}/{file} is {picture.height} x {picture.width}; expected at '
+        f"least the network's {height} x {width} for framing=center_crop. Use "
+        'framing=resize.'
       )
     picture = picture.crop((left, top, left + width, top + height))
   return np.asarray(picture, np.float32)
 
 
 def _logits(adapter, folder, stimuli, batch_size, framing):
-  """Yields a batch of stimuli and its logits after the other."""
+  """Yields the logits of the stimuli, batch by batch."""
   bar = tqdm.tqdm(
     total=len(stimuli),
     desc=f'{adapter.name}: psychophysics',
@@ -120,9 +120,9 @@ def _logits(adapter, folder, stimuli, batch_size, framing):
       bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
       if bad.size:
         raise ValueError(
-          f'{adapter.name} has a logit for {folder}/{batch[bad[0]].file} '
-          'that is not finite, so that it has no answer: check its weights '
-          'and preprocessing.'
+          f'{adapter.name}: a logit for {folder}/{batch[bad[0]].file} is not '
+          'finite; expected finite logits. Check the weights and the '
+          'preprocessing.'
         )
       yield logits
       bar.update(len(batch))
@@ -140,49 +140,51 @@ def decide(
   seed: int = 0,
   journal: journal_lib.Journal | None = None,
 ) -> np.ndarray:
-  """Lets a network answer.
+  """Returns a network's responses.
 
   Args:
-    adapter: the network, see `adapters.base.Adapter`.
+    adapter: the network, an `adapters.base.Adapter`.
     folder: of the stimuli.
-    stimuli: in it.
-    rule: one of `decisions.RULES`.
-    animal_classes: which of its classes are animals; None for ImageNet's.
-    batch_size: stimuli held at a time.
-    framing: as in `read_image`.
-    seed: decides the folds of a read-out.
-    journal: of what is known of the first stimuli; None to keep nothing. Its
-      items are answers, of a read-out the logits.
+    stimuli: stimuli in the folder.
+    rule: one of `decisions.RULES`; 'readout' is the linear probe.
+    animal_classes: indices of the network's animal classes; None for
+      ImageNet's.
+    batch_size: stimuli in memory at a time.
+    framing: resize mode, as in `read_image`.
+    seed: of the linear probe's folds.
+    journal: keeps the results of finished batches, so that a killed process can
+      resume; None to keep nothing. Its items are responses, or for the linear
+      probe encoded logits.
 
   Returns:
-    bool (n,), True where it answers animal.
+    bool (n,), True for the response animal.
 
   Raises:
-    ValueError: rule or classes do not fit the network, or a stimulus cannot be
-      read or answered.
+    ValueError: the rule or the classes do not fit the network, or a stimulus
+      cannot be read.
   """
-  is_readout = rule == 'readout'
-  if is_readout and animal_classes is not None:
+  is_probe = rule == 'readout'
+  if is_probe and animal_classes is not None:
     raise ValueError(
-      'animal_classes has no use with the rule readout, which '
-      'learns what speaks for animals: leave it out.'
+      f'animal_classes is {list(animal_classes)}; expected None with the rule '
+      'readout, which learns the decision from the logits. Remove it.'
     )
   answer = decisions.split if rule == 'split_398' else decisions.mean_logit
   items = journal_lib.kept(journal)
   for logits in _logits(
     adapter, folder, stimuli[len(items) :], batch_size, framing
   ):
-    if is_readout:
-      found = [_as_text(row) for row in logits]
+    if is_probe:
+      found = [_encode(row) for row in logits]
     else:
       mask = decisions.animal_mask(logits.shape[1], animal_classes)
       found = answer(logits, mask).tolist()
     items += found
     if journal:
       journal.add(found)
-  if not is_readout:
+  if not is_probe:
     return np.array(items, bool)
-  images, animals, whole = (
+  images, animals, full = (
     np.array(values)
     for values in zip(
       *(
@@ -195,18 +197,18 @@ def decide(
       )
     )
   )
-  return decisions.readout(
-    np.stack([_of_text(item) for item in items]), images, animals, whole, seed
+  return decisions.linear_probe(
+    np.stack([_decode(item) for item in items]), images, animals, full, seed
   )
 
 
-def _as_text(logits: np.ndarray) -> str:
-  """Writes one stimulus's logits without loss."""
+def _encode(logits: np.ndarray) -> str:
+  """Encodes the logits of one stimulus as text, without loss."""
   return base64.b64encode(np.asarray(logits, '<f4').tobytes()).decode()
 
 
-def _of_text(text: str) -> np.ndarray:
-  """Reads what `_as_text` wrote."""
+def _decode(text: str) -> np.ndarray:
+  """Inverts `_encode`."""
   return np.frombuffer(base64.b64decode(text), '<f4')
 
 
@@ -215,44 +217,45 @@ def common_levels(
   answered: Sequence[int] | None,
   levels: Sequence[int] | None,
 ) -> list[int]:
-  """Says which levels are compared; none is left out in silence.
+  """Returns the levels that are compared; no level is skipped silently.
 
   Args:
     shown: levels of the stimuli.
     answered: levels of people's data; None without people.
-    levels: those to be compared; None for all.
+    levels: the levels to compare; None for all.
 
   Returns:
-    The levels, in order.
+    The levels in increasing order.
 
   Raises:
-    ValueError: a level is missing on one side.
+    ValueError: a level is missing in the stimuli or in people's data.
   """
   sides = {'the stimuli': {*shown}}
   if answered is not None:
     sides['the human data'] = {*answered}
   wanted = set.union(*sides.values()) if levels is None else {*levels}
   if not wanted:
-    raise ValueError('levels is empty: name some, or leave it out for all.')
+    raise ValueError('levels is empty; expected levels, or None for all.')
   for side, there in sides.items():
     missing = sorted(wanted - there)
     if missing:
       names = ', '.join(map(stimulus_files.level_name, missing))
       raise ValueError(
-        f'Levels {names} are missing in {side}: add them, or '
-        'name by levels those that both have.'
+        f'Levels {names} are missing in {side}; expected them in the stimuli '
+        'and in the human data. Add them, or list the common ones in levels.'
       )
   return sorted(wanted)
 
 
 def _check_targets(stimuli, levels):
-  """Refuses levels at which only one answer can be right."""
+  """Refuses levels whose stimuli all have the same target."""
   for level in levels:
     targets = {s.target for s in stimuli if s.level == level}
     if len(targets) < 2:
       raise ValueError(
         f'All stimuli of level {stimulus_files.level_name(level)} show '
-        f'{targets.pop()}s: accuracy says nothing without the other target.'
+        f'{targets.pop()}s; expected animals and vehicles. Add the other '
+        'target, or exclude the level.'
       )
 
 
@@ -271,33 +274,35 @@ def evaluate(
   resamples: int = 1000,
   seed: int = 0,
   journal: journal_lib.Journal | None = None,
-) -> Result:
-  """Scores a network against people.
+) -> PsychophysicsResult:
+  """Scores a network, and compares it with people.
+
+    result = scoring.evaluate(spec.build('keras_app:VGG16'), 'stimuli',
+                              human='trials.csv')
 
   Args:
-    adapter: the network, see `adapters.base.Adapter`.
+    adapter: the network, an `adapters.base.Adapter`.
     folder: of stimuli, see `data.stimuli.stimulus_files`.
     human: CSV file of people's trials or accuracies, see `human_trials`; None
-      for the network's curve alone.
+      to score only the network.
     rule: 'split_398', 'mean_logit' or 'readout', see `decisions`.
-    animal_classes: which of the network's classes are animals; None for
-      ImageNet's first 398.
-    classes: 'animal' or 'vehicle' by the stimuli's class, where neither folders
-      nor names say it.
-    levels: which are compared; None for all.
-    framing: how a stimulus comes to the network's input size.
-    batch_size: stimuli held at a time.
+    animal_classes: indices of the network's animal classes; None for ImageNet's
+      first 398 classes.
+    classes: 'animal' or 'vehicle' by the class of a stimulus, if neither the
+      folders nor the file names contain the target.
+    levels: the levels to compare; None for all.
+    framing: resize mode, as in `read_image`.
+    batch_size: stimuli in memory at a time.
     confidence: of the intervals.
-    resamples: of the bootstrap.
-    seed: of bootstrap and read-out.
+    resamples: number of bootstrap resamples.
+    seed: of the bootstrap and of the linear probe.
     journal: as in `decide`.
 
   Returns:
     Curves, scores and trials.
 
   Raises:
-    ValueError: stimuli, people's data, rule and network do not fit; what and
-      where is said.
+    ValueError: the stimuli, people's data, rule or network do not fit together.
   """
   choices.require('rule', rule, decisions.RULES)
   choices.require('framing', framing, FRAMINGS)
@@ -305,11 +310,13 @@ def evaluate(
   people = human_trials.read(human) if human else None
   levels = common_levels([s.level for s in stimuli], _levels(people), levels)
   _check_targets(stimuli, levels)
-  images = accuracy_curves.Images(
+  images = accuracy_curves.ExperimentImages(
     [(s.image, s.target) for s in stimuli]
     + [(t.image, t.target) for t in getattr(people, 'trials', ())]
   )
-  if rule != 'readout':  # Which learns from full images, asked for or not.
+  # The linear probe learns from full images, whether their level is compared or
+  # not.
+  if rule != 'readout':
     stimuli = [s for s in stimuli if s.level in levels]
   animal = decide(
     adapter,
@@ -327,7 +334,7 @@ def evaluate(
     for s, a in zip(stimuli, animal)
     if s.level in levels
   ]
-  model = accuracy_curves.Answers(
+  model = accuracy_curves.ResponseCounts(
     [
       human_trials.Trial(adapter.name, s.level, s.image, s.target, answer)
       for s, answer in answered
@@ -348,7 +355,7 @@ def evaluate(
   }
   curves, made = _compare(
     model,
-    _answers(people, images, levels),
+    _responses(people, images, levels),
     images,
     resamples,
     seed,
@@ -372,27 +379,27 @@ def evaluate(
     )
     for i, (s, answer) in enumerate(answered, 1)
   ]
-  return Result(curves, made, rows, settings)
+  return PsychophysicsResult(curves, made, rows, settings)
 
 
 def _levels(people) -> Sequence[int] | None:
-  """Levels of people's data, or None."""
+  """Returns the levels of people's data; None without people."""
   if isinstance(people, human_trials.Trials):
     return [t.level for t in people.trials]
   return people and list(people.accuracy)
 
 
-def _answers(people, images, levels):
-  """People's answers at some levels, in the form that is resampled, or None."""
+def _responses(people, images, levels):
+  """Returns people's data at some levels, ready for resampling, or None."""
   if isinstance(people, human_trials.Trials):
-    return accuracy_curves.Answers(
+    return accuracy_curves.ResponseCounts(
       [t for t in people.trials if t.level in levels], images, levels
     )
-  return people and accuracy_curves.Known(people, levels)
+  return people and accuracy_curves.TabulatedAccuracy(people, levels)
 
 
 def _counts(answered, people) -> dict[str, Any]:
-  """What a score says of the data behind it."""
+  """Returns the details of a score about the data it was computed from."""
   if people is None:
     return {'bootstrap': 'images'}
   if isinstance(people, human_trials.Accuracies):
@@ -402,9 +409,9 @@ def _counts(answered, people) -> dict[str, Any]:
       + (
         'by their standard errors'
         if known.all()
-        else 'by their standard errors, where these are known'
+        else 'by their standard errors, where known'
         if known.any()
-        else 'fixed, for their standard errors are not known'
+        else 'fixed, because their standard errors are unknown'
       )
     }
   model, human = (
@@ -421,14 +428,27 @@ def _counts(answered, people) -> dict[str, Any]:
 
 
 def _compare(model, people, images, resamples, seed, details, facts):
-  """Makes the curves and scores of a network and, where given, of people."""
+  """Computes the curves and scores of a network and, if given, of people.
+
+  Args:
+    model: the network's `ResponseCounts`.
+    people: as from `_responses`.
+    images: of the experiment.
+    resamples: number of bootstrap resamples.
+    seed: of the bootstrap.
+    details: of every score.
+    facts: further fields of every `scores.Score`.
+
+  Returns:
+    Curves by 'model' and 'human', and a list of scores.
+  """
   rng = np.random.default_rng(seed)
-  weights = images.draw(resamples, rng)
+  weights = images.resample(resamples, rng)
   sides = {'model': model, **({'human': people} if people else {})}
-  curves, drawn = {}, {}
-  for name, answers in sides.items():
-    curves[name] = answers.curve(weights, facts['confidence'])
-    drawn[name] = answers.resample(weights, rng)
+  curves, resampled = {}, {}
+  for name, responses in sides.items():
+    curves[name] = responses.curve(weights, facts['confidence'])
+    resampled[name] = responses.resample(weights, rng)
 
   def score(name, value, values, **more):
     low, high, undefined = accuracy_curves.interval(values, facts['confidence'])
@@ -441,12 +461,12 @@ def _compare(model, people, images, resamples, seed, details, facts):
       **facts,
     )
 
-  # A network is a single participant: only images are drawn.
+  # A network is a single participant, so only images are resampled.
   made = [
     score(
       'psychophysics_accuracy',
       curves['model'].accuracy.mean(),
-      drawn['model'].mean(axis=1),
+      resampled['model'].mean(axis=1),
       bootstrap='images',
     )
   ]
@@ -456,7 +476,7 @@ def _compare(model, people, images, resamples, seed, details, facts):
         score(
           name,
           measure(curves['human'].accuracy, curves['model'].accuracy),
-          measure(drawn['human'], drawn['model']),
+          measure(resampled['human'], resampled['model']),
           people_split_half=people.split_half(measure, seed),
         )
       )
