@@ -40,7 +40,7 @@ def _trials(images, participants, levels, is_right):
 class DrawTest(unittest.TestCase):
   def test_images_are_drawn_within_their_target(self):
     images = _images(6, 3)
-    weights = images.draw(_RESAMPLES, np.random.default_rng(0))
+    weights = images.resample(_RESAMPLES, np.random.default_rng(0))
     np.testing.assert_array_equal(weights[:, images.animal].sum(axis=1), 6)
     np.testing.assert_array_equal(weights[:, ~images.animal].sum(axis=1), 3)
     # With replacement: of 6, one is left out with probability (5 / 6)^6.
@@ -57,7 +57,7 @@ class ResampleTest(unittest.TestCase):
   def resample(self, images, trials, levels):
     rng = np.random.default_rng(0)
     answers = accuracy_curves.ResponseCounts(trials, images, levels)
-    return answers.resample(images.draw(_RESAMPLES, rng), rng)
+    return answers.resample(images.resample(_RESAMPLES, rng), rng)
 
   def test_spread_over_participants(self):
     images = _images(2, 2)
