@@ -12,7 +12,10 @@ import numpy as np
 from PIL import Image
 import tensorflow as tf
 
+from official_ext.harmonization import cli
 from official_ext.harmonization import explain
+from official_ext.harmonization import option_values
+from official_ext.harmonization.benchmark import explainers
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import spec
 from official_ext.harmonization.data.maps import image_codec
@@ -59,6 +62,9 @@ class ExplainTest(tf.test.TestCase):
     for path in paths:
       self.assertGreater(np.ptp(np.asarray(Image.open(path))), 0)
     return [call.args for call in render.call_args_list], paths
+
+  def test_the_flag_lists_all_explainers(self):
+    self.assertCountEqual(option_values.EXPLAINERS, explainers.EXPLAINERS)
 
   def test_panels_of_the_predicted_class(self):
     (first, second), paths = self._drawn(save_maps='npy')
@@ -166,7 +172,7 @@ class ExplainTest(tf.test.TestCase):
       )
     os.makedirs(self._path('linked/Fox'))
     os.symlink(f'{pets}/Fox/1_image.png', self._path('linked/Fox/1_map.png'))
-    with self.assertRaisesRegex(ValueError, '1_map.png: the same file as its'):
+    with self.assertRaisesRegex(ValueError, '1_map.png: .*same file as its'):
       self._drawn(
         images=pets,
         maps=self._path('linked'),
@@ -174,7 +180,7 @@ class ExplainTest(tf.test.TestCase):
         **suffixes,
       )
 
-  def test_goes_on_where_it_was(self):
+  def test_resumes(self):
     _, paths = self._drawn()
     os.remove(paths[1])
     drawn, again = self._drawn()
@@ -243,21 +249,20 @@ class ExplainTest(tf.test.TestCase):
     self._drawn()
     self._write('images/e.png', image_codec.encode_image(self.pixels[0]))
     with self.assertRaisesRegex(
-      ValueError, r'the images are others \(new: e.png\)\. Choose'
+      ValueError, r'the images have changed \(new: e.png\); expected .*Choose'
     ):
       self._drawn()
     os.remove(self._path('images/a.png'))
     with self.assertRaisesRegex(
       ValueError,
-      r'others \(missing: a.png; new: e.png\); rows was 2 and '
-      'is now 3',
+      r'\(missing: a.png; new: e.png\); rows was 2 and is now 3',
     ):
       self._drawn(rows=3)
     self._edit_settings(names=None)  # As an earlier version wrote them.
-    with self.assertRaisesRegex(ValueError, 'as many, with other names'):
+    with self.assertRaisesRegex(ValueError, 'equally many, with other names'):
       self._drawn()
 
-  def test_folders_of_before_open_unverified(self):
+  def test_folders_of_earlier_versions_are_unverified(self):
     self._drawn()
     self._edit_settings(panels=None)
     with mock.patch.object(explain.tqdm.tqdm, 'write') as write:
@@ -288,7 +293,7 @@ class ExplainTest(tf.test.TestCase):
 
   def test_one_image_by_the_command(self):
     self.enter_context(flagsaver.flagsaver())
-    explain.define_flags()
+    cli.define(explain.Options)
     flags.FLAGS(
       [
         'explain',
@@ -298,23 +303,28 @@ class ExplainTest(tf.test.TestCase):
         f'--output_dir={self._path("out")}',
       ]
     )
-    explain.main([])
+    explain.main(cli.parsed(explain.Options))
     self.assertTrue(os.path.exists(self._path('out/panels-0000.png')))
     flags.FLAGS.model = 'keras:'
-    with self.assertRaisesRegex(ValueError, 'names no model'):
-      explain.main([])
+    with self.assertRaisesRegex(ValueError, "'keras:' is not a SPEC"):
+      explain.main(cli.parsed(explain.Options))
+    flags.FLAGS['map_suffix'].parse('_map')
+    with self.assertRaisesRegex(ValueError, '--map_suffix .*--maps'):
+      explain.main(cli.parsed(explain.Options))
 
   def test_long_names_are_shortened(self):
+    names = ('apple_618_100152_200078_00011', 'x' * 20)
+    for name in names:
+      self._write(f'long/{name}.png', image_codec.encode_image(self.pixels[0]))
+    ((_, _, captions),), _ = self._drawn(images=self._path('long'))
     self.assertEqual(
-      explain._short('b/apple_618_100152_200078_00011.png'),
-      'apple_618…0078_00011',
+      [c.split('\n')[0] for c in captions], ['apple_618…0078_00011', 'x' * 20]
     )
-    self.assertEqual(explain._short('x' * 20 + '.jpg'), 'x' * 20)
 
   def test_names_what_cannot_be_used(self):
-    with self.assertRaisesRegex(ValueError, 'none is no image and no folder'):
+    with self.assertRaisesRegex(ValueError, 'none is neither an image nor'):
       self._drawn(images=self._path('none'))
-    with self.assertRaisesRegex(ValueError, 'none is no image and no folder'):
+    with self.assertRaisesRegex(ValueError, 'none is neither an image nor'):
       self._drawn(images='none', maps=self._path('maps'))
     with self.assertRaisesRegex(ValueError, 'no map with the name of an image'):
       self._drawn(
@@ -327,7 +337,7 @@ class ExplainTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'b/c.PNG: not in the file'):
       self._drawn(labels=self._path('labels.csv'), output_dir=self._path('o'))
     self._write('images/d.jpg', b'')
-    with self.assertRaisesRegex(ValueError, 'differ by their endings alone'):
+    with self.assertRaisesRegex(ValueError, 'differ only in their ext'):
       self._drawn(save_maps='npy', output_dir=self._path('o1'))
     os.remove(self._path('images/d.jpg'))
     self._write('images/d.png', b'no picture')
@@ -377,12 +387,12 @@ class ExplainTest(tf.test.TestCase):
     maps = drawn[0][1]['human map'][1]
     self.assertAllClose(maps.sum() * (200 / 16) * (240 / 16), 1.0, atol=1e-3)
 
-  def test_a_flat_map_is_no_picture(self):
+  def test_a_constant_map_cannot_be_a_png_file(self):
     flat = np.zeros((3, 3), np.float32)
-    page = explain.Page(['a.png'], None, [], {'gradient': [flat]})
+    panel = explain.Panel(['a.png'], None, [], {'gradient': [flat]})
     with self.assertRaisesRegex(ValueError, 'a.png: gradient is .*=npy'):
-      explain._write_maps(page, self._options(save_maps='png'))
-    explain._write_maps(page, self._options(save_maps='npy'))
+      explain.write_maps(panel, self._options(save_maps='png'))
+    explain.write_maps(panel, self._options(save_maps='npy'))
     self.assertAllEqual(np.load(self._path('out/maps/gradient/a.npy')), flat)
 
 

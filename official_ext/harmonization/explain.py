@@ -4,12 +4,13 @@ r"""Draws where a network looks: saliency panels of one image or a folder.
       --model='keras_app:ResNet50V2' --images=photos --maps=human_maps \
       --output_dir=runs/panels
 
-Each row of a panel is an image, the human map with the same path below --maps
-where there is one, and the network's map of the class that it predicts, or of
-the class in --labels. Images are shown as the network takes them: whole, at its
-input size. A model is KIND:TARGET?OPTION=VALUE; docs/models.md lists the kinds.
+Each row of a panel shows an image, its human map, if --maps has one, and the
+network's map for the predicted class, or for the class in --labels. Images are
+shown as the network sees them: whole, at its input size. A model is
+KIND:TARGET?OPTION=VALUE; docs/models.md lists the kinds.
+
 Run it again to resume: a panel is drawn again only if the network, an image, a
-map or a class has changed, and the earlier one is then kept in earlier/.
+map or a class has changed, and the earlier panel is then kept in earlier/.
 """
 
 from collections.abc import Iterator
@@ -19,127 +20,112 @@ import io
 import os
 from typing import Any, NamedTuple
 
-from absl import flags
-from absl import logging
-import numpy as np
-import tensorflow as tf
-import tqdm
+from etils import epy
 
 from official_ext.harmonization import cli
-from official_ext.harmonization import files
-from official_ext.harmonization import resources
-from official_ext.harmonization.benchmark import drawn_panels
-from official_ext.harmonization.benchmark import explainers
-from official_ext.harmonization.benchmark import identity
-from official_ext.harmonization.benchmark.adapters import base
+from official_ext.harmonization import option_values
 from official_ext.harmonization.benchmark.adapters import spec
-from official_ext.harmonization.data.maps import folders
-from official_ext.harmonization.data.maps import image_codec
-from official_ext.harmonization.data.maps import map_files
-from official_ext.harmonization.data.maps import map_framing
-from official_ext.harmonization.data.maps import map_index
-from official_ext.harmonization.data.maps import pairs
-from official_ext.harmonization.data.records import class_labels
-from official_ext.harmonization.evaluation import panels
 
-FLAGS = flags.FLAGS
+with epy.lazy_imports():
+  import numpy as np
+  import tensorflow as tf
+  import tqdm
 
-# Of what a panel shows, and how.
+  from official_ext.harmonization import files
+  from official_ext.harmonization.benchmark import drawn_panels
+  from official_ext.harmonization.benchmark import explainers
+  from official_ext.harmonization.benchmark import identity
+  from official_ext.harmonization.benchmark import image_folder
+  from official_ext.harmonization.data.maps import image_codec
+  from official_ext.harmonization.data.maps import map_index
+  from official_ext.harmonization.evaluation import panels
+
+# Version of the panels' content and layout; part of their identity.
 _VERSION = 2
-# Characters of a name on a panel.
+# Characters of an image's name on a panel.
 _LONGEST = 20
-_MAPS = ('none', 'npy', 'png')
-
-
-def define_flags():
-  """Defines the tool's flags."""
-  flags.DEFINE_string('model', None, 'The network, as a SPEC. ' + spec.usage())
-  flags.DEFINE_string('images', None, 'A picture, or a folder of them.')
-  flags.DEFINE_string(
-    'output_dir',
-    None,
-    'Where panels-<i>.png and '
-    f'{drawn_panels.SETTINGS} are written, and maps/ if '
-    'asked for.',
-  )
-  flags.DEFINE_string(
-    'maps',
-    None,
-    'Folder of human maps (grey pictures, '
-    "npy, npz), each with its image's path below --images "
-    'and name; some may be missing.',
-  )
-  flags.DEFINE_string(
-    'image_suffix',
-    '',
-    "End of the images' names, before "
-    "the extension, that the maps' names have not.",
-  )
-  flags.DEFINE_string('map_suffix', '', "The same of the maps' names.")
-  map_framing.define_flag()
-  flags.adopt_module_key_flags(map_framing)
-  flags.DEFINE_string(
-    'labels',
-    None,
-    'CSV with the columns image (its path '
-    'below the folder) and label, a number from 0 of the '
-    'classes that are scored. Left out, the predicted class.',
-  )
-  flags.DEFINE_multi_enum(
-    'explainer',
-    ['gradient'],
-    [*explainers.EXPLAINERS],
-    'What is drawn; may be given several times.',
-  )
-  flags.DEFINE_enum(
-    'save_maps',
-    'none',
-    _MAPS,
-    'Whether maps are also written '
-    'on their own: as float32 arrays, or as pictures of 16 '
-    'bits from least to most important.',
-  )
-  flags.DEFINE_integer(
-    'rows', 8, 'Images on a panel, and in a batch.', lower_bound=1
-  )
-  flags.mark_flags_as_required(['model', 'images', 'output_dir'])
+_MAP_FLAGS = ('image_suffix', 'map_suffix', 'framing')
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What is drawn; see the flags of the same names."""
+  """The flags of the command."""
 
-  model: str
-  images: str
-  output_dir: str
-  maps: str | None = None
-  framing: str = 'same'
-  labels: str | None = None
-  explainer: tuple[str, ...] = ('gradient',)
-  save_maps: str = 'none'
-  rows: int = 8
-  image_suffix: str = ''
-  map_suffix: str = ''
+  model: str = cli.flag(
+    '', 'The network, as a SPEC. ' + spec.usage(), required=True
+  )
+  images: str = cli.flag(
+    '', 'An image, or a folder of images.', path=True, required=True
+  )
+  output_dir: str = cli.flag(
+    '',
+    'Folder for panels-<i>.png and settings.json, and for maps/ with '
+    '--save_maps.',
+    path=True,
+    required=True,
+  )
+  maps: str | None = cli.flag(
+    None,
+    'Folder of human maps: grey images, npy or npz files. A map has the path '
+    'of its image below --images; some may be missing.',
+    path=True,
+  )
+  framing: str = cli.flag(
+    'same',
+    "What a map shows: the same as its image; the image stretched to the map's "
+    "shape; or the image's largest central square.",
+    choices=option_values.FRAMINGS,
+  )
+  labels: str | None = cli.flag(
+    None,
+    'CSV file with the columns image (its path below the folder) and label, '
+    'the index of a class that the network scores. By default the predicted '
+    'class is explained.',
+    path=True,
+  )
+  explainer: tuple[str, ...] = cli.flag(
+    ('gradient',),
+    "How the network's map is computed. Repeat the flag to draw several.",
+    choices=option_values.EXPLAINERS,
+    repeated=True,
+  )
+  save_maps: str = cli.flag(
+    'none',
+    'Also write the maps to files: as float32 arrays, or as 16-bit images '
+    'whose range is from the least to the most important pixel.',
+    choices=('none', 'npy', 'png'),
+  )
+  rows: int = cli.flag(8, 'Images on a panel, and in a batch.', at_least=1)
+  image_suffix: str = cli.flag(
+    '',
+    "End of the images' names, before the extension, that the names of their "
+    'maps lack, such as _image.',
+  )
+  map_suffix: str = cli.flag(
+    '',
+    "End of the maps' names, before the extension, that the names of their "
+    'images lack, such as _map.',
+  )
 
 
-class Page(NamedTuple):
-  """What one panel shows, of B images.
+class Panel(NamedTuple):
+  """The contents of one panel of B images.
 
   Attributes:
     names: of the images.
     images: float32 (B, h, w, 3) in [0, 1].
-    captions: one for each.
-    maps: titles to maps (B, h, w).
+    captions: one per image.
+    maps: maps (B, h, w) by title.
   """
 
   names: list[str]
-  images: np.ndarray
+  images: 'np.ndarray'
   captions: list[str]
-  maps: dict[str, np.ndarray]
+  maps: dict[str, 'np.ndarray']
 
 
 def _short(name: str) -> str:
-  """Returns an image's name, as long as there is room for beside it."""
+  """Returns an image's name, shortened to fit beside the image."""
   stem = map_index.image_id(name)
   return (
     stem
@@ -148,10 +134,13 @@ def _short(name: str) -> str:
   )
 
 
-def _page(
-  adapter: base.Adapter, images: _Images, names: list[str], options: Options
-) -> Page:
-  """Explains a batch of images."""
+def _panel(
+  adapter,
+  images: 'image_folder.ImageFolder',
+  names: list[str],
+  options: Options,
+) -> Panel:
+  """Computes the panel of a batch of images."""
   size = adapter.input_size
   pixels = np.stack([images.pixels(n, size) for n in names])
   inputs = adapter.preprocess(pixels)
@@ -175,11 +164,11 @@ def _page(
   for name in options.explainer:
     explainer = explainers.get(name, adapter.gradients)
     maps[_title(name)] = explainers.explain(explainer, inputs, one_hot)
-  return Page(names, pixels / 255.0, captions, maps)
+  return Panel(names, pixels / 255.0, captions, maps)
 
 
-def _encoded(values: np.ndarray, kind: str) -> bytes:
-  """Returns a map as the contents of a file."""
+def _encode(values: 'np.ndarray', kind: str) -> bytes:
+  """Encodes a map (h, w) as an npy or png file."""
   if kind == 'png':
     return image_codec.encode_map(values - values.min())
   buffer = io.BytesIO()
@@ -187,21 +176,33 @@ def _encoded(values: np.ndarray, kind: str) -> bytes:
   return buffer.getvalue()
 
 
-def _write_maps(page: Page, options: Options) -> list[str]:
-  """Writes the network's maps on their own; returns their names."""
+def write_maps(panel: Panel, options: Options) -> list[str]:
+  """Writes each of a panel's maps to a file.
+
+  Args:
+    panel: with the maps of every explainer in the options.
+    options: `save_maps` is 'npy' or 'png'.
+
+  Returns:
+    The paths of the files below `output_dir`.
+
+  Raises:
+    ValueError: a map is constant or not finite, and cannot be a png file.
+  """
   written = []
   for name in options.explainer:
-    for image, values in zip(page.names, page.maps[_title(name)]):
+    for image, values in zip(panel.names, panel.maps[_title(name)]):
       written.append(
         f'maps/{name}/{os.path.splitext(image)[0]}.{options.save_maps}'
       )
       path = os.path.join(options.output_dir, written[-1])
       tf.io.gfile.makedirs(os.path.dirname(path))
       try:
-        encoded = _encoded(values, options.save_maps)
+        encoded = _encode(values, options.save_maps)
       except ValueError as e:
         raise ValueError(
-          f'{image}: {name} is {e}, which is no picture: write --save_maps=npy.'
+          f'{image}: {name} is {e}; expected a map that a png file can store. '
+          'Use --save_maps=npy.'
         ) from None
       files.write(path, encoded)
   return written
@@ -211,10 +212,8 @@ def _title(explainer: str) -> str:
   return explainer.replace('_', ' ')
 
 
-def _settings(
-  options: Options, adapter: base.Adapter, names: list[str]
-) -> dict[str, Any]:
-  """What is written of a command."""
+def _settings(options: Options, adapter, names: list[str]) -> dict[str, Any]:
+  """Returns the settings that are stored in the folder."""
   digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()
   return {
     **dataclasses.asdict(options),
@@ -227,8 +226,14 @@ def _settings(
 
 
 def _command(settings: dict[str, Any]) -> dict[str, Any]:
-  """What makes it another command; contents of files are in identities."""
-  # Files written before there were suffixes and framings have none.
+  """Returns the settings that must be equal for all panels of a folder.
+
+  The contents of files may change; they are in the identities of the panels.
+
+  Args:
+    settings: as from `_settings`, perhaps of an earlier version.
+  """
+  # Earlier versions had neither suffixes nor framings.
   found = {
     name: settings.get(name, '')
     for name in (
@@ -250,20 +255,41 @@ def _command(settings: dict[str, Any]) -> dict[str, Any]:
   return {**found, 'model': (kind, target, sorted(options.items()))}
 
 
+def _check_names(names: list[str], options: Options):
+  """Refuses two images whose maps would be written to the same file."""
+  stems = {os.path.splitext(n)[0] for n in names}
+  if options.save_maps != 'none' and len(stems) < len(names):
+    raise ValueError(
+      f'--images={options.images}: the names of two images differ only in '
+      'their extensions, so their maps would have the same name. Rename one.'
+    )
+
+
 def explain(options: Options) -> Iterator[str]:
-  """Draws the panels that are not there yet, or show something else.
+  """Draws the panels that do not exist yet or are outdated.
+
+    options = explain.Options('keras_app:VGG16', 'photos', 'runs/panels')
+    paths = list(explain.explain(options))
 
   Args:
-    options: what is drawn.
+    options: the flags.
 
   Yields:
-    The path of each panel, which then exists.
+    The path of each panel when it is up to date.
 
   Raises:
-    ValueError: an option, an image, a map or a label cannot be used; or what
-      the network's adapter raises.
+    ValueError: an option, an image, a map or a label is invalid, or the network
+      cannot be explained.
   """
-  images = _Images(options)
+  images = image_folder.ImageFolder(
+    options.images,
+    options.maps,
+    image_suffix=options.image_suffix,
+    map_suffix=options.map_suffix,
+    framing=options.framing,
+    labels=options.labels,
+  )
+  _check_names(images.names, options)
   adapter = spec.build(options.model)
   folder = drawn_panels.Folder(
     options.output_dir, _settings(options, adapter, images.names), _command
@@ -274,42 +300,32 @@ def explain(options: Options) -> Iterator[str]:
     0, len(images.names), options.rows, disable=None, unit='panel'
   ):
     names = images.names[i : i + options.rows]
-    shown = {
+    depends_on = {
       'network': network,
       'protocol': f'panels {_VERSION}',
       'data': images.contents(names, adapter.scored_classes, digests),
       'versions': identity.versions(options.model),
     }
-    panel = f'panels-{i // options.rows:04d}.png'
-    path = os.path.join(options.output_dir, panel)
-    if not folder.is_current(panel, shown):
-      page = _page(adapter, images, names, options)
-      written = [panel]
+    file = f'panels-{i // options.rows:04d}.png'
+    path = os.path.join(options.output_dir, file)
+    if not folder.is_current(file, depends_on):
+      panel = _panel(adapter, images, names, options)
+      written = [file]
       if options.save_maps != 'none':
-        written += _write_maps(page, options)
+        written += write_maps(panel, options)
       panels.write_png(
-        path, panels.render(page.images, page.maps, page.captions)
+        path, panels.render(panel.images, panel.maps, panel.captions)
       )
-      folder.add(panel, shown, written)
+      folder.add(file, depends_on, written)
     yield path
   if folder.used:
     tqdm.tqdm.write(drawn_panels.origin(folder.used))
 
 
-def main(_):
-  """Draws what the flags describe."""
-  values = {f.name: FLAGS[f.name].value for f in dataclasses.fields(Options)}
-  for name in ('images', 'output_dir', 'maps', 'labels'):
-    values[name] = values[name] and resources.working_path(values[name])
-  options = Options(**{**values, 'explainer': tuple(values['explainer'])})
-  unused = (
-    ''
-    if options.maps
-    else cli.without_effect(
-      [('without --maps', ('image_suffix', 'map_suffix', 'framing'))]
-    )
-  )
-  if unused:
+def main(options: Options):
+  """Draws the panels and prints their paths."""
+  unused = cli.without_effect([('without --maps', _MAP_FLAGS)])
+  if unused and not options.maps:
     raise ValueError(unused)
   paths = list(explain(options))
   more = f' ... {paths[-1]}' if paths[1:] else ''
@@ -317,9 +333,8 @@ def main(_):
 
 
 def run():
-  """The console command."""
-  define_flags()
-  cli.run(main, __name__)
+  """Runs the command."""
+  cli.run(main, Options)
 
 
 if __name__ == '__main__':

@@ -121,10 +121,29 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
       self.assertAllClose(found, _of_ranks(r), atol=1.5 * _ERROR)
 
 
+def _halves(participants, iterations, resample):
+  """Returns how often each participant is in either half, (iterations, P)."""
+  found = []
+
+  def record(first, second):
+    for part, size in ((first, participants // 2), (second, 0)):
+      # Participant i clicked pixel i only, so the mean map holds the weights.
+      size = participants if resample else size or -(-participants // 2)
+      found.append(np.round(part[:, 0] * size))
+    return np.zeros(len(first))
+
+  ceilings.split_half_scores(
+    np.eye(participants)[:, np.newaxis],
+    score=record,
+    iterations=iterations,
+    resample=resample,
+  )
+  return np.concatenate(found[::2]), np.concatenate(found[1::2])
+
+
 class HalvesTest(tf.test.TestCase):
-  def test_halves_are_disjoint_random_and_whole(self):
-    generator = np.random.default_rng(0)
-    a, b = ceilings._halves(generator, 5, 4000, False)
+  def test_halves_are_disjoint_random_and_complete(self):
+    a, b = _halves(5, 4000, resample=False)
     self.assertAllEqual(a + b, np.ones((4000, 5)))
     self.assertAllEqual(a.sum(-1), [2] * 4000)
     self.assertAllClose(a.mean(0), [0.4] * 5, atol=0.03)
@@ -132,8 +151,7 @@ class HalvesTest(tf.test.TestCase):
     self.assertLen(np.unique(a, axis=0), 10)
 
   def test_resampled_halves_stay_within_their_half(self):
-    generator = np.random.default_rng(0)
-    a, b = ceilings._halves(generator, 6, 500, True)
+    a, b = _halves(6, 500, resample=True)
     self.assertAllEqual(a * b, np.zeros((500, 6)))
     self.assertAllEqual(a.sum(-1), [6] * 500)
     self.assertAllEqual(((a > 0) | (b > 0)).all(-1), [True] * 500)

@@ -228,7 +228,7 @@ class InterfaceTest(tf.test.TestCase):
       self.assertAllEqual(found, maps)
       self.assertEqual(found.dtype, np.float32)
     for given in (maps[:2], maps[:, :4], images, maps[None]):
-      with self.assertRaisesRegex(ValueError, r'\(3, 8, 8\) is expected'):
+      with self.assertRaisesRegex(ValueError, r'expected \(3, 8, 8\)'):
         explainers.explain(lambda *_, given=given: given, images, labels)
 
   def test_refuses(self):

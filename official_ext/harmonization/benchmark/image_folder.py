@@ -152,8 +152,8 @@ class ImageFolder:
       )
     except ValueError as e:
       raise ValueError(f'{path}: {e}.') from None
-    # Without antialiasing, bilinear resizing samples two pixels per side. If the
-    # map shrinks by more than that, single fixations would vanish.
+    # Bilinear resizing without antialiasing samples two pixels per side: single
+    # fixations could vanish if the map shrinks by more than that.
     shrinks = bool(max(np.divide(values.shape, size)) > 2)
     return tf.image.resize(
       values[..., np.newaxis].astype(np.float32), size, antialias=shrinks

@@ -124,7 +124,7 @@ class HumanTrialsTest(unittest.TestCase):
     ]
     scores.write_rows(str(self.path), rows)
     with self.assertRaisesRegex(
-      ValueError, "line 3: subj 'net'.*10_dog3.png in line 2.*different"
+      ValueError, "line 3: subj 'net'.*10_dog3.png .*line 2.*different"
     ):
       human_trials.read(str(self.path))
     rows[1]['subj'] = 'other.net'
@@ -160,7 +160,7 @@ class HumanTrialsTest(unittest.TestCase):
       ('0,nan', 'line 2'),
       ('5,.5', 'line 2', "'5'"),
       ('0,.5\n0,.6', 'line 3', 'twice'),
-      ('', 'no level'),
+      ('', 'no rows'),
     ):
       with self.subTest(text):
         self.assert_refused('level,accuracy\n' + text + '\n', *words)
@@ -168,9 +168,10 @@ class HumanTrialsTest(unittest.TestCase):
   def test_refusals_of_files(self):
     self.assert_refused('', 'columns []')
     self.assert_refused('subj,accuracy\n', 'accuracy', 'imagename')
-    self.assert_refused(_HEAD, 'no answer')
+    self.assert_refused(_HEAD, 'no trial with a response')
     self.assert_refused(
-      _HEAD + 'a,1,1,,na,animal,10,10_dog3.png\n', 'no answer'
+      _HEAD + 'a,1,1,,na,animal,10,10_dog3.png\n',
+      'no trial with a response',
     )
 
 

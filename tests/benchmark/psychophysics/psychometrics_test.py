@@ -108,7 +108,7 @@ class LogisticTest(unittest.TestCase):
   def test_refusals(self):
     with self.assertRaisesRegex(ValueError, 'at least 3'):
       psychometrics.fit_logistic([1, 10, 100], [1, 1, 0], [1, 1, 0])
-    with self.assertRaisesRegex(ValueError, 'more than all'):
+    with self.assertRaisesRegex(ValueError, 'trials is .1. 1. 2..'):
       psychometrics.fit_logistic([1, 10, 100], [1, 1, 3], [1, 1, 2])
 
 

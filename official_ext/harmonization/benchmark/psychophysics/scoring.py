@@ -26,7 +26,7 @@ from official_ext.harmonization.data.maps import map_files
 from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization.evaluation import scores
 
-FRAMINGS = option_values.STIMULUS_RESIZE_MODES
+FRAMINGS = option_values.STIMULUS_FRAMINGS
 
 _ALIGNMENTS = {
   'psychophysics_l2': psychometrics.l2,
