@@ -1,4 +1,4 @@
-r"""Compares a baseline with its harmonized twin.
+r"""Compares a baseline run with a harmonized run of the same experiment.
 
   python -m official_ext.harmonization.compare \
       --baseline=runs/digits/baseline --harmonized=runs/digits/harmonized
@@ -7,47 +7,51 @@ Evaluates both on their validation data, prints a table, and writes results.json
 and panels.png (image | human map | baseline saliency | harmonized saliency).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import dataclasses
 import os
 
-from absl import flags
-import tensorflow as tf
+from etils import epy
 
 from official_ext.harmonization import cli
-from official_ext.harmonization import files
-from official_ext.harmonization import resources
-from official_ext.harmonization.benchmark import runs
-from official_ext.harmonization.evaluation import panels
-from official_ext.harmonization.ops import saliency as saliency_ops
-from official_ext.harmonization.tasks import human_ceiling
 
-FLAGS = flags.FLAGS
+with epy.lazy_imports():
+  import tensorflow as tf
+
+  from official_ext.harmonization import files
+  from official_ext.harmonization import resources
+  from official_ext.harmonization.benchmark import runs
+  from official_ext.harmonization.evaluation import panels
+  from official_ext.harmonization.ops import saliency as saliency_ops
+  from official_ext.harmonization.tasks import human_ceiling
 
 _PANEL_ROWS = 6
 
 
-def define_flags():
-  """Defines the tool's flags."""
-  flags.DEFINE_string('baseline', None, 'Folder of the run with weight 0.')
-  flags.DEFINE_string('harmonized', None, 'Folder of the harmonized run.')
-  flags.DEFINE_string(
-    'output_dir',
-    None,
-    'Where results.json and panels.png are written. The '
-    'folder of the harmonized run by default.',
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The flags of the command."""
+
+  baseline: str = cli.flag(
+    '', 'Folder of the run with weight 0.', required=True
   )
-  flags.mark_flags_as_required(['baseline', 'harmonized'])
+  harmonized: str = cli.flag('', 'Folder of the harmonized run.', required=True)
+  output_dir: str = cli.flag(
+    '',
+    'Folder for results.json and panels.png. By default the folder of the '
+    'harmonized run.',
+  )
 
 
-def _rows(config):
-  """The table's rows: metric, what it is, digits."""
+def _rows(config) -> Sequence[tuple[str, str]]:
+  """Returns the metric and the description of each row of the table."""
   validation = config.task.validation_data.input_path
-  mapped = config.task.mapped_validation_data.input_path
+  with_maps = config.task.mapped_validation_data.input_path
   ceiling = human_ceiling.of(config.task)
   normalized = 'raw' if ceiling == 1 else f'over the ceiling {ceiling:.4f}'
   return (
     ('step', 'training steps'),
-    ('clickme_accuracy', f'accuracy on {mapped}'),
+    ('clickme_accuracy', f'accuracy on {with_maps}'),
     ('accuracy', f'accuracy on {validation}'),
     ('alignment', f'alignment, mean Spearman rho, {normalized}'),
     ('alignment_dice', 'Dice at the 90th percentile'),
@@ -60,8 +64,8 @@ def format_table(scores: Mapping[str, dict[str, float]], rows) -> str:
   """Formats scores as text.
 
   Args:
-    scores: run names to metric names to values.
-    rows: (metric, description) pairs; those that no run has are left out.
+    scores: values by metric, by run.
+    rows: (metric, description) pairs; a metric that no run has is skipped.
 
   Returns:
     The table, one line per metric.
@@ -71,23 +75,24 @@ def format_table(scores: Mapping[str, dict[str, float]], rows) -> str:
   lines = [' ' * width + ''.join(f'{name:>13}' for name in scores)]
   for metric, description in rows:
     values = [s.get(metric, float('nan')) for s in scores.values()]
-    counts = metric == 'step' or metric.startswith('alignment_n')
-    form = '13.0f' if counts else '13.3f'
+    is_count = metric == 'step' or metric.startswith('alignment_n')
+    form = '13.0f' if is_count else '13.3f'
     lines.append(
       f'{description:<{width}}' + ''.join(f'{v:{form}}' for v in values)
     )
   return '\n'.join(lines)
 
 
-def main(_):
-  """Evaluates the two runs and reports."""
-  output_dir = resources.working_path(FLAGS.output_dir or FLAGS.harmonized)
-  folders = {'baseline': FLAGS.baseline, 'harmonized': FLAGS.harmonized}
+def main(options: Options):
+  """Evaluates the two runs and writes the comparison."""
+  output_dir = resources.working_path(options.output_dir or options.harmonized)
+  folders = {'baseline': options.baseline, 'harmonized': options.harmonized}
   scores, maps = {}, {}
   for name, folder in folders.items():
     print(f'Evaluating {name} ({folder}) ...', flush=True)
     run = runs.Run(resources.working_path(folder))
-    run.use_averages()  # What is drawn is what is scored.
+    # `evaluate` scores moving averages if there are any; draw the same weights.
+    run.use_averages()
     scores[name] = {'step': run.step, **run.evaluate()}
     images, targets, human = run.examples_with_maps(_PANEL_ROWS)
     _, saliency = saliency_ops.saliency_maps(
@@ -112,16 +117,15 @@ def main(_):
   print('\n' + format_table(scores, _rows(run.config)))
   if len({s['step'] for s in scores.values()}) > 1:
     print(
-      'The two were not trained for the same number of steps: this is no '
-      'comparison of twins.'
+      'The two runs were trained for different numbers of steps, so their '
+      'difference is not only due to harmonization.'
     )
   print(f'\nWritten: {results}, {picture}')
 
 
 def run():
-  """The console command."""
-  define_flags()
-  cli.run(main, __name__, resumes=False)
+  """Runs the command."""
+  cli.run(main, Options, resumes=False)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
-r"""Exports a run with Model Garden's exporter, our experiments registered.
+r"""Exports a run of this project as a SavedModel, with Model Garden's exporter.
 
   python -m official_ext.harmonization.export_saved_model \
       --experiment=harmonized_resnet_imagenet \
       --config_file=runs/digits/harmonized/params.yaml \
       --checkpoint_path=runs/digits/harmonized --export_dir=exported
 
---checkpoint_path is a checkpoint or a folder that holds one. The network takes
+--checkpoint_path is a checkpoint or a folder of checkpoints. The network takes
 images of the run's size unless --input_image_size gives another.
 """
 
@@ -31,7 +31,7 @@ _INPUT_TYPES = ('image_tensor', 'image_bytes', 'tf_example', 'tflite')
 
 
 def _input_size(params) -> list[int]:
-  """The height and width of the images that the network will take."""
+  """Returns height and width of the exported network's input."""
   size = list(getattr(params.task.model, 'input_size', [])[:2])
   if not FLAGS['input_image_size'].present and size:
     return size
@@ -39,8 +39,8 @@ def _input_size(params) -> list[int]:
   parts = text.split(',')
   if len(parts) != 2 or not all(p.strip().isdigit() and int(p) for p in parts):
     raise ValueError(
-      f'--input_image_size={text}: expected HEIGHT,WIDTH in '
-      'pixels, such as 224,224.'
+      f'--input_image_size is {text!r}; expected HEIGHT,WIDTH in pixels, such '
+      'as 224,224.'
     )
   given = [int(p) for p in parts]
   if size and given != size:
@@ -54,29 +54,29 @@ def _input_size(params) -> list[int]:
 
 
 def _function_keys() -> dict[str, str] | None:
-  """The signatures of --function_keys, by the names that they will have."""
+  """Parses --function_keys: the names of the signatures by input type."""
   pairs = [p.split(':') for p in FLAGS.function_keys.split(',') if p]
   for pair in pairs:
     if len(pair) != 2 or pair[0] not in _INPUT_TYPES:
       raise ValueError(
-        f'--function_keys={FLAGS.function_keys}: {":".join(pair)!r} is not '
-        f'INPUT_TYPE:NAME; expected an input type of '
+        f'--function_keys={FLAGS.function_keys}: found {":".join(pair)!r}; '
+        'expected INPUT_TYPE:NAME with an input type of '
         f'{", ".join(_INPUT_TYPES)}.'
       )
   return dict(pairs) or None
 
 
 def main(_):
-  """Exports the network that the flags name."""
+  """Exports the network."""
   choices.require('--input_type', FLAGS.input_type, _INPUT_TYPES)
   if FLAGS.batch_size is not None and FLAGS.batch_size < 1:
     raise ValueError(
-      f'--batch_size={FLAGS.batch_size}: expected 1 or more, or '
-      'no flag for batches of any size.'
+      f'--batch_size is {FLAGS.batch_size}; expected 1 or more. Remove the '
+      'flag to export for batches of any size.'
     )
   parser, params = experiment_parser.resolve(FLAGS)
   keys, size = _function_keys(), _input_size(params)
-  # Model Garden would export random weights without one.
+  # Without a checkpoint Model Garden would export random weights.
   folder, name = os.path.split(
     resources.working_path(FLAGS.checkpoint_path.removesuffix('.index'))
   )
@@ -98,8 +98,8 @@ def main(_):
       input_name=FLAGS.input_name,
       add_tpu_function_alias=FLAGS.add_tpu_function_alias,
     )
-  except Exception as e:  # Whatever a library makes of a wrong setting.
-    # Else TensorFlow lists each value that was not restored.
+  except Exception as e:  # Model Garden raises errors of many types here.
+    # TensorFlow would otherwise log each variable that was not restored.
     tf.get_logger().setLevel('ERROR')
     building.check(params, parser.code, building.NETWORK)
     if not isinstance(e, (AssertionError, ValueError)):
@@ -112,7 +112,7 @@ def main(_):
 
 
 def run():
-  """The console command."""
+  """Runs the command."""
   flags.mark_flags_as_required(['experiment', 'checkpoint_path', 'export_dir'])
   cli.run(
     main, __name__, flags_of=(export_saved_model.__name__,), resumes=False

@@ -1,4 +1,4 @@
-r"""Converts an exported run to TFLite by Model Garden's converter.
+r"""Converts an exported run to TFLite, with Model Garden's converter.
 
   python -m official_ext.harmonization.export_saved_model \
       --experiment=harmonized_resnet_imagenet \
@@ -10,8 +10,9 @@ r"""Converts an exported run to TFLite by Model Garden's converter.
       --config_file=runs/digits/harmonized/params.yaml \
       --saved_model_dir=exported/saved_model --tflite_path=exported/model.tflite
 
-Integer quantization (--quant_type=int8...) is calibrated on task.train_data, by
-the stock task, or on task.mapped_data where all images of a run have maps.
+Integer quantization (--quant_type=int8...) is calibrated on task.train_data, as
+the stock task reads it, or on task.mapped_data if all images of the run have
+maps.
 """
 
 import os
@@ -49,41 +50,41 @@ _QUANT_TYPES = (*_INTEGER, 'default', 'fp16', 'qat', 'qat_fp32_io', 'uint8')
 def calibration_task(
   params: cfg.ExperimentConfig,
 ) -> harmonized_image_classification.HarmonizedImageClassificationTask | None:
-  """Chooses the images that integer quantization is calibrated on.
+  """Chooses the images for calibrating integer quantization.
 
   Args:
     params: the experiment.
 
   Returns:
-    None for `task.train_data`, which Model Garden reads by the stock task; else
-    a task whose training data are those of `task.mapped_data`.
+    None for `task.train_data`, which Model Garden reads with the stock task;
+    otherwise a task whose training data are `task.mapped_data`.
 
   Raises:
-    ValueError: neither names images that exist.
+    ValueError: neither of the two contains images.
   """
   harmonization = getattr(params.task, 'harmonization', None)
-  all_mapped = (
+  all_with_map = (
     harmonization
     and harmonization.enabled
     and harmonization.mapped_fraction == 1
   )
-  if checks.has_source(params.task.train_data) and not all_mapped:
+  if checks.has_source(params.task.train_data) and not all_with_map:
     input_checks.check_source(params.task.train_data, 'train_data')
     return None
   mapped = getattr(params.task, 'mapped_data', None)
   if not mapped or not checks.has_source(mapped):
     raise ValueError(
-      f'--quant_type={FLAGS.quant_type} is calibrated on images, but '
       'task.train_data.input_path and task.mapped_data.input_path are empty; '
-      'expected records. Give them in --config_file or --params_override.'
+      f'expected records, on which --quant_type={FLAGS.quant_type} is '
+      'calibrated. Name them in --config_file or --params_override.'
     )
   input_checks.check_source(mapped, 'mapped_data')
   if FLAGS.denylisted_ops:
     raise ValueError(
-      f'--denylisted_ops={FLAGS.denylisted_ops} is calibrated on '
-      'task.train_data only, and this run has images with maps only. Give '
-      'images without maps and task.harmonization.mapped_fraction less than '
-      '1, or no such flag.'
+      f'--denylisted_ops is {FLAGS.denylisted_ops}; expected no such flag if '
+      'all images of the run have maps, because it is calibrated only on '
+      'task.train_data. Remove the flag, or name images without maps and set '
+      'task.harmonization.mapped_fraction below 1.'
     )
   task = params.task.replace(
     harmonization={'enabled': True, 'mapped_fraction': 1.0},
@@ -94,25 +95,25 @@ def calibration_task(
 
 
 def main(_):
-  """Converts the network that the flags name."""
+  """Converts the network."""
   quant_type = FLAGS.quant_type or None
   if quant_type is not None:
     choices.require('--quant_type', quant_type, _QUANT_TYPES)
   if FLAGS.calibration_steps < 1:
     raise ValueError(
-      f'--calibration_steps={FLAGS.calibration_steps}: expected 1 or more.'
+      f'--calibration_steps is {FLAGS.calibration_steps}; expected 1 or more.'
     )
   saved_model = resources.working_path(FLAGS.saved_model_dir)
   if not tf.io.gfile.exists(os.path.join(saved_model, 'saved_model.pb')):
     raise ValueError(
-      f'--saved_model_dir={saved_model} holds no saved_model.pb; expected '
-      'what export_saved_model wrote. Give EXPORT_DIR/saved_model.'
+      f'--saved_model_dir={saved_model} has no saved_model.pb; expected the '
+      'output of export_saved_model, EXPORT_DIR/saved_model. Check the path.'
     )
   path = resources.working_path(FLAGS.tflite_path)
   if tf.io.gfile.isdir(path):
     raise ValueError(
-      f'--tflite_path={path} is a folder; expected a file in '
-      'it, such as model.tflite.'
+      f'--tflite_path={path} is a folder; expected the path of a file, such as '
+      'model.tflite in it.'
     )
   run_folder.prepare(os.path.dirname(path) or '.', '--tflite_path')
   _, params = experiment_parser.resolve(FLAGS)
@@ -127,7 +128,7 @@ def main(_):
       calibration_steps=FLAGS.calibration_steps,
       denylisted_ops=[op for op in FLAGS.denylisted_ops.split(',') if op],
     )
-  except Exception as e:  # The converter has errors of its own.
+  except Exception as e:  # The converter raises errors of many types.
     raise ValueError(
       f'--saved_model_dir={saved_model} cannot be converted with '
       f'--quant_type={quant_type} ({building.reason(e):.300}). Export it '
@@ -139,7 +140,7 @@ def main(_):
 
 
 def run():
-  """The console command."""
+  """Runs the command."""
   cli.run(main, __name__, flags_of=(export_tflite.__name__,), resumes=False)
 
 

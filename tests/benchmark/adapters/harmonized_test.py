@@ -92,7 +92,7 @@ class WeightsTest(tf.test.TestCase, parameterized.TestCase):
     for name, package in _PACKAGES.items():
       optional.require(package)
       builder = harmonized.NETWORKS[name]
-      with harmonized._tensorflow_keras_2():
+      with harmonized.tensorflow_keras_2():
         module = importlib.import_module(builder.module)
         real = inspect.signature(getattr(module, builder.function))
       with mock.patch.object(module, builder.function) as called:
@@ -127,7 +127,7 @@ class WeightsTest(tf.test.TestCase, parameterized.TestCase):
     model = builder('harmonized:convnext_tiny')
     self.assertIs(tf.keras, before)
     self.assertIsInstance(model, tf_keras.Model)
-    # Gains that are almost zero at the start would hide what is behind them.
+    # Initial gains close to zero would hide the layers behind them.
     rng = np.random.default_rng(0)
     model.set_weights(
       [
@@ -147,13 +147,13 @@ class WeightsTest(tf.test.TestCase, parameterized.TestCase):
       self.assertAllClose(logits, wanted[0], rtol=1e-4, atol=1e-5)
       self.assertAllClose(gradients, wanted[1], rtol=1e-4, atol=1e-5)
       networks.network().save_weights(path)
-      with self.assertRaisesRegex(ValueError, 'no weights of this network'):
+      with self.assertRaisesRegex(ValueError, 'not contain weights of this'):
         spec.build(f'harmonized:convnext_tiny?weights={path}')
 
   def test_vit_takes_weights_of_keras_2(self):
     """vit_keras 0.2 is of Keras 3, the released file of Keras 2.
 
-    Its layers and their weights stand in the file in the order of vit_keras
+    Its layers and their weights are in the file in the order of vit_keras
     0.1.2: query, key, value, out, the two dense layers, the two norms.
     """
     optional.require('vit_keras')
@@ -342,7 +342,7 @@ class DownloadTest(tf.test.TestCase):
     self._serve(b'<html>no weights here</html>')
     with mock.patch.object(harmonized, '_RETRIES', 1):
       with self.assertRaisesRegex(
-        ConnectionError, 'no whole HDF5.*write .weights=FILE'
+        ConnectionError, 'not a complete HDF5.*.weights=FILE'
       ):
         spec.build('harmonized:vgg16')
     self.assertEmpty(os.listdir(harmonized.cache_dir()))

@@ -40,7 +40,7 @@ class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
     return path
 
   def _check(self, adapter, model):
-    """Checks logits and gradients against a twin without softmax."""
+    """Checks logits and gradients against a network without softmax."""
     inputs = adapter.preprocess(networks.pixels())
     logits, gradients = adapter.logits_and_gradients(inputs, networks.labels())
     wanted = networks.expected(model, inputs, networks.labels())
@@ -52,7 +52,7 @@ class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
     path = self._save(networks.network(activation=activation), f'net.{ending}')
     with self.assertLogs(level='WARNING') as logs:
       adapter = spec.build(f'keras:{path}')
-    self.assertRegex(''.join(logs.output), 'preprocessing=torch is assumed')
+    self.assertRegex(''.join(logs.output), 'assuming preprocessing=torch')
     self.assertRegex(adapter.preprocessing, 'torch: .*assumed')
     self.assertEqual((adapter.name, adapter.input_size), ('net', (16, 16)))
     self._check(adapter, networks.network())
@@ -91,10 +91,10 @@ class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
       tf_keras.applications.vgg16.preprocess_input(images.copy()),
       atol=1e-4,
     )
-    with self.assertRaisesRegex(ValueError, 'write .input_size=224'):
+    with self.assertRaisesRegex(ValueError, 'expected .input_size=224'):
       spec.build(f'keras:{path}')
     path = self._save(networks.network())
-    with self.assertRaisesRegex(ValueError, 'images of 16x16 pixels alone'):
+    with self.assertRaisesRegex(ValueError, 'only images of 16x16 pixels'):
       spec.build(f'keras:{path}?input_size=32')
 
   def test_code_in_a_file_is_not_run(self):
@@ -132,9 +132,9 @@ class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
     with zipfile.ZipFile(archive, 'w') as f:
       f.writestr('a', 'b')
     for path, message in (
-      (weights, 'holds weights alone'),
+      (weights, 'no model configuration'),
       (noise, 'neither a .keras archive nor HDF5'),
-      (archive, 'not of Keras'),
+      (archive, 'without the files of Keras'),
     ):
       with self.assertRaisesRegex(ValueError, message):
         spec.build(f'keras:{path}')
@@ -170,7 +170,7 @@ def _features(version):
 
 
 class HeadsTest(tf.test.TestCase, parameterized.TestCase):
-  """What is taken off a network's end, and what is refused."""
+  """Removal of softmax and sigmoid from a network's end."""
 
   def _open(self, model, options='', ending='keras'):
     path = os.path.join(
@@ -240,7 +240,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
         [layers.Softmax()(logits), layers.Dense(5, 'softmax')(features)]
       ),
       'a single number': layers.Dense(1, activation='sigmoid')(features),
-      'cannot be taken off': layers.Softmax(axis=0)(logits),
+      'cannot be removed': layers.Softmax(axis=0)(logits),
     }
     for message, end in ends.items():
       with self.assertRaisesRegex(ValueError, f'net.keras: .*{message}.*expec'):
@@ -254,7 +254,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
       several = version.Model(image, [features, probabilities])
       self._check(self._open(several, '?output=probabilities'), image, logits)
       with self.assertRaisesRegex(
-        ValueError, "no output 'logits': write .output= .*probabilities"
+        ValueError, "no output 'logits'; .*probabilities"
       ):
         self._open(several)
 
@@ -262,7 +262,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
     for version in (tf_keras, keras):
       image, features = _features(version)
       head = version.layers.Dense(5, name='head')
-      if version is keras:  # A nested model that is called twice, too.
+      if version is keras:  # Also a nested model that is called twice.
         inner = keras.Input(features.shape[1:])
         head = keras.Model(inner, head(inner), name='head')
       ends = [head(features), head(2 * features)]
@@ -308,7 +308,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
           version.layers.Dense(5),
         ]
       )
-      with self.assertRaisesRegex(ValueError, 'its input is uint8, through wh'):
+      with self.assertRaisesRegex(ValueError, 'input is uint8, .*float32'):
         self._open(model)
 
 

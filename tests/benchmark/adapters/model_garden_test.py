@@ -21,7 +21,7 @@ _SIZE = 32
 
 
 def _stock_config(records):
-  """The host's own experiment, made tiny; weights are averaged."""
+  """Model Garden's experiment at a tiny size, with averaged weights."""
   config = exp_factory.get_exp_config('resnet_imagenet')
   data = dict(
     input_path=records,
@@ -59,7 +59,7 @@ def _stock_config(records):
 
 @functools.cache
 def _stock_run():
-  """Trains with the host alone; returns the folder and the network."""
+  """Trains with Model Garden only; returns the folder and the network."""
   folder = tempfile.mkdtemp()
   config = _stock_config(fixtures.write_numbered(folder, 'r.tfrecords', 4))
   train_utils.serialize_config(config, folder)
@@ -88,10 +88,10 @@ class ModelGardenTest(tf.test.TestCase):
 
   def test_a_stock_run_gives_what_it_was_trained_to(self):
     _, model = _stock_run()
-    adapter = _stock_adapter('?ema=false&name=twin')
+    adapter = _stock_adapter('?ema=false&name=run')
     self.assertEqual(
       (adapter.name, adapter.input_size, adapter.scored_classes),
-      ('twin', (_SIZE, _SIZE), fixtures.CLASSES),
+      ('run', (_SIZE, _SIZE), fixtures.CLASSES),
     )
     inputs = adapter.preprocess(networks.pixels(2, (_SIZE, _SIZE)))
     one_hot = networks.labels(2, fixtures.CLASSES)
@@ -106,24 +106,24 @@ class ModelGardenTest(tf.test.TestCase):
     parser = classification_input.Parser(
       (_SIZE, _SIZE), fixtures.CLASSES, aug_crop=False
     )
-    host, _ = parser.parse_fn(is_training=False)(
+    expected, _ = parser.parse_fn(is_training=False)(
       {
         'image/encoded': tf.io.encode_png(image[0]),
         'image/class/label': tf.constant(1),
       }
     )
-    self.assertAllClose(adapter.preprocess(image)[0], host, atol=1e-5)
+    self.assertAllClose(adapter.preprocess(image)[0], expected, atol=1e-5)
 
   def test_averages_are_evaluated_as_the_host_does(self):
-    raw = self._logits('?ema=false&name=twin')
+    raw = self._logits('?ema=false&name=run')
     averaged = self._logits('')
     self.assertGreater(np.abs(raw - averaged).max(), 1e-3)
-    # The host exported its best checkpoint with the averages as weights.
+    # Model Garden exported its best checkpoint with the averages as weights.
     best = self._logits('?checkpoint=best_ckpt&ema=true')
     self.assertAllClose(best, averaged, rtol=1e-4, atol=1e-5)
 
   def test_the_raw_weights_of_a_best_checkpoint_are_not_guessed_at(self):
-    with self.assertRaisesRegex(ValueError, 'holds averaged weights'):
+    with self.assertRaisesRegex(ValueError, 'ema is false, .*averaged weights'):
       spec.build(f'mg:{_stock_run()[0]}?checkpoint=best_ckpt&ema=false')
 
   def test_evaluation_swaps_the_averages_once(self):
@@ -171,7 +171,7 @@ class ModelGardenTest(tf.test.TestCase):
     tf.train.Checkpoint(model=networks.network()).save(
       os.path.join(folder, 'ckpt')
     )
-    with self.assertRaisesRegex(ValueError, 'no checkpoint of the network'):
+    with self.assertRaisesRegex(ValueError, 'not a checkpoint of the network'):
       spec.build(f'mg:{folder}')
 
   def test_a_folder_without_a_run(self):

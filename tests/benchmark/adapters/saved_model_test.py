@@ -37,7 +37,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     model, folder = networks.network(), self._folder()
     tf.train.Checkpoint(model=model).write(os.path.join(folder, 'ckpt'))
     exported = os.path.join(folder, 'exported')
-    # A small network in the host's exporter, which builds large ones.
+    # A small network in Model Garden's exporter, which builds large ones.
     kwargs = dict(
       params=config,
       batch_size=None,
@@ -82,9 +82,9 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     model.export(folder, verbose=False)
     with self.assertLogs(level='WARNING') as logs:
       adapter = spec.build(f'saved_model:{folder}?input_size=12')
-    self.assertRegex(''.join(logs.output), 'preprocessing=torch is assumed')
+    self.assertRegex(''.join(logs.output), 'assuming preprocessing=torch')
     self._check(adapter, model)
-    with self.assertRaisesRegex(ValueError, 'write .input_size'):
+    with self.assertRaisesRegex(ValueError, 'expected .input_size'):
       spec.build(f'saved_model:{folder}')
 
   def _save(self, function, *inputs, holds=None):
@@ -105,7 +105,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
       self._check(adapter, model)
 
   @parameterized.parameters(
-    # The types of the host's image_tensor, and of its image_bytes.
+    # The dtypes of Model Garden's image_tensor and image_bytes.
     (tf.TensorSpec([None, 16, 16, 3], tf.uint8, 'x'), 'uint8'),
     (tf.TensorSpec([None], tf.string, 'x'), 'string'),
   )
@@ -127,7 +127,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     prefix = f'saved_model:{folder}?preprocessing=unit'
     with self.assertRaisesRegex(ValueError, "'serving_default'.*one of serve"):
       spec.build(prefix)
-    with self.assertRaisesRegex(ValueError, "'logits': write .output= .*a, b"):
+    with self.assertRaisesRegex(ValueError, "output 'logits'; .*a, b"):
       spec.build(f'{prefix}&signature=serve')
     with self.assertRaisesRegex(ValueError, 'probabilities'):
       spec.build(f'{prefix}&signature=serve&output=b')
@@ -228,7 +228,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     )
     folder = self._folder()
     model.export(folder, verbose=False)
-    with self.assertRaisesRegex(ValueError, 'other logits when they are shown'):
+    with self.assertRaisesRegex(ValueError, 'give different logits'):
       spec.build(f'saved_model:{folder}?preprocessing=unit')
 
   def test_batch_statistics_are_refused(self):
@@ -257,7 +257,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
       spec.build(f'saved_model:{folder}?signature=serve')
 
   def test_a_folder_without_a_model(self):
-    with self.assertRaisesRegex(FileNotFoundError, 'holds no saved_model.pb'):
+    with self.assertRaisesRegex(FileNotFoundError, 'has no saved_model.pb'):
       spec.build(f'saved_model:{self._folder()}')
 
 

@@ -1,4 +1,4 @@
-"""Tests of PyTorch modules, against a twin in tf_keras."""
+"""Tests of PyTorch modules, against a equivalent in tf_keras."""
 
 import collections
 import dataclasses
@@ -20,13 +20,13 @@ from tests.benchmark.adapters import networks
 _SIZE = f'input_size={networks.SIZE}'
 
 
-def torch_twin(model):
+def torch_equivalent(model):
   """Builds `networks.network()` in PyTorch, with the same weights."""
   torch = optional.load('torch')
   nn = torch.nn
   first, norm, second, _, dense = model.layers
 
-  class Twin(nn.Module):
+  class Equivalent(nn.Module):
     def __init__(self):
       super().__init__()
       self.first = nn.Conv2d(3, 6, 3, stride=2)
@@ -40,20 +40,20 @@ def torch_twin(model):
       x = nn.functional.relu(self.second(x))
       return self.dense(x.mean(dim=(2, 3)))
 
-  twin = Twin()
-  for ours, theirs in ((twin.first, first), (twin.second, second)):
+  equivalent = Equivalent()
+  for ours, theirs in ((equivalent.first, first), (equivalent.second, second)):
     kernel, bias = theirs.get_weights()
     ours.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1))
     ours.bias.data = torch.tensor(bias)
-  twin.norm.weight.data, twin.norm.bias.data = map(
+  equivalent.norm.weight.data, equivalent.norm.bias.data = map(
     torch.tensor, norm.get_weights()[:2]
   )
-  twin.norm.running_mean, twin.norm.running_var = map(
+  equivalent.norm.running_mean, equivalent.norm.running_var = map(
     torch.tensor, norm.get_weights()[2:]
   )
-  twin.dense.weight.data = torch.tensor(dense.get_weights()[0].T)
-  twin.dense.bias.data = torch.tensor(dense.get_weights()[1])
-  return twin
+  equivalent.dense.weight.data = torch.tensor(dense.get_weights()[0].T)
+  equivalent.dense.bias.data = torch.tensor(dense.get_weights()[1])
+  return equivalent
 
 
 def _module_of(function):
@@ -74,7 +74,11 @@ class TorchTest(tf.test.TestCase):
   def _check(self, adapter):
     """Checks an adapter against the model, in TensorFlow."""
     theirs = tensorflow_model.TensorFlowAdapter(
-      'twin', 'twin', adapter.input_size, preprocessing.get('torch'), self.model
+      'equivalent',
+      'equivalent',
+      adapter.input_size,
+      preprocessing.get('torch'),
+      self.model,
     )
     inputs = adapter.preprocess(networks.pixels())
     results = [
@@ -87,7 +91,7 @@ class TorchTest(tf.test.TestCase):
     self.assertAllClose(adapter.logits(inputs), results[0][0])
 
   def test_equals_tensorflow(self):
-    with _module_of(lambda: torch_twin(self.model)):
+    with _module_of(lambda: torch_equivalent(self.model)):
       adapter = spec.build(f'torch:my_models.net?preprocessing=torch&{_SIZE}')
     self.assertEqual(
       (adapter.name, adapter.num_classes, adapter.input_size),
@@ -96,33 +100,33 @@ class TorchTest(tf.test.TestCase):
     self._check(adapter)
 
   def test_module_is_evaluated_and_left_alone(self):
-    twin = torch_twin(self.model).train()
-    before = {k: v.clone() for k, v in twin.state_dict().items()}
-    with _module_of(lambda: twin):
+    equivalent = torch_equivalent(self.model).train()
+    before = {k: v.clone() for k, v in equivalent.state_dict().items()}
+    with _module_of(lambda: equivalent):
       adapter = spec.build(f'torch:my_models.net?{_SIZE}')
     adapter.gradients(adapter.preprocess(networks.pixels()), networks.labels())
-    self.assertFalse(twin.training)
-    for key, value in twin.state_dict().items():
+    self.assertFalse(equivalent.training)
+    for key, value in equivalent.state_dict().items():
       self.assertAllEqual(value, before[key])
-    self.assertTrue(all(p.grad is None for p in twin.parameters()))
+    self.assertTrue(all(p.grad is None for p in equivalent.parameters()))
 
   def test_parameters_are_those_in_memory(self):
     torch = optional.load('torch')
-    twin = torch_twin(self.model)
-    with _module_of(lambda: twin):
+    equivalent = torch_equivalent(self.model)
+    with _module_of(lambda: equivalent):
       adapter = spec.build(f'torch:my_models.net?{_SIZE}')
     self.assertEqual(
       [p.tobytes() for p in adapter.parameters()],
       [
         t.detach().numpy().tobytes()
-        for t in (*twin.parameters(), *twin.buffers())
+        for t in (*equivalent.parameters(), *equivalent.buffers())
       ],
     )
     before = [p.tobytes() for p in adapter.parameters()]
-    twin.norm.running_var[0] += 1
+    equivalent.norm.running_var[0] += 1
     changed = [p.tobytes() for p in adapter.parameters()]
     self.assertLen([i for i, p in enumerate(before) if p != changed[i]], 1)
-    twin.to(torch.bfloat16)
+    equivalent.to(torch.bfloat16)
     self.assertEqual(
       sum(p.size for p in adapter.parameters()) - 8,
       (sum(map(len, changed)) - 8) // 2,
@@ -132,13 +136,13 @@ class TorchTest(tf.test.TestCase):
     torch = optional.load('torch')
     folder = tempfile.mkdtemp(dir=self.get_temp_dir())
     path = os.path.join(folder, 'w.pt')
-    torch.save(torch_twin(self.model).state_dict(), path)
-    with _module_of(lambda: torch_twin(networks.network(seed=9))):
+    torch.save(torch_equivalent(self.model).state_dict(), path)
+    with _module_of(lambda: torch_equivalent(networks.network(seed=9))):
       self._check(spec.build(f'torch:my_models.net?{_SIZE}&weights={path}'))
       with self.assertRaisesRegex(FileNotFoundError, 'none.pt does not exist'):
         spec.build(f'torch:my_models.net?weights={folder}/none.pt')
       torch.save({'other': torch.ones(2)}, path)
-      with self.assertRaisesRegex(ValueError, 'no weights of this network'):
+      with self.assertRaisesRegex(ValueError, 'not contain weights of this'):
         spec.build(f'torch:my_models.net?weights={path}')
 
   def test_a_file_that_would_run_code_is_refused(self):
@@ -151,8 +155,10 @@ class TorchTest(tf.test.TestCase):
         return os.mkdir, (made,)
 
     torch.save({'first.weight': Code()}, path)
-    with _module_of(lambda: torch_twin(self.model)):
-      with self.assertRaisesRegex(ValueError, 'no weights of this network'):
+    with _module_of(lambda: torch_equivalent(self.model)):
+      with self.assertRaisesRegex(
+        ValueError, 'expected weights of this network'
+      ):
         spec.build(f'torch:my_models.net?weights={path}')
     self.assertFalse(os.path.exists(made))
 
@@ -168,7 +174,7 @@ class TorchTest(tf.test.TestCase):
         return self.wrap(self.inner(x))
 
     def net(wrap):
-      return lambda: Wrapped(torch_twin(self.model), wrap)
+      return lambda: Wrapped(torch_equivalent(self.model), wrap)
 
     with _module_of(net(lambda x: types.SimpleNamespace(logits=x))):
       self._check(spec.build(f'torch:my_models.net?{_SIZE}'))
@@ -187,8 +193,8 @@ class TorchTest(tf.test.TestCase):
       with _module_of(net(wrap)):
         self._check(spec.build(f'torch:my_models.net?{_SIZE}{options}'))
     for wrap, message in (
-      (lambda x: (x, x), "'logits': write .output= and one of 0, 1"),
-      (lambda x: None, 'its output is a NoneType without tensors'),
+      (lambda x: (x, x), "output 'logits'; expected one of 0, 1"),
+      (lambda x: None, 'the output is a NoneType without tensors'),
       (lambda x: x[:, :1], 'a single number'),
       (lambda x: x.log_softmax(-1), 'it ends with log_softmax'),
       (lambda x: x.softmax(-1).log(), 'it ends with log of softmax'),
@@ -204,7 +210,7 @@ class TorchTest(tf.test.TestCase):
         spec.build(f'torch:my_models.net?{_SIZE}')
 
   def _wrapped(self, first=lambda x: x, model=None):
-    """The twin behind a function of its images."""
+    """The equivalent behind a function of its images."""
     torch = optional.load('torch')
 
     class Wrapped(torch.nn.Module):
@@ -215,7 +221,7 @@ class TorchTest(tf.test.TestCase):
       def forward(self, x):
         return self.inner(first(x))
 
-    return Wrapped(torch_twin(model or self.model))
+    return Wrapped(torch_equivalent(model or self.model))
 
   def test_operations_in_place_on_the_images(self):
     torch = optional.load('torch')
@@ -248,7 +254,7 @@ class TorchTest(tf.test.TestCase):
       (torch.bfloat16, 0.15),
       (torch.float64, 1e-5),
     ):
-      with _module_of(lambda d=dtype: torch_twin(self.model).to(d)):
+      with _module_of(lambda d=dtype: torch_equivalent(self.model).to(d)):
         adapter = spec.build(f'torch:my_models.net?{_SIZE}&preprocessing=torch')
       inputs = adapter.preprocess(networks.pixels())
       found = adapter.logits_and_gradients(inputs, networks.labels())
@@ -262,11 +268,11 @@ class TorchTest(tf.test.TestCase):
   def test_torchscript(self):
     torch = optional.load('torch')
     image = torch.zeros(1, 3, networks.SIZE, networks.SIZE)
-    twin = torch_twin(self.model).eval()
+    equivalent = torch_equivalent(self.model).eval()
     for script in (
-      torch.jit.trace(twin, image),
-      torch.jit.script(twin),
-      torch.jit.freeze(torch.jit.trace(twin, image)),
+      torch.jit.trace(equivalent, image),
+      torch.jit.script(equivalent),
+      torch.jit.freeze(torch.jit.trace(equivalent, image)),
     ):
       with _module_of(script):
         self._check(
@@ -276,25 +282,25 @@ class TorchTest(tf.test.TestCase):
   def test_a_class_and_a_module_in_place_of_a_function(self):
     torch = optional.load('torch')
 
-    def twin():
-      return torch_twin(self.model)
+    def equivalent():
+      return torch_equivalent(self.model)
 
     class Net(torch.nn.Module):
       def __init__(self):
         super().__init__()
-        self.inner = twin()
+        self.inner = equivalent()
 
       def forward(self, x):
         return self.inner(x)
 
-    for target in (Net, lambda: Net, twin()):
+    for target in (Net, lambda: Net, equivalent()):
       with _module_of(target):
         self._check(spec.build(f'torch:my_models.net?{_SIZE}'))
     for target, message in (
       (lambda width, depth=2: None, 'needs the arguments width; expected'),
       (lambda: 1 / 0, 'fails: ZeroDivisionError: division by zero'),
-      (lambda: {'a': 1}, 'my_models.net gives a dict; expected a torch.nn'),
-      (lambda: lambda x: x, 'gives a function; expected'),
+      (lambda: {'a': 1}, 'my_models.net is a dict; expected a torch.nn'),
+      (lambda: lambda x: x, 'is a function; expected'),
     ):
       with _module_of(target), self.assertRaisesRegex(ValueError, message):
         spec.build('torch:my_models.net')
@@ -311,10 +317,10 @@ class TorchTest(tf.test.TestCase):
         with self.guard():
           return self.inner(x)
 
-    twin = torch_twin(self.model)
+    equivalent = torch_equivalent(self.model)
     for target in (
-      NoGrad(twin, torch.no_grad),
-      NoGrad(twin, torch.inference_mode),
+      NoGrad(equivalent, torch.no_grad),
+      NoGrad(equivalent, torch.inference_mode),
       self._wrapped(lambda x: x.detach()),
       self._wrapped(torch.round),
     ):
@@ -338,18 +344,20 @@ class TorchTest(tf.test.TestCase):
 
   def test_refuses_scores_that_depend_on_the_batch(self):
     torch = optional.load('torch')
-    twin = torch_twin(self.model)
-    twin.norm.train = lambda mode=True: twin.norm  # Its own train() forgets it.
+    equivalent = torch_equivalent(self.model)
+    equivalent.norm.train = lambda mode=True: (
+      equivalent.norm
+    )  # Its own train() forgets it.
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
       with (
-        _module_of(twin.to(dtype)),
+        _module_of(equivalent.to(dtype)),
         self.assertRaisesRegex(
           ValueError, 'torch:my_models.net.*statistics of the batch'
         ),
       ):
         spec.build(f'torch:my_models.net?{_SIZE}')
     with _module_of(lambda: self._wrapped(torch.nn.functional.dropout)):
-      with self.assertRaisesRegex(ValueError, 'shown again'):
+      with self.assertRaisesRegex(ValueError, 'two passes'):
         spec.build(f'torch:my_models.net?{_SIZE}')
 
   def test_normalization_inside_is_recognized(self):
@@ -379,7 +387,7 @@ class TorchTest(tf.test.TestCase):
         spec.build('torch:broken.net')
     with _module_of(len):
       with self.assertRaisesRegex(
-        ImportError, "attribute 'other'; it has net"
+        ImportError, "attribute 'other'; expected one of net"
       ) as error:
         spec.build('torch:my_models.other')
       self.assertNotIn('PYTHONPATH', str(error.exception))
@@ -389,7 +397,7 @@ class TorchTest(tf.test.TestCase):
       spec.build('torch:my_models.net')
     with _module_of(None), self.assertRaisesRegex(ImportError, 'no attribute'):
       spec.build('torch:my_models.other')
-    with self.assertRaisesRegex(ValueError, 'write torch:PACKAGE.FUNCTION'):
+    with self.assertRaisesRegex(ValueError, 'expected torch:PACKAGE.FUNCTION'):
       spec.build('torch:net')
 
 
@@ -408,7 +416,7 @@ class ZoosTest(tf.test.TestCase):
       if name != 'net':
         raise RuntimeError(f'Unknown model ({name})')
       self.calls.append((name, pretrained))
-      return torch_twin(networks.network())
+      return torch_equivalent(networks.network())
 
     timm.create_model = create_model
     data.resolve_model_data_config = lambda module: {
@@ -449,7 +457,7 @@ class ZoosTest(tf.test.TestCase):
 
     def get_model(name, weights):
       self.calls.append((name, weights))
-      return torch_twin(networks.network())
+      return torch_equivalent(networks.network())
 
     models.get_model = get_model
     modules = {

@@ -133,22 +133,24 @@ class TorchWeightsTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'student, teacher; expected one'):
       self._load(content)
     self._check(content, key='teacher.')
-    with self.assertRaisesRegex(ValueError, "under 'pupil': none of its"):
+    with self.assertRaisesRegex(
+      ValueError, "under 'pupil': none of the network's"
+    ):
       self._load(content, key='pupil')
 
   def test_what_does_not_fit_is_named(self):
     renamed = {k.replace('fc', 'head'): v for k, v in self.state.items()}
     for content, message in (
-      (renamed, r'2 .fc.weight, fc.bias. of its 9 are missing, 2 .hea'),
+      (renamed, r'2 .fc.weight, fc.bias. of 9 weights are missing, 2 .hea'),
       ({'model': _prefixed('net.', renamed)}, "under 'model.net', 2"),
       (_net(1, 8).state_dict(), r'\(8, 3, 3, 3\); expected \(4, 3, 3, 3\)'),
       # A larger network of the same names is another one.
       ({**self.state, 'more.bias': self.torch.ones(1)}, '1 .more.bias. are'),
-      ([1, 2], 'none of its 9 names'),
-      (_net(1), 'a whole module'),
-      ({'model': _net(1)}, 'none of its 9 names'),
+      ([1, 2], "none of the network's 9 names"),
+      (_net(1), 'a complete module'),
+      ({'model': _net(1)}, "none of the network's 9 names"),
     ):
-      with self.assertRaisesRegex(ValueError, f'w.pt holds no .*{message}'):
+      with self.assertRaisesRegex(ValueError, f'w.pt .*{message}'):
         self._load(content)
 
   def test_files_that_hold_no_weights(self):
@@ -156,7 +158,9 @@ class TorchWeightsTest(tf.test.TestCase):
     for content in (b'', b'junk', b'PK'):
       with open(path, 'wb') as f:
         f.write(content)
-      with self.assertRaisesRegex(ValueError, 'w.pt holds no weights .*Save'):
+      with self.assertRaisesRegex(
+        ValueError, 'w.pt .*weights of this network.*Save'
+      ):
         torch_weights.load('torch:a.b', _net(), path)
     with self.assertRaisesRegex(FileNotFoundError, 'torch:a.b: .* not exist'):
       torch_weights.load('torch:a.b', _net(), os.path.dirname(path))
@@ -177,7 +181,7 @@ class TorchWeightsTest(tf.test.TestCase):
         'x': Code(eval, (f'__import__("os").mkdir({made!r})',)),
       }
     )
-    with self.assertRaisesRegex(ValueError, 'holds no weights'):
+    with self.assertRaisesRegex(ValueError, 'expected weights of this network'):
       self._load({'model': self.state, 'x': Code(os.mkdir, (made,))})
     self.assertFalse(os.path.exists(made))
 

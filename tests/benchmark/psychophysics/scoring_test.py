@@ -1,4 +1,4 @@
-"""Tests of the psychophysics experiment, with networks that answer as told."""
+"""Tests of the psychophysics experiment, with networks whose responses are prescribed."""
 
 import json
 import math
@@ -154,7 +154,7 @@ class CurveTest(Case):
     self.assertEqual(
       found, {(s.image, s.level): r for s, r in zip(stimuli, right)}
     )
-    # The network as its own human agrees with itself.
+    # People whose responses are the network's agree with it.
     again = self.evaluate(experiment.FakeAdapter(stimuli, right), human=path)
     self.assertEqual(again.scores[1].value, 0.0)
 
@@ -186,17 +186,17 @@ class AlignmentTest(Case):
     ]
     # A network that has people's accuracy at each level, to half an image.
     place = {level: i for i, level in enumerate(_LEVELS)}
-    twin = experiment.FakeAdapter(
+    close = experiment.FakeAdapter(
       stimuli,
       [_digit(s) < round(20 * accuracy[place[s.level]]) for s in stimuli],
-      'twin',
+      'close',
     )
     perfect = experiment.FakeAdapter(stimuli, [True] * len(stimuli), 'perfect')
     chance = experiment.FakeAdapter(
       stimuli, [s.target == 'animal' for s in stimuli], 'chance'
     )
     values = {}
-    for adapter in (twin, perfect, chance):
+    for adapter in (close, perfect, chance):
       result = self.evaluate(adapter, human=people, batch_size=100)
       values[adapter.name] = {s.name: s for s in result.scores}
       json.dumps(result.to_json(), allow_nan=False)
@@ -207,15 +207,15 @@ class AlignmentTest(Case):
         np.linalg.norm(curve - result.curves['human'].accuracy),
       )
     l2 = {name: v['psychophysics_l2'] for name, v in values.items()}
-    self.assertLess(l2['twin'].value, 0.1)
+    self.assertLess(l2['close'].value, 0.1)
     self.assertAlmostEqual(
       l2['perfect'].value, np.linalg.norm(1 - np.array(accuracy)), 6
     )
     self.assertAlmostEqual(
       l2['chance'].value, np.linalg.norm(0.5 - np.array(accuracy)), 6
     )
-    self.assertGreater(l2['chance'].value, 5 * l2['twin'].value)
-    shape = values['twin']['psychophysics_negative_log_mse']
+    self.assertGreater(l2['chance'].value, 5 * l2['close'].value)
+    shape = values['close']['psychophysics_negative_log_mse']
     # Half an image of 20 would be -ln(.025^2) = 7.4 for curves of one height.
     self.assertGreater(shape.value, 5.0)
     # A flat curve has no shape: undefined, never 0.

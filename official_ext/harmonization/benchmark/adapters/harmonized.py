@@ -38,7 +38,7 @@ _LEGACY = 'TF_USE_LEGACY_KERAS'
 
 
 @contextlib.contextmanager
-def _tensorflow_keras_2() -> Iterator[None]:
+def tensorflow_keras_2() -> Iterator[None]:
   """Replaces `tensorflow.keras` by tf_keras for the packages imported inside.
 
   vit_keras is written for Keras 2, but imports `tensorflow.keras`, which is
@@ -88,7 +88,7 @@ class Builder(NamedTuple):
       ImportError: the package is not installed.
     """
     try:
-      with _tensorflow_keras_2():
+      with tensorflow_keras_2():
         module = importlib.import_module(self.module)
         return getattr(module, self.function)(**self.options)
     except ImportError as e:
