@@ -156,9 +156,7 @@ class TorchTest(tf.test.TestCase):
 
     torch.save({'first.weight': Code()}, path)
     with _module_of(lambda: torch_equivalent(self.model)):
-      with self.assertRaisesRegex(
-        ValueError, 'expected weights of this network'
-      ):
+      with self.assertRaisesRegex(ValueError, 'expected weights of this net'):
         spec.build(f'torch:my_models.net?weights={path}')
     self.assertFalse(os.path.exists(made))
 

@@ -1,4 +1,4 @@
-"""Tests of the psychophysics experiment, with networks whose responses are prescribed."""
+"""Tests of the psychophysics experiment with prescribed responses."""
 
 import json
 import math
