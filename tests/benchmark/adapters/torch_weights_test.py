@@ -139,11 +139,14 @@ class TorchWeightsTest(tf.test.TestCase):
   def test_what_does_not_fit_is_named(self):
     renamed = {k.replace('fc', 'head'): v for k, v in self.state.items()}
     for content, message in (
-      (renamed, r'2 .fc.weight, fc.bias. of 9 weights are missing, 2 .hea'),
-      ({'model': _prefixed('net.', renamed)}, "under 'model.net', 2"),
+      (renamed, r'missing: 2 .fc.weight, fc.bias. of 9, unknown: 2 .hea'),
+      ({'model': _prefixed('net.', renamed)}, "under 'model.net', missing: 2"),
       (_net(1, 8).state_dict(), r'\(8, 3, 3, 3\); expected \(4, 3, 3, 3\)'),
       # A larger network of the same names is another one.
-      ({**self.state, 'more.bias': self.torch.ones(1)}, '1 .more.bias. are'),
+      (
+        {**self.state, 'more.bias': self.torch.ones(1)},
+        'unknown: 1 .more.bias.',
+      ),
       ([1, 2], "none of the network's 9 names"),
       (_net(1), 'a complete module'),
       ({'model': _net(1)}, "none of the network's 9 names"),

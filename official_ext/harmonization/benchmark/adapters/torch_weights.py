@@ -160,11 +160,9 @@ def _problem(views: list[_View], expected: Mapping[str, Any]) -> str:
   closest = min(views, key=lambda v: len(v.missing) + len(v.unknown))
   parts = []
   if closest.missing:
-    parts.append(
-      f'{_some(closest.missing)} of {len(expected)} weights are missing'
-    )
+    parts.append(f'missing: {_some(closest.missing)} of {len(expected)}')
   if closest.unknown:
-    parts.append(f'{_some(closest.unknown)} belong to another network')
+    parts.append(f'unknown: {_some(closest.unknown)}')
   for name, tensor in closest.state.items():
     if name in expected and tensor.shape != expected[name].shape:
       parts.append(
