@@ -1,4 +1,4 @@
-"""Tests of the benchmark's command, from flags to files."""
+"""Tests of the evaluate command, from flags to files."""
 
 import csv
 import json
@@ -82,7 +82,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       return f.read()
 
   def _evaluate(self, *given):
-    """Calls the command; returns its exit code or last words."""
+    """Runs the command; returns its exit code or message."""
     values = {f.name: f.default for f in FLAGS.flags_by_module_dict()[_MODULE]}
     for name, value in values.items():
       FLAGS[name].value = value
@@ -192,7 +192,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       ],
       3,
     )
-    # The other order of the same bytes of labels: another score.
+    # The same records in another order are other data.
     records = [*tf.data.TFRecordDataset(self.clickme).as_numpy_iterator()]
     with tf.io.TFRecordWriter(self.clickme) as writer:
       for record in records[::-1]:
@@ -200,7 +200,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(score()['n'], 5)
     self.assertIn('data.sha256 was', self._read('report.html'))
 
-  def test_the_release_is_recognized_and_nothing_else(self):
+  def test_only_the_release_has_a_known_ceiling(self):
     _save_model(self._path('base.keras'), 0)
     folder = self._path('val')
     os.makedirs(folder)
@@ -230,7 +230,9 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       self.assertEqual(ceiling('--ceiling=.5'), 0.5)
       self.assertIsNone(ceiling('--ceiling=1'))
       run.assert_not_called()
-    with open(shard, 'r+b') as f:  # The record's checksum is not looked at.
+    with open(
+      shard, 'r+b'
+    ) as f:  # Not even the checksum of the record changes.
       f.seek(-1, os.SEEK_END)
       f.write(b'x')
     self.assertFalse(clickme_release.is_release([shard]))

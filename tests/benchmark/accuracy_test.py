@@ -1,4 +1,4 @@
-"""Tests of accuracy, its test against chance, and ImageNet's accuracy."""
+"""Tests of accuracy, its test against chance, and the ImageNet protocol."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def _measure(predictions, labels):
 
 
 class ChanceTest(absltest.TestCase):
-  def test_equals_a_count_of_all_outcomes(self):
+  def test_equals_enumeration_of_all_outcomes(self):
     predictions, labels = [0, 0, 0, 1], [0, 0, 1, 2]
     found = accuracy.chance(predictions, labels)
     # Shares of predictions 3/4, 1/4, 0; of labels 2/4, 1/4, 1/4.
@@ -34,7 +34,7 @@ class ChanceTest(absltest.TestCase):
     )
     self.assertAlmostEqual(found.p_value, expected)
 
-  def test_a_guesser_is_at_chance_and_a_network_is_not(self):
+  def test_guesses_are_at_chance_and_predictions_are_not(self):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 200)
     guessed = rng.integers(0, 10, 200)
@@ -42,12 +42,12 @@ class ChanceTest(absltest.TestCase):
     self.assertTrue(accuracy.chance(guessed, labels).is_at_chance)
     self.assertFalse(accuracy.chance(known, labels).is_at_chance)
 
-  def test_always_the_same_class_is_chance_however_common_it_is(self):
+  def test_always_the_same_class_is_at_chance(self):
     labels = np.array([7] * 60 + [8] * 40)
     self.assertTrue(accuracy.chance(np.full(100, 7), labels).is_at_chance)
 
-  def test_level_of_the_test(self):
-    # At chance, at most one in a hundred is said to be above it.
+  def test_significance_level(self):
+    # At most one of a hundred guessers is above chance by the test.
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 5, (1000, 60))
     guessed = rng.integers(0, 5, (1000, 60))
@@ -68,7 +68,7 @@ class ChanceTest(absltest.TestCase):
 
 
 class PredictTest(absltest.TestCase):
-  def test_nan_is_no_decision(self):
+  def test_nan_is_refused(self):
     logits = np.array([[1.0, 3.0], [np.nan, 0.0]])
     self.assertEqual(list(accuracy.predict(logits[:1])), [1])
     with self.assertRaisesRegex(ValueError, 'NaN for 1 of 2'):
@@ -87,7 +87,7 @@ class ImageNetTest(tf.test.TestCase):
       ],
     )
     adapter = fakes.Adapter()
-    # The host's crop keeps 87.5 % of the shorter side, in the middle.
+    # Model Garden's crop keeps the central 87.5 % of the shorter side.
     crops = [tf.image.resize(p[11:53, 3:45], [16, 16]) for p in pixels]
     expected = adapter.logits(adapter.preprocess(tf.stack(crops).numpy()))
     source = labelled_images.Dataset(

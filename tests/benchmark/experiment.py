@@ -1,4 +1,4 @@
-"""A psychophysics experiment in a folder, and networks that answer as told."""
+"""Makes psychophysics experiments and networks with given responses."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ ANIMAL_CLASS, OTHER_CLASS = 5, 700
 
 
 def write_stimuli(folder, images=4, levels=stimulus_files.LEVELS):
-  """Writes plain pictures whose colour is their number; returns stimuli."""
+  """Writes images of one colour, which encodes their number."""
   folder = pathlib.Path(folder)
   names = [
     (target, digit, level)
@@ -37,7 +37,7 @@ def write_stimuli(folder, images=4, levels=stimulus_files.LEVELS):
 
 
 class FakeAdapter:
-  """Has the interface of adapters, and an answer for each picture."""
+  """Has the interface of adapters, and a response for each stimulus."""
 
   spec = name = 'fake'
   input_size = (6, 5)
@@ -52,7 +52,7 @@ class FakeAdapter:
     animal_class=ANIMAL_CLASS,
     other_class=OTHER_CLASS,
   ):
-    """`is_right` says of each stimulus whether it is answered rightly."""
+    """`is_right` says for each stimulus whether the response is right."""
     self.name = name
     self.num_classes = classes
     self.batches = []
@@ -75,12 +75,12 @@ class FakeAdapter:
 
 
 def draws(stimuli, probability, rng):
-  """Draws of right answers; `probability` is a function of the level."""
+  """Samples right responses; `probability` is a function of the level."""
   return [rng.random() < probability(s.level) for s in stimuli]
 
 
 def write_people(path, stimuli, probability, participants, rng):
-  """Writes trials in which everybody sees everything once."""
+  """Writes trials in which each participant sees each stimulus once."""
   other = dict(zip(stimulus_files.TARGETS, reversed(stimulus_files.TARGETS)))
   rows = []
   for p in range(participants):

@@ -1,14 +1,14 @@
-"""A small network behind the interface of the adapters."""
+"""A small network with the interface of the adapters."""
 
 import numpy as np
 import tensorflow as tf
 
 
 class Adapter:
-  """One layer of tanh units on patches, and a linear read-out.
+  """One layer of tanh units on patches, and a linear layer.
 
-  Attributes as of `adapters.base.Adapter`; `batches` holds the sizes of the
-  batches that it was given.
+  The attributes are those of `adapters.base.Adapter`; `batches` has the sizes
+  of the batches that it was called with.
   """
 
   def __init__(self, size=16, classes=4, patch=8, spec='fake:one', seed=0):
@@ -23,12 +23,12 @@ class Adapter:
       rng.normal(size=(patch, patch, 3, 8)) / patch, tf.float32
     )
     cells = (size // patch) ** 2 * 8
-    self._readout = tf.constant(
+    self._linear = tf.constant(
       rng.normal(size=(cells, classes)) / 8, tf.float32
     )
 
   def parameters(self):
-    yield from (self._filters.numpy(), self._readout.numpy())
+    yield from (self._filters.numpy(), self._linear.numpy())
 
   def preprocess(self, images):
     assert images.shape[1:] == (*self.input_size, 3), images.shape
@@ -37,7 +37,7 @@ class Adapter:
 
   def network(self, inputs):
     hidden = tf.tanh(tf.nn.conv2d(inputs, self._filters, self._patch, 'VALID'))
-    return tf.reshape(hidden, [len(inputs), -1]) @ self._readout
+    return tf.reshape(hidden, [len(inputs), -1]) @ self._linear
 
   def logits(self, inputs):
     self.batches.append(len(inputs))

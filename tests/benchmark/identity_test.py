@@ -1,4 +1,4 @@
-"""Tests of what a result depends on."""
+"""Tests of identities and digests."""
 
 import hashlib
 import json
@@ -14,28 +14,28 @@ from official_ext.harmonization.benchmark.adapters import spec
 from tests.benchmark import fakes
 from tests.benchmark.adapters import networks
 
-_OTHER = 'the network gives other logits or gradients for one image'
+_OTHER = 'the network returns other logits or gradients for one image'
 
 
 class _Rectified(fakes.Adapter):
-  """The same parameters, other code."""
+  """Has the same parameters and other code."""
 
   def network(self, inputs):
     hidden = tf.nn.relu(
       tf.nn.conv2d(inputs, self._filters, self._patch, 'VALID')
     )
-    return tf.reshape(hidden, [len(inputs), -1]) @ self._readout
+    return tf.reshape(hidden, [len(inputs), -1]) @ self._linear
 
 
 class NetworkTest(tf.test.TestCase):
   def _differ(self, a, b):
-    # As it is after it was stored.
+    # As after a round trip through a file.
     stored = json.loads(json.dumps(identity.network(a)))
     return identity.differences(
       {'network': stored}, {'network': identity.network(b)}
     )
 
-  def test_the_same_network_is_the_same(self):
+  def test_same_network(self):
     self.assertEqual(
       self._differ(fakes.Adapter(spec='fake:a'), fakes.Adapter(spec='fake:b')),
       '',
@@ -50,7 +50,7 @@ class NetworkTest(tf.test.TestCase):
   def test_other_code_with_the_same_weights(self):
     self.assertEqual(self._differ(fakes.Adapter(), _Rectified()), _OTHER)
 
-  def test_rounding_is_no_change_and_a_thousandth_is(self):
+  def test_tolerance_is_between_rounding_and_a_thousandth(self):
     for factor, found in ((1 + 1e-6, ''), (1 + 1e-3, _OTHER)):
       other = fakes.Adapter()
       plain = other.logits_and_gradients
@@ -59,7 +59,7 @@ class NetworkTest(tf.test.TestCase):
       ]
       self.assertEqual(self._differ(fakes.Adapter(), other), found)
 
-  def test_one_gradient_that_moves_elsewhere(self):
+  def test_one_changed_gradient(self):
     other = fakes.Adapter()
     plain = other.logits_and_gradients
 
@@ -87,7 +87,7 @@ class NetworkTest(tf.test.TestCase):
 
 
 class DifferencesTest(tf.test.TestCase):
-  def test_names_what_differs(self):
+  def test_differences_are_named(self):
     known = {'options': {'limit': 8, 'blur': True}, 'protocol': 'a 1'}
     present = {
       'options': {'limit': None, 'blur': True},
@@ -127,7 +127,7 @@ class DigestsTest(tf.test.TestCase):
     digests = identity.Digests(self.table)
     return digests.of(self.paths, *args), digests.changed
 
-  def test_contents_count_and_not_names_or_times(self):
+  def test_only_contents_count(self):
     found, _ = self._of()
     each = [hashlib.sha256(f'{i}'.encode() * 100).hexdigest() for i in (0, 1)]
     self.assertEqual(found, {'files': 2, 'sha256': identity.sha256(each, [])})
@@ -136,7 +136,7 @@ class DigestsTest(tf.test.TestCase):
       f'{self.folder}/new'
     )
     self.assertEqual(self._of(), (found, []))
-    # Unless names mean something.
+    # Unless the names are given.
     self.assertNotEqual(self._of(['a', 'b'])[0], found)
     self.paths.reverse()
     self.assertNotEqual(self._of()[0], found)
@@ -149,13 +149,13 @@ class DigestsTest(tf.test.TestCase):
     self.assertNotEqual(again, found)
     self.assertEqual(changed, [self.paths[1]])
 
-  def test_a_file_that_settled_is_not_read_again(self):
+  def test_an_unchanged_file_is_not_read_again(self):
     with mock.patch.object(identity, '_SETTLED', -1.0):
       found, _ = self._of()
       with mock.patch.object(identity, '_digest') as read:
         self.assertEqual(self._of(), (found, []))
         read.assert_not_called()
-    self._of()  # Nothing of what was just written is kept.
+    self._of()  # Digests of files that were just written are not stored.
     with open(self.table) as f:
       self.assertEqual(json.load(f), {})
 

@@ -1,4 +1,4 @@
-"""Tests of the report: tables, plots, and a page that needs nothing else."""
+"""Tests of the report: tables, plots and the self-contained page."""
 
 import base64
 import csv
@@ -43,7 +43,7 @@ def _page(report):
 
 
 def _square():
-  """Four models at the corners of a square, one inside, and a twin far out."""
+  """Returns models at the corners of a square and inside, and a far twin."""
   return [
     _model('inside', 0.5, 0.25),
     _model('a', 0.4, 0.2),
@@ -70,7 +70,7 @@ class LeaderboardTest(parameterized.TestCase):
       leaderboard.ranking_column(shown).title, 'ClickMe alignment'
     )
 
-  def test_cells_are_over_the_ceiling_where_there_is_one(self):
+  def test_cells_are_divided_by_the_ceiling(self):
     model = _model('one', 0.9, 0.1)
     cells = {
       c.title: leaderboard.cell(model, c).text()
@@ -146,7 +146,7 @@ class TradeOffTest(parameterized.TestCase):
     np.testing.assert_allclose(arrows[0].xyann, (0.4, 0.4))
     np.testing.assert_allclose(arrows[0].xy, (0.9, 0.9))
 
-  def test_names_stand_apart(self):
+  def test_names_do_not_overlap(self):
     picture = trade_off.draw(_square(), [])
     names = [t for t in picture.axes[0].texts if t.get_text()]
     self.assertLen(names, 6)
@@ -164,7 +164,7 @@ class TradeOffTest(parameterized.TestCase):
     )
     self.assertIsNone(trade_off.axes_of([made.model('none')]))
 
-  def test_models_without_a_place_are_left_out(self):
+  def test_models_without_both_scores_are_excluded(self):
     models = [_model('one', 0.5, 0.2), _model('two', 0.5, float('nan'))]
     self.assertEqual([p.name for p in trade_off.points(models, [])], ['one'])
 
@@ -194,7 +194,7 @@ class CurvesTest(parameterized.TestCase):
       ['ordinary models', 'harmonized models', 'people'],
     )
 
-  def test_every_colour_can_be_read_and_told_apart(self):
+  def test_colours_are_legible_and_distinct(self):
 
     def luminance(colour):  # WCAG 2.2, "relative luminance".
       rgb = np.array(colors.to_rgb(colour))
@@ -226,7 +226,7 @@ class CurvesTest(parameterized.TestCase):
 
 
 class PsychophysicsTest(parameterized.TestCase):
-  """What is known of people and models besides the scores."""
+  """Tests of curves, thresholds and sensitivities."""
 
   def _models(self, **human):
     details = dict(bootstrap='images and participants', n_participants=7)
@@ -354,7 +354,7 @@ class PsychophysicsTest(parameterized.TestCase):
     self.assertIn('top-1: 90 %', leaderboard.intervals(models, shown[:1]))
     self.assertEqual(leaderboard.intervals([], shown), '')
 
-  def test_results_of_before_have_no_more_than_they_had(self):
+  def test_curves_of_early_versions_add_no_columns(self):
     model = made.model(
       'old',
       psychophysics=made.result(
@@ -367,7 +367,7 @@ class PsychophysicsTest(parameterized.TestCase):
 
 
 class PanelsTest(tf.test.TestCase):
-  def test_models_of_like_names_each_have_a_panel(self):
+  def test_models_of_similar_names_each_have_a_panel(self):
     folder = self.get_temp_dir()
     models = [
       made.model(
@@ -388,7 +388,7 @@ class PanelsTest(tf.test.TestCase):
 
 
 class _References(html.parser.HTMLParser):
-  """Collects what a page refers to, its tags and its texts."""
+  """Collects references, tags and texts of a page."""
 
   _ATTRIBUTES = ('src', 'srcset', 'href', 'data', 'action', 'poster', 'cite')
 
@@ -480,7 +480,7 @@ class ReportTest(tf.test.TestCase):
     self.assertEmpty(
       {'script', 'link', 'iframe', 'base', 'object'}.intersection(found.tags)
     )
-    # Pictures: two plots in two themes, and the panels; all of them open.
+    # Two plots in two themes, and the panels; all can be decoded.
     pictures = [r for r in found.references if r.startswith('data:')]
     self.assertLen(pictures, 5)
     for picture in pictures:
@@ -496,7 +496,7 @@ class ReportTest(tf.test.TestCase):
     self.assertNotIn('<script', text)
     self.assertGreater(text.count('&lt;script&gt;alert(&#34;x&#34;)'), 5)
 
-  def test_says_what_went_wrong_and_what_was_not_measured(self):
+  def test_failures_warnings_and_missing_protocols_are_listed(self):
     _, _, text = self._write(self._report())
     for words in (
       '3 models scored, 1 failure',

@@ -1,4 +1,4 @@
-"""Tests of the benchmark's loop: resuming, failing, and what it keeps."""
+"""Tests of the benchmark's loop: resuming, failures and stored results."""
 
 import csv
 import dataclasses
@@ -16,6 +16,7 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
 
+from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal as journal_lib
@@ -79,7 +80,7 @@ def _build(spec):
 
 
 class _Counted(_Protocol):
-  """Scores ten images one by one; may stop for good before one of them."""
+  """Scores ten images one by one, and can block before one of them."""
 
   name, title = 'first', 'First'
 
@@ -114,7 +115,7 @@ class _Counted(_Protocol):
 
 
 def score_in_folder(folder, stop_before, *names):
-  """What another process does that shares the folder."""
+  """Runs the benchmark, in another process that shares the folder."""
   benchmark_run.Benchmark([_Counted(stop_before)], folder, _build).run(
     _models(*names)
   )
@@ -162,7 +163,7 @@ class BenchmarkTest(tf.test.TestCase):
       [f for f in os.listdir(self._path('')) if f.endswith('.partial')], []
     )
 
-  def test_what_is_finished_is_not_scored_again(self):
+  def test_finished_results_are_not_scored_again(self):
     first, second = _Lengths('first'), _Lengths('second')
     before = self._run([first], _models('one', 'two'))
     again = self._run([first, second], _models('one', 'two', 'three'))
@@ -179,7 +180,7 @@ class BenchmarkTest(tf.test.TestCase):
     self.assertEqual((done.failures, first.scored), ([], []))
     self.assertEqual([list(m.results) for m in done.models], [['first']] * 3)
 
-  def test_what_was_not_scored_now_says_so(self):
+  def test_results_of_earlier_runs_are_labelled(self):
     outcome = self._run([_Lengths('first')], _models('one'))
     result = outcome.models[0].results['first']
     self.assertEqual(result.origin, '')
@@ -192,7 +193,7 @@ class BenchmarkTest(tf.test.TestCase):
     )
 
   def _is_scored_again(self, experiment, reason, build=_build, name='one'):
-    """Checks that a result is computed anew, and the old one kept."""
+    """Checks that a result is computed again and the old one kept."""
     with open(self._path(f'{name}.json')) as f:
       before = json.load(f)
     outcome = self._run([experiment], _models(name), build)
@@ -213,7 +214,7 @@ class BenchmarkTest(tf.test.TestCase):
     )
     return outcome, kept['experiments']['first']
 
-  def test_other_settings_are_scored_beside_the_old_ones(self):
+  def test_results_of_other_settings_are_kept(self):
     self._run([_Lengths('first', limit=8), _Lengths('second')], _models('one'))
     with open(self._path('one.first.csv'), 'rb') as f:
       table = f.read()
@@ -226,7 +227,7 @@ class BenchmarkTest(tf.test.TestCase):
     )
     with open(os.path.join(self.folder, kept['table']), 'rb') as f:
       self.assertEqual(f.read(), table)
-    # The other experiment is not touched, and what was kept is found again.
+    # The other protocol is unchanged, and the kept result is found again.
     back = _Lengths('first', limit=8)
     outcome = self._run([back, second], _models('one'))
     self.assertEqual((back.scored, second.scored), ([], []))
@@ -239,7 +240,7 @@ class BenchmarkTest(tf.test.TestCase):
       'parameters was .*other logits or gradients',
       lambda spec: fakes.Adapter(spec=spec, seed=1),
     )
-    # Nor is the old network's other result this one's.
+    # The other result of the old network is not used either.
     with open(self._path('one.json')) as f:
       self.assertEqual(list(json.load(f)['experiments']), ['first'])
 
@@ -359,8 +360,28 @@ class BenchmarkTest(tf.test.TestCase):
         self.assertEqual(f.read(), text.encode('latin1'))
       self.assertTrue(os.path.exists(self._path('other.json')))
 
+  def test_files_of_the_first_format_open_and_of_later_ones_do_not(self):
+    self._run([_Lengths('first')], _models('one', 'two'))
+    for name, version in (('one', None), ('two', 3)):
+      with open(self._path(f'{name}.json')) as f:
+        record = json.load(f)
+      self.assertEqual(record.pop('format'), 2)
+      if version:
+        record['format'] = version
+      with open(self._path(f'{name}.json'), 'w') as f:
+        json.dump(record, f)
+    first, second = _Lengths('first'), _Lengths('second')
+    for _ in range(2):  # The second time, both files were written again.
+      outcome = self._run([first, second], _models('one', 'two'))
+      self.assertEqual(first.scored, ['two'])
+      self.assertEqual(second.scored, ['one', 'two'])
+    self.assertEqual(outcome.notes, [])
+    (kept,) = os.listdir(self._path('earlier'))
+    with open(self._path(f'earlier/{kept}')) as f:
+      self.assertEqual(json.load(f), record)
+
   def _write_old(self, **settings):
-    """Writes a result as they were before they had identities."""
+    """Writes a result without an identity, as early versions did."""
     self._run([_Lengths('first', **settings)], _models('one'))
     with open(self._path('one.json')) as f:
       record = json.load(f)
@@ -370,11 +391,13 @@ class BenchmarkTest(tf.test.TestCase):
       json.dump(record, f)
     os.utime(self._path('one.json'), (1e9, 1e9))
 
-  def test_old_records_open_unverified(self):
+  def test_results_without_identity_open_unverified(self):
     self._write_old(limit=8)
     same = _Lengths('first', limit=8, another='new')
     second = _Lengths('second')
-    for _ in range(2):  # The date is not that of the second's saving.
+    for _ in range(
+      2
+    ):  # The date is that of the file before it was written again.
       outcome = self._run([same, second], _models('one'))
       result = outcome.models[0].results['first']
       self.assertRegex(
@@ -383,7 +406,7 @@ class BenchmarkTest(tf.test.TestCase):
         'unverified.*--rescore',
       )
       self.assertEqual(result.scores['length'].value, 3.0)
-    # Nor does another name score it again, or verify it.
+    # Another name neither scores it again nor verifies it.
     outcome = self._run([same], [benchmark_run.parse_model('mg:one?name=Fine')])
     result = outcome.models[0].results['first']
     self.assertRegex(result.origin, '^from an earlier run of 2001-.*unver')
@@ -391,7 +414,7 @@ class BenchmarkTest(tf.test.TestCase):
     os.remove(self._path('Fine.json'))
     self._is_scored_again(_Lengths('first', limit=9), 'limit was 8')
 
-  def test_a_name_is_only_a_name(self):
+  def test_another_name_needs_no_scoring(self):
     first = _Lengths('first')
     self._run([first], _models('one'))
     first.scored.clear()
@@ -399,16 +422,16 @@ class BenchmarkTest(tf.test.TestCase):
       [first], [benchmark_run.parse_model('mg:one?name=Fine')]
     )
     self.assertEqual(first.scored, [])
-    (model,) = outcome.models  # Not under both names.
+    (model,) = outcome.models  # It is not shown under both names.
     self.assertEqual(model.name, 'Fine')
     self.assertRegex(outcome.notes[0], 'Fine: .*first is taken from .*one.json')
     with open(self._path('Fine.first.csv')) as f:
       self.assertEqual([r['model'] for r in csv.DictReader(f)], ['Fine'] * 2)
-    # And sealed, so that it needs no scoring again.
+    # The copy is sealed, so that it is used again.
     again = self._run([first], [benchmark_run.parse_model('mg:one?name=Fine')])
     self.assertEqual((first.scored, again.notes), ([], []))
 
-  def test_the_report_holds_all_models_of_the_folder(self):
+  def test_all_models_of_the_folder_are_reported(self):
     self._run([_Lengths('first')], _models('one'))
     self._run([_Lengths('first', limit=3)], _models('other'))
     outcome = self._run(
@@ -422,7 +445,7 @@ class BenchmarkTest(tf.test.TestCase):
     (note,) = outcome.notes
     self.assertRegex(note, 'other.json: first is not shown: .*limit was 3')
 
-  def test_a_claimed_model_is_passed_over(self):
+  def test_a_claimed_model_is_skipped(self):
     self._run([_Lengths('first')], _models('one'))
     first = _Lengths('first')
     with claims.Claim(self._path('two.claim')):
@@ -434,7 +457,7 @@ class BenchmarkTest(tf.test.TestCase):
       [f for f in os.listdir(self._path('')) if 'claim' in f], []
     )
 
-  def test_a_failure_does_not_lose_the_others(self):
+  def test_a_failure_does_not_affect_other_models(self):
     experiments = [
       _Lengths('first'),
       _Lengths('second', ValueError('x<y')),
@@ -453,20 +476,20 @@ class BenchmarkTest(tf.test.TestCase):
     )
     with open(outcome.failures[1].traceback) as f:
       self.assertIn('in run', f.read())
-    # What failed is tried again, and nothing else.
+    # Only the failure is tried again.
     for experiment in experiments:
       experiment.scored.clear()
     self._run(experiments, _models('broken', 'bad', 'good'))
     self.assertEqual([e.scored for e in experiments], [[], ['bad']])
-    # What then works leaves no failure behind.
+    # A success removes the traceback.
     self._run([_Lengths('first'), _Lengths('second')], _models('bad'))
     self.assertFalse(os.path.exists(self._path('bad.failure.txt')))
 
-  def test_functions_of_one_name_are_models_of_two(self):
+  def test_functions_of_the_same_name_are_two_models(self):
 
     def build(spec):
       adapter = fakes.Adapter(spec=spec)
-      adapter.name = 'net'  # Of the function, in both modules.
+      adapter.name = 'net'  # The name of the function in both modules.
       return adapter
 
     experiment = _Lengths('first')
@@ -500,14 +523,14 @@ class BenchmarkTest(tf.test.TestCase):
     )
     self.addCleanup(other.kill)
     self.assertEqual(other.stdout.readline(), 'waiting\n')
-    # It is at the first model, so the second is scored here.
+    # The other process has claimed the first model.
     here = _Counted()
     outcome = self._run([here], _models('one', 'two'))
     self.assertEqual([m.name for m in outcome.models], ['two'])
     self.assertEqual(here.computed, [*range(10)])
     (note,) = outcome.notes
     self.assertRegex(note, f'one is .*, process {other.pid},')
-    # Killed, and not waited for: a zombie has ended, too.
+    # The process stays a zombie, because nobody waits for it.
     other.kill()
     while claims._process(other.pid):
       time.sleep(0.05)
@@ -516,7 +539,7 @@ class BenchmarkTest(tf.test.TestCase):
     self.assertEqual(last.computed, [*range(4, 10)])
     (note,) = outcome.notes
     self.assertRegex(note, 'one: first resumes after 4 images')
-    # The interrupted model's scores are the other's, bit by bit.
+    # The scores of the interrupted model equal those of the other exactly.
     one, two = (m.results['first'].scores for m in outcome.models)
     self.assertEqual(one, two)
     self.assertAllClose(
@@ -527,7 +550,7 @@ class BenchmarkTest(tf.test.TestCase):
       [],
     )
 
-  def test_a_journal_of_something_else_is_not_gone_on_with(self):
+  def test_a_journal_of_another_result_is_not_resumed(self):
     path = self._path('one.first.partial.jsonl')
     for text in (
       '',
@@ -535,7 +558,8 @@ class BenchmarkTest(tf.test.TestCase):
       '{"identity": {"network": {}}, "begun": "now"}\n'
       '{"start": 0, "items": [{"value": 5.0}]}\n',
     ):
-      scores._write(path, text.encode())
+      os.makedirs(os.path.dirname(path), exist_ok=True)
+      files.write(path, text)
       first = _Counted()
       outcome = self._run([first], _models('one'), rescore=True)
       self.assertEqual(first.computed, [*range(10)])
@@ -549,7 +573,7 @@ class BenchmarkTest(tf.test.TestCase):
     def build(spec):
       self.assertEmpty(alive)
       adapter = fakes.Adapter(spec=spec)
-      # As in most networks, something inside refers to the whole.
+      # A reference cycle, as in most networks.
       adapter.myself = adapter
       alive.add(adapter)
       return adapter
@@ -577,11 +601,11 @@ class ModelTest(parameterized.TestCase):
     'mg:x?name=a/b',
     'mg:x?name=..',
   )
-  def test_no_model(self, text):
+  def test_refused_specs(self, text):
     with self.assertRaises(protocol.SettingsError):
       benchmark_run.parse_model(text)
 
-  def test_two_of_one_name(self):
+  def test_two_models_with_the_same_name(self):
     with self.assertRaisesRegex(
       protocol.SettingsError, "mg:a/run and mg:b/run.*'run'"
     ):

@@ -37,13 +37,16 @@ class ScoresTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(found.pointing[i], in_y.ravel()[np.argmax(x)])
 
   def test_sums_of_ranks_beyond_64_bits(self):
-    for size in (2**21, 1800**2):  # 2**63 is passed at 1738 x 1738 pixels.
+    for size in (
+      2**21,
+      1800**2,
+    ):  # Above 1738 x 1738 pixels the sum exceeds 2**63.
       ranks = 2 * tf.range(size, dtype=tf.int64)[tf.newaxis] - (size - 1)
       self.assertAllClose(
         metrics._product(ranks, ranks), [size * (size**2 - 1) / 3], rtol=1e-6
       )
 
-  def test_equals_the_host_at_any_percentile(self):
+  def test_equals_numpy_metrics_at_any_percentile(self):
     for percentile in (0.0, 37.0, 75.0, 99.0, 100.0):
       a, b = map_pairs.tied(6)
       found = metrics.alignment_scores(a, b, percentile)._asdict()
@@ -114,12 +117,12 @@ class ScoresTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(
           getattr(metrics, name)(a, b), expected, rtol=1e-5, atol=1e-5
         )
-        on_host = numpy_metrics.alignment_scores(a, b)
+        in_numpy = numpy_metrics.alignment_scores(a, b)
         key = {
           'spearman_correlation': 'spearman',
           'intersection_over_union': 'iou',
         }.get(name, name)
-        self.assertAllClose(on_host[key], expected, rtol=1e-8)
+        self.assertAllClose(in_numpy[key], expected, rtol=1e-8)
 
 
 class AlignmentScoreTest(tf.test.TestCase):

@@ -1,4 +1,4 @@
-"""Tests of the alignment metrics on the host."""
+"""Tests of the alignment metrics in NumPy."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -65,7 +65,7 @@ class AlignmentTest(parameterized.TestCase):
     self.assertEqual(numpy_metrics.alignment_scores(full, point)['dice'], 0.0)
     found = numpy_metrics.localization_scores(point, full)
     self.assertTrue(np.isnan([found['auc'], found['pointing']]).all())
-    # The one positive pixel is above 15 of the other 24 and level with 9.
+    # The one positive pixel is above 15 of the other 24 and equal to 9.
     found = numpy_metrics.localization_scores(full, point)
     self.assertEqual(found['auc'], (15 + 9 / 2) / 24)
 

@@ -19,7 +19,7 @@ def _left_margin_ink(picture):
 
 
 class PanelsTest(tf.test.TestCase):
-  def test_display_undoes_the_hosts_normalization(self):
+  def test_display_undoes_model_gardens_normalization(self):
     pixels = tf.random.stateless_uniform([8, 9, 3], [1, 2], maxval=255.0)
     normalized = preprocess_ops.normalize_image(
       pixels, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB

@@ -1,4 +1,4 @@
-"""Tests of scores: their intervals, what they say, and their files."""
+"""Tests of scores: intervals, fields and files."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ class BootstrapTest(tf.test.TestCase, parameterized.TestCase):
       rtol=0,
     )
 
-  def test_is_the_closed_form_for_normal_values(self):
+  def test_equals_the_closed_form_for_normal_values(self):
     n = 4000
     values = np.random.default_rng(2).normal(0.3, 0.2, n)
     low, high = scores.bootstrap_interval(values, resamples=4000)
@@ -47,7 +47,7 @@ class BootstrapTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllClose(low, values.mean() - half, atol=0.06 * half, rtol=0)
     self.assertAllClose(high, values.mean() + half, atol=0.06 * half, rtol=0)
 
-  def test_covers_the_mean_as_often_as_it_says(self):
+  def test_coverage(self):
     values = np.random.default_rng(3).normal(size=(400, 50))
     hits = 0
     for row in values:
@@ -57,7 +57,7 @@ class BootstrapTest(tf.test.TestCase, parameterized.TestCase):
     # errors of the count are 24.
     self.assertBetween(hits, 320 - 32, 320 + 24)
 
-  def test_nan_is_left_out_and_the_seed_decides(self):
+  def test_nan_is_excluded_and_the_seed_decides(self):
     values = np.random.default_rng(4).random(30)
     gaps = np.insert(values, (0, 7, 30), NAN)
     interval = scores.bootstrap_interval(values)
@@ -71,8 +71,8 @@ class BootstrapTest(tf.test.TestCase, parameterized.TestCase):
       )
     self.assertEqual(scores.bootstrap_interval([0.5, 0.5]), (0.5, 0.5))
 
-  def test_draws_as_many_as_there_are(self):
-    # The mean of two draws of (0, 1) is 0, .5, .5 or 1 with equal chance.
+  def test_a_resample_has_as_many_values(self):
+    # The mean of two values sampled from (0, 1) is 0, .5, .5 or 1.
     self.assertEqual(
       scores.bootstrap_interval([0.0, 1.0], confidence=0.4), (0.5, 0.5)
     )
@@ -84,7 +84,7 @@ class BootstrapTest(tf.test.TestCase, parameterized.TestCase):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     self.assertLess(low, high)
-    # All draws at once would be 80 MB.
+    # All samples at once would take 80 MB.
     self.assertLess(peak, 20e6)
 
   def test_refuses(self):
@@ -99,7 +99,7 @@ class BootstrapTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class ScoreTest(tf.test.TestCase):
-  def test_carries_all_that_belongs_to_it(self):
+  def test_fields(self):
     values = [0.2, NAN, 0.4, 0.6, NAN]
     made = scores.score(
       'rho',
@@ -121,7 +121,7 @@ class ScoreTest(tf.test.TestCase):
     self.assertAllClose(read['normalized'], 0.8)
     self.assertEqual((read['n'], read['n_undefined']), (3, 2))
 
-  def test_nothing_scored_is_not_zero(self):
+  def test_no_value_is_nan_and_not_zero(self):
     for values in ([], [NAN, NAN], np.array([NAN])):
       made = scores.score('rho', values, ceiling=0.5, preprocessing='none')
       self.assertTrue(math.isnan(made.value) and math.isnan(made.normalized))
@@ -188,7 +188,7 @@ class RowsTest(tf.test.TestCase):
     table = parquet.read_table(path)
     self.assertEqual(table.column_names, ['image', 'rho', 'n', 'note'])
     self.assertEqual(table['n'].to_pylist(), [4, None])
-    # An undefined score is no missing one.
+    # NaN, an undefined score, does not become null, a missing one.
     self.assertEqual(table['rho'].null_count, 0)
     self.assertAllEqual(table['rho'].to_pylist(), [0.25, NAN])
     with self.assertRaisesRegex(ValueError, 'a.parquet: column n mixes'):
@@ -210,7 +210,7 @@ class RowsTest(tf.test.TestCase):
     with open(path, encoding='utf-8') as f:
       self.assertEqual(f.read().strip(), '')
 
-  def test_says_what_parquet_needs(self):
+  def test_parquet_without_pyarrow(self):
     with mock.patch.dict(sys.modules, {'pyarrow': None}):
       with self.assertRaisesRegex(ImportError, 'pip install pyarrow'):
         scores.write_rows(self._path('a.parquet'), self._ROWS)

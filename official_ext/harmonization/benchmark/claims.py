@@ -1,9 +1,12 @@
-"""Claims on work in a folder that several processes share.
+"""Divides work in a folder among several processes.
 
-A claim is a file that names host and process and has a heartbeat. A process
-that finds another's claim moves on to other work. A claim is stale, and is
-taken over, when its process has ended on this machine, or when its heart has
-not beaten for two minutes.
+A claim is a file with the host, the process and a heartbeat. A process that
+finds the claim of another process moves on to other work. It takes a claim over
+if the process has ended on this machine, or if the heartbeat is older than two
+minutes.
+
+  with claims.Claim('runs/alignment/models/vgg.claim'):
+    score('vgg')  # claims.Taken if another process is at it.
 """
 
 from collections.abc import Iterator
@@ -23,12 +26,13 @@ from official_ext.harmonization import files
 
 # Seconds.
 _BEAT, _STALE = 15.0, 120.0
-# A bucket has no lock: who reads its own claim back after so long holds it.
+# Buckets have no locks. A process that reads its own claim back after this time
+# has it.
 _SETTLED = 1.0
 
 
 class Taken(Exception):
-  """Another process has the claim; the message says which."""
+  """Another process has the claim, which the message names."""
 
 
 def _is_remote(path: str) -> bool:
@@ -37,10 +41,10 @@ def _is_remote(path: str) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: str) -> Iterator[None]:
-  """Lets one process at a time do what is short.
+  """Locks a folder for a short operation.
 
   Args:
-    folder: an existing one. Elsewhere than on a disk nothing is locked.
+    folder: an existing one. Remote folders are not locked.
 
   Yields:
     None, while the lock is held.
@@ -53,9 +57,9 @@ def locked(folder: str) -> Iterator[None]:
     with open(path, 'w') as f:
       try:
         fcntl.flock(f, fcntl.LOCK_EX)
-      except OSError:  # Some network disks have no locks.
+      except OSError:  # Some network file systems have no locks.
         pass
-      # Whoever had the lock removed the file: it is not that one any more.
+      # The previous holder may have removed the file that was opened here.
       if os.path.exists(path) and os.path.samestat(
         os.fstat(f.fileno()), os.stat(path)
       ):
@@ -68,7 +72,7 @@ def locked(folder: str) -> Iterator[None]:
 
 
 def _machine() -> str:
-  """Names what process numbers are numbers in: a boot, and a container."""
+  """Identifies the boot and the container that process ids belong to."""
   names = [socket.gethostname()]
   try:
     with open('/proc/sys/kernel/random/boot_id') as f:
@@ -80,10 +84,10 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> str | None:
-  """When a process of this machine was started; None where it has ended."""
+  """Returns when a local process was started; None if it has ended."""
   try:
     with open(f'/proc/{pid}/stat') as f:
-      # The name in parentheses may hold anything.
+      # The name in parentheses may contain anything, such as ')'.
       state, *fields = f.read().rpartition(')')[2].split()
     return None if state in 'ZX' else fields[18]
   except OSError:
@@ -99,13 +103,13 @@ def _process(pid: int) -> str | None:
 
 
 class Claim:
-  """A claim; as a context it is held until the end."""
+  """A claim, held until the end of a `with` block."""
 
   def __init__(self, path: str):
     """Prepares a claim.
 
     Args:
-      path: of its file, in an existing folder.
+      path: of the file, in an existing folder.
     """
     self._path = path
     self._facts = {
@@ -120,9 +124,6 @@ class Claim:
 
   def __enter__(self) -> 'Claim':
     """Takes the claim.
-
-    Returns:
-      It.
 
     Raises:
       Taken: another process has it.
@@ -152,7 +153,7 @@ class Claim:
         tf.io.gfile.remove(self._path)
 
   def check(self):
-    """Raises `Taken` if another process took the claim over."""
+    """Raises `Taken` if another process has taken the claim over."""
     if not self._is_own():
       other = self._read() or {'host': 'another host', 'pid': '?'}
       raise Taken(
@@ -177,10 +178,10 @@ class Claim:
             return
           self._write()
       except (OSError, tf.errors.OpError):
-        pass  # The next beat may reach the disk.
+        pass  # The next heartbeat may succeed.
 
   def _read(self) -> dict[str, Any] | None:
-    """The claim in the file; or None if nobody holds one."""
+    """Returns the claim in the file; None if nobody has one."""
     try:
       facts = files.read_json(self._path)
       return facts if self._facts.keys() <= facts.keys() else None

@@ -1,4 +1,4 @@
-"""Keeps results that are replaced."""
+"""Moves results that are replaced to a folder, so that none is lost."""
 
 from collections.abc import Sequence
 import os
@@ -13,9 +13,10 @@ def move(folder: str, names: Sequence[str], date: str) -> str:
   """Moves files to a new folder below `earlier`.
 
   Args:
-    folder: that holds them.
-    names: of the files, below it; those that do not exist are passed over.
-    date: when they were written, or another word, for the new folder's name.
+    folder: that contains the files.
+    names: of the files, relative to the folder; missing ones are skipped.
+    date: when the files were written, or another word, for the name of the new
+      folder.
 
   Returns:
     The new folder.

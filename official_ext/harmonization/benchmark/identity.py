@@ -1,15 +1,14 @@
-"""What a result depends on, and whether it is still the same.
+"""Identifies what a result depends on.
 
-An identity is a dict that JSON can hold. It is stored with every result, and a
-result is used again only if nothing in it differs (`differences`):
+An identity is a dict in JSON's types. It is stored with each result, and a
+result is used again only if its identity has not changed (`differences`):
 
-  network: a digest of the parameters in memory, and the network's response to
-    one fixed image, which also changes with code that no file shows
-    (`network`).
+  network: a digest of the parameters in memory, and the response of the network
+    to one fixed image, which detects changes of code (`network`).
   data: digests of the contents of records, tables and images (`Digests`).
   protocol: its name and version.
-  options: whatever else changes a score; nothing that only changes how it is
-    shown.
+  options: all else that changes a score, but nothing that only changes how it
+    is shown.
   versions: of this project and of the packages that compute (`versions`).
 """
 
@@ -38,8 +37,8 @@ else:
   import tomli as tomllib
 
 _RESPONSE = 'network.response'
-# Responses are equal up to this part of their size. Two runs on one machine
-# differ by about 1e-7, a CPU and a GPU by up to 1e-5 in float32.
+# Relative tolerance of responses. Two runs on one machine differ by about 1e-7,
+# a CPU and a GPU by up to 1e-5 in float32.
 TOLERANCE = 1e-4
 _DIRECTIONS = 16
 
@@ -52,7 +51,7 @@ _PACKAGES = (
   'scipy',
   'pillow',
 )
-# Packages that compute only for some kinds of SPEC.
+# Further packages by kind of SPEC.
 _OF_KINDS = {
   'keras': ('keras',),
   'harmonized': ('keras', 'vit-keras', 'keras-cv-attention-models'),
@@ -61,12 +60,12 @@ _OF_KINDS = {
   'torchvision': ('torch', 'torchvision'),
 }
 
-# Inputs of more bytes, and those that are not on a local disk, are sampled.
+# Larger inputs, in bytes, and remote ones are sampled.
 _WHOLE = 16 << 30
 _BLOCKS, _BLOCK = 64, 64 << 10
 _CHUNK = 1 << 20
-# A file that has just been written may be written again within the same tick
-# of the clock: its digest is not kept.
+# Seconds. A file that was just written may be written again within the same
+# tick of the clock, so its digest is not stored.
 _SETTLED = 2.0
 
 
@@ -81,15 +80,16 @@ def now() -> str:
 
 
 def date(time_of: str) -> str:
-  """Returns a time of `now` as it is shown to people."""
+  """Returns a time from `now` in the form for readers."""
   return time_of.replace('T', ' ')
 
 
 def sha256(*parts: Any) -> str:
-  """Digests bytes, or what JSON can hold.
+  """Computes a SHA-256 digest.
 
   Args:
-    *parts: bytes as they are, anything else as canonical JSON.
+    *parts: bytes, or values that JSON can hold, which are digested as canonical
+      JSON.
 
   Returns:
     64 hexadecimal digits.
@@ -103,18 +103,17 @@ def sha256(*parts: Any) -> str:
 
 
 def network(adapter) -> dict[str, Any]:
-  """Identifies a network as it is in memory.
+  """Identifies a network in memory.
 
-  The response holds, for the logits of one fixed noise image and for the
-  gradient of a fixed combination of all logits, its norm and its products with
-  16 fixed random directions of that size. A change of the logits or gradients
-  by a part d of their norm moves some product by about that part. The numbers
-  are compared with `TOLERANCE` instead of being rounded and digested, since a
-  number near the edge of two rounded ones would differ by chance.
+  The response describes two vectors: the logits of one fixed noise image, and
+  the gradient of a fixed combination of all logits. Of each it has the norm and
+  the products with 16 fixed random directions. A relative change d of a vector
+  changes some product by about d. The numbers are compared with `TOLERANCE`;
+  digests of rounded numbers would differ by chance.
 
-  On one machine the response repeats. On another machine or device it differs
-  by the order of its sums: less than the tolerance in float32, more in 16 bits
-  or with TF32, where a network then counts as another and is scored again.
+  The response repeats on one machine. Other machines and devices sum in another
+  order: the difference is below the tolerance in float32, but not in 16 bits or
+  with TF32, where the network counts as another one and is scored again.
 
   Args:
     adapter: of the network, an `adapters.base.Adapter`.
@@ -137,7 +136,7 @@ def network(adapter) -> dict[str, Any]:
       inputs, labels.astype(np.float32)
     )
   except base.Unscorable:
-    # Perhaps without a gradient only: then its decisions can be scored.
+    # Without gradients, decisions can still be scored.
     logits, gradients = adapter.logits(inputs), np.zeros_like(inputs)
   return {
     'parameters': digest.hexdigest(),
@@ -150,7 +149,7 @@ def network(adapter) -> dict[str, Any]:
 
 
 def _projected(values: np.ndarray) -> list[float]:
-  """The norm, and the products with random directions; 0 for NaN."""
+  """Returns norm and products with random directions; NaN becomes 0."""
   values = np.asarray(values, np.float64).ravel()
   rng = np.random.default_rng(len(values))
   found = [np.linalg.norm(values)]
@@ -192,7 +191,7 @@ def versions(*specs: str) -> dict[str, str]:
 
 
 def _product_version() -> str:
-  """The version of this checkout, or of the installed package."""
+  """Returns the version of this checkout, or of the installed package."""
   root = os.path.abspath(__file__)
   for _ in range(4):
     root = os.path.dirname(root)
@@ -210,53 +209,51 @@ def _product_version() -> str:
 
 
 def differences(known: Mapping[str, Any], present: Mapping[str, Any]) -> str:
-  """Says in what two identities differ.
+  """Describes the differences of two identities.
 
   Args:
     known: of a stored result.
-    present: what it would be now.
+    present: of the result that would be computed now.
 
   Returns:
-    Such as 'options.limit was 8 and is now None'; '' if they are the same.
+    For example 'options.limit was 8 and is now None'; '' if they are equal.
   """
   found = files.differences(known, present)
   response = found.pop(_RESPONSE, None)
   found = {k: tuple(map(_short, v)) for k, v in found.items()}
   words = [files.in_words(found)] if found else []
   if response and not _same_response(*response):
-    words.append('the network gives other logits or gradients for one image')
+    words.append('the network returns other logits or gradients for one image')
   return '; '.join(words)
 
 
 def _short(value: Any) -> Any:
-  """Shows as much of a digest as people can compare."""
+  """Shortens digests to what a reader can compare."""
   is_digest = isinstance(value, str) and len(value) >= 64
   return f'{value[:20]}...' if is_digest else value
 
 
 class Digests:
-  """Digests of files' contents, kept in a file.
+  """Digests of the contents of files, stored in a file.
 
-  A digest is the SHA-256 of all bytes. It is taken from the kept ones where
-  size, modification time and, on a local disk, change time and inode are those
-  of that time; a change that resets the modification time still moves the
-  change time, which no program can set.
+  A digest is the SHA-256 of all bytes. A stored digest is used again if size,
+  modification time and, on a local disk, change time and inode are unchanged.
+  No program can reset the change time.
 
-  Inputs of more than 16 GiB together, and files that are not on a local disk
-  (gs://), are sampled: the digest is of their size, modification time and 64
-  evenly spaced blocks of 64 KiB, the first and the last bytes among them. It
-  begins with 'sampled-'. What it misses is a change between the blocks that
-  keeps size and modification time.
+  Inputs of more than 16 GiB in total, and remote files (gs://), are sampled:
+  the digest covers size, modification time and 64 evenly spaced blocks of
+  64 KiB, including the first and the last bytes. It begins with 'sampled-'. It
+  misses a change between the blocks that preserves size and modification time.
 
   Attributes:
-    changed: paths whose contents are no longer those of the kept digest.
+    changed: paths whose contents differ from the stored digest.
   """
 
   def __init__(self, path: str | None = None):
-    """Reads the kept digests.
+    """Reads the stored digests.
 
     Args:
-      path: of the JSON file that they are kept in; None to keep none.
+      path: of the JSON file that stores them; None to store none.
     """
     self._path = path
     self._kept: dict[str, Any] = {}
@@ -267,8 +264,8 @@ class Digests:
         self._kept = {k: (list(s), str(d)) for k, (s, d) in kept.items()}
       except (AttributeError, TypeError, ValueError):
         logging.warning(
-          '%s: not a table of digests; they are computed again '
-          'and it is replaced.',
+          '%s: not a table of digests; expected paths with their digests. The '
+          'file is replaced.',
           path,
         )
 
@@ -279,11 +276,11 @@ class Digests:
 
     Args:
       paths: of the files, in the order in which they are read.
-      names: that mean something, such as classes; None where a file may be
-        called and moved as one likes.
+      names: of the files, if results depend on them, as when they contain the
+        class.
 
     Returns:
-      `files`, their number, and `sha256`, a digest of all digests (and names).
+      `files`, their number, and `sha256`, a digest of all digests and names.
 
     Raises:
       OSError: a file cannot be read.
@@ -295,7 +292,7 @@ class Digests:
     return {'files': len(found), 'sha256': sha256(found, list(names or ()))}
 
   def file(self, path: str) -> str:
-    """Returns the digest of one file, of all its bytes if it is local."""
+    """Returns the digest of one file, which is not sampled if it is local."""
     return self._one(path, _stat(path), False)
 
   def _one(self, path: str, stat: list[int], sampled: bool) -> str:
@@ -310,7 +307,7 @@ class Digests:
     return fresh
 
   def _keep(self):
-    """Writes the digests of files that have settled."""
+    """Stores the digests of files that were not written just now."""
     if not self._path:
       return
     limit = (time.time() - _SETTLED) * 1e9
@@ -324,7 +321,7 @@ class Digests:
 
 
 def _stat(path: str) -> list[int]:
-  """Size and times in nanoseconds; on a local disk, the inode too."""
+  """Returns size, times in nanoseconds and, on a local disk, the inode."""
   if '://' in path:
     found = tf.io.gfile.stat(path)
     return [found.length, found.mtime_nsec]

@@ -1,7 +1,7 @@
-"""What has been computed of a result that is not finished, image by image.
+"""Stores the finished part of a result, so that a killed process can resume.
 
-The first line of the file is the identity of the result, each further one a
-batch. A process that is killed loses at most the batch that it was computing.
+The first line of the file is the identity of the result, each further line a
+batch. A killed process loses at most the batch that it was computing.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,21 @@ import tensorflow as tf
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import identity as identity_lib
 
-# Appending to a file in a bucket writes the whole file again: not more often
-# than every so many seconds.
+# Seconds between writes to a bucket, where appending rewrites the whole file.
 _REMOTE_INTERVAL = 60.0
 
 
 class Journal:
-  """The items of the images that are done, in order.
+  """The items of the finished images, in order.
 
   Attributes:
-    items: what JSON can hold, one per image.
-    begun: when the first was computed.
-    note: why items that were there are not used, or ''.
+    items: values that JSON can hold, one per image.
+    begun: when the first item was computed.
+    note: why stored items are not used, or ''.
   """
 
   def __init__(self, path: str, identity: dict[str, Any]):
-    """Opens a journal, and drops one of something else.
+    """Opens a journal; discards one with another identity.
 
     Args:
       path: of the file.
@@ -48,7 +47,7 @@ class Journal:
     self._written = time.monotonic()
 
   def _read(self, identity):
-    """Reads the items; says in `note` why they are of no use."""
+    """Reads the items, or sets `note`."""
     with tf.io.gfile.GFile(self._path, 'r') as f:
       lines = f.read().split('\n')
     try:
@@ -56,22 +55,22 @@ class Journal:
       differences = identity_lib.differences(head['identity'], identity)
       begun = head['begun']
     except (AttributeError, KeyError, TypeError, ValueError):
-      self.note = 'it is damaged'
+      self.note = 'the file is damaged'
       return
     if differences:
-      self.note = 'it is of something else: ' + differences
+      self.note = 'the file belongs to another result: ' + differences
       return
     self.begun = begun
-    for line in lines[1:-1]:  # What follows the last newline is cut off.
+    for line in lines[1:-1]:  # A line without newline is incomplete.
       try:
         batch = json.loads(line)
-        if batch['start'] == len(self.items):  # Else it was written twice.
+        if batch['start'] == len(self.items):  # Otherwise a duplicate.
           self.items += batch['items']
       except (KeyError, TypeError, ValueError):
         return
 
   def add(self, items: Sequence[Any]):
-    """Keeps the items of a batch."""
+    """Adds and stores the items of a batch."""
     line = json.dumps({'start': len(self.items), 'items': list(items)})
     self.items += items
     self._waiting.append(f'{line}\n')
@@ -84,10 +83,10 @@ class Journal:
     self._waiting, self._written = [], time.monotonic()
 
   def end(self):
-    """Removes the file: the result is written."""
+    """Removes the file, once the result is written."""
     tf.io.gfile.remove(self._path)
 
 
 def kept(journal: 'Journal | None') -> list[Any]:
-  """The items of a journal, a new list; of None, none."""
+  """Returns the items of a journal as a new list; none without a journal."""
   return list(journal.items) if journal else []

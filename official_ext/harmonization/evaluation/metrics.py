@@ -1,13 +1,16 @@
-"""Human-alignment metrics: in-graph, batched, with static shapes.
+"""Human-alignment metrics in the graph: batched, with static shapes.
 
-`alignment_scores` gives all per-image scores of two batches of maps from one
-sort per map; the functions of single scores are its fields. A score that does
-not exist is NaN, and `AlignmentScore` counts it instead of averaging it in.
+`alignment_scores` computes all per-image scores of two batches of maps with one
+sort per map; `spearman_correlation`, `dice` and `intersection_over_union`
+return one of them. Undefined scores are NaN; `AlignmentScore` counts them and
+excludes them from its mean.
 
-Where a score is NaN: all scores where either map is constant or holds a value
-that is not finite; besides, Dice and IoU where both cut maps are empty, AUC and
-the pointing game where the human one is. A map is cut strictly above its
-percentile, so the cut is empty where its largest value fills the rest.
+All scores are undefined where either map is constant or has a value that is not
+finite. Dice and IoU are also undefined where both cut maps are empty, AUC and
+the pointing game where the cut human map is. A map is cut strictly above its
+percentile, so the cut is empty if the largest value occurs too often.
+
+  rho = metrics.spearman_correlation(model_maps, human_maps)  # (B,)
 """
 
 from typing import NamedTuple
@@ -37,10 +40,10 @@ class Scores(NamedTuple):
 
 
 class _Ranked(NamedTuple):
-  """A batch of sorted maps; (B, N) over their N values in rising order.
+  """A batch of maps, sorted by their N values.
 
   Attributes:
-    pixels: int32 (B, N), where each value stood.
+    pixels: int32 (B, N), the position of each value in its map.
     ranks: int64 (B, N), average ranks r of 1..N as 2 r - (N + 1): whole numbers
       whose mean is 0.
     cut: bool (B, N), whether each is strictly above the percentile.
@@ -62,22 +65,22 @@ def _flatten(maps: tf.Tensor) -> tf.Tensor:
 
 
 def _flip_negative(bits: tf.Tensor) -> tf.Tensor:
-  """From float32 bits to an int32 of the same order, and back."""
+  """Converts float32 bits to an int32 of the same order, and back."""
   return tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, 0x7FFFFFFF), bits)
 
 
 def _order_keys(values: tf.Tensor) -> tf.Tensor:
-  """int32 keys that are ordered as float32 values, 0 and -0 alike."""
+  """Returns int32 keys in the order of float32 values; 0 equals -0."""
   bits = tf.bitcast(values, tf.int32)
   bits = tf.where(tf.equal(bits, tf.int32.min), 0, bits)
   return _flip_negative(bits)
 
 
 def _sort(keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Sorted keys and where they stood, int32 (B, N), in one sort of int64."""
+  """Returns sorted keys and their positions, int32 (B, N)."""
   size = keys.shape[-1]
-  # Sorting one number is what TPU, XLA and plain kernels all do well; sorting
-  # indices along costs XLA on a CPU twice as much.
+  # Key and position are packed into one int64, which TPU, XLA and plain kernels
+  # all sort fast; sorting indices along takes XLA on a CPU twice as long.
   shift = tf.constant((size - 1).bit_length(), tf.int64)
   packed = tf.bitwise.left_shift(tf.cast(keys, tf.int64), shift)
   ordered = tf.sort(packed | tf.range(size, dtype=tf.int64))
@@ -87,12 +90,12 @@ def _sort(keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _doubled_ranks(ordered: tf.Tensor) -> tf.Tensor:
-  """Average ranks r of sorted values, as the whole numbers 2 r - (N + 1)."""
+  """Returns average ranks r of sorted values, as 2 r - (N + 1)."""
   batch, size = tf.shape(ordered)[0], ordered.shape[-1]
   differs = tf.pad(ordered[:, 1:] != ordered[:, :-1], [[0, 0], [1, 0]])
   ties = tf.cumsum(tf.cast(differs, tf.int32), axis=-1)
   ties += tf.range(batch)[:, tf.newaxis] * (size + 1)
-  # Where each run of equal values starts; past the last run of a row, N.
+  # The start of each run of equal values; N after the last run of a row.
   starts = tf.math.unsorted_segment_min(
     tf.broadcast_to(tf.range(size), tf.shape(ties)), ties, batch * (size + 1)
   )
@@ -103,7 +106,7 @@ def _doubled_ranks(ordered: tf.Tensor) -> tf.Tensor:
 
 
 def _threshold(ordered: tf.Tensor, percentile: float) -> tf.Tensor:
-  """Order key (B, 1) of the percentile, interpolated as numpy's 'linear'."""
+  """Returns the order key (B, 1) of the percentile, as numpy's 'linear'."""
   position = (ordered.shape[-1] - 1) * percentile / 100.0
   below = int(position)
   above = min(below + 1, ordered.shape[-1] - 1)
@@ -131,7 +134,7 @@ def _count(which: tf.Tensor) -> tf.Tensor:
 
 
 def _ratio(numerator, denominator, defined=True):
-  """Numerator / denominator, NaN where that is 0 or `defined` is False."""
+  """Divides; NaN where the denominator is 0 or `defined` is False."""
   return tf.where(
     defined & (denominator > 0),
     tf.math.divide_no_nan(numerator, denominator),
@@ -140,8 +143,8 @@ def _ratio(numerator, denominator, defined=True):
 
 
 def _product(ranks_a: tf.Tensor, ranks_b: tf.Tensor) -> tf.Tensor:
-  """Sum of products, in int64: float32 would round along the way."""
-  if ranks_a.shape[-1] > 2**21:  # A sum of squares is N**3 / 3.
+  """Returns sums of products; int64, because float32 sums would be rounded."""
+  if ranks_a.shape[-1] > 2**21:  # A sum of squares, N**3 / 3, overflows int64.
     ranks_a, ranks_b = (tf.cast(r, tf.float64) for r in (ranks_a, ranks_b))
   return tf.cast(tf.reduce_sum(ranks_a * ranks_b, axis=-1), tf.float32)
 
@@ -149,27 +152,27 @@ def _product(ranks_a: tf.Tensor, ranks_b: tf.Tensor) -> tf.Tensor:
 def alignment_scores(
   maps_a: tf.Tensor, maps_b: tf.Tensor, percentile: float = 90.0
 ) -> Scores:
-  """All per-image scores of two batches of maps, from one sort per map.
+  """Computes all per-image scores of two batches of maps.
 
-  Spearman's rho is that of `scipy.stats.spearmanr` on the flattened maps, with
-  average ranks (human maps are mostly ties); Dice and IoU are those of
-  `harmonization` 0.0.9; AUC is `sklearn.metrics.roc_auc_score`; the pointing
-  game is that of Zhang et al., ECCV 2016, without a margin.
+  Spearman's rho equals `scipy.stats.spearmanr` on the flattened maps, with
+  average ranks (most values of human maps are ties). Dice and IoU equal those
+  of `harmonization` 0.0.9, AUC equals `sklearn.metrics.roc_auc_score`, and the
+  pointing game is that of Zhang et al., ECCV 2016, without a margin.
 
   Args:
-    maps_a: float `Tensor` (B, H, W), H and W static: the model's maps; or what
-      can be converted to one.
-    maps_b: of the same shape: the human maps.
-    percentile: each map is cut strictly above its own value at this percentile.
+    maps_a: float `Tensor` (B, H, W) with static H and W, or a value that
+      converts to one: the model's maps.
+    maps_b: the human maps, of the same shape.
+    percentile: each map is cut strictly above its value at this percentile.
 
   Returns:
-    The scores. See the module's text for where they are NaN.
+    The scores. The docstring of the module says where they are NaN.
   """
   a, b = _flatten(maps_a), _flatten(maps_b)
   finite = tf.reduce_all(tf.math.is_finite(a) & tf.math.is_finite(b), axis=-1)
   keys_a, keys_b = _order_keys(a), _order_keys(b)
-  # The human map first: it is smooth, hence half sorted, and its order is as
-  # good as any other to find the model's map in.
+  # The human map is sorted first: it is smooth and therefore partly sorted. The
+  # model's map is then ranked in that order, which does not change its ranks.
   human = _rank(keys_b, percentile)
   model = _rank(tf.gather(keys_a, human.pixels, batch_dims=1), percentile)
   ranks_b = tf.gather(human.ranks, model.pixels, batch_dims=1)
@@ -181,7 +184,7 @@ def alignment_scores(
   )
 
   in_a, in_b = _count(model.cut), _count(human.cut)
-  # The cut of a sorted map is its end.
+  # The cut of a sorted map is its last part.
   cut_b = model.pixels >= a.shape[-1] - tf.cast(in_b, tf.int32)[:, tf.newaxis]
   both = _count(model.cut & cut_b)
 
@@ -199,14 +202,14 @@ def alignment_scores(
 
 
 def spearman_correlation(maps_a: tf.Tensor, maps_b: tf.Tensor) -> tf.Tensor:
-  """Spearman's rank correlation of two batches of maps.
+  """Computes Spearman's rank correlation of two batches of maps.
 
   Args:
-    maps_a: as of `alignment_scores`.
-    maps_b: as of `alignment_scores`.
+    maps_a: as in `alignment_scores`.
+    maps_b: as in `alignment_scores`.
 
   Returns:
-    float32 `Tensor` (B,), see `Scores`.
+    float32 `Tensor` (B,), in [-1, 1], NaN where undefined.
   """
   return alignment_scores(maps_a, maps_b).spearman
 
@@ -214,15 +217,15 @@ def spearman_correlation(maps_a: tf.Tensor, maps_b: tf.Tensor) -> tf.Tensor:
 def dice(
   maps_a: tf.Tensor, maps_b: tf.Tensor, percentile: float = 90.0
 ) -> tf.Tensor:
-  """Dice coefficient of two batches of maps, cut above a percentile.
+  """Computes the Dice coefficient of two batches of cut maps.
 
   Args:
-    maps_a: as of `alignment_scores`.
-    maps_b: as of `alignment_scores`.
-    percentile: as of `alignment_scores`.
+    maps_a: as in `alignment_scores`.
+    maps_b: as in `alignment_scores`.
+    percentile: as in `alignment_scores`.
 
   Returns:
-    float32 `Tensor` (B,), see `Scores`.
+    float32 `Tensor` (B,), in [0, 1], NaN where undefined.
   """
   return alignment_scores(maps_a, maps_b, percentile).dice
 
@@ -230,34 +233,39 @@ def dice(
 def intersection_over_union(
   maps_a: tf.Tensor, maps_b: tf.Tensor, percentile: float = 90.0
 ) -> tf.Tensor:
-  """Intersection over union of two batches of maps, cut above a percentile.
+  """Computes the intersection over union of two batches of cut maps.
 
   Args:
-    maps_a: as of `alignment_scores`.
-    maps_b: as of `alignment_scores`.
-    percentile: as of `alignment_scores`.
+    maps_a: as in `alignment_scores`.
+    maps_b: as in `alignment_scores`.
+    percentile: as in `alignment_scores`.
 
   Returns:
-    float32 `Tensor` (B,), see `Scores`.
+    float32 `Tensor` (B,), in [0, 1], NaN where undefined.
   """
   return alignment_scores(maps_a, maps_b, percentile).iou
 
 
 class AlignmentScore(tf_keras.metrics.Metric):
-  """Streaming mean of per-image scores that may be undefined.
+  """Streaming mean of per-image scores, some of which may be undefined.
 
-  Every image counts once, whatever the batch size, the padding or the number of
-  replicas; undefined (NaN) scores are counted apart. The result is NaN, not 0,
-  while nothing was scored.
+  Each image counts once, whatever the batch size, padding or number of
+  replicas. Undefined (NaN) scores are excluded and counted separately. The
+  result is NaN, not 0, before the first defined score.
+
+  Attributes:
+    ceiling: the human score that counts as 1.
+    n: number of defined scores, a variable.
+    n_undefined: number of undefined scores, a variable.
   """
 
   def __init__(self, name: str = 'alignment', ceiling: float = 1.0, **kwargs):
     """Initializes the metric.
 
     Args:
-      name: the metric's name.
+      name: of the metric.
       ceiling: the human score that counts as 1; the mean is divided by it.
-      **kwargs: of `tf_keras.metrics.Metric`.
+      **kwargs: for `tf_keras.metrics.Metric`.
     """
     super().__init__(name=name, **kwargs)
     self.ceiling = ceiling
@@ -270,7 +278,7 @@ class AlignmentScore(tf_keras.metrics.Metric):
 
     Args:
       scores: float `Tensor` (B,), NaN where undefined.
-      sample_weight: float `Tensor` (B,): rows of weight 0 do not count.
+      sample_weight: float `Tensor` (B,); rows of weight 0 do not count.
     """
     scores = tf.cast(scores, tf.float32)
     counts = tf.ones_like(scores)
@@ -284,9 +292,9 @@ class AlignmentScore(tf_keras.metrics.Metric):
     self.n_undefined.assign_add(tf.reduce_sum(tf.where(undefined, counts, 0.0)))
 
   def result(self):
-    """Returns the mean score over the ceiling, a scalar."""
+    """Returns the mean score divided by the ceiling, a scalar."""
     return _ratio(self._total, self.n) / self.ceiling
 
   def get_config(self):
-    """Returns the arguments that make this metric."""
+    """Returns the arguments of the constructor."""
     return {**super().get_config(), 'ceiling': self.ceiling}

@@ -1,8 +1,9 @@
-"""Human-alignment metrics on the host: numpy, image by image, without a graph.
+"""Human-alignment metrics in NumPy: image by image, without TensorFlow.
 
-The same scores as `evaluation.metrics`, in float64, with the same rule for what
-is undefined; for maps that are in memory anyway, where starting a graph or
-TensorFlow itself does not pay.
+The scores equal those of `evaluation.metrics`, in float64, and are undefined in
+the same cases. They are for maps in memory, where a graph would not pay off.
+
+  numpy_metrics.alignment_scores(model_maps, human_maps)['spearman']  # (B,)
 """
 
 from typing import NamedTuple
@@ -14,13 +15,13 @@ _NAN = float('nan')
 
 
 class _Ranked(NamedTuple):
-  """A map that can be ranked.
+  """A map with defined ranks.
 
   Attributes:
-    order: int (N,), the pixels in the order of their values.
-    ranks: float64 (N,), each pixel's average rank r of 1..N as 2 r - (N + 1): a
-      whole number, so that sums of products are exact.
-    cut: the pixels strictly above the percentile, the end of `order`.
+    order: int (N,), the pixels sorted by value.
+    ranks: float64 (N,), the average rank r of each pixel, in 1..N, as
+      2 r - (N + 1): a whole number, so that sums of products are exact.
+    cut: the pixels strictly above the percentile, the last part of `order`.
   """
 
   order: np.ndarray
@@ -29,24 +30,24 @@ class _Ranked(NamedTuple):
 
 
 def _order(keys: np.ndarray) -> np.ndarray:
-  """Sorts uint32 keys by their halves: numpy sorts 16 bits in linear time."""
+  """Sorts uint32 keys by halves, as numpy sorts 16 bits in linear time."""
   order = np.argsort(keys.astype(np.uint16), kind='stable')
   high = (keys >> np.uint32(16)).astype(np.uint16)
   return order[np.argsort(high[order], kind='stable')]
 
 
 def _doubled_ranks(ordered: np.ndarray) -> np.ndarray:
-  """Average ranks r of sorted values, as the whole numbers 2 r - (N + 1)."""
+  """Returns average ranks r of sorted values, as 2 r - (N + 1)."""
   size = len(ordered)
   starts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-  if len(starts) == size - 1:  # No ties, as in most model maps: half the time.
+  if len(starts) == size - 1:  # No ties, as in most model maps; twice as fast.
     return np.arange(1.0 - size, size, 2.0)
   bounds = np.concatenate([[0], starts, [size]])
   return np.repeat(np.float64(bounds[:-1] + bounds[1:] - size), np.diff(bounds))
 
 
 def _threshold(ordered: np.ndarray, percentile: float) -> np.float32:
-  """`np.percentile` of sorted float32 values, method 'linear'."""
+  """Returns `np.percentile` of sorted float32 values, method 'linear'."""
   position = (len(ordered) - 1) * percentile / 100.0
   below = int(position)
   low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
@@ -54,7 +55,7 @@ def _threshold(ordered: np.ndarray, percentile: float) -> np.float32:
 
 
 def _rank(values: np.ndarray, percentile: float) -> _Ranked | None:
-  """Ranks a map's float32 values (N,); None where that cannot be done."""
+  """Ranks float32 values (N,); None if constant or not finite."""
   if not np.all(np.isfinite(values)):
     return None
   bits = values.view(np.uint32)
@@ -73,8 +74,8 @@ def _each(maps_a, maps_b, percentile, score, names) -> dict[str, np.ndarray]:
   maps_a, maps_b = (np.asarray(m, np.float32) for m in (maps_a, maps_b))
   if maps_a.ndim != 3 or maps_a.shape != maps_b.shape:
     raise ValueError(
-      f'Maps of shapes {maps_a.shape} and {maps_b.shape}: both '
-      'must be (B, H, W), and the same.'
+      f'Maps have the shapes {maps_a.shape} and {maps_b.shape}; expected '
+      '(B, H, W) for both.'
     )
   scores = np.full((len(maps_a), len(names)), _NAN)
   for i, pair in enumerate(zip(maps_a, maps_b)):
@@ -89,7 +90,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def _product(ranks_a: np.ndarray, ranks_b: np.ndarray) -> float:
-  # Not BLAS, whose threads cost more than they save on vectors this short.
+  # BLAS would start threads, which cost more than they save on short vectors.
   return np.einsum('i,i->', ranks_a, ranks_b)
 
 
@@ -114,20 +115,20 @@ def _localization(a: _Ranked, b: _Ranked):
 def alignment_scores(
   maps_a: np.ndarray, maps_b: np.ndarray, percentile: float = 90.0
 ) -> dict[str, np.ndarray]:
-  """Spearman correlation, Dice and IoU of two batches of maps.
+  """Computes Spearman correlation, Dice and IoU of two batches of maps.
 
-  Equal to `scipy.stats.spearmanr` (average ranks) and to the Dice and IoU of
-  `harmonization` 0.0.9, from one sort per map.
+  They equal `scipy.stats.spearmanr` (average ranks), and the Dice and IoU of
+  `harmonization` 0.0.9.
 
   Args:
     maps_a: (B, H, W), compared as float32.
     maps_b: of the same shape.
-    percentile: each map is cut strictly above its own value at this percentile.
+    percentile: each map is cut strictly above its value at this percentile.
 
   Returns:
     `spearman`, `dice` and `iou`, each float64 (B,). NaN where either map is
-    constant or holds a value that is not finite; Dice and IoU also where both
-    cut maps are empty.
+    constant or has a value that is not finite; Dice and IoU also where both cut
+    maps are empty.
 
   Raises:
     ValueError: the shapes differ, or are not (B, H, W).
@@ -140,12 +141,12 @@ def alignment_scores(
 def localization_scores(
   model_maps: np.ndarray, human_maps: np.ndarray, percentile: float = 90.0
 ) -> dict[str, np.ndarray]:
-  """ROC AUC and pointing game of model maps against cut human maps.
+  """Computes ROC AUC and pointing game of model maps on cut human maps.
 
-  AUC is that of `sklearn.metrics.roc_auc_score` with a model map's values as
+  AUC equals `sklearn.metrics.roc_auc_score` with the values of the model map as
   scores and the pixels of the cut human map as the positive class. The pointing
-  game (Zhang et al., ECCV 2016; without a margin) is won, 1, where the model
-  map's maximum, the first of equal ones row by row, lies in the cut human map.
+  game (Zhang et al., ECCV 2016; without a margin) is 1 where the maximum of the
+  model map, the first of equal values in row order, is in the cut human map.
 
   Args:
     model_maps: (B, H, W), compared as float32.
@@ -154,7 +155,7 @@ def localization_scores(
 
   Returns:
     `auc` and `pointing`, each float64 (B,). NaN where either map is constant or
-    holds a value that is not finite, or the cut human map is empty.
+    has a value that is not finite, or the cut human map is empty.
 
   Raises:
     ValueError: the shapes differ, or are not (B, H, W).

@@ -1,4 +1,4 @@
-"""Pictures of images beside human and model maps."""
+"""Draws panels: images next to human maps and model maps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ _DPI = 120
 
 
 def to_display(images: np.ndarray) -> np.ndarray:
-  """Undoes the host's normalization.
+  """Undoes Model Garden's normalization.
 
   Args:
     images: float (B, H, W, 3), as a parser returns them.
@@ -32,7 +32,7 @@ def to_display(images: np.ndarray) -> np.ndarray:
 def _figure(images, maps, captions) -> figure.Figure:
   maps = list(maps.items() if isinstance(maps, Mapping) else maps)
   rows, columns = len(images), 1 + len(maps)
-  # Not pyplot: a figure of its own needs no display and leaves no state.
+  # A Figure without pyplot needs no display and leaves no global state.
   picture = figure.Figure(
     figsize=(_INCHES * columns, _INCHES * rows + 0.3),
     dpi=_DPI,
@@ -61,11 +61,12 @@ def draw(
   """Draws one row per image: the image, then each of its maps.
 
   Args:
-    path: of the picture; its ending gives the format.
+    path: of the image file, whose extension determines the format; or a binary
+      file, for PNG.
     images: float (B, H, W, 3) in [0, 1].
-    maps: column titles to maps (B, H, W), each drawn on its own scale; or
-      pairs of these, where titles may be equal.
-    captions: B lines of text, one left of each row.
+    maps: maps (B, H, W) by column title, or pairs of title and maps if titles
+      can be equal. Each map is drawn on its own scale.
+    captions: B lines of text, left of the rows.
   """
   _figure(images, maps, captions).savefig(path)
 
@@ -78,12 +79,12 @@ def render(
   """Draws as `draw` does, into memory.
 
   Args:
-    images: as of `draw`.
-    maps: as of `draw`.
-    captions: as of `draw`.
+    images: as in `draw`.
+    maps: as in `draw`.
+    captions: as in `draw`.
 
   Returns:
-    The picture, uint8 (height, width, 3).
+    The panels, uint8 (height, width, 3).
   """
   canvas = backend_agg.FigureCanvasAgg(_figure(images, maps, captions))
   canvas.draw()
@@ -91,10 +92,10 @@ def render(
 
 
 def write_png(path: str, picture: np.ndarray):
-  """Writes a picture, whole or not at all.
+  """Writes a PNG file atomically.
 
   Args:
-    path: of the file, on any file system that TensorFlow knows.
+    path: local or remote (gs://).
     picture: uint8 (height, width, 3).
   """
   files.write(path, tf.io.encode_png(picture).numpy())

@@ -28,7 +28,7 @@ _PROTOCOLS = {
 
 
 def _released_sizes(count):
-  """Records of 256x256 with graded maps, as the release's."""
+  """Makes records of 256x256 pixels with graded maps, as in the release."""
   records = []
   for i in range(count):
     image, heatmap = (
@@ -72,7 +72,7 @@ class ReleasedTest(tf.test.TestCase):
       self.get_temp_dir(), 'val.tfrecords', _released_sizes(5)
     )
     adapter = fakes.Adapter(224, 1000, patch=56)
-    # The release imports its explainer's package before it is told another.
+    # The release imports xplique even if it is given another explainer.
     package = {
       name: types.ModuleType(name)
       for name in ('xplique', 'xplique.attributions')
@@ -102,7 +102,7 @@ class ReleasedTest(tf.test.TestCase):
       expected['alignment_score'],
       atol=1e-4,
     )
-    # The maps are no trivial ones.
+    # The maps are not trivial.
     self.assertGreater(np.std(expected['spearman']), 0.01)
 
 
@@ -111,7 +111,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     super().setUp()
     self.path = fixtures.write_numbered(self.get_temp_dir(), 'a.tfrecords', 5)
 
-  def test_every_record_once_whatever_the_batch_size(self):
+  def test_each_record_once_at_any_batch_size(self):
     results = []
     for batch_size in (1, 2, 5, 64):
       adapter = fakes.Adapter()
@@ -164,7 +164,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     )
     self.assertIn('20x20', _by_name(other)['spearman'].preprocessing)
 
-  def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(self):
+  def test_a_resumed_run_equals_an_uninterrupted_one(self):
     experiment = clickme.ClickMeProtocol(
       labelled_images.Dataset(self.path),
       batch_size=2,
@@ -172,7 +172,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     )
     whole = experiment.run(fakes.Adapter(), lambda n: None)
     journal_path = os.path.join(self.get_temp_dir(), 'rows.jsonl')
-    for _ in range(2):  # After a batch each.
+    for _ in range(2):  # Each is interrupted after a batch.
       with self.assertRaises(KeyboardInterrupt):
         experiment.run(
           fakes.Adapter(),
@@ -183,7 +183,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     self.assertLen(kept.items, 4)
     adapter = fakes.Adapter()
     again = experiment.run(adapter, lambda n: None, kept)
-    # All five for the pictures, and the one that was missing.
+    # All five for the examples, and the missing one.
     self.assertEqual(sum(adapter.batches), 5 + 1)
     self.assertEqual(again.rows, whole.rows)
     self.assertEqual(
@@ -236,7 +236,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
       f.write(b'x')
     self.assertIn('data.sha256', identity.differences(of(), of(copy)))
 
-  def test_another_ceiling_is_another_way_to_show_a_score(self):
+  def test_a_stored_score_is_shown_with_another_ceiling(self):
     experiment = clickme.ClickMeProtocol(
       labelled_images.Dataset(self.path),
       batch_size=2,
@@ -249,7 +249,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
       {s.name: s for s in _run(self.path, ceiling=0.5).scores},
     )
 
-  def test_ceiling_belongs_to_the_rank_correlation_alone(self):
+  def test_only_the_rank_correlation_has_a_ceiling(self):
     found = _by_name(_run(self.path, ceiling=0.5))
     self.assertAllClose(
       found['spearman'].normalized, found['spearman'].value / 0.5
@@ -259,14 +259,14 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     raw = _by_name(_run(self.path, name='clicktionary'))
     self.assertIsNone(raw['spearman'].normalized)
 
-  def test_constant_map_is_counted_and_said(self):
+  def test_constant_map_is_counted_with_a_warning(self):
     flat = tf.io.encode_png(tf.fill([8, 8, 1], tf.constant(9, tf.uint8)))
     path = fixtures.write(
       self.get_temp_dir(),
       'flat.tfrecords',
       [fixtures.record(1), fixtures.record(2, heatmap=flat.numpy())],
     )
-    # Without the blur, whose zero padding gives any map a rim.
+    # Without the blur, whose zero padding makes any map vary.
     found = _run(path, blur=False)
     score = _by_name(found)['spearman']
     self.assertEqual((score.n, score.n_undefined), (1, 1))
@@ -317,8 +317,8 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     )
 
   def test_map_resize_and_kernel(self):
-    # Of a click at (128, 128) the release sees nothing: it is of every 4 pixels
-    # neither the second nor the third.
+    # The release does not see a click at (128, 128): of every 4 pixels it
+    # samples only the second and the third.
     click = np.zeros((256, 256, 1), np.uint8)
     click[128, 128] = 255
     image = tf.io.encode_png(fixtures.pixels(0)).numpy()
@@ -345,7 +345,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
       self.assertEqual(batch.maps.max() > 0, seen)
       if seen:
         place = np.array(ndimage.center_of_mass(batch.maps[0]))
-        # A pixel of 256 is .875 of 224; antialiasing spreads it evenly.
+        # From 256 to 224 pixels the scale is .875; antialiasing is symmetric.
         self.assertAllClose(
           place,
           np.full(2, 128.5 * 0.875 - 0.5)
