@@ -15,10 +15,15 @@ import math
 from typing import Any, Protocol
 import zlib
 
+from etils import epy
 import numpy as np
 
-from official_ext.harmonization.evaluation import numpy_metrics
-from official_ext.harmonization.evaluation import scores
+from official_ext.harmonization import cli
+
+# Lazy, because the command imports this module for the flags in `Settings`.
+with epy.lazy_imports():
+  from official_ext.harmonization.evaluation import numpy_metrics
+  from official_ext.harmonization.evaluation import scores
 
 # From maps (B, H, W) and (B, H, W) to scores (B,), NaN if undefined.
 ScoreFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -248,11 +253,15 @@ class Settings:
       and the image's name.
   """
 
-  iterations: int = 100
-  resample: bool = False
+  iterations: int = cli.flag(
+    100, "Random splits of each image's participants.", at_least=1
+  )
+  resample: bool = cli.flag(
+    False, 'Resample halves to full size, as the ClickMe 2.0 tools do.'
+  )
   min_participants: int = 5
   group: int = 16
-  seed: int = 0
+  seed: int = cli.flag(0, 'Seed of all random choices.', at_least=0)
 
   def __post_init__(self):
     for name, least in (
@@ -374,7 +383,7 @@ def summarize(
   preprocessing: str,
   confidence: float = 0.95,
   resamples: int = 1000,
-) -> dict[str, scores.Score]:
+) -> 'dict[str, scores.Score]':
   """Averages the measures over images.
 
   Args:
