@@ -2,8 +2,8 @@ import pathlib
 
 import setuptools
 
-# gin/ and experiments/ stand at the root of the repository, where people look
-# for them, and travel with the package, where the drivers find them by name.
+# gin/ and experiments/ are at the root of the repository, where people look for
+# them, and are packaged as resources, where the commands find them by name.
 _RESOURCES = 'official_ext.harmonization.resources'
 
 package_dir = {'': '.'}
@@ -28,6 +28,6 @@ setuptools.setup(
     },
   },
   include_package_data=False,
-  # Not build/: where case is not told apart, that is Bazel's BUILD.
+  # Not build/: on a case-insensitive file system that is the file BUILD.
   options={'build': {'build_base': '.cache/build'}},
 )

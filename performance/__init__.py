@@ -1,1 +1,1 @@
-"""Speed and memory, against the plain step and the released package."""
+"""Speed and memory, compared with Model Garden and the released package."""

@@ -1,15 +1,16 @@
-r"""Measures what alignment scores cost.
+r"""Measures the cost of alignment scores.
 
   python -m performance.alignment_metrics \
       --output=runs/benchmarks/alignment_metrics.json
 
-The released loop, the host path and the in-graph path (graph and XLA) score the
-same 224x224 maps in one run and take turns; so do the saliency pass of a
-ResNet-50 alone and the same with its maps scored, as an evaluation runs them.
-Reported are medians over the rounds, and medians of ratios within a round.
+The released loop, the NumPy metrics and the in-graph metrics (graph and XLA)
+score the same 224x224 maps in one run and take turns. So do the saliency pass
+of a ResNet-50, and the same pass followed by scoring, as in an evaluation. The
+report contains medians over the rounds, and medians of ratios within a round.
 
-Model maps are absolute gradients of a random network, without ties; human maps
-are blurred clicks, 8 bit, about half of them zero.
+Model maps are absolute gradients of a network with random weights, without
+ties. Human maps are blurred clicks in 8 bits; about half of their pixels are
+zero.
 """
 
 from collections.abc import Callable
@@ -47,25 +48,25 @@ _RATIOS = (
 
 
 def define_flags():
-  """Defines the tool's flags."""
+  """Defines the flags."""
   flags.DEFINE_string(
     'output',
     'runs/benchmarks/alignment_metrics.json',
-    'Where the results are written.',
+    'JSON file for the results.',
   )
-  flags.DEFINE_integer('batch_size', 8, 'Maps in a batch.', lower_bound=1)
+  flags.DEFINE_integer('batch_size', 8, 'Maps per batch.', lower_bound=1)
   flags.DEFINE_integer('rounds', 9, 'Turns of each case.', lower_bound=1)
 
 
 def human_maps(count: int, seed: int = 0) -> np.ndarray:
-  """Blurred clicks, as 8-bit grey.
+  """Makes maps of blurred clicks, with 8-bit values.
 
   Args:
-    count: how many maps.
-    seed: of the clicks.
+    count: number of maps.
+    seed: seed of the clicks.
 
   Returns:
-    float32 (count, 224, 224), whole numbers of 0..255.
+    float32 (count, 224, 224), integers in 0..255.
   """
   rng = np.random.default_rng(seed)
   maps = np.zeros((count, _SIZE, _SIZE))
@@ -92,14 +93,14 @@ def _network() -> tf_keras.Model:
 
 
 def build_cases(batch_size: int) -> dict[str, Callable[[], object]]:
-  """Makes what is measured.
+  """Builds the cases to measure.
 
   Args:
-    batch_size: maps in a batch.
+    batch_size: maps per batch.
 
   Returns:
-    Names to functions of nothing that score one batch, or pass one through the
-    network, and wait for the result.
+    A mapping from names to functions without arguments. They score a batch, or
+    run the saliency pass on a batch, and wait for the result.
   """
   theirs = released.load('evaluation.metrics')
   model, human = _network(), human_maps(batch_size)
@@ -139,18 +140,18 @@ def build_cases(batch_size: int) -> dict[str, Callable[[], object]]:
 def measure(
   cases: dict[str, Callable[[], object]], batch_size: int, rounds: int
 ) -> dict[str, list[float]]:
-  """Lets the cases take turns.
+  """Times the cases in turns.
 
   Args:
-    cases: of `build_cases`.
-    batch_size: maps in a batch.
-    rounds: turns of each.
+    cases: as returned by `build_cases`.
+    batch_size: maps per batch.
+    rounds: turns of each case.
 
   Returns:
-    Names to milliseconds per map, one number a round.
+    A mapping from names to milliseconds per map, one value per round.
   """
   for run in cases.values():
-    run()  # Traces and compiles.
+    run()  # Traces and compiles the functions.
   times = {name: [] for name in cases}
   bar = tqdm.tqdm(total=rounds * len(cases), unit=' turns', disable=None)
   for _ in range(rounds):
@@ -164,7 +165,7 @@ def measure(
 
 
 def main(_):
-  """Measures, prints and writes."""
+  """Measures, prints and writes the results."""
   times = measure(build_cases(FLAGS.batch_size), FLAGS.batch_size, FLAGS.rounds)
   settings = {name: FLAGS[name].value for name in ('batch_size', 'rounds')}
   summary = medians.summarize(times, 'ms per map', _RATIOS)
@@ -172,7 +173,7 @@ def main(_):
 
 
 def run():
-  """The command."""
+  """Runs the command."""
   define_flags()
   cli.run(main, __name__)
 

@@ -1,11 +1,12 @@
-r"""Measures how exact the gradient of a whole network's harmonized loss is.
+r"""Measures the numerical error of the gradient of the harmonized loss.
 
   python -m performance.exactness --output=runs/benchmarks/exactness.json
 
-Each network's gradient, of cross-entropy plus harmonization loss, is compared
-with that of the same network in float64 by relative L2 distance over all
-trainable variables: in float32 and bfloat16, in graph mode and under XLA. The
-plain cross-entropy's distance stands beside it: what the dtype alone costs.
+For each network, the gradient of cross-entropy plus harmonization loss, in
+float32 and bfloat16, in graph mode and under XLA, is compared with the gradient
+of the same network in float64, by relative L2 distance over all trainable
+variables. The same distance for cross-entropy without harmonization shows the
+error that comes from the dtype alone.
 """
 
 import os
@@ -39,11 +40,15 @@ _MODELS = {
 }
 
 _MODELS_FLAG = flags.DEFINE_list(
-  'models', list(_MODELS), f'Of {", ".join(_MODELS)}.'
+  'models', list(_MODELS), f'Networks to measure, from {", ".join(_MODELS)}.'
 )
-_BATCH = flags.DEFINE_integer('batch_size', 4, 'Images.', lower_bound=1)
-_SIZE = flags.DEFINE_integer('image_size', 96, 'Pixels.', lower_bound=32)
-_WEIGHT = flags.DEFINE_float('weight', 1.0, 'Of the harmonization loss.')
+_BATCH = flags.DEFINE_integer(
+  'batch_size', 4, 'Images per batch.', lower_bound=1
+)
+_SIZE = flags.DEFINE_integer(
+  'image_size', 96, 'Height and width in pixels.', lower_bound=32
+)
+_WEIGHT = flags.DEFINE_float('weight', 1.0, 'Weight of the harmonization loss.')
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file for the results.')
 
 _CLASSES = 10
@@ -55,7 +60,7 @@ _KINDS = [
 
 
 def _build(model_name, policy, weights=None):
-  """A network under a policy, with the given weights."""
+  """Builds a network under a dtype policy, with the given weights."""
   config = exp_factory.get_exp_config('resnet_imagenet').task
   config.override(
     {
@@ -78,7 +83,7 @@ def _build(model_name, policy, weights=None):
 
 
 def _gradients(model, images, labels, human, weight):
-  """The gradient of the whole loss, of the released form."""
+  """Returns the gradient of the total loss in its released form."""
   with tf.GradientTape() as tape:
     if weight:
       logits, maps, _ = saliency.training_maps(model, images, labels)
@@ -104,7 +109,7 @@ def _distance(found, expected):
 
 
 def _measure(model_name, weight, progress):
-  """Returns the distances of one network and weight."""
+  """Returns the distances of a network for one weight of the loss."""
   pixels = _SIZE.value
   batch = (
     tf.random.stateless_normal([_BATCH.value, pixels, pixels, 3], [1, 2]),
@@ -121,7 +126,7 @@ def _measure(model_name, weight, progress):
     return found
 
   reference = _build(model_name, 'float64')
-  # The same weights for all: those that float32 can hold.
+  # All dtypes use the same weights, rounded to float32.
   weights = [w.astype('float32') for w in reference.get_weights()]
   reference.set_weights(weights)
   expected = gradients(reference, tf.float64, False)
@@ -149,7 +154,7 @@ def main(argv):
         results[f'{model_name}, {name}'] = _measure(
           model_name, weight, progress
         )
-  print('Relative L2 distance of the gradient from that in float64.')
+  print('Relative L2 distance between the gradient and that in float64.')
   columns = list(next(iter(results.values())))
   print('| network, loss | ' + ' | '.join(columns) + ' |')
   print('|---' * (len(columns) + 1) + '|')

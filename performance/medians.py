@@ -1,4 +1,4 @@
-"""What benchmarks that let cases take turns make of their figures."""
+"""Summaries of measurements in which cases take turns."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -14,15 +14,15 @@ def summarize(
   unit: str,
   ratios: Sequence[tuple[str, str, str]],
 ) -> dict[str, float]:
-  """Medians over rounds, of figures and of their ratios within a round.
+  """Returns medians over rounds of values and of ratios within a round.
 
   Args:
-    figures: cases to one number a round.
-    unit: of the numbers.
-    ratios: (description, case, case that it is divided by).
+    figures: a mapping from case to one value per round.
+    unit: unit of the values.
+    ratios: triples of description, numerator case and denominator case.
 
   Returns:
-    Descriptions to numbers.
+    A mapping from description to value.
   """
   summary = {
     f'{name}, {unit}': statistics.median(values)
@@ -41,13 +41,13 @@ def report(
   summary: Mapping[str, float],
   figures: Mapping[str, list[float]],
 ):
-  """Prints a summary and writes it with all figures, whole or not at all.
+  """Prints a summary and atomically writes it with all values.
 
   Args:
     output: path of the JSON file.
-    settings: of the benchmark.
-    summary: of `summarize`.
-    figures: what it was made of.
+    settings: settings of the benchmark.
+    summary: as returned by `summarize`.
+    figures: the values that were summarized.
   """
   output = resources.working_path(output)
   width = max(len(what) for what in summary)
@@ -59,7 +59,7 @@ def report(
     {
       'settings': settings,
       'cores': os.cpu_count(),
-      # Of everything on the machine, including the benchmark itself.
+      # The load of the whole machine, including the benchmark.
       'load_average': os.getloadavg(),
       'medians': summary,
       'rounds': figures,

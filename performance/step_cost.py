@@ -1,13 +1,13 @@
-r"""Measures what harmonization adds to a training step: time and memory.
+r"""Measures the time and memory that harmonization adds to a training step.
 
   python -m performance.step_cost --output=runs/benchmarks/step_cost.json
 
-Times every case of one model in one process, in turns, and reports the median
-over the rounds and the ratio to the plain step of the same kind (graph or
-XLA). Ratios are taken inside each round: a machine that slows down slows both.
-They are taken of the time on the clock and of the processor's time, of all
-cores; where other work shares the machine, the second is the one to trust.
-Memory is the growth of the process over the first steps, a process per case.
+All cases of a model take turns in one process. The report contains the median
+over rounds, and the ratio to the step without harmonization of the same mode
+(graph or XLA). Ratios are computed within each round, because other load on the
+machine slows both steps. There is a ratio of wall-clock time and one of
+processor time over all cores; if other work shares the machine, use the second.
+Memory is the growth of a process over its first steps, in one process per case.
 """
 
 import collections
@@ -46,8 +46,8 @@ _MODELS = {
   'vit_s16': {'type': 'vit', 'vit': {'model_name': 'vit-s16'}},
 }
 
-# Name -> settings of `task.harmonization`. The first is the stock step. In
-# brackets, the choice of batch_norm where it is not 'mapped'.
+# Name -> settings of `task.harmonization`. The first is Model Garden's step.
+# Brackets contain the value of batch_norm if it is not 'mapped'.
 _CASES = {
   'plain': {'enabled': False},
   'all mapped': {},
@@ -61,18 +61,24 @@ _CASES = {
   'interval 4': {'interval': 4},
 }
 _RELEASED = ('released eager', 'released tf.function')
-# XLA on a CPU computes the gradients of convolutions by plain loops wherever
-# they stand in a branch, some fifty times as slowly. (It does not elsewhere,
-# and other back ends do not at all.)
+# XLA on a CPU computes the gradients of convolutions inside a branch with plain
+# loops, about fifty times slower. (Not outside of branches, and not on other
+# devices.)
 _IN_A_BRANCH = ('interval 4',)
 _WITHOUT_CONVOLUTIONS = ('vit_ti16', 'vit_s16')
 
 _MODELS_FLAG = flags.DEFINE_list(
-  'models', 'resnet50,mobilenet_v2,vit_s16', f'Of {", ".join(_MODELS)}.'
+  'models',
+  'resnet50,mobilenet_v2,vit_s16',
+  f'Models to measure, from {", ".join(_MODELS)}.',
 )
-_MODES = flags.DEFINE_list('modes', 'graph,xla', 'Of graph and xla.')
+_MODES = flags.DEFINE_list(
+  'modes', 'graph,xla', 'Modes to measure, from graph and xla.'
+)
 _CASES_FLAG = flags.DEFINE_list(
-  'cases', [*_CASES, *_RELEASED], 'What to time. Ratios need the plain step.'
+  'cases',
+  [*_CASES, *_RELEASED],
+  'Cases to time. Ratios need the step without harmonization.',
 )
 _BATCH = flags.DEFINE_integer(
   'batch_size', 10, 'Images per step.', lower_bound=1
@@ -84,23 +90,23 @@ _ROUNDS = flags.DEFINE_integer(
 _MEMORY = flags.DEFINE_list(
   'memory_cases',
   ['plain', 'all mapped', 'fifth mapped', 'released tf.function'],
-  'Those of the cases whose memory is measured, too.',
+  'Cases whose memory is also measured.',
 )
 _OUTPUT = flags.DEFINE_string(
   'output',
   None,
-  'JSON file for the results. A model and kind that stand in it with the '
-  'same settings are not measured again.',
+  'JSON file for the results. A model and mode that it contains with the '
+  'same settings are skipped.',
 )
 _ONE_CASE = flags.DEFINE_string(
-  'memory_of', None, 'Only prints the memory of one "model/mode/case".'
+  'memory_of', None, 'Only print the memory of one "model/mode/case".'
 )
 
 _CLASSES = 1000
 
 
 def _batch(mapped):
-  """A synthetic batch, as `dataloaders.sources` describes it."""
+  """Returns a synthetic batch, as described in `dataloaders.sources`."""
   size, pixels = _BATCH.value, _SIZE.value
   return tf.random.stateless_normal([size, pixels, pixels, 3], [1, 2]), {
     'labels': tf.range(size) % _CLASSES,
@@ -112,7 +118,7 @@ def _batch(mapped):
 
 
 def _task(backbone, **settings):
-  """A harmonized task on a backbone, its batch 1000-way and one-hot."""
+  """Returns a harmonized task and a batch with 1000 one-hot classes."""
   config = exp_factory.get_exp_config('harmonized_resnet_imagenet').task
   config.override(
     {
@@ -154,7 +160,7 @@ def _our_step(model_name, mode, settings):
 
 
 def _released_step(model_name, case):
-  """The released function and an optimizer, as its documentation has them."""
+  """Returns a step with the released loss, as in its documentation."""
   loss = released.load('training.loss')
   tf_keras.utils.set_random_seed(0)
   model = _task(_MODELS[model_name]).build_model()
@@ -169,12 +175,12 @@ def _released_step(model_name, case):
     )
     optimizer.apply_gradients(zip(gradients, model.trainable_variables))
 
-  # With TensorFlow's own second-order gradients: what its users have.
+  # Uses TensorFlow's second-order gradients, as users of the package do.
   return tf.function(step) if case.endswith('tf.function') else step
 
 
 def _cases(model_name, mode):
-  """The cases of a model and kind: the released function knows no XLA."""
+  """Returns the cases of a model and mode. The released loss lacks XLA."""
   known = [*_CASES, *(_RELEASED if mode == 'graph' else ())]
   if mode == 'xla' and model_name not in _WITHOUT_CONVOLUTIONS:
     known = [c for c in known if c not in _IN_A_BRANCH]
@@ -186,7 +192,7 @@ def _memory_cases(model_name, mode):
 
 
 def _build(model_name, mode, case):
-  """Returns a function that takes one step, and how many make one timing."""
+  """Returns a function that takes a step, and the steps per timing."""
   if case in _RELEASED:
     return _released_step(model_name, case), 1
   settings = _CASES[case]
@@ -202,16 +208,16 @@ def _spread(values):
 
 
 def _measure_time(model_name, mode, progress):
-  """Returns {case: {seconds, ratio, cpu_seconds, cpu_ratio}} of a kind."""
+  """Returns {case: {seconds, ratio, cpu_seconds, cpu_ratio}} of a mode."""
   steps = {}
   for case in _cases(model_name, mode):
     progress.set_postfix_str(f'{model_name} {mode}: building {case}')
     try:
       steps[case] = _build(model_name, mode, case)
     except unittest.SkipTest as e:
-      print(f'{case}: left out. {e}', file=sys.stderr)
+      print(f'{case}: skipped. {e}', file=sys.stderr)
       continue
-    # The first builds and compiles, the second may still allocate.
+    # The first step builds and compiles; the second may still allocate.
     for _ in range(2):
       steps[case][0]()
     progress.update()
@@ -238,16 +244,17 @@ def _measure_time(model_name, mode, progress):
 
 
 def _resident(field):
-  """A figure of this process's memory from the kernel, in MiB."""
+  """Returns a value of the memory of this process from the kernel, in MiB."""
   with open('/proc/self/status') as f:
     return int(re.search(rf'{field}:\s+(\d+) kB', f.read())[1]) / 1024
 
 
 def _print_memory(name):
-  """Prints how far the process grows while it takes steps, in MiB.
+  """Prints the growth of the process during its first steps, in MiB.
 
-  TensorFlow's allocator keeps what it once had, in blocks: this is the peak of
-  all steps, rounded by it, and holds what tracing and compiling leave behind.
+  TensorFlow's allocator keeps blocks that it once requested. The value is
+  therefore the peak over all steps, rounded up to blocks, and includes memory
+  that tracing and compiling left.
   """
   step, count = _build(*name.split('/', 2))
   before = _resident('VmRSS')
@@ -257,7 +264,7 @@ def _print_memory(name):
 
 
 def _measure_memory(model_name, mode, case):
-  """Runs one case in a process of its own and returns its memory, in MiB."""
+  """Runs a case in a new process and returns its memory in MiB."""
   command = [
     sys.executable,
     '-m',
@@ -273,7 +280,7 @@ def _measure_memory(model_name, mode, case):
 
 
 def _table(results):
-  """The results as Markdown."""
+  """Formats the results as Markdown."""
   lines = [
     '| model | kind | case | s / step | ratio to plain (lowest - highest) | '
     'ratio of processor time | memory of steps, MiB (ratio) |',
@@ -333,7 +340,9 @@ def main(argv):
   ):
     for name in flag.value:
       if name not in known:
-        raise app.UsageError(f'--{flag.name} has {name!r}: choose of {known}.')
+        raise app.UsageError(
+          f'--{flag.name} has {name!r}: expected one of {known}.'
+        )
   if _ONE_CASE.value:
     return _print_memory(_ONE_CASE.value)
 
@@ -357,7 +366,7 @@ def main(argv):
       before = results.get(key, {}).get('settings', {})
       if not files.differences(before, settings):
         continue
-      # What one model left in memory must not slow the next.
+      # The memory of one model must not slow down the next.
       tf_keras.backend.clear_session()
       cases = _measure_time(model_name, mode, progress)
       for case in _memory_cases(model_name, mode):

@@ -1,17 +1,17 @@
-r"""Kills runs at random moments, and compares them with an unbroken one.
+r"""Kills runs at random moments and compares them with an uninterrupted run.
 
   python -m stress.kill_and_resume
 
 A tiny experiment (ResNet-10, 32 pixels, momentum, moving average of weights,
-harmonization every second step with a growing weight) runs through train.py on
-one thread. Its data are one batch, so that the order in which a process reads
-them does not matter. First it runs unbroken, twice; the two have to agree. Then
-runs are killed, five times each, and go on until they end. After every kill the
-latest checkpoint is compared with the unbroken run's of that step, and at the
-end all logs and the final checkpoint: weights, slots, averages, counters, bit
-for bit.
+harmonization every second step with an increasing weight) is trained with
+train.py on one thread. Its data are one batch, so that the order in which a
+process reads them does not matter. First it runs twice without interruption,
+and the two runs must agree. Then runs are killed, five times each, and resumed
+until they end. After each kill, the latest checkpoint is compared with that of
+the uninterrupted run at the same step; at the end, all logs and the final
+checkpoint are compared: weights, slots, averages and counters, bit for bit.
 
-One JSON line per kill. Runs whose lines stand in the results are not repeated.
+The results have one JSON line per kill. Runs with lines in them are skipped.
 """
 
 # Bazel: data = ["//:train"]
@@ -40,7 +40,7 @@ FLAGS = flags.FLAGS
 MOMENTS = ('start', 'step', 'checkpoint', 'evaluation', 'evaluation_files')
 _SIGNALS = ('SIGKILL', 'SIGTERM')
 _SUBFOLDERS = ('', 'best', 'ema_checkpoints')
-# The host counts how often a process saved, which is not a state of the run.
+# Model Garden counts the saves of a process, which are not part of the run.
 _COUNTER = 'save_counter'
 _SCORES = re.compile(r"'(\w+)': (?:np\.float\d+\()?([^,)}\s]+)")
 _LINES = re.compile(
@@ -49,17 +49,19 @@ _LINES = re.compile(
 
 
 def define_flags():
-  """Defines the tool's flags."""
-  flags.DEFINE_integer('runs', 4, 'How many runs are killed.', lower_bound=1)
+  """Defines the flags."""
+  flags.DEFINE_integer('runs', 4, 'Number of runs to kill.', lower_bound=1)
   flags.DEFINE_integer(
-    'kills', len(MOMENTS), 'How often each is killed.', lower_bound=1
+    'kills', len(MOMENTS), 'Number of kills per run.', lower_bound=1
   )
   flags.DEFINE_integer('seed', 0, 'Seed of the moments.')
-  flags.DEFINE_integer('train_steps', 24, 'Steps of a run.', lower_bound=1)
+  flags.DEFINE_integer(
+    'train_steps', 24, 'Training steps of a run.', lower_bound=1
+  )
   flags.DEFINE_string(
     'work_dir',
     'runs/kill_and_resume',
-    'Where the runs are kept while they are needed.',
+    'Folder of the runs while they are needed.',
   )
   flags.DEFINE_string(
     'output',
@@ -130,14 +132,14 @@ def write_experiment(folder: str, train_steps: int) -> str:
 
 
 class Run:
-  """A run of some command, in as many processes as it takes."""
+  """A run of a command, in as many processes as it needs."""
 
   def __init__(self, command: list, model_dir: str):
-    """Initializes a run that has not started.
+    """Initializes a run without starting it.
 
     Args:
-      command: which --model_dir is added to.
-      model_dir: of the run; logs are written beside it.
+      command: the command without --model_dir, which is appended.
+      model_dir: folder of the run. Logs are written beside it.
     """
     self.model_dir = model_dir
     self._command = command
@@ -162,14 +164,14 @@ class Run:
       )
 
   def log(self) -> str:
-    """What the last process has said."""
+    """Returns the output of the latest process."""
     with open(self.logs[-1]) as f:
       return f.read()
 
   def finish(self):
-    """Runs until the end."""
+    """Runs the command until it ends."""
     if self._start().wait():
-      raise RuntimeError(f'The run failed: see {self.logs[-1]}.')
+      raise RuntimeError(f'The run failed. See {self.logs[-1]}.')
 
   def kill(self, moment: str, signal_name: str, rng) -> bool:
     """Starts a process and kills it.
@@ -177,17 +179,17 @@ class Run:
     Args:
       moment: one of `MOMENTS`.
       signal_name: 'SIGKILL' or 'SIGTERM'.
-      rng: chooses among moments of that kind.
+      rng: generator that chooses among moments of that kind.
 
     Returns:
-      Whether the moment came: if not, the run has ended.
+      Whether the moment occurred. Otherwise the run has ended.
     """
     reached = self._condition(moment, rng)
     process = self._start()
     while not reached():
       if process.poll() is not None:
         if process.returncode:
-          raise RuntimeError(f'The run failed: see {self.logs[-1]}.')
+          raise RuntimeError(f'The run failed. See {self.logs[-1]}.')
         return False
       time.sleep(0.001 if 'files' in moment or moment == 'checkpoint' else 0.02)
     process.send_signal(getattr(signal, signal_name))
@@ -195,7 +197,7 @@ class Run:
     return True
 
   def _condition(self, moment: str, rng):
-    """A function that tells whether a moment has come."""
+    """Returns a function that returns whether a moment has occurred."""
     start = time.time()
     delay = rng.uniform(0.0, 12.0 if moment == 'start' else 0.3)
     sightings_needed, steps_needed = rng.integers((1, 2), (4, 6))
@@ -223,14 +225,14 @@ class Run:
 
 
 def files_left(folder: str) -> list:
-  """The files of a folder that a writer has not finished."""
+  """Returns the unfinished files of a folder."""
   if not os.path.isdir(folder):
     return []
   return sorted(n for n in os.listdir(folder) if 'temp' in n or '.tmp' in n)
 
 
 def state(prefix: str) -> dict:
-  """All that a checkpoint holds, but for the host's count of its saves."""
+  """Reads a checkpoint, except for Model Garden's count of saves."""
   reader = tf.train.load_checkpoint(prefix)
   return {
     name: reader.get_tensor(name)
@@ -240,7 +242,7 @@ def state(prefix: str) -> dict:
 
 
 def differences(found: dict, expected: dict) -> list:
-  """The names of what differs in one bit, or is on one side alone."""
+  """Returns names whose values differ in any bit or exist on one side only."""
   names = sorted(set(found) | set(expected))
   return [
     n
@@ -252,12 +254,12 @@ def differences(found: dict, expected: dict) -> list:
 
 
 def logged(paths) -> dict:
-  """All values that some processes logged, as texts, by kind and step."""
+  """Returns the values that processes logged, as text, by kind and step."""
   found = {}
   for path in paths:
     with open(path) as f:
       for kind, step, output in _LINES.findall(f.read()):
-        # The best score, read from a file, is written with more digits.
+        # The best score, if read from a file, is logged with more digits.
         values = {k: str(np.float32(v)) for k, v in _SCORES.findall(output)}
         values.pop('steps_per_second', None)
         found.setdefault((kind, int(step)), []).append(values)
@@ -267,7 +269,7 @@ def logged(paths) -> dict:
 def kill_one(
   run: Run, moment: str, signal_name: str, unbroken: Run, rng
 ) -> dict:
-  """Kills a run once, and looks at what it left behind."""
+  """Kills a run once and compares the checkpoint that it left."""
   happened = run.kill(moment, signal_name, rng)
   step = runner.step_to_resume(run.model_dir)
   point = {
@@ -293,7 +295,7 @@ def kill_one(
 
 
 def compare(run: Run, unbroken: Run) -> dict:
-  """Compares a run that has ended with the unbroken one."""
+  """Compares a run that has ended with the uninterrupted run."""
   found, expected = logged(run.logs), logged(unbroken.logs)
   wrong = [
     f'{kind} {step}'
@@ -315,7 +317,7 @@ def compare(run: Run, unbroken: Run) -> dict:
     'best_differs': differences(*(state(b) if b else {} for b in bests)),
     'logs_that_differ': wrong,
     'logs_missing': [f'{k} {s}' for k, s in sorted(set(expected) - set(found))],
-    # Every process that went on has to say that the data start over.
+    # Each process that resumes must log that the data start over.
     'resumed': sum('restored from checkpoint' in t for t in texts),
     'said_that_data_start_over': sum('start over' in t for t in texts),
     'checkpoints_kept': len(
@@ -325,20 +327,20 @@ def compare(run: Run, unbroken: Run) -> dict:
 
 
 def unbroken_run(command: list, folder: str) -> Run:
-  """The run that is not killed; it must keep all its checkpoints."""
+  """Trains the uninterrupted run, which must keep all its checkpoints."""
   runs = [Run(command, os.path.join(folder, f'unbroken-{k}')) for k in range(2)]
   for run in runs:
     run.finish()
   result = compare(*runs)
   if result['final_differs'] or result['logs_that_differ']:
-    raise RuntimeError(f'Two unbroken runs differ: {result}.')
+    raise RuntimeError(f'Two uninterrupted runs differ: {result}.')
   return runs[0]
 
 
 def killed_run(
   run: Run, kills: int, unbroken: Run, rng, moments=MOMENTS
 ) -> list:
-  """Kills a run some times and ends it; returns a line per kill."""
+  """Kills a run `kills` times, finishes it, and returns a line per kill."""
   order = [
     m
     for _ in range(-(-kills // len(moments)))
@@ -355,7 +357,7 @@ def killed_run(
 
 
 def main(_):
-  """Kills, compares and writes the lines."""
+  """Kills and compares runs, and writes the lines."""
   os.makedirs(os.path.dirname(FLAGS.output) or '.', exist_ok=True)
   done = set()
   if os.path.exists(FLAGS.output):
@@ -364,7 +366,7 @@ def main(_):
   names = [f'seed{FLAGS.seed}-run{k}' for k in range(FLAGS.runs)]
   todo = [(k, n) for k, n in enumerate(names) if n not in done]
   if not todo:
-    print(f'{FLAGS.output} has all of them: give another --output.')
+    print(f'{FLAGS.output} already contains all runs. Give another --output.')
     return
   shutil.rmtree(FLAGS.work_dir, ignore_errors=True)
   os.makedirs(FLAGS.work_dir)

@@ -1,13 +1,13 @@
-r"""Trains for thousands of steps, and records what must not grow.
+r"""Trains for thousands of steps and records quantities that must not grow.
 
   python -m official_ext.harmonization.data.make_digits_clickme
   python -m stress.long_run
 
-The embedded experiment, experiments/local_cpu.yaml, with smaller images and
-batches, evaluation and checkpoints. After every loop of steps one JSON line:
-resident memory, how often the training and the evaluation step were traced,
-and the checkpoints and bytes on the disk. At the end the lines are summed up. A
-run that was stopped goes on, and its lines after that carry a new process id.
+The experiment is experiments/local_cpu.yaml with smaller images and batches,
+with evaluation and checkpoints. After each loop of steps, a JSON line records
+the resident memory, how often the training and evaluation steps were traced,
+and the checkpoints and bytes on disk. At the end a summary is printed. A
+stopped run is resumed; its later lines have a new process id.
 """
 
 import json
@@ -32,23 +32,27 @@ _MEGABYTE = 2**20
 
 
 def define_flags():
-  """Defines the tool's flags."""
-  flags.DEFINE_integer('train_steps', 5000, 'Steps of the run.', lower_bound=1)
+  """Defines the flags."""
+  flags.DEFINE_integer('train_steps', 5000, 'Training steps.', lower_bound=1)
   flags.DEFINE_integer(
     'loop',
     100,
-    'Steps of a loop, after which a line is written.',
+    'Steps per loop. A line is written after each loop.',
     lower_bound=1,
   )
   flags.DEFINE_integer(
     'interval',
     500,
-    'Steps between checkpoints, and between evaluations.',
+    'Steps between checkpoints and between evaluations.',
     lower_bound=1,
   )
-  flags.DEFINE_integer('size', 24, "Pixels of an image's side.", lower_bound=16)
-  flags.DEFINE_integer('batch_size', 8, 'Images of a batch.', lower_bound=1)
-  flags.DEFINE_integer('max_to_keep', 2, 'Checkpoints to keep.', lower_bound=1)
+  flags.DEFINE_integer(
+    'size', 24, 'Height and width of images in pixels.', lower_bound=16
+  )
+  flags.DEFINE_integer('batch_size', 8, 'Images per batch.', lower_bound=1)
+  flags.DEFINE_integer(
+    'max_to_keep', 2, 'Number of checkpoints to keep.', lower_bound=1
+  )
   flags.DEFINE_string('data', 'data/digits', 'Folder of the digits.')
   flags.DEFINE_string('model_dir', 'runs/long_run', 'Folder of the run.')
   flags.DEFINE_string(
@@ -59,13 +63,13 @@ def define_flags():
 
 
 def experiment(options):
-  """The configuration.
+  """Returns the configuration of the run.
 
   Args:
-    options: with the attributes that `define_flags` names.
+    options: object with an attribute for each flag of `define_flags`.
 
   Returns:
-    The host's `ExperimentConfig`.
+    Model Garden's `ExperimentConfig`.
   """
   config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
   config = hyperparams.override_params_dict(
@@ -75,7 +79,7 @@ def experiment(options):
   config.override(
     {
       'task': {
-        # The network and the loss that the figures were measured with.
+        # The network and loss of the published measurements.
         'model': {
           'input_size': [options.size, options.size, 3],
           'backbone': {'resnet': {'depth_multiplier': 1.0}},
@@ -108,14 +112,14 @@ def experiment(options):
 
 
 def resident_megabytes() -> float:
-  """The memory that this process holds."""
+  """Returns the resident memory of this process, in MiB."""
   with open('/proc/self/statm') as f:
     pages = int(f.read().split()[1])
   return pages * os.sysconf('SC_PAGE_SIZE') / _MEGABYTE
 
 
 class Meter:
-  """A train action that writes a line after every loop."""
+  """A train action that writes a line after each loop."""
 
   def __init__(self, model_dir: str, output: str):
     self._model_dir = model_dir
@@ -125,13 +129,13 @@ class Meter:
     self._trainer = None
 
   def watch(self, trainer):
-    """Says what to look at: the run's trainer, before it starts."""
+    """Sets the trainer to measure, before training starts."""
     self._trainer = trainer
     for name in ('train_step', 'validation_step'):
       self._count(trainer.task, name)
 
   def _count(self, task, name: str):
-    # Python enters a step when TensorFlow traces it, never while it runs.
+    # TensorFlow calls the Python function only to trace it.
     step = getattr(task, name)
     self._calls[name] = 0
 
@@ -182,10 +186,10 @@ class Meter:
 
 
 def run(options) -> list:
-  """Trains, and returns the lines.
+  """Trains and returns the lines.
 
   Args:
-    options: as for `experiment`, with `model_dir` and `output`.
+    options: see `experiment`.
   """
   tf_keras.utils.set_random_seed(0)
   strategy = tf.distribute.OneDeviceStrategy('CPU:0')
@@ -214,7 +218,7 @@ def _traces(line):
 
 
 def summary(lines: list) -> dict:
-  """What grew from the first fifth of a run, when all is warm, to its end."""
+  """Compares the end of a run with its first fifth, after the warm-up."""
   warm, last = lines[len(lines) // 5], lines[-1]
   memory = [line['resident_megabytes'] for line in lines[len(lines) // 5 :]]
   return {
@@ -222,7 +226,7 @@ def summary(lines: list) -> dict:
     'megabytes_at_a_fifth': warm['resident_megabytes'],
     'megabytes_at_the_end': last['resident_megabytes'],
     'megabytes_at_most': max(memory),
-    # The first call of a function may trace it twice, to make variables.
+    # The first call of a function may trace it twice, to create variables.
     'traces_at_a_fifth': _traces(warm),
     'traces_at_the_end': _traces(last),
     'checkpoints_at_most': max(line['checkpoints'] for line in lines),
@@ -233,7 +237,7 @@ def summary(lines: list) -> dict:
 
 
 def main(_):
-  """Runs and sums up."""
+  """Trains and prints a summary."""
   print(json.dumps(summary(run(FLAGS)), indent=2))
 
 

@@ -1,17 +1,17 @@
-r"""Damages records in every way and says what became of each.
+r"""Damages records in many ways and classifies how the pipelines react.
 
   python -m stress.mutated_records \
       --output=runs/benchmarks/mutated_records.jsonl
 
-A few good records of every format are mutated (`mutations.records`), and each
-mutation goes through training and evaluation, with on_bad_record 'fail' and
-'skip', and through verify_records (`mutations.trials` names the outcomes). That
-happens in a second process: one that ends or says nothing for --timeout
-seconds is started again, and the records it was at are run one by one, so that
-a crash or a hang has its record. One JSON line per chunk; a chunk whose line is
-there is not repeated. The tables stand in the file's twin that ends in .md. The
-exit code is 1 if any record crashed, hung, was lost in silence, or failed
-without a name.
+A few valid records of each format are mutated (`mutations.records`). Each
+mutation is read by training and evaluation, with on_bad_record 'fail' and
+'skip', and by verify_records (`mutations.trials` defines the outcomes). A
+second process reads them. If it ends, or prints nothing for --timeout seconds,
+it is started again and the records of its chunk are read one by one, so that a
+crash or a hang is attributed to a record. The results have one JSON line per
+chunk; chunks with a line are skipped. A file of the same name that ends in .md
+contains tables. The exit code is 1 if any record caused a crash or a hang, was
+lost silently, or failed with an error that does not name it.
 """
 
 import collections
@@ -33,18 +33,18 @@ _OUTPUT = flags.DEFINE_string(
   'File for the results, one JSON line per chunk.',
 )
 _RECORDS = flags.DEFINE_integer(
-  'records', 10000, 'Mutations of all formats together.', lower_bound=1
+  'records', 10000, 'Number of mutations, over all formats.', lower_bound=1
 )
 _CHUNK = flags.DEFINE_integer(
   'chunk', 200, 'Mutations per line.', lower_bound=1
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the mutations.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the mutations.')
 _TIMEOUT = flags.DEFINE_float(
-  'timeout', 120.0, 'Seconds without a word from the process that reads.'
+  'timeout', 120.0, 'Seconds without output after which the reader hangs.'
 )
-_WORKER = flags.DEFINE_bool('worker', False, 'Be the process that reads.')
+_WORKER = flags.DEFINE_bool('worker', False, 'Run as the reader.')
 
-# Raw records have a megabyte each, and no picture to be decoded.
+# Raw records are a megabyte each and contain no encoded image.
 _SHARES = {
   'clickme': 0.35,
   'canonical': 0.35,
@@ -54,11 +54,11 @@ _SHARES = {
 _BAD = ('silent', 'unnamed', 'crash', 'hang')
 
 
-# ---- The process that reads ----
+# ---- The reader ----
 
 
 def _work():
-  """Answers jobs, one JSON line each, until there are no more."""
+  """Runs jobs from standard input, one JSON line each."""
   from stress.mutations import runs
 
   with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +75,7 @@ def _say(message):
 
 
 def _line(record_format, numbers, results, seconds):
-  """What is kept of a chunk: counts, and all that must not be."""
+  """Returns the line of a chunk: counts, and the bad results in full."""
   counts = collections.Counter(
     (pipeline, kind, outcome) for _, kind, pipeline, outcome, _ in results
   )
@@ -94,7 +94,7 @@ def _line(record_format, numbers, results, seconds):
 
 
 def _table(lines, by):
-  """Counts of outcomes as Markdown, a row for each pipeline or kind."""
+  """Formats counts of outcomes as Markdown, a row per pipeline or kind."""
   counts = collections.defaultdict(collections.Counter)
   for line in lines:
     for pipeline, kinds in line['outcomes'].items():
@@ -124,7 +124,7 @@ def _read_lines(path):
 
 
 def _chunks():
-  """Yields (format, numbers) until all mutations are dealt."""
+  """Yields the chunks of all mutations as (format, numbers)."""
   for record_format, share in _SHARES.items():
     total = round(share * _RECORDS.value)
     for first in range(0, total, _CHUNK.value):
@@ -160,7 +160,7 @@ def main(argv):
   text = '\n\n'.join(
     [
       f'{sum(line["count"] for line in kept)} mutated records, seed '
-      f'{_SEED.value}: {len(bad)} outcomes that may not be.',
+      f'{_SEED.value}: {len(bad)} bad outcomes.',
       _table(kept, 'pipeline'),
       _table(kept, 'mutation'),
     ]

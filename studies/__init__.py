@@ -1,1 +1,1 @@
-"""What training does to maps and decisions, over settings and seeds."""
+"""Studies of how training changes maps and decisions."""

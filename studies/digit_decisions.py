@@ -1,8 +1,8 @@
-"""What a trained network decides by: what is left when its cues are changed.
+"""Measures which cues a trained network uses, by changing the cues.
 
-Maps can improve while decisions stay where they were. So networks are also
-shown the images of `val` with another decoy, and with nothing but the top of
-the human map, as in the paper's psychophysics (Fel et al., NeurIPS 2022).
+Maps can improve while decisions do not change. Therefore networks also classify
+the images of `val` with a different decoy, and images that reveal only the top
+of the human map, as in the paper's psychophysics (Fel et al., NeurIPS 2022).
 """
 
 import functools
@@ -16,15 +16,15 @@ from official_ext.harmonization.benchmark import runs
 from official_ext.harmonization.data import make_digits_clickme
 from official_ext.harmonization.data.stimuli import reveal
 
-# Percent of the pixels that are revealed: about 8 of them are ink. All of
-# them are the whole image in grey, without the decoy's colour.
+# Percent of the pixels that are revealed; about 8 % are ink. At 100 % the whole
+# image is shown in grey, without the color of the decoy.
 LEVELS = (2, 5, 10, 20, 40, 100)
 _BATCH = 100
 
 
 @functools.lru_cache
 def _records(pattern: str, size: int):
-  """All images (N, size, size, 3), ink maps and labels of some records."""
+  """Reads all images (N, size, size, 3), ink maps and labels."""
   source = labelled_images.Dataset(pattern, blur=False)
   batches = list(
     labelled_images.batches(
@@ -43,7 +43,7 @@ def _records(pattern: str, size: int):
 
 @functools.lru_cache
 def _stimuli(pattern: str, size: int):
-  """Labels, and images at each level: grey, on their own scrambled phases."""
+  """Returns labels, and grey images revealed at each level."""
   images, maps, labels = _records(pattern, size)
   rng = np.random.default_rng(0)
   shown = {level: [] for level in LEVELS}
@@ -62,7 +62,7 @@ def _stimuli(pattern: str, size: int):
 
 
 def _accuracy(model, images, labels) -> float:
-  """Part of images (N, H, W, 3), RGB 0..255, that are given their label."""
+  """Returns the accuracy on images (N, H, W, 3), RGB in 0..255."""
   found = []
   for start in range(0, len(images), _BATCH):
     batch = preprocess_ops.normalize_image(
@@ -75,15 +75,15 @@ def _accuracy(model, images, labels) -> float:
 
 
 def measure(run: runs.Run, val: str, swapped: str) -> dict[str, float]:
-  """Measures a network's decisions.
+  """Measures accuracy under changed cues.
 
   Args:
-    run: of the embedded digits.
-    val: pattern of the records whose ink is revealed.
-    swapped: pattern of the same images with decoys of another class.
+    run: a run trained on the embedded digits.
+    val: glob pattern of the records whose ink is revealed.
+    swapped: glob pattern of the same images with decoys of another class.
 
   Returns:
-    Accuracies: 'swapped_accuracy', and 'revealed_<percent>' for `LEVELS`.
+    Accuracies named 'swapped_accuracy' and, for `LEVELS`, 'revealed_<percent>'.
   """
   run.use_averages()
   size = run.config.task.model.input_size[0]

@@ -2,11 +2,10 @@ r"""Trains small networks on the embedded digits and scores all of them.
 
   python -m studies.digits_leaderboard
 
-The proof that the benchmark takes any model: three families of Model Garden,
-each as a baseline and a harmonized twin, a SavedModel and an .h5 file, and a
-PyTorch module where torch is installed (`make torch`). What is trained stays in
---runs_dir, and what is scored in --output_dir: typed again, the command goes on
-where it was.
+It shows that the benchmark accepts any model: three families of Model Garden,
+each as a baseline and a harmonized network, a SavedModel, an .h5 file and, if
+PyTorch is installed (`make torch`), a PyTorch module. Networks are kept in
+--runs_dir and scores in --output_dir; run the command again to resume.
 """
 
 import os
@@ -31,7 +30,7 @@ FLAGS = flags.FLAGS
 
 _EXPERIMENT = 'harmonized_resnet_imagenet'
 _COSINE = 'trainer.optimizer_config.learning_rate.cosine.'
-# These two learn more slowly than a ResNet, and take a step in less time.
+# These two need more steps than a ResNet, and their steps are faster.
 _LONGER = {
   'trainer.train_steps': 1000,
   'trainer.checkpoint_interval': 1000,
@@ -58,18 +57,20 @@ _STEPS = 250
 
 
 def define_flags():
-  """Defines the tool's flags."""
-  flags.DEFINE_string('data_dir', 'data/digits', 'Where the digits are made.')
-  flags.DEFINE_string('runs_dir', 'runs/leaderboard', 'Where networks stay.')
+  """Defines the flags."""
+  flags.DEFINE_string('data_dir', 'data/digits', 'Folder of the digits.')
+  flags.DEFINE_string(
+    'runs_dir', 'runs/leaderboard', 'Folder of the trained networks.'
+  )
   flags.DEFINE_string(
     'output_dir',
     'docs/results/digits_leaderboard',
-    "Of the benchmark's report.",
+    "Folder of the benchmark's report.",
   )
 
 
 def _call(*command):
-  """Runs a command of the project's, with what this process can import."""
+  """Runs a command with the import path of this process."""
   print(' '.join(command), flush=True)
   subprocess.run(
     [sys.executable, *command],
@@ -79,7 +80,7 @@ def _call(*command):
 
 
 def _train(name, overrides):
-  """Trains one network with the driver; a finished one is only looked at."""
+  """Trains a network with train.py unless it exists; returns its folder."""
   model_dir = os.path.join(FLAGS.runs_dir, name)
   if tf.train.latest_checkpoint(model_dir) is None:
     settings = ','.join(f'{k}={v}' for k, v in overrides.items())
@@ -95,7 +96,7 @@ def _train(name, overrides):
 
 
 def _export(run_dir):
-  """A run as a SavedModel, by the host's exporter."""
+  """Exports a run as a SavedModel with Model Garden's exporter."""
   folder = os.path.join(FLAGS.runs_dir, 'exported')
   if not os.path.exists(folder):
     size = ','.join(
@@ -115,7 +116,7 @@ def _export(run_dir):
 
 
 def _batches(run_dir):
-  """Training batches of a run: normalized images, and their classes."""
+  """Returns training batches of a run: normalized images and classes."""
   config = runs.load_config(run_dir)
   task = task_factory.get_task(config.task)
   dataset = task.build_inputs(config.task.train_data)
@@ -125,7 +126,7 @@ def _batches(run_dir):
 
 
 def _train_keras(run_dir):
-  """A plain Keras network of convolutions in an .h5 file."""
+  """Trains a convolutional Keras network; returns the path of an .h5 file."""
   path = os.path.join(FLAGS.runs_dir, 'keras_cnn.h5')
   if not os.path.exists(path):
     layers = tf_keras.layers
@@ -150,12 +151,12 @@ def _train_keras(run_dir):
 
 
 def _train_torch(run_dir):
-  """The same network in PyTorch, or None where that is not installed."""
+  """Trains the same network in PyTorch; None if PyTorch is not installed."""
   path = os.path.join(FLAGS.runs_dir, 'torch_cnn.pt')
   try:
     optional.require('torch')
   except unittest.SkipTest as e:
-    print(f'No PyTorch module is scored: {e}')
+    print(f'Skipping the PyTorch module. {e}')
     return None
   if not os.path.exists(path):
     torch_digits.train(
@@ -169,8 +170,8 @@ def _train_torch(run_dir):
 
 
 def main(_):
-  """Trains what is missing and calls the benchmark."""
-  # As studies/plans/easy_digits.yaml has them.
+  """Trains the missing networks and runs the benchmark."""
+  # The digits of studies/plans/easy_digits.yaml.
   make_digits_clickme.make(
     FLAGS.data_dir, train_images=4000, decoy_strength=0.7
   )
@@ -206,7 +207,7 @@ def main(_):
 
 
 def run():
-  """The command."""
+  """Runs the command."""
   define_flags()
   cli.run(main, __name__)
 

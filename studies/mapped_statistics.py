@@ -1,13 +1,14 @@
-r"""Measures how much batch statistics of few images change saliency maps.
+r"""Measures how batch statistics of few images change saliency maps.
 
   python -m studies.mapped_statistics --output=runs/mapped_statistics.json
 
-`batch_norm: mapped` takes the maps of a replica's M mapped images with the
-statistics of these M images. A ResNet-10 is trained for a few steps on the
-embedded digits; then the gradients of M images, normalized together, are
-compared with those of the same images among all of the 512, whose statistics
-are nearly those of the data: by relative L2 distance and by the correlation of
-their maps (mean magnitude). Means over draws of the M images, a run per seed.
+With `batch_norm: mapped`, the maps of the M images with a map of a replica are
+computed with the batch statistics of these M images. A ResNet-10 is trained for
+a few steps on the embedded digits. The gradients of M images, normalized
+together, are then compared with the gradients of the same images among all 512,
+whose statistics are close to those of the data: by relative L2 distance, and by
+the correlation of their maps (mean magnitude). Results are means over samples
+of M images, one row per seed.
 """
 
 import os
@@ -26,9 +27,13 @@ from official_ext.harmonization import registry_imports
 from official_ext.harmonization.data import make_digits_clickme as digits
 from official_ext.harmonization.ops import saliency
 
-_STEPS = flags.DEFINE_integer('steps', 150, 'Training steps, of 64 images.')
-_DRAWS = flags.DEFINE_integer('draws', 8, 'Draws of the M images.')
-_SEEDS = flags.DEFINE_list('seeds', ['0', '1'], 'Of weights, images and draws.')
+_STEPS = flags.DEFINE_integer(
+  'steps', 150, 'Training steps, each of 64 images.'
+)
+_DRAWS = flags.DEFINE_integer('draws', 8, 'Samples of M images.')
+_SEEDS = flags.DEFINE_list(
+  'seeds', ['0', '1'], 'Seeds of weights, images and samples.'
+)
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file for the results.')
 
 _IMAGES, _SIZE, _BATCH = 512, 40, 64
@@ -36,7 +41,7 @@ _MAPPED = (2, 4, 8, 13, 16, 24, 32, 48, 64, 128, 256)
 
 
 def _images(rng):
-  """Digits on clutter, standardized, and their labels."""
+  """Returns standardized images of digits on clutter, and their labels."""
   ink, labels = datasets.load_digits(return_X_y=True)
   chosen = rng.choice(len(ink), _IMAGES, replace=False)
   composed = [
@@ -47,7 +52,7 @@ def _images(rng):
 
 
 def _trained(images, labels, rng):
-  """A small ResNet after a few steps of cross-entropy."""
+  """Trains a small ResNet for a few steps of cross-entropy."""
   config = exp_factory.get_exp_config('resnet_imagenet').task
   config.override(
     {
@@ -79,7 +84,7 @@ def _trained(images, labels, rng):
 
 
 def _gradients(model, images, labels):
-  """Gradients of the images' own logits, normalized together."""
+  """Returns the gradients of the labels' logits, normalized together."""
   return saliency.logits_and_gradients(
     model, images, tf.one_hot(labels, digits.NUM_CLASSES), training=True
   )[1].numpy()
@@ -92,7 +97,7 @@ def _maps(gradients):
 
 
 def _measure(seed):
-  """Yields distance and correlation for every M."""
+  """Yields the distance and the correlation for each M."""
   rng = np.random.default_rng(seed)
   tf_keras.utils.set_random_seed(seed)
   images, labels = _images(rng)

@@ -2,22 +2,22 @@ r"""Trains a grid of settings over seeds and writes one JSON line per run.
 
   python -m studies.study --study=studies/plans/twins.yaml
 
-A study is a YAML file: the experiment, its configuration file, `common`
-overrides, `seeds`, and `settings`, each a name and its overrides. With
-`starts_from`, the name of a setting above, a run starts from the weights of
-that one's with the same seed. A run whose line is in the results is not
-repeated, so that a study can be stopped and started again, and several
-processes may share it: each claims the run that it trains. A run that failed
-has a line that says so, and is tried again when that line is removed. Needs the
+A study is a YAML file with the experiment, its configuration file, `common`
+overrides, `seeds`, and `settings`, each of which has a name and overrides. A
+setting may have `starts_from`, the name of a setting above it: its runs start
+from the weights of that setting's run with the same seed. A run whose line is
+in the results is not repeated, so a study can be stopped and resumed, and
+several processes may share it: each claims the run that it trains. A failed run
+has a line with the error; remove the line to train it again. Studies need the
 digits of `python -m official_ext.harmonization.data.make_digits_clickme`.
 
-Every line names the library's code, the configuration file, the digits, their
-contents, the code that measures and the versions of packages that it was made
-with, and has a digest; results of others are not added to. To repeat results
-that are in the repository, give another --output.
+Each line records the digests of the library's code, the configuration file, the
+digits and the measuring code, the versions of packages, and its own digest. The
+command does not add to results that were made with anything different. To
+repeat results of the repository, give another --output.
 
-Runs are trained on one core, because the same seed gives other numbers on
-another number of them. Two studies fill two cores: --core=0 and --core=1.
+Runs are trained on one core, because the same seed gives different numbers on
+another number of cores. Two studies can use two cores: --core=0 and --core=1.
 """
 
 from collections.abc import Iterable
@@ -61,12 +61,12 @@ _DIGITS = 'data/digits/{0}/{0}-*.tfrecords'
 _MANIFEST = 'data/digits/manifest.json'
 _CODE = 'official_ext'
 _MEASURING = ('studies/digit_decisions.py', 'train.py')
-# Lines of before have none of these, and are unverified.
+# Lines of earlier versions have none of these and are not verified.
 _NEWER = ('records', 'measured_by', 'versions')
 
 
 def define_flags():
-  """Defines the tool's flags."""
+  """Defines the flags."""
   flags.DEFINE_string('study', None, 'YAML file of the study.', required=True)
   flags.DEFINE_string(
     'output',
@@ -77,34 +77,35 @@ def define_flags():
   flags.DEFINE_string(
     'runs_dir',
     'runs/studies',
-    'Where runs, and their logs, are kept while they are '
-    'needed, in a folder of the name of the results. Those '
-    'that others start from stay.',
+    'Runs and their logs are in a folder of this one, named after the '
+    'results. They are removed when they are no longer needed; runs that '
+    'others start from are kept.',
   )
   flags.DEFINE_bool('keep_runs', False, 'Keep every run.')
-  flags.DEFINE_integer(
-    'core', 0, 'The processor core to train on.', lower_bound=0
-  )
+  flags.DEFINE_integer('core', 0, 'Processor core to train on.', lower_bound=0)
 
 
 class RunError(RuntimeError):
-  """A run that cannot be trained; the next ones may."""
+  """A run cannot be trained. Later runs of the study may still work."""
 
 
 def made_with(config_file: str) -> dict[str, Any]:
-  """Names what a run was trained with, beside its overrides and seed.
+  """Describes what a run depends on besides its overrides and seed.
 
   Args:
-    config_file: of the study.
+    config_file: path of the study's configuration file.
 
   Returns:
-    SHA-256 of the library's modules, of the configuration file, of the digits
-    and of the modules that measure; the settings of the digits; and versions.
+    SHA-256 digests of the library's modules, the configuration file, the digits
+    and the measuring modules; the settings of the digits; and versions.
+
+  Raises:
+    FileNotFoundError: the digits do not exist.
   """
   if not os.path.exists(_MANIFEST):
     raise FileNotFoundError(
-      f'There is no {_MANIFEST}: make the digits with `python -m '
-      'official_ext.harmonization.data.make_digits_clickme`.'
+      f'{_MANIFEST} does not exist. To make the digits, run: python -m '
+      'official_ext.harmonization.data.make_digits_clickme'
     )
   return {
     'code': _code(pathlib.Path(_CODE).rglob('*.py')),
@@ -117,7 +118,7 @@ def made_with(config_file: str) -> dict[str, Any]:
 
 
 def _code(paths: Iterable[pathlib.Path]) -> str:
-  """Digest of modules and their names."""
+  """Returns a digest of modules and their names."""
   code = hashlib.sha256()
   for path in sorted(paths):
     code.update(str(path).encode() + b'\0' + path.read_bytes())
@@ -125,12 +126,12 @@ def _code(paths: Iterable[pathlib.Path]) -> str:
 
 
 def _contents(paths: Iterable[pathlib.Path]) -> str:
-  """Digest of files' contents, in the order of their paths."""
+  """Returns a digest of the contents of files, in the order of their paths."""
   return identity.Digests().of([*map(str, sorted(paths))])['sha256'][:16]
 
 
 def _weights(model_dir: str) -> str:
-  """Digest of the checkpoints in a run's folder."""
+  """Returns a digest of the checkpoints in the folder of a run."""
   return _contents(
     path
     for path in pathlib.Path(model_dir).iterdir()
@@ -139,8 +140,8 @@ def _weights(model_dir: str) -> str:
 
 
 def _train(study, overrides, seed, model_dir):
-  """Runs the driver and returns the final scores."""
-  # YAML's own writing: it reads JSON's 1e-05 as a word.
+  """Runs train.py and returns the final scores."""
+  # Not JSON: YAML reads its 1e-05 as a string.
   values = ','.join(
     f'{k}='
     + yaml.safe_dump(v, default_flow_style=True, width=float('inf')).split(
@@ -177,7 +178,7 @@ def _train(study, overrides, seed, model_dir):
 
 
 class _Study:
-  """A study, its results so far, and where its runs lie."""
+  """A study, its results so far, and the folder of its runs."""
 
   def __init__(self, path: str, output: str, runs_dir: str):
     with open(path) as f:
@@ -190,7 +191,7 @@ class _Study:
     self.made_with = made_with(self.plan['config_file'])
     settings = self.plan['settings'].values()
     self.starts = {s[_START] for s in settings if _START in s}
-    # Seed by seed, so that one that is stopped early compares like with like.
+    # Seed by seed, so that the settings of a stopped study share their seeds.
     self.grid = [
       (setting, seed)
       for seed in self.plan['seeds']
@@ -202,7 +203,7 @@ class _Study:
       self._check_run(setting, seed)
 
   def _read(self):
-    """The lines that are there, by setting and seed."""
+    """Reads the existing lines, by setting and seed."""
     if not os.path.exists(self.output):
       return {}
     return {
@@ -219,18 +220,18 @@ class _Study:
     )
 
   def _check_starts(self):
-    """Refuses to start from what is no setting above."""
+    """Raises an error unless runs start from settings above their own."""
     above = set()
     for setting, values in self.plan['settings'].items():
       start = values.get(_START)
       if start is not None and start not in above:
         raise ValueError(
-          f'{setting!r} {_START} {start!r}, which is no setting above it.'
+          f'{setting!r} {_START} {start!r}, which is not a setting above it.'
         )
       above.add(setting)
 
   def _check_run(self, setting, seed):
-    """Refuses a line of something else, or a run whose start is gone."""
+    """Raises an error if a line was made differently or a start is missing."""
     overrides = self._overrides(setting)
     line = self.lines.get((setting, seed))
     if line is None:
@@ -242,43 +243,43 @@ class _Study:
     for what, value in {'overrides': overrides, **self.made_with}.items():
       if found.get(what) != value and (what in found or what not in _NEWER):
         raise ValueError(
-          f'{self.output} holds {setting!r}, seed {seed}, whose {what} is '
-          f'{found.get(what, "not said")}, where it is {value} now: give '
-          'another --output.'
+          f'{self.output}: {setting!r}, seed {seed}, was made with {what} '
+          f'{found.get(what, "unknown")}; expected {value}. Give another '
+          '--output.'
         )
 
   def _start(self, setting, seed):
-    """The folder of a run to start from."""
+    """Returns the folder of a run to start from."""
     folder = self._model_dir(setting, seed)
     if not os.path.exists(os.path.join(folder, 'checkpoint')):
       raise RunError(
-        f'{folder}, which a run starts from, is not there: remove the line '
-        f'of {setting!r}, seed {seed}, from {self.output}, and it is trained '
-        'again; so are runs that failed for want of it without theirs.'
+        f'{folder}, from which a run starts, does not exist. To train it '
+        f'again, remove the line of {setting!r}, seed {seed}, from '
+        f'{self.output}, and the lines of runs that failed without it.'
       )
     weights = self.lines.get((setting, seed), {}).get('weights')
     if weights and weights != _weights(folder):
       raise RunError(
-        f'{folder}, which a run starts from, holds other weights than those '
-        f'of the line of {setting!r}, seed {seed}, in {self.output}: remove '
-        'that line, and it is trained again.'
+        f'{folder}, from which a run starts, contains other weights than those '
+        f'recorded for {setting!r}, seed {seed}, in {self.output}. To train it '
+        'again, remove that line.'
       )
     return folder
 
   def run(self, setting, seed, keep):
-    """Trains one, unless its line is there, and appends its line.
+    """Trains a run and appends its line, unless that line exists.
 
     Args:
-      setting: its name.
-      seed: of the run.
-      keep: whether the run's folder stays.
+      setting: name of the setting.
+      seed: seed of the run.
+      keep: whether to keep the folder of the run.
     """
     if (setting, seed) in self.lines:
       return
     claim = claims.Claim(f'{self._model_dir(setting, seed)}.claim')
     try:
       with claim:
-        self.lines = self._read()  # Others may have trained it.
+        self.lines = self._read()  # Another process may have trained it.
         start = self._overrides(setting).get(_START)
         if start and (start, seed) not in self.lines:
           raise claims.Taken(
@@ -287,10 +288,10 @@ class _Study:
         if (setting, seed) not in self.lines:
           self._claimed(setting, seed, keep)
     except claims.Taken as e:
-      tqdm.tqdm.write(f'{setting}, seed {seed}, is left to {e}.')
+      tqdm.tqdm.write(f'Skipping {setting}, seed {seed}: claimed by {e}.')
 
   def _claimed(self, setting, seed, keep):
-    """Trains one that no other process trains."""
+    """Trains a run that this process has claimed."""
     overrides = self._overrides(setting)
     line = {'setting': setting, 'seed': seed, 'overrides': overrides}
     model_dir = self._model_dir(setting, seed)
@@ -317,10 +318,10 @@ class _Study:
 
 
 def main(_):
-  """Trains what the results do not hold yet."""
+  """Trains the runs that are missing in the results."""
   cores = os.sched_getaffinity(0)
   if FLAGS.core not in cores:
-    raise SystemExit(f'study: --core is {FLAGS.core}, not one of {cores}.')
+    raise SystemExit(f'study: --core is {FLAGS.core}; expected one of {cores}.')
   os.sched_setaffinity(0, {FLAGS.core})
   name = os.path.splitext(os.path.basename(FLAGS.study))[0]
   try:
@@ -337,7 +338,7 @@ def main(_):
 
 
 def run():
-  """The command."""
+  """Runs the command."""
   define_flags()
   cli.run(main, __name__)
 

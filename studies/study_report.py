@@ -1,15 +1,15 @@
-r"""Tables and pictures of a study's results.
+r"""Writes tables and figures of the results of studies.
 
   python -m studies.study_report --results_dir=studies/results \
       --output_dir=docs/results/study
 
-Reads regime.jsonl, twins.jsonl and ablations.jsonl. Writes a table of each as
-Markdown, trade_off.png (an arrow from each baseline to its twin of the same
-seed), revealed.png (accuracy where only the top of the human map is shown),
-ablations.png (every setting) and curves.png (along each knob). Intervals are
-95 % confidence intervals of the mean over seeds, by Student's t; those of
-differences are of pairs of runs with the same seed. Of one or two seeds the
-values stand there, and pictures have no interval.
+Reads regime.jsonl, twins.jsonl and ablations.jsonl. Writes a Markdown table of
+each, trade_off.png (an arrow from each baseline to the harmonized network of
+the same seed), revealed.png (accuracy when only the top of the human map is
+shown), ablations.png (all settings) and curves.png (scores along each option).
+Intervals are 95 % confidence intervals of the mean over seeds by Student's t;
+intervals of differences are over pairs of runs with the same seed. With one or
+two seeds, tables show the values and figures have no intervals.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ FLAGS = flags.FLAGS
 
 STUDIES = ('regime', 'twins', 'ablations')
 _CONFIDENCE = 0.95
-# Of fewer values no interval is told.
+# Fewer values have no interval.
 _FEWEST = 3
 _BASELINE = 'baseline'
 _RECOMMENDED = 'recommended'
@@ -43,7 +43,7 @@ _COLUMNS = {
   'alignment_spearman': 'rho',
   'alignment_dice': 'Dice',
 }
-# Knobs to curves to settings of the ablations along them.
+# Option -> curve -> position -> setting of the ablations.
 _CURVES = {
   'weight': {
     '': {
@@ -92,12 +92,12 @@ _CURVES = {
 
 
 def define_flags():
-  """Defines the tool's flags."""
+  """Defines the flags."""
   flags.DEFINE_string(
-    'results_dir', 'studies/results', 'Where the lines of the studies are.'
+    'results_dir', 'studies/results', 'Folder of the results of studies.'
   )
   flags.DEFINE_string(
-    'output_dir', 'docs/results/study', 'Where tables and pictures are written.'
+    'output_dir', 'docs/results/study', 'Folder for tables and figures.'
   )
 
 
@@ -105,14 +105,15 @@ def lines(path: str) -> list[dict[str, Any]]:
   """Reads and checks the lines of a study.
 
   Args:
-    path: of a file of `studies.study`.
+    path: file that `studies.study` wrote.
 
   Returns:
-    The lines, each of another setting and seed, and all made with the same.
+    One line per setting and seed, all made with the same code, configuration
+    and digits.
 
   Raises:
-    ValueError: a line is cut off, foreign, edited or there twice, or lines were
-      made with different code, configurations or digits.
+    ValueError: a line is truncated, invalid, edited or duplicated, or lines
+      were made with different code, configurations or digits.
   """
   with open(path, encoding='utf-8', errors='replace') as f:
     texts = f.read().splitlines()
@@ -123,8 +124,8 @@ def lines(path: str) -> list[dict[str, Any]]:
       line = json.loads(text)
     except ValueError:
       raise ValueError(
-        f'{where}: cut off or not JSON; expected a run. Remove '
-        'the line, and the run is trained again.'
+        f'{where}: truncated or not JSON; expected a run. To train '
+        'the run again, remove the line.'
       ) from None
     key = _key(line)
     if key is None:
@@ -136,31 +137,30 @@ def lines(path: str) -> list[dict[str, Any]]:
     if 'digest' in line and line['digest'] != digest(line):
       raise ValueError(
         f'{where}: {key[0]!r}, seed {key[1]}, was edited after '
-        'it was written. Remove the line, and the run is '
-        'trained again.'
+        'it was written. To train the run again, remove the line.'
       )
     if key in found:
       raise ValueError(
-        f'{where}: {key[0]!r}, seed {key[1]}, is there twice. '
+        f'{where}: {key[0]!r}, seed {key[1]}, occurs twice. '
         'Remove one of the lines.'
       )
     found[key] = line
   made = [line.get('made_with') or {} for line in found.values()]
   for other in made[1:]:
-    # Older lines say less.
+    # Older lines have fewer fields.
     both = made[0].keys() & other.keys()
     files.require_equal(
       path,
       {k: made[0][k] for k in both},
       {k: other[k] for k in both},
-      'Keep them in two files.',
+      'Move them to separate files.',
       expected='lines that were all made with the same settings',
     )
   return list(found.values())
 
 
 def _key(line: Any):
-  """Setting and seed of a line; None where it is none of a study."""
+  """Returns the setting and seed of a line, or None if it is not a run."""
   if not isinstance(line, dict) or not {'setting', 'seed'} <= line.keys():
     return None
   scores = line.get('scores')
@@ -170,23 +170,24 @@ def _key(line: Any):
 
 
 def digest(line: dict[str, Any]) -> str:
-  """Returns the digest that seals a line, of all its other fields."""
+  """Returns the digest of all other fields of a line."""
   return identity.sha256({k: v for k, v in line.items() if k != 'digest'})
 
 
 def read(path: str) -> dict[str, dict[int, dict[str, float]]]:
   """Reads a study's scores.
 
+  Failed runs are skipped and reported on standard error, as is the number of
+  lines without a digest, which may have been edited.
+
   Args:
-    path: of a file of `studies.study`.
+    path: file that `studies.study` wrote.
 
   Returns:
-    Settings to seeds to scores, in the order of the lines. Runs that failed
-    are named on standard error and left out; so is the number of lines that
-    have no digest, and may have been edited.
+    A mapping from setting to seed to scores, in the order of the lines.
 
   Raises:
-    ValueError: as `lines`.
+    ValueError: see `lines`.
   """
   found, unverified = {}, 0
   for line in lines(path):
@@ -201,8 +202,8 @@ def read(path: str) -> dict[str, dict[int, dict[str, float]]]:
       found.setdefault(setting, {})[seed] = line['scores']
   if unverified:
     print(
-      f'{path}: {unverified} lines are unverified, written before lines '
-      'had a digest.',
+      f'{path}: {unverified} lines are unverified: they were written '
+      'before lines had a digest.',
       file=sys.stderr,
     )
   return found
@@ -212,7 +213,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
   """Returns the mean and the half width of its confidence interval.
 
   Args:
-    values: one per seed; the half width of one or two is NaN.
+    values: one value per seed. The half width is NaN for one or two values.
   """
   values = np.asarray(values, float)
   if len(values) < _FEWEST:
@@ -223,13 +224,13 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def differences(base, twin, metric) -> np.ndarray:
-  """Twin minus baseline of one metric, one value per seed that both have."""
+  """Returns harmonized minus baseline of a metric for each common seed."""
   seeds = sorted(set(base) & set(twin))
   return np.array([twin[s][metric] - base[s][metric] for s in seeds])
 
 
 def _cell(values, sign='') -> str:
-  """Mean and interval; one or two values, from which there is none, as such."""
+  """Formats the mean and its interval, or one or two values."""
   if len(values) < _FEWEST:
     return ' / '.join(f'{v:{sign}.3f}' for v in values)
   mean, half = interval(values)
@@ -237,7 +238,7 @@ def _cell(values, sign='') -> str:
 
 
 def table(runs) -> str:
-  """Formats the scores of settings (those of `read`) as Markdown."""
+  """Formats scores, as returned by `read`, as a Markdown table."""
   lines = [
     '| setting | seeds | ' + ' | '.join(_COLUMNS.values()) + ' |',
     '|---|---|' + '---|' * len(_COLUMNS),
@@ -249,14 +250,15 @@ def table(runs) -> str:
 
 
 def baselines(runs) -> dict[str, str]:
-  """Names the baseline of every other setting.
+  """Finds the baseline of each other setting.
 
   Args:
-    runs: of `read`.
+    runs: as returned by `read`.
 
   Returns:
-    Settings to baselines: 'a, b' to 'a, baseline', where there is one, and
-    else to 'baseline'. Settings that share no seed with theirs are left out.
+    A mapping from setting to baseline: from 'a, b' to 'a, baseline' if that
+    exists, otherwise to 'baseline'. Settings that share no seed with their
+    baseline are skipped.
   """
   found = {}
   for name in runs:
@@ -269,14 +271,14 @@ def baselines(runs) -> dict[str, str]:
 
 
 def table_of_differences(runs) -> str:
-  """Formats each setting's differences from its baseline as Markdown.
+  """Formats the differences of settings from their baselines as Markdown.
 
   Args:
-    runs: of `read`.
+    runs: as returned by `read`.
 
   Returns:
-    The table. Its last column counts the seeds in which rho rises, and those
-    in which accuracy out of distribution does.
+    The table. Its last column counts the seeds for which rho increases, and
+    those for which accuracy out of distribution increases.
   """
   lines = [
     '| setting | seeds | '
@@ -307,12 +309,12 @@ def _canvas(columns: int, width: float = 4.0, height: float = 3.6):
 
 
 def _title(twin: str) -> str:
-  """The network, and what is special about its twin."""
+  """Splits the name of a setting into the network and the rest."""
   return twin.replace(', harmonized', '')
 
 
 def draw_trade_off(path: str, runs):
-  """An arrow per seed, from baseline to twin, one panel per network."""
+  """Draws a panel per network and an arrow per seed."""
   pairs = baselines(runs)
   picture, axes = _canvas(len(pairs))
   for axis, (twin, base) in zip(axes, pairs.items()):
@@ -332,7 +334,8 @@ def draw_trade_off(path: str, runs):
           arrowprops=dict(arrowstyle='->', color=colour, alpha=0.7),
         )
         axis.plot(*start, 'o', color=colour, markersize=4)
-        axis.plot(*end, '.', color=colour, markersize=1)  # Widens the axes.
+        # Arrows do not widen the axes; these points do.
+        axis.plot(*end, '.', color=colour, markersize=1)
       axis.plot(
         [], [], 'o-', color=colour, markersize=4, label=_COLUMNS[metric]
       )
@@ -345,7 +348,7 @@ def draw_trade_off(path: str, runs):
 
 
 def draw_revealed(path: str, runs):
-  """Accuracy against the revealed part of the image, with intervals."""
+  """Draws accuracy against the revealed part of the image, with intervals."""
   pairs = baselines(runs)
   some = next(iter(next(iter(runs.values())).values()))
   levels = sorted(
@@ -381,7 +384,7 @@ def draw_revealed(path: str, runs):
 
 
 def draw_ablations(path: str, runs):
-  """A row per setting, a point per seed; lines at recommended and baseline."""
+  """Draws a row per setting and a point per seed; lines mark two settings."""
   names = list(runs)[::-1]
   metrics = ('alignment_spearman', 'accuracy', 'clickme_accuracy')
   picture, axes = _canvas(len(metrics), 3.4, 1.0 + 0.22 * len(names))
@@ -412,7 +415,7 @@ def draw_ablations(path: str, runs):
 
 
 def draw_curves(path: str, runs):
-  """Three scores along each knob that has an order, of settings in `runs`."""
+  """Draws three scores along each ordered option, for settings in `runs`."""
   picture, axes = _canvas(len(_CURVES), 3.4, 3.8)
   colours = {
     'alignment_spearman': 'tab:orange',
@@ -453,7 +456,7 @@ def draw_curves(path: str, runs):
 
 
 def main(_):
-  """Writes what the flags name."""
+  """Writes all tables and figures."""
   os.makedirs(FLAGS.output_dir, exist_ok=True)
 
   def path(name):
@@ -465,8 +468,8 @@ def main(_):
   missing = [f for f in paths.values() if not os.path.exists(f)]
   if missing:
     raise SystemExit(
-      f'study_report: there is no {", ".join(missing)}: train '
-      'them with studies.study.'
+      f'study_report: {", ".join(missing)} does not exist. To train the runs, '
+      'use studies.study.'
     )
   found = {name: read(f) for name, f in paths.items()}
   without = [
@@ -474,8 +477,8 @@ def main(_):
   ]
   if without:
     raise SystemExit(
-      f'study_report: {", ".join(without)} has no setting with '
-      'its baseline yet: train on.'
+      f'study_report: {", ".join(without)} contains no setting '
+      'with its baseline yet. Train more runs.'
     )
   for name, scores in found.items():
     text = f'{table(scores)}\n{table_of_differences(scores)}'
@@ -490,7 +493,7 @@ def main(_):
 
 
 def run():
-  """The command."""
+  """Runs the command."""
   define_flags()
   cli.run(main, __name__)
 

@@ -7,7 +7,7 @@ _CLASSES = 10
 
 
 def network():
-  """Builds the network: images (B, 3, h, w) to logits (B, 10).
+  """Builds a network from images (B, 3, h, w) to logits (B, 10).
 
   Returns:
     A `torch.nn.Module` with random weights.
@@ -34,8 +34,8 @@ def train(batches, path):
   """Trains the network once over the batches and saves its weights.
 
   Args:
-    batches: of images (B, 3, h, w) and classes (B,), as arrays.
-    path: of the file of weights.
+    batches: pairs of images (B, 3, h, w) and classes (B,), as arrays.
+    path: file for the weights.
   """
   import torch
 

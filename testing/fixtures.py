@@ -1,4 +1,4 @@
-"""Small records and experiments for tests."""
+"""Small records and experiments for tests and benchmarks."""
 
 import os
 
@@ -13,14 +13,14 @@ CLASSES = 4
 
 
 def pixels(seed, size=(40, 48), channels=3):
-  """A smooth random image, uint8, that JPEG keeps well."""
+  """Returns a smooth random image, uint8, that JPEG changes little."""
   rng = np.random.default_rng(seed)
   coarse = rng.integers(0, 256, (5, 6, channels)).astype(np.float32)
   return tf.cast(tf.image.resize(coarse, size), tf.uint8)
 
 
 def record(seed=0, label=1, image=None, heatmap=None, leave_out=()):
-  """A serialized ClickMe record; fields may be replaced or left out."""
+  """Returns a serialized ClickMe record, optionally without some fields."""
   if image is None:
     image = tf.io.encode_jpeg(pixels(seed), quality=100).numpy()
   if heatmap is None:
@@ -45,7 +45,7 @@ def write(folder, name, serialized):
 
 
 def write_numbered(folder, name, count):
-  """Writes `count` records with labels 0..CLASSES-1 in turn."""
+  """Writes `count` records, whose labels cycle through 0..CLASSES-1."""
   return write(folder, name, [record(i, i % CLASSES) for i in range(count)])
 
 
@@ -58,7 +58,7 @@ def experiment(
   batch_size=4,
   **harmonization,
 ):
-  """harmonized_resnet_imagenet made tiny: ResNet-10, `CLASSES` classes."""
+  """Returns a tiny harmonized_resnet_imagenet: ResNet-10, `CLASSES` classes."""
   config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
   fields = dict(
     image_field_key='image',

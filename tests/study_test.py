@@ -1,6 +1,5 @@
 """Tests of what the study of the digits measures and reports."""
 
-# Bazel: data = ["//:study_document"]
 # Bazel: data = ["//:train"]
 # Bazel: data = ["//studies:plans"]
 # Bazel: data = ["//studies:results"]
@@ -100,20 +99,6 @@ class ReportTest(tf.test.TestCase):
     picture = os.path.join(self.folder, 'curves.png')
     study_report.draw_curves(picture, runs)
     self.assertEqual(tf.io.decode_png(tf.io.read_file(picture)).shape[-1], 4)
-
-  def test_the_document_holds_the_tables_of_the_results(self):
-    found = []
-    for name in study_report.STUDIES:
-      runs = study_report.read(f'studies/results/{name}.jsonl')
-      if name == 'twins':
-        found += study_report.table(runs).splitlines()
-      found += study_report.table_of_differences(runs).splitlines()
-    with open('docs/results.md') as f:
-      lines = f.read().splitlines()
-    start = lines.index('How these settings were chosen:')
-    self.assertEqual(
-      [line for line in lines[start:] if line.startswith('|')], found
-    )
 
   def test_files(self):
     path = os.path.join(self.folder, 'twins.jsonl')
@@ -239,7 +224,7 @@ class StudyTest(tf.test.TestCase):
         if 'error' in line
       }
     self.assertEqual(errors['first', 0], 'not finite')
-    self.assertIn('starts from', errors['third', 0])
+    self.assertIn('first-0, from which', errors['third', 0])
     self._run()
     self.assertEmpty(self.trained)
 
@@ -279,11 +264,11 @@ class StudyTest(tf.test.TestCase):
   def test_results_of_something_else_are_refused(self):
     self._run()
     self.made_with['code'] = 'y'
-    with self.assertRaisesRegex(ValueError, "'first', seed 0, whose code is x"):
+    with self.assertRaisesRegex(ValueError, "'first', seed 0, .*code x"):
       self._run()
     self.made_with['code'] = 'x'
     self.plan['settings']['second']['a'] = 5
-    with self.assertRaisesRegex(ValueError, "'second', seed 0, whose override"):
+    with self.assertRaisesRegex(ValueError, "'second', seed 0, .*override"):
       self._run()
     self.assertEmpty(self.trained)
 
@@ -299,15 +284,15 @@ class StudyTest(tf.test.TestCase):
       whole = f.read()
     first = whole.splitlines(keepends=True)[0]
     for change, message in (
-      (lambda t: t[:-9], 'line 6: cut off'),
-      (lambda t: 'x' + t, 'line 1: cut off or not'),
+      (lambda t: t[:-9], 'line 6: truncated'),
+      (lambda t: 'x' + t, 'line 1: truncated or not'),
       (lambda t: '[1]\n' + t, 'line 1: not a run of a study'),
       (lambda t: t + '{"setting": "a", "seed": 0}\n', 'line 7: not a run'),
       (
         lambda t: t.replace('"accuracy": ', '"accuracy": 9', 1),
         "line 1: 'first', seed 0, was edited",
       ),
-      (lambda t: t + first, "line 7: 'first', seed 0, is there twice"),
+      (lambda t: t + first, "line 7: 'first', seed 0, occurs twice"),
       (
         lambda t: (
           t
@@ -368,7 +353,7 @@ class StudyTest(tf.test.TestCase):
     ) as f:
       f.write('other')
     self._edit(lambda text: ''.join(text.splitlines(keepends=True)[:-1]))
-    with self.assertRaisesRegex(study.RunError, 'holds other weights'):
+    with self.assertRaisesRegex(study.RunError, 'other weights'):
       self._run()
 
   def test_a_start_that_is_gone_is_named_before_the_first_run(self):

@@ -1,14 +1,17 @@
 """Checks that everything the documents refer to exists.
 
-  python3 tools/check_docs.py
+  python tools/check_docs.py
 
 It checks links and their anchors, files in backticks, and the tests that tables
 name, such as `ops/second_order_test::ScopeTest` or, for a second test of the
-same file, `::test_small_and_large_gradients`. It prints each missing reference;
-the exit code is then 1.
+same file, `::test_small_and_large_gradients`. It also checks that
+docs/results.md contains the tables of studies/results. It prints each missing
+reference or table; the exit code is then 1.
 """
 
 from collections.abc import Iterator
+import contextlib
+import io
 import pathlib
 import re
 import sys
@@ -86,6 +89,23 @@ def missing_tests(text: str) -> Iterator[str]:
           yield f'{quoted}: no {name} in {file.relative_to(_ROOT)}'
 
 
+def missing_tables() -> Iterator[str]:
+  """Yields the tables of the studies that docs/results.md does not contain."""
+  sys.path.insert(0, str(_ROOT))
+  from studies import study_report  # Imports NumPy and others.
+
+  text = (_ROOT / 'docs/results.md').read_text(encoding='utf-8')
+  for name in study_report.STUDIES:
+    # The number of lines without a digest is of no interest here.
+    with contextlib.redirect_stderr(io.StringIO()):
+      runs = study_report.read(str(_ROOT / f'studies/results/{name}.jsonl'))
+    tables = [study_report.table_of_differences(runs)]
+    if name == 'twins':
+      tables.append(study_report.table(runs))
+    if any(table.strip() not in text for table in tables):
+      yield f'docs/results.md differs from the tables of {name}.jsonl'
+
+
 def main() -> int:
   """Checks all documents; returns the exit code."""
   found = []
@@ -95,6 +115,7 @@ def main() -> int:
     found += [f'{name}: {problem}' for problem in missing_links(path, text)]
     found += [f'{name}: {problem}' for problem in missing_files(text)]
     found += [f'{name}: {problem}' for problem in missing_tests(text)]
+  found += missing_tables()
   print('\n'.join(found) or 'Documents: all references exist.')
   return int(bool(found))
 

@@ -1,17 +1,17 @@
 #!/bin/bash
-# Installs Debian's Bazel, with the rules that it does not bring along.
+# Installs Debian's Bazel and the rules that its package does not contain.
 set -euo pipefail
 
 packages=(bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto)
 if ! command -v apt-get > /dev/null; then
-  echo "Bazel is needed, and there is no apt-get to install it with: see https://bazel.build/install/bazelisk" >&2
+  echo "Bazel is missing, and apt-get, which could install it, too. See https://bazel.build/install/bazelisk" >&2
   exit 1
 fi
 sudo=()
 if [[ $EUID -ne 0 ]]; then
   sudo=(sudo)
   if ! command -v sudo > /dev/null; then
-    echo "Bazel is needed: as root, apt-get install ${packages[*]}" >&2
+    echo "Bazel is missing. As root, run: apt-get install ${packages[*]}" >&2
     exit 1
   fi
 fi

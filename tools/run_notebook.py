@@ -1,4 +1,4 @@
-r"""Runs a notebook in a kernel of its own and writes it with its results.
+r"""Runs a notebook in a new kernel and saves it with its output.
 
 python tools/run_notebook.py docs/walkthrough.ipynb
 """
@@ -18,19 +18,19 @@ def execute(path: str, timeout: int = 3600) -> nbformat.NotebookNode:
   """Runs a notebook at the root of the repository.
 
   Args:
-    path: of the notebook.
-    timeout: seconds that one cell may take.
+    path: path of the notebook.
+    timeout: seconds that a cell may take.
 
   Returns:
-    The notebook with what its cells printed and drew; what went to the error
-    stream, logs mostly, is left out.
+    The notebook with the output of its cells, except for standard error, which
+    contains mostly logs.
 
   Raises:
     nbclient.exceptions.CellExecutionError: a cell failed.
   """
   notebook = nbformat.read(path, as_version=4)
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  # The kernel does not look where it was started.
+  # The working folder is not on the import path of the kernel.
   os.environ['PYTHONPATH'] = os.pathsep.join(
     [str(_ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
   )
@@ -41,7 +41,7 @@ def execute(path: str, timeout: int = 3600) -> nbformat.NotebookNode:
     resources={'metadata': {'path': str(_ROOT)}},
   ).execute()
   for cell in notebook.cells:
-    # When a cell ran says nothing, and would change with every run.
+    # Execution times would change the file with each run.
     cell.metadata.pop('execution', None)
     if cell.cell_type == 'code':
       cell.outputs = [
@@ -51,16 +51,18 @@ def execute(path: str, timeout: int = 3600) -> nbformat.NotebookNode:
 
 
 def main():
-  """Runs what the command line names."""
+  """Runs the notebook of the command line; returns nothing."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
-  parser.add_argument('notebook', help='it is replaced when all cells ran')
+  parser.add_argument(
+    'notebook', help='it is replaced after all cells have run'
+  )
   path = parser.parse_args().notebook
   try:
     notebook = execute(path)
   except nbclient.exceptions.CellExecutionError as e:
-    sys.exit(f'{path} was left as it is: {e}')
+    sys.exit(f'{path} was not changed: {e}')
   partial = f'{path}.partial'
   nbformat.write(notebook, partial)
   os.replace(partial, path)

@@ -1,16 +1,15 @@
 """Writes the BUILD files of Python packages from the imports of their modules.
 
   python tools/write_build_files.py            # or: make build-files
-  python tools/write_build_files.py --check    # say what is out of date
+  python tools/write_build_files.py --check    # list outdated files
 
-Each module has a library of its name, each test file a test. Their
-dependencies are what they import from this repository. What imports cannot say
-is in the file itself, in a comment of the form
+Each module is a library and each test file a test. Their dependencies are their
+imports from this repository. Other attributes are comments in the file:
 
   # Bazel: size = "large"
   # Bazel: data = ["//:train"]
 
-Targets of data files (`filegroup`) in such a BUILD file are kept.
+Targets of data files (`filegroup`) in an existing BUILD file are kept.
 """
 
 import argparse
@@ -137,7 +136,7 @@ def packages():
 
 
 def _mistakes():
-  """Yields what no BUILD file can put right."""
+  """Yields mistakes in sources that Bazel would hide."""
   for tree in TREES:
     for path in sorted((ROOT / tree).rglob('*.py')):
       name, source = path.relative_to(ROOT), path.read_text(encoding='utf-8')

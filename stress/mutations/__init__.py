@@ -1,1 +1,1 @@
-"""Damage to records, and what becomes of it."""
+"""Damaged records, and how pipelines react to them."""

@@ -9,18 +9,18 @@ from typing import Any
 
 
 class Reader:
-  """A process that answers jobs, started as often as it must be.
+  """A process that runs jobs and is restarted when it is lost.
 
-  It reads one JSON object per line. It may say `{"at": ...}` where it is, and
-  ends a job by `{"results": [...]}`.
+  It reads one JSON object per line. It may report its position as
+  `{"at": ...}`, and finishes a job with `{"results": [...]}`.
   """
 
   def __init__(self, command: Sequence[str], timeout: float):
     """Initializes the reader; the process starts with the first job.
 
     Args:
-      command: of the process.
-      timeout: seconds without a word after which it hangs.
+      command: command line of the process.
+      timeout: seconds without output after which the process counts as hanging.
     """
     self._command, self._timeout = command, timeout
     self._process = self._lines = None
@@ -41,11 +41,11 @@ class Reader:
     """Runs one job.
 
     Args:
-      **job: what the process is sent.
+      **job: fields of the object that is sent to the process.
 
     Returns:
-      The results; or 'crash' or 'hang', and where that was. The next job has
-      a new process then.
+      The results; or 'crash' or 'hang', and the last reported position. Then
+      the next job runs in a new process.
     """
     if self._process is None:
       self._start()
@@ -70,30 +70,30 @@ class Reader:
     return how, f'in {said.get("at")}, exit code {code}'
 
   def close(self):
-    """Ends the process."""
+    """Stops the process."""
     if self._process:
       self._process.stdin.close()
       self._process.wait()
 
 
 def _listen(stream, put):
-  """Hands on a process's lines, and b'' when it has ended."""
+  """Puts the lines of a process into a queue, and b'' at its end."""
   for line in stream:
     put(line)
   put(b'')
 
 
 def run(reader: Reader, numbers: Sequence[int], **job) -> list[list[Any]]:
-  """Runs numbered jobs together, or one by one where the process is lost.
+  """Runs numbered jobs together, or one by one if the process is lost.
 
   Args:
-    reader: that runs them.
-    numbers: of the jobs.
-    **job: what else the process is sent.
+    reader: process that runs the jobs.
+    numbers: numbers of the jobs.
+    **job: other fields to send to the process.
 
   Returns:
-    Lists of number, kind, pipeline, outcome and detail; of a job that does not
-    come back number, '?', 'all', 'crash' or 'hang', and where.
+    Lists of number, kind, pipeline, outcome and detail. A job that is lost has
+    number, '?', 'all', 'crash' or 'hang', and the last reported position.
   """
   results = reader.run(numbers=numbers, **job)
   if isinstance(results, list):

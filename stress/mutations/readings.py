@@ -1,7 +1,7 @@
-"""A second reading of records with human maps, without this project's decoders.
+"""Reads records with human maps without the decoders of this project.
 
-Protocol buffers, Pillow, OpenCV and numpy read what TensorFlow's ops and
-`dataloaders` read, so that wrong numbers cannot pass for right ones.
+Protocol buffers, Pillow, OpenCV and NumPy read what TensorFlow's ops and
+`dataloaders` read, so that wrong values are detected.
 """
 
 import io
@@ -14,21 +14,21 @@ from PIL import ImageFile
 import tensorflow as tf
 
 _SIDES = {'clickme_2018': 256, 'clickme_per_category': 224}
-# Of grey from red, green and blue: JPEG's, and that of TensorFlow's PNGs.
+# Weights of red, green and blue in grey: for JPEG, and TensorFlow's for PNG.
 _LUMAS = ((0.299, 0.587, 0.114), (0.2126, 0.7152, 0.0722))
 
 
 class Unreadable(Exception):
-  """The record cannot be read, or says two things."""
+  """A record cannot be read, or is ambiguous."""
 
 
 class Reading(NamedTuple):
-  """What a record holds.
+  """The content of a record.
 
   Attributes:
-    label: as recorded.
-    images: float32 (H, W, 3), white at 255: each way to read the image.
-    heatmaps: float32 (h, w): each way to read the map; empty without one.
+    label: label as recorded.
+    images: float32 (H, W, 3), white at 255: all valid readings of the image.
+    heatmaps: float32 (h, w): all valid readings of the map; empty without one.
   """
 
   label: int
@@ -39,7 +39,7 @@ class Reading(NamedTuple):
 def _fields(serialized: bytes) -> dict[str, list[Any]]:
   try:
     example = tf.train.Example.FromString(serialized)
-  except Exception as e:  # of several kinds
+  except Exception as e:  # Pillow raises several types
     raise Unreadable(str(e)) from None
   return {
     name: list(getattr(feature, feature.WhichOneof('kind')).value)
@@ -50,7 +50,7 @@ def _fields(serialized: bytes) -> dict[str, list[Any]]:
 
 
 def _one(fields, name: str, kind: type, optional: bool = False):
-  """The only value of a field; None where an optional one has none."""
+  """Returns the only value of a field, or None if it is optional and empty."""
   values = fields.get(name, [])
   if optional and not values:
     return None
@@ -60,7 +60,7 @@ def _one(fields, name: str, kind: type, optional: bool = False):
 
 
 def _with_pillow(encoded: bytes) -> np.ndarray:
-  """The pixels, uint8 (H, W, 3), transparency left out."""
+  """Returns the pixels, uint8 (H, W, 3), without transparency."""
   picture = Image.open(io.BytesIO(encoded))
   picture.load()
   if picture.mode.startswith('I'):
@@ -82,9 +82,9 @@ def _with_opencv(encoded: bytes) -> np.ndarray | None:
 
 
 def _cut_to_frame(gif: bytes) -> bytes:
-  """Gives a GIF the size of its first frame, which is what TensorFlow reads."""
+  """Sets the size of a GIF to that of its first frame, as TensorFlow does."""
   place = 13 + (3 << (gif[10] & 7) + 1) * (gif[10] >> 7)
-  while gif[place] == 0x21:  # An extension: blocks until an empty one.
+  while gif[place] == 0x21:  # An extension: blocks up to an empty one.
     place += 2
     while gif[place]:
       place += gif[place] + 1
@@ -93,19 +93,19 @@ def _cut_to_frame(gif: bytes) -> bytes:
 
 
 def _pictures(encoded: bytes) -> list[np.ndarray]:
-  """Every way to read an encoded picture, uint8 (H, W, 3)."""
+  """Returns all valid readings of an encoded image, uint8 (H, W, 3)."""
   found = []
   if encoded.startswith(b'GIF'):
     try:
       encoded = _cut_to_frame(encoded)
     except IndexError:
       raise Unreadable('a GIF that ends before its first frame') from None
-  # A PNG whose checksums are wrong outside of its pixels is read by some.
+  # Some decoders accept wrong checksums outside the pixels of a PNG.
   for tolerant in {False, encoded.startswith(b'\x89PNG')}:
     ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
     try:
       found.append(_with_pillow(encoded))
-    except Exception:  # of many kinds
+    except Exception:  # decoders raise many types
       continue
     finally:
       ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -115,15 +115,16 @@ def _pictures(encoded: bytes) -> list[np.ndarray]:
     pass
   found = [pixels for pixels in found if pixels is not None]
   if not found:
-    raise Unreadable('a picture that is none')
+    raise Unreadable('not a valid image')
   return found + _with_fast_transform(encoded, found[0])
 
 
 def _with_fast_transform(encoded: bytes, pixels: np.ndarray):
-  """A JPEG as TensorFlow decodes it, if only its arithmetic differs.
+  """Decodes a JPEG with TensorFlow, if only its arithmetic may differ.
 
-  Its default is libjpeg's fast transform, in 16 bits, which overflows where a
-  damaged table makes coefficients huge. The accurate one has to agree first.
+  By default TensorFlow uses libjpeg's fast transform in 16 bits, which
+  overflows if a damaged table makes coefficients huge. Therefore its accurate
+  transform must agree with the other decoders first.
   """
   if not encoded.startswith(b'\xff\xd8'):
     return []
@@ -146,18 +147,18 @@ def _grey(pixels: np.ndarray) -> list[np.ndarray]:
 
 
 def _canonical_map(encoded: bytes) -> np.ndarray:
-  """The map of a grey PNG, white at 255, 16 bits with their fractions."""
+  """Returns the map of a grey PNG, white at 255; 16 bits keep fractions."""
   ImageFile.LOAD_TRUNCATED_IMAGES = True
   try:
     picture = Image.open(io.BytesIO(encoded), formats=['PNG'])
     picture = picture.convert('L') if picture.mode == '1' else picture
     values = np.asarray(picture)
-  except Exception as e:  # of many kinds
+  except Exception as e:  # decoders raise many types
     raise Unreadable(str(e)) from None
   finally:
     ImageFile.LOAD_TRUNCATED_IMAGES = False
   if values.ndim != 2:
-    raise Unreadable('a map in colour')
+    raise Unreadable('the map has colors')
   return values.astype(np.float32) / (
     1.0 if values.dtype == np.uint8 else 257.0
   )
@@ -165,7 +166,7 @@ def _canonical_map(encoded: bytes) -> np.ndarray:
 
 def _raw(data: bytes, side: int, channels: int) -> np.ndarray:
   if len(data) != 4 * side * side * channels:
-    raise Unreadable('another number of pixels')
+    raise Unreadable('wrong number of pixels')
   return np.frombuffer(data, '<f4').reshape(side, side, channels)
 
 
@@ -176,11 +177,8 @@ def read(record_format: str, serialized: bytes) -> Reading:
     record_format: one of `mutations.FORMATS`.
     serialized: the record.
 
-  Returns:
-    What it holds.
-
   Raises:
-    Unreadable: nothing, or no whole pair.
+    Unreadable: the record does not contain a complete pair.
   """
   fields = _fields(serialized)
   if record_format == 'canonical':
@@ -189,7 +187,7 @@ def read(record_format: str, serialized: bytes) -> Reading:
     for i, name in enumerate(('height', 'width')):
       said = _one(fields, f'image/heatmap/{name}', int, optional=True)
       if said is not None and not (maps and maps[0].shape[i] == said):
-        raise Unreadable('another size of the map')
+        raise Unreadable('the map has another size than recorded')
     return Reading(
       _one(fields, 'image/class/label', int),
       _pictures(_one(fields, 'image/encoded', bytes)),

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from stress.mutations import pictures
+from stress.mutations import encoded_images
 
-# Of the network that the records are read for; labels are 0..CLASSES-1.
+# Number of classes of the network; labels are 0..CLASSES-1.
 CLASSES = 4
-# Valid records of each format that are mutated in turn.
+# Number of valid records of each format, which are mutated in turn.
 ORIGINALS = 4
 
 _SIDES = {'clickme_2018': 256, 'clickme_per_category': 224}
@@ -27,9 +27,9 @@ class Mutation(NamedTuple):
   """A damaged record, or a damaged file.
 
   Attributes:
-    kind: what was done.
-    data: the serialized record; of a file, all its bytes.
-    damaged: of a file, the position of the damaged record; None for a record.
+    kind: name of the mutation.
+    data: the serialized record, or all bytes of a file.
+    damaged: position of the damaged record in a file; None for a single record.
   """
 
   kind: str
@@ -41,10 +41,7 @@ def serialize(fields: dict[str, object]) -> bytes:
   """Serializes a `tf.train.Example`.
 
   Args:
-    fields: names to bytes, ints, floats or lists of them.
-
-  Returns:
-    The record.
+    fields: field names to bytes, ints, floats or lists of them.
   """
   example = tf.train.Example()
   for name, values in fields.items():
@@ -60,36 +57,35 @@ def serialize(fields: dict[str, object]) -> bytes:
 
 
 def valid(record_format: str, seed: int) -> Fields:
-  """Makes the fields of a good record.
+  """Returns the fields of a valid record by name.
 
   Args:
     record_format: one of `FORMATS`.
-    seed: of its pixels.
-
-  Returns:
-    The fields by name.
+    seed: seed of the pixels.
   """
   rng = np.random.default_rng([7, seed])
   label = int(rng.integers(0, CLASSES))
   if record_format in _SIDES:
     size = [_SIDES[record_format]] * 2
     return {
-      'image': pictures.smooth(rng, size, 3).astype('<f4').tobytes(),
-      'heatmap': pictures.smooth(rng, size, 1).astype('<f4').tobytes(),
+      'image': encoded_images.smooth(rng, size, 3).astype('<f4').tobytes(),
+      'heatmap': encoded_images.smooth(rng, size, 1).astype('<f4').tobytes(),
       'label': label,
     }
-  image = pictures.encode(pictures.smooth(rng, (40, 48), 3), 'JPEG', quality=95)
-  heatmap = pictures.smooth(rng, (40, 48), 1)
+  image = encoded_images.encode(
+    encoded_images.smooth(rng, (40, 48), 3), 'JPEG', quality=95
+  )
+  heatmap = encoded_images.smooth(rng, (40, 48), 1)
   if record_format == 'clickme':
     return {
       'image': image,
       'label': label,
-      'heatmap': pictures.encode(heatmap, 'JPEG', quality=95),
+      'heatmap': encoded_images.encode(heatmap, 'JPEG', quality=95),
     }
   return {
     'image/encoded': image,
     'image/class/label': label,
-    'image/heatmap/encoded': pictures.encode(heatmap, 'PNG'),
+    'image/heatmap/encoded': encoded_images.encode(heatmap, 'PNG'),
     'image/heatmap/height': 40,
     'image/heatmap/width': 48,
   }
@@ -103,22 +99,22 @@ def _label_name(fields: Fields) -> str:
   return next(k for k in fields if k.endswith('label'))
 
 
-# ---- Of the serialized record ----
+# ---- Mutations of the serialized record ----
 
 
 def _flip_record(rng, fields):
   data = serialize(fields)
-  return pictures.flip(rng, data, range(len(data)))
+  return encoded_images.flip(rng, data, range(len(data)))
 
 
 def _flip_structure(rng, fields):
-  """Bytes outside of pictures: keys, lengths, types, the label."""
+  """Changes bytes outside the images: keys, lengths, types, the label."""
   data = serialize(fields)
   inside = np.zeros(len(data), bool)
   for name in _pictures(fields):
     start = data.index(fields[name])
     inside[start : start + len(fields[name])] = True
-  return pictures.flip(rng, data, np.flatnonzero(~inside))
+  return encoded_images.flip(rng, data, np.flatnonzero(~inside))
 
 
 def _drop_bytes(rng, fields):
@@ -197,7 +193,7 @@ _ANY: dict[str, Callable[[np.random.Generator, Fields], bytes]] = {
   'none': lambda rng, fields: serialize(fields),
   'record: bytes flipped': _flip_record,
   'record: keys, lengths, label flipped': _flip_structure,
-  'record: tail cut': lambda rng, f: pictures.cut(rng, serialize(f)),
+  'record: tail cut': lambda rng, f: encoded_images.cut(rng, serialize(f)),
   'record: bytes dropped': _drop_bytes,
   'record: bytes put in': _insert_bytes,
   'record: noise': lambda rng, f: rng.bytes(rng.integers(1, 300)),
@@ -211,11 +207,11 @@ _ANY: dict[str, Callable[[np.random.Generator, Fields], bytes]] = {
   'pictures: swapped': _swap_pictures,
 }
 
-# ---- Of one of its pictures ----
+# ---- Mutations of an encoded image ----
 
 
 def _picture(change: Callable[[np.random.Generator, bytes], bytes]):
-  """A mutation of one of the record's pictures."""
+  """Returns a mutation of one of the encoded images of a record."""
 
   def mutate(rng, fields):
     names = _pictures(fields)
@@ -225,7 +221,7 @@ def _picture(change: Callable[[np.random.Generator, bytes], bytes]):
   return mutate
 
 
-# Costs a second each time it is read: this many of a format.
+# Each read of it takes a second, so this is its number per format.
 _BOMBS = 2
 _BOMB = 'picture: 144 million pixels'
 
@@ -235,11 +231,11 @@ def _map_size(rng, fields):
   return serialize({**fields, name: int(rng.integers(-2, 60))})
 
 
-# ---- Of raw pixels ----
+# ---- Mutations of raw pixels ----
 
 
 def _floats(change):
-  """A mutation of one of the record's arrays."""
+  """Returns a mutation of one of the arrays of a record."""
   return _picture(
     lambda rng, data: change(rng, np.frombuffer(data, '<f4').copy()).tobytes()
   )
@@ -267,11 +263,11 @@ def _other_length(rng, data):
 
 _RAW = {
   'pixels: bytes flipped': _picture(
-    lambda rng, d: pictures.flip(rng, d, range(len(d)))
+    lambda rng, d: encoded_images.flip(rng, d, range(len(d)))
   ),
   'pixels: other length': _picture(_other_length),
   'pixels: empty': _picture(lambda rng, d: b''),
-  'pixels: a JPEG': _picture(pictures.CHANGES['picture: colour JPEG']),
+  'pixels: a JPEG': _picture(encoded_images.CHANGES['picture: colour JPEG']),
   'pixels: not finite': _floats(_not_finite),
   'pixels: other white': _floats(_other_white),
   'pixels: float64': _floats(lambda rng, p: p.astype('<f8')),
@@ -280,7 +276,7 @@ _RAW = {
   'pixels: all equal': _floats(lambda rng, p: 0 * p + 7),
 }
 
-# ---- Of the file ----
+# ---- Mutations of the file ----
 
 
 def frame(records: Sequence[bytes]) -> bytes:
@@ -301,14 +297,14 @@ _FILE = (
 
 
 def _damage_file(rng, kind, records) -> Mutation:
-  """Damages one of the records of a file, or cuts the file inside it."""
+  """Damages one record of a file, or truncates the file inside it."""
   damaged = int(rng.integers(0, len(records)))
   ends = np.cumsum([len(r) + 16 for r in records])
   end = int(ends[damaged])
   start = end - len(records[damaged]) - 16
   data = frame(records)
   if kind == 'file: tail cut':
-    # A cut between two records is one that nothing in a file can tell.
+    # A cut between two records cannot be detected from the file.
     return Mutation(kind, data[: rng.integers(start + 1, end)], damaged)
   places = {
     'file: length flipped': range(start, start + 12),
@@ -325,7 +321,9 @@ def _kinds(record_format: str):
   kinds = dict(_ANY)
   if record_format in _SIDES:
     return {**kinds, **_RAW}
-  kinds.update({k: _picture(change) for k, change in pictures.CHANGES.items()})
+  kinds.update(
+    {k: _picture(change) for k, change in encoded_images.CHANGES.items()}
+  )
   if record_format == 'canonical':
     kinds['map: other size than said'] = _map_size
   return kinds
@@ -336,16 +334,13 @@ def draw(record_format: str, seed: int, number: int) -> Mutation:
 
   Args:
     record_format: one of `FORMATS`.
-    seed: of all.
-    number: which one; kinds come in turn.
-
-  Returns:
-    The mutation.
+    seed: seed of all mutations.
+    number: number of the mutation. Kinds take turns.
   """
   rng = np.random.default_rng([seed, FORMATS.index(record_format), number])
   kinds = _kinds(record_format)
   rounds, place = divmod(number, len(kinds) + 1)
-  # Every second time through the kinds, a file: one takes longer than a record.
+  # Files in every second round only, because they take longer than records.
   last = _FILE[rounds // 2 % 4] if rounds % 2 == 0 else 'record: bytes flipped'
   kind = [*kinds, last][place]
   fields = valid(record_format, rounds % ORIGINALS)
@@ -353,5 +348,5 @@ def draw(record_format: str, seed: int, number: int) -> Mutation:
     records = [serialize(valid(record_format, i)) for i in range(3)]
     return _damage_file(rng, kind, records)
   if kind == 'picture: noise' and rounds < _BOMBS:
-    return Mutation(_BOMB, _picture(pictures.bomb)(rng, fields))
+    return Mutation(_BOMB, _picture(encoded_images.bomb)(rng, fields))
   return Mutation(kind, kinds[kind](rng, fields))

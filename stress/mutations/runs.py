@@ -1,4 +1,4 @@
-"""Runs numbered mutations: together, as long as it is clear which did what."""
+"""Runs numbered mutations, together unless their effects are ambiguous."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ Result = list[Any]
 
 
 class Runs:
-  """The trials of all formats, each built when it is needed."""
+  """The trials of all formats, which are built when they are needed."""
 
   def __init__(
     self,
@@ -20,9 +20,9 @@ class Runs:
     """Initializes the runs.
 
     Args:
-      folder: for files.
-      say: is told before every pipeline what is run, for the case that it
-        does not come back.
+      folder: folder for files.
+      say: function that receives the position before each pipeline, in case
+        the process is lost.
     """
     self._folder, self._say = folder, say
     self._trials = {}
@@ -34,8 +34,8 @@ class Runs:
 
     Args:
       record_format: one of `mutations.FORMATS`.
-      seed: of the mutations.
-      numbers: which of them.
+      seed: seed of the mutations.
+      numbers: numbers of the mutations.
 
     Returns:
       Lists of number, kind, pipeline, outcome and detail.
@@ -60,7 +60,7 @@ class Runs:
     return results + self._run_records(trials, records)
 
   def _run_records(self, trials, records) -> list[Result]:
-    """Runs records in one file, or each in its own where that is unclear."""
+    """Runs records in one file, or in smaller files if results are unclear."""
     if not records:
       return []
     try:

@@ -1,10 +1,10 @@
-"""Runs damaged records through the input pipeline and judges what comes out.
+"""Runs damaged records through the input pipelines and judges the outcomes.
 
-Outcomes, best first: `unchanged` and `as it reads now` (a pair of numbers equal
-to the undamaged record's, or to a second reading of the damaged bytes), `named`
-(an error that says file and record), `skipped` (and counted); and those that no
-record may have: `silent` (other numbers, or a record that is gone without a
-word), `unnamed` (an error that does not say which record).
+Outcomes, best first: `unchanged` and `as it reads now` (the values of the
+undamaged record, or of an independent reading of the damaged bytes), `named`
+(an error that names file and record) and `skipped` (and counted). Two outcomes
+are failures: `silent` (other values, or a record that is missing without an
+error) and `unnamed` (an error that does not name the record).
 """
 
 from collections.abc import Callable, Sequence
@@ -40,19 +40,19 @@ PIPELINES = (
 
 _SIZE = 16
 _INDEX = re.compile(r', record (\d+) \(counted from 0\)')
-# JPEG decoders differ by a few levels of 255; mean over pixels.
+# Mean over pixels: JPEG decoders differ by a few levels of 255.
 _TOLERANCE = 6.0
 _RAW_TOLERANCE = 1e-3
 
 
 class Unclear(Exception):
-  """Events of which it cannot be said whose they are: an outcome, a detail."""
+  """Events cannot be attributed to records. Arguments: outcome, detail."""
 
 
 def _pipeline(
   path: str, record_format: str, is_training: bool, on_bad_record: str
 ) -> tf.data.Dataset:
-  """Batches of one record, of whatever the file holds when it is read."""
+  """Returns a dataset of batches of one record. The file may change later."""
   fields = (
     {} if is_training else {'aug_crop': False, 'blur': 'none', 'min_max': False}
   )
@@ -87,7 +87,7 @@ def _resized(pixels: np.ndarray, antialias: bool) -> np.ndarray:
 
 
 class Trials:
-  """The pipelines of one format, and what they make of records."""
+  """The pipelines of a format, and their results on records."""
 
   def __init__(
     self,
@@ -98,9 +98,9 @@ class Trials:
     """Builds the pipelines.
 
     Args:
-      folder: for a file.
+      folder: folder for a file.
       record_format: one of `mutations.FORMATS`.
-      tell: is told of every pipeline before it runs.
+      tell: function that receives the name of each pipeline before it runs.
     """
     self._path = os.path.join(folder, f'{record_format}.tfrecords')
     self._format, self._tell = record_format, tell
@@ -119,16 +119,16 @@ class Trials:
   # ---- Records ----
 
   def run(self, records: Sequence[bytes]) -> list[dict[str, tuple[str, str]]]:
-    """Runs records, of one file, through all pipelines.
+    """Runs records, as one file, through all pipelines.
 
     Args:
-      records: serialized.
+      records: serialized records.
 
     Returns:
-      For each record, pipelines to outcome and detail.
+      For each record, a mapping from pipeline to outcome and detail.
 
     Raises:
-      Unclear: it cannot be said whose an event is: run fewer at a time.
+      Unclear: events cannot be attributed to records. Run fewer at a time.
     """
     results = [{} for _ in records]
     evaluated = self._evaluate('evaluation, fail', records)
@@ -139,8 +139,8 @@ class Trials:
     ):
       for result, event, record in zip(results, events, records):
         result[name] = self._judge(event, record)
-    # A label outside the range stops a run that skips, too: these come first,
-    # where nothing was skipped yet whose count would stop with them.
+    # A label outside the range also stops a run that skips records. These
+    # records come first, so that they do not end the count of skipped ones.
     order = sorted(
       range(len(records)),
       key=lambda i: (
@@ -166,7 +166,7 @@ class Trials:
       f.write(mutations.frame([*records, self._good]))
 
   def _events(self, name, records):
-    """Yields the pipeline's batches and errors; the last record is good."""
+    """Yields batches and errors of a pipeline. The last record is valid."""
     self._tell(name)
     self._write(records)
     iterator = iter(self._datasets[name])
@@ -190,26 +190,26 @@ class Trials:
     return int(found[1])
 
   def _evaluate(self, name, records):
-    """What became of each: a batch, an error's text, or None for skipped."""
+    """Returns a batch, an error message, or None if skipped, per record."""
     found = {}
     for event in self._events(name, records):
       if isinstance(event, dict):
         place = int(event['records'][0, 1])
         if event.get('valid', [1.0])[0] == 0.0:
           if event['bad_records'][0] != 1.0:
-            raise Unclear(SILENT, 'a blank row that does not count')
+            raise Unclear(SILENT, 'a blank row that is not counted')
           event = None
       else:
         place, event = self._place(event), event.message
       if place in found:
-        raise Unclear(SILENT, f'record {place} came twice')
+        raise Unclear(SILENT, f'record {place} occurred twice')
       found[place] = event
     if sorted(found) != list(range(len(records) + 1)):
       raise Unclear(SILENT, f'{len(records)} and 1 gave {sorted(found)}')
     return [found[i] for i in range(len(records))]
 
   def _train(self, name, records):
-    """As `_evaluate`; training's rows do not say which record they are."""
+    """Like `_evaluate`, but batches of training do not name their records."""
     found, rows, seen = {}, [], 0
     for event in self._events(name, records):
       if isinstance(event, dict):
@@ -218,7 +218,7 @@ class Trials:
       else:
         found[self._place(event)] = event.message
       seen = len(rows) + len(found)
-      if seen > len(records):  # Training never ends by itself.
+      if seen > len(records):  # Training repeats its data without end.
         break
     if seen != len(records) + 1:
       raise Unclear(SILENT, f'{len(records)} and 1 gave {seen} events')
@@ -236,24 +236,24 @@ class Trials:
     try:
       reading = readings.read(self._format, record)
     except readings.Unreadable as e:
-      return SILENT, f'numbers of a record that is unreadable: {e}'
+      return SILENT, f'values of an unreadable record: {e}'
     problem = self._differs(event, reading)
     if problem:
       return SILENT, problem
     return (UNCHANGED if self._is_original(reading) else CHANGED), ''
 
   def _differs(self, event, reading) -> str:
-    """Says how a batch differs from a second reading of its record."""
+    """Describes how a batch differs from an independent reading."""
     has_map = bool(reading.heatmaps)
     if not 0 <= reading.label < mutations.CLASSES:
-      return f'numbers of label {reading.label}'
+      return f'values of label {reading.label}'
     if int(event['labels'][0]) != reading.label:
       return f'label {event["labels"][0]}, not {reading.label}'
     if float(event['heatmap_weights'][0]) != has_map:
       return f'weight {event["heatmap_weights"][0]}, map: {has_map}'
     if not np.isfinite(event['images']).all():
       return 'an image that is not finite'
-    if 'records' not in event:  # Of training: cropped and flipped.
+    if 'records' not in event:  # Training crops and flips.
       heatmap = event['heatmaps']
       return '' if heatmap.min() >= 0 and heatmap.max() <= 1 else 'a map > 1'
     for what, found, expected in (
@@ -266,11 +266,11 @@ class Trials:
       antialias = what == 'map' and self._format == 'canonical'
       gap = min(np.abs(found - _resized(e, antialias)).mean() for e in expected)
       if not gap <= tolerance:
-        return f'{what} that is {gap} from what it should be'
+        return f'{what} that differs by {gap} from the expected one'
     return ''
 
   def _is_original(self, reading) -> bool:
-    """Whether the pair is one of those before they were damaged."""
+    """Returns whether a reading equals one of the undamaged records."""
     for seed in range(mutations.ORIGINALS):
       if seed not in self._originals:
         self._originals[seed] = readings.read(
@@ -291,9 +291,12 @@ class Trials:
     problem = self._check(record)
     if problem:
       return NAMED, problem
-    # Evaluation alone needs a map.
+    # Only evaluation needs a map.
     if isinstance(event, str) and 'no human map' not in event:
-      return SILENT, f'found good, but evaluation: {event}'
+      return (
+        SILENT,
+        f'valid for verify_records, but not for evaluation: {event}',
+      )
     return (
       (CHANGED, '') if isinstance(event, str) else (self._judge(event, record))
     )
@@ -304,11 +307,11 @@ class Trials:
     """Runs a damaged file through all pipelines.
 
     Args:
-      data: the file's bytes.
-      damaged: the position of the record that is bad.
+      data: bytes of the file.
+      damaged: position of the bad record.
 
     Returns:
-      Pipelines to outcome and detail.
+      A mapping from pipeline to outcome and detail.
     """
     with open(self._path, 'wb') as f:
       f.write(data)
@@ -324,11 +327,11 @@ class Trials:
       for _, _ in zip(range(10), self._datasets[name]):
         pass
     except tf.errors.DataLossError as e:
-      # As the driver does.
+      # As train.py does.
       return self._located([verify_records.locate([self._path], e)], damaged)
     except tf.errors.OpError as e:
       return UNNAMED, e.message
-    return SILENT, 'the file is read as if it were whole'
+    return SILENT, 'no error for a damaged file'
 
   def _located(self, problems: list[Any], damaged) -> tuple[str, str]:
     if problems and problems[0] and problems[0].record == damaged:

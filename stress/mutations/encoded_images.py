@@ -1,4 +1,4 @@
-"""Pictures of every kind, whole and damaged."""
+"""Encoded images of many kinds, valid and damaged."""
 
 from collections.abc import Sequence
 import io
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def smooth(rng, size, channels) -> np.ndarray:
-  """A smooth random picture, uint8, squeezed."""
+  """Returns a smooth random image, uint8, without axes of length 1."""
   coarse = rng.integers(0, 256, (5, 6, channels)).astype(np.uint8)
   picture = Image.fromarray(np.squeeze(coarse))
   return np.asarray(picture.resize(size[::-1], Image.BILINEAR))
@@ -19,16 +19,16 @@ def smooth(rng, size, channels) -> np.ndarray:
 def encode(
   pixels: np.ndarray, picture_format: str, mode: str = '', **options
 ) -> bytes:
-  """Encodes a picture with Pillow.
+  """Encodes an image with Pillow.
 
   Args:
     pixels: (H, W) or (H, W, C), uint8 or uint16.
     picture_format: 'JPEG', 'PNG', ...
-    mode: Pillow's, to convert to first.
-    **options: of `Image.save`.
+    mode: Pillow mode to convert to before encoding.
+    **options: options of `Image.save`.
 
   Returns:
-    The file's content.
+    The content of the file.
   """
   picture = Image.fromarray(pixels)
   if mode:
@@ -39,7 +39,7 @@ def encode(
 
 
 def flip(rng, data: bytes, places: Sequence[int]) -> bytes:
-  """Changes 1 to 8 of the bytes at some places."""
+  """Changes 1 to 8 of the bytes at the given positions."""
   data = bytearray(data)
   for place in rng.choice(places, rng.integers(1, 9)):
     data[place] ^= int(rng.integers(1, 256))
@@ -63,7 +63,7 @@ def _tiny(rng, unused_data):
 
 
 def _header_size(rng, unused_data):
-  """A small picture whose header says that it is huge."""
+  """Returns a small image whose header declares a huge one."""
   side = int([2**16 - 1, 2**31 - 1, 2**24, 0][rng.integers(0, 4)])
   kind = ['PNG', 'JPEG', 'GIF', 'BMP'][rng.integers(0, 4)]
   data = bytearray(encode(smooth(rng, (8, 8), 3), kind))
@@ -81,7 +81,7 @@ def _header_size(rng, unused_data):
 
 
 def bomb(rng, unused_data):
-  """A PNG of 144 million pixels in 150 kB."""
+  """Returns a PNG of 144 million pixels in 150 kB."""
   del rng
   side = 12000
   line = zlib.compressobj()
