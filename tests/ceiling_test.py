@@ -70,7 +70,7 @@ class CeilingTest(tf.test.TestCase):
     del results['created'], results['digest']
     return rows, results
 
-  def test_measures_what_the_clicks_say(self):
+  def test_measures_agreement_of_clicks(self):
     options = self._options()
     found = ceiling.measure(options)
     rows, results = self._read(options)
@@ -105,7 +105,7 @@ class CeilingTest(tf.test.TestCase):
     self.assertIn('1 images have too few', summary)
 
   def test_leave_one_out_from_scratch(self):
-    # Two people: one value, of blurred and resized maps.
+    # Two people: a single score of blurred and resized maps.
     spots = {'a': (20, 30), 'b': (26, 41)}
     self.rows = [('x.png', repr([spot]), user) for user, spot in spots.items()]
     options = self._options(
@@ -141,7 +141,7 @@ class CeilingTest(tf.test.TestCase):
     with mock.patch.object(ceilings, 'measure', until_the_second):
       with self.assertRaises(KeyboardInterrupt):
         ceiling.measure(options)
-      # A line that was cut counts as not written.
+      # An incomplete line does not count.
       path = os.path.join(options.output_dir, 'ceilings.partial.jsonl')
       with open(path, 'a', encoding='utf-8') as f:
         f.write('[1, [{"image"')
@@ -163,7 +163,7 @@ class CeilingTest(tf.test.TestCase):
     ceiling.measure(expected)
     self.assertEqual(self._read(other), self._read(expected))
 
-  def test_what_is_replaced_is_kept(self):
+  def test_replaced_results_are_kept(self):
     options = self._options()
     for name in ('ceilings.json', 'images.csv'):
       ceiling.measure(options)
@@ -225,7 +225,7 @@ class CeilingTest(tf.test.TestCase):
       with self.assertRaisesRegex(ValueError, f'in use by .*{os.getpid()}'):
         ceiling.measure(options)
 
-  def test_processes_change_nothing(self):
+  def test_results_do_not_depend_on_the_number_of_processes(self):
     one, two = self._options('one'), self._options('two', workers=2)
     ceiling.measure(one)
     ceiling.measure(two)
@@ -246,7 +246,7 @@ class CeilingTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'size of 4.png in --image_dir'):
       ceiling.measure(own)
 
-  def test_one_image_in_several_writings(self):
+  def test_several_spellings_of_one_path(self):
     whole = self._options('whole')
     ceiling.measure(whole)
     ways = ['x/y/{}', 'x\\y\\{}', './x//y/{}', 'x/z/../y/{}', '{}']
@@ -258,12 +258,12 @@ class CeilingTest(tf.test.TestCase):
     ceiling.measure(options)
     self.assertEqual(self._read(options)[0], self._read(whole)[0])
 
-  def test_some_of_the_images(self):
+  def test_a_random_subset_of_images(self):
     options = self._options(images=5)
     ceiling.measure(options)
     self.assertLen(self._read(options)[0], 5)
 
-  def test_refuses_in_a_sentence(self):
+  def test_refusals(self):
     cases = (
       ({'click_frame': 0}, 'click_frame is 0 .*expected exactly one'),
       ({'image_dir': self.folder}, 'image_dir is .*expected exactly one'),

@@ -56,7 +56,7 @@ class ExplainTest(tf.test.TestCase):
     return explain.Options(**{**defaults, **fields})
 
   def _drawn(self, **fields):
-    """Draws, and returns what each panel was drawn of."""
+    """Draws panels; returns the arguments of each rendering, and the paths."""
     with mock.patch.object(panels, 'render', wraps=panels.render) as render:
       paths = list(explain.explain(self._options(**fields)))
     for path in paths:
@@ -165,7 +165,7 @@ class ExplainTest(tf.test.TestCase):
     )
     with self.assertRaisesRegex(ValueError, 'nothing tells them apart'):
       self._drawn(images=pets, maps=pets, output_dir=self._path('o1'))
-    # A base name in another folder is not enough.
+    # The path must be equal, not only the file name.
     with self.assertRaisesRegex(ValueError, 'such as Cat/1_map.png for Cat/'):
       self._drawn(
         images=pets, maps=f'{pets}/Dog', output_dir=self._path('o2'), **suffixes
@@ -207,18 +207,18 @@ class ExplainTest(tf.test.TestCase):
     with open(path, 'w') as f:
       json.dump({k: v for k, v in settings.items() if v is not None}, f)
 
-  def test_what_changed_is_drawn_again_beside_what_was(self):
+  def test_outdated_panels_are_drawn_again_and_kept(self):
     self._drawn(maps=self._path('maps'), save_maps='npy')
 
     def again(count, **fields):
-      """Draws again; returns what was kept of the first panel then."""
+      """Draws again; returns the folders in which earlier panels were kept."""
       kept = self._path('out/earlier')
       before = set(os.listdir(kept)) if os.path.exists(kept) else set()
       drawn, _ = self._drawn(maps=self._path('maps'), save_maps='npy', **fields)
       self.assertLen(drawn, count)
       new = set(os.listdir(kept)) - before if os.path.exists(kept) else set()
       self.assertLen(new, count)
-      # And once it is drawn it is current.
+      # Now all panels are up to date.
       self.assertEmpty(
         self._drawn(maps=self._path('maps'), save_maps='npy', **fields)[0]
       )
@@ -241,7 +241,7 @@ class ExplainTest(tf.test.TestCase):
     again(1)
     os.remove(self._path('out/maps/gradient/d.npy'))
     again(1)
-    # The images are elsewhere, and are the same.
+    # The same images in another folder.
     os.rename(self._path('images'), self._path('photos'))
     again(0, images=self._path('photos'))
 
@@ -269,7 +269,7 @@ class ExplainTest(tf.test.TestCase):
       self.assertEmpty(self._drawn()[0])
     self.assertRegex(write.call_args.args[0], '^2 of .*unverified')
 
-  def test_says_when_panels_were_drawn(self):
+  def test_dates_of_earlier_panels_are_reported(self):
     self._drawn()
     with mock.patch.object(explain.tqdm.tqdm, 'write') as write:
       self.assertEmpty(self._drawn()[0])
@@ -287,7 +287,7 @@ class ExplainTest(tf.test.TestCase):
         drawn, _ = self._drawn()
       self.assertLen(drawn, 2)
       self.assertIn('out/settings.json: ', write.call_args_list[0].args[0])
-    # As a kill between a panel and its entry leaves it.
+    # The state after a kill between drawing a panel and recording it.
     self._edit_settings(panels={})
     self.assertLen(self._drawn()[0], 2)
 
@@ -321,7 +321,7 @@ class ExplainTest(tf.test.TestCase):
       [c.split('\n')[0] for c in captions], ['apple_618…0078_00011', 'x' * 20]
     )
 
-  def test_names_what_cannot_be_used(self):
+  def test_invalid_inputs_are_named(self):
     with self.assertRaisesRegex(ValueError, 'none is neither an image nor'):
       self._drawn(images=self._path('none'))
     with self.assertRaisesRegex(ValueError, 'none is neither an image nor'):
@@ -344,8 +344,8 @@ class ExplainTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, 'd.png: not a readable JPEG or P'):
       self._drawn(output_dir=self._path('o2'))
 
-  def test_what_people_see_is_drawn(self):
-    # 16 bits of grey, stored on its side; the map upright.
+  def test_images_are_drawn_as_people_see_them(self):
+    # A 16-bit grey image that is stored rotated; the map is upright.
     deep = np.uint16(np.arange(20 * 24).reshape(24, 20) * 136)
     exif = Image.Exif()
     exif[0x112] = 6

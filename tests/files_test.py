@@ -1,4 +1,4 @@
-"""Tests of files that are whole or absent, and of what differs."""
+"""Tests of atomic writes and of differences between settings."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ class AtomicTest(tf.test.TestCase):
     self.assertEqual(self._read(), b'\xff')
     self.assertEqual(os.listdir(self.folder), ['table.csv'])
 
-  def test_a_failure_leaves_what_was_there(self):
+  def test_a_failure_keeps_the_previous_file(self):
     files.write(self.path, 'old')
     for error in (ValueError, KeyboardInterrupt):
       with self.assertRaises(error), files.atomic(self.path) as f:
@@ -44,7 +44,7 @@ class AtomicTest(tf.test.TestCase):
       a.write('a')
     self.assertEqual(self._read(), b'a')
 
-  def test_processes_have_names_of_their_own(self):
+  def test_partial_names_are_unique_across_processes(self):
     with multiprocessing.get_context('fork').Pool(2) as pool:
       names = set(pool.map(files.partial, ['x/train-0'] * 20, chunksize=1))
     names.add(files.partial('x/train-0'))

@@ -1,4 +1,4 @@
-"""Tests of ceilings, on participants whose agreement is known."""
+"""Tests of ceilings with participants of known agreement."""
 
 import dataclasses
 import math
@@ -12,12 +12,12 @@ import tensorflow as tf
 from official_ext.harmonization.benchmark import ceilings
 
 _SIDE = 48
-# Of a correlation over 48 x 48 pixels, at most.
+# Largest error of a correlation over 48 x 48 pixels.
 _ERROR = 1 / _SIDE
 
 
 def _gaussian(rng, participants, noise, common=0.0, shared=None):
-  """Maps (P, H, W): signal of variance 1, noise, what all images share."""
+  """Maps (P, H, W): signal of variance 1 plus noise plus a common part."""
   signal = rng.normal(size=(_SIDE, _SIDE))
   if shared is not None:
     signal = signal + common * shared
@@ -60,7 +60,7 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
 
   @parameterized.parameters((10, 5, 5), (7, 3, 4), (2, 1, 1))
   def test_halves(self, participants, first, second):
-    # A mean of k has the noise's variance over k.
+    # The noise variance of a mean of k maps is divided by k.
     a, b = (1 / np.sqrt(1 + 4 / k) for k in (first, second))
     for score, expected in (
       (_pearson, a * b),
@@ -95,7 +95,7 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
       2 * k,
     )
     self.assertAllClose(found, r, atol=_ERROR)
-    # Far enough from halves as they are to tell the two apart.
+    # Halves without resampling differ by more than the tolerance.
     self.assertGreater(1 / (1 + 4 / k) - r, 0.03)
 
   def test_leave_one_out(self):
@@ -147,7 +147,7 @@ class HalvesTest(tf.test.TestCase):
     self.assertAllEqual(a + b, np.ones((4000, 5)))
     self.assertAllEqual(a.sum(-1), [2] * 4000)
     self.assertAllClose(a.mean(0), [0.4] * 5, atol=0.03)
-    # All ten pairs come up.
+    # All ten pairs occur.
     self.assertLen(np.unique(a, axis=0), 10)
 
   def test_resampled_halves_stay_within_their_half(self):
@@ -235,12 +235,12 @@ class MeasureTest(tf.test.TestCase):
       row['spearman_brown'], 2 * row['split_half'] / (1 + row['split_half'])
     )
 
-  def test_an_image_alone_has_no_floor(self):
+  def test_a_single_image_has_no_floor(self):
     row = self._rows({'a': self.maps['image00']}, self.settings)['a']
     self.assertTrue(math.isnan(row['floor']))
     self.assertGreater(row['split_half'], 0.3)
 
-  def test_the_halvings_are_the_images_own(self):
+  def test_splits_depend_only_on_the_image(self):
     fewer = {name: self.maps[name] for name in ('image03', 'image07')}
     a, b = (self._rows(m, self.settings)['image03'] for m in (fewer, self.maps))
     self.assertEqual(a['split_half'], b['split_half'])
@@ -249,7 +249,7 @@ class MeasureTest(tf.test.TestCase):
       self._rows(fewer, seed)['image03']['split_half'], a['split_half']
     )
 
-  def test_summary_says_what_was_left_out(self):
+  def test_summary_lists_skipped_images(self):
     rows = list(self._rows(self.maps, self.settings).values())
     made = ceilings.summarize(rows, self.settings, preprocessing='none')
     self.assertCountEqual(made, ceilings.MEASURES)

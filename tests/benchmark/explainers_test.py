@@ -1,4 +1,4 @@
-"""Tests of the explainers: closed forms, a small network, xplique's."""
+"""Tests of the explainers: closed forms, a small network, xplique."""
 
 import importlib
 
@@ -139,7 +139,7 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
 
   @parameterized.parameters(0.0, 0.5, -2.0)
   def test_integrated_gradients_of_a_quadratic(self, baseline):
-    # The trapezoidal rule is exact where the gradient is linear.
+    # The trapezoidal rule is exact for a linear gradient.
     images, labels = _batch()
     quadratic = _Polynomial(2)
     integrated = explainers.integrated_gradients(
@@ -162,7 +162,7 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
       atol=1e-3,
     )
 
-  def test_no_more_than_the_batch_at_once(self):
+  def test_memory_is_bounded_by_the_batch(self):
     images, labels = _batch(3)
     cubic = _Polynomial(3)
     explainers.smoothgrad(cubic.gradients, samples=4)(images, labels)
@@ -220,7 +220,7 @@ class NetworkTest(tf.test.TestCase):
 
 
 class InterfaceTest(tf.test.TestCase):
-  def test_explain_takes_what_others_return(self):
+  def test_explain_accepts_other_explainers(self):
     images, labels = _batch()
     maps = np.arange(3.0 * 8 * 8).reshape(3, 8, 8)
     for given in (maps, maps[..., None], tf.constant(maps)):
@@ -276,7 +276,7 @@ class XpliqueTest(tf.test.TestCase):
       ),
       explainers.gradient_x_input(gradients),
     )
-    # Their steps are points of the path, ours intervals.
+    # xplique counts points of the path, we count intervals.
     self._compare(
       self.theirs.IntegratedGradients(
         self.network.logits,

@@ -43,7 +43,7 @@ class AdapterTest(tf.test.TestCase):
       np.sum(gradient * direction), (ends[0] - ends[1]) / (2 * step), rtol=1e-2
     )
 
-  def test_background_of_1001_classes_is_left_out(self):
+  def test_background_of_1001_classes_is_dropped(self):
     model = networks.network(classes=1001)
     adapter = _adapter(model)
     self.assertEqual(
@@ -62,7 +62,7 @@ class AdapterTest(tf.test.TestCase):
       adapter = _adapter(networks.network(classes=classes))
       self.assertEqual(adapter.scored_classes, classes)
 
-  def test_is_traced_once_for_all_batch_sizes(self):
+  def test_one_trace_for_all_batch_sizes(self):
     model, traces = networks.network(), []
 
     def counted(images, training):
@@ -79,8 +79,8 @@ class AdapterTest(tf.test.TestCase):
       adapter.logits(inputs)
     self.assertLen(traces, 2)  # One of logits, one of gradients.
 
-  def test_lets_its_network_go(self):
-    # So that a command may score many networks one after the other.
+  def test_the_network_is_freed_with_its_adapter(self):
+    # A command scores many networks one after the other.
     model = networks.network()
     kernel = weakref.ref(model.layers[0].kernel)
     adapter = _adapter(model)
@@ -92,7 +92,7 @@ class AdapterTest(tf.test.TestCase):
     gc.collect()
     self.assertIsNone(kernel())
 
-  def test_does_not_train(self):
+  def test_weights_do_not_change(self):
     model = networks.network()
     before = [v.numpy() for v in model.variables]
     adapter = _adapter(model)
@@ -100,7 +100,7 @@ class AdapterTest(tf.test.TestCase):
     for old, new in zip(before, model.variables):
       self.assertAllEqual(old, new)
 
-  def test_says_its_preprocessing(self):
+  def test_preprocessing_is_described(self):
     adapter = _adapter(networks.network())
     self.assertRegex(
       adapter.preprocessing, r'^16x16 pixels, torch: \(RGB / 255 - .*\n?$'
@@ -122,7 +122,7 @@ class AdapterTest(tf.test.TestCase):
       (lambda z: tf.nn.softmax(z) ** 2, 'ends with softmax'),
       (lambda z: tf.nn.softmax(z) * tf.nn.softmax(z), 'ends with softmax'),
       (lambda z: tf.math.log(tf.nn.softmax(z)) / np.log(2), 'with log of s'),
-      # As Keras 3 takes a logarithm to the base of 10.
+      # The base-10 logarithm of Keras 3.
       (
         lambda z: (
           tf.math.log(tf.nn.softmax(z)) / tf.math.log(tf.constant(10.0))
@@ -135,7 +135,7 @@ class AdapterTest(tf.test.TestCase):
       (lambda z: tf.clip_by_value(z / 5 + 0.5, 0.0, 1.0), 'with hard_sigmoid'),
       (lambda z: 2 * tf.tanh(z), 'squashed .it ends with tanh'),
       (lambda z: tf.math.log(tf.nn.softmax(z) + 1e-7), 'ends with log of'),
-      # Which no operation shows.
+      # Visible only in the values.
       (
         lambda z: z - tf.reduce_logsumexp(z, axis=-1, keepdims=True),
         'log-probabilities .their exponentials sum to 1',
@@ -175,7 +175,7 @@ class AdapterTest(tf.test.TestCase):
       with self.assertRaisesRegex(ValueError, 'test:net: .*two passes'):
         _adapter(random)
 
-  def test_lets_16_bits_round(self):
+  def test_rounding_in_16_bits_is_accepted(self):
     for policy in ('mixed_float16', 'mixed_bfloat16'):
       tf_keras.utils.set_random_seed(0)
       layers = [
@@ -204,7 +204,7 @@ class AdapterTest(tf.test.TestCase):
 
     def model(x, training):
       del training
-      # Gradients of 1e-7, of which float16 has one bit.
+      # float16 represents gradients of 1e-7 with a single bit.
       x = tf.cast(tf.reshape(x, [-1, 16 * 16 * 3]), tf.float16)
       return tf.cast(x * tf.constant(1e-7, tf.float16), tf.float32) @ weights
 
@@ -226,7 +226,7 @@ class AdapterTest(tf.test.TestCase):
       with self.assertRaisesRegex(ValueError, f'test:net.*{message}'):
         adapter.gradients(inputs, networks.labels())
 
-  def test_refuses_an_output_that_is_no_matrix(self):
+  def test_refuses_an_output_that_is_not_a_matrix(self):
     model = tf_keras.Sequential(networks.network().layers[:3])
     with self.assertRaisesRegex(ValueError, r'output has shape \(2, 5, 5, 8\)'):
       _adapter(model)
@@ -241,7 +241,7 @@ class AdapterTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, '1 of 3 images'):
       adapter.logits(inputs)
 
-  def test_names_wrong_shapes(self):
+  def test_wrong_shapes_are_refused(self):
     adapter = _adapter(networks.network())
     with self.assertRaisesRegex(ValueError, r'expected \(B, 16, 16, 3\)'):
       adapter.preprocess(networks.pixels(size=(8, 16)))

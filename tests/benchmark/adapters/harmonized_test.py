@@ -1,4 +1,4 @@
-"""Tests of the released harmonized networks, on files made here."""
+"""Tests of the released harmonized networks, with generated files."""
 
 import functools
 import http.server
@@ -80,7 +80,7 @@ class WholeModelsTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'FixedDropout'):
       keras_models.load(path)
 
-  def test_names_what_there_is(self):
+  def test_unknown_names_list_the_known(self):
     with self.assertRaisesRegex(ValueError, 'one of .*levit_small.*vgg16'):
       spec.build('harmonized:vgg19')
     with self.assertRaisesRegex(FileNotFoundError, 'none.h5 does not exist'):
@@ -99,7 +99,7 @@ class WeightsTest(tf.test.TestCase, parameterized.TestCase):
         builder(name)
       bound = real.bind(**called.call_args.kwargs)
       bound.apply_defaults()
-      # The released files are of 1000 logits.
+      # The released networks have 1000 logits.
       self.assertIn(bound.arguments.get('classifier_activation'), (None,))
       self.assertIn(bound.arguments.get('activation'), (None, 'linear'))
       self.assertFalse(bound.arguments['pretrained'])
@@ -151,7 +151,7 @@ class WeightsTest(tf.test.TestCase, parameterized.TestCase):
         spec.build(f'harmonized:convnext_tiny?weights={path}')
 
   def test_vit_takes_weights_of_keras_2(self):
-    """vit_keras 0.2 is of Keras 3, the released file of Keras 2.
+    """vit_keras 0.2 uses Keras 3, but the released file is from Keras 2.
 
     Its layers and their weights are in the file in the order of vit_keras
     0.1.2: query, key, value, out, the two dense layers, the two norms.
@@ -270,7 +270,7 @@ def _vit(images, layers, heads=2):
 
 
 class _Server:
-  """Serves one file, the first time cut short."""
+  """Serves one file; the first response is cut short."""
 
   def __init__(self, contents):
     served = []
@@ -319,7 +319,7 @@ class DownloadTest(tf.test.TestCase):
     self.addCleanup(patch.stop)
     return server
 
-  def test_goes_on_where_it_was_and_is_not_repeated(self):
+  def test_a_download_resumes_and_is_not_repeated(self):
     path = os.path.join(self.folder, 'w.h5')
     networks.network().save(path)
     with open(path, 'rb') as f:
@@ -338,7 +338,7 @@ class DownloadTest(tf.test.TestCase):
       ],
     )
 
-  def test_what_is_no_hdf5_never_stands_under_the_name(self):
+  def test_a_damaged_download_is_not_renamed_into_place(self):
     self._serve(b'<html>no weights here</html>')
     with mock.patch.object(harmonized, '_RETRIES', 1):
       with self.assertRaisesRegex(

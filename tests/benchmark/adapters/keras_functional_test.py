@@ -1,4 +1,4 @@
-"""Tests that functional models of every kind open, with all Keras versions."""
+"""Tests that functional models of every kind open in all Keras versions."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ from testing import optional
 from tests.benchmark.adapters import keras_variants
 from tests.benchmark.adapters import networks
 
-# That logits may differ by, of some hundreds.
+# Tolerance for logits, which are several hundred.
 _TOLERANCE = 1e-4
 
 
@@ -25,7 +25,7 @@ class FunctionalModelsTest(tf.test.TestCase):
   def _folder(self):
     return tempfile.mkdtemp(dir=self.get_temp_dir())
 
-  def test_open_with_their_logits(self):
+  def test_files_open_with_the_same_logits(self):
     of_keras_2 = (
       keras_variants.nested,
       keras_variants.shared_model,
@@ -45,8 +45,8 @@ class FunctionalModelsTest(tf.test.TestCase):
             keras_variants.largest_difference(path, wanted), _TOLERANCE
           )
 
-  def test_those_of_the_oldest_keras_3(self):
-    """Written and opened by it, and opened by the installed one."""
+  def test_files_of_the_oldest_keras_3(self):
+    """Files are written and opened by it, and opened by the installed one."""
     folder = self._folder()
     path = [optional.folder('keras'), os.getcwd(), *sys.path]
     result = subprocess.run(
@@ -108,7 +108,7 @@ class FunctionalModelsTest(tf.test.TestCase):
         ):
           spec.build(f'keras:{path}')
 
-  def test_layers_that_keras_does_not_find_itself(self):
+  def test_layers_that_keras_does_not_register(self):
     """ConvNeXt's, whose .h5 tf_keras writes and does not open."""
     convnext = importlib.import_module('tf_keras.src.applications.convnext')
     image = tf_keras.Input((16, 16, 3))
@@ -123,7 +123,7 @@ class FunctionalModelsTest(tf.test.TestCase):
       keras_variants.largest_difference(path, keras_variants.logits(model)), 0
     )
 
-  def test_what_keras_cannot_read_back_is_told(self):
+  def test_files_that_keras_cannot_read_back_are_refused(self):
     path = os.path.join(self._folder(), 'net.h5')
     keras_variants.operations(keras).save(path)
     with self.assertRaisesRegex(

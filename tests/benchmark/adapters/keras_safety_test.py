@@ -40,7 +40,7 @@ def _class(module, cls, registered=None, **config):
 class RefuseCodeTest(tf.test.TestCase, parameterized.TestCase):
   @parameterized.parameters(
     (_class('keras.layers', 'Lambda', name='twice'), "'twice' is a Lambda"),
-    # By another way to the same class.
+    # Another path to the same class.
     (
       _class('tf_keras.src.layers.core.lambda_layer', 'X', 'Lambda'),
       'is a Lambda',
@@ -85,7 +85,7 @@ class RefuseCodeTest(tf.test.TestCase, parameterized.TestCase):
       },
       f'module {_HARMFUL!r}',
     ),
-    # Known by one name, and looked for by another.
+    # Registered under one name, but looked up by another.
     (_class(_HARMFUL, 'FixedDropout', 'a>Layer'), f'module {_HARMFUL!r}'),
     (_class(_HARMFUL, 'FixedDropout', None), f'module {_HARMFUL!r}'),
     (_class(_HARMFUL, '__tensor__'), f'module {_HARMFUL!r}'),
@@ -129,16 +129,16 @@ class RefuseCodeTest(tf.test.TestCase, parameterized.TestCase):
     (_class('keras._legacy.layers', 'ThresholdedReLU'),),
     (_function('keras.ops', 'relu6'),),
     ({'class_name': '__tuple__', 'items': [1, 2]},),
-    # Notations of today's Keras for data, and of another's.
+    # Keras's current notations for data, and unknown ones.
     (_class(None, '__keras_tensor__', shape=[None], dtype='float32'),),
     (_class(None, '__slice__', start=None, stop=None, step=-1),),
     (_class(None, '__complex__', value='1j'),),
   )
-  def test_lets_networks_pass(self, item):
+  def test_accepts_networks(self, item):
     config = {
       'class_name': 'Sequential',
       'config': {'layers': [item]},
-      # Not read: how the model was compiled.
+      # The model is not compiled, so this is not read.
       'compile_config': {'loss': _function('my_package', 'my_loss')},
     }
     keras_safety.refuse_code(config, 'f.keras', {'FixedDropout': None})
@@ -199,7 +199,7 @@ class FileTest(tf.test.TestCase, parameterized.TestCase):
       keras_models.load(path)
     self.assertFalse(os.path.exists(self.marker))
 
-  def test_what_is_read_is_what_keras_opens(self):
+  def test_the_configuration_checked_is_the_one_loaded(self):
     """A file that is HDF5 at its start and a harmless archive at its end."""
     path = self._harmful(networks.network(), 'h5')
     good = self._save(networks.network(), 'good.keras')
@@ -210,8 +210,8 @@ class FileTest(tf.test.TestCase, parameterized.TestCase):
       keras_models.load(path)
     self.assertFalse(os.path.exists(self.marker))
 
-  def test_the_file_would_run_it(self):
-    """What is refused here is what Keras's safe mode lets through."""
+  def test_keras_alone_would_run_the_code(self):
+    """The refused files are accepted by Keras's safe mode."""
     path = self._harmful(networks.network(), 'keras')
     with self.assertRaises(TypeError):  # There is no such class in it.
       tf_keras.models.load_model(path, compile=False, safe_mode=True)

@@ -121,7 +121,7 @@ class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "'twice' is a Lambda"):
       spec.build(f'keras:{path}')
 
-  def test_files_that_are_no_models(self):
+  def test_files_that_are_not_models(self):
     folder = tempfile.mkdtemp(dir=self.get_temp_dir())
     weights = os.path.join(folder, 'net_weights.h5')
     networks.network().save_weights(weights)
@@ -141,7 +141,7 @@ class KerasFileTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(FileNotFoundError, 'none.h5 does not exist'):
       spec.build(f'keras:{folder}/none.h5')
 
-  def test_a_class_that_is_not_known_is_named(self):
+  def test_an_unknown_class_is_named(self):
     path = self._save(networks.network())
     with h5py.File(path, 'r+') as f:
       config = json.loads(f.attrs['model_config'])
@@ -188,7 +188,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllClose(found[0], wanted[0], rtol=1e-5, atol=1e-6)
     self.assertAllClose(found[1], wanted[1], rtol=1e-5, atol=1e-7)
 
-  def test_what_squashes_logits_is_taken_off(self):
+  def test_squashing_layers_are_removed(self):
     layers = {2: tf_keras.layers, 3: keras.layers}
     ends = [
       (2, lambda z: layers[2].Activation('sigmoid')(z)),
@@ -198,7 +198,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
       (3, lambda z: keras.ops.log_softmax(z)),
       (3, lambda z: keras.ops.log_sigmoid(z)),
       (3, lambda z: keras.ops.log(keras.ops.softmax(z))),
-      # Kept in float32 behind the softmax, as mixed precision asks for.
+      # A float32 activation after the softmax, as in mixed precision.
       (
         3,
         lambda z: layers[3].Activation('linear', dtype='float32')(
@@ -213,7 +213,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
       self._check(self._open(of.Model(image, end(logits))), image, logits)
 
   @parameterized.parameters('log_softmax', 'log_sigmoid', 'hard_sigmoid')
-  def test_an_activation_is_taken_off(self, activation):
+  def test_an_activation_is_removed(self, activation):
     image, features = _features(keras)
     dense = keras.layers.Dense(5, activation=activation)
     model = keras.Model(image, dense(features))
@@ -230,7 +230,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
         model = version.Model(image, softmax(logits))
         self._check(self._open(model, ending=ending), image, logits)
 
-  def test_what_cannot_be_taken_off_is_refused(self):
+  def test_ends_that_cannot_be_removed_are_refused(self):
     layers = keras.layers
     image, features = _features(keras)
     logits = layers.Dense(5)(features)
@@ -277,7 +277,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
       ):
         self._open(model)
 
-  def test_squashing_that_more_follows_is_refused(self):
+  def test_squashing_before_further_layers_is_refused(self):
     for version in (tf_keras, keras):
       layers = version.layers
       for activation, *after in (
@@ -292,7 +292,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
           x = layer(x)
         with self.assertRaisesRegex(ValueError, f'ends with {activation}'):
           self._open(version.Model(image, x))
-      # Where weights follow, a gate is part of the network.
+      # A gate before further weights is part of the network.
       image, x = _features(version)
       gate = layers.Dense(6, activation='sigmoid')(x)
       logits = layers.Dense(5)(layers.Multiply()([x, gate]))
@@ -313,7 +313,7 @@ class HeadsTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class PreprocessingTest(tf.test.TestCase):
-  """What is done to pixels before the first weights."""
+  """Recognition of layers before the first weights."""
 
   def _open(self, version, *layers):
     model = version.Sequential(
@@ -376,7 +376,7 @@ class PreprocessingTest(tf.test.TestCase):
       )
       self.assertRegex(self._open(version, layers.Rescaling(0.5, 0.5)), '^tf')
 
-  def test_what_comes_later_is_no_preprocessing(self):
+  def test_later_layers_are_not_preprocessing(self):
     for version in (tf_keras, keras):
       layers = version.layers
       base = version.Sequential(
@@ -464,7 +464,7 @@ class KerasApplicationsTest(tf.test.TestCase):
     self.assertEqual(calls, [('imagenet', 1000, None, None)])
     self.assertRegex(adapter.preprocessing, 'caffe: ')
 
-  def test_a_download_that_fails_is_told(self):
+  def test_a_failed_download_is_reported(self):
     def vgg16(**unused_options):
       raise Exception('URL fetch failure')  # As Keras does.
 
@@ -472,7 +472,7 @@ class KerasApplicationsTest(tf.test.TestCase):
       with self.assertRaisesRegex(ValueError, 'keras_app:VGG16: URL fetch'):
         spec.build('keras_app:VGG16')
 
-  def test_every_network_takes_what_it_is_asked_with(self):
+  def test_every_network_accepts_the_arguments(self):
     self.assertContainsSubset(
       [
         'VGG16',
@@ -486,7 +486,7 @@ class KerasApplicationsTest(tf.test.TestCase):
       keras_applications.names(),
     )
 
-  def test_names_what_there_is(self):
+  def test_unknown_names_list_the_known(self):
     with self.assertRaisesRegex(ValueError, 'network is .VGG.; .*ResNet50V2'):
       spec.build('keras_app:VGG')
     with self.assertRaisesRegex(FileNotFoundError, 'none.h5 does not exist'):

@@ -19,8 +19,8 @@ import tf_keras
 from official_ext.harmonization.benchmark.adapters import keras_models
 
 SHAPE, CLASSES = (16, 16, 3), 5
-# What a Keras cannot read back from its own file: Keras 3 knows no operations
-# in HDF5, and tf_keras writes no slices into .keras.
+# Models that a version of Keras cannot read back from its own files: Keras 3
+# does not support operations in HDF5, tf_keras does not write slices to .keras.
 UNREADABLE = {
   (3, 'masks', 'h5'),
   (3, 'operations', 'h5'),
@@ -253,7 +253,7 @@ def write(
 
 
 def largest_difference(path: str, expected: np.ndarray) -> float:
-  """Opens a file, and returns how far its logits are from what is expected."""
+  """Opens a file; returns the largest difference from the expected logits."""
   return np.abs(logits(keras_models.load(path)) - expected).max()
 
 

@@ -1,4 +1,4 @@
-"""Tests of runs as adapters."""
+"""Tests of the adapter of runs."""
 
 import functools
 import os
@@ -86,7 +86,7 @@ class ModelGardenTest(tf.test.TestCase):
       adapter.preprocess(networks.pixels(size=(_SIZE, _SIZE)))
     )
 
-  def test_a_stock_run_gives_what_it_was_trained_to(self):
+  def test_a_stock_run_has_the_trained_logits(self):
     _, model = _stock_run()
     adapter = _stock_adapter('?ema=false&name=run')
     self.assertEqual(
@@ -100,7 +100,7 @@ class ModelGardenTest(tf.test.TestCase):
     self.assertAllClose(logits, wanted[0], rtol=1e-4, atol=1e-5)
     self.assertAllClose(gradients, wanted[1], rtol=1e-4, atol=1e-6)
 
-  def test_preprocesses_as_the_host(self):
+  def test_preprocesses_as_model_garden(self):
     adapter = _stock_adapter('')
     image = networks.pixels(1, (_SIZE, _SIZE)).astype(np.uint8)
     parser = classification_input.Parser(
@@ -114,7 +114,7 @@ class ModelGardenTest(tf.test.TestCase):
     )
     self.assertAllClose(adapter.preprocess(image)[0], expected, atol=1e-5)
 
-  def test_averages_are_evaluated_as_the_host_does(self):
+  def test_averages_are_evaluated_as_in_model_garden(self):
     raw = self._logits('?ema=false&name=run')
     averaged = self._logits('')
     self.assertGreater(np.abs(raw - averaged).max(), 1e-3)
@@ -122,7 +122,7 @@ class ModelGardenTest(tf.test.TestCase):
     best = self._logits('?checkpoint=best_ckpt&ema=true')
     self.assertAllClose(best, averaged, rtol=1e-4, atol=1e-5)
 
-  def test_the_raw_weights_of_a_best_checkpoint_are_not_guessed_at(self):
+  def test_a_best_checkpoint_has_no_raw_weights(self):
     with self.assertRaisesRegex(ValueError, 'ema is false, .*averaged weights'):
       spec.build(f'mg:{_stock_run()[0]}?checkpoint=best_ckpt&ema=false')
 
@@ -135,7 +135,7 @@ class ModelGardenTest(tf.test.TestCase):
     for variable, value in zip(run.model.trainable_variables, weights):
       self.assertAllClose(variable, value, atol=1e-6)
 
-  def test_runs_of_all_backbones_are_read(self):
+  def test_runs_of_all_backbones_open(self):
     for name, backbone in (
       ('harmonized_resnet_imagenet', {'type': 'custom_vit'}),
       ('harmonized_resnet_imagenet', {'type': 'keras_application'}),

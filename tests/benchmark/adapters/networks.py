@@ -1,4 +1,4 @@
-"""Small networks for tests of the adapters, and what is expected of them."""
+"""Small networks for tests of the adapters, and their expected results."""
 
 import numpy as np
 import tensorflow as tf
@@ -30,12 +30,12 @@ def pixels(count=3, size=(SIZE, SIZE), seed=1):
 
 
 def labels(count=3, classes=5):
-  """One-hot labels, each another class."""
+  """One-hot labels of different classes."""
   return np.eye(classes, dtype=np.float32)[np.arange(count) % classes]
 
 
 def expected(model, inputs, one_hot):
-  """Logits and gradients of a model of logits, taken with one plain tape."""
+  """Logits and gradients of a model, computed with a plain gradient tape."""
   inputs = tf.constant(inputs)
   with tf.GradientTape() as tape:
     tape.watch(inputs)
@@ -45,7 +45,7 @@ def expected(model, inputs, one_hot):
 
 
 def weights_in(network):
-  """How many numbers and what absolute sum a network's weights have."""
+  """Returns the number of a network's weights and their absolute sum."""
   weights = (
     network.parameters()
     if hasattr(network, 'parameters')

@@ -25,7 +25,7 @@ class PreprocessingTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllClose(result, expected, rtol=1e-5, atol=1e-4)
     self.assertEqual(result.dtype, np.float32)
 
-  def test_torch_equals_host_and_released(self):
+  def test_torch_equals_model_garden_and_the_release(self):
     expected = preprocess_ops.normalize_image(
       tf.constant(_pixels()),
       offset=preprocess_ops.MEAN_RGB,
@@ -43,7 +43,7 @@ class PreprocessingTest(tf.test.TestCase, parameterized.TestCase):
     )
 
   @parameterized.parameters(*preprocessing.NAMED)
-  def test_leaves_its_argument_alone(self, name):
+  def test_does_not_modify_its_argument(self, name):
     pixels = _pixels()
     preprocessing.get(name).apply(pixels)[:] = 0
     self.assertAllEqual(pixels, _pixels())
@@ -54,13 +54,13 @@ class PreprocessingTest(tf.test.TestCase, parameterized.TestCase):
     (tf_keras.applications.densenet, 'torch'),
     (tf_keras.applications.convnext, 'none'),
   )
-  def test_recognizes_those_of_keras(self, module, name):
+  def test_recognizes_the_preprocessings_of_keras(self, module, name):
     found = preprocessing.recognize(
       preprocessing.of_function('other', module.preprocess_input)
     )
     self.assertEqual(found.name, name)
 
-  def test_keeps_a_function_that_it_does_not_know(self):
+  def test_keeps_an_unknown_function(self):
     found = preprocessing.recognize(
       preprocessing.of_function('other', lambda x: x - 7)
     )

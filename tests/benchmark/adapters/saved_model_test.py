@@ -32,7 +32,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllClose(adapter.logits(inputs), logits)
     self.assertEqual(networks.weights_in(adapter), networks.weights_in(model))
 
-  def test_export_of_the_host(self):
+  def test_export_of_model_garden(self):
     config = exp_factory.get_exp_config('harmonized_resnet_imagenet')
     model, folder = networks.network(), self._folder()
     tf.train.Checkpoint(model=model).write(os.path.join(folder, 'ckpt'))
@@ -163,7 +163,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     (tf_keras.activations.hard_sigmoid, 'hard_sigmoid'),
     (keras.activations.hard_sigmoid, 'relu6'),
   )
-  def test_ends_that_its_graph_shows_are_refused(self, squash, name):
+  def test_squashing_ends_in_the_graph_are_refused(self, squash, name):
     model = networks.network()
     folder = self._save(
       lambda x: squash(model(x)),
@@ -216,7 +216,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
     adapter = spec.build(f'saved_model:{folder}?signature=serve')
     self.assertRegex(adapter.preprocessing, ', none:')
 
-  def test_augmentation_that_an_export_left_on_is_refused(self):
+  def test_active_augmentation_in_an_export_is_refused(self):
     model = keras.Sequential(
       [
         keras.Input((16, 16, 3)),
@@ -242,7 +242,7 @@ class SavedModelTest(tf.test.TestCase, parameterized.TestCase):
       with self.assertRaisesRegex(ValueError, 'statistics of the batch'):
         spec.build(f'saved_model:{folder}?signature=serve')
 
-  def test_inputs_that_are_no_images(self):
+  def test_inputs_that_are_not_images(self):
     folder = self._save(
       lambda x, y: {'z': x + y},
       tf.TensorSpec([2], name='x'),

@@ -114,11 +114,11 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
     ('scale=1/0', "'1/0' is not"),
     ('scale=1,2,3', 'expected one number'),
     ('mean=nan', 'finite number'),
-    # Of pixels in 0..1, as PyTorch has them.
+    # PyTorch's numbers, for pixels in 0..1.
     ('mean=.485,.456,.406&std=.229,.224,.225', 'add scale=1/255'),
     ('mean=.5', 'add scale=1/255'),
   )
-  def test_numbers_that_make_no_preprocessing(self, options, message):
+  def test_invalid_numbers_of_a_preprocessing(self, options, message):
     with self.assertRaisesRegex(ValueError, f"'keras:a.h5.*{message}"):
       spec.build(f'keras:a.h5?{options}')
 

@@ -1,4 +1,4 @@
-"""Tests of PyTorch modules, against a equivalent in tf_keras."""
+"""Tests of PyTorch modules, against an equal network in tf_keras."""
 
 import collections
 import dataclasses
@@ -68,7 +68,7 @@ class TorchTest(tf.test.TestCase):
     super().setUp()
     optional.require('torch')
     self.model = networks.network()
-    # Moving averages that are not their initial values.
+    # Moving averages other than the initial values.
     self.model(networks.pixels(), training=True)
 
   def _check(self, adapter):
@@ -99,7 +99,7 @@ class TorchTest(tf.test.TestCase):
     )
     self._check(adapter)
 
-  def test_module_is_evaluated_and_left_alone(self):
+  def test_the_module_is_not_modified(self):
     equivalent = torch_equivalent(self.model).train()
     before = {k: v.clone() for k, v in equivalent.state_dict().items()}
     with _module_of(lambda: equivalent):
@@ -208,7 +208,7 @@ class TorchTest(tf.test.TestCase):
         spec.build(f'torch:my_models.net?{_SIZE}')
 
   def _wrapped(self, first=lambda x: x, model=None):
-    """The equivalent behind a function of its images."""
+    """The equivalent network after a function of its images."""
     torch = optional.load('torch')
 
     class Wrapped(torch.nn.Module):
@@ -343,9 +343,7 @@ class TorchTest(tf.test.TestCase):
   def test_refuses_scores_that_depend_on_the_batch(self):
     torch = optional.load('torch')
     equivalent = torch_equivalent(self.model)
-    equivalent.norm.train = lambda mode=True: (
-      equivalent.norm
-    )  # Its own train() forgets it.
+    equivalent.norm.train = lambda mode=True: equivalent.norm
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
       with (
         _module_of(equivalent.to(dtype)),
@@ -368,7 +366,7 @@ class TorchTest(tf.test.TestCase):
           adapter = spec.build(f'torch:my_models.net?{_SIZE}')
       self.assertRegex(adapter.preprocessing, f', {found}: ')
 
-  def test_names_what_cannot_be_imported(self):
+  def test_import_errors_name_the_module(self):
     folder = tempfile.mkdtemp(dir=self.get_temp_dir())
     for name, text in (
       ('needy', 'import a_package_of_nobody'),

@@ -1,4 +1,4 @@
-"""Tests of files of PyTorch weights, as training scripts write them."""
+"""Tests of PyTorch weights in the files of training scripts."""
 
 import argparse
 import collections
@@ -34,7 +34,7 @@ def _prefixed(prefix, state):
 
 
 class Settings(dict):
-  """As Lightning's AttributeDict."""
+  """Resembles Lightning's AttributeDict."""
 
 
 class TorchWeightsTest(tf.test.TestCase):
@@ -121,7 +121,7 @@ class TorchWeightsTest(tf.test.TestCase):
       self._check(self.state, into=wrap(_net()))
       self._check(_prefixed('module.', self.state), into=wrap(_net()))
 
-  def test_two_of_them_are_named(self):
+  def test_several_sets_of_weights_are_named(self):
     content = {'model': self.other, 'ema': self.state}
     with self.assertRaisesRegex(ValueError, 'model, ema; .*weights_key=ema'):
       self._load(content)
@@ -136,13 +136,13 @@ class TorchWeightsTest(tf.test.TestCase):
     with self.assertRaisesRegex(ValueError, "under 'pupil': none of"):
       self._load(content, key='pupil')
 
-  def test_what_does_not_fit_is_named(self):
+  def test_weights_that_do_not_fit_are_named(self):
     renamed = {k.replace('fc', 'head'): v for k, v in self.state.items()}
     for content, message in (
       (renamed, r'missing: 2 .fc.weight, fc.bias. of 9, unknown: 2 .hea'),
       ({'model': _prefixed('net.', renamed)}, "under 'model.net', missing: 2"),
       (_net(1, 8).state_dict(), r'\(8, 3, 3, 3\); expected \(4, 3, 3, 3\)'),
-      # A larger network of the same names is another one.
+      # A larger network with the same names does not fit.
       (
         {**self.state, 'more.bias': self.torch.ones(1)},
         'unknown: 1 .more.bias.',
@@ -154,7 +154,7 @@ class TorchWeightsTest(tf.test.TestCase):
       with self.assertRaisesRegex(ValueError, f'w.pt .*{message}'):
         self._load(content)
 
-  def test_files_that_hold_no_weights(self):
+  def test_files_without_weights(self):
     path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), 'w.pt')
     for content in (b'', b'junk', b'PK'):
       with open(path, 'wb') as f:

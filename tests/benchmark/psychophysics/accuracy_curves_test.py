@@ -1,4 +1,4 @@
-"""Tests of accuracy by level and its bootstrap, against closed forms."""
+"""Tests of accuracy curves and their bootstrap against closed forms."""
 
 import math
 import unittest
@@ -20,7 +20,7 @@ def _images(animals, vehicles):
 
 
 def _trials(images, participants, levels, is_right):
-  """Everybody sees everything; `is_right(participant, image, level)`."""
+  """All participants see all stimuli; `is_right(participant, image, level)`."""
   trials = []
   for participant in range(participants):
     for image, place in images.index.items():
@@ -38,12 +38,12 @@ def _trials(images, participants, levels, is_right):
 
 
 class DrawTest(unittest.TestCase):
-  def test_images_are_drawn_within_their_target(self):
+  def test_images_are_resampled_within_their_target(self):
     images = _images(6, 3)
     weights = images.resample(_RESAMPLES, np.random.default_rng(0))
     np.testing.assert_array_equal(weights[:, images.animal].sum(axis=1), 6)
     np.testing.assert_array_equal(weights[:, ~images.animal].sum(axis=1), 3)
-    # With replacement: of 6, one is left out with probability (5 / 6)^6.
+    # With replacement, one of 6 is missing with probability (5 / 6)^6.
     self.assertAlmostEqual(
       (weights[:, images.animal] == 0).mean(), (5 / 6) ** 6, 2
     )
@@ -63,7 +63,7 @@ class ResampleTest(unittest.TestCase):
     images = _images(2, 2)
     trials = _trials(images, 20, (0, 10), lambda p, image, level: p < 15)
     curves = self.resample(images, trials, (0, 10))
-    # All answers of a participant are drawn together: a binomial of 20.
+    # All responses of a participant are resampled together: a binomial of 20.
     np.testing.assert_allclose(
       curves.std(axis=0), math.sqrt(0.75 * 0.25 / 20), rtol=0.05
     )
@@ -88,7 +88,7 @@ class ResampleTest(unittest.TestCase):
     trials = _trials(images, 1, (0,), lambda p, image, level: image[0] == 'v')
     np.testing.assert_array_equal(self.resample(images, trials, (0,)), 13 / 20)
 
-  def test_a_level_that_nobody_of_those_drawn_saw_is_undefined(self):
+  def test_a_level_without_resampled_participants_is_undefined(self):
     images = _images(2, 1)
     trials = _trials(images, 1, (0, 10), lambda *_: True)
     trials = [t for t in trials if t.level == 0 or t.image == 'a0']
@@ -126,7 +126,7 @@ class IntervalTest(unittest.TestCase):
     )
     np.testing.assert_allclose((low, high, undefined), (5.0, 95.0, 1))
 
-  def test_none_where_most_are_undefined(self):
+  def test_no_interval_if_most_values_are_undefined(self):
     low, high, undefined = accuracy_curves.interval(
       [1.0, math.nan, math.nan], 0.9
     )

@@ -1,4 +1,4 @@
-"""Tests of people's answers as read from CSV files."""
+"""Tests of reading human responses from CSV files."""
 
 import math
 import pathlib
@@ -46,7 +46,7 @@ class HumanTrialsTest(unittest.TestCase):
       ],
     )
 
-  def test_names_of_columns_in_other_writing_and_more_columns(self):
+  def test_column_names_in_other_case_and_further_columns(self):
     found = self.read(
       'Subj,imagename,condition,category,object_response,age\n'
       '1,whatever,100.0,vehicle,object,7\n'
@@ -142,7 +142,7 @@ class HumanTrialsTest(unittest.TestCase):
         'line 3',
         'line 2',
       )
-    # Shown again, and said so.
+    # A repeated trial with another number.
     self.assertEqual(
       len(
         self.read(

@@ -14,7 +14,7 @@ PERCENTS = np.logspace(0, 2, 11)
 
 class DPrimeTest(unittest.TestCase):
   def test_closed_form(self):
-    # 30.5 / 41 and 10.5 / 41 lie symmetrically: d' = 2 z(30.5 / 41).
+    # 30.5 / 41 and 10.5 / 41 are symmetric, so d' = 2 z(30.5 / 41).
     found = psychometrics.d_prime(30, 40, 10, 40)
     self.assertAlmostEqual(float(found), 2 * stats.norm.ppf(30.5 / 41), 12)
 
@@ -89,7 +89,7 @@ class LogisticTest(unittest.TestCase):
     np.testing.assert_allclose(found, expected, rtol=0.08)
     self.assertTrue(np.isnan(found[3]))
 
-  def test_no_threshold_without_a_rise(self):
+  def test_no_threshold_for_a_constant_curve(self):
     trials = np.full(11, 100)
     always = psychometrics.fit_logistic(PERCENTS, trials, trials)
     self.assertTrue(math.isnan(always.threshold))
@@ -98,7 +98,7 @@ class LogisticTest(unittest.TestCase):
     self.assertTrue(math.isnan(never.threshold))
     self.assertIn('above', never.problem)
 
-  def test_levels_without_answers_count_nowhere(self):
+  def test_levels_without_responses_do_not_count(self):
     p = psychometrics.Logistic(1.0, 5.0, 0.0)(PERCENTS)
     trials = np.full(11, 100.0)
     trials[[2, 7]] = 0

@@ -72,7 +72,7 @@ class Case(unittest.TestCase):
 class CurveTest(Case):
   def test_counted_by_hand(self):
     stimuli = self.stimuli(2, (0, 50, 200))
-    # Right: one animal of two at 0; all but one vehicle at 50; all at 200.
+    # Correct: one animal of two at 0; all but one vehicle at 50; all at 200.
     wrong = {('animal0', 0), ('vehicle0', 0), ('vehicle1', 0), ('vehicle1', 50)}
     right = [(s.image, s.level) not in wrong for s in stimuli]
     result = self.evaluate(experiment.FakeAdapter(stimuli, right))
@@ -125,7 +125,7 @@ class CurveTest(Case):
       experiment.FakeAdapter(stimuli, [True] * 4), human=path
     )
     curve = result.curves['human']
-    # Participants weigh the same, however many trials they have.
+    # Participants have equal weight, whatever their number of trials.
     np.testing.assert_allclose(curve.accuracy, [0.75, 2 / 3])
     np.testing.assert_allclose(
       curve.standard_error,
@@ -184,7 +184,7 @@ class AlignmentTest(Case):
       )
       for level in _LEVELS
     ]
-    # A network that has people's accuracy at each level, to half an image.
+    # A network with people's accuracy at each level, up to half an image.
     place = {level: i for i, level in enumerate(_LEVELS)}
     close = experiment.FakeAdapter(
       stimuli,
@@ -218,7 +218,7 @@ class AlignmentTest(Case):
     shape = values['close']['psychophysics_negative_log_mse']
     # Half an image of 20 would be -ln(.025^2) = 7.4 for curves of one height.
     self.assertGreater(shape.value, 5.0)
-    # A flat curve has no shape: undefined, never 0.
+    # The shape of a constant curve is undefined, not 0.
     flat = values['perfect']['psychophysics_negative_log_mse']
     self.assertTrue(math.isnan(flat.value))
     self.assertIsNone(flat.to_json()['value'])
@@ -242,7 +242,7 @@ class AlignmentTest(Case):
     self.assertEqual(
       l2['trials'].details['bootstrap'], 'images and participants'
     )
-    # The network's own accuracy has no participants to draw.
+    # The interval of the network's accuracy does not resample participants.
     self.assertEqual(
       self.evaluate(adapter, human=self.people(stimuli))
       .scores[0]
@@ -255,7 +255,7 @@ class AlignmentTest(Case):
 
   def test_interval_of_the_accuracy_is_that_of_a_binomial(self):
     stimuli = self.stimuli(200, (0, 200))
-    # Of each image both levels are right or wrong: clusters of two.
+    # Both levels of an image are correct or wrong together: clusters of two.
     right = [_digit(s) < 120 for s in stimuli]
     found = self.evaluate(
       experiment.FakeAdapter(stimuli, right), batch_size=1000, resamples=2000
@@ -329,7 +329,7 @@ class AlignmentTest(Case):
     self.assertIn(
       'data.human_trials', identity.differences(before, of(rule='split_398'))
     )
-    # Two pictures change places: the same bytes under other names.
+    # Two files exchange their names, so that the bytes are the same.
     first, second = (moved / s.file for s in stimuli[:2])
     first.rename(moved / 'x')
     second.rename(first)
@@ -355,7 +355,7 @@ class RefusalTest(Case):
     self.assertEqual(list(result.curves['human'].levels), [0, 10])
     self.assertAlmostEqual(result.scores[1].value, math.hypot(0.5, 0.4))
     self.assertEqual(len(result.trials), 4)
-    # Only what is compared is looked at.
+    # Levels that are not compared are ignored.
     self.assertEqual(adapter.batches[-1], 4)
 
   def test_people_and_stimuli_must_agree_on_what_is_shown(self):
@@ -372,7 +372,7 @@ class RefusalTest(Case):
         levels=[0],
       )
 
-  def test_one_target_alone(self):
+  def test_only_one_target(self):
     stimuli = self.stimuli(1)
     (pathlib.Path(self.stimuli_folder) / 'vehicle/30_vehicle0.png').unlink()
     with self.assertRaisesRegex(ValueError, 'level 30 show animals'):
@@ -427,9 +427,9 @@ class RuleTest(Case):
     self.assertTrue(decisions.split(logits, mask)[0])
     self.assertFalse(decisions.mean_logit(logits, mask)[0])
 
-  def test_readout_learns_and_generalizes(self):
+  def test_linear_probe_learns_and_generalizes(self):
     stimuli = self.stimuli(10)
-    # Class 1 for animals, 2 for vehicles: nothing says so but the images.
+    # Class 1 means animal and 2 means vehicle; only the images show this.
     adapter = experiment.FakeAdapter(
       stimuli,
       [s.level >= 50 for s in stimuli],
@@ -442,8 +442,8 @@ class RuleTest(Case):
       curve.accuracy, [level >= 50 for level in _LEVELS]
     )
 
-  def test_readout_never_sees_the_image_it_answers_for(self):
-    # Logits that name the image, and say nothing of others: memory is no use.
+  def test_linear_probe_never_sees_the_image_it_answers_for(self):
+    # Logits that identify the image carry no information about other images.
     images = np.repeat(np.arange(20), 2)
     whole = np.tile([False, True], 20)
     animals = images % 2 == 0
@@ -451,7 +451,7 @@ class RuleTest(Case):
     answers = decisions.linear_probe(logits, images, animals, whole)
     self.assertLess(np.mean(answers == animals), 0.8)
 
-  def test_readout_refusals(self):
+  def test_linear_probe_refusals(self):
     stimuli = self.stimuli(3, (0, 200))
     adapter = experiment.FakeAdapter(stimuli, [True] * len(stimuli))
     with self.assertRaisesRegex(ValueError, 'animal_classes is .1.; .*readout'):
