@@ -28,6 +28,7 @@ import sys
 from etils import epy
 
 from official_ext.harmonization import cli
+from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark.adapters import spec
@@ -94,7 +95,7 @@ def _protocols(run: protocol_lib.RunOptions) -> list[protocol_lib.Protocol]:
 
 
 def _twins(
-  pairs: Sequence[str], models: Sequence['benchmark_run.Model']
+  pairs: Sequence[str], models: Sequence[model_specs.Model]
 ) -> list[tuple[str, str]]:
   """Parses the pairs of --twin."""
   names = [model.name for model in models]
@@ -141,7 +142,7 @@ def _report(
 def _evaluate(options: Options) -> 'results.Report':
   """Measures the models and writes the report."""
   output_dir = options.run.output_dir
-  models = benchmark_run.parse_models(options.model)
+  models = model_specs.parse_all(options.model)
   twins = _twins(options.twin, models)
   protocols = _protocols(options.run)
   written = []

@@ -54,10 +54,13 @@ class ToyTest(absltest.TestCase):
       ([], 'No model was given'),
       (['--model=keras:x', '--clickme=x', '--brightest=9'], 'without --bright'),
       (['--model=keras:x'], '--psychophysics, --brightness'),
+      (['--model=x', '--clickme=x'], "'x' is not a SPEC"),
+      (['--model=keras:x', '--clickme=x', '--ceiling=3'], '--ceiling=3'),
     ):
       found = _command(*arguments)
       self.assertEqual(found.returncode, 1, found.stderr)
       self.assertIn(message, found.stderr)
+      self.assertEqual(found.stdout.splitlines()[-1], 'imported:')
 
   def test_table_and_report(self):
     registry.register('brightness', toy_protocol.BrightnessProtocol)

@@ -20,6 +20,7 @@ from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal as journal_lib
+from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run as benchmark_run
@@ -122,7 +123,7 @@ def score_in_folder(folder, stop_before, *names):
 
 
 def _models(*names):
-  return [benchmark_run.parse_model(f'mg:{name}') for name in names]
+  return [model_specs.parse(f'mg:{name}') for name in names]
 
 
 class BenchmarkTest(tf.test.TestCase):
@@ -407,7 +408,7 @@ class BenchmarkTest(tf.test.TestCase):
       )
       self.assertEqual(result.scores['length'].value, 3.0)
     # Another name neither scores it again nor verifies it.
-    outcome = self._run([same], [benchmark_run.parse_model('mg:one?name=Fine')])
+    outcome = self._run([same], [model_specs.parse('mg:one?name=Fine')])
     result = outcome.models[0].results['first']
     self.assertRegex(result.origin, '^from an earlier run of 2001-.*unver')
     self.assertEqual(same.scored, [])
@@ -418,9 +419,7 @@ class BenchmarkTest(tf.test.TestCase):
     first = _Lengths('first')
     self._run([first], _models('one'))
     first.scored.clear()
-    outcome = self._run(
-      [first], [benchmark_run.parse_model('mg:one?name=Fine')]
-    )
+    outcome = self._run([first], [model_specs.parse('mg:one?name=Fine')])
     self.assertEqual(first.scored, [])
     (model,) = outcome.models  # It is not shown under both names.
     self.assertEqual(model.name, 'Fine')
@@ -428,7 +427,7 @@ class BenchmarkTest(tf.test.TestCase):
     with open(self._path('Fine.first.csv')) as f:
       self.assertEqual([r['model'] for r in csv.DictReader(f)], ['Fine'] * 2)
     # The copy is sealed, so that it is used again.
-    again = self._run([first], [benchmark_run.parse_model('mg:one?name=Fine')])
+    again = self._run([first], [model_specs.parse('mg:one?name=Fine')])
     self.assertEqual((first.scored, again.notes), ([], []))
 
   def test_all_models_of_the_folder_are_reported(self):
@@ -495,7 +494,7 @@ class BenchmarkTest(tf.test.TestCase):
     experiment = _Lengths('first')
     self._run(
       [experiment],
-      benchmark_run.parse_models(
+      model_specs.parse_all(
         ['torch:a.net', 'torch:b.net', 'torch:b.net?name=c']
       ),
       build,
@@ -591,7 +590,7 @@ class ModelTest(parameterized.TestCase):
     ('keras:files/vgg.h5?name=VGG 16&preprocessing=caffe', 'VGG 16'),
   )
   def test_names(self, text, name):
-    self.assertEqual(benchmark_run.parse_model(text).name, name)
+    self.assertEqual(model_specs.parse(text).name, name)
 
   @parameterized.parameters(
     'mg',
@@ -603,15 +602,15 @@ class ModelTest(parameterized.TestCase):
   )
   def test_refused_specs(self, text):
     with self.assertRaises(protocol.SettingsError):
-      benchmark_run.parse_model(text)
+      model_specs.parse(text)
 
   def test_two_models_with_the_same_name(self):
     with self.assertRaisesRegex(
       protocol.SettingsError, "mg:a/run and mg:b/run.*'run'"
     ):
-      benchmark_run.parse_models(['mg:a/run', 'mg:b/run'])
+      model_specs.parse_all(['mg:a/run', 'mg:b/run'])
     with self.assertRaisesRegex(protocol.SettingsError, "'Run' and 'run'"):
-      benchmark_run.parse_models(['mg:a/Run', 'mg:b/run'])
+      model_specs.parse_all(['mg:a/Run', 'mg:b/run'])
 
 
 if __name__ == '__main__':

@@ -4,11 +4,11 @@ Wrong preprocessing and a wrong order of classes are the most common errors when
 networks are compared, and both result in an accuracy at chance.
 """
 
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
 import numpy as np
+from numpy import typing as npt
 from scipy import stats
 
 from official_ext.harmonization.benchmark import labelled_images
@@ -38,7 +38,7 @@ class Chance:
     return self.p_value > SIGNIFICANCE
 
 
-def chance(predictions: Sequence[int], labels: Sequence[int]) -> Chance:
+def chance(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> Chance:
   """Tests accuracy against guessing.
 
   If predictions were independent of the images, one would be correct with
@@ -70,8 +70,8 @@ def chance(predictions: Sequence[int], labels: Sequence[int]) -> Chance:
 
 
 def measure(
-  predictions: Sequence[int],
-  labels: Sequence[int],
+  predictions: npt.ArrayLike,
+  labels: npt.ArrayLike,
   *,
   preprocessing: str,
   model_preprocessing: str,
@@ -90,7 +90,7 @@ def measure(
     The score 'top1', and a list of at most one warning.
   """
   predictions, labels = np.asarray(predictions), np.asarray(labels)
-  correct = (predictions == labels).astype(np.float64)
+  correct = np.asarray(predictions == labels, np.float64)
   test = chance(predictions, labels)
   score = scores.score(
     'top1',

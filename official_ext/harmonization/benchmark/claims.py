@@ -147,7 +147,8 @@ class Claim:
 
   def __exit__(self, *unused):
     self._end.set()
-    self._heart.join()
+    if self._heart:
+      self._heart.join()
     with locked(os.path.dirname(self._path)):
       if self._is_own():
         tf.io.gfile.remove(self._path)

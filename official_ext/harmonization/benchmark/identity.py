@@ -34,7 +34,7 @@ from official_ext.harmonization.benchmark.adapters import base
 if sys.version_info >= (3, 11):
   import tomllib
 else:
-  import tomli as tomllib
+  import tomli as tomllib  # pyright: ignore[reportMissingImports] only on 3.10
 
 _RESPONSE = 'network.response'
 # Relative tolerance of responses. Two runs on one machine differ by about 1e-7,
@@ -152,9 +152,9 @@ def _projected(values: np.ndarray) -> list[float]:
   """Returns norm and products with random directions; NaN becomes 0."""
   values = np.asarray(values, np.float64).ravel()
   rng = np.random.default_rng(len(values))
-  found = [np.linalg.norm(values)]
+  found = [float(np.linalg.norm(values))]
   for _ in range(_DIRECTIONS):
-    found.append(rng.normal(size=len(values)) @ values)
+    found.append(float(rng.normal(size=len(values)) @ values))
   return [float(f'{v:.8g}') if np.isfinite(v) else 0.0 for v in found]
 
 

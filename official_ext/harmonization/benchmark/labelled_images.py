@@ -151,6 +151,11 @@ class Batch(NamedTuple):
   labels: np.ndarray
   locations: list[tuple[str, int]]
 
+  def human_maps(self) -> np.ndarray:
+    """Returns `maps` of a dataset that has maps."""
+    assert self.maps is not None
+    return self.maps
+
   def targets(self, num_classes: int) -> np.ndarray:
     """Returns the labels as one-hot rows, float32 (B, num_classes)."""
     return np.eye(num_classes, dtype=np.float32)[self.labels]

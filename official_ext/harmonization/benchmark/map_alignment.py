@@ -107,7 +107,7 @@ def rows(
     and iou.
   """
   found = accuracy.decision_rows(batch, predictions)
-  measured = numpy_metrics.alignment_scores(maps, batch.maps)
+  measured = numpy_metrics.alignment_scores(maps, batch.human_maps())
   for i, row in enumerate(found):
     row.update({metric: float(measured[metric][i]) for metric in METRICS})
   return found
@@ -174,7 +174,7 @@ def extend_examples(
   shown = np.round(tf.image.resize(batch.images[:missing], size).numpy())
   new = results.Examples(
     np.clip(shown, 0, 255).astype(np.uint8),
-    batch.maps[:missing],
+    batch.human_maps()[:missing],
     maps[:missing],
   )
   if examples is None:

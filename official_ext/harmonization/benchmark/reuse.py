@@ -99,15 +99,15 @@ class Reuse:
     stored, problem = self._store.load(model.name)
     if problem:
       self.note(problem)
-    for name in list(stored.results if stored else ()):
-      reason = self._stale(stored, name, model, network)
-      if reason:
-        kept = self._store.set_aside(stored, name)
-        self.note(
-          f'{model.name}: the earlier result of {name} is not used and was '
-          f'moved to {kept}: {reason}.'
-        )
     if stored:
+      for name in list(stored.results):
+        reason = self._stale(stored, name, model, network)
+        if reason:
+          kept = self._store.set_aside(stored, name)
+          self.note(
+            f'{model.name}: the earlier result of {name} is not used and was '
+            f'moved to {kept}: {reason}.'
+          )
       model.results = stored.results
     if not self._rescore:
       self._adopt(model, network, subject, named)

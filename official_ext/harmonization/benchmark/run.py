@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import gc
 import os
-import re
 import time
 import traceback
 from typing import Any
@@ -19,132 +18,17 @@ import tensorflow as tf
 import tf_keras
 import tqdm
 
-from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import identity as identity_lib
 from official_ext.harmonization.benchmark import journal as journal_lib
+from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import reuse
 from official_ext.harmonization.benchmark import stored_results
-from official_ext.harmonization.benchmark.adapters import spec as spec_lib
 from official_ext.harmonization.evaluation import scores
 
 _FOLDER = 'models'
-_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9 ._+-]*')
-# The files in a model's folder that change with the model, and not when it is
-# only opened.
-_MODEL_FILES = (
-  'checkpoint',
-  'params.yaml',
-  'saved_model.pb',
-  'variables/variables.index',
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-  """A model to be measured.
-
-  Attributes:
-    name: in tables and file names.
-    spec: the SPEC of its adapter.
-    names: the target of the SPEC and the values of its options, some of which
-      are files or folders.
-  """
-
-  name: str
-  spec: str
-  names: Sequence[str]
-
-  def settings(self) -> dict[str, Any]:
-    """Returns the SPEC, and size and time of the files that it names."""
-    files = {}
-    for name in self.names:
-      files.update(_fingerprint(resources.working_path(name)))
-    return {'spec': self.spec, 'files': files}
-
-
-def _fingerprint(path: str) -> dict[str, list[int]]:
-  """Returns size in bytes and time in seconds of the files of a model."""
-  names = _MODEL_FILES if tf.io.gfile.isdir(path) else ('',)
-  stats = {}
-  for name in names:
-    file = os.path.join(path, name) if name else path
-    if tf.io.gfile.exists(file):
-      found = tf.io.gfile.stat(file)
-      stats[name or os.path.basename(file)] = [
-        found.length,
-        found.mtime_nsec // 10**9,
-      ]
-  return stats
-
-
-def parse_model(text: str) -> Model:
-  """Reads a SPEC.
-
-  Args:
-    text: the SPEC. Without the option `name`, the name of the model is the last
-      part of the target.
-
-  Returns:
-    The model.
-
-  Raises:
-    protocol.SettingsError: the text is not a SPEC, or the name is not valid in
-      file names.
-  """
-  try:
-    _, target, options = spec_lib.parse(text)
-  except ValueError as e:
-    raise protocol_lib.SettingsError(str(e)) from None
-  last = os.path.basename(target.rstrip('/'))
-  stem = re.sub(r'\.(keras|h5|hdf5)$', '', last)
-  name = options.get('name', stem)
-  if not _NAME.fullmatch(name):
-    raise protocol_lib.SettingsError(
-      f'{text}: the model would be called {name!r}; expected a letter or digit '
-      'followed by letters, digits, spaces and . _ + -. Set a name with '
-      "'KIND:TARGET?name=NAME'."
-    )
-  return Model(name, text, [target, *options.values()])
-
-
-def parse_models(texts: Sequence[str]) -> list[Model]:
-  """Reads SPECs.
-
-  Args:
-    texts: the SPECs.
-
-  Returns:
-    The models.
-
-  Raises:
-    protocol.SettingsError: there are no SPECs, one cannot be read, or two have
-      the same name.
-  """
-  if not texts:
-    raise protocol_lib.SettingsError(
-      'No model was given. Add --model=KIND:TARGET.'
-    )
-  by_name: dict[str, Model] = {}
-  for model in map(parse_model, texts):
-    # Some file systems do not distinguish upper and lower case.
-    other = by_name.setdefault(model.name.lower(), model)
-    if other is not model:
-      both = (
-        f'both be called {model.name!r}'
-        if other.name == model.name
-        else (
-          f'be called {other.name!r} and {model.name!r}, which some file '
-          'systems do not distinguish'
-        )
-      )
-      raise protocol_lib.SettingsError(
-        f'{other.spec} and {model.spec} would {both}; expected different '
-        "names. Set them with --model='KIND:TARGET?name=NAME'."
-      )
-  return list(by_name.values())
 
 
 class Benchmark:
@@ -181,7 +65,7 @@ class Benchmark:
 
   def run(
     self,
-    models: Sequence[Model],
+    models: Sequence[model_specs.Model],
     finish: Callable[[results.RunResults], Any] = lambda found: None,
   ) -> results.RunResults:
     """Measures what is missing, with progress bars.
@@ -225,7 +109,7 @@ class Benchmark:
       finish(found)
     return found
 
-  def _score(self, model: Model, claim, failures, named):
+  def _score(self, model: model_specs.Model, claim, failures, named):
     """Returns a model's results; None if it cannot be opened."""
     try:
       return self._open_and_run(model, claim, failures, named)
@@ -234,7 +118,7 @@ class Benchmark:
       tf_keras.backend.clear_session()
       gc.collect()
 
-  def _open_and_run(self, model: Model, claim, failures, named):
+  def _open_and_run(self, model: model_specs.Model, claim, failures, named):
     """Opens a model, whose memory is freed on return, and measures it."""
     failure = self._store.path(model.name, 'failure.txt')
     if tf.io.gfile.exists(failure):  # From an earlier run.
@@ -265,14 +149,14 @@ class Benchmark:
         shown[name] = stored.results[name]
     return dataclasses.replace(stored, results=shown)
 
-  def _open(self, model: Model):
+  def _open(self, model: model_specs.Model):
     adapter = self._build(model.spec)
     # The same name everywhere. An adapter's own name may not be unique, such as
     # that of a function of which two modules have one.
     adapter.name = model.name
     return adapter, identity_lib.network(adapter)
 
-  def _attempt(self, model: Model, stage: str, failures, function):
+  def _attempt(self, model: model_specs.Model, stage: str, failures, function):
     """Returns `function()`; on an error, adds a failure and returns None."""
     path = self._store.path(model.name, 'failure.txt')
     try:

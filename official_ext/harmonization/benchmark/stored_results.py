@@ -263,9 +263,8 @@ def _eight_bits(maps: np.ndarray) -> np.ndarray:
   maps = np.nan_to_num(maps.astype(np.float64), posinf=0.0, neginf=0.0)
   low = maps.min((1, 2), keepdims=True)
   span = maps.max((1, 2), keepdims=True) - low
-  return np.uint8(
-    np.round(255.0 * (maps - low) / np.where(span > 0, span, 1.0))
-  )
+  scaled = 255.0 * (maps - low) / np.where(span > 0, span, 1.0)
+  return np.round(scaled).astype(np.uint8)
 
 
 def _paths(result: results.StoredResult) -> dict[str, str]:

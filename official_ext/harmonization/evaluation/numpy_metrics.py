@@ -85,7 +85,7 @@ def _each(maps_a, maps_b, percentile, score, names) -> dict[str, np.ndarray]:
   return dict(zip(names, scores.T))
 
 
-def _share(part: float, whole: float) -> float:
+def _share(part: float | np.integer, whole: float) -> float:
   return part / whole if whole else _NAN
 
 

@@ -1,6 +1,7 @@
 """Draws panels: images next to human maps and model maps."""
 
 from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 from matplotlib import figure
 from matplotlib.backends import backend_agg
@@ -53,7 +54,7 @@ def _figure(images, maps, captions) -> figure.Figure:
 
 
 def draw(
-  path: str,
+  path: str | BinaryIO,
   images: np.ndarray,
   maps: Mapping[str, np.ndarray] | Sequence[tuple[str, np.ndarray]],
   captions: Sequence[str] | None = None,

@@ -18,6 +18,7 @@ import os
 from typing import Any
 
 import numpy as np
+from numpy import typing as npt
 import tensorflow as tf
 
 from official_ext.harmonization import files
@@ -44,7 +45,7 @@ def _defined(values) -> np.ndarray:
 
 
 def bootstrap_interval(
-  values: Sequence[float],
+  values: npt.ArrayLike,
   *,
   confidence: float = 0.95,
   resamples: int = 1000,
@@ -74,8 +75,8 @@ def bootstrap_interval(
     )
   if resamples < 1:
     raise ValueError(f'resamples is {resamples}; expected at least 1.')
-  values = _defined(values)
-  n = len(values)
+  defined = _defined(values)
+  n = len(defined)
   if n < 2:
     return math.nan, math.nan
   generator = np.random.default_rng(seed)
@@ -84,7 +85,7 @@ def bootstrap_interval(
   for start in range(0, resamples, rows):
     chunk = means[start : start + rows]
     sampled = generator.integers(n, size=(len(chunk), n))
-    np.mean(values[sampled], axis=1, out=chunk)
+    np.mean(defined[sampled], axis=1, out=chunk)
   tail = (1.0 - confidence) / 2.0
   low, high = np.quantile(means, (tail, 1.0 - tail))
   return float(low), float(high)
@@ -191,7 +192,7 @@ _NORMALIZED = ('normalized', 'normalized_low', 'normalized_high')
 
 def score(
   name: str,
-  values: Sequence[float],
+  values: npt.ArrayLike,
   *,
   preprocessing: str,
   ceiling: float | None = None,
@@ -226,7 +227,7 @@ def score(
     name=name,
     value=float(defined.mean()) if len(defined) else math.nan,
     n=len(defined),
-    n_undefined=len(values) - len(defined),
+    n_undefined=np.size(values) - len(defined),
     low=low,
     high=high,
     confidence=confidence,

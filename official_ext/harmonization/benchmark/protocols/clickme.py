@@ -41,7 +41,7 @@ _MAPS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ClickMeOptions:
   """Flags of ClickMe and Clicktionary."""
 
   clickme: str = cli.flag('', 'ClickMe records: paths or globs.')
@@ -108,7 +108,7 @@ class ClickMeProtocol(protocol.Protocol):
   name = 'clickme'
   label = 'ClickMe'
   title = 'ClickMe: where people look'
-  Options = Options
+  Options = ClickMeOptions
   score_words = {
     'top1': 'top-1',
     'spearman': 'rho',
@@ -148,7 +148,7 @@ class ClickMeProtocol(protocol.Protocol):
   @classmethod
   @typing_extensions.override
   def from_options(
-    cls, options: Options, run: protocol.RunOptions
+    cls, options: ClickMeOptions, run: protocol.RunOptions
   ) -> 'ClickMeProtocol':
     return cls._make(
       options,
@@ -169,6 +169,12 @@ class ClickMeProtocol(protocol.Protocol):
         "Set 0 if their labels are the model's classes, or -1 if they are "
         "Model Garden's 1..1000."
       )
+    if ceiling is not None and not 0 < ceiling <= 1:
+      raise protocol.SettingsError(
+        f'--{prefix}ceiling={ceiling} is not a rank correlation of people; '
+        'expected more than 0 and at most 1, such as 0.65753. Set 1 for raw '
+        'scores.'
+      )
     dataset = labelled_images.Dataset(
       input_path=labelled_images.working_paths(path),
       map_decoder=map_decoder,
@@ -181,12 +187,6 @@ class ClickMeProtocol(protocol.Protocol):
     )
     if ceiling is None:
       ceiling = _known_ceiling(dataset, run.output_dir)
-    if not 0 < ceiling <= 1:
-      raise protocol.SettingsError(
-        f'--{prefix}ceiling={ceiling} is not a rank correlation of people; '
-        'expected more than 0 and at most 1, such as 0.65753. Set 1 for raw '
-        'scores.'
-      )
     return cls(
       dataset,
       batch_size=run.batch_size,
@@ -198,7 +198,7 @@ class ClickMeProtocol(protocol.Protocol):
   @classmethod
   @typing_extensions.override
   def flags_without_effect(
-    cls, options: Options, measured: Container[str]
+    cls, options: ClickMeOptions, measured: Container[str]
   ) -> Iterator[tuple[str, Sequence[str]]]:
     formats = []
     if 'clickme' in measured:
@@ -386,7 +386,7 @@ class ClicktionaryProtocol(ClickMeProtocol):
   @classmethod
   @typing_extensions.override
   def from_options(
-    cls, options: Options, run: protocol.RunOptions
+    cls, options: ClickMeOptions, run: protocol.RunOptions
   ) -> 'ClicktionaryProtocol':
     offset = options.clicktionary_label_offset
     return cls._make(
@@ -401,7 +401,7 @@ class ClicktionaryProtocol(ClickMeProtocol):
   @classmethod
   @typing_extensions.override
   def flags_without_effect(
-    cls, options: Options, measured: Container[str]
+    cls, options: ClickMeOptions, measured: Container[str]
   ) -> Iterator[tuple[str, Sequence[str]]]:
     if cls.name not in measured:
       yield (

@@ -18,7 +18,7 @@ with epy.lazy_imports():
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ImageNetOptions:
   """Flags of the protocol."""
 
   imagenet: str = cli.flag(
@@ -41,7 +41,7 @@ class ImageNetProtocol(protocol.Protocol):
   name = 'imagenet'
   label = 'ImageNet'
   title = 'ImageNet: accuracy'
-  Options = Options
+  Options = ImageNetOptions
   score_words = {'top1': 'top-1'}
   headlines = ('top1',)
   accuracy_score = 'top1'
@@ -59,7 +59,7 @@ class ImageNetProtocol(protocol.Protocol):
   @classmethod
   @typing_extensions.override
   def from_options(
-    cls, options: Options, run: protocol.RunOptions
+    cls, options: ImageNetOptions, run: protocol.RunOptions
   ) -> 'ImageNetProtocol':
     dataset = labelled_images.Dataset(
       input_path=labelled_images.working_paths(options.imagenet),
@@ -74,7 +74,7 @@ class ImageNetProtocol(protocol.Protocol):
   @classmethod
   @typing_extensions.override
   def flags_without_effect(
-    cls, options: Options, measured: Container[str]
+    cls, options: ImageNetOptions, measured: Container[str]
   ) -> Iterator[tuple[str, Sequence[str]]]:
     if cls.name not in measured:
       yield 'without --imagenet', ('imagenet_label_offset',)

@@ -42,7 +42,7 @@ _FACTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class PsychophysicsOptions:
   """Flags of the protocol."""
 
   psychophysics: str = cli.flag(
@@ -75,7 +75,7 @@ class PsychophysicsProtocol(protocol.Protocol):
   name = 'psychophysics'
   label = 'Psychophysics'
   title = 'Psychophysics: how people decide'
-  Options = Options
+  Options = PsychophysicsOptions
   score_words = {
     'accuracy': 'accuracy',
     'threshold': 'threshold (% revealed)',
@@ -102,7 +102,7 @@ class PsychophysicsProtocol(protocol.Protocol):
   @classmethod
   @typing_extensions.override
   def from_options(
-    cls, options: Options, run: protocol.RunOptions
+    cls, options: PsychophysicsOptions, run: protocol.RunOptions
   ) -> 'PsychophysicsProtocol':
     try:
       animals = [int(number) for number in options.animal_classes]
@@ -123,7 +123,7 @@ class PsychophysicsProtocol(protocol.Protocol):
   @classmethod
   @typing_extensions.override
   def flags_without_effect(
-    cls, options: Options, measured: Container[str]
+    cls, options: PsychophysicsOptions, measured: Container[str]
   ) -> Iterator[tuple[str, Sequence[str]]]:
     if cls.name not in measured:
       yield (
@@ -303,18 +303,19 @@ def _scores_of_curve(
     made[_THRESHOLD] = _score(
       _THRESHOLD, curve.threshold, low=low, high=high, confidence=confidence
     )
-  if _has_d_prime(curve):
-    made[_D_PRIME] = _score(_D_PRIME, sum(curve.d_prime) / len(curve.d_prime))
+  values = curve.d_prime or ()
+  if not all(map(math.isnan, values)):
+    made[_D_PRIME] = _score(_D_PRIME, sum(values) / len(values))
   return made
-
-
-def _has_d_prime(curve) -> bool:
-  return any(not math.isnan(value) for value in curve.d_prime or ())
 
 
 def _sensitivities(observers) -> blocks.Table:
   """Returns d' at each level; without rows if no curve has it."""
-  shown = [(name, curve) for name, curve in observers if _has_d_prime(curve)]
+  shown = [
+    (name, curve)
+    for name, curve in observers
+    if not all(map(math.isnan, curve.d_prime or ()))
+  ]
   percents = {
     level: percent
     for _, curve in shown

@@ -95,11 +95,12 @@ def cell(model: results.ModelResults, column: Column) -> Cell:
 
 
 def _cell(score: scores.Score | None, column: Column) -> Cell:
-  if score is None or column.normalized and score.ceiling is None:
+  if score is None:
     return Cell(math.nan, math.nan, math.nan)
+  values = (score.value, score.low, score.high)
   if column.normalized:
-    return Cell(score.normalized, score.normalized_low, score.normalized_high)
-  return Cell(score.value, score.low, score.high)
+    values = (score.normalized, score.normalized_low, score.normalized_high)
+  return Cell(*(math.nan if value is None else value for value in values))
 
 
 def _people(models: Models, protocol: str) -> Mapping[str, scores.Score]:

@@ -89,7 +89,8 @@ def points(
   found = [
     Point(
       model.name,
-      *(leaderboard.cell(model, c) for c in chosen),
+      leaderboard.cell(model, chosen[0]),
+      leaderboard.cell(model, chosen[1]),
       model.name in harmonized,
     )
     for model in models
@@ -130,7 +131,9 @@ def draw(
   Returns:
     The figure.
   """
-  accuracy, alignment = axes_of(models)
+  chosen = axes_of(models)
+  assert chosen, 'no model has both scores'
+  accuracy, alignment = chosen
   found = points(models, twins)
   drawing, plot = figures.axes(theme)
   corners = hull([p for p in found if not p.is_twin])
@@ -230,7 +233,7 @@ def _names(drawing, plot, shown, theme):
       is_outside = box.x0 < frame.x0 or frame.x1 < box.x1
       overlaps = sum(box.overlaps(other) for other in taken)
       cost[offset] = (is_outside, overlaps, _nearest(box, dots) != number)
-    best = min(_OFFSETS, key=cost.get)
+    best = min(cost, key=lambda offset: cost[offset])
     taken.append(_name(plot, point, best, theme).get_window_extent())
 
 

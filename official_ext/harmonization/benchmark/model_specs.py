@@ -1,0 +1,133 @@
+"""The models that a command names by SPECs, and their names.
+
+(model,) = model_specs.parse_all(['keras:vgg.h5?name=VGG16'])
+model.name  # 'VGG16'
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+import re
+from typing import Any
+
+from etils import epy
+
+from official_ext.harmonization import resources
+from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark.adapters import spec as spec_lib
+
+with epy.lazy_imports():
+  import tensorflow as tf
+
+_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9 ._+-]*')
+# The files in a model's folder that change with the model, and not when it is
+# only opened.
+_MODEL_FILES = (
+  'checkpoint',
+  'params.yaml',
+  'saved_model.pb',
+  'variables/variables.index',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model to be measured.
+
+  Attributes:
+    name: in tables and file names.
+    spec: the SPEC of its adapter.
+    names: the target of the SPEC and the values of its options, some of which
+      are files or folders.
+  """
+
+  name: str
+  spec: str
+  names: Sequence[str]
+
+  def settings(self) -> dict[str, Any]:
+    """Returns the SPEC, and size and time of the files that it names."""
+    files = {}
+    for name in self.names:
+      files.update(_fingerprint(resources.working_path(name)))
+    return {'spec': self.spec, 'files': files}
+
+
+def _fingerprint(path: str) -> dict[str, list[int]]:
+  """Returns size in bytes and time in seconds of the files of a model."""
+  names = _MODEL_FILES if tf.io.gfile.isdir(path) else ('',)
+  stats = {}
+  for name in names:
+    file = os.path.join(path, name) if name else path
+    if tf.io.gfile.exists(file):
+      found = tf.io.gfile.stat(file)
+      stats[name or os.path.basename(file)] = [
+        found.length,
+        found.mtime_nsec // 10**9,
+      ]
+  return stats
+
+
+def parse(text: str) -> Model:
+  """Reads a SPEC.
+
+  Args:
+    text: the SPEC. Without the option `name`, the name of the model is the last
+      part of the target.
+
+  Returns:
+    The model.
+
+  Raises:
+    protocol.SettingsError: the text is not a SPEC, or the name is not valid in
+      file names.
+  """
+  try:
+    _, target, options = spec_lib.parse(text)
+  except ValueError as e:
+    raise protocol.SettingsError(str(e)) from None
+  last = os.path.basename(target.rstrip('/'))
+  stem = re.sub(r'\.(keras|h5|hdf5)$', '', last)
+  name = options.get('name', stem)
+  if not _NAME.fullmatch(name):
+    raise protocol.SettingsError(
+      f'{text}: the model would be called {name!r}; expected a letter or digit '
+      'followed by letters, digits, spaces and . _ + -. Set a name with '
+      "'KIND:TARGET?name=NAME'."
+    )
+  return Model(name, text, [target, *options.values()])
+
+
+def parse_all(texts: Sequence[str]) -> list[Model]:
+  """Reads SPECs.
+
+  Args:
+    texts: the SPECs.
+
+  Returns:
+    The models.
+
+  Raises:
+    protocol.SettingsError: there are no SPECs, one cannot be read, or two have
+      the same name.
+  """
+  if not texts:
+    raise protocol.SettingsError('No model was given. Add --model=KIND:TARGET.')
+  by_name: dict[str, Model] = {}
+  for model in map(parse, texts):
+    # Some file systems do not distinguish upper and lower case.
+    other = by_name.setdefault(model.name.lower(), model)
+    if other is not model:
+      both = (
+        f'both be called {model.name!r}'
+        if other.name == model.name
+        else (
+          f'be called {other.name!r} and {model.name!r}, which some file '
+          'systems do not distinguish'
+        )
+      )
+      raise protocol.SettingsError(
+        f'{other.spec} and {model.spec} would {both}; expected different '
+        "names. Set them with --model='KIND:TARGET?name=NAME'."
+      )
+  return list(by_name.values())
