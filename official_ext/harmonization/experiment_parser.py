@@ -1,14 +1,13 @@
 """Resolves an experiment: code, gin, --config_file, --params_override.
 
-Later wins. What a user wrote and a later layer replaced is reported, and what
-is not a field is refused.
+A later layer overrides an earlier one. Overridden bindings are reported, and
+unknown fields are refused.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import functools
-import inspect
 import re
 from typing import Any
 
@@ -29,7 +28,7 @@ from official_ext.harmonization.configs import (
 )
 from official_ext.harmonization.configs import yaml_settings
 
-# What gin says of an argument that `harmonize` does not take.
+# gin's message about an unknown argument; the exception has no fields.
 _UNKNOWN_ARGUMENT = re.compile(
   r"'harmonize' doesn't have a parameter named '(\w+)'"
 )
@@ -53,13 +52,14 @@ def get_experiment(name: str) -> cfg.ExperimentConfig:
   """Looks up an experiment.
 
   Args:
-    name: of --experiment.
+    name: as in --experiment.
 
   Returns:
-    What its code says, and gin where it is one of ours.
+    The experiment as its code defines it. A `harmonized_*` experiment also has
+    gin's settings.
 
   Raises:
-    ValueError: it is not registered; the message lists those that are.
+    ValueError: the name is not registered; the message lists the known names.
   """
   if name not in exp_factory._REGISTERED_CONFIGS:
     known = experiment_names()
@@ -72,63 +72,60 @@ def get_experiment(name: str) -> cfg.ExperimentConfig:
 
 
 def parse_gin(gin_files: Sequence[str], bindings: Sequence[str]):
-  """Parses gin, and reports bindings of `harmonize` that later ones replace.
+  """Parses gin, and reports bindings that a later file or flag replaces.
 
   Args:
     gin_files: paths, or names of files that ship with the project.
-    bindings: of --gin_params.
+    bindings: values of --gin_params.
 
   Raises:
-    ValueError: something cannot be parsed; the message says where.
+    ValueError: a file or binding cannot be parsed; the message names it.
   """
-  sources = [
+  inputs = [
     (
       f'--gin_file={name}',
       functools.partial(gin.parse_config_file, resources.find(name, 'gin')),
     )
     for name in gin_files
   ]
-  sources += [
+  inputs += [
     (f'--gin_params={text}', functools.partial(gin.parse_config, text))
     for text in bindings
   ]
   origins = {}
-  for source, parse in sources:
+  for origin, parse in inputs:
     try:
       parse()
     except SyntaxError as e:
       raise ValueError(
-        f'{source} cannot be parsed: {" ".join(str(e).split())}. Write '
-        'harmonize.FIELD = VALUE, one to a line, with text in quotes '
-        '("harmonize.saliency = \'abs_max\'") and True or False with a '
-        'capital.'
+        f'{origin}: cannot be parsed ({" ".join(str(e).split())}); expected '
+        'harmonize.FIELD = VALUE, one per line. Put text in quotes '
+        '("harmonize.saliency = \'abs_max\'") and capitalize True and False.'
       ) from None
     except ValueError as e:
       unknown = _UNKNOWN_ARGUMENT.search(str(e))
       if not unknown:
         raise
-      parameters = inspect.signature(exp_cfg.harmonize).parameters.values()
-      known = sorted(p.name for p in parameters if p.default is None)
+      known = sorted(exp_cfg.SETTINGS)
       near = difflib.get_close_matches(unknown[1], known, 1)
       raise ValueError(
-        f'{source}: harmonize.{unknown[1]} is not an argument; expected one '
+        f'{origin}: harmonize.{unknown[1]} is not an argument; expected one '
         f'of {", ".join(known)}.'
-        + f' Did you mean harmonize.{"".join(near)}?'
-        * bool(near)
+        + ''.join(f' Did you mean harmonize.{n}?' for n in near)
       ) from None
     for name, value in exp_cfg.bindings().items():
       before = origins.get(name)
       if before and repr(before[1]) != repr(value):
         logging.warning(
-          '%s binds harmonize.%s to %r, which %s replaces by %r.',
+          '%s binds harmonize.%s to %r; %s replaces it with %r.',
           before[0],
           name,
           before[1],
-          source,
+          origin,
           value,
         )
       if not before or repr(before[1]) != repr(value):
-        origins[name] = (source, value)
+        origins[name] = (origin, value)
   gin.finalize()
 
 
@@ -138,19 +135,19 @@ def check_fields(
   where: str,
   section: str = '',
 ):
-  """Checks that settings name fields that there are.
+  """Checks that all settings are fields of a configuration.
 
   Args:
-    config: that they are for.
-    settings: fields to values or, below a section, to such a mapping again.
-    where: they were read, for messages.
+    config: the configuration to set.
+    settings: maps fields to values, and sections to mappings of the same kind.
+    where: file or flag of the settings, for messages.
     section: dotted name of `config` in the experiment.
 
   Raises:
-    ValueError: there is no such field; the message names one that is like it.
+    ValueError: a field is unknown; the message suggests the nearest one.
   """
   known = [f.name for f in dataclasses.fields(config)]
-  if not known:  # A section of the user's own names, such as a mixture's.
+  if not known:  # The user chooses the names, as for a mixture of datasets.
     return
   for key, value in settings.items():
     path = f'{section}.{key}' if section else key
@@ -176,21 +173,20 @@ def override(
   """Sets the fields of a configuration.
 
   Args:
-    config: that is changed.
-    settings: fields to values, as `check_fields` takes them.
-    where: they were read, for messages.
+    config: changed in place.
+    settings: as for `check_fields`.
+    where: file or flag of the settings, for messages.
 
   Raises:
-    ValueError: there is no such field, or it cannot hold the value.
+    ValueError: a field is unknown or cannot hold its value.
   """
   check_fields(config, settings, where)
   try:
     config.override(dict(settings), is_strict=True)
   except (AttributeError, KeyError, TypeError, ValueError) as e:
     raise ValueError(
-      f'{where} has a value that no field can hold: '
-      f'{" ".join(str(e).split())}. Give a number, text, or a '
-      'list of one kind.'
+      f'{where}: a value has the wrong type ({" ".join(str(e).split())}); '
+      'expected a number, text, or a list whose elements have one type.'
     ) from None
 
 
@@ -199,7 +195,7 @@ def _get(config: cfg.ExperimentConfig, path: str) -> Any:
 
 
 class ExperimentParser(train_utils.ExperimentParser):
-  """Resolves an experiment that has its harmonization option.
+  """Resolves an experiment that can be harmonized.
 
   Attributes:
     code: the experiment before files and flags change it.
@@ -209,8 +205,8 @@ class ExperimentParser(train_utils.ExperimentParser):
     """Initializes the parser.
 
     Args:
-      flags_obj: flags as Model Garden's `ExperimentParser` reads them; gin has
-        been parsed.
+      flags_obj: flags as Model Garden's `ExperimentParser` reads them. gin must
+        have been parsed.
     """
     super().__init__(flags_obj)
     self.code: cfg.ExperimentConfig | None = None
@@ -219,12 +215,16 @@ class ExperimentParser(train_utils.ExperimentParser):
 
   def base_experiment(self) -> cfg.ExperimentConfig:
     """Returns the experiment with gin's bindings applied."""
-    params = exp_cfg.harmonize(get_experiment(self._flags_obj.experiment))
+    params = get_experiment(self._flags_obj.experiment)
+    if type(params.task) is not exp_cfg.HarmonizedImageClassificationTask:
+      # The registered harmonized experiments apply gin themselves, so that they
+      # also work under Model Garden's own driver.
+      params = exp_cfg.harmonize(params)
     self.code = params.replace()
     self._bound = {
       path: _get(params, path)
       for name in exp_cfg.bindings()
-      for path in exp_cfg.BOUND[name]
+      for path in exp_cfg.SETTINGS[name]
     }
     return params
 
@@ -240,17 +240,17 @@ class ExperimentParser(train_utils.ExperimentParser):
     )
 
   def parse_config_file(self, params):
-    """Applies the files of --config_file, one after the other."""
+    """Applies the files of --config_file in order."""
     for path in self._flags_obj.config_file or []:
       self._apply(params, yaml_settings.read(path), path)
     return params
 
   def parse_runtime(self, params):
-    """Applies --tpu where it is given; a file's address stays otherwise."""
+    """Applies --tpu if it is given; otherwise keeps the files' address."""
     return super().parse_runtime(params) if self._flags_obj.tpu else params
 
   def parse_params_override(self, params):
-    """Applies --params_override: fields and values, or a file of them."""
+    """Applies --params_override, which holds settings or names their file."""
     text = self._flags_obj.params_override
     if text and (
       text.endswith(('.yaml', '.yml', '.json'))
@@ -262,7 +262,7 @@ class ExperimentParser(train_utils.ExperimentParser):
     return params
 
   def report_replaced(self, params: cfg.ExperimentConfig):
-    """Names the bindings of `harmonize` whose value is not the final one.
+    """Logs the bindings of `harmonize` that do not have their bound value.
 
     Args:
       params: the final experiment.
@@ -270,17 +270,18 @@ class ExperimentParser(train_utils.ExperimentParser):
     for name, bound in exp_cfg.bindings().items():
       if bound is None:
         logging.warning(
-          'gin binds harmonize.%s to None, which has no effect: the '
-          "experiment's own %r stays.",
+          'gin binds harmonize.%s to None, which has no effect: it keeps the '
+          "experiment's value %r.",
           name,
-          _get(params, exp_cfg.BOUND[name][0]),
+          _get(params, exp_cfg.SETTINGS[name][0]),
         )
-      for path in exp_cfg.BOUND[name]:
+      for path in exp_cfg.SETTINGS[name]:
         found = _get(params, path)
         if bound is not None and found != self._bound[path]:
           logging.warning(
             'gin binds harmonize.%s to %r, but %s is %r: %s replaces it. '
-            'Later wins: code, gin, --config_file, --params_override.',
+            'Later layers override earlier ones: code, gin, --config_file, '
+            '--params_override.',
             name,
             self._bound[path],
             path,
@@ -290,7 +291,7 @@ class ExperimentParser(train_utils.ExperimentParser):
 
 
 def _reaches(config: cfg.ExperimentConfig, path: str) -> bool:
-  """Whether a field is still there: a file may replace its whole section."""
+  """Whether a field still exists: a file may replace a whole section."""
   for name in path.split('.'):
     if not isinstance(config, hyperparams.Config) or name not in config:
       return False
@@ -299,7 +300,7 @@ def _reaches(config: cfg.ExperimentConfig, path: str) -> bool:
 
 
 class _LenientParser(ExperimentParser):
-  """Leaves experiments that cannot be harmonized as they are."""
+  """Leaves experiments that cannot be harmonized unchanged."""
 
   def base_experiment(self):
     experiment = get_experiment(self._flags_obj.experiment)
@@ -316,10 +317,11 @@ def resolve(flags_obj) -> tuple[ExperimentParser, cfg.ExperimentConfig]:
     flags_obj: has `experiment`, `config_file` and `params_override`.
 
   Returns:
-    The parser and the locked experiment, of any task that Model Garden knows.
+    The parser and the locked experiment, whose task may be any of Model
+    Garden's.
 
   Raises:
-    ValueError: an experiment, a file or a field is not known.
+    ValueError: the experiment, a file or a field is unknown.
   """
   parser = _LenientParser(
     train_utils.ParseConfigOptions(

@@ -47,62 +47,62 @@ class ExperimentChecksTest(_Case):
     ('task.mapped_data.mixup_and_cutmix.mixup_alfa=1', 'mixup_alfa'),
     ('trainer.optimizer_config.optimizer.sgd.momentun=1', 'momentun'),
     # Another type, or a value in the place of a section.
-    ('task.harmonization.weight=ten', "weight is 'ten': .* finite number"),
-    ('task.harmonization.weight=.nan', 'weight is nan: .* finite number'),
-    ('task.harmonization.weight=.inf', 'weight is inf: .* finite number'),
-    ('task.harmonization.levels=2.5', r'levels is 2.5: .* whole number'),
-    ('task.harmonization.enabled=maybe', "enabled is 'maybe': .* true or"),
-    ('task.harmonization.ceiling=true', 'ceiling is True: .* finite number'),
-    ('task.harmonization=5', 'task.harmonization is 5: .*fields of its own'),
-    ('task=5', 'experiment.task is 5: .*fields of its own'),
-    ('trainer.train_steps=1e5', 'train_steps is 100000.0: .*not 1e5'),
+    ('task.harmonization.weight=ten', "weight is 'ten'; .* finite number"),
+    ('task.harmonization.weight=.nan', 'weight is nan; .* finite number'),
+    ('task.harmonization.weight=.inf', 'weight is inf; .* finite number'),
+    ('task.harmonization.levels=2.5', r'levels is 2.5; .* whole number'),
+    ('task.harmonization.enabled=maybe', "enabled is 'maybe'; .* true or"),
+    ('task.harmonization.ceiling=true', 'ceiling is True; .* finite number'),
+    ('task.harmonization=5', 'task.harmonization is 5; .*section'),
+    ('task=5', 'experiment.task is 5; .*section'),
+    ('trainer.train_steps=1e5', 'train_steps is 100000.0; .*not 1e5'),
     ('task.train_data.global_batch_size=many', "batch_size is 'many'"),
     # Something to choose.
     (
       'trainer.optimizer_config.optimizer.type=sdg',
-      "optimizer.type is 'sdg': choose one of .*'sgd'",
+      "optimizer.type is 'sdg'; expected one of .*'sgd'",
     ),
     (
       'task.model.backbone.type=resnett',
-      "task.model.backbone.type is 'resnett': choose one of .*'resnet'",
+      "task.model.backbone.type is 'resnett'; expected one of .*'resnet'",
     ),
     (
       'runtime.mixed_precision_dtype=mixed_float16',
-      "mixed_precision_dtype is 'mixed_float16': choose one of .*'float16'",
+      "mixed_precision_dtype is 'mixed_float16'; expected one of .*'float16'",
     ),
     (
       'trainer.best_checkpoint_metric_comp=max',
-      "best_checkpoint_metric_comp is 'max': choose one of .*'higher'",
+      "best_checkpoint_metric_comp is 'max'; expected one of .*'higher'",
     ),
     # Two that do not go together.
     (
       'runtime.mixed_precision_dtype=float16,'
       'trainer.optimizer_config.ema.average_decay=0.9',
-      'trainer.optimizer_config.ema .*float16: use bfloat16 or float32',
+      'trainer.optimizer_config.ema .*float16.*bfloat16',
     ),
     (
       'task.harmonization.warmup_steps=101,trainer.train_steps=100',
-      'task.harmonization.warmup_steps is 101: .* after 100 steps',
+      'task.harmonization.warmup_steps is 101; .*train_steps .100.',
     ),
-    ('trainer.validation_steps=7', 'validation_steps is 7: set it to -1'),
+    ('trainer.validation_steps=7', 'validation_steps is 7; expected -1'),
     (
       'trainer.best_checkpoint_export_subdir=best',
-      "best_checkpoint_eval_metric is '': .* needs both",
+      "best_checkpoint_eval_metric is ''; .* both",
     ),
     (
       'trainer.best_checkpoint_eval_metric=alignment',
-      "best_checkpoint_export_subdir is '': .* needs both",
+      "best_checkpoint_export_subdir is ''; .* both",
     ),
     (
       'trainer.best_checkpoint_export_subdir=best,'
       'trainer.best_checkpoint_eval_metric=alignmnt,'
       'task.mapped_validation_data.input_path=a',
-      "eval_metric is 'alignmnt': .*choose one of .*'alignment_spearman_low'",
+      "eval_metric is 'alignmnt'; .*'alignment_spearman_low'",
     ),
     # How it is written: nothing is taken for something else.
     ('trainer.train_steps=1,trainer.train_steps=2', 'train_steps.*twice'),
-    ('task.harmonization.weight', "cannot be read from 'task.harm.*FIELD="),
-    ('trainer.train_steps=1,,', "cannot be read from ',' on"),
+    ('task.harmonization.weight', "'task.harm.*FIELD="),
+    ('trainer.train_steps=1,,', "parsed from ','"),
     ('task.model.input_size=[32,32', r'--params_override=task.model.input'),
     (
       '{task: {harmonization: {weight: 2020-01-01}}}',
@@ -113,21 +113,21 @@ class ExperimentChecksTest(_Case):
     # Lists, and what is not there.
     (
       'task.mapped_data.crop_area_range=3',
-      'crop_area_range is 3: .* list of 2 finite numbers',
+      'crop_area_range is 3; .* list of 2 finite numbers',
     ),
-    ('task.mapped_data.crop_area_range=[.1]', r'is \[0.1\]: .* list of 2'),
+    ('task.mapped_data.crop_area_range=[.1]', r'is \[0.1\]; .* list of 2'),
     ('task.mapped_data.crop_area_range=null', 'crop_area_range is None'),
-    ('task.model.input_size=32', 'input_size is 32: .* whole numbers'),
-    ('task.mapped_data.input_path=5', 'input_path is 5: .* strings, or text'),
-    ('trainer.steps_per_loop=null', 'steps_per_loop is None: .* whole'),
-    ('task.losses=null', 'task.losses is None: .*fields of its own'),
+    ('task.model.input_size=32', 'input_size is 32; .* whole numbers'),
+    ('task.mapped_data.input_path=5', 'input_path is 5; .* strings, or text'),
+    ('trainer.steps_per_loop=null', 'steps_per_loop is None; .* whole'),
+    ('task.losses=null', 'task.losses is None; .*section'),
     # Numbers that nothing works with.
-    ('trainer.steps_per_loop=0', 'steps_per_loop is 0: .* 1 or more'),
-    ('trainer.max_to_keep=0', 'max_to_keep is 0: .* 1 or more'),
+    ('trainer.steps_per_loop=0', 'steps_per_loop is 0; .* 1 or more'),
+    ('trainer.max_to_keep=0', 'max_to_keep is 0; .* 1 or more'),
     ('trainer.train_steps=-1', 'train_steps is -1'),
     (
       'trainer.summary_interval=3,trainer.steps_per_loop=2',
-      r'summary_interval is 3: .* multiple of trainer.steps_per_loop \(2\)',
+      r'summary_interval is 3; .* multiple of trainer.steps_per_loop \(2\)',
     ),
     (
       'task.mapped_data.shuffle_buffer_size=0,task.mapped_data.input_path=a',
@@ -143,34 +143,34 @@ class ExperimentChecksTest(_Case):
     ),
     (
       'trainer.optimizer_config.learning_rate.type=cosine',
-      'cosine.initial_learning_rate is None: .* needs it',
+      'cosine.initial_learning_rate is None; .* needs it',
     ),
     # Devices, by name.
     (
       'runtime.distribution_strategy=mirrord',
-      "distribution_strategy is 'mirrord': choose one of .*'mirrored'",
+      "distribution_strategy is 'mirrord'; expected one of .*'mirrored'",
     ),
-    ('runtime.distribution_strategy=off', 'is False: .*in quotes if it is'),
+    ('runtime.distribution_strategy=off', 'is False; .*quote'),
     ('runtime.num_gpus=-1', 'num_gpus is -1'),
     (
       'runtime.num_gpus=2,runtime.distribution_strategy=one_device',
-      'num_gpus is 2: .*one_device',
+      'num_gpus is 2; .*one_device',
     ),
-    ('runtime.all_reduce_alg=ring', "all_reduce_alg is 'ring': .*'nccl'"),
-    ('runtime.loss_scale=big', "loss_scale is 'big': give 'dynamic'"),
+    ('runtime.all_reduce_alg=ring', "all_reduce_alg is 'ring'; .*'nccl'"),
+    ('runtime.loss_scale=big', "loss_scale is 'big'; expected 'dynamic'"),
     # Thresholds are for probabilities.
     (
       'task.evaluation.precision_and_recall_thresholds=[.3]',
-      r'thresholds is \[0.3\]: .*set task.model.output_softmax to True',
+      r'thresholds is \[0.3\]; .*task.model.output_softmax to True',
     ),
     (
       'task.evaluation.precision_and_recall_thresholds=[3],'
       'task.model.output_softmax=true',
-      r'thresholds is \[3\]: .*0 to 1',
+      r'thresholds is \[3\]; .*0 to 1',
     ),
     (
       'task.evaluation.report_per_class_precision_and_recall=true',
-      'no effect without task.evaluation.precision_and_recall_thresholds',
+      'is True; .*task.evaluation.precision_and_recall_thresholds',
     ),
     # Accuracy needs images to take it on.
     (
@@ -178,8 +178,7 @@ class ExperimentChecksTest(_Case):
       'trainer.best_checkpoint_eval_metric=accuracy,'
       'task.validation_data.input_path=,'
       'task.mapped_validation_data.input_path=a',
-      "eval_metric is 'accuracy': evaluation with these sources .*"
-      "'clickme_accuracy'",
+      "eval_metric is 'accuracy'; .*'clickme_accuracy'",
     ),
   )
   def test_stops(self, override, message):
@@ -207,7 +206,7 @@ class ExperimentChecksTest(_Case):
     )
     _parse('resnet_imagenet', params_override=best + 'accuracy')
     _parse('resnet_imagenet', params_override=best + 'validation_loss')
-    with self.assertRaisesRegex(ValueError, "metric is 'alignment': "):
+    with self.assertRaisesRegex(ValueError, "metric is 'alignment'; "):
       _parse('resnet_imagenet', params_override=best + 'alignment')
 
   def test_an_experiment_that_is_not_known(self):
@@ -240,10 +239,10 @@ class ExperimentChecksTest(_Case):
     self.assertEqual(_parse(config_file=[path]).runtime.tpu, 'local')
 
   @parameterized.parameters(
-    ('', 'params.yaml is empty; expected fields'),
-    ('- 1', r'params.yaml is \[1\]; expected fields'),
-    ('task: {}\ntask: {}', "params.yaml .*line 2, .*'task' is given twice"),
-    ('a: [1', 'params.yaml cannot be read as YAML: line 1'),
+    ('', 'params.yaml: .*empty'),
+    ('- 1', r'params.yaml: .*\[1\]'),
+    ('task: {}\ntask: {}', "params.yaml: line 2, .*'task' is given twice"),
+    ('a: [1', 'params.yaml: line 1'),
     ('? [a]\n: 1', 'is not a name'),
     ('task: !!binary aGk=', 'task is a byt'),
     ('tsak: {}', 'tsak'),
@@ -261,7 +260,7 @@ class GinChecksTest(_Case):
   @parameterized.parameters(
     ('scope/harmonize.weight = 3.', 'gin binds scope/harmonize.weight'),
     ('harmonize.config = 3', 'gin binds harmonize.config'),
-    ('weight = 3.', 'gin binds weight, which .*harmonize.weight'),
+    ('weight = 3.', 'gin binds weight, .*harmonize.weight'),
     ('my.weight = 3.', 'No configurable matching'),
     ('harmonize.wieght = 3.', 'wieght'),
     ("harmonize.weight = 'ten'", "task.harmonization.weight is 'ten'"),
@@ -327,7 +326,7 @@ class ReplacedBindingsTest(_Case):
     self.assertRegex(
       ' '.join(found),
       '--gin_params=harmonize.weight = 4 binds '
-      'harmonize.weight to 4, which .* replaces by 2',
+      'harmonize.weight to 4; --gin_params=harmonize.weight = 2 .* with 2',
     )
     gin.clear_config()
     self.assertRegex(
@@ -355,7 +354,7 @@ class ReplacedBindingsTest(_Case):
   def test_gin_that_cannot_be_parsed(self, binding):
     with self.assertRaisesRegex(
       ValueError,
-      rf'--gin_params={re.escape(binding)} cannot be parsed.*'
+      rf'--gin_params={re.escape(binding)}: .*'
       'text in quotes',
     ):
       experiment_parser.parse_gin([], [binding])
@@ -392,8 +391,8 @@ class TrustTest(_Case):
     self.assertFalse(os.path.exists(marker))
 
   @parameterized.parameters(
-    ('', 'params.yaml is empty'),
-    ('task: {', 'cannot be read as YAML'),
+    ('', 'params.yaml.*empty'),
+    ('task: {', 'expected YAML'),
     ('task: 5', 'params.yaml is not the configuration of an image'),
     ('task: {modle: {}}', 'modle'),
   )
@@ -404,7 +403,7 @@ class TrustTest(_Case):
 
   def test_of_a_runs_folder(self):
     _, marker = self._evil()
-    with self.assertRaisesRegex(ValueError, 'params.yaml .*apply:os.mkdir'):
+    with self.assertRaisesRegex(ValueError, 'params.yaml: .*apply:os.mkdir'):
       runs.load_config(self.folder)
     self.assertFalse(os.path.exists(marker))
 

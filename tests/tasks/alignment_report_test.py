@@ -9,10 +9,10 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
 
-from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
 )
+from official_ext.harmonization.configs import task_checks
 from official_ext.harmonization.data import download_clickme
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.evaluation import panels
@@ -262,7 +262,7 @@ class ReportTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError, f'task.alignment_report.{field} is .*{sentence}'
     ):
-      checks.check(self.config)
+      task_checks.check(self.config)
 
 
 if __name__ == '__main__':

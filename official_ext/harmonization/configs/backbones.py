@@ -1,4 +1,4 @@
-"""Backbones that the host's factory does not have."""
+"""Configuration of backbones that Model Garden's factory does not have."""
 
 import dataclasses
 
@@ -11,11 +11,11 @@ class KerasApplication(hyperparams.Config):
   """A network of `tf_keras.applications`; see `modeling.keras_application`.
 
   Attributes:
-    name: that of the network there: 'VGG16', 'ResNet50V2', 'EfficientNetB0',
-      'ConvNeXtTiny', ...
-    weights: what training starts from: '' for random weights, 'imagenet' for
-      those that Keras downloads, or an .h5 file of the whole network's weights.
-      With 1000 classes the classification layer starts from them too.
+    name: name in `tf_keras.applications`, such as 'VGG16', 'ResNet50V2',
+      'EfficientNetB0' or 'ConvNeXtTiny'.
+    weights: initial weights: '' for random weights, 'imagenet' for those that
+      Keras downloads, or an .h5 file of the whole network's weights. With 1000
+      classes the classification layer is initialized from them too.
   """
 
   name: str = 'ResNet50V2'
@@ -34,11 +34,11 @@ def _small_vit() -> backbones.VisionTransformer:
 
 @dataclasses.dataclass
 class Backbone(backbones.Backbone):
-  """The host's choice of backbones, and ours.
+  """Model Garden's choice of backbones, and those of this project.
 
   Attributes:
     keras_application: a network of `tf_keras.applications`.
-    custom_vit: the host's Vision Transformer, of any size.
+    custom_vit: Model Garden's Vision Transformer in any size.
   """
 
   keras_application: KerasApplication = dataclasses.field(

@@ -1,9 +1,9 @@
-"""Which settings change what is trained, and which may change on the way.
+"""Which settings affect training, and which may change when a run resumes.
 
-A run restarted in its folder resumes from its checkpoint. Scores of
-that network must not be reported under other settings, so each field of an
-experiment is decided by one rule below. A field that no rule names, such as one
-of a later release, counts as one that changes what is trained.
+A run that is restarted in its folder resumes from its checkpoint. Scores of
+that network must not be reported under other settings, so one rule below
+decides for each field whether it affects training. A field without a rule, such
+as one that a later release adds, counts as affecting training.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from official_ext.harmonization import files
 
 _TRAINING_SOURCES = ('task.train_data', 'task.mapped_data')
 
-# Sections to their fields. A field stands for everything below it.
+# Maps sections to their fields. A field includes everything below it.
 _TRAINED = {
   ('runtime',): ('loss_scale', 'mixed_precision_dtype'),
   ('task',): (
@@ -94,7 +94,7 @@ _TRAINED = {
   ('trainer',): ('optimizer_config',),
 }
 _NOT_TRAINED = {
-  # Devices, and how work is divided among them.
+  # Devices, and how the work is divided among them.
   ('runtime',): (
     'all_reduce_alg',
     'batchnorm_spatial_persistent',
@@ -128,8 +128,8 @@ _NOT_TRAINED = {
   ),
   ('task.harmonization',): ('ceiling',),
   ('task.model',): ('output_softmax',),
-  # Where records are, and how fast they come. Files may have moved; a record
-  # that cannot be used may have to be skipped from here on.
+  # Where records are, and how fast they are read. Files may have moved, and a
+  # bad record may have to be skipped.
   _TRAINING_SOURCES: (
     'apply_tf_data_service_before_batching',
     'autotune_algorithm',
@@ -149,7 +149,7 @@ _NOT_TRAINED = {
     'tfds_data_dir',
     'trainer_id',
   ),
-  # How long, how often and what of it is kept.
+  # Length of training, intervals, and which checkpoints are kept.
   ('trainer',): (
     'allow_tpu_summary',
     'best_checkpoint_eval_metric',
@@ -177,11 +177,11 @@ _NOT_TRAINED = {
 
 
 class Changes(NamedTuple):
-  """Settings that differ, by dotted name: the old and the new value.
+  """Settings that differ: dotted names to (old value, new value).
 
   Attributes:
-    trained: those that change what is trained.
-    others: the rest.
+    trained: settings that affect training.
+    others: all other settings.
   """
 
   trained: dict[str, tuple[Any, Any]]
@@ -189,13 +189,13 @@ class Changes(NamedTuple):
 
 
 def rules(field: str) -> list[bool]:
-  """Finds the rules that decide about a field; there should be one.
+  """Finds the rules for a field, of which there should be exactly one.
 
   Args:
     field: a dotted name, such as 'task.model.backbone.resnet.model_id'.
 
   Returns:
-    For each rule, whether the field changes what is trained.
+    For each rule, whether the field affects training.
   """
   found = []
   for table, trained in ((_TRAINED, True), (_NOT_TRAINED, False)):
@@ -212,7 +212,7 @@ def rules(field: str) -> list[bool]:
 def _like(
   default: hyperparams.Config, config: hyperparams.Config
 ) -> hyperparams.Config:
-  """Gives the sections of a default configuration the types of another's."""
+  """Gives the sections of a default configuration the types of `config`'s."""
   for field in dataclasses.fields(config):
     value, found = (getattr(c, field.name) for c in (config, default))
     if isinstance(value, hyperparams.Config) and isinstance(
@@ -225,18 +225,17 @@ def _like(
 
 
 def compare(old: Mapping[str, Any], new: cfg.ExperimentConfig) -> Changes:
-  """Compares the settings of a run with those of a run that is to continue it.
+  """Compares a run's settings with those of an experiment that resumes it.
 
   Args:
-    old: as its params.yaml has them. A field that is missing there has its
-      default.
+    old: settings from the run's params.yaml. Missing fields have their default.
     new: the final experiment.
 
   Returns:
-    What differs.
+    The settings that differ.
 
   Raises:
-    ValueError: `old` is not an experiment.
+    ValueError: `old` are not the settings of an experiment.
   """
   completed = _like(
     cfg.ExperimentConfig(

@@ -1,4 +1,8 @@
-"""Checks of a whole experiment: task, trainer and runtime together, and gin."""
+"""Checks of a whole experiment: task, trainer, runtime and gin.
+
+`python -m official_ext.harmonization.configs.experiment_checks` prints the
+tables of checks as Markdown, for docs/checks.md.
+"""
 
 from collections.abc import Iterable
 import re
@@ -8,20 +12,24 @@ from official.core import config_definitions as cfg
 import gin
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import field_types
+from official_ext.harmonization.configs import (
+  harmonized_image_classification as exp_cfg,
+)
+from official_ext.harmonization.configs import task_checks
 
 _PRECISIONS = (None, '', 'float32', 'float16', 'bfloat16')
 _COMPARISONS = ('higher', 'lower')
-# What Model Garden can start, and which sums over replicas each can take.
+# The strategies that Model Garden can start, and the all-reduce algorithms that
+# each of them accepts.
 _ONE_DEVICE = ('off', 'one_device')
 _ALL_REDUCE = {
   'mirrored': (None, '', 'nccl', 'hierarchical_copy'),
   'multi_worker_mirrored': (None, '', 'nccl', 'ring'),
 }
 _STRATEGIES = (*_ONE_DEVICE, *_ALL_REDUCE, 'parameter_server', 'tpu')
-# Of a schedule's fields that are None by default, those that may stay so.
-_MAY_LACK = ('staircase',)
-# Fields of the trainer and the least that they may be.
-_LEAST = {
+# Fields of schedules whose default is None and that may keep it.
+_OPTIONAL = ('staircase',)
+_LEAST_OF_TRAINER = {
   'checkpoint_interval': 1,
   'continuous_eval_timeout': 0,
   'loss_upper_bound': 0,
@@ -34,6 +42,103 @@ _LEAST = {
 }
 
 
+def _strategy(config) -> str:
+  return (config.runtime.distribution_strategy or '').lower()
+
+
+_RUNTIME = (
+  checks.choice('runtime.mixed_precision_dtype', _PRECISIONS),
+  checks.Check(
+    'runtime.distribution_strategy',
+    lambda v, _, c: _strategy(c) in _STRATEGIES,
+    f'one of {list(_STRATEGIES)}',
+    check_none=True,
+  ),
+  checks.at_least('runtime.num_gpus', 0),
+  checks.Check(
+    'runtime.num_gpus',
+    lambda v, _, c: v <= 1 or _strategy(c) not in _ONE_DEVICE,
+    '0 or 1, since {runtime.distribution_strategy} uses one device. Choose '
+    'mirrored for several',
+  ),
+  *(
+    checks.Check(
+      'runtime.all_reduce_alg',
+      lambda v, _, c, strategy=strategy, choices=choices: (
+        v in choices or _strategy(c) != strategy
+      ),
+      f'one of {[a for a in choices if a]} with the strategy {strategy}',
+    )
+    for strategy, choices in _ALL_REDUCE.items()
+  ),
+  checks.Check(
+    'runtime.loss_scale',
+    lambda v, *_: v in ('', 'dynamic') or (not isinstance(v, str) and v > 0),
+    "'dynamic' or a number above 0",
+  ),
+)
+
+_TRAINER = (
+  *(
+    checks.at_least(f'trainer.{name}', least)
+    for name, least in _LEAST_OF_TRAINER.items()
+  ),
+  checks.Check(
+    'trainer.validation_steps',
+    lambda v, *_: v == -1 or v >= 1,
+    '1 or more, or -1 for all images',
+  ),
+  checks.Check(
+    'trainer.summary_interval',
+    lambda v, trainer, _: not v % trainer.steps_per_loop,
+    'a multiple of {trainer.steps_per_loop}',
+  ),
+  checks.fraction('trainer.optimizer_config.ema.average_decay'),
+)
+
+_BEST_CHECKPOINT = (
+  # Model Garden silently exports nothing if one of the two is missing.
+  checks.Check(
+    'trainer.best_checkpoint_export_subdir',
+    lambda v, trainer, _: v or not trainer.best_checkpoint_eval_metric,
+    'a folder, since a best checkpoint needs both a folder and '
+    '{trainer.best_checkpoint_eval_metric}',
+    check_none=True,
+  ),
+  checks.Check(
+    'trainer.best_checkpoint_eval_metric',
+    lambda v, trainer, _: v or not trainer.best_checkpoint_export_subdir,
+    'a metric, since a best checkpoint needs both a metric and '
+    '{trainer.best_checkpoint_export_subdir}',
+    check_none=True,
+  ),
+  checks.choice('trainer.best_checkpoint_metric_comp', _COMPARISONS),
+)
+
+EXPERIMENT = _RUNTIME + _TRAINER + _BEST_CHECKPOINT
+
+HARMONIZED_EXPERIMENT = (
+  checks.Check(
+    'trainer.validation_steps',
+    lambda v, *_: v == -1,
+    '-1, since the two validation datasets follow each other and every image '
+    'counts once',
+  ),
+  checks.Check(
+    'task.harmonization.warmup_steps',
+    lambda v, _, c: not v > c.trainer.train_steps > 0,
+    'at most {trainer.train_steps}, or the weight is never reached',
+  ),
+  checks.Check(
+    'trainer.optimizer_config.ema',
+    lambda v, _, c: c.runtime.mixed_precision_dtype != 'float16',
+    'null, since Model Garden skips the moving average when '
+    'runtime.mixed_precision_dtype is float16. Set ema to null, or use '
+    'bfloat16 or float32',
+  ),
+)
+
+
 def check(params: cfg.ExperimentConfig):
   """Checks that an experiment can be trained and evaluated.
 
@@ -41,209 +146,123 @@ def check(params: cfg.ExperimentConfig):
     params: the final experiment.
 
   Raises:
-    ValueError: a field, or a combination of fields, cannot work. The message
-      names the field, what was found and what to do.
+    ValueError: a field, or a combination of fields, is invalid. The message
+      names the field, its value and what is expected.
   """
   field_types.check(params, 'experiment')
-  checks.check(params.task)
-  _check_runtime(params.runtime)
-  _check_trainer(params.trainer)
-  _check_schedules(params.trainer.optimizer_config)
-  _check_best_checkpoint(params.trainer)
-  if params.task.harmonization.enabled:
-    _check_harmonized(params)
-
-
-def _check_runtime(runtime):
-  """Checks the names of what a run needs, not whether it is there."""
-  precision, strategy = (
-    runtime.mixed_precision_dtype,
-    (runtime.distribution_strategy or '').lower(),
+  task_checks.check(params.task)
+  sections = dict(
+    task=params.task, trainer=params.trainer, runtime=params.runtime
   )
-  if precision not in _PRECISIONS:
-    checks.refuse(
-      'runtime.mixed_precision_dtype',
-      precision,
-      f'choose one of {[p for p in _PRECISIONS if p]}',
-    )
-  if strategy not in _STRATEGIES:
-    checks.refuse(
-      'runtime.distribution_strategy',
-      runtime.distribution_strategy,
-      f'choose one of {list(_STRATEGIES)}',
-    )
-  if runtime.num_gpus < 0:
-    checks.refuse('runtime.num_gpus', runtime.num_gpus, 'it must be 0 or more')
-  if runtime.num_gpus > 1 and strategy in _ONE_DEVICE:
-    checks.refuse(
-      'runtime.num_gpus',
-      runtime.num_gpus,
-      f'the strategy {strategy} (runtime.distribution_strategy) '
-      'has one device, set it to 0 or 1 or choose mirrored',
-    )
-  if runtime.all_reduce_alg not in _ALL_REDUCE.get(
-    strategy, (runtime.all_reduce_alg,)
-  ):
-    checks.refuse(
-      'runtime.all_reduce_alg',
-      runtime.all_reduce_alg,
-      f'with {strategy} choose one of '
-      f'{[a for a in _ALL_REDUCE[strategy] if a]}',
-    )
-  scale = runtime.loss_scale
-  if scale not in (None, '', 'dynamic') and (
-    isinstance(scale, str) or scale <= 0
-  ):
-    checks.refuse(
-      'runtime.loss_scale',
-      scale,
-      "give 'dynamic' or a number that is more than 0",
-    )
+  checks.run(EXPERIMENT, **sections)
+  _check_schedules(params.trainer.optimizer_config)
+  if params.task.harmonization.enabled:
+    checks.run(HARMONIZED_EXPERIMENT, **sections)
 
 
-def _check_trainer(trainer):
-  """Checks how long and how often."""
-  for name, least in _LEAST.items():
-    if getattr(trainer, name) < least:
-      checks.refuse(
-        f'trainer.{name}', getattr(trainer, name), f'it must be {least} or more'
-      )
-  if trainer.validation_steps != -1 and trainer.validation_steps < 1:
-    checks.refuse(
-      'trainer.validation_steps',
-      trainer.validation_steps,
-      'it must be 1 or more, or -1 for all images',
-    )
-  if trainer.summary_interval % trainer.steps_per_loop:
-    checks.refuse(
-      'trainer.summary_interval',
-      trainer.summary_interval,
-      'it must be a multiple of trainer.steps_per_loop '
-      f'({trainer.steps_per_loop})',
-    )
-
-
+# Not in the table, because the fields depend on the chosen schedules.
 def _check_schedules(optimizer_config):
-  """Checks that the schedules that were chosen have what they need."""
-  ema = optimizer_config.ema
-  if ema is not None and not 0 <= ema.average_decay <= 1:
-    checks.refuse(
-      'trainer.optimizer_config.ema.average_decay',
-      ema.average_decay,
-      'it must be from 0 to 1',
-    )
+  """Checks that the chosen schedules have the values that they need."""
   for section in ('learning_rate', 'warmup'):
     schedule = getattr(optimizer_config, section)
     if schedule is None or not schedule.type:
       continue
     for field, value in schedule.get().as_dict().items():
       name = f'trainer.optimizer_config.{section}.{schedule.type}.{field}'
-      if value is None and field not in _MAY_LACK:
-        checks.refuse(name, value, f'the {section} {schedule.type} needs it')
+      if value is None and field not in _OPTIONAL:
+        checks.refuse(
+          name, value, f'a value, since the {section} {schedule.type} needs it'
+        )
       if field.endswith('decay_steps') and value < 1:
-        checks.refuse(name, value, 'it must be 1 or more')
+        checks.refuse(name, value, '1 or more')
       if field == 'warmup_steps' and value < 0:
-        checks.refuse(name, value, 'it must be 0 or more')
-
-
-def _check_best_checkpoint(trainer):
-  """The host exports nothing unless both fields are there, without a word."""
-  folder = trainer.best_checkpoint_export_subdir
-  metric = trainer.best_checkpoint_eval_metric
-  for name, value, other in (
-    ('best_checkpoint_export_subdir', folder, metric),
-    ('best_checkpoint_eval_metric', metric, folder),
-  ):
-    if other and not value:
-      checks.refuse(
-        f'trainer.{name}',
-        value,
-        'the best checkpoint needs both a '
-        'best_checkpoint_export_subdir and a best_checkpoint_eval_metric',
-      )
-  if trainer.best_checkpoint_metric_comp not in _COMPARISONS:
-    checks.refuse(
-      'trainer.best_checkpoint_metric_comp',
-      trainer.best_checkpoint_metric_comp,
-      f'choose one of {list(_COMPARISONS)}',
-    )
-
-
-def _check_harmonized(params):
-  """Checks what harmonization asks of the trainer and the runtime."""
-  trainer = params.trainer
-  if trainer.validation_steps != -1:
-    checks.refuse(
-      'trainer.validation_steps',
-      trainer.validation_steps,
-      'set it to -1, the two validation sources come after each other and '
-      'every image counts once',
-    )
-  warmup = params.task.harmonization.warmup_steps
-  if warmup > trainer.train_steps > 0:
-    checks.refuse(
-      'task.harmonization.warmup_steps',
-      warmup,
-      f'training ends after {trainer.train_steps} steps '
-      '(trainer.train_steps), before the weight is reached',
-    )
-  ema = trainer.optimizer_config.ema
-  if params.runtime.mixed_precision_dtype == 'float16' and ema is not None:
-    checks.refuse(
-      'trainer.optimizer_config.ema',
-      ema.as_dict(),
-      'the host leaves the moving average out where '
-      'runtime.mixed_precision_dtype is float16: use bfloat16 or '
-      'float32, or set ema to null',
-    )
+        checks.refuse(name, value, '0 or more')
 
 
 def check_best_metric(trainer: cfg.TrainerConfig, names: Iterable[str]):
-  """Checks that the best checkpoint's metric is one that is logged.
+  """Checks that the evaluation logs the metric of the best checkpoint.
 
-  The host would keep the first checkpoint as the best, and stop at the second
-  evaluation.
+  If it does not, Model Garden keeps the first checkpoint as the best and stops
+  at the second evaluation.
 
   Args:
-    trainer: of the experiment.
-    names: of what an evaluation logs.
+    trainer: trainer configuration.
+    names: names of all metrics that an evaluation logs.
 
   Raises:
-    ValueError: it is none of them.
+    ValueError: the metric is not among `names`.
   """
   metric = trainer.best_checkpoint_eval_metric
   if metric and metric not in names:
     checks.refuse(
       'trainer.best_checkpoint_eval_metric',
       metric,
-      'evaluation with these sources does not log it, choose one of '
-      f'{sorted(names)}',
+      f'a metric that evaluation logs with these datasets: {sorted(names)}',
     )
 
 
 def check_gin():
-  """Checks that no binding of `harmonize` is one that nothing reads.
+  """Checks that every binding of gin is read.
 
-  gin takes bindings in scopes that are never entered, and macros that nobody
-  refers to.
+  gin accepts bindings in scopes that are never entered, and macros that are
+  never referred to.
 
   Raises:
-    ValueError: there is one.
+    ValueError: a binding or macro would have no effect.
   """
-  text = gin.config_str(max_line_length=10**6)
-  for scope, parameter in re.findall(
-    r'^([\w./]+/)?harmonize\.(\w+) =', text, re.MULTILINE
+  # gin has no public function that lists scopes and macros.
+  config = gin.config._CONFIG
+  referenced = {r.config_key for r in gin.config.iterate_references(config)}
+  harmonize = f'{exp_cfg.__name__}.{exp_cfg.harmonize.__name__}'
+  for key, parameters in config.items():
+    scope, selector = key
+    if selector == harmonize and (scope or 'config' in parameters):
+      name = next(iter(parameters)) if scope else 'config'
+      raise ValueError(
+        f'gin binds {scope}{"/" * bool(scope)}harmonize.{name}, which nothing '
+        'reads; expected harmonize.FIELD without a scope, where FIELD is one '
+        f'of {", ".join(exp_cfg.SETTINGS)}.'
+      )
+    if selector == 'gin.macro' and key not in referenced:
+      raise ValueError(
+        f'gin binds {scope}, to which nothing refers; expected a reference as '
+        f'%{scope}. Write harmonize.{scope} if that was meant, or remove it.'
+      )
+
+
+def as_markdown() -> str:
+  """Returns the tables of checks as a Markdown page."""
+  lines = [
+    '# Checks of an experiment',
+    '',
+    'For whoever reads or changes a configuration: what `train.py` checks '
+    'before it builds anything. A value that is not as expected stops the '
+    'command with one sentence that names the field, the value and what is '
+    'expected. Types are checked as well (see '
+    '`configs/field_types.py`).',
+    '',
+    'This page is printed by `python -m '
+    'official_ext.harmonization.configs.experiment_checks`.',
+  ]
+  for title, table in (
+    ('Every experiment', task_checks.TASK + EXPERIMENT),
+    (
+      'With `task.harmonization.enabled`',
+      task_checks.HARMONIZED_TASK + HARMONIZED_EXPERIMENT,
+    ),
   ):
-    if scope or parameter == 'config':
-      raise ValueError(
-        f'gin binds {scope}harmonize.{parameter}, which nothing reads: '
-        'write harmonize.<field> without a scope, the fields are those of '
-        'configs.harmonized_image_classification.harmonize.'
-      )
-  macros = text.partition('# Macros:')[2].partition('# Parameters for')[0]
-  for name in re.findall(r'^([\w./]+) =', macros, re.MULTILINE):
-    if not re.search(rf'%{re.escape(name)}\b', text):
-      raise ValueError(
-        f'gin binds {name}, which nothing refers to (as %{name}): write '
-        f'harmonize.{name} if that was meant, or remove it.'
-      )
+    rows: dict[tuple[str, str], list[str]] = {}
+    for row in table:
+      # A field of several datasets takes one line.
+      key = row.path.rpartition('.')[2], row.expected
+      rows.setdefault(key, []).append(row.path)
+    lines += ['', f'## {title}', '', '| field | expected |', '| --- | --- |']
+    for (_, expected), paths in rows.items():
+      fields = '<br>'.join(f'`{path}`' for path in paths)
+      text = re.sub(r'{([^}]*)}', r'`\1`', expected).replace('|', '\\|')
+      lines.append(f'| {fields} | {text} |')
+  return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+  print(as_markdown(), end='')

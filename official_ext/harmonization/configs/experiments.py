@@ -1,11 +1,11 @@
 """The registered experiments: `harmonized_<stock experiment>`.
 
-Each is the stock experiment of that name with its harmonization enabled, and
-all of its own recipe kept, but for `harmonized_resnet_imagenet`, which has the
-paper's. `efficientnet_imagenet`, which the host lacks, stands here as well;
-`maxvit_imagenet` is known once `registry_imports` is imported.
-`task.mapped_data.input_path` and `task.mapped_validation_data.input_path` are
-left to the user.
+Each is the stock experiment of that name with harmonization enabled and its own
+recipe kept, except `harmonized_resnet_imagenet`, which has the paper's recipe.
+`efficientnet_imagenet`, which Model Garden does not register, is defined here
+too; `maxvit_imagenet` is registered by importing `registry_imports`.
+The user sets `task.mapped_data.input_path` and
+`task.mapped_validation_data.input_path`.
 """
 
 import functools
@@ -33,12 +33,12 @@ _STOCK = (
 
 
 def _enable(config: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
-  """Harmonizes an experiment as the authors' trainer does.
+  """Enables harmonization with the settings of the authors' trainer.
 
-  The fifth of a batch that is mapped and the weight, the smallest of their
-  scan, are the trainer's; the weight is divided by the whole batch.
+  A fifth of each batch has maps, and the weight is the smallest that the
+  authors tried; their trainer divides the loss by the whole batch, too.
   """
-  config = exp_cfg.harmonize(config)
+  config = exp_cfg.convert(config)
   config.task.override(
     {
       'harmonization': {
@@ -55,15 +55,15 @@ def _enable(config: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
 def efficientnet_imagenet() -> cfg.ExperimentConfig:
   """EfficientNet-B0 on ImageNet, on the stock task.
 
-  The recipe of Tan & Le ("EfficientNet", ICML 2019, section 5.2), whose parts
-  the host has in `mobilenet_imagenet`: RMSProp with decay and momentum 0.9,
+  The recipe of Tan & Le ("EfficientNet", ICML 2019, section 5.2), built from
+  Model Garden's `mobilenet_imagenet`: RMSProp with decay and momentum 0.9,
   weight decay 1e-5, batch norm momentum 0.99, learning rate 0.256 (batch 4096)
   times 0.97 every 2.4 epochs, SiLU, AutoAugment, survival probability 0.8,
-  dropout 0.2; label smoothing, 350 epochs, a moving average of the weights and
-  RMSProp's epsilon as in the authors' TPU code.
+  dropout 0.2. Label smoothing, 350 epochs, the moving average of the weights
+  and RMSProp's epsilon follow the authors' TPU code.
 
   Returns:
-    The experiment; its task is exactly the stock one.
+    The experiment, with exactly the stock task.
   """
   config = stock.image_classification_imagenet_mobilenet()
   epoch = (
@@ -109,12 +109,9 @@ def harmonized_resnet_imagenet() -> cfg.ExperimentConfig:
 
   Batch 512, SGD with momentum 0.9, learning rate 0.3, label smoothing, flips
   and mixup; 5 epochs of warm-up, then a cosine over 90 epochs with steps at 30,
-  50 and 80 (Fel et al., NeurIPS 2022). The factor 0.1 of the steps and the
-  weight decay are those of the authors' trainer; the paper does not give
-  mixup's alpha, 0.2 is the usual one for ImageNet.
-
-  Returns:
-    The experiment.
+  50 and 80 (Fel et al., NeurIPS 2022). The factor of 0.1 per step and the
+  weight decay are those of the authors' trainer. The paper does not give
+  mixup's alpha; 0.2 is common for ImageNet.
   """
   batch_size = 512
   epoch = stock.IMAGENET_TRAIN_EXAMPLES // batch_size
@@ -158,8 +155,8 @@ def harmonized_resnet_imagenet() -> cfg.ExperimentConfig:
       'learning_rate': {
         'type': 'step_cosine_with_offset',
         'step_cosine_with_offset': {
-          # Past its last boundary the host's schedule is not a number, so
-          # that one lies after the last step.
+          # Model Garden's schedule is NaN after its last boundary, so the
+          # last boundary comes after the last step.
           'boundaries': [k * epoch for k in (0, 30, 50, 80, 91)],
           'values': [0.3, 0.03, 0.003, 0.0003, 0.0],
         },
@@ -170,13 +167,11 @@ def harmonized_resnet_imagenet() -> cfg.ExperimentConfig:
       },
     }
   )
-  # Last, so that gin wins over what stands above.
-  return exp_cfg.harmonize(config)
+  return exp_cfg.harmonize(config)  # Last, so that gin overrides the recipe.
 
 
 def _harmonized(stock_name: str) -> cfg.ExperimentConfig:
-  """The stock experiment of a name, harmonized, its recipe kept."""
-  # The second time, so that gin wins over what `_enable` sets.
+  """Returns a stock experiment with harmonization enabled."""
   return exp_cfg.harmonize(_enable(exp_factory.get_exp_config(stock_name)))
 
 

@@ -1,8 +1,8 @@
-"""Checks that the fields of a configuration hold what they are declared to.
+"""Checks the types of the fields of a configuration.
 
-Model Garden takes any value for any field: text where a number belongs fails
-steps later, without the field's name, and a number in the place of a whole
-section takes the section away.
+Model Garden accepts any value for any field. Text instead of a number fails
+many steps later, without the field's name, and a number instead of a section
+deletes the section.
 """
 
 import collections.abc
@@ -15,35 +15,35 @@ from typing import Any
 
 from official.modeling import hyperparams
 
-# One and several of a kind.
+# How messages name one value and several values of a type.
 _MEANINGS = {
   bool: ('true or false', 'true or false'),
   int: ('a whole number (100000, not 1e5)', 'whole numbers'),
   float: ('a finite number', 'finite numbers'),
-  str: ('text (in quotes if it is on, off, yes, no or a number)', 'strings'),
+  str: ('text (quote on, off, yes, no and numbers)', 'strings'),
 }
 _LISTS = (list, tuple, collections.abc.Sequence)
 
 
 @functools.cache
 def _hints(cls) -> dict[str, Any]:
-  """Types of a configuration's fields."""
+  """Returns the declared types of a configuration's fields."""
   return typing.get_type_hints(cls)
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-  """The types that a field may have; None, which passes everywhere, is not."""
+  """Returns the types that a field accepts besides None."""
   if typing.get_origin(hint) not in (typing.Union, types.UnionType):
     return (hint,)
   return tuple(t for t in typing.get_args(hint) if t is not type(None))
 
 
 def _fits(value: Any, kind: Any) -> bool:
-  """Whether a value is of one of the types that a field may have."""
+  """Whether a value has a type."""
   if typing.get_origin(kind) in _LISTS:
     inner = [t for t in typing.get_args(kind) if t is not Ellipsis]
     if not isinstance(value, (list, tuple)):
-      # Model Garden's own experiments have one string in place of several.
+      # Model Garden's own experiments give one string instead of a list.
       return isinstance(value, str) and inner == [str]
     if typing.get_origin(kind) is tuple and len(inner) > 1:
       return len(value) == len(inner) and all(map(_fits, value, inner))
@@ -62,16 +62,16 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-  """A value as it was written."""
+  """Formats a value as the user would write it."""
   return repr(
     value.as_dict() if isinstance(value, hyperparams.Config) else value
   )
 
 
 def _meaning(kind: Any) -> str:
-  """Says what a value of a type is."""
+  """Describes the values of a type."""
   if isinstance(kind, type) and issubclass(kind, hyperparams.Config):
-    return 'a section: it has fields of its own, set those'
+    return 'a section, whose fields have to be set'
   if typing.get_origin(kind) in _LISTS:
     inner = typing.get_args(kind)
     many = len(inner) if typing.get_origin(kind) is tuple else 0
@@ -81,15 +81,15 @@ def _meaning(kind: Any) -> str:
 
 
 def check(config: hyperparams.Config, name: str):
-  """Checks a configuration and all below it.
+  """Checks a configuration and all its sections.
 
   Args:
-    config: of which fields are declared with their types. None passes where
-      it is declared, where it is the default, and as an empty text.
-    name: of the configuration, for messages.
+    config: a dataclass. None is accepted where it is declared, where it is the
+      default, and for text.
+    name: name of the configuration, for messages.
 
   Raises:
-    ValueError: a field holds something else. The message names it.
+    ValueError: a field has a value of another type. The message names it.
   """
   if not dataclasses.is_dataclass(config):
     return
@@ -100,15 +100,15 @@ def check(config: hyperparams.Config, name: str):
     if value is None and (
       field.default is None or kinds != (hint,) or hint is str
     ):
-      continue  # An empty text reads as null.
+      continue  # YAML reads empty text as null.
     if not any(_fits(value, kind) for kind in kinds):
       expected = ', or '.join(_meaning(kind) for kind in kinds)
-      raise ValueError(f'{path} is {_shown(value)}: it must be {expected}.')
+      raise ValueError(f'{path} is {_shown(value)}; expected {expected}.')
     if isinstance(value, hyperparams.Config):
       check(value, path)
   if isinstance(config, hyperparams.OneOfConfig) and config.type is not None:
     choices = sorted({f.name for f in dataclasses.fields(config)} - {'type'})
     if config.type not in choices:
       raise ValueError(
-        f'{name}.type is {config.type!r}: choose one of {choices}.'
+        f'{name}.type is {config.type!r}; expected one of {choices}.'
       )

@@ -1,11 +1,12 @@
 """Configuration of harmonized image classification.
 
-`Harmonization` says how a network is harmonized, `MappedDataConfig` where human
-maps come from, and `harmonize` turns any stock image-classification experiment
-into one that knows both.
+`Harmonization` sets how a network is harmonized, `MappedDataConfig` describes
+images with human maps, and `harmonize` turns any stock image-classification
+experiment into one that has both.
 """
 
 import dataclasses
+import inspect
 from typing import Any
 
 from official.core import config_definitions as cfg
@@ -17,12 +18,11 @@ import gin
 from official_ext.harmonization.configs import backbones
 
 # "Average inter-rater alignment" of the ClickMe release: the mean Spearman
-# correlation that counts as human.
+# correlation between people.
 CLICKME_CEILING = 0.6575315343478081
 
-# Fields of both mapped sources that `harmonize` sets.
-_MAPPED = ('map_decoder', 'label_offset', 'map_resize', 'blur_kernel')
-# What changes a training image: images with a map are changed as those without.
+# Fields that change a training image. A converted experiment treats images
+# with a map as it treats those without.
 _AUGMENTATION = (
   'aug_rand_hflip',
   'aug_crop',
@@ -41,31 +41,31 @@ class Harmonization(hyperparams.Config):
   """How a network is harmonized.
 
   Attributes:
-    enabled: whether anything differs from the stock task at all.
-    weight: factor of the harmonization loss (lambda_1 of the paper). 0 trains
-      as the stock task does, and still evaluates alignment.
-    levels: levels of the pyramid that the loss compares.
-    standardization: 'before_pyramid' (the released code) or 'per_level' (the
+    enabled: whether the task differs from the stock task at all.
+    weight: factor of the harmonization loss (lambda_1 in the paper). With 0 the
+      network trains as under the stock task, and alignment is still evaluated.
+    levels: number of pyramid levels that the loss compares.
+    standardization: 'before_pyramid' (released code) or 'per_level' (the
       paper's equation).
-    normalization: 'batch' divides by the batch size, as released, 'mapped' by
-      the number of images with a map.
-    saliency: how colour channels of the gradient are reduced in training:
-      'signed_mean' (released), 'abs_mean' or 'abs_max'.
-    saliency_target: what is differentiated: 'logit' (released),
+    normalization: 'batch' divides the loss by the batch size (released code);
+      'mapped' divides it by the number of images with a map.
+    saliency: how the gradient's colour channels are reduced to one map in
+      training: 'signed_mean' (released code), 'abs_mean' or 'abs_max'.
+    saliency_target: the score that is differentiated: 'logit' (released code),
       'centered_logit' or 'log_probability'.
-    batch_norm: how the saliency pass treats batch statistics: 'batch'
-      (released), 'mapped' or 'inference'; see `ops.saliency.training_maps`. All
-      three are the same to a network without batch normalization and dropout,
-      the first two also where every image is mapped.
-    mapped_fraction: the part of every training batch that comes from
+    batch_norm: which batch statistics the saliency pass uses: 'batch' (released
+      code), 'mapped' or 'inference'; see `ops.saliency.training_maps`. The
+      three agree for networks without batch normalization and dropout; 'batch'
+      and 'mapped' also agree when every image has a map.
+    mapped_fraction: fraction of each training batch that comes from
       `task.mapped_data`; the rest comes from `task.train_data`.
-    interval: the loss is taken every so many steps, with the weight multiplied
-      by as many (lazy regularization).
-    warmup_steps: the weight grows linearly from 0 over these first steps.
-    ceiling: human score that `alignment` is divided by. None takes that of the
-      ClickMe release where `task.mapped_validation_data` is recognized as such
-      (see `data.records.clickme_release`), and 1, the raw score, for all other
-      records.
+    interval: the loss is computed every `interval` steps, with its weight
+      multiplied by `interval` (lazy regularization).
+    warmup_steps: the weight grows linearly from 0 over this many first steps.
+    ceiling: the human score that `alignment` is divided by. None means the
+      ceiling of the ClickMe release if `task.mapped_validation_data` is
+      recognized as the release (see `data.records.clickme_release`), and 1, the
+      raw score, for all other records.
   """
 
   enabled: bool = False
@@ -84,33 +84,35 @@ class Harmonization(hyperparams.Config):
 
 @dataclasses.dataclass
 class MappedDataConfig(stock.DataConfig):
-  """A source of images with human maps.
+  """A dataset of images with human maps.
 
   Attributes:
     map_decoder: the records' format: 'clickme' (the release), 'clickme_2018'
       (the archive of 2018), 'clickme_per_category' (clickme_test_1000) or
-      'canonical' (Model Garden's ImageNet fields and a map, which may be left
-      out in training).
+      'canonical' (Model Garden's ImageNet fields and a map, which is optional
+      in training).
     label_offset: added to a record's label to give the network's class. None
-      is right for 'clickme' on ImageNet's 1000 or 1001 classes; anything else
-      needs a number.
-    raw_image_max: the value of white where a format's pixels are raw, which
-      'clickme_2018' and 'clickme_per_category' do not say: 255 or 1.
-    on_bad_record: 'fail' stops at a record that cannot be used, 'skip' leaves
-      it out and counts it as `bad_records` in the logs (of all replicas, since
-      the last log; one met again is counted again). Either way a label outside
-      the range or a damaged file (a CRC error) stops the run.
-    max_bad_records: how many different records every worker may skip.
+      works for 'clickme' with ImageNet's 1000 or 1001 classes; all other
+      combinations need a number.
+    raw_image_max: the pixel value of white, 255 or 1, in the raw formats
+      'clickme_2018' and 'clickme_per_category', which do not record it.
+    on_bad_record: 'fail' stops at a record that cannot be used; 'skip' excludes
+      it and counts it as `bad_records` in the logs (summed over replicas since
+      the last log; a record that is read again is counted again). In both
+      cases a label out of range or a damaged file (a CRC error) stops the run.
+    max_bad_records: how many different records each worker may skip.
     blur: when the map is blurred as in the release: 'before_crop',
       'after_crop' or 'none'.
-    map_resize: how a map comes to the 64x64 cells that are blurred: 'released'
-      samples few of its pixels, so that single fixations vanish; 'antialias'
-      averages over all. None is 'antialias' for 'canonical', else 'released'.
-    blur_kernel: 'released', which moves maps by (-1.6, -1.9) of 224 pixels (y,
+    map_resize: how a map is resized to the 64x64 cells that are blurred:
+      'released' samples few of its pixels, so that single fixations vanish;
+      'antialias' averages over all pixels. None means 'antialias' for
+      'canonical' and 'released' for the other formats.
+    blur_kernel: 'released', which shifts maps by (-1.6, -1.9) of 224 pixels (y,
       x), or 'centred'.
-    min_max: whether a map is scaled to [0, 1] at the end.
-    global_batch_size: 0 follows `task.train_data` or `task.validation_data`;
-      so does the tf.data service in training.
+    min_max: whether the map is finally scaled to [0, 1].
+    global_batch_size: 0 means that of `task.train_data` or
+      `task.validation_data`. In training, the settings of the tf.data service
+      are those of `task.train_data` too.
   """
 
   map_decoder: str = 'clickme'
@@ -126,16 +128,17 @@ class MappedDataConfig(stock.DataConfig):
 
 @dataclasses.dataclass
 class AlignmentReport(hyperparams.Config):
-  """What an evaluation tells of alignment beside its mean scores.
+  """What an evaluation reports about alignment besides mean scores.
 
   Attributes:
-    confidence: of the intervals in the logs, a bootstrap over images.
-    resamples: of that bootstrap; 0 leaves the intervals out.
-    per_image: the file of the scores of every image, in the run's folder: one
-      that ends in .csv or .parquet, '' for none. Each evaluation replaces it.
-    panels: how many of the first mapped images are drawn, with their human and
-      model maps, as alignment_panels.png in the run's folder and, with the
-      host's `task.allow_image_summary`, for TensorBoard. 0 for none.
+    confidence: level of the intervals in the logs, from a bootstrap over
+      images.
+    resamples: number of bootstrap resamples; 0 turns the intervals off.
+    per_image: name of the file of per-image scores in the run's folder, ending
+      in .csv or .parquet; '' for none. Each evaluation replaces it.
+    panels: how many of the first images with a map are drawn, with their human
+      and model maps, in alignment_panels.png in the run's folder and, with
+      Model Garden's `task.allow_image_summary`, in TensorBoard. 0 for none.
   """
 
   confidence: float = 0.95
@@ -146,25 +149,25 @@ class AlignmentReport(hyperparams.Config):
 
 @dataclasses.dataclass
 class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
-  """The stock task's configuration, and what harmonization adds.
+  """The stock task's configuration with harmonization added.
 
-  `train_data` is the stream without maps (unused at mapped_fraction 1) and
-  `validation_data` the one that `accuracy` is measured on; either of the two
-  validation sources may be left out. The defaults of `mapped_validation_data`
-  are the release's: the whole image, the blurred map, no min-max.
+  `train_data` is the dataset without maps (unused if mapped_fraction is 1), and
+  `accuracy` is measured on `validation_data`. Either of the two validation
+  datasets may be left empty. The defaults of `mapped_validation_data` are those
+  of the release: the whole image and the blurred map, without min-max scaling.
 
   Attributes:
-    model: the stock model, its backbone one of the host's or of
+    model: the stock model, with a backbone of Model Garden's or of
       `configs.backbones`.
     harmonization: how the network is harmonized.
-    alignment_report: what an evaluation tells beside its mean scores.
-    mapped_data: images with maps to train on.
-    mapped_validation_data: images with maps to measure alignment on; every one
-      needs its map.
-    train_label_offset: added to the labels of `train_data`: 1 takes 0..999
-      (TFDS imagenet2012) to ImageNet's 1001 classes, -1 takes 1..1000 (Model
+    alignment_report: what an evaluation reports besides mean scores.
+    mapped_data: training images with maps.
+    mapped_validation_data: images on which alignment is measured; each needs a
+      map.
+    train_label_offset: added to the labels of `train_data`: 1 maps 0..999
+      (TFDS imagenet2012) to ImageNet's 1001 classes, -1 maps 1..1000 (Model
       Garden's records) to 1000 classes.
-    validation_label_offset: as that, of `validation_data`.
+    validation_label_offset: the same for `validation_data`.
   """
 
   model: stock.ImageClassificationModel = dataclasses.field(
@@ -191,32 +194,42 @@ class HarmonizedImageClassificationTask(stock.ImageClassificationTask):
 
 
 def label_smoothing(task: HarmonizedImageClassificationTask) -> float:
-  """The label smoothing of the cross-entropy where labels are soft."""
+  """Returns the label smoothing of the cross-entropy on soft labels."""
   for data in (task.mapped_data, task.train_data):
     if data.mixup_and_cutmix:
       return data.mixup_and_cutmix.label_smoothing
   return task.losses.label_smoothing
 
 
-def _fields(config: hyperparams.Config):
-  """The fields of a configuration, by name."""
+def _fields(config: hyperparams.Config) -> dict[str, Any]:
   return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
 
 
-def _with_harmonization(
-  config: cfg.ExperimentConfig,
-) -> HarmonizedImageClassificationTask:
-  """The experiment's task configuration as one that can be harmonized."""
+def convert(config: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
+  """Gives a stock experiment the harmonization settings, still disabled.
+
+  Args:
+    config: an experiment whose task configuration is exactly the stock one, or
+      has been converted before. It is changed in place.
+
+  Returns:
+    `config` with a `HarmonizedImageClassificationTask`. If it had the stock
+    task, `task.mapped_data` gets the augmentation of `task.train_data`, and
+    the model can have a backbone of `configs.backbones`.
+
+  Raises:
+    ValueError: the task is not the stock image-classification task.
+  """
   task = config.task
   if type(task) is HarmonizedImageClassificationTask:
-    return task
+    return config
   if type(task) is not stock.ImageClassificationTask:
     raise ValueError(
       f"The experiment's task is {type(task).__module__}."
-      f'{type(task).__qualname__}: only the stock image-classification task '
-      f'({stock.ImageClassificationTask.__module__}.'
-      f'{stock.ImageClassificationTask.__qualname__}) can be harmonized. A '
-      'subclass may mean something else by its fields.'
+      f'{type(task).__qualname__}; expected the stock image-classification '
+      f'task, {stock.ImageClassificationTask.__module__}.'
+      f'{stock.ImageClassificationTask.__qualname__}. A subclass cannot be '
+      'harmonized, because its fields may have another meaning.'
     )
   mapped_data = MappedDataConfig(
     is_training=True,
@@ -229,120 +242,106 @@ def _with_harmonization(
     converted.model.backbone = backbones.Backbone(
       **_fields(task.model.backbone)
     )
-  return converted
+  config.task = converted
+  return config
 
 
-@gin.configurable
+def _settings() -> dict[str, tuple[str, ...]]:
+  """Arguments of `harmonize`, and the fields that each of them sets."""
+  stock_fields = {f.name for f in dataclasses.fields(stock.DataConfig)}
+  of_maps = [
+    f.name
+    for f in dataclasses.fields(MappedDataConfig)
+    if f.name not in stock_fields
+  ]
+  return {
+    **{
+      f.name: (f'task.harmonization.{f.name}',)
+      for f in dataclasses.fields(Harmonization)
+    },
+    'input_path': ('task.mapped_data.input_path',),
+    'validation_input_path': ('task.mapped_validation_data.input_path',),
+    **{
+      name: (f'task.mapped_data.{name}', f'task.mapped_validation_data.{name}')
+      for name in of_maps
+    },
+  }
+
+
+SETTINGS = _settings()
+
+
 def harmonize(
-  config: cfg.ExperimentConfig,
-  enabled: bool | None = None,
-  weight: float | None = None,
-  levels: int | None = None,
-  standardization: str | None = None,
-  normalization: str | None = None,
-  saliency: str | None = None,
-  saliency_target: str | None = None,
-  batch_norm: str | None = None,
-  mapped_fraction: float | None = None,
-  interval: int | None = None,
-  warmup_steps: int | None = None,
-  ceiling: float | None = None,
-  input_path: str | None = None,
-  validation_input_path: str | None = None,
-  map_decoder: str | None = None,
-  label_offset: int | None = None,
-  map_resize: str | None = None,
-  blur_kernel: str | None = None,
+  config: cfg.ExperimentConfig, **settings: Any
 ) -> cfg.ExperimentConfig:
-  """Gives an image-classification experiment its harmonization option.
+  """Converts an experiment and applies the settings that gin binds.
 
-  This is the one function that gin binds (`harmonize.weight = 10`). Callers
-  pass the experiment alone: an argument that is passed would win over gin.
-  Arguments left None keep what the experiment has set.
+  This is the one function that gin configures. Its arguments are the fields of
+  `Harmonization` and those that `MappedDataConfig` adds to the stock
+  configuration (set on both datasets with maps), `input_path` and
+  `validation_input_path`:
+
+    harmonize.weight = 10
+    harmonize.input_path = 'clickme/train/*.tfrecords'
+
+  Callers pass only the experiment, since an argument that is passed takes
+  precedence over gin. A registered experiment with this task ends with
+  `return harmonize(config)`, so that gin overrides the experiment's own values.
 
   Args:
-    config: an experiment whose task configuration is exactly the stock one, or
-      one that came from here. It is changed in place.
-    enabled: see `Harmonization`, as for the next eleven.
-    weight: see `Harmonization`.
-    levels: see `Harmonization`.
-    standardization: see `Harmonization`.
-    normalization: see `Harmonization`.
-    saliency: see `Harmonization`.
-    saliency_target: see `Harmonization`.
-    batch_norm: see `Harmonization`.
-    mapped_fraction: see `Harmonization`.
-    interval: see `Harmonization`.
-    warmup_steps: see `Harmonization`.
-    ceiling: see `Harmonization`.
-    input_path: of `task.mapped_data`.
-    validation_input_path: of `task.mapped_validation_data`.
-    map_decoder: of both mapped sources.
-    label_offset: of both mapped sources.
-    map_resize: of both mapped sources.
-    blur_kernel: of both mapped sources.
+    config: as for `convert`. It is changed in place.
+    **settings: keys of `SETTINGS`; None keeps the experiment's value.
 
   Returns:
-    `config`, its task a `HarmonizedImageClassificationTask`. One that was the
-    stock task before has the augmentation of `task.train_data` in
-    `task.mapped_data` too, and may have a backbone of `configs.backbones`.
+    `config`, converted.
 
   Raises:
-    ValueError: the experiment's task is not the stock image-classification one.
+    ValueError: as `convert`.
   """
-  given = {k: v for k, v in locals().items() if k != 'config' and v is not None}
-  task = _with_harmonization(config)
-  config.task = task
-  task = config.task  # The assignment copies.
-  sources = (task.mapped_data, task.mapped_validation_data)
-  for data, key in zip(sources, ('input_path', 'validation_input_path')):
-    if key in given:
-      data.input_path = given.pop(key)
-  of_sources = {k: given.pop(k) for k in _MAPPED if k in given}
-  for data in sources:
-    data.override(of_sources)
-  task.harmonization.override(given)
-  if task.harmonization.enabled:
-    # Every image of both validation sources counts.
+  convert(config)
+  for name, value in settings.items():
+    if value is None:
+      continue
+    for path in SETTINGS[name]:
+      section, _, field = path.removeprefix('task.').partition('.')
+      getattr(config.task, section).override({field: value})
+  if config.task.harmonization.enabled:
+    # Every image of both validation datasets counts.
     config.trainer.validation_steps = -1
   return config
 
 
-# The parameters of `harmonize` and the fields that they set.
-BOUND = {
-  **{
-    f.name: (f'task.harmonization.{f.name}',)
-    for f in dataclasses.fields(Harmonization)
-  },
-  'input_path': ('task.mapped_data.input_path',),
-  'validation_input_path': ('task.mapped_validation_data.input_path',),
-  **{
-    name: (f'task.mapped_data.{name}', f'task.mapped_validation_data.{name}')
-    for name in _MAPPED
-  },
-}
+# gin reads the names that it accepts from the signature. With this one it
+# refuses unknown names although the function takes **settings.
+harmonize.__signature__ = inspect.Signature(
+  [
+    inspect.Parameter('config', inspect.Parameter.POSITIONAL_OR_KEYWORD),
+    *(
+      inspect.Parameter(
+        name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None
+      )
+      for name in SETTINGS
+    ),
+  ]
+)
+harmonize = gin.configurable(harmonize)
 
 
 def bindings() -> dict[str, Any]:
-  """Returns the parameters of `harmonize` that gin binds, and their values."""
-  bound = {}
-  for name in BOUND:
-    try:
-      bound[name] = gin.query_parameter(f'harmonize.{name}')
-    except ValueError:
-      continue
-  return bound
+  """Returns the settings of `harmonize` that gin binds, macros unresolved."""
+  bound = gin.get_bindings(harmonize, resolve_references=False)
+  return {name: bound[name] for name in SETTINGS if name in bound}
 
 
-def idle_bindings(config: cfg.ExperimentConfig):
-  """Names the `harmonize.*` bindings that have no effect on an experiment.
+def idle_bindings(config: cfg.ExperimentConfig) -> list[str]:
+  """Returns the `harmonize.*` bindings that have no effect on an experiment.
 
   Args:
     config: the final experiment, after all overrides.
 
   Returns:
-    A list of the bound parameters if the experiment is not harmonized, else an
-    empty list.
+    All bindings but `harmonize.enabled` if the experiment is not harmonized;
+    otherwise an empty list.
   """
   if config.task.harmonization.enabled:
     return []

@@ -1,7 +1,7 @@
 """Reads settings as YAML: files, and the text of --params_override.
 
 Stricter than YAML, which takes the last of two equal keys and turns unquoted
-text into dates: what a user wrote is used as it reads, or refused.
+text into dates. Both are errors here.
 """
 
 from collections.abc import Hashable, Mapping
@@ -18,12 +18,12 @@ _PLAIN = (str, bool, int, float, type(None))
 
 # Model Garden teaches FullLoader that 1e-3 is a number.
 class _Loader(yaml.FullLoader):
-  """Refuses a key that is given twice."""
+  """Refuses duplicate keys."""
 
   def construct_mapping(self, node, deep=False):
     seen = set()
     for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else []:
-      # A merge (<<) brings defaults, which other keys may override.
+      # A merge (<<) gives defaults, which other keys may override.
       if key_node.tag == 'tag:yaml.org,2002:merge':
         continue
       key = self.construct_object(key_node, deep=True)
@@ -37,13 +37,13 @@ class _Loader(yaml.FullLoader):
 
 
 def _check(value: Any, name: str):
-  """Refuses what settings cannot hold."""
+  """Checks that a value and all below it can be settings."""
   if isinstance(value, Mapping):
     for key, inner in value.items():
       if not isinstance(key, str):
         raise ValueError(
           f'{name or "it"} has the field {key!r}; expected a '
-          'name. Put it in quotes'
+          'name. Put names in quotes'
         )
       _check(inner, f'{name}.{key}' if name else key)
   elif isinstance(value, (list, tuple)):
@@ -57,14 +57,14 @@ def _check(value: Any, name: str):
 
 
 def _load(text: str) -> Any:
-  """Reads YAML, of what settings can hold."""
-  found = yaml.load(text, Loader=_Loader)  # It builds plain objects only.
+  """Reads YAML that holds only settings."""
+  found = yaml.load(text, Loader=_Loader)  # It builds only plain objects.
   _check(found, '')
   return found
 
 
 def _sentence(error: Exception) -> str:
-  """An error's message on one line."""
+  """Formats an error's message on one line."""
   if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
     mark = error.problem_mark
     parts = [error.context, error.problem]
@@ -80,30 +80,30 @@ def read(path: str) -> dict[str, Any]:
     path: local or remote (gs://).
 
   Returns:
-    Its fields.
+    The settings.
 
   Raises:
-    ValueError: it does not exist, is not text or does not hold settings; the
-      message names the file and the place.
-    tf.errors.OpError: it cannot be read.
+    ValueError: the file does not exist, is not text or does not hold settings;
+      the message names the file, line and column.
+    tf.errors.OpError: the file cannot be read.
   """
   try:
     text = text_files.read(path)
   except tf.errors.NotFoundError:
     raise ValueError(
-      f'{path} does not exist; expected a YAML or JSON file of '
+      f'{path}: the file does not exist; expected a YAML or JSON file of '
       'settings. Check the path.'
     ) from None
   try:
     found = _load(text)
   except (ValueError, yaml.YAMLError) as e:
     raise ValueError(
-      f'{path} cannot be read as YAML: {_sentence(e)}. Correct the file.'
+      f'{path}: {_sentence(e)}; expected YAML. Correct the file.'
     ) from None
   if not isinstance(found, dict):
     what = 'empty' if found is None else f'{found!r:.60}'
     raise ValueError(
-      f'{path} is {what}; expected fields such as "task: '
+      f'{path}: the content is {what}; expected settings such as "task: '
       '{harmonization: {weight: 1}}". Correct the file.'
     )
   return found
@@ -115,18 +115,18 @@ def parse(text: str) -> dict[str, Any]:
     parse('task.harmonization.weight=2,trainer.train_steps=10')
 
   Args:
-    text: fields and their values, or YAML.
+    text: settings in Model Garden's notation, or YAML.
 
   Returns:
-    The fields.
+    The settings.
 
   Raises:
-    ValueError: it cannot be read.
+    ValueError: the text cannot be parsed.
   """
   malformed = ''
   try:
     try:
-      # Model Garden's own notation. What it does not know is YAML.
+      # Model Garden's notation; text that does not match it is YAML.
       notation = params_dict.nested_csv_str_to_json_str(text)
     except ValueError as e:
       malformed = str(e).rpartition('CSV string: ')[-1]
@@ -134,12 +134,12 @@ def parse(text: str) -> dict[str, Any]:
     found = _load(notation)
   except (ValueError, yaml.YAMLError) as e:
     raise ValueError(
-      f'--params_override={text}: {_sentence(e)}. Give '
+      f'--params_override={text}: {_sentence(e)}; expected '
       'FIELD=VALUE,FIELD=VALUE or YAML.'
     ) from None
   if not isinstance(found, dict):
     raise ValueError(
-      f'--params_override={text} cannot be read from {malformed!r} on; '
+      f'--params_override={text}: cannot be parsed from {malformed!r} on; '
       'expected FIELD=VALUE,FIELD=VALUE, such as trainer.train_steps=10, or '
       'the path of a YAML file.'
     )

@@ -19,7 +19,7 @@ def first_class(num_classes: int) -> int:
   return 1 if num_classes == 1001 else 0
 
 
-def mapped_offset(data, num_classes: int) -> int | None:
+def offset_with_map(data, num_classes: int) -> int | None:
   """The offset of the labels of records with maps.
 
   Args:

@@ -57,7 +57,7 @@ def read(params, model, soft_labels: bool, input_context=None):
 def _read(params, model, soft_labels, input_context):
   """As `read`."""
   decoder = registry.get_decoder(params.map_decoder, params.raw_image_max)
-  label_offset = labels.mapped_offset(params, model.num_classes)
+  label_offset = labels.offset_with_map(params, model.num_classes)
   parser = harmonization_input.Parser(
     output_size=model.input_size[:2],
     num_classes=model.num_classes,

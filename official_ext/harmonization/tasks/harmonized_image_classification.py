@@ -17,6 +17,7 @@ from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
 )
+from official_ext.harmonization.configs import task_checks
 from official_ext.harmonization.dataloaders import labels as label_lib
 from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.dataloaders import mixing as mixing_lib
@@ -58,7 +59,7 @@ class HarmonizedImageClassificationTask(
     Raises:
       ValueError: the configuration cannot work; see `configs.checks`.
     """
-    checks.check(params)
+    task_checks.check(params)
     super().__init__(params, *args, **kwargs)
     self._harmonization = params.harmonization
     self._evaluation = None
