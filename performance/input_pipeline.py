@@ -32,7 +32,7 @@ from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
 )
 from official_ext.harmonization.data.records import record_writer
-from official_ext.harmonization.dataloaders import mapped_source
+from official_ext.harmonization.dataloaders import images_with_maps
 from performance import medians
 from testing import released
 
@@ -114,7 +114,7 @@ def _ours(input_path: str, batch_size: int) -> tf.data.Dataset:
   model = stock.ImageClassificationModel(
     num_classes=1000, input_size=[_INPUT_SIZE, _INPUT_SIZE, 3]
   )
-  return mapped_source.read(
+  return images_with_maps.read(
     exp_cfg.MappedDataConfig(
       input_path=input_path,
       is_training=True,

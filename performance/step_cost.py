@@ -106,7 +106,7 @@ _CLASSES = 1000
 
 
 def _batch(mapped):
-  """Returns a synthetic batch, as described in `dataloaders.sources`."""
+  """Returns a synthetic batch, as described in `dataloaders.joint_batches`."""
   size, pixels = _BATCH.value, _SIZE.value
   return tf.random.stateless_normal([size, pixels, pixels, 3], [1, 2]), {
     'labels': tf.range(size) % _CLASSES,

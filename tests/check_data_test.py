@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from official_ext.harmonization import input_checks
 from official_ext.harmonization import train
-from official_ext.harmonization.dataloaders import plain_source
+from official_ext.harmonization.dataloaders import images_without_maps
 from testing import fixtures
 
 
@@ -273,7 +273,7 @@ class UnreadableTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_other_errors_are_not_looked_into(self):
     error = tf.errors.InvalidArgumentError(None, None, 'MatMul: 3 is not 4')
-    with mock.patch.object(plain_source, 'first_unreadable') as look:
+    with mock.patch.object(images_without_maps, 'first_unreadable') as look:
       with self.assertRaises(tf.errors.InvalidArgumentError):
         input_checks.stop_at_unreadable(self._task(fixtures.record()), error)
     look.assert_not_called()

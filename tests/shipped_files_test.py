@@ -15,7 +15,7 @@ import tensorflow as tf
 import gin
 from official_ext.harmonization import resources
 from official_ext.harmonization import train
-from official_ext.harmonization.dataloaders import sources
+from official_ext.harmonization.dataloaders import joint_batches
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _GIN = sorted(glob.glob(os.path.join(_ROOT, 'gin', '*.gin')))
@@ -117,7 +117,7 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     self, name, replicas
   ):
     task = _resolve(os.path.join(_ROOT, 'experiments', name))[1].task
-    mapped = sources.mapped_rows(
+    mapped = joint_batches.rows_with_map(
       task.train_data.global_batch_size // replicas,
       task.harmonization.mapped_fraction,
     )

@@ -16,7 +16,7 @@ from testing import fixtures
 
 
 def good_batch():
-  """A training batch, as `dataloaders.sources` describes it."""
+  """A training batch, as `dataloaders.joint_batches` describes it."""
   return tf.random.stateless_normal([4, 16, 16, 3], [1, 2]), {
     'labels': tf.range(4) % fixtures.CLASSES,
     'heatmaps': tf.random.stateless_uniform([4, 16, 16], [3, 4]) ** 3,

@@ -381,21 +381,21 @@ class StartTest(tf.test.TestCase):
       self.assertIn('weight: 3.0', f.read())
 
 
-class PoisonTest(tf.test.TestCase):
+class NonFiniteTest(tf.test.TestCase):
   def _run(self, report):
     experiment = mock.Mock(spec=train.runner.Runner)
     experiment.run.side_effect = RuntimeError('The loss value is NaN')
-    experiment.watch.report = report
+    experiment.guard.report = report
     experiment.checkpoint_manager.latest_checkpoint = 'runs/x/ckpt-4'
     _main(fixtures.experiment(), self.get_temp_dir(), return_value=experiment)
 
   def test_is_named(self):
     with self.assertRaisesRegex(
       SystemExit,
-      r'train.py: Step 7: logits not finite\. .*runs/x/ckpt-4.*'
+      r'train.py: Step 7: logits is not finite\. .*runs/x/ckpt-4.*'
       'trainer.recovery_max_trials is 0',
     ):
-      self._run('Step 7: logits not finite.')
+      self._run('Step 7: logits is not finite.')
 
   def test_other_errors_stay_what_they_are(self):
     with self.assertRaisesRegex(RuntimeError, 'The loss value is NaN'):

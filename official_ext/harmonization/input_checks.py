@@ -13,8 +13,8 @@ from official_ext.harmonization.configs import checks
 from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.data.records import record_files
 from official_ext.harmonization.data.records import record_reader
-from official_ext.harmonization.dataloaders import mapped_source
-from official_ext.harmonization.dataloaders import plain_source
+from official_ext.harmonization.dataloaders import images_with_maps
+from official_ext.harmonization.dataloaders import images_without_maps
 from official_ext.harmonization.dataloaders import registry
 
 _DOWNLOAD = (
@@ -118,7 +118,7 @@ def first_without_map(data, most: int = 10_000) -> str:
     The first such record's file, position and fault; '' if all have maps.
   """
   field = registry.get_decoder(data.map_decoder).map_field
-  files = mapped_source.files(data)
+  files = images_with_maps.files(data)
   for file in files:
     records = itertools.islice(record_reader.read(file), -(-most // len(files)))
     for record in records:
@@ -293,7 +293,7 @@ def stop_at_unreadable(task, error: tf.errors.InvalidArgumentError):
   for name in ('train_data', 'validation_data'):
     data = getattr(task, name)
     files = _input_files(data)
-    bad = files and plain_source.first_unreadable(
+    bad = files and images_without_maps.first_unreadable(
       files,
       data,
       (train.image_field_key, train.label_field_key),

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from official_ext.harmonization import run_folder
-from official_ext.harmonization.tasks import poison
+from official_ext.harmonization.tasks import nonfinite
 
 
 class RestoreError(ValueError):
@@ -133,10 +133,10 @@ class Runner(train_lib.OrbitExperimentRunner):
   """Trains and evaluates; see the host's class for its arguments.
 
   Attributes:
-    watch: of training, a `poison.Watch`; else None.
+    watch: of training, a `nonfinite.NonFiniteGuard`; else None.
   """
 
-  watch = None
+  guard = None
 
   def __init__(
     self, distribution_strategy, task, mode, params, model_dir, *args, **kwargs
@@ -193,9 +193,9 @@ class Runner(train_lib.OrbitExperimentRunner):
     **kwargs,
   ):
     if trainer:
-      self.watch = poison.Watch(trainer, self.checkpoint_manager)
+      self.guard = nonfinite.NonFiniteGuard(trainer, self.checkpoint_manager)
       # Before the host's recovery, which looks at what the watch writes.
-      train_actions = [self.watch] + (train_actions or [])
+      train_actions = [self.guard] + (train_actions or [])
     return super()._build_controller(
       trainer, evaluator, *args, train_actions=train_actions, **kwargs
     )

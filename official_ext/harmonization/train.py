@@ -253,11 +253,11 @@ def _run(experiment: runner.Runner, params: cfg.ExperimentConfig):
   try:
     experiment.run()
   except RuntimeError as e:
-    if not experiment.watch or not experiment.watch.report:
+    if not experiment.guard or not experiment.guard.report:
       raise
     trials = params.trainer.recovery_max_trials
     raise SystemExit(
-      f'train.py: {experiment.watch.report} No checkpoint was written since '
+      f'train.py: {experiment.guard.report} No checkpoint was written since '
       f'({experiment.checkpoint_manager.latest_checkpoint or "there is none"}'
       f' is the last). trainer.recovery_max_trials is {trials}: a higher one '
       'goes back to the last checkpoint that often; a lower '

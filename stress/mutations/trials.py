@@ -21,7 +21,7 @@ from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
 )
 from official_ext.harmonization.data import verify_records
-from official_ext.harmonization.dataloaders import mapped_source
+from official_ext.harmonization.dataloaders import images_with_maps
 from official_ext.harmonization.dataloaders import registry
 from stress.mutations import readings
 from stress.mutations import records as mutations
@@ -73,7 +73,7 @@ def _pipeline(
   model = stock.ImageClassificationModel(
     num_classes=mutations.CLASSES, input_size=[_SIZE, _SIZE, 3]
   )
-  return mapped_source.read(params, model, soft_labels=False)
+  return images_with_maps.read(params, model, soft_labels=False)
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from official_ext.harmonization.configs import (
 )
 from official_ext.harmonization.dataloaders import augmentation
 from official_ext.harmonization.dataloaders import harmonization_input
-from official_ext.harmonization.dataloaders import mapped_source
-from official_ext.harmonization.dataloaders import seeded_host
+from official_ext.harmonization.dataloaders import images_with_maps
+from official_ext.harmonization.dataloaders import stateless_model_garden
 from testing import fixtures
 from tests import samples
 
@@ -125,10 +125,10 @@ class TogetherTest(tf.test.TestCase, parameterized.TestCase):
     """Colours stay, so that a marker can be found; all draws are as ever."""
     same = {
       name: lambda image, *_: image
-      for name in seeded_host.augment.NAME_TO_FUNC
+      for name in augmentation.augment.NAME_TO_FUNC
       if name not in _MOVING
     }
-    self.enter_context(mock.patch.dict(seeded_host.augment.NAME_TO_FUNC, same))
+    self.enter_context(mock.patch.dict(augmentation.augment.NAME_TO_FUNC, same))
 
   @parameterized.parameters('v0', 'reduced_cifar10')
   def test_autoaugment(self, name):
@@ -266,7 +266,7 @@ class SeedTest(tf.test.TestCase):
     return np.stack(
       [
         tf.concat([images, batch['heatmaps'][..., tf.newaxis]], -1)
-        for images, batch in mapped_source.read(
+        for images, batch in images_with_maps.read(
           data, model, soft_labels=True
         ).take(4)
       ]
@@ -279,12 +279,12 @@ class SeedTest(tf.test.TestCase):
     # A second pass over the records draws anew.
     self.assertNotAllClose(first[:2], first[2:])
 
-  def test_the_host_is_left_alone(self):
+  def test_model_garden_is_left_alone(self):
     self.assertIs(augment.NAME_TO_FUNC['Rotate'], augment.wrapped_rotate)
     self.assertIs(augment.tf, tf)
-    self.assertIsNot(seeded_host.augment, augment)
+    self.assertIsNot(stateless_model_garden.augment, augment)
 
-  def test_draws_are_distributed_as_the_hosts(self):
+  def test_random_numbers_are_distributed_as_model_gardens(self):
     image = tf.zeros([8, 8, 3])
     names = augment.RandAugment().available_ops
 
@@ -292,10 +292,10 @@ class SeedTest(tf.test.TestCase):
       policy = module.RandAugment(
         num_layers=1, exclude_ops=[n for n in names if n != 'Invert']
       )
-      with seeded_host.draws_from(seed, 0):
+      with stateless_model_garden.seeded(seed, 0):
         return tf.reduce_max(policy.distort(image))
 
-    for module in (augment, seeded_host.augment):
+    for module in (augment, stateless_model_garden.augment):
       values = tf.data.Dataset.range(400).map(
         lambda s, module=module: moved(module, tf.stack([s, 0]))
       )
@@ -330,7 +330,7 @@ class RealPairsTest(tf.test.TestCase):
         aug_type=_only(*_MOVING) if training else None,
         mixup_and_cutmix=common.MixupAndCutmix() if training else None,
       )
-      images, batch = next(iter(mapped_source.read(data, model, training)))
+      images, batch = next(iter(images_with_maps.read(data, model, training)))
       self.assertEqual(images.shape, [20, 128, 128, 3])
       self.assertEqual(batch['heatmaps'].shape, [20, 128, 128])
       for x in (images, batch['heatmaps']):

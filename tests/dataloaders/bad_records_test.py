@@ -10,7 +10,7 @@ import tensorflow as tf
 from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
 )
-from official_ext.harmonization.dataloaders import mapped_source
+from official_ext.harmonization.dataloaders import images_with_maps
 from testing import fixtures
 
 
@@ -39,7 +39,7 @@ def _read(
   model = stock.ImageClassificationModel(
     num_classes=classes, input_size=[16, 16, 3]
   )
-  return mapped_source.read(params, model, soft_labels)
+  return images_with_maps.read(params, model, soft_labels)
 
 
 def _columns(dataset, *names):

@@ -96,7 +96,7 @@ class RecordsTest(tf.test.TestCase):
 
 class WindowTest(tf.test.TestCase, parameterized.TestCase):
   def _window(self, heatmap, image_size, begin, size, output, **options):
-    return harmonization_input.window_of_map(
+    return harmonization_input.crop_map(
       tf.constant(heatmap[..., np.newaxis]),
       tf.constant(image_size),
       tf.constant(begin),
@@ -251,7 +251,7 @@ class ParserTest(tf.test.TestCase, parameterized.TestCase):
       else:
         self.assertGreater(result.max(), 10.0)
 
-  def test_centre_window_is_model_gardens_at_every_size(self):
+  def test_centre_crop_is_model_gardens_at_every_size(self):
 
     @tf.function
     def both(height, width, fraction):
@@ -261,7 +261,7 @@ class ParserTest(tf.test.TestCase, parameterized.TestCase):
       crop = preprocess_ops.center_crop_image(places, fraction)
       return (
         (crop[0, 0], tf.shape(crop)[:2]),
-        harmonization_input.centre_window(tf.stack([height, width]), fraction),
+        harmonization_input.centre_crop(tf.stack([height, width]), fraction),
       )
 
     for fraction in (0.875, 0.6, 1.0):
@@ -312,7 +312,7 @@ class ParserTest(tf.test.TestCase, parameterized.TestCase):
   def test_windows_of_maps_beyond_32_bits(self):
     # Each row holds its number: 50000 * 60000 is more than 2**31.
     heatmap = tf.range(60_000.0)[:, tf.newaxis, tf.newaxis]
-    window = harmonization_input.window_of_map(
+    window = harmonization_input.crop_map(
       heatmap,
       tf.constant([60_000, 1]),
       tf.constant([50_000, 0]),

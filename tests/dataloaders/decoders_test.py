@@ -92,7 +92,7 @@ class ParsingTest(_DecoderTest):
     decoded = clickme_decoder.Decoder().decode(serialized)
     self.assertRegex(
       decoded['problem'].numpy().decode(),
-      r'not a tf.train.Example .* image \(string\), .*label \(int64\)',
+      r'not a tf.train.Example .*image \(string\), .*label \(int64\)',
     )
 
   @parameterized.parameters(
@@ -108,7 +108,7 @@ class ParsingTest(_DecoderTest):
     self.assert_problem(
       clickme_decoder.Decoder(),
       fields,
-      'not a tf.train.Example whose fields, each of one ',
+      'not a tf.train.Example with one value in each ',
     )
 
   def test_the_first_problem_is_reported(self):
@@ -194,18 +194,18 @@ class RawDecoderTest(_DecoderTest):
     self.assert_problem(
       raw_decoder.Decoder(_SIDE),
       fields,
-      'from 0.* to 0.9.* raw_image_max is 255: set it to 1',
+      'from 0.* to 0.9.* raw_image_max is 255. Set it to 1',
     )
     self.assert_problem(
       raw_decoder.Decoder(_SIDE, image_max=1.0),
       _raw()[2],
-      'raw_image_max is 1: they must lie between',
+      'raw_image_max is 1; expected values from 0',
     )
     fields['image'] = (image - 128).astype('<f4').tobytes()
     self.assert_problem(
       raw_decoder.Decoder(_SIDE),
       fields,
-      'from -12.*raw_image_max is 255: they must lie',
+      'from -12.*raw_image_max is 255; expected',
     )
     fields['image'] = (image - 5).astype('<f4').tobytes()
     self.assert_problem(raw_decoder.Decoder(_SIDE), fields, '^$')

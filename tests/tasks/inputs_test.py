@@ -7,8 +7,8 @@ from official.core import train_utils
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from official_ext.harmonization.dataloaders import images_with_maps
 from official_ext.harmonization.dataloaders import labels as labels_lib
-from official_ext.harmonization.dataloaders import mapped_source
 from official_ext.harmonization.tasks import (
   harmonized_image_classification as task_lib,
 )
@@ -252,7 +252,7 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
       task.build_inputs(task.task_config.train_data)
     self.assertRegex(
       ' '.join(logs.output),
-      r'Mapped fraction: 1 of the 4 images .* 0.25 \(.*_fraction is 0.3',
+      r'1 of the 4 images .* 0.25 \(.*_fraction is 0.3',
     )
 
   def test_validation_says_which_record_is_which(self):
@@ -265,7 +265,7 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
     )
     task = _task(validation=f'{b},{a}', plain_validation=self.plain)
     params = task.task_config.mapped_validation_data
-    self.assertEqual(mapped_source.files(params), [a, b])
+    self.assertEqual(images_with_maps.files(params), [a, b])
     found = []
     for _, batch in task.build_inputs(task.task_config.validation_data):
       self.assertEqual(batch['records'].shape, [4, 2])

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from official_ext.harmonization.dataloaders import pipelines
 from official_ext.harmonization.dataloaders import records
-from official_ext.harmonization.dataloaders import seeded_host
+from official_ext.harmonization.dataloaders import stateless_model_garden
 from official_ext.harmonization.tasks import (
   harmonized_image_classification as task_lib,
 )
@@ -127,7 +127,7 @@ class DrawsTest(tf.test.TestCase, parameterized.TestCase):
         serialized
       )
       mix = mixer.MixupAndCutmix(num_classes=4)
-      with seeded_host.draws_from(seed, 0):
+      with stateless_model_garden.seeded(seed, 0):
         return parser.parse_fn(True)(decoded), mix(images, labels)
 
     def stateful(module, mixer):
@@ -155,7 +155,10 @@ class DrawsTest(tf.test.TestCase, parameterized.TestCase):
       stateful(classification_input, augment),
     )
     self.assertEmpty(
-      stateful(seeded_host.classification_input, seeded_host.augment)
+      stateful(
+        stateless_model_garden.classification_input,
+        stateless_model_garden.augment,
+      )
     )
 
   def test_seeds_of_pipelines(self):

@@ -180,7 +180,7 @@ def _prepare(
   def image():
     pixels = decoded['image']
     if dataset.center_crop:
-      begin, size = harmonization_input.centre_window(
+      begin, size = harmonization_input.centre_crop(
         tf.shape(pixels)[:2], preprocess_ops.CENTER_CROP_FRACTION
       )
       pixels = tf.slice(pixels, [begin[0], begin[1], 0], [size[0], size[1], 3])

@@ -1,71 +1,78 @@
-"""Augmentation beyond window and flip, for an image and its human map.
+"""Augmentation besides crop and flip, for an image and its human map.
 
-The operations and policies are the host's. A map's pixel belongs to the image's
-pixel that it was drawn on, and does what that one does:
-  - operations that move pixels (rotate, shear, translate) move the map with the
-    same draw. Where they reflect the image at its border, as the host's do, the
-    map is reflected too; what they leave empty is 0 in the map.
-  - operations that change colours leave the map alone.
-  - operations that hide pixels (cutout, random erasing) set the map to 0 there:
-    nobody can find important what cannot be seen. Cutmix does the same. The
-    parser sees to it that this still holds when the map has been blurred.
-All of it is drawn from the example's own seed.
+The operations and policies are Model Garden's. Each pixel of a map belongs to
+the image pixel that it was drawn on, and follows it:
+  - Operations that move pixels (rotate, shear, translate) move the map with the
+    same random numbers. Model Garden's reflect the image at its border; the map
+    is reflected too. Pixels that they leave empty are 0 in the map.
+  - Operations that change colours leave the map unchanged.
+  - Operations that hide pixels (cutout, random erasing) set the map to 0 there,
+    since nobody can find important what cannot be seen. Cutmix does the same.
+    The parser makes sure that this still holds after the map is blurred.
+All random numbers come from the example's own seed.
 """
 
 from official.vision.configs import common
 from official.vision.configs import image_classification as stock
 import tensorflow as tf
 
-from official_ext.harmonization.dataloaders import seeded_host
+from official_ext.harmonization.dataloaders import stateless_model_garden
 
 _MOVING = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
 _HIDING = ('Cutout',)
-# As in the host's parser.
+# As in Model Garden's parser.
 _THREE_AUGMENT = dict(
   augmentation_name='deit3_three_augment', translate_const=20
 )
 
 
 def _joint(operation):
-  """Makes a host operation on images one on images and maps.
+  """Turns an operation on an image into one on an image and its map."""
 
-  The host's policies hand boxes through their operations beside the image, to
-  any that has an argument of that name; ours find the map there.
-  """
-
-  def both(image, bboxes, *args):
-    *levels, _ = args  # The last is what fills empty pixels of the image.
+  # Model Garden's policies pass a second tensor, meant for bounding boxes,
+  # through all operations that have an argument named `bboxes`. Here it holds
+  # the map.
+  def on_image_and_map(image, bboxes, *args):
+    heatmap = bboxes
+    *levels, _ = args  # The last argument fills empty pixels of the image.
 
     def move_map():
-      # The operations know three channels.
-      channels = bboxes.shape[-1]
-      colours = tf.concat([bboxes] + [bboxes[..., :1]] * (3 - channels), -1)
+      # The operations expect three channels.
+      channels = heatmap.shape[-1]
+      colours = tf.concat([heatmap] + [heatmap[..., :1]] * (3 - channels), -1)
       return operation(colours, *levels, [0] * 3)[..., :channels]
 
-    return seeded_host.twice(lambda: operation(image, *args), move_map)
+    return stateless_model_garden.with_same_numbers(
+      lambda: operation(image, *args), move_map
+    )
 
-  return both
+  return on_image_and_map
 
 
-seeded_host.augment.NAME_TO_FUNC.update(
-  {
-    name: _joint(seeded_host.augment.NAME_TO_FUNC[name])
-    for name in _MOVING + _HIDING
+def _augment_images_and_maps():
+  """Makes a copy of Model Garden's module whose policies also move maps."""
+  module = stateless_model_garden.copy('official.vision.ops.augment')
+  module.NAME_TO_FUNC = {
+    name: _joint(operation) if name in _MOVING + _HIDING else operation
+    for name, operation in module.NAME_TO_FUNC.items()
   }
-)
+  return module
+
+
+augment = _augment_images_and_maps()
 
 
 def _build_policy(aug_type: common.Augmentation):
-  """The host's augmenter of a configuration, as its own parser builds it."""
+  """Builds a policy from its configuration, as Model Garden's parser does."""
   if aug_type.type == 'autoaug':
     options = aug_type.autoaug
-    return seeded_host.augment.AutoAugment(
+    return augment.AutoAugment(
       augmentation_name=options.augmentation_name,
       cutout_const=options.cutout_const,
       translate_const=options.translate_const,
     )
   options = aug_type.randaug
-  return seeded_host.augment.RandAugment(
+  return augment.RandAugment(
     num_layers=options.num_layers,
     magnitude=options.magnitude,
     cutout_const=options.cutout_const,
@@ -76,76 +83,77 @@ def _build_policy(aug_type: common.Augmentation):
 
 
 def problem(aug_type: common.Augmentation) -> str | None:
-  """Says why an `aug_type` cannot be used, or None where it can."""
+  """Returns why an `aug_type` cannot be used; None if it can."""
   if aug_type.type not in ('autoaug', 'randaug'):
-    return "choose type 'autoaug' or 'randaug'"
+    return "its type must be 'autoaug' or 'randaug'"
   if aug_type.type == 'randaug':
     if aug_type.randaug.magnitude_std:
-      return 'randaug.magnitude_std has no effect in the host, leave it 0'
+      return 'randaug.magnitude_std must be 0: Model Garden ignores it'
     return None
-  known = seeded_host.augment.AutoAugment().available_policies
+  known = augment.AutoAugment().available_policies
   usable = sorted(
     name
     for name, policy in known.items()
     if not any('BBox' in op for part in policy for op, _, _ in part)
   )
   if aug_type.autoaug.augmentation_name not in usable:
-    return f'choose one of {usable} as autoaug.augmentation_name'
+    return f'autoaug.augmentation_name must be one of {usable}'
   return None
 
 
 class Augmenter:
-  """What happens to an image and its map beside window and flip."""
+  """Augments an image and its map together, besides crop and flip."""
 
   def __init__(self, data: stock.DataConfig):
-    """Builds what a training source's configuration asks for.
+    """Initializes the augmenter.
 
     Args:
-      data: its `color_jitter`, `aug_type`, `three_augment` and
-        `random_erasing` are used, each as the host uses it.
+      data: configuration of the training data, whose `color_jitter`,
+        `aug_type`, `three_augment` and `random_erasing` have the same meaning
+        as in Model Garden.
     """
     self._color_jitter = data.color_jitter
     self._random_erasing = data.random_erasing
-    self._policies: list[seeded_host.augment.ImageAugment] = []
+    self._policies: list[augment.ImageAugment] = []
     if data.aug_type:
       self._policies.append(_build_policy(data.aug_type))
     if data.three_augment:
-      self._policies.append(seeded_host.augment.AutoAugment(**_THREE_AUGMENT))
+      self._policies.append(augment.AutoAugment(**_THREE_AUGMENT))
 
   def jitter(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Changes brightness, contrast and saturation at random.
 
     Args:
       image: (H, W, 3), 0..255.
-      seed: int (2,), the example's draw.
+      seed: int (2,), the example's seed.
 
     Returns:
-      The image, uint8 if it was changed.
+      The image, uint8 if colour jitter is enabled.
     """
     if not self._color_jitter:
       return image
-    with seeded_host.draws_from(seed, 0):
-      return seeded_host.preprocess_ops.color_jitter(
+    with stateless_model_garden.seeded(seed, 0):
+      return stateless_model_garden.preprocess_ops.color_jitter(
         image, *[self._color_jitter] * 3
       )
 
   def distort(
     self, image: tf.Tensor, heatmap: tf.Tensor, seed: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Applies RandAugment's, AutoAugment's or the three of DeiT's policy.
+    """Applies the policies: RandAugment, AutoAugment or DeiT's three.
 
     Args:
       image: float (H, W, 3), 0..255.
       heatmap: float (1, H, W, 1 to 3), any value range.
-      seed: int (2,), the example's draw.
+      seed: int (2,), the example's seed.
 
     Returns:
-      Both, distorted.
+      The distorted image and map.
     """
     heatmap = heatmap[0]
     for stream, policy in enumerate(self._policies, 1):
       shapes = image.shape, heatmap.shape
-      with seeded_host.draws_from(seed, stream):
+      with stateless_model_garden.seeded(seed, stream):
         image, heatmap = policy.distort_with_boxes(image, heatmap)
       image = tf.ensure_shape(image, shapes[0])
       heatmap = tf.ensure_shape(heatmap, shapes[1])
@@ -154,21 +162,21 @@ class Augmenter:
   def erase(
     self, image: tf.Tensor, heatmap: tf.Tensor, seed: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Erases a rectangle of the image, and what the map says of it.
+    """Erases rectangles of the image and of its map.
 
     Args:
       image: float (H, W, 3), normalized.
       heatmap: float (1, H, W, channels).
-      seed: int (2,), the example's draw.
+      seed: int (2,), the example's seed.
 
     Returns:
-      Both; noise in the image where the map is 0.
+      The image, with noise in the erased pixels, and the map, with 0.
     """
     if not self._random_erasing:
       return image, heatmap
     options = self._random_erasing
-    # A new one for every trace: the host's holds on to what it traced.
-    erasing = seeded_host.augment.RandomErasing(
+    # A new object for each trace, since Model Garden's keeps traced tensors.
+    erasing = augment.RandomErasing(
       probability=options.probability,
       min_area=options.min_area,
       max_area=options.max_area,
@@ -178,14 +186,14 @@ class Augmenter:
       max_count=options.max_count,
       trials=options.trials,
     )
-    with seeded_host.draws_from(seed, 9):
+    with stateless_model_garden.seeded(seed, 9):
       erased = tf.ensure_shape(erasing.distort(image), image.shape)
     kept = tf.reduce_all(erased == image, axis=-1, keepdims=True)
     return erased, tf.where(kept, heatmap, 0.0)
 
 
 def build(data: stock.DataConfig) -> Augmenter | None:
-  """The augmenter of a source, None where window and flip are all."""
+  """Returns the augmenter of a dataset; None if it only crops and flips."""
   if data.is_training and (
     data.color_jitter
     or data.aug_type

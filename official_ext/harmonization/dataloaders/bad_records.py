@@ -1,37 +1,39 @@
-"""Bad records left out of a stream, counted and capped."""
+"""Skips bad records in a dataset, counts them and limits their number."""
 
 import tensorflow as tf
 
 from official_ext.harmonization.dataloaders import records
 
-# A bad record that is met again does not count towards the cap, so a handful
-# with nothing good among them would be read for ever: this many caps in a row.
-_ROW = 100
+# A bad record that is read again does not count towards the limit, so a few bad
+# records without a good one would be read forever. Reading stops after
+# `most` times this many bad records in a row.
+_MOST_IN_A_ROW = 100
 
 
 def skip(
   dataset: tf.data.Dataset, most: int, blank_label: int | None = None
 ) -> tf.data.Dataset:
-  """Leaves bad records out, or blanks them, and counts them.
+  """Skips or blanks bad records, and counts them.
 
-  The count travels with the records that follow, so that it reaches the
-  metrics of whoever trains on them, on any number of workers and without a
-  call to the host.
+  The count is attached to the next record, so that it reaches the metrics of a
+  training step on any number of workers without leaving the graph.
 
   Args:
     dataset: decoded records: dicts with `image`, `heatmap`, `label`, `has_map`
-      and `problem` as from a decoder, `file` and `index` as from
+      and `problem` as from a decoder, and `file` and `index` as from
       `records.located`.
-    most: how many different ones may be bad, in one pipeline.
-    blank_label: for data that end, where a count must not wait for a next good
-      record: bad ones stay as black rows of this label that are not valid.
+    most: how many different records may be bad, in one pipeline.
+    blank_label: for finite datasets, in which a count must not wait for a next
+      good record. Bad records become black images with this label that are not
+      valid.
 
   Returns:
-    The dataset. Its records have two more fields, float32 scalars:
-    `bad_records`, how many were left out since the last one (or 1 for a blank
-    one), and `valid`, 0 for a blank one. It raises
-    `tf.errors.InvalidArgumentError`, naming the last bad record, where more
-    than `most` are bad, or nearly all.
+    The dataset, with two more fields, float32 scalars: `bad_records`, the
+      number
+    of records skipped since the last one (or 1 for a blanked record), and
+    `valid`, 0 for a blanked record. It raises
+    `tf.errors.InvalidArgumentError`, naming the last bad record, if more than
+    `most` records are bad, or too many in a row.
   """
   dataset = dataset.scan(
     (tf.fill([most], tf.constant(-1, tf.int64)), 0, 0),
@@ -43,9 +45,9 @@ def skip(
 
 
 def _count(state, record, most):
-  """Counts one record; the state is of one pipeline."""
-  # Hashes of the different bad ones, their number, the bad ones in a row.
-  seen, different, row = state
+  """Counts one record; each pipeline has its own state."""
+  # Hashes of different bad records, their number, and bad records in a row.
+  seen, different, in_a_row = state
   bad = record['problem'] != ''
   identity = tf.strings.to_hash_bucket_fast(
     tf.strings.join(
@@ -55,15 +57,15 @@ def _count(state, record, most):
   )
   is_new = bad & ~tf.reduce_any(seen == identity)
   now_different = different + tf.cast(is_new, tf.int32)
-  now_in_row = tf.where(bad, row + 1, 0)
+  now_in_a_row = tf.where(bad, in_a_row + 1, 0)
   with tf.control_dependencies(
     [
       records.stop_at(
-        (now_different <= most) & (now_in_row <= most * _ROW),
+        (now_different <= most) & (now_in_a_row <= most * _MOST_IN_A_ROW),
         record,
         record['problem'],
         what=f'More than {most} bad records (max_bad_records), or '
-        f'{most * _ROW} in a row without a good one; the last',
+        f'{most * _MOST_IN_A_ROW} in a row without a good one; the last',
         advice='Repair or remove them, or raise max_bad_records',
       )
     ]
@@ -71,14 +73,14 @@ def _count(state, record, most):
     seen = tf.where(is_new & (tf.range(most) == different), identity, seen)
   counted = {
     **record,
-    'bad_records': tf.cast(row, tf.float32),
+    'bad_records': tf.cast(in_a_row, tf.float32),
     'valid': tf.cast(~bad, tf.float32),
   }
-  return (seen, now_different, now_in_row), counted
+  return (seen, now_different, now_in_a_row), counted
 
 
 def _blank(record: dict[str, tf.Tensor], label: int) -> dict[str, tf.Tensor]:
-  """Turns a bad record into a black one without a map."""
+  """Turns a bad record into a black image without a map."""
   good = record['problem'] == ''
 
   def pixels(name):

@@ -1,17 +1,17 @@
-"""Decoder of this project's own records: Model Garden's ImageNet and a map."""
+"""Decoder of this project's records: Model Garden's ImageNet with a map."""
 
 import tensorflow as tf
 
 from official_ext.harmonization.dataloaders import decoding
 
 _PNG = b'\x89PNG\r\n\x1a\n'
-# Of a PNG, the byte that says which channels it has.
+# Position of the byte of a PNG that encodes its channels.
 _COLOUR_TYPE = 25
 _GREY = b'\x00'
 
 
 def _decode_map(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """The map, uint16 (h, w, 1), 8 bits widened; whether it is a grey PNG."""
+  """Returns the map, uint16 (h, w, 1), and whether it is a grey PNG."""
   is_grey_png = (tf.strings.substr(encoded, 0, len(_PNG)) == _PNG) & (
     tf.strings.substr(encoded, _COLOUR_TYPE, 1) == _GREY
   )
@@ -23,17 +23,17 @@ class Decoder(decoding.Decoder):
   """Decodes an ImageNet record of Model Garden that may have a human map.
 
   Fields: `image/encoded`, a JPEG or PNG; `image/class/label`, int64;
-  `image/heatmap/encoded`, a PNG of one channel and 8 or 16 bits, of any size
-  and of the image's framing; `image/heatmap/width` and `height`, checked where
-  they are there. Without these, and with `image/heatmap/encoded` left out or
-  empty, there is no map. A constant map is no problem: its alignment is
-  undefined, and counted as such. `image/heatmap/source`, `clicks` and
-  `participants` are for people and tools, and not read; neither are the host's
-  other fields.
+  `image/heatmap/encoded`, a PNG with one channel of 8 or 16 bits that shows the
+  same part of the scene as the image, in any size; `image/heatmap/width` and
+  `image/heatmap/height`, which are checked if present. Without these three, or
+  with an empty `image/heatmap/encoded`, the record has no map. Constant maps
+  are valid; their alignment is undefined, and counted as such.
+  `image/heatmap/source`, `clicks` and `participants` are for people and tools;
+  they are not read, and neither are Model Garden's other fields.
 
-  The decoded image is uint8; the map float32 with white at 255 (16 bits keep
-  their fractions), or zeros (1, 1, 1) where the further field `has_map`, bool
-  scalar, is false.
+  The decoded image is uint8. The map is float32 with white at 255, so that 16
+  bits keep their fractions, or zeros (1, 1, 1) if the additional field
+  `has_map`, a bool scalar, is false.
   """
 
   map_field = 'image/heatmap/encoded'
@@ -64,7 +64,7 @@ class Decoder(decoding.Decoder):
     )
     heatmap = tf.ensure_shape(heatmap, [None, None, 1])
     size = tf.shape(heatmap, tf.int64)
-    said = tf.stack(
+    recorded_size = tf.stack(
       [fields['image/heatmap/height'], fields['image/heatmap/width']]
     )
     return {
@@ -80,13 +80,15 @@ class Decoder(decoding.Decoder):
           'field image/heatmap/encoded is not a decodable PNG of one channel',
         ),
         (
-          ~has_map & tf.reduce_any(said != decoding.MISSING),
+          ~has_map & tf.reduce_any(recorded_size != decoding.MISSING),
           'field image/heatmap/encoded is missing, but image/heatmap/height '
-          'or width is there',
+          'or width is present',
         ),
         (
           has_map
-          & tf.reduce_any((said != decoding.MISSING) & (said != size[:2])),
+          & tf.reduce_any(
+            (recorded_size != decoding.MISSING) & (recorded_size != size[:2])
+          ),
           tf.strings.join(
             [
               'its map is ',

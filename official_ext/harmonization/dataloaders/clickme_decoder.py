@@ -9,9 +9,9 @@ class Decoder(decoding.Decoder):
   """Decodes a `tf.train.Example` of the ClickMe release.
 
   Fields: `image`, a JPEG of 256x256x3; `heatmap`, a JPEG of 256x256x1; `label`,
-  int64 in 0..999. Other sizes, and PNGs, are accepted. A constant map is no
-  problem: its alignment is undefined, and counted as such. The decoded image
-  and map are uint8.
+  int64 in 0..999. Other sizes and PNGs are accepted. A constant map is valid:
+  its alignment is undefined, and counted as such. The decoded image and map are
+  uint8.
   """
 
   def _decode(self, serialized, attempt):

@@ -1,4 +1,4 @@
-"""What the decoders of records with human maps have in common."""
+"""Base class and functions of the decoders of records with human maps."""
 
 import abc
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import Any
 from official.vision.dataloaders import decoder
 import tensorflow as tf
 
-# An integer that no record holds: says that the field was not there.
+# An integer that stands for a missing field; no record contains it.
 MISSING = tf.int64.min
 
-# Pillow's bound for what is no attack. TensorFlow decodes more, which would
-# take gigabytes as float32.
+# Pillow's limit against decompression bombs. TensorFlow would decode larger
+# images, which take gigabytes as float32.
 MAX_PIXELS = 89_478_485
 
 _DEFAULTS = {tf.string: '', tf.int64: MISSING}
@@ -23,10 +23,10 @@ def _attempt(
   argument: tf.Tensor,
   otherwise: Callable[[tf.Tensor], Any],
 ) -> Any:
-  """Returns `function(argument)`, or that of `otherwise` where an op fails.
+  """Returns `function(argument)`, or `otherwise(argument)` if an op fails.
 
-  An op that fails takes the whole pipeline with it and cannot say which record
-  it was; as the only element of a dataset its error can be set aside.
+  An op that fails stops the whole pipeline without naming the record. In a
+  dataset of one element, its error can be ignored.
   """
   argument = tf.data.Dataset.from_tensors(argument)
   result = argument.map(function).ignore_errors()
@@ -36,26 +36,27 @@ def _attempt(
 
 
 class Decoder(decoder.Decoder):
-  """Decodes records at full speed, and a second time to say what is wrong.
+  """Decodes records at full speed, and again if that fails to find the problem.
 
-  A subclass says how in `_decode`, and calls what may fail by its `attempt`.
+  A subclass implements `_decode`, which calls all operations that can fail
+  through its argument `attempt`.
 
   Attributes:
-    map_field: the record's field that holds the human map.
+    map_field: name of the record field with the human map.
   """
 
   map_field = 'heatmap'
 
   def decode(self, serialized_example: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Decodes one record, and says what is wrong with it.
+    """Decodes one record, and describes what is wrong with it.
 
     Args:
       serialized_example: string scalar.
 
     Returns:
       A dict of `image` (H, W, 3), `heatmap` (h, w, 1), `label` int64 scalar as
-      recorded, and `problem`, a string scalar that is empty where the others
-      can be relied on; the class says which dtypes, and what else.
+      recorded, and `problem`, a string scalar that is empty if the record is
+      good. Subclasses document dtypes and additional fields.
     """
     return _attempt(
       lambda s: self._decode(s, lambda function, x, otherwise: function(x)),
@@ -70,27 +71,28 @@ class Decoder(decoder.Decoder):
 
   @abc.abstractmethod
   def _decode(self, serialized: tf.Tensor, attempt) -> dict[str, tf.Tensor]:
-    """As `decode`.
+    """Implements `decode`.
 
     Args:
       serialized: string scalar.
-      attempt: a function (function, argument, otherwise) that returns
-        `function(argument)`, or fails; or, the second time, returns
-        `otherwise`, of the same dtypes and ranks, instead.
+      attempt: `attempt(function, argument, otherwise)` returns
+        `function(argument)`. If that fails, the first call of `_decode` fails
+        too, and the second call gets `otherwise`, which has the same dtypes and
+        ranks.
     """
 
 
 def _read(serialized, features):
-  """Parses an example, after a look whether TensorFlow survives it.
+  """Parses an example, after checking that this does not crash TensorFlow.
 
-  A length of 2 GB or more in a damaged record ends the process of
-  `tf.io.parse_single_example` (TensorFlow 2.20). Protocol buffers' own parser,
-  which `sanitize` calls, refuses it.
+  A field length of 2 GB or more in a damaged record makes
+  `tf.io.parse_single_example` abort the process (TensorFlow 2.20). Protocol
+  buffers' own parser, which `sanitize` calls, refuses such a record.
   """
   sizes, _ = tf.io.decode_proto(
     serialized, 'tensorflow.Example', ['features'], [tf.string], sanitize=True
   )
-  # The look must matter, or the graph is optimized and it never happens.
+  # The result must depend on the check; otherwise it is optimized away.
   serialized = tf.where(sizes[0] > 0, serialized, '')
   return (tf.io.parse_single_example(serialized, features), tf.constant(True))
 
@@ -101,17 +103,17 @@ def parse(
   attempt,
   optional: dict[str, tf.DType] | None = None,
 ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-  """Reads the fields of a `tf.train.Example`, each of one value.
+  """Reads the fields of a `tf.train.Example`, each with one value.
 
   Args:
     serialized: string scalar.
     required: fields and their dtypes, tf.string or tf.int64.
-    attempt: as a `Decoder` is given it.
+    attempt: the argument of `Decoder._decode`.
     optional: fields that may be missing.
 
   Returns:
-    The fields, scalars, '' or `MISSING` where there is none, and a problem: a
-    string scalar, empty where the record can be parsed and is complete.
+    The fields, scalars that are '' or `MISSING` if the field is missing, and a
+    problem: a string scalar, empty if the record can be parsed and is complete.
   """
   dtypes = {**required, **(optional or {})}
   features = {
@@ -127,8 +129,8 @@ def parse(
   return fields, first_problem(
     (
       ~parsed,
-      'it is not a tf.train.Example whose fields, each of one value, '
-      f'are {expected}',
+      'it is not a tf.train.Example with one value in each of the fields '
+      f'{expected}',
     ),
     *(
       (fields[n] == _DEFAULTS[d], f'field {_MEANINGS.get(n, n)} is missing')
@@ -138,7 +140,7 @@ def parse(
 
 
 def bounded(pixels: tf.Tensor) -> tf.Tensor:
-  """Lets pixels (H, W, channels) pass unless they are too many, by an error."""
+  """Returns pixels (H, W, channels); fails above `MAX_PIXELS`."""
   area = tf.reduce_prod(tf.shape(pixels, tf.int64)[:2])
   with tf.control_dependencies(
     [tf.debugging.assert_less_equal(area, tf.constant(MAX_PIXELS, tf.int64))]
@@ -147,17 +149,16 @@ def bounded(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def decode_image(encoded: tf.Tensor, channels: int, attempt) -> tf.Tensor:
-  """Decodes a picture; uint8, (0, 0, channels) if that fails.
-
-  JPEG, PNG, BMP, WebP, or a GIF's first frame, of at most `MAX_PIXELS`.
+  """Decodes a JPEG, PNG, BMP or WebP, or the first frame of a GIF.
 
   Args:
     encoded: string scalar.
     channels: 1 or 3.
-    attempt: as a `Decoder` is given it.
+    attempt: the argument of `Decoder._decode`.
 
   Returns:
-    uint8 (H, W, channels).
+    uint8 (H, W, channels); (0, 0, channels) if it cannot be decoded or has more
+    than `MAX_PIXELS`.
   """
   image = attempt(
     lambda e: bounded(tf.io.decode_image(e, channels, expand_animations=False)),
@@ -168,7 +169,7 @@ def decode_image(encoded: tf.Tensor, channels: int, attempt) -> tf.Tensor:
 
 
 def first_problem(*cases: tuple[tf.Tensor, Any]) -> tf.Tensor:
-  """Returns the text of the first (bool scalar, text) that holds, else ''."""
+  """Returns the text of the first (condition, text) that is true, or ''."""
   problem = tf.constant('')
   for found, what in reversed(cases):
     problem = tf.where(found, what, problem)

@@ -1,34 +1,34 @@
-"""Labels of records as classes of a network."""
+"""Maps labels of records to classes of a network."""
 
 import tensorflow as tf
 
-# What to add to ImageNet's labels where they are 0..999 (ClickMe, TFDS).
+# Number of classes to the offset of ImageNet labels 0..999 (ClickMe, TFDS).
 OFFSETS = {1000: 0, 1001: 1}
 
 
 def first_class(num_classes: int) -> int:
-  """The first class that an image can show.
+  """Returns the first class that an image can have.
 
   Args:
     num_classes: the network's number of classes.
 
   Returns:
-    1 for ImageNet's 1001 classes, of which class 0 is the background: a label
-    there means that an offset was forgotten. Else 0.
+    1 for ImageNet's 1001 classes, whose class 0 is the background, so that a
+    label of 0 means a missing offset; otherwise 0.
   """
   return 1 if num_classes == 1001 else 0
 
 
 def offset_with_map(data, num_classes: int) -> int | None:
-  """The offset of the labels of records with maps.
+  """Returns the label offset of a dataset with maps.
 
   Args:
     data: a `MappedDataConfig`.
     num_classes: the network's number of classes.
 
   Returns:
-    Its `label_offset`; where that is None, what the labels of ClickMe's release
-    need, or None where nothing is known of them.
+    `data.label_offset`. If it is None, the offset that the labels of the
+    ClickMe release need, or None for other formats and numbers of classes.
   """
   if data.label_offset is None and data.map_decoder == 'clickme':
     return OFFSETS.get(num_classes)
@@ -36,20 +36,20 @@ def offset_with_map(data, num_classes: int) -> int | None:
 
 
 def shift(
-  dataset: tf.data.Dataset, num_classes: int, offset: int, source: str
+  dataset: tf.data.Dataset, num_classes: int, offset: int, name: str
 ) -> tf.data.Dataset:
   """Adds an offset to the labels of batches, and checks them.
 
   Args:
-    dataset: batches of (images, labels), labels int (B,), -1 where the host
+    dataset: batches of (images, labels), labels int (B,), -1 if Model Garden
       found none.
     num_classes: the network's number of classes.
-    offset: to add.
-    source: names the data and the offset's field in messages.
+    offset: added to the labels.
+    name: name of the dataset and of the offset's field, for messages.
 
   Returns:
-    The dataset, whose labels are classes. It raises
-    `tf.errors.InvalidArgumentError` where one is not.
+    The dataset with classes as labels. It raises
+    `tf.errors.InvalidArgumentError` if a label is out of range.
   """
   first = first_class(num_classes)
 
@@ -60,8 +60,8 @@ def shift(
         tf.debugging.Assert(
           tf.reduce_all(labels >= 0),
           [
-            f'{source} holds a record without a label, or with one below 0: '
-            'repair or remove it. The lowest label is',
+            f'{name} has a record without a label or with a negative label. '
+            'Repair or remove it. The lowest label is',
             low,
           ],
         ),
@@ -70,9 +70,9 @@ def shift(
             (labels + offset >= first) & (labels + offset < num_classes)
           ),
           [
-            f'{source} holds a label that plus {offset} is outside the '
-            f"network's classes {first}..{num_classes - 1}; in this batch "
-            'they are',
+            f'{name} has a label that plus {offset} is outside the '
+            f"network's classes {first}..{num_classes - 1}. The labels of this "
+            'batch are',
             low,
             'to',
             high,

@@ -1,9 +1,10 @@
-"""Input pipelines that share the work: draws of their own, every image once.
+"""Input pipelines that share the work: own random numbers, each image once.
 
-A distribution strategy runs one input pipeline per host, and a tf.data service
-one per worker. Model Garden's reader seeds all of them alike, so that they crop
-and flip alike; and it deals files to them for evaluation, so that some have
-more batches than others and the last of these are never taken.
+A distribution strategy runs one input pipeline per machine, and a tf.data
+service runs one per worker. Model Garden's reader gives all of them the same
+seed, so that they crop and flip in the same way. For evaluation it distributes
+files, so that some pipelines have more batches than others, and their last
+batches are never read.
 """
 
 import contextlib
@@ -18,17 +19,17 @@ from official_ext.harmonization.dataloaders import records
 
 
 def _process_seed() -> int | None:
-  """Returns what `tf.random.set_seed` was given, None if nothing."""
+  """Returns the seed of `tf.random.set_seed`; None if it was not called."""
   return tf.function(lambda: None).get_concrete_function().graph.seed
 
 
 def number(input_context: tf.distribute.InputContext | None) -> int:
-  """Returns which of the input pipelines this is; 0 if there is only one."""
+  """Returns the index of this input pipeline; 0 without a context."""
   return input_context.input_pipeline_id if input_context else 0
 
 
 def count(input_context: tf.distribute.InputContext | None) -> int:
-  """Returns how many input pipelines there are."""
+  """Returns the number of input pipelines; 1 without a context."""
   return input_context.num_input_pipelines if input_context else 1
 
 
@@ -37,19 +38,20 @@ def own_seed(
   purpose: str,
   input_context: tf.distribute.InputContext | None,
 ) -> int | None:
-  """Derives the seed of one pipeline's draws from that of all of them.
+  """Derives the seed of one pipeline from the seed of all pipelines.
 
   Args:
-    params: of the source. Its `seed` is that of all pipelines; None takes that
-      of `tf.random.set_seed`.
-    purpose: names what is drawn. Other names give other draws.
-    input_context: says which pipeline this is.
+    params: configuration of the dataset. Its `seed` is that of all pipelines;
+      None means the seed of `tf.random.set_seed`.
+    purpose: what the random numbers are for. Different purposes give different
+      numbers.
+    input_context: identifies this pipeline.
 
   Returns:
-    The first pipeline's is `params.seed` itself, another's is a number below
-    2**31. None without any seed: then every process draws at random.
+    `params.seed` for the first pipeline, and a number below 2**31 for the
+    others. None without any seed: random numbers then differ between processes.
   """
-  # All hosts must hand a tf.data service the same graph.
+  # A tf.data service must get the same graph from all machines.
   if not number(input_context) or params.enable_tf_data_service:
     return params.seed
   seed = _process_seed() if params.seed is None else params.seed
@@ -61,16 +63,17 @@ def own_seed(
 
 @contextlib.contextmanager
 def unseeded(params: cfg.DataConfig):
-  """A context in which what a tf.data service runs is built without a seed.
+  """A context in which the graph of a tf.data service is built without a seed.
 
-  All workers of the service run the same graph. Seeds in it would have each of
-  them shuffle and draw as the others do; without, each draws its own.
+  All workers of the service run the same graph. With a seed in it, all would
+  shuffle and augment in the same way; without, each has random numbers of its
+  own.
 
   Args:
-    params: of the source. Without the service, nothing is changed.
+    params: configuration of the dataset.
 
   Yields:
-    `params`, without its seed where the service is enabled.
+    `params`, without its seed if the service is enabled.
   """
   if not params.enable_tf_data_service:
     yield params
@@ -85,39 +88,49 @@ def unseeded(params: cfg.DataConfig):
       tf.random.set_seed(seed)
 
 
-def draws(seed: int | None) -> tf.data.Dataset:
-  """Makes an endless dataset of seeds, one for each example.
+def example_seeds(seed: int | None) -> tf.data.Dataset:
+  """Makes an endless dataset of seeds, one per example.
 
   Args:
-    seed: of them all.
+    seed: determines all of them; None for random seeds.
 
   Returns:
-    int64 (2,), for `tf.random.stateless_*`; others in every epoch.
+    A dataset of int64 (2,), for `tf.random.stateless_*`, different in each
+    epoch.
   """
   return tf.data.Dataset.random(
     seed=seed, rerandomize_each_iteration=True
   ).batch(2)
 
 
+def with_example_seeds(
+  dataset: tf.data.Dataset, seed: int | None
+) -> tf.data.Dataset:
+  """Adds a field `seed`, as of `example_seeds`, to a dataset of dicts."""
+  return tf.data.Dataset.zip((dataset, example_seeds(seed))).map(
+    lambda example, seed: {**example, 'seed': seed}
+  )
+
+
 def _share(
   dataset: tf.data.Dataset, input_context: tf.distribute.InputContext
 ) -> tf.data.Dataset:
-  """Takes a pipeline's part of a dataset, as many records as any other's.
+  """Takes one pipeline's share of a dataset; all shares have equal length.
 
   Args:
     dataset: all records, in the same order in every pipeline.
-    input_context: says which pipeline this is.
+    input_context: identifies this pipeline.
 
   Returns:
-    A dataset of (record's number, record). Where the last round is too short
-    for this pipeline, the round's first record takes its place: its number is
-    then not this pipeline's, modulo how many pipelines there are.
+    A dataset of (index, record): every n-th record, with n pipelines. If the
+    last n records are incomplete and have none for this pipeline, it gets the
+    first of them, whose index modulo n is another pipeline's.
   """
 
-  def pick(*window):
-    window = tf.data.Dataset.zip(window)
-    own = window.skip(number(input_context))
-    return own.concatenate(window).take(1).get_single_element()
+  def pick(*round_of_records):
+    round_of_records = tf.data.Dataset.zip(round_of_records)
+    own = round_of_records.skip(number(input_context))
+    return own.concatenate(round_of_records).take(1).get_single_element()
 
   return (
     dataset.enumerate()
@@ -129,21 +142,23 @@ def _share(
 class Reader(input_reader.InputReader):
   """Model Garden's reader, for several pipelines.
 
-  Training: the first pipeline reads as Model Garden's does, the others shuffle
-  by seeds of their own. Files that are dealt to pipelines are in one order.
+  In training, the first pipeline reads as Model Garden's does, and the others
+  shuffle with their own seeds. All pipelines agree on the order of the files
+  that are distributed among them.
 
-  Evaluation: every file is read once, however many patterns match it. With
-  several pipelines, every one reads all files and takes every n-th record, and
-  all have the same number of batches; the last ones may be short or empty.
+  In evaluation, each file is read once, even if several patterns match it. Each
+  of n pipelines reads all files and takes every n-th record. All have the same
+  number of batches; the last ones may be short or empty.
   """
 
   def __init__(self, params: cfg.DataConfig, **kwargs: Any):
     """Initializes the reader.
 
     Args:
-      params: of the source.
-      **kwargs: of Model Garden's reader. In evaluation with several pipelines
-        `decoder_fn` must return a dict, and the parser read what it needs.
+      params: configuration of the dataset.
+      **kwargs: arguments of Model Garden's reader. In evaluation with several
+        pipelines, `decoder_fn` must return a dict, and `parser_fn` must accept
+        additional fields.
     """
     super().__init__(params, **kwargs)
     self._params = params
@@ -155,7 +170,7 @@ class Reader(input_reader.InputReader):
 
   def _read_data_source(self, matched_files, dataset_fn, input_context=None):
     if self._is_shared(input_context):
-      # All pipelines must count alike, whatever the order of their listings.
+      # All pipelines must see the same order of files and records.
       self._deterministic = True
       return _share(
         super()._read_data_source(
@@ -175,12 +190,12 @@ class Reader(input_reader.InputReader):
     return super()._decode_and_parse_dataset(dataset, batch_size, input_context)
 
   def _mark_repeated(self, input_context):
-    """Removes what is another pipeline's record from the batches."""
+    """Removes records of other pipelines from the batches."""
     decode, parse = self._decoder_fn, self._parser_fn
     pipelines, own = count(input_context), number(input_context)
-    self._decoder_fn = lambda place, record: {
+    self._decoder_fn = lambda index, record: {
       **decode(record),
-      'is_own': place % pipelines == own,
+      'is_own': index % pipelines == own,
     }
     self._parser_fn = lambda decoded: (*parse(decoded), decoded['is_own'])
     self._postprocess_fn = lambda images, labels, is_own: tf.nest.map_structure(

@@ -1,12 +1,12 @@
-"""Decoder of the older ClickMe files, which hold raw float32 pixels."""
+"""Decoder of the older ClickMe files with raw float32 pixels."""
 
 import tensorflow as tf
 
 from official_ext.harmonization.dataloaders import decoding
 
-# Resampling with a cubic kernel can leave the range by about as much.
+# Cubic resampling can exceed the range by about this fraction.
 _OVERSHOOT = 0.1
-# Sums and squares of values up to here are finite too.
+# Sums and squares of values up to this one are finite in float32.
 _HUGE = 1e15
 
 
@@ -14,10 +14,10 @@ class Decoder(decoding.Decoder):
   """Decodes a `tf.train.Example` of raw float32 pixels.
 
   Fields: `image`, little-endian float32 of side x side x 3; `heatmap`, of side
-  x side x 1, any values within 1e15; `label`, int64. That is the ClickMe
+  x side x 1, any values within 1e15; `label`, int64. These are the ClickMe
   archive of 2018 (side 256; its `click_count` is not read) and
-  `clickme_test_1000` (224). Neither says whether white is 255 or 1: the user
-  does, and an image that cannot be so is a problem. The decoded image is
+  `clickme_test_1000` (224). Neither records whether white is 255 or 1, so the
+  user sets it, and an image out of range is a problem. The decoded image is
   float32 with white at 255, the map float32 as recorded.
   """
 
@@ -26,7 +26,7 @@ class Decoder(decoding.Decoder):
 
     Args:
       side: height and width of image and map.
-      image_max: the value of white in images.
+      image_max: the pixel value of white.
     """
     self._side = side
     self._image_max = image_max
@@ -58,7 +58,7 @@ class Decoder(decoding.Decoder):
   def _pixels(
     self, fields, name: str, channels: int
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The float32 pixels (side, side, channels) of a field, and a problem."""
+    """Returns the pixels (side, side, channels) of a field, and a problem."""
     shape = [self._side, self._side, channels]
     size = 4 * self._side**2 * channels
     found = tf.strings.length(fields[name])
@@ -81,8 +81,8 @@ class Decoder(decoding.Decoder):
     )
 
   def _range_problems(self, image):
-    """What tells that white is not where the user says it is."""
-    white = self._image_max
+    """Returns the conditions under which image_max must be wrong."""
+    max_value = self._image_max
     low, high = tf.reduce_min(image), tf.reduce_max(image)
     found = tf.strings.join(
       [
@@ -90,18 +90,20 @@ class Decoder(decoding.Decoder):
         tf.strings.as_string(low),
         ' to ',
         tf.strings.as_string(high),
-        f', and raw_image_max is {white:g}',
+        f', and raw_image_max is {max_value:g}',
       ]
     )
-    outside = (low < -_OVERSHOOT * white) | (high > (1 + _OVERSHOOT) * white)
-    black = (high <= 1.0) & (white > 1.0)
+    outside = (low < -_OVERSHOOT * max_value) | (
+      high > (1 + _OVERSHOOT) * max_value
+    )
+    black = (high <= 1.0) & (max_value > 1.0)
     return (
       (
         outside,
         tf.strings.join(
           [
             found,
-            ': they must lie between 0 and white, set raw_image_max to '
+            '; expected values from 0 to raw_image_max. Set raw_image_max to '
             'the value of white',
           ]
         ),
@@ -109,7 +111,7 @@ class Decoder(decoding.Decoder):
       (
         black,
         tf.strings.join(
-          [found, ': set it to 1 if white is 1; if not, the image is black']
+          [found, '. Set it to 1 if white is 1; otherwise the image is black']
         ),
       ),
     )

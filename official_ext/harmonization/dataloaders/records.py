@@ -1,4 +1,4 @@
-"""Records that know where they come from."""
+"""Records together with their file and position."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from official_ext.harmonization import files as files_lib
 
 
 def files(input_path) -> list[str]:
-  """Finds the files that patterns match, each once, see `files.distinct`.
+  """Lists the files that patterns match, each once; see `files.distinct`.
 
   Args:
-    input_path: as in Model Garden: a path, a pattern, several of these with
-      commas, a list of such, or a `Config` of such by name.
+    input_path: as in Model Garden: a path or pattern, several of them separated
+      by commas, a list of these, or a `Config` that names several of these.
 
   Returns:
     The paths, in the order of the patterns.
@@ -31,14 +31,14 @@ def files(input_path) -> list[str]:
 
 
 def located(dataset_fn: Callable[..., tf.data.Dataset]):
-  """Makes a host `dataset_fn` say the file and position of every record.
+  """Adds file and position to the records of Model Garden's `dataset_fn`.
 
   Args:
     dataset_fn: makes a dataset of serialized records from one file name, such
       as `tf.data.TFRecordDataset`.
 
   Returns:
-    A function of one or more file names to a dataset of dicts: `serialized`
+    A function from one or more file names to a dataset of dicts: `serialized`
     (string), `file` (string) and `index` (int64, from 0), all scalars.
   """
 
@@ -72,15 +72,15 @@ def stop_at(
   """Asserts that a record is good.
 
   Args:
-    condition: bool scalar, true where it is.
-    record: holds `file` and `index`, as from `located`.
-    reason: what is wrong otherwise: a string, or a string scalar `Tensor`.
-    what: begins the message.
-    advice: ends it.
+    condition: bool scalar, true if the record is good.
+    record: has `file` and `index`, as from `located`.
+    reason: what is wrong if it is not: a string, or a string scalar `Tensor`.
+    what: start of the message.
+    advice: end of the message.
 
   Returns:
     An op that raises `tf.errors.InvalidArgumentError`, with the file, the
-    record's position and the reason, where the condition is false.
+    record's position and the reason, if the condition is false.
   """
   message = tf.strings.join(
     [

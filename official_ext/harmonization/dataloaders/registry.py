@@ -1,4 +1,4 @@
-"""The record formats that hold images with human maps, by name."""
+"""Record formats of images with human maps, by name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ _DECODERS: dict[str, Callable[..., Any]] = {
   'clickme': lambda: clickme_decoder.Decoder(),
 }
 
-# Formats of raw pixels, which do not say what value white has.
+# Formats of raw pixels, which do not record the value of white.
 _RAW_DECODERS: dict[str, Callable[..., Any]] = {
   'clickme_2018': lambda image_max: raw_decoder.Decoder(
     side=256, image_max=image_max
@@ -35,22 +35,23 @@ def names() -> list[str]:
 
 
 def is_raw(name: str) -> bool:
-  """Whether a format's pixels are raw, so that white has to be told."""
+  """Whether a format's pixels are raw, so that the user sets their maximum."""
   return name in _RAW_DECODERS
 
 
-def map_resize(name: str, asked: str | None = None) -> str:
+def map_resize(name: str, chosen: str | None = None) -> str:
   """Returns how maps of a format are resized.
 
   Args:
-    name: of the format.
-    asked: one of `ops.blur.RESIZES`, or None for the format's own.
+    name: name of the format.
+    chosen: one of `ops.blur.RESIZES`, or None for the format's default.
 
   Returns:
-    `asked`; or 'antialias' for canonical records, 'released' for the release's
-    formats, whose published scores depend on it.
+    `chosen`, if it is set. The defaults are 'antialias' for canonical records
+    and 'released' for the release's formats, whose published scores depend on
+    it.
   """
-  return asked or ('antialias' if name == 'canonical' else 'released')
+  return chosen or ('antialias' if name == 'canonical' else 'released')
 
 
 def get_decoder(name: str, raw_image_max: float = 255.0) -> Any:
@@ -58,13 +59,13 @@ def get_decoder(name: str, raw_image_max: float = 255.0) -> Any:
 
   Args:
     name: one of `names()`.
-    raw_image_max: the value of white, where `is_raw(name)`.
+    raw_image_max: the value of white, if `is_raw(name)`.
 
   Returns:
     A decoder with the interface of `clickme_decoder.Decoder`.
 
   Raises:
-    ValueError: the format is not known.
+    ValueError: the format is unknown.
   """
   if is_raw(name):
     return _RAW_DECODERS[name](image_max=raw_image_max)

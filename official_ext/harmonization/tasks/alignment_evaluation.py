@@ -1,7 +1,7 @@
-"""The host's evaluation, of accuracy and human alignment.
+"""Evaluation of accuracy and human alignment, one batch at a time.
 
-One step scores a batch, of images with maps or without; every image that counts
-counts once.
+A batch has images that all have maps, or all have none. Each valid image counts
+once.
 """
 
 from collections.abc import Mapping
@@ -29,55 +29,57 @@ def measure(
   one_hot: tf.Tensor,
   batch: Mapping[str, tf.Tensor],
 ) -> tuple[tf.Tensor, alignment_metrics.Scores, tf.Tensor, tf.Tensor]:
-  """Takes logits, and on a mapped batch saliency maps and their scores.
+  """Computes logits and, for a batch with maps, saliency maps and their scores.
 
-  The saliency is the release's evaluation map, the largest magnitude of the
+  The saliency map is the release's evaluation map, the largest magnitude of the
   gradient over colour channels. A batch without maps costs a forward pass.
 
   Args:
     model: the network.
     images: (B, H, W, 3).
     one_hot: float32 (B, classes), the labels.
-    batch: as `dataloaders.sources` describes it.
+    batch: as `dataloaders.joint_batches` describes it.
 
   Returns:
-    The logits, float32 (B, classes); scores (B,); saliency maps (B, H, W); and
-    mapped, float32 (B,), 1 where an image has a map and counts. Scores and maps
-    of a batch without maps are 0.
+    Logits, float32 (B, classes); scores (B,); saliency maps (B, H, W); and
+    with_map, float32 (B,), 1 if an image has a map and is valid. Scores and
+    saliency maps of a batch without maps are 0.
   """
 
-  def mapped_step():
+  def step_with_maps():
     logits, saliency = saliency_ops.saliency_maps(
       model, images, one_hot, reduction='abs_max', training=False
     )
     scores = alignment_metrics.alignment_scores(saliency, batch['heatmaps'])
     return (logits, saliency, *scores)
 
-  def plain_step():
+  def step_without_maps():
     logits = tf.cast(model(images, training=False), tf.float32)
     zeros = tf.zeros_like(batch['valid'])
     return (logits, tf.zeros_like(batch['heatmaps']), *[zeros] * len(_SCORES))
 
-  is_mapped = tf.reduce_any(batch['heatmap_weights'] > 0)
-  logits, saliency, *scores = tf.cond(is_mapped, mapped_step, plain_step)
+  has_maps = tf.reduce_any(batch['heatmap_weights'] > 0)
+  logits, saliency, *scores = tf.cond(
+    has_maps, step_with_maps, step_without_maps
+  )
   return (
     logits,
     alignment_metrics.Scores(*scores),
     saliency,
-    batch['valid'] * tf.cast(is_mapped, tf.float32),
+    batch['valid'] * tf.cast(has_maps, tf.float32),
   )
 
 
 def outputs_of(logits: tf.Tensor, model_config) -> tf.Tensor:
-  """What the stock metrics are taken on.
+  """Returns the outputs that the stock metrics use.
 
   Args:
     logits: float32 (B, classes).
     model_config: `task.model` of the configuration.
 
   Returns:
-    Probabilities where `output_softmax` asks for them, else the logits. Losses
-    and saliency are of the logits either way.
+    Probabilities if `output_softmax` is set, otherwise the logits. Losses and
+    saliency use the logits in both cases.
   """
   # Not every model configuration has the field.
   softmax = getattr(model_config, 'output_softmax', False)
@@ -88,24 +90,24 @@ def _alignment_updates(
   scores: alignment_metrics.Scores,
   labels: tf.Tensor,
   logits: tf.Tensor,
-  mapped: tf.Tensor,
+  with_map: tf.Tensor,
 ) -> dict[str, tuple[tf.Tensor, ...]]:
-  """Metrics of mapped images to the arguments of their `update_state`."""
+  """Maps names of alignment metrics to the arguments of `update_state`."""
   undefined = tf.cast(tf.math.is_nan(scores.spearman), tf.float32)
   return {
-    'clickme_accuracy': (labels, logits, mapped),
-    'alignment': (scores.spearman, mapped),
+    'clickme_accuracy': (labels, logits, with_map),
+    'alignment': (scores.spearman, with_map),
     **{
-      f'alignment_{name}': (values, mapped)
+      f'alignment_{name}': (values, with_map)
       for name, values in scores._asdict().items()
     },
-    'alignment_n': (mapped * (1.0 - undefined),),
-    'alignment_n_undefined': (mapped * undefined,),
+    'alignment_n': (with_map * (1.0 - undefined),),
+    'alignment_n_undefined': (with_map * undefined,),
   }
 
 
 class Evaluation:
-  """Scores both validation sources, and reports."""
+  """Evaluates both validation datasets, and reports."""
 
   def __init__(
     self, config: exp_cfg.HarmonizedImageClassificationTask, folder: str | None
@@ -113,8 +115,8 @@ class Evaluation:
     """Initializes the evaluation.
 
     Args:
-      config: of the task.
-      folder: where the report's files are written; '' or None for none.
+      config: the task's configuration.
+      folder: folder for the report's files; '' or None to write none.
     """
     self._config = config
     self._report = None
@@ -124,13 +126,13 @@ class Evaluation:
   def build_metrics(
     self, stock_metrics: list[tf_keras.metrics.Metric]
   ) -> list[tf_keras.metrics.Metric]:
-    """Builds streaming metrics, a score only if the data to take it on are.
+    """Builds the streaming metrics of the datasets that are configured.
 
     Args:
-      stock_metrics: those of the stock task.
+      stock_metrics: metrics of the stock task.
 
     Returns:
-      The metrics of both sources.
+      The metrics of both datasets.
     """
     config, metrics = self._config, []
     if checks.has_source(config.validation_data):
@@ -155,7 +157,7 @@ class Evaluation:
     return metrics
 
   def report_logs(self) -> set[str]:
-    """Returns the names of what the report logs beside the metrics."""
+    """Returns the names of the logs that the report adds to the metrics."""
     return self._report.log_names() if self._report else set()
 
   def step(
@@ -168,22 +170,22 @@ class Evaluation:
     """Scores one batch.
 
     Args:
-      inputs: images and batch, as `dataloaders.sources` describes them.
+      inputs: images and batch, as `dataloaders.joint_batches` describes them.
       one_hot: float32 (B, classes), the labels.
       model: the network.
-      metrics: of `build_metrics`.
+      metrics: the result of `build_metrics`.
 
     Returns:
-      What the host is handed for the report.
+      Values for the report, which are collected on the CPU.
     """
     images, batch = inputs
-    logits, scores, saliency, mapped = measure(model, images, one_hot, batch)
-    plain = batch['valid'] - mapped
+    logits, scores, saliency, with_map = measure(model, images, one_hot, batch)
+    without_map = batch['valid'] - with_map
     updates = {
-      'validation_loss': (self._losses(one_hot, logits, model), plain),
-      'accuracy_n': (plain,),
+      'validation_loss': (self._losses(one_hot, logits, model), without_map),
+      'accuracy_n': (without_map,),
       BAD_RECORDS: (batch['bad_records'],),
-      **_alignment_updates(scores, batch['labels'], logits, mapped),
+      **_alignment_updates(scores, batch['labels'], logits, with_map),
     }
     losses = self._config.losses
     stock_labels = (
@@ -192,16 +194,16 @@ class Evaluation:
     outputs = outputs_of(logits, self._config.model)
     for metric in metrics:
       metric.update_state(
-        *updates.get(metric.name, (stock_labels, outputs, plain))
+        *updates.get(metric.name, (stock_labels, outputs, without_map))
       )
     if not self._report:
       return {}
     return self._report.step_logs(
-      scores, images, saliency, logits, batch, mapped
+      scores, images, saliency, logits, batch, with_map
     )
 
   def _losses(self, one_hot, logits, model):
-    """The stock validation loss, per image."""
+    """Returns the stock validation loss per image."""
     losses = self._config.losses
     loss = tf_keras.losses.categorical_crossentropy(
       one_hot,
@@ -214,9 +216,9 @@ class Evaluation:
     return losses.loss_weight * loss
 
   def aggregate(self, state, step_outputs):
-    """See `alignment_report.Report.aggregate`; None without mapped images."""
+    """See `alignment_report.Report.aggregate`; None without with_map images."""
     return self._report and self._report.aggregate(state, step_outputs)
 
   def reduce(self, state, step):
-    """See `alignment_report.Report.reduce`."""
+    """Calls `alignment_report.Report.reduce`."""
     return self._report.reduce(state, step)

@@ -1,8 +1,8 @@
-"""What an evaluation tells of human alignment beside its mean scores.
+"""Reports human alignment per image: intervals, a table and pictures.
 
-Every image's scores come to the host through the host's own hooks,
-`aggregate_logs` and `reduce_aggregated_logs`; of them is made what no compiled
-step could: confidence intervals, a table, pictures.
+The scores of each image reach the CPU through Model Garden's hooks
+`aggregate_logs` and `reduce_aggregated_logs`, since confidence intervals,
+tables and pictures cannot be made in a compiled step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import tensorflow as tf
 from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
 )
-from official_ext.harmonization.dataloaders import mapped_source
+from official_ext.harmonization.dataloaders import images_with_maps
 from official_ext.harmonization.evaluation import metrics as alignment_metrics
 from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.evaluation import scores as scores_lib
@@ -28,12 +28,12 @@ _PANELS = 'alignment_panels'
 def _of_all_workers(
   rows: Mapping[str, tf.Tensor], batch_size: int
 ) -> dict[str, tf.Tensor]:
-  """Gives every replica the rows of all, `batch_size` of each.
+  """Gives each replica the rows of all replicas, `batch_size` of each.
 
-  The host of a worker sees its own replicas alone, and all hosts have to come
-  to the same numbers. This is a sum, in which every replica fills its own
-  place: `all_gather` fails where a worker has one device (TensorFlow 2.20). A
-  worker whose data have ended before the others' takes part with no rows.
+  A worker's process sees only its own replicas, and all processes must get the
+  same results. The rows are exchanged by a sum to which each replica
+  contributes its own rows, since `all_gather` fails if a worker has one device
+  (TensorFlow 2.20). A worker that has no more data contributes no rows.
   """
   context = tf.distribute.get_replica_context()
   number = tf.range(context.num_replicas_in_sync)
@@ -43,7 +43,7 @@ def _of_all_workers(
     x = tf.pad(x, [[0, missing]] + [[0, 0]] * (x.shape.rank - 1))
     own = number == context.replica_id_in_sync_group
     own = tf.reshape(own, [-1] + [1] * x.shape.rank)
-    # float64 holds int32, and devices that sum no int32 sum it.
+    # float64 holds int32 exactly, which not all devices can sum.
     return tf.where(own, tf.cast(x, tf.float64)[tf.newaxis], 0.0)
 
   placed = {k: place(x) for k, x in rows.items()}
@@ -55,17 +55,17 @@ def _of_all_workers(
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """Puts the rows of tables with the same columns under each other."""
+  """Concatenates the rows of tables with the same columns."""
   return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
 
-def _mapped_rows(outputs: Mapping[str, Sequence[tf.Tensor]]):
-  """The rows of images that count, of all replicas in their order."""
+def _rows_with_map(outputs: Mapping[str, Sequence[tf.Tensor]]):
+  """Returns the rows of valid images with maps, in the order of replicas."""
   table = {
     k: np.concatenate([x.numpy() for x in v]) for k, v in outputs.items()
   }
-  mapped = table.pop('mapped') > 0
-  return {k: v[mapped] for k, v in table.items()}
+  with_map = table.pop('with_map') > 0
+  return {k: v[with_map] for k, v in table.items()}
 
 
 class Report:
@@ -81,35 +81,36 @@ class Report:
     """Initializes the report.
 
     Args:
-      config: of the task; its mapped validation source has data.
-      folder: where files are written; '' or None for none.
+      config: the task's configuration, which names validation data with maps.
+      folder: folder for the report's files; '' or None to write none.
     """
     self._options = config.alignment_report
     self.ceiling = human_ceiling.of(config)
-    self._source = config.mapped_validation_data
+    self._data = config.mapped_validation_data
     self._batch_size = config.validation_data.global_batch_size
     self._folder = folder
     self._shown = config.allow_image_summary
 
   def step_logs(
-    self, scores, images, saliency, logits, batch, mapped
+    self, scores, images, saliency, logits, batch, with_map
   ) -> dict[str, Any]:
-    """Chooses what one step hands to the host, on the device.
+    """Collects on the device what one step contributes to the report.
 
     Args:
-      scores: of `alignment_evaluation.measure`.
+      scores: from `alignment_evaluation.measure`, as all arguments without
+        another description.
       images: (B, H, W, 3).
-      saliency: of `alignment_evaluation.measure`.
-      logits: of `alignment_evaluation.measure`.
-      batch: as `dataloaders.sources` describes it.
-      mapped: of `alignment_evaluation.measure`.
+      saliency: see `scores`.
+      logits: see `scores`.
+      batch: as `dataloaders.joint_batches` describes it.
+      with_map: see `scores`.
 
     Returns:
-      `rows`, whose tensors have a row per image, and `pictures`, only of the
-      first images, as many as panels are asked for.
+      `rows`, tensors with one row per image, and `pictures`, the first images
+      of the batch, as many as there are panels.
     """
     rows = {
-      'mapped': mapped,
+      'with_map': with_map,
       'records': batch['records'],
       'label': batch['labels'],
       'predicted': tf.argmax(logits, axis=-1, output_type=tf.int32),
@@ -123,7 +124,7 @@ class Report:
     if self._options.panels:
       shown = slice(0, self._options.panels)
       logs['pictures'] = {
-        'mapped': mapped[shown],
+        'with_map': with_map[shown],
         'image': images[shown],
         'human map': batch['heatmaps'][shown],
         'model map': saliency[shown],
@@ -134,11 +135,11 @@ class Report:
   def aggregate(
     self, state: dict[str, list[Any]] | None, step_outputs: Mapping[str, Any]
   ) -> dict[str, list[Any]]:
-    """Keeps what `step_logs` handed over; of `task.aggregate_logs`.
+    """Collects the results of `step_logs`; called by `task.aggregate_logs`.
 
     Args:
-      state: what was returned last, None at first.
-      step_outputs: the logs of all replicas, every tensor a tuple of theirs.
+      state: the result of the previous call, None in the first.
+      step_outputs: the logs, each tensor a tuple with one per replica.
 
     Returns:
       The state, for the next call and for `reduce`.
@@ -148,29 +149,31 @@ class Report:
       rows = {k: v[:1] for k, v in step_outputs['all_rows'].items()}
     else:
       rows = step_outputs['rows']
-    state['rows'].append(_mapped_rows(rows))
+    state['rows'].append(_rows_with_map(rows))
     drawn = sum(len(part['rho']) for part in state['pictures'])
     if drawn < self._options.panels:
-      state['pictures'].append(_mapped_rows(step_outputs['pictures']))
+      state['pictures'].append(_rows_with_map(step_outputs['pictures']))
     return state
 
   def reduce(
     self, state: Mapping[str, list[Any]], step: tf.Tensor
   ) -> dict[str, Any]:
-    """Makes logs and files of all rows; of `task.reduce_aggregated_logs`.
+    """Makes logs and files; called by `task.reduce_aggregated_logs`.
 
     Args:
-      state: of `aggregate`.
+      state: the result of `aggregate`.
       step: the global step.
 
     Returns:
-      More logs: `<score>_low` and `<score>_high`, the ends of its interval;
-      `<score>_n`, how many images have it, beside `alignment_n` of Spearman's;
-      `image/alignment_panels`, uint8 (1, height, width, 3), where the host
-      shows pictures.
+      Logs: `<score>_low` and `<score>_high`, the ends of the score's interval;
+      `<score>_n`, the number of images for which it is defined (that of
+      Spearman's correlation is the metric `alignment_n`);
+      `image/alignment_panels`, uint8 (1, height, width, 3), if Model Garden
+      shows images.
     """
     rows = _joined(state['rows'])
-    # By record, whatever replica came first: a bootstrap draws by position.
+    # Sorted, since a bootstrap samples positions, and the order of replicas
+    # varies.
     by_record = np.lexsort(rows['records'].T[::-1])
     rows = {k: v[by_record] for k, v in rows.items()}
     logs = self._intervals(rows)
@@ -224,7 +227,7 @@ class Report:
     if picture is not None:
       panels.write_png(os.path.join(self._folder, f'{_PANELS}.png'), picture)
     if self._options.per_image:
-      names = mapped_source.files(self._source)
+      names = images_with_maps.files(self._data)
       columns = ('label', 'predicted', *_SCORES)
       scores_lib.write_rows(
         os.path.join(self._folder, self._options.per_image),

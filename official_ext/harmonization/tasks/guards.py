@@ -1,4 +1,4 @@
-"""What cannot work, known once strategy and optimizer are."""
+"""Checks that need the strategy, the optimizer or the network."""
 
 import functools
 
@@ -11,55 +11,58 @@ from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
 )
 
-# Below as many images, their own batch statistics change saliency maps too
-# much: docs/performance.md, "How many mapped images their own statistics need".
+# With fewer images, their batch statistics change saliency maps too much: see
+# docs/performance.md, "How many mapped images their own statistics need".
 _ENOUGH_FOR_STATISTICS = 32
 
 
 def check_strategy():
-  """Refuses a strategy whose replicas do not meet.
+  """Checks that the replicas of the current strategy work in step.
 
   Raises:
-    ValueError: this is one.
+    ValueError: the strategy is ParameterServerStrategy.
   """
   if isinstance(
     tf.distribute.get_strategy(),
     tf.distribute.experimental.ParameterServerStrategy,
   ):
     raise ValueError(
-      'runtime.distribution_strategy is parameter_server: its workers do not '
-      'wait for each other, but the loss counts the maps of all replicas and '
-      'a score every image once. Use mirrored, multi_worker_mirrored or tpu, '
-      'or set task.harmonization.enabled to False.'
+      'runtime.distribution_strategy is parameter_server, whose workers do '
+      'not wait for each other; expected mirrored, multi_worker_mirrored or '
+      'tpu, since the loss counts the maps of all replicas and a score counts '
+      'each image once. Choose one of them, or set '
+      'task.harmonization.enabled to False.'
     )
 
 
 def check_optimizer(optimizer: tf_keras.optimizers.Optimizer):
-  """Refuses what the host would leave out in silence.
+  """Checks that Model Garden will update the moving average of the weights.
 
   Args:
-    optimizer: of the training.
+    optimizer: the optimizer of the training.
 
   Raises:
-    ValueError: it averages weights under a float16 loss scale.
+    ValueError: weights are averaged under a float16 loss scale, where Model
+      Garden silently skips the average.
   """
   inner = getattr(optimizer, 'inner_optimizer', None)
   if isinstance(inner, optimization.ExponentialMovingAverage):
     raise ValueError(
       'trainer.optimizer_config.ema is set and '
-      'runtime.mixed_precision_dtype is float16: the host would leave the '
-      'moving average out. Use bfloat16 or float32, or set ema to null.'
+      'runtime.mixed_precision_dtype is float16, with which Model Garden '
+      'skips the moving average; expected bfloat16 or float32, or ema null.'
     )
 
 
 def check_replicas(config: exp_cfg.HarmonizedImageClassificationTask):
-  """Refuses what TensorFlow cannot do on several replicas.
+  """Checks that replicas only communicate where all of them do.
 
   Args:
-    config: of the task.
+    config: the task's configuration.
 
   Raises:
-    ValueError: replicas would have to meet where not all of them come.
+    ValueError: synchronized batch normalization is inside a conditional, where
+      only TPUs can synchronize.
   """
   strategy = tf.distribute.get_strategy()
   if (
@@ -71,23 +74,23 @@ def check_replicas(config: exp_cfg.HarmonizedImageClassificationTask):
     raise ValueError(
       f'task.harmonization.interval is {config.harmonization.interval} and '
       'task.model.norm_activation.use_sync_bn is True on '
-      f'{strategy.num_replicas_in_sync} replicas: other than on a TPU, '
-      'replicas cannot meet in a part of the step that is not always run. '
-      'Set one of the two back to 1 or False.'
+      f'{strategy.num_replicas_in_sync} replicas; expected only one of them, '
+      'since GPUs and CPUs cannot synchronize in a part of the step that does '
+      'not always run. Set interval to 1 or use_sync_bn to False.'
     )
 
 
-@functools.cache  # One warning per setting, whatever is traced how often.
-def _warn_of_few_maps(mapped: int, counted: int):
+@functools.cache  # One warning per setting, however often a step is traced.
+def _warn_of_few_maps(with_map: int, counted: int):
   logging.warning(
-    "task.harmonization.batch_norm is 'mapped', and batch statistics for the "
-    'saliency maps are those of %d images (%d with a map in a replica); '
-    'expected %d or more, since with fewer the maps change a good deal with '
-    "the images beside them. Set batch_norm to 'inference', or use larger "
+    "task.harmonization.batch_norm is 'mapped', and the batch statistics for "
+    'saliency maps are those of %d images (%d with a map per replica); '
+    'expected %d or more, since with fewer images the maps depend strongly on '
+    "the rest of the batch. Set batch_norm to 'inference', or use larger "
     'batches, a larger task.harmonization.mapped_fraction or '
     'task.model.norm_activation.use_sync_bn.',
     counted,
-    mapped,
+    with_map,
     _ENOUGH_FOR_STATISTICS,
   )
 
@@ -95,20 +98,20 @@ def _warn_of_few_maps(mapped: int, counted: int):
 def check_statistics(
   config: exp_cfg.HarmonizedImageClassificationTask,
   model: tf_keras.Model,
-  mapped: int,
+  with_map: int,
 ):
-  """Warns where few images have batch statistics of their own.
+  """Warns if batch statistics for saliency maps are those of few images.
 
   Args:
-    config: of the task.
+    config: the task's configuration.
     model: the network.
-    mapped: images with a map in a replica's batch.
+    with_map: number of images with a map in a replica's batch.
   """
   layers = [m for m in model.submodules if hasattr(m, 'moving_variance')]
   if config.harmonization.batch_norm != 'mapped' or not layers:
     return
-  counted = mapped
+  counted = with_map
   if all(getattr(layer, 'synchronized', False) for layer in layers):
     counted *= tf.distribute.get_strategy().num_replicas_in_sync
   if counted < _ENOUGH_FOR_STATISTICS:
-    _warn_of_few_maps(mapped, counted)
+    _warn_of_few_maps(with_map, counted)

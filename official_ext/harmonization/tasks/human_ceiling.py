@@ -7,37 +7,37 @@ from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
 )
 from official_ext.harmonization.data.records import clickme_release
-from official_ext.harmonization.dataloaders import mapped_source
+from official_ext.harmonization.dataloaders import images_with_maps
 
 
 def of(config: exp_cfg.HarmonizedImageClassificationTask) -> float:
-  """Returns the ceiling of a task's validation data.
+  """Returns the ceiling of a task's validation data with maps.
 
   Args:
-    config: of the task.
+    config: the task's configuration.
 
   Returns:
-    `harmonization.ceiling` where it is set; else the release's for files of the
-    ClickMe release, and 1 for all others.
+    `harmonization.ceiling` if it is set. Otherwise the release's ceiling for
+    files of the ClickMe release, and 1 for all others.
   """
   if config.harmonization.ceiling is not None:
     return config.harmonization.ceiling
-  source = config.mapped_validation_data
-  if not source.input_path:
+  data = config.mapped_validation_data
+  if not data.input_path:
     return 1.0
   try:
-    is_release = source.map_decoder == 'clickme' and (
-      clickme_release.is_release(mapped_source.files(source))
+    is_release = data.map_decoder == 'clickme' and (
+      clickme_release.is_release(images_with_maps.files(data))
     )
   except (OSError, ValueError, tf.errors.OpError):
-    is_release = False  # What is wrong with the files is said when they open.
+    is_release = False  # Problems are reported when the files are read.
   if is_release:
     return exp_cfg.CLICKME_CEILING
   logging.info(
-    '%s: not recognized as the ClickMe release, so that alignment is the raw '
-    'correlation. Set task.harmonization.ceiling to the score of people '
-    'among each other, %.5f for the release.',
-    source.input_path,
+    '%s: not recognized as the ClickMe release, so alignment is the raw '
+    'correlation. To normalize it, set task.harmonization.ceiling to the '
+    'correlation between people (%.5f in the release).',
+    data.input_path,
     exp_cfg.CLICKME_CEILING,
   )
   return 1.0

@@ -1,8 +1,8 @@
-"""What is the first thing in a training step that is not finite, and where.
+"""Finds the first value in a training step that is not finite.
 
-A step marks in a `Record`, on the device, which of its `CAUSES` were not
-finite. `Watch` reads the record after every loop of steps, before the host's
-recovery looks at the loss and before a checkpoint is written.
+Each step marks in a `Record`, on the device, which of its `CAUSES` were not
+finite. `NonFiniteGuard` reads the record after every loop of steps, before
+Model Garden's recovery reads the loss and before a checkpoint is written.
 """
 
 import functools
@@ -13,8 +13,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-# In the order of computation. The stock step is seen through its
-# `training_loss` alone.
+# In the order of computation. Of the stock step only `training_loss` is known.
 CAUSES = (
   'regularization',
   'logits',
@@ -23,6 +22,7 @@ CAUSES = (
   'training_loss',
   'gradients',
 )
+# Causes that a lower loss scale can make finite again.
 _RESCUED = ('harmonization_loss', 'gradients')
 
 
@@ -36,13 +36,13 @@ def _is_finite(tensors) -> tf.Tensor:
 
 
 def marks(rescued: tf.Tensor | None = None, **values: Any) -> tf.Tensor:
-  """Marks the causes of which a value is not finite.
+  """Marks the causes that have values that are not finite.
 
   Args:
-    rescued: bool scalar: whether a lower loss scale may bring the
-      harmonization loss and the gradients back, so that they are not marked.
-    **values: float tensors, or nests of them, by cause. What is left out counts
-      as finite.
+    rescued: bool scalar, whether the loss scale can still be lowered, so that
+      the harmonization loss and the gradients are not marked.
+    **values: float tensors, or nests of them, by cause. Missing causes count as
+      finite.
 
   Returns:
     bool (len(CAUSES),).
@@ -59,13 +59,13 @@ def marks(rescued: tf.Tensor | None = None, **values: Any) -> tf.Tensor:
 class Record:
   """The first marked step of each cause and replica since the last reading.
 
-  To be made under the strategy's scope.
+  Create it under the strategy's scope.
   """
 
   def __init__(self):
     strategy = tf.distribute.get_strategy()
     self._replicas = strategy.num_replicas_in_sync
-    # A replica writes its own row alone, so that the sum over replicas holds
+    # Each replica writes only its own row, so that the sum over replicas has
     # the rows of all. The first column counts steps.
     self._rows = tf.Variable(
       tf.zeros([self._replicas, 1 + len(CAUSES)]),
@@ -76,10 +76,10 @@ class Record:
     )
 
   def update(self, marked: tf.Tensor):
-    """Counts a step; in a replica, once in every step.
+    """Counts a step. Call it once per step, in a replica.
 
     Args:
-      marked: of `marks`.
+      marked: the result of `marks`.
     """
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     own = tf.one_hot(replica, self._replicas)[:, tf.newaxis]
@@ -92,11 +92,11 @@ class Record:
     self._rows.assign(own * rows)
 
   def read(self) -> np.ndarray:
-    """Reads the record and starts a new one; outside of replicas.
+    """Reads the record and starts a new one. Call it outside of replicas.
 
     Returns:
-      float32 (replicas, len(CAUSES)): how many steps before the last one the
-      cause was first marked, 0 for the last one itself; NaN where it never was.
+      float32 (replicas, len(CAUSES)): how many steps ago the cause was first
+      marked, 0 for the last step; NaN if it was not marked.
     """
     rows = self._rows.numpy()
     self._rows.assign(tf.zeros_like(rows))
@@ -104,46 +104,48 @@ class Record:
 
 
 def record(where: Record | None, marked: tf.Tensor):
-  """Counts a step where there is a record of them.
+  """Counts a step if there is a record.
 
   Args:
-    where: the record.
-    marked: of `marks`.
+    where: the record, or None.
+    marked: the result of `marks`.
   """
   if where:
     where.update(marked)
 
 
-class Watch:
-  """A train action: names what is not finite, and has the host recover.
+class NonFiniteGuard:
+  """A train action that reports values that are not finite.
 
-  `report` is the sentence on the last loop of steps, '' where all was finite.
+  Attributes:
+    report: a sentence about the last loop of steps; '' if all was finite.
   """
 
   def __init__(self, trainer, checkpoint_manager: tf.train.CheckpointManager):
     """Initializes the action.
 
     Args:
-      trainer: the host's. Its task may have a `poison`, a `Record`.
-      checkpoint_manager: of the run.
+      trainer: Model Garden's trainer. Its task may have a `nonfinite.Record`
+        as its attribute `nonfinite`.
+      checkpoint_manager: the run's checkpoints.
     """
     self._trainer = trainer
     self._checkpoint_manager = checkpoint_manager
-    self._record = getattr(trainer.task, 'poison', None)
+    self._record = getattr(trainer.task, 'nonfinite', None)
     self.report = ''
 
   def __call__(self, output):
-    """Looks at a loop of steps.
+    """Checks a loop of steps.
 
     Args:
-      output: its logs. Where something is not finite, `training_loss` becomes
-        NaN, which is what the host's recovery looks for.
+      output: its logs. If anything is not finite, `training_loss` becomes NaN,
+        which triggers Model Garden's recovery.
 
     Raises:
-      RuntimeError: something is not finite, and the host has no recovery or no
-        checkpoint to go back to.
+      RuntimeError: a value is not finite, and recovery is disabled or there is
+        no checkpoint to return to.
     """
-    self.report = self._look(output)
+    self.report = self._describe(output)
     if not self.report:
       return
     logging.error('%s', self.report)
@@ -152,34 +154,33 @@ class Watch:
     if self._trainer.config.trainer.recovery_max_trials < 0 or not latest:
       raise RuntimeError(self.report)
 
-  def _look(self, output) -> str:
+  def _describe(self, output) -> str:
     last = int(self._trainer.global_step.numpy())
     first = max(1, last - self._trainer.config.trainer.steps_per_loop + 1)
     if self._record:
       ages = self._record.read()
       if not np.isnan(ages).all():
-        return self._name(last - np.nanmax(ages), last - ages)
+        return self._name_causes(last - np.nanmax(ages), last - ages)
     if not np.isfinite(output['training_loss']):
-      return f'The loss was not finite in a step from {first} to {last}.'
+      return f'The loss was not finite in one of the steps {first} to {last}.'
     if not self._weights_are_finite():
       rate = float(output['learning_rate'])
       return (
-        f'Trainable weights are not finite after step {last}, although '
-        f'every loss from step {first} on was. The learning rate is '
-        f'{rate:g}.'
+        f'Trainable weights are not finite after step {last}, although all '
+        f'losses since step {first} were finite. The learning rate is {rate:g}.'
       )
     return ''
 
-  def _name(self, step: float, steps: np.ndarray) -> str:
-    """The sentence on the first step in which a cause was marked."""
+  def _name_causes(self, step: float, steps: np.ndarray) -> str:
+    """Describes the first step in which a cause was marked."""
     marked = steps == step
     causes = [c for c, m in zip(CAUSES, marked.any(axis=0)) if m]
-    text = f'Step {step:.0f}: {causes[0]} not finite'
+    text = f'Step {step:.0f}: {causes[0]} is not finite'
     if causes[1:]:
       text += f', then {", ".join(causes[1:])}'
     if len(marked) > 1:
       replicas = np.flatnonzero(marked.any(axis=1)).tolist()
-      text += f'; on the replicas {replicas} of 0..{len(marked) - 1}'
+      text += f'; on replicas {replicas} of 0..{len(marked) - 1}'
     return text + '.'
 
   @functools.cached_property

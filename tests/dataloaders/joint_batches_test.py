@@ -1,11 +1,11 @@
-"""Tests of mixing and of joining two sources."""
+"""Tests of mixing and of joining two datasets."""
 
 import numpy as np
 from official.vision.configs import common
 import tensorflow as tf
 
+from official_ext.harmonization.dataloaders import joint_batches
 from official_ext.harmonization.dataloaders import mixing
-from official_ext.harmonization.dataloaders import sources
 
 
 def _batch(size=6, classes=5):
@@ -150,7 +150,7 @@ class SourcesTest(tf.test.TestCase):
       (8, 0.05, 1),
       (1, 0.2, 1),
     ):
-      self.assertEqual(sources.mapped_rows(batch_size, fraction), rows)
+      self.assertEqual(joint_batches.rows_with_map(batch_size, fraction), rows)
 
   def test_training_puts_mapped_rows_first(self):
     images, batch = _batch(size=2)
@@ -158,7 +158,7 @@ class SourcesTest(tf.test.TestCase):
     plain = tf.data.Dataset.from_tensors(
       (images[:1] * 0.0 - 1.0, batch['labels'][:1] * 0.0)
     )
-    dataset = sources.join_for_training(mapped, plain)
+    dataset = joint_batches.join_for_training(mapped, plain)
     spec_images, spec = dataset.element_spec
     self.assertEqual(spec_images.shape, [3, 5, 3, 5])
     self.assertEqual(spec['heatmaps'].shape, [2, 5, 3])
@@ -174,7 +174,7 @@ class SourcesTest(tf.test.TestCase):
     mapped = tf.data.Dataset.from_tensors(
       (images, {**batch, 'bad_records': tf.constant([2.0, 0.0])})
     )
-    ((_, result),) = sources.join_for_training(mapped, None)
+    ((_, result),) = joint_batches.join_for_training(mapped, None)
     self.assertAllEqual(result['bad_records'], [2.0, 0.0])
 
   def test_evaluation_keeps_blank_rows_blank(self):
@@ -185,7 +185,9 @@ class SourcesTest(tf.test.TestCase):
     )
     mapped = tf.data.Dataset.from_tensors((images, batch))
     plain = tf.data.Dataset.from_tensors((images[:2], batch['labels'][:2]))
-    batches = [b for _, b in sources.join_for_evaluation(mapped, plain, 4)]
+    batches = [
+      b for _, b in joint_batches.join_for_evaluation(mapped, plain, 4)
+    ]
     self.assertAllEqual(
       [b['valid'] for b in batches], [[1, 1, 0, 0], [1, 0, 1, 0]]
     )
@@ -199,7 +201,7 @@ class SourcesTest(tf.test.TestCase):
     plain = tf.data.Dataset.from_tensor_slices(
       (images[:4], batch['labels'][:4])
     ).batch(3)
-    dataset = sources.join_for_evaluation(mapped, plain, batch_size=3)
+    dataset = joint_batches.join_for_evaluation(mapped, plain, batch_size=3)
     self.assertEqual(dataset.element_spec[1]['heatmaps'].shape, [3, 5, 3])
     valid, weights = [], []
     for joined, result in dataset:
@@ -212,12 +214,14 @@ class SourcesTest(tf.test.TestCase):
   def test_evaluation_serves_all_replicas_to_the_end(self):
     images, batch = _batch(size=5)
     mapped = tf.data.Dataset.from_tensor_slices((images, batch)).batch(2)
-    dataset = sources.join_for_evaluation(mapped, None, 2, replicas=4)
+    dataset = joint_batches.join_for_evaluation(mapped, None, 2, replicas=4)
     valid = [float(tf.reduce_sum(b['valid'])) for _, b in dataset]
     # Three real batches and enough empty ones for one full step of four.
     self.assertEqual(valid, [2, 2, 1, 0, 0, 0])
-    with self.assertRaisesRegex(ValueError, 'nothing to evaluate on: set task'):
-      sources.join_for_evaluation(None, None, 2)
+    with self.assertRaisesRegex(
+      ValueError, 'task.mapped_validation_data.input_path'
+    ):
+      joint_batches.join_for_evaluation(None, None, 2)
 
 
 if __name__ == '__main__':

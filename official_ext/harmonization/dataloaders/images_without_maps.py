@@ -1,7 +1,7 @@
-"""The source of images without maps, which Model Garden reads.
+"""The dataset of images without maps, which Model Garden reads.
 
-Its errors about an image say neither file nor record: `first_unreadable` finds
-them.
+Model Garden's errors about an image name neither file nor record;
+`first_unreadable` finds them.
 """
 
 from collections.abc import Sequence
@@ -16,44 +16,45 @@ import tqdm
 
 from official_ext.harmonization.dataloaders import pipelines
 from official_ext.harmonization.dataloaders import records
-from official_ext.harmonization.dataloaders import seeded_host
+from official_ext.harmonization.dataloaders import stateless_model_garden
 
 
 def read(
   task: stock.ImageClassificationTask, params, input_context=None
 ) -> tf.data.Dataset:
-  """Builds Model Garden's dataset, for several pipelines.
+  """Builds Model Garden's dataset so that several pipelines can share the work.
 
   Args:
-    task: whose `build_inputs` is called, but with our reader.
-    params: a `DataConfig`, without mixing.
-    input_context: of the distribution strategy.
+    task: the task whose stock `build_inputs` is called.
+    params: a `DataConfig` without mixing.
+    input_context: `tf.distribute.InputContext`, if there is a strategy.
 
   Returns:
-    Batches of images (B, H, W, 3) and class numbers int32 (B,). In training the
-    first pipeline's are Model Garden's own, bit for bit; the others, and the
-    workers of a tf.data service, do the same with draws of their own.
-    Evaluation is as of `pipelines.Reader`.
+    Batches of images (B, H, W, 3) and class numbers int32 (B,). In training,
+    those of the first pipeline equal Model Garden's bit for bit; the other
+    pipelines, and the workers of a tf.data service, have random numbers of
+    their own. Evaluation is as in `pipelines.Reader`.
   """
   with pipelines.unseeded(params) as params:
-    has_own_draws = params.is_training and bool(
+    needs_own_seed = params.is_training and bool(
       params.enable_tf_data_service or pipelines.number(input_context)
     )
-    parsers = seeded_host if has_own_draws else stock
-    # Only the names of this one function are replaced, not those of its module.
-    code = stock.ImageClassificationTask.build_inputs.__code__
+    parsers = stateless_model_garden if needs_own_seed else stock
     make_reader = (
-      _drawing_reader(input_context) if has_own_draws else pipelines.Reader
+      _seeding_reader(input_context) if needs_own_seed else pipelines.Reader
     )
     label = task.task_config.train_data.label_field_key
+    # `build_inputs` names its reader and its parser in global variables. They
+    # are replaced in a copy of this one function, so that the stock module
+    # stays as it is for everybody else.
     build = types.FunctionType(
-      code,
+      stock.ImageClassificationTask.build_inputs.__code__,
       {
         **vars(stock),
         'classification_input': parsers.classification_input,
         'input_reader_factory': types.SimpleNamespace(
           input_reader_generator=functools.partial(
-            _bounded_labels, make_reader, label
+            _reader_with_clipped_labels, make_reader, label
           )
         ),
       },
@@ -61,10 +62,12 @@ def read(
     return build(task, params, input_context)
 
 
-def _bounded_labels(make_reader, field, params, *, decoder_fn, **kwargs):
-  """A reader whose labels fit into the int32 that Model Garden makes of them.
+def _reader_with_clipped_labels(
+  make_reader, field, params, *, decoder_fn, **kwargs
+):
+  """Makes a reader whose labels fit into Model Garden's int32.
 
-  One beyond would become another number, and perhaps a class.
+  A larger label would wrap around to another number, possibly a valid class.
   """
 
   def decode(record):
@@ -75,8 +78,8 @@ def _bounded_labels(make_reader, field, params, *, decoder_fn, **kwargs):
   return make_reader(params, decoder_fn=decode, **kwargs)
 
 
-def _drawing_reader(input_context):
-  """A maker of readers that give every image a seed of its own."""
+def _seeding_reader(input_context):
+  """Returns a function that makes readers with a seed per image."""
 
   def make(params, *, parser_fn, sample_fn=None, **kwargs):
     seed = pipelines.own_seed(params, 'images without maps', input_context)
@@ -84,12 +87,10 @@ def _drawing_reader(input_context):
     def sample(dataset):
       if sample_fn:
         dataset = sample_fn(dataset)
-      return tf.data.Dataset.zip((dataset, pipelines.draws(seed))).map(
-        lambda example, seed: {**example, 'seed': seed}
-      )
+      return pipelines.with_example_seeds(dataset, seed)
 
     def parse(example):
-      with seeded_host.draws_from(example['seed'], 0):
+      with stateless_model_garden.seeded(example['seed'], 0):
         return parser_fn(example)
 
     return pipelines.Reader(params, parser_fn=parse, sample_fn=sample, **kwargs)
@@ -98,30 +99,30 @@ def _drawing_reader(input_context):
 
 
 def _reason(serialized: bytes, field: str, error: tf.errors.OpError) -> str:
-  """Says in words what is wrong with a record."""
+  """Describes what is wrong with a record."""
   try:
     example = tf.train.Example.FromString(serialized)
-  except Exception:  # of several kinds
+  except Exception:  # protobuf raises several types.
     return 'it is not a tf.train.Example'
   values = example.features.feature[field].bytes_list.value
   if not values or not values[0]:
     return f'field {field} is missing (task.train_data.image_field_key)'
-  # Before its own words stand those of the dataset.
+  # The dataset puts its own name before the message of the operation.
   words = re.sub(r'.*Iterator::\S+: ', '', error.message.partition('\n')[0])
   return f'field {field} is not an image that can be read ({words.strip()})'
 
 
 def first_unreadable(files: Sequence[str], data, keys, size) -> str:
-  """Reads records as the host does until one fails.
+  """Reads records as Model Garden does until one fails.
 
   Args:
     files: TFRecord files.
-    data: the source's `DataConfig`.
-    keys: the names of the fields of image and label.
+    data: the dataset's `DataConfig`.
+    keys: names of the record fields of image and label.
     size: (height, width) of the network's images.
 
   Returns:
-    The first bad record's file, position and fault; '' if all can be read.
+    File, position and problem of the first bad record; '' if all can be read.
   """
   image_key, label_key = keys
   decoder = classification_input.Decoder(image_key, label_key)
@@ -133,7 +134,7 @@ def first_unreadable(files: Sequence[str], data, keys, size) -> str:
     decode_jpeg_only=data.decode_jpeg_only,
   ).parse_fn(is_training=False)
   located = records.located(tf.data.TFRecordDataset)(list(files))
-  # What comes out must depend on the pixels, or none are decoded.
+  # The result depends on the pixels; otherwise none would be decoded.
   read = located.map(
     lambda record: tf.reduce_max(
       parse(decoder.decode(record['serialized']))[0]
@@ -144,7 +145,7 @@ def first_unreadable(files: Sequence[str], data, keys, size) -> str:
   count = 0
   try:
     for _ in tqdm.tqdm(
-      read, desc='looking for the bad record', unit=' records', disable=None
+      read, desc='searching for the bad record', unit=' records', disable=None
     ):
       count += 1
   except tf.errors.InvalidArgumentError as e:

@@ -10,7 +10,7 @@ import tf_keras
 from official_ext.harmonization.tasks import (
   harmonized_image_classification as task_lib,
 )
-from official_ext.harmonization.tasks import poison
+from official_ext.harmonization.tasks import nonfinite
 from testing import fixtures
 from tests import devices
 from tests import tiny_run
@@ -72,7 +72,7 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
       _map_of,
       _NAN,
       {},
-      'Step 6: harmonization_loss not finite, then gradients.',
+      'Step 6: harmonization_loss is not finite, then gradients.',
     ),
     (
       'image',
@@ -80,17 +80,17 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
       _image_of,
       float('inf'),
       {},
-      'Step 5: logits not finite, then classification_loss, '
+      'Step 5: logits is not finite, then classification_loss, '
       'harmonization_loss, gradients.',
     ),
-    # The losses of the loop are finite, its last step poisons the weights.
+    # The losses of the loop are finite, its last step spoils the weights.
     (
       'second_order',
       8,
       _image_of,
       0.0,
       {'make_network': _root_network},
-      'Step 8: gradients not finite.',
+      'Step 8: gradients is not finite.',
     ),
     (
       'between',
@@ -98,7 +98,7 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
       _map_of,
       _NAN,
       {'harmonization': {'interval': 3}},
-      'Step 7: harmonization_loss not finite, then gradients.',
+      'Step 7: harmonization_loss is not finite, then gradients.',
     ),
     (
       'stock_step',
@@ -106,7 +106,7 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
       _image_of,
       _NAN,
       {'harmonization': {'weight': 0.0}},
-      'Step 7: training_loss not finite.',
+      'Step 7: training_loss is not finite.',
     ),
     (
       'stock_task',
@@ -114,7 +114,7 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
       _image_of,
       _NAN,
       {'harmonization': {'enabled': False}},
-      'The loss was not finite in a step from 5 to 8.',
+      'The loss was not finite in one of the steps 5 to 8.',
     ),
   )
   def test_is_named_and_no_checkpoint_follows(
@@ -123,13 +123,13 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
     run = self._runner(batches={step: make(value)}, **options)
     with self.assertRaisesRegex(RuntimeError, 'loss value is NaN'):
       run.run()
-    self.assertEqual(run.watch.report, report)
+    self.assertEqual(run.guard.report, report)
     self._assert_checkpoint(4)
 
-  def test_the_hosts_recovery_goes_back_and_on(self):
+  def test_recovery_returns_to_a_checkpoint_and_continues(self):
     run = self._runner(trials=1, batches={6: _map_of(_NAN)})
     run.run()
-    self.assertEqual(run.watch.report, '')
+    self.assertEqual(run.guard.report, '')
     self.assertEqual(run.trainer.global_step.numpy(), 8)
     self._assert_checkpoint(8)
 
@@ -140,9 +140,9 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(RuntimeError, 'loss value is NaN'):
       run.run()
     self.assertEqual(
-      run.watch.report,
-      'Step 6: harmonization_loss not finite, then '
-      'gradients; on the replicas [1] of 0..1.',
+      run.guard.report,
+      'Step 6: harmonization_loss is not finite, then '
+      'gradients; on replicas [1] of 0..1.',
     )
     self._assert_checkpoint(4)
 
@@ -162,15 +162,15 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
       },
     )
     report = (
-      'Trainable weights are not finite after step 2, although every '
-      'loss from step 2 on was. The learning rate is nan.'
+      'Trainable weights are not finite after step 2, although all losses '
+      'since step 2 were finite. The learning rate is nan.'
     )
-    # Without the host's recovery it is the watch that ends the run.
+    # Without Model Garden's recovery, the guard ends the run.
     with self.assertRaisesRegex(
       RuntimeError, 'loss value is NaN' if trials == 0 else report
     ):
       run.run()
-    self.assertEqual(run.watch.report, report)
+    self.assertEqual(run.guard.report, report)
     self._assert_checkpoint(1)
 
   def test_without_a_checkpoint_to_go_back_to_the_run_ends(self):
@@ -180,7 +180,7 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
     self.assertIsNone(tf.train.latest_checkpoint(self.model_dir))
     self.assertEmpty(tf.io.gfile.glob(self.model_dir + '/ckpt-*'))
 
-  def test_black_images_flat_maps_and_flat_saliency_are_no_poison(self):
+  def test_black_images_flat_maps_and_flat_saliency_are_finite(self):
 
     def flat_network():
       model = tiny_run.network()
@@ -192,26 +192,26 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
       batches={2: _map_of(0.0), 3: _map_of(1.0), 5: _image_of(0.0)},
     )
     run.run()
-    self.assertEqual(run.watch.report, '')
+    self.assertEqual(run.guard.report, '')
     self._assert_checkpoint(8)
 
 
 class RecordTest(tf.test.TestCase, parameterized.TestCase):
   def test_keeps_the_first_step_of_each_cause_until_it_is_read(self):
-    record = poison.Record()
-    good = poison.marks()
-    maps = poison.marks(harmonization_loss=tf.constant([1.0, _NAN]))
-    weights = poison.marks(regularization=[1.0, tf.constant(float('inf'))])
+    record = nonfinite.Record()
+    good = nonfinite.marks()
+    maps = nonfinite.marks(harmonization_loss=tf.constant([1.0, _NAN]))
+    weights = nonfinite.marks(regularization=[1.0, tf.constant(float('inf'))])
     for marked in (good, maps, good, tf.logical_or(maps, weights), good):
       record.update(marked)
-    ages = dict(zip(poison.CAUSES, record.read()[0]))
+    ages = dict(zip(nonfinite.CAUSES, record.read()[0]))
     self.assertEqual(
       (ages.pop('harmonization_loss'), ages.pop('regularization')), (3.0, 1.0)
     )
     self.assertTrue(np.isnan(list(ages.values())).all())
     self.assertTrue(np.isnan(record.read()).all())
 
-  def test_float16_overflow_is_poison_once_the_scale_is_one(self):
+  def test_float16_overflow_is_marked_once_the_scale_is_one(self):
     tf_keras.mixed_precision.set_global_policy('mixed_float16')
     self.addCleanup(tf_keras.mixed_precision.set_global_policy, 'float32')
     task = tiny_run.Task(fixtures.experiment().task)
@@ -226,17 +226,17 @@ class RecordTest(tf.test.TestCase, parameterized.TestCase):
     losses, marked = [], []
     for _ in range(3):
       losses.append(step(_map_of(_NAN), model, optimizer, metrics)['loss'])
-      marked.append(not np.isnan(task.poison.read()).all())
+      marked.append(not np.isnan(task.nonfinite.read()).all())
     self.assertEqual(marked, [False, False, True])
     self.assertAllEqual(np.isfinite(losses), [True, True, False])
-    # Steps that were left out count in no mean.
+    # Skipped steps do not count in the mean.
     found = {m.name: m for m in metrics}['harmonization_loss']
     self.assertEqual(found.count, 1.0)
     self.assertAllEqual(model.get_weights()[0], before[0])
     step(tiny_run.good_batch(), model, optimizer, metrics)
-    self.assertTrue(np.isnan(task.poison.read()).all())
+    self.assertTrue(np.isnan(task.nonfinite.read()).all())
 
-  def test_a_bad_gradient_shows_in_the_loss_that_the_host_looks_at(self):
+  def test_a_bad_gradient_shows_in_the_loss_that_recovery_reads(self):
     task = tiny_run.Task(fixtures.experiment().task, make_network=_root_network)
     losses = [
       task.train_step(batch, task.build_model(), tf_keras.optimizers.SGD(), [])[
@@ -251,7 +251,7 @@ class RecordTest(tf.test.TestCase, parameterized.TestCase):
       fixtures.experiment(enabled=False).task
     )
     task.build_metrics(training=True)
-    self.assertIsNone(task.poison)
+    self.assertIsNone(task.nonfinite)
 
 
 if __name__ == '__main__':
