@@ -44,17 +44,17 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
   def test_empty_shards(self):
     one, two = self._empty('0.tfrecords'), self._empty('1.tfrecords')
     self.assertEqual(os.path.getsize(one), 0)
-    with self.assertRaisesRegex(ValueError, f'mapped_data.*{one} is empty:'):
+    with self.assertRaisesRegex(ValueError, f'mapped_data.*{one} is empty;'):
       self._check(mapped=one)
     with self.assertRaisesRegex(
-      ValueError, f'mapped_validation_data.*{one} is empty, as are all'
+      ValueError, f'mapped_validation_data.*{one} is empty, like all'
     ):
       self._check(validation=f'{one},{two}')
     with self.assertLogs('absl', 'WARNING') as logs:
       self._check(mapped=f'{self.folder}/*.tfrecords')
     self.assertRegex(
       ''.join(logs.output),
-      r'mapped_data.* 2 of its 3 files are empty, \S+/[01]\.tf',
+      r'mapped_data.* 2 of its 3 files are empty; .* \S+/[01]\.tf',
     )
 
   @parameterized.parameters(
@@ -84,7 +84,9 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
       dict(mapped=f'{self.folder}/*'),
       dict(plain=f'{self.folder}/*', mapped_fraction=0.5),
     ):
-      with self.assertRaisesRegex(ValueError, f'{name}, which it matches'):
+      with self.assertRaisesRegex(
+        ValueError, f'matches .*{name}, which is not'
+      ):
         self._check(**fields)
 
   def _canonical(self, name, maps):
@@ -175,7 +177,7 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
     config = fixtures.experiment(mapped=self.good, validation=self.good)
     config.task.override({name: {'global_batch_size': 0}})
     with self.assertRaisesRegex(
-      ValueError, f'task.{name}.global_batch_size is 0: it must be 1'
+      ValueError, f'task.{name}.global_batch_size is 0; expected 1'
     ):
       input_checks.check_data(config, 'train_and_eval')
 
@@ -184,7 +186,7 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
       with self.assertRaisesRegex(
         ValueError,
         'task.mapped_data.input_path is '
-        f"'{re.escape(path)}', and it cannot be reached .*not implemented",
+        f"'{re.escape(path)}', and it cannot be accessed .*not implemented",
       ):
         self._check(mapped=path)
 
@@ -198,7 +200,7 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
     for path in (self.good, self.folder, '/nowhere'):
       config.task.init_checkpoint = path
       with self.assertRaisesRegex(
-        ValueError, f"task.init_checkpoint is '{path}', which is no"
+        ValueError, f"task.init_checkpoint is '{path}'; expected"
       ):
         input_checks.check_data(config, 'train')
     written = tf.train.Checkpoint(v=tf.Variable(1.0)).write(

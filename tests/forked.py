@@ -16,10 +16,14 @@ import sys
 import traceback
 from typing import NamedTuple
 
+from official_ext.harmonization import building
 from official_ext.harmonization import ceiling
 from official_ext.harmonization import compare
 from official_ext.harmonization import evaluate
+from official_ext.harmonization import experiment_parser
 from official_ext.harmonization import explain
+from official_ext.harmonization import input_checks
+from official_ext.harmonization import runner
 from official_ext.harmonization import train
 from official_ext.harmonization.data import beam_clickme_records
 from official_ext.harmonization.data import build_clickme_records
@@ -32,6 +36,8 @@ from official_ext.harmonization.data import verify_records
 # After which a fork that hangs is ended.
 _SECONDS = 120
 _PACKAGE = 'official_ext.harmonization.'
+# train.py imports them only when they are used.
+_LOADED = (building, experiment_parser, input_checks, runner)
 _MODULES = {
   module.__name__.removeprefix(_PACKAGE): module
   for module in (

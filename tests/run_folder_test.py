@@ -298,7 +298,7 @@ class CheckpointTest(tf.test.TestCase, parameterized.TestCase):
     run_folder.check_checkpoint(_changed(), folder, 'train_and_eval')
     with self.assertRaisesRegex(
       ValueError,
-      f'--model_dir is {folder}, which holds (no|neither a) checkpoint.*{mode}',
+      f'--model_dir is {folder}, which has (no|neither a) checkpoint.*{mode}',
     ):
       run_folder.check_checkpoint(_changed(), folder, mode)
 
@@ -334,7 +334,7 @@ class CheckpointTest(tf.test.TestCase, parameterized.TestCase):
       f.write('')
     for path in (file, f'{file}/run', '/proc/run'):
       with self.assertRaisesRegex(
-        ValueError, f'--model_dir is {path}, which cannot be written to'
+        ValueError, f'--model_dir is {path}, which is not writable'
       ):
         run_folder.prepare(path)
     run_folder.prepare(f'{self.get_temp_dir()}/a/b')

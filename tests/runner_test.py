@@ -107,7 +107,7 @@ class ResumeTest(tf.test.TestCase):
     with self.assertRaisesRegex(
       runner.RestoreError,
       'ckpt-1 is not a checkpoint of this network.*'
-      'expected the task.model that it was trained with',
+      'expected the task.model in params.yaml',
     ):
       tiny_run.make_runner(self.model_dir, {}, make_network=larger, mode='eval')
     tf.get_logger().setLevel(level)
@@ -167,13 +167,13 @@ class SeedTest(tf.test.TestCase):
     self.assertEqual(self._logged(7, 0), '')
     self.assertRegex(
       self._logged(7, 4),
-      'after step 4.*start over, in another '
-      r'order, by the seed 7 \+ 4',
+      'after step 4.*start over in another '
+      r'order, with the seed 7 \+ 4',
     )
     self.assertRegex(self._logged(None, 4), 'in another order')
     self.assertRegex(
       self._logged(None, 4, mapped_data=3),
-      'in the order that they had at step 0, by task.mapped_data.seed',
+      'in the same order as at step 0, because of task.mapped_data.seed',
     )
 
   def test_the_order_is_another_after_the_resume(self):

@@ -13,8 +13,8 @@ from official.modeling import optimization
 import tensorflow as tf
 
 import gin
+from official_ext.harmonization import experiment_parser
 from official_ext.harmonization import resources
-from official_ext.harmonization import train
 from official_ext.harmonization.dataloaders import joint_batches
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -48,7 +48,7 @@ def _resolve(path, added=''):
     [resources.find(name, 'gin') for name in typed.gin_file], typed.gin_params
   )
   files = [resources.find(name, 'experiments') for name in typed.config_file]
-  return typed, train.parse_configuration(
+  return typed, experiment_parser.parse_configuration(
     train_utils.ParseConfigOptions(
       typed.experiment,
       files,

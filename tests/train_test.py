@@ -189,7 +189,7 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(code, 1)
     self.assertRegex(
       errors.strip().splitlines()[-1],
-      f'^train.py: --model_dir is {self.model_dir}, which holds no checkp',
+      f'^train.py: --model_dir is {self.model_dir}, which has no checkp',
     )
     self.assertFalse(os.path.exists(self.model_dir))
 
@@ -457,8 +457,8 @@ class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
         f.write('{}')
     with self.assertRaisesRegex(
       ValueError,
-      rf'mapped_data.*{name}, which it '
-      r'matches, is no shard.*\*\.tfrecords',
+      rf'mapped_data.* matches .*{name}, which is not a '
+      r'shard.*\*\.tfrecords',
     ):
       input_checks.check_data(
         fixtures.experiment(mapped=folder + '/*'), 'train'

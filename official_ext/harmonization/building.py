@@ -1,10 +1,10 @@
-"""Finds what is wrong with an experiment by building it without data.
+"""Finds wrong settings of an experiment by building it without data.
 
-Model Garden looks at most fields when it uses them, and its errors name none.
-Here each part of an experiment is built on an empty file, on the CPU, and the
-training step is traced but not taken. Where that fails, each setting that is
-not the experiment's own is put back in turn: the one without which it works is
-the one that is wrong.
+Model Garden reads most fields only when it uses them, and its errors name no
+field. Here each part of an experiment is built with an empty file, on the CPU,
+and the training step is traced but not run. If that fails, each setting that
+differs from the experiment's code is reset in turn. The one whose reset makes
+the part work is wrong.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ from official.core import task_factory
 from official.core import train_utils
 from official.modeling import hyperparams
 from official.modeling import optimization
+from official.modeling import performance
 import tensorflow as tf
 import tf_keras
 
@@ -34,27 +35,27 @@ _IN_TRACE = 'in user code:'
 
 
 def is_traced(error: BaseException) -> bool:
-  """Whether an error was raised in a function that was being traced."""
+  """Whether an error was raised while a function was traced."""
   return _IN_TRACE in str(error)
 
 
 def reason(error: BaseException) -> str:
-  """Says on one line what an error says.
+  """Formats an error's message on one line.
 
   Args:
-    error: any.
+    error: the exception.
 
   Returns:
-    Its message; of an error in a traced function, without the code around it.
+    The message, without the code that TensorFlow adds if a function was traced.
   """
-  if isinstance(error, LookupError):  # Its text is the repr of its message.
+  if isinstance(error, LookupError):  # str(KeyError(x)) is repr(x).
     message = ' '.join(map(str, error.args))
   else:
     message = str(error)
   if _IN_TRACE in message:
     message = message.strip().rpartition('\n\n')[-1].strip()
     message = re.sub('^(Lookup|Value)Error: ', '', message)
-  # gin adds which function it was called for, by its address.
+  # gin adds the configurable that was called, with its address.
   message = message.partition('\n  In call to configurable')[0]
   if not message or (isinstance(error, KeyError) and 'Error: ' not in message):
     message = f'{type(error).__name__}: {message}'
@@ -62,14 +63,14 @@ def reason(error: BaseException) -> str:
 
 
 def name_layer(message: str, model: tf_keras.Model) -> str:
-  """Adds to TensorFlow's message which layer has no gradient.
+  """Adds the layer to TensorFlow's message about an op without a gradient.
 
   Args:
-    message: of an error.
+    message: an error's message.
     model: the network that was differentiated.
 
   Returns:
-    The message; with the layer, where it is about an op without a gradient.
+    The message, with the layer if it is about an op without a gradient.
   """
   op_type = re.search(r'gradient registry has no entry for: (\w+)', message)
   if not op_type:
@@ -80,30 +81,36 @@ def name_layer(message: str, model: tf_keras.Model) -> str:
     if op.type == op_type[1]:
       return (
         f'{double_backward.layer_of([op.name], model)} has no gradient '
-        f'with respect to its images ({op.type}), and so no saliency '
-        'map. Resize images before the network, or by another method'
+        f'with respect to the images ({op.type}), and so there is no saliency '
+        'map. Resize images before the network, or with another method'
       )
   return message
+
+
+def set_precision(runtime: cfg.RuntimeConfig):
+  """Sets the precision in which layers compute.
+
+  Args:
+    runtime: the experiment's runtime configuration.
+  """
+  if runtime.mixed_precision_dtype:
+    performance.set_mixed_precision_policy(runtime.mixed_precision_dtype)
 
 
 def make_strategy(runtime: cfg.RuntimeConfig) -> tf.distribute.Strategy:
   """Starts the distribution strategy of a run.
 
   Args:
-    runtime: of the experiment.
-
-  Returns:
-    The strategy.
+    runtime: the experiment's runtime configuration.
 
   Raises:
-    ValueError: this machine does not have the devices, or they cannot be
-      reached.
+    ValueError: the devices do not exist on this machine, or cannot be reached.
   """
   gpus = len(tf.config.list_physical_devices('GPU'))
   if runtime.num_gpus > gpus:
     raise ValueError(
-      f'runtime.num_gpus is {runtime.num_gpus}; TensorFlow finds {gpus} on '
-      'this machine. Set it to that or less, or install TensorFlow for GPUs '
+      f'runtime.num_gpus is {runtime.num_gpus}; expected at most {gpus}, the '
+      'number that TensorFlow finds. Reduce it, or install TensorFlow for GPUs '
       "(pip install 'tensorflow[and-cuda]')."
     )
   try:
@@ -114,22 +121,22 @@ def make_strategy(runtime: cfg.RuntimeConfig) -> tf.distribute.Strategy:
       tpu_address=runtime.tpu,
     )
   except Exception as e:
-    logging.debug('The strategy cannot be started.', exc_info=True)
+    logging.debug('The strategy failed to start.', exc_info=True)
     tpu = f' and runtime.tpu is {runtime.tpu!r}' * (
       runtime.distribution_strategy.lower() == 'tpu'
     )
     raise ValueError(
       f'runtime.distribution_strategy is {runtime.distribution_strategy!r}'
-      f'{tpu}, which cannot be started here ({reason(e)}). Check the '
-      'address and the environment, or choose another strategy.'
+      f'{tpu}, which fails to start ({reason(e)}). Check the address and the '
+      'environment, or choose another strategy.'
     ) from e
 
 
 def check_schedule(trainer: cfg.TrainerConfig):
-  """Checks that the learning rate is a number from the first step to the last.
+  """Checks that the learning rate is finite and not negative.
 
   Args:
-    trainer: of the experiment.
+    trainer: the experiment's trainer configuration.
 
   Raises:
     ValueError: it is not; the message names the step.
@@ -147,14 +154,14 @@ def check_schedule(trainer: cfg.TrainerConfig):
 
 
 class _Built:
-  """Parts of an experiment, each built when it is first asked for."""
+  """Parts of an experiment, each built when it is first used."""
 
   def __init__(self, params: cfg.ExperimentConfig, folder: str):
     """Initializes it.
 
     Args:
       params: the experiment.
-      folder: for an empty file that takes the place of all records.
+      folder: folder for an empty file that replaces all records.
     """
     self.params = params
     self._records = os.path.join(folder, 'empty.tfrecord')
@@ -172,7 +179,7 @@ class _Built:
       'mapped_validation_data',
     ):
       data = getattr(task, name)
-      # Nobody has to be there to be asked.
+      # The check must not depend on a running service.
       data.enable_tf_data_service = False
       if isinstance(data.input_path, hyperparams.Config):
         for key in data.input_path.as_dict():
@@ -193,15 +200,15 @@ class _Built:
     return optimizer
 
   def inputs(self, training: bool) -> Any | None:
-    """What a step is given; None for data that are not in files."""
+    """Returns the types of a step's inputs; None for data not in files."""
     task = self.task.task_config
     data = task.train_data if training else task.validation_data
-    sources = [
+    datasets = [
       data,
       task.mapped_data if training else task.mapped_validation_data,
     ]
-    if any(s.tfds_name for s in sources) or not any(
-      map(checks.has_source, sources)
+    if any(d.tfds_name for d in datasets) or not any(
+      map(checks.has_source, datasets)
     ):
       return None
     replicas = max(self.params.runtime.num_gpus, 1)
@@ -229,8 +236,8 @@ class Part(NamedTuple):
   """A part of an experiment.
 
   Attributes:
-    fault: says that it cannot be built.
-    build: builds it.
+    fault: a clause that says that the part cannot be built.
+    build: builds the part.
   """
 
   fault: str
@@ -248,8 +255,8 @@ NETWORK = (
   Part('the network cannot be built', lambda built: built.network),
 )
 _STEPS = (
-  Part('a training step cannot be taken', lambda built: built.step(True)),
-  Part('an evaluation cannot be taken', lambda built: built.step(False)),
+  Part('a training step cannot run', lambda built: built.step(True)),
+  Part('an evaluation step cannot run', lambda built: built.step(False)),
 )
 ALL = (
   SCHEDULE
@@ -263,12 +270,13 @@ ALL = (
 )
 
 
-def _own_settings(
+def _changed_settings(
   code: hyperparams.Config, params: hyperparams.Config, section: str = ''
 ) -> dict[str, tuple[Any, Any]]:
-  """What is not as in the code, by dotted name: the code's value and ours.
+  """Returns settings that differ from the code: dotted names to both values.
 
-  `as_dict` would leave out what was not chosen, such as other backbones.
+  `as_dict` would not show the sections that are not chosen, such as other
+  backbones.
   """
   found = {}
   for field in dataclasses.fields(params):
@@ -278,21 +286,21 @@ def _own_settings(
       getattr(params, field.name),
     )
     if dataclasses.is_dataclass(value) and type(default) is type(value):
-      found.update(_own_settings(default, value, f'{name}.'))
+      found.update(_changed_settings(default, value, f'{name}.'))
     elif files.differences(default, value):
       found[name] = (default, value)
   return found
 
 
 def _shown(value: Any) -> str:
-  """A value as it would be written."""
+  """Formats a value as the user would write it."""
   return repr(
     value.as_dict() if isinstance(value, hyperparams.Config) else value
   )
 
 
-def _put_back(params, path, value):
-  """A copy of an experiment with another value of one field."""
+def _with_value(params, path, value):
+  """Returns a copy of an experiment with another value of one field."""
   changed = params.replace()
   section, _, name = path.rpartition('.')
   setattr(functools.reduce(getattr, section.split('.'), changed), name, value)
@@ -304,45 +312,45 @@ def check(
   code: cfg.ExperimentConfig,
   parts: Sequence[Part] = ALL,
 ):
-  """Builds an experiment, and names the setting with which that fails.
+  """Builds an experiment, and names the setting if that fails.
 
   Args:
     params: the final experiment.
-    code: the experiment as --experiment has it.
-    parts: what to build.
+    code: the experiment before files and flags override it.
+    parts: the parts to build.
 
   Raises:
-    ValueError: a part of it cannot be built.
+    ValueError: a part cannot be built.
   """
   with tempfile.TemporaryDirectory() as folder:
     built = _Built(params, folder)
     for part in parts:
       try:
         part.build(built)
-      except Exception as e:  # Whatever a library makes of a wrong setting.
+      except Exception as e:  # Libraries raise many types for a wrong setting.
         logging.debug('%s.', part.fault, exc_info=True)
         raise ValueError(_explain(part, e, built, code, folder)) from e
 
 
 def _explain(part, error, built, code, folder) -> str:
-  """Says with which setting a part cannot be built."""
+  """Describes why a part cannot be built, and which setting is wrong."""
   params = built.params
-  own = _own_settings(code, params)
+  changed = _changed_settings(code, params)
   message = reason(error)
-  if any(name in message for name in own):
-    return f'{message}.'  # A check of ours, which says all.
+  if any(name in message for name in changed):
+    return f'{message}.'  # One of our checks, which names the field.
   fault = part.fault[0].upper() + part.fault[1:]
-  if part in _STEPS:  # It is refused for a layer, rather than a setting.
+  if part in _STEPS:  # A layer is refused, not a setting.
     return f'{fault}: {name_layer(message, built.network)}.'
-  # What was chosen may be right and only one of its fields wrong.
-  for path in sorted(own, key=lambda name: name.endswith('.type')):
-    default, value = own[path]
+  # Fields before types: a type may be right and only one of its fields wrong.
+  for path in sorted(changed, key=lambda name: name.endswith('.type')):
+    default, value = changed[path]
     try:
-      part.build(_Built(_put_back(params, path, default), folder))
-    except Exception:  # Neither this one, or not this one only.
+      part.build(_Built(_with_value(params, path, default), folder))
+    except Exception:  # Not this setting, or not only this one.
       continue
     return (
       f'{path} is {_shown(value)}, with which {part.fault} ({message}); '
-      f"expected a value like the experiment's own, {_shown(default)}."
+      f"expected a value such as the experiment's default, {_shown(default)}."
     )
-  return f'{fault}: {message}. Check {", ".join(own) or "--experiment"}.'
+  return f'{fault}: {message}. Check {", ".join(changed) or "--experiment"}.'

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import functools
+import os
 import re
 from typing import Any
 
 from absl import logging
 from official.core import config_definitions as cfg
 from official.core import exp_factory
+from official.core import task_factory
 from official.core import train_utils
 from official.modeling import hyperparams
 from official.vision.configs import image_classification as stock
@@ -22,6 +24,8 @@ import tensorflow as tf
 import gin
 from official_ext.harmonization import registry_imports
 from official_ext.harmonization import resources
+from official_ext.harmonization import text_files
+from official_ext.harmonization.configs import experiment_checks
 from official_ext.harmonization.configs import field_types
 from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
@@ -69,6 +73,45 @@ def get_experiment(name: str) -> cfg.ExperimentConfig:
       f'{", ".join(known)}.' + ''.join(f' Did you mean {n}?' for n in near)
     )
   return exp_factory.get_exp_config(name)
+
+
+def harmonizable_experiment(name: str) -> cfg.ExperimentConfig:
+  """Looks up an experiment, with harmonization settings and gin applied.
+
+  Args:
+    name: as in --experiment.
+
+  Returns:
+    The experiment before files and flags override it.
+
+  Raises:
+    ValueError: the experiment is unknown or cannot be harmonized.
+  """
+  experiment = get_experiment(name)
+  if type(experiment.task) is exp_cfg.HarmonizedImageClassificationTask:
+    # The registered harmonized experiments apply gin themselves, so that they
+    # also work under Model Garden's own driver.
+    return experiment
+  return exp_cfg.harmonize(experiment)
+
+
+def find_files(flags_obj):
+  """Replaces names of gin and YAML files in the flags with their paths.
+
+  Args:
+    flags_obj: changed in place: `config_file` and `params_override`. gin finds
+      its files when they are parsed.
+  """
+  text_files.teach_gin()
+  for root in resources.search_path():
+    for folder in (root, os.path.join(root, 'gin')):
+      gin.add_config_file_search_path(folder)
+  flags_obj.config_file = [
+    resources.find(name, 'experiments') for name in flags_obj.config_file or []
+  ]
+  override = flags_obj.params_override
+  if override and override.endswith(('.yaml', '.yml', '.json')):
+    flags_obj.params_override = resources.find(override, 'experiments')
 
 
 def parse_gin(gin_files: Sequence[str], bindings: Sequence[str]):
@@ -215,11 +258,7 @@ class ExperimentParser(train_utils.ExperimentParser):
 
   def base_experiment(self) -> cfg.ExperimentConfig:
     """Returns the experiment with gin's bindings applied."""
-    params = get_experiment(self._flags_obj.experiment)
-    if type(params.task) is not exp_cfg.HarmonizedImageClassificationTask:
-      # The registered harmonized experiments apply gin themselves, so that they
-      # also work under Model Garden's own driver.
-      params = exp_cfg.harmonize(params)
+    params = harmonizable_experiment(self._flags_obj.experiment)
     self.code = params.replace()
     self._bound = {
       path: _get(params, path)
@@ -297,6 +336,43 @@ def _reaches(config: cfg.ExperimentConfig, path: str) -> bool:
       return False
     config = getattr(config, name)
   return True
+
+
+def parse_configuration(flags_obj) -> cfg.ExperimentConfig:
+  """Resolves and checks the experiment of a training.
+
+  Bindings of gin that a file or flag replaces are logged.
+
+  Args:
+    flags_obj: flags as Model Garden's `ExperimentParser` reads them. gin must
+      have been parsed.
+
+  Returns:
+    The locked experiment.
+
+  Raises:
+    ValueError: the experiment is unknown or cannot be harmonized or trained,
+      an override names an unknown field, or a binding of gin has no effect.
+  """
+  parser = ExperimentParser(flags_obj)
+  params = parser.parse()
+  experiment_checks.check_gin()
+  experiment_checks.check(params)
+  idle = exp_cfg.idle_bindings(params)
+  if idle:
+    raise ValueError(
+      f'gin binds {", ".join(idle)}, but the experiment '
+      f'{flags_obj.experiment} is not harmonized. Add '
+      'harmonize.enabled = True or remove the bindings.'
+    )
+  if params.trainer.best_checkpoint_eval_metric:
+    experiment_checks.check_best_metric(
+      params.trainer, task_factory.get_task(params.task).evaluation_logs()
+    )
+  params.validate()
+  params.lock()
+  parser.report_replaced(params)
+  return params
 
 
 class _LenientParser(ExperimentParser):

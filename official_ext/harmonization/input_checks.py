@@ -1,5 +1,6 @@
-"""Checks of the data of a run: before the first step, and when it fails."""
+"""Checks the data of a run before the first step, and when reading fails."""
 
+import contextlib
 import itertools
 import re
 
@@ -20,42 +21,42 @@ from official_ext.harmonization.dataloaders import registry
 _DOWNLOAD = (
   'python -m official_ext.harmonization.data.download_clickme --output_dir=DIR'
 )
-_SOURCES = (
+_DATASETS = (
   'train_data',
   'validation_data',
   'mapped_data',
   'mapped_validation_data',
 )
-# Where the CPU reads an image, by names of TensorFlow's operations.
+# Names of TensorFlow operations that read images.
 _IMAGE_OPS = re.compile('Decode|Jpeg|JPEG|PNG|ParseSingleExample|ParseExample')
 _VERIFY = 'python -m official_ext.harmonization.data.verify_records'
 
 
 def check_steps(trainer: cfg.TrainerConfig):
-  """Checks that there are steps to train.
+  """Checks that the number of training steps is set.
 
   Args:
-    trainer: of the experiment.
+    trainer: the experiment's trainer configuration.
 
   Raises:
-    ValueError: there are none.
+    ValueError: it is less than 1.
   """
   if trainer.train_steps < 1:
     raise ValueError(
-      f'trainer.train_steps is {trainer.train_steps}: set it to 1 or more.'
+      f'trainer.train_steps is {trainer.train_steps}; expected 1 or more.'
     )
 
 
 def check_data(params: cfg.ExperimentConfig, mode: str):
-  """Checks that the data a run needs are there.
+  """Checks that the data that a run needs exist.
 
   Args:
-    params: the experiment.
-    mode: as the flag.
+    params: the final experiment.
+    mode: as in --mode.
 
   Raises:
-    ValueError: a field names no files, or nothing in them; or there are no
-      steps to train. The message says which field, and what to do.
+    ValueError: a field names no files or only empty files, or there are no
+      steps to train. The message names the field and what to do.
   """
   task = params.task
   checks.check_batch_sizes(task)
@@ -88,9 +89,9 @@ def check_data(params: cfg.ExperimentConfig, mode: str):
 
 
 def _check_maps(data):
-  """Checks that images to measure alignment on have maps: as many as is fast.
+  """Checks that the first validation records have maps.
 
-  The evaluation would stop at one that has none, when training is over.
+  Otherwise the evaluation would stop at such a record after the training.
   """
   if data.on_bad_record == 'skip' or data.file_type != 'tfrecord':
     return
@@ -99,23 +100,23 @@ def _check_maps(data):
     raise ValueError(
       'task.mapped_validation_data.input_path names a bad record: '
       f'{bad}; expected a human map to measure alignment with. Repair or '
-      'remove it, move it to task.validation_data, or set '
+      'remove the record, move it to task.validation_data, or set '
       'task.mapped_validation_data.on_bad_record to skip.'
     )
 
 
 def first_without_map(data, most: int = 10_000) -> str:
-  """Looks for a record without a human map, without decoding pixels.
+  """Searches for a record without a human map, without decoding pixels.
 
-  No operation of TensorFlow runs: none may before a strategy of several
-  processes is built.
+  It runs no TensorFlow operation, since none may run before a strategy of
+  several processes is built.
 
   Args:
     data: a `MappedDataConfig`.
-    most: how many records are looked at, shared equally by the files.
+    most: how many records are read, distributed equally over the files.
 
   Returns:
-    The first such record's file, position and fault; '' if all have maps.
+    File, position and problem of the first such record; '' if all have maps.
   """
   field = registry.get_decoder(data.map_decoder).map_field
   files = images_with_maps.files(data)
@@ -129,7 +130,7 @@ def first_without_map(data, most: int = 10_000) -> str:
 
 
 def _map_problem(serialized: bytes, field: str) -> str:
-  """Says what is wrong with a record that should have a map in a field."""
+  """Describes what is wrong with a record that needs a map; '' if nothing."""
   try:
     feature = tf.train.Example.FromString(serialized).features.feature
   except message.DecodeError:
@@ -140,13 +141,13 @@ def _map_problem(serialized: bytes, field: str) -> str:
 
 
 def check_checkpoint(path: str):
-  """Checks that the weights that a run starts from are there.
+  """Checks that the initial weights of a run exist.
 
   Args:
     path: `task.init_checkpoint`; '' or None for random weights.
 
   Raises:
-    ValueError: it is neither a checkpoint nor a folder of checkpoints.
+    ValueError: the path is neither a checkpoint nor a folder with checkpoints.
   """
   if path and not (
     tf.train.latest_checkpoint(path)
@@ -154,13 +155,13 @@ def check_checkpoint(path: str):
     else tf.io.gfile.exists(f'{path}.index')
   ):
     raise ValueError(
-      f'task.init_checkpoint is {path!r}, which is no checkpoint: give its '
-      'path without .index, or a folder that holds some.'
+      f'task.init_checkpoint is {path!r}; expected the path of a checkpoint '
+      'without .index, or a folder with checkpoints. Check the path.'
     )
 
 
-def _faults(files, name: str) -> str:
-  """Says what is wrong with the files of a source, if it cannot be read."""
+def _unreadable(files, name: str) -> str:
+  """Describes why the files of a dataset cannot be read; '' if they can."""
   empty = []
   for file in files:
     try:
@@ -172,13 +173,13 @@ def _faults(files, name: str) -> str:
     if not found.length:
       empty.append(file)
   if len(empty) == len(files):
-    return f'{empty[0]} is empty' + ', as are all that it names' * (
+    return f'{empty[0]} is empty' + ', like all files that it names' * (
       len(empty) > 1
     )
   if empty:
     logging.warning(
-      'task.%s.input_path: %d of its %d files are empty, %s is the first. '
-      '%s says whether they should be.',
+      'task.%s.input_path: %d of its %d files are empty; the first is %s. '
+      'Check them with %s.',
       name,
       len(empty),
       len(files),
@@ -189,52 +190,51 @@ def _faults(files, name: str) -> str:
 
 
 def check_source(data: cfg.DataConfig, name: str):
-  """Checks that one source has files.
+  """Checks that the files of one dataset exist and are not all empty.
 
   Args:
-    data: the source.
-    name: of its field in the task.
+    data: the dataset's configuration.
+    name: name of its field in the task.
 
   Raises:
-    ValueError: it has none, or nothing is in them.
+    ValueError: there are no files, or all are empty.
   """
   if data.tfds_name or not isinstance(data.input_path, (str, list, tuple)):
     return
   try:
     files = input_reader.match_files(data.input_path or '')
-    strays = [f for f in files if record_files.is_side_file(f)]
-    problem = (
-      (
-        f'{strays[0]}, which it matches, is no shard (*.tfrecords would '
+    others = [f for f in files if record_files.is_side_file(f)]
+    if others:
+      problem = (
+        f'it matches {others[0]}, which is not a shard (*.tfrecords would '
         'not match it)'
       )
-      if strays
-      else _faults(files, name)
-    )
+    else:
+      problem = _unreadable(files, name)
   except ValueError as e:
     problem = str(e) if data.input_path else 'it is empty'
   except tf.errors.OpError as e:
-    problem = f'it cannot be reached ({" ".join(e.message.split())})'
+    problem = f'it cannot be accessed ({" ".join(e.message.split())})'
   if problem:
     what = (
-      f'a path to ClickMe records ({_DOWNLOAD} fetches them)'
+      f'a path to ClickMe records ({_DOWNLOAD} downloads them)'
       if 'mapped' in name
       else 'a path to ImageNet records'
     )
     if name == 'validation_data':
-      what += " (or to '' to leave it out)"
+      what += " (or '' for none)"
     raise ValueError(
-      f'task.{name}.input_path is {data.input_path!r}, and {problem}: set it '
-      f'to {what}, or add --config_file=experiments/local_cpu.yaml to run on '
-      'the embedded data, which python -m '
-      'official_ext.harmonization.data.make_digits_clickme makes.'
+      f'task.{name}.input_path is {data.input_path!r}, and {problem}; expected '
+      f'{what}. Or add --config_file=experiments/local_cpu.yaml to use the '
+      'embedded data, made by python -m '
+      'official_ext.harmonization.data.make_digits_clickme.'
     )
 
 
-def _input_files(*sources):
-  """The TFRecord files that sources name and that exist."""
+def _input_files(*datasets):
+  """Returns the TFRecord files that datasets name and that exist."""
   files = []
-  for data in sources:
+  for data in datasets:
     if not data or not data.input_path or data.file_type != 'tfrecord':
       continue
     paths = data.input_path
@@ -243,28 +243,30 @@ def _input_files(*sources):
     try:
       files += input_reader.match_files(paths)
     except ValueError:
-      continue  # A source that this run does not use.
+      continue  # This run does not use the dataset.
   return [f for f in dict.fromkeys(files) if tf.io.gfile.exists(f)]
 
 
 def stop_at_bad_record(task, error: tf.errors.DataLossError):
-  """Ends the program with the file of the bad record that stopped it.
+  """Ends the program with a sentence about the damaged record that stopped it.
 
   Args:
-    task: the task's configuration, whose files are looked through.
-    error: that TensorFlow raised. It names no file.
+    task: the task's configuration, whose files are searched.
+    error: TensorFlow's error, which names no file.
 
   Raises:
-    SystemExit: a record is bad; the message names its file, place and fault.
-    tf.errors.DataLossError: all files are good, so it is about something else.
+    SystemExit: a record is damaged; the message names its file, position and
+      problem.
+    tf.errors.DataLossError: all files are good, so the error is about other
+      data.
   """
-  files = _input_files(*(getattr(task, name) for name in _SOURCES))
-  logging.error('TensorFlow says: %s', error.message)
+  files = _input_files(*(getattr(task, name) for name in _DATASETS))
+  logging.error('TensorFlow: %s', error.message)
   bad = verify_records.locate(files, error)
   if bad:
     raise SystemExit(
-      f'train.py: Bad record: {bad}. Repair or remove it; {_VERIFY} '
-      '--nodecode FILES names all that are bad.'
+      f'train.py: Bad record: {bad}. Repair or remove it. To list all bad '
+      f'records, run {_VERIFY} --nodecode FILES.'
     ) from None
   logging.error(
     'The %d files that task.*.input_path name were read again, and every '
@@ -276,20 +278,23 @@ def stop_at_bad_record(task, error: tf.errors.DataLossError):
 
 
 def stop_at_unreadable(task, error: tf.errors.InvalidArgumentError):
-  """Ends the program with the record of a source without maps that is bad.
+  """Ends the program with a sentence about an unreadable image without map.
+
+  Records with maps report their own problems; see `dataloaders.decoding`.
 
   Args:
-    task: the task's configuration, whose files are looked through.
-    error: that TensorFlow raised. It names no file.
+    task: the task's configuration, whose files are searched.
+    error: TensorFlow's error, which names no file.
 
   Raises:
-    SystemExit: a record is bad; the message names its file, place and fault.
-    tf.errors.InvalidArgumentError: it is about something else.
+    SystemExit: an image cannot be read; the message names its file, position
+      and problem.
+    tf.errors.InvalidArgumentError: the error has another cause.
   """
   if not _IMAGE_OPS.search(error.message):
     raise error
-  logging.error('TensorFlow says: %s', error.message)
-  train = task.train_data  # The host asks it for the fields of both.
+  logging.error('TensorFlow: %s', error.message)
+  train = task.train_data  # Its field names apply to both datasets.
   for name in ('train_data', 'validation_data'):
     data = getattr(task, name)
     files = _input_files(data)
@@ -302,7 +307,25 @@ def stop_at_unreadable(task, error: tf.errors.InvalidArgumentError):
     if bad:
       raise SystemExit(
         f'train.py: Bad record: {bad}. Repair or remove it'
-        + f', or, if it is no JPEG, set task.{name}.decode_jpeg_only to False.'
+        + f', or, if it is a PNG, set task.{name}.decode_jpeg_only to False.'
         * data.decode_jpeg_only
       ) from None
   raise error
+
+
+@contextlib.contextmanager
+def naming_bad_records(task):
+  """A context in which errors about input files end with the record's name.
+
+  Args:
+    task: the task's configuration.
+
+  Raises:
+    SystemExit: as `stop_at_bad_record` and `stop_at_unreadable`.
+  """
+  try:
+    yield
+  except tf.errors.DataLossError as e:
+    stop_at_bad_record(task, e)
+  except tf.errors.InvalidArgumentError as e:
+    stop_at_unreadable(task, e)

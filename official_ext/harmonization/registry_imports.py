@@ -1,4 +1,4 @@
-"""One import makes every experiment, task and backbone known to the host."""
+"""Importing this module registers all experiments, tasks and backbones."""
 
 from official.projects.maxvit import registry_imports as _maxvit
 from official.vision import registry_imports

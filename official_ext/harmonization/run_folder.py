@@ -1,4 +1,4 @@
-"""The folder of a run: settings, checkpoint, and what a start writes."""
+"""The folder of a run: its settings, checkpoints and start files."""
 
 from importlib import metadata
 import json
@@ -30,8 +30,8 @@ _PACKAGES = (
 )
 _STEP = 'global_step/.ATTRIBUTES/VARIABLE_VALUE'
 _ALLOW = '--allow_changed_settings'
-_TO_GO_ON = (
-  f'Choose another --model_dir, or add {_ALLOW} to go on from this checkpoint.'
+_TO_RESUME = (
+  f'Choose another --model_dir, or add {_ALLOW} to resume from this checkpoint.'
 )
 
 
@@ -39,19 +39,19 @@ def read_settings(folder: str) -> dict[str, Any]:
   """Reads the settings of a run.
 
   Args:
-    folder: of the run.
+    folder: folder of the run.
 
   Returns:
-    The fields of its params.yaml.
+    The content of its params.yaml.
 
   Raises:
     FileNotFoundError: the file does not exist.
-    ValueError: it does not hold settings.
+    ValueError: the file does not hold settings.
   """
   path = os.path.join(folder, PARAMS)
   if not tf.io.gfile.exists(path):
     raise FileNotFoundError(
-      f'{path} does not exist: give the --model_dir of a run of train.py.'
+      f'{path} does not exist; expected the --model_dir of a run of train.py.'
     )
   return yaml_settings.read(path)
 
@@ -63,7 +63,7 @@ def find_checkpoint(folder: str) -> str | None:
     unlisted = tf.io.gfile.glob(os.path.join(folder, '*.index'))
     if unlisted:
       logging.warning(
-        '%s is not used: the file named checkpoint, which lists the '
+        '%s is not used, because the file named checkpoint, which lists the '
         'checkpoints of a folder, does not name it.',
         unlisted[0],
       )
@@ -71,7 +71,7 @@ def find_checkpoint(folder: str) -> str | None:
 
 
 def step_of(checkpoint: str) -> int:
-  """Returns the global step that a checkpoint holds; 0 if it holds none."""
+  """Returns the global step in a checkpoint; 0 if it has none."""
   reader = tf.train.load_checkpoint(checkpoint)
   return int(reader.get_tensor(_STEP)) if reader.has_tensor(_STEP) else 0
 
@@ -84,22 +84,22 @@ def check_settings(
   trains: bool,
   allowed: bool,
 ):
-  """Compares a run with the one that its folder holds, before it changes it.
+  """Compares a run with the one in its folder, before it writes anything.
 
-  Differences are logged. One that changes what is trained stops a run that
-  would go on from a checkpoint, whose scores would be reported under settings
-  that it was not trained with.
+  Differences are logged. A difference that affects training stops a training
+  that would resume from a checkpoint, since its scores would be reported with
+  settings that it was not trained with.
 
   Args:
     params: the final experiment.
-    folder: of the run.
-    seed: of the run.
+    folder: folder of the run.
+    seed: seed of the run.
     trains: whether the run trains; an evaluation is not stopped.
-    allowed: whether --allow_changed_settings was given.
+    allowed: whether --allow_changed_settings is given.
 
   Raises:
-    ValueError: a setting that changes what is trained differs, or the folder
-      does not say what its checkpoint was trained with.
+    ValueError: a setting that affects training differs, or the folder does not
+      record the settings of its checkpoint.
   """
   checkpoint = find_checkpoint(folder)
   stops = bool(trains and checkpoint and not allowed)
@@ -110,13 +110,13 @@ def check_settings(
     if stops:
       raise ValueError(
         f'{path} does not exist; expected the settings that {checkpoint} was '
-        f'trained with. {_TO_GO_ON}'
+        f'trained with. {_TO_RESUME}'
       ) from None
     return
   except ValueError as e:
     message = str(e) if path in str(e) else f'{path}: {e}.'
     if stops:
-      raise ValueError(f'{message} {_TO_GO_ON}') from None
+      raise ValueError(f'{message} {_TO_RESUME}') from None
     logging.warning('%s', message)
     return
   trained = dict(changes.trained)
@@ -130,47 +130,44 @@ def check_settings(
   if trained and stops:
     raise ValueError(
       f'{path}: {files.in_words(trained, most=8)}; expected the settings '
-      f'that the checkpoint of step {step} was trained with. {_TO_GO_ON}'
+      f'that the checkpoint of step {step} was trained with. {_TO_RESUME}'
     )
   for name, values in {**trained, **changes.others}.items():
-    effect = (
-      (
-        'changes what is trained, from step '
-        f'{step} on'
-        * trains
-        + 'the network was trained with the first' * (not trains)
-      )
-      if name in trained
-      else 'does not affect training'
-    )
+    if name not in trained:
+      effect = 'does not affect training'
+    elif trains:
+      effect = f'affects training from step {step} on'
+    else:
+      effect = 'the network was trained with the first value'
     logging.warning(
       '%s: %s (%s).', path, files.in_words({name: values}), effect
     )
 
 
 def check_checkpoint(params: cfg.ExperimentConfig, folder: str, mode: str):
-  """Checks that there is something to evaluate.
+  """Checks that a run that only evaluates has weights.
 
   Args:
     params: the final experiment.
-    folder: of the run.
-    mode: as the flag.
+    folder: folder of the run.
+    mode: as in --mode.
 
   Raises:
-    ValueError: a network with random weights would be scored, or nothing.
+    ValueError: random weights would be evaluated, or --mode=continuous_eval
+      would wait in a folder that does not belong to a run.
   """
   if 'train' in mode or find_checkpoint(folder):
     return
   if mode == 'continuous_eval':
-    # A run that has just started writes its settings first.
+    # A run writes its settings when it starts, before any checkpoint.
     if not tf.io.gfile.exists(os.path.join(folder, PARAMS)):
       raise ValueError(
-        f'--model_dir is {folder}, which holds neither a checkpoint nor a '
+        f'--model_dir is {folder}, which has neither a checkpoint nor a '
         f'{PARAMS}; expected the folder of a run, for whose checkpoints '
         '--mode=continuous_eval waits. Check the path, or start the run '
         'first.'
       )
-    logging.warning('%s holds no checkpoint yet: waiting for one.', folder)
+    logging.warning('%s has no checkpoint yet; waiting for one.', folder)
     return
   input_checks.check_checkpoint(params.task.init_checkpoint)
   backbone = params.task.model.backbone
@@ -179,21 +176,21 @@ def check_checkpoint(params: cfg.ExperimentConfig, folder: str, mode: str):
   ):
     return
   raise ValueError(
-    f'--model_dir is {folder}, which holds no checkpoint; --mode={mode} '
-    'would score random weights. Check the path, or name weights with '
+    f'--model_dir is {folder}, which has no checkpoint; expected one, since '
+    f'--mode={mode} would evaluate random weights. Check the path, or set '
     'task.init_checkpoint.'
   )
 
 
 def prepare(folder: str, flag: str = '--model_dir'):
-  """Makes a folder, and checks that it can be written to.
+  """Creates a folder, and checks that it is writable.
 
   Args:
-    folder: of the run, or of what is exported.
-    flag: that names it.
+    folder: folder of a run or of an export.
+    flag: the flag that names it.
 
   Raises:
-    ValueError: it cannot be made or written to.
+    ValueError: the folder cannot be created or is not writable.
   """
   probe = files.partial(os.path.join(folder, PARAMS))
   try:
@@ -204,13 +201,13 @@ def prepare(folder: str, flag: str = '--model_dir'):
   except tf.errors.OpError as e:
     found = e.message.rpartition('; ')[-1].partition('\n')[0]
     raise ValueError(
-      f'{flag} is {folder}, which cannot be written to ({found}); expected a '
-      'folder for what is written. Choose another.'
+      f'{flag} is {folder}, which is not writable ({found}); expected a '
+      'writable folder. Choose another.'
     ) from None
 
 
 def _read_flags(folder: str) -> dict[str, Any]:
-  """Reads the flags that a run was started with; older runs kept none."""
+  """Reads the flags of a run; runs of older versions did not record them."""
   path = os.path.join(folder, _FLAGS)
   if not tf.io.gfile.exists(path):
     return {}
@@ -219,7 +216,7 @@ def _read_flags(folder: str) -> dict[str, Any]:
 
 
 def _keep(folder: str, new: str):
-  """Keeps the old params.yaml under another name, if it differs."""
+  """Copies the old params.yaml to another name, if it differs from the new."""
   path = os.path.join(folder, PARAMS)
   if not tf.io.gfile.exists(path):
     return
@@ -232,16 +229,16 @@ def _keep(folder: str, new: str):
   ):
     number += 1
   tf.io.gfile.copy(path, kept)
-  logging.info('%s was kept as %s.', path, kept)
+  logging.info('%s was copied to %s.', path, kept)
 
 
 def write_start(params: cfg.ExperimentConfig, folder: str, seed: int | None):
-  """Writes what a run is made of, once it can start.
+  """Writes settings, versions and command of a run that is about to start.
 
   Args:
     params: the final experiment.
-    folder: of the run.
-    seed: of the run.
+    folder: folder of the run.
+    seed: seed of the run.
   """
   with files.replacing(os.path.join(folder, PARAMS)) as partial:
     hyperparams.save_params_dict_to_yaml(params, partial)

@@ -1,4 +1,4 @@
-"""The host's runner, for runs that are killed, or whose numbers blow up."""
+"""Model Garden's runner, for runs that are killed or diverge."""
 
 from collections.abc import Mapping
 import json
@@ -16,32 +16,30 @@ from official_ext.harmonization.tasks import nonfinite
 
 
 class RestoreError(ValueError):
-  """A checkpoint is not of the network that it was to be restored to."""
+  """A checkpoint does not match the network."""
 
 
 def step_to_resume(model_dir: str) -> int:
-  """Finds where a run goes on.
+  """Returns the step of a run's latest checkpoint, 0 without a checkpoint.
 
   Args:
-    model_dir: of the run.
-
-  Returns:
-    The step of its latest checkpoint, 0 where there is none.
+    model_dir: folder of the run.
   """
   path = run_folder.find_checkpoint(model_dir)
   return run_folder.step_of(path) if path else 0
 
 
 def seed_at(seed: int | None, step: int, task: cfg.TaskConfig):
-  """Sets the seed of a run, and says what becomes of the order of its data.
+  """Sets the seed of a run, and logs in which order a resumed run reads data.
 
   Args:
-    seed: of the run; None for another in every process.
-    step: of `step_to_resume`.
+    seed: seed of the run; None for a random seed.
+    step: the result of `step_to_resume`.
     task: the task's configuration.
   """
   if seed is not None:
-    # Else a run that is often killed would see the same images first again.
+    # With the same seed, a run that is often killed would mostly read the
+    # first images.
     tf_keras.utils.set_random_seed(seed + step)
   if not step:
     return
@@ -52,26 +50,29 @@ def seed_at(seed: int | None, step: int, task: cfg.TaskConfig):
   ]
   order = 'in another order'
   if seed is not None:
-    order += f', by the seed {seed} + {step}'
+    order += f', with the seed {seed} + {step}'
   elif fixed:
-    order = f'in the order that they had at step 0, by {" and ".join(fixed)}'
+    order = f'in the same order as at step 0, because of {" and ".join(fixed)}'
   logging.warning(
-    'The run goes on after step %d. A checkpoint holds no place in the '
-    'training data: they start over, %s.',
+    'The run resumes after step %d. Checkpoints do not record the position in '
+    'the training data, which start over %s.',
     step,
     order,
   )
 
 
 def check_workers(strategy: tf.distribute.Strategy, step: int):
-  """Refuses to go on in several processes: the host restores the first alone.
+  """Refuses to resume in several processes.
+
+  Model Garden restores only the first process; the others would start at step
+  0.
 
   Args:
-    strategy: of the run.
-    step: of `step_to_resume`.
+    strategy: distribution strategy of the run.
+    step: the result of `step_to_resume`.
 
   Raises:
-    ValueError: the others would start at step 0 beside it.
+    ValueError: the run has a checkpoint and several processes.
   """
   if not step or not isinstance(
     strategy, tf.distribute.MultiWorkerMirroredStrategy
@@ -81,34 +82,34 @@ def check_workers(strategy: tf.distribute.Strategy, step: int):
   if sum(map(len, cluster.values())) > 1:
     raise ValueError(
       f'--model_dir holds a checkpoint of step {step}, and '
-      'runtime.distribution_strategy is multi_worker_mirrored: the host '
-      'restores it in the first process alone. Go on in one process, or '
-      'start from its weights: a new --model_dir, with it as '
-      'task.init_checkpoint.'
+      'runtime.distribution_strategy is multi_worker_mirrored; expected one '
+      'process, since Model Garden restores only the first. Resume in one '
+      'process, or start from the weights in a new --model_dir, with the '
+      'checkpoint as task.init_checkpoint.'
     )
 
 
 def clear_unfinished(folder: str):
-  """Removes checkpoints in whose writing a process was killed.
+  """Removes checkpoints that a killed process did not finish writing.
 
-  Nothing else does, and there is no bound on how many come together.
+  Nothing else removes them, so they would accumulate.
 
   Args:
-    folder: of checkpoints.
+    folder: folder of checkpoints.
   """
   for path in tf.io.gfile.glob(os.path.join(folder, '*-*_temp')):
-    logging.warning('%s, an unfinished checkpoint, is removed.', path)
+    logging.warning('Removing %s, an unfinished checkpoint.', path)
     tf.io.gfile.rmtree(path)
 
 
 def forget_lost_best(folder: str):
-  """Removes the best score where its checkpoint was not written.
+  """Removes the best score if its checkpoint was not written.
 
-  The host writes the score first. A run that is killed between the two would
-  never export what is only as good.
+  Model Garden writes the score first. If a run is killed between the two,
+  evaluations that only equal this score would not export a checkpoint.
 
   Args:
-    folder: that the best checkpoint is exported to.
+    folder: folder of the best checkpoint.
   """
   path = os.path.join(folder, 'info.json')
   if not tf.io.gfile.exists(path):
@@ -118,22 +119,22 @@ def forget_lost_best(folder: str):
   try:
     scored = json.loads(text)['best_ckpt_global_step']
   except (ValueError, KeyError):
-    scored = None  # Killed while it was written.
+    scored = None  # The process was killed while writing the file.
   checkpoint = tf.train.latest_checkpoint(folder)
   if not checkpoint or scored != run_folder.step_of(checkpoint):
     logging.warning(
-      '%s is removed: the checkpoint of this best score was not '
-      'written. The next evaluation exports its own.',
+      'Removing %s: the checkpoint of this best score was not written. The '
+      'next evaluation exports another.',
       path,
     )
     tf.io.gfile.remove(path)
 
 
 class Runner(train_lib.OrbitExperimentRunner):
-  """Trains and evaluates; see the host's class for its arguments.
+  """Trains and evaluates. The arguments are those of Model Garden's class.
 
   Attributes:
-    watch: of training, a `nonfinite.NonFiniteGuard`; else None.
+    guard: the `nonfinite.NonFiniteGuard` of a training; None in evaluation.
   """
 
   guard = None
@@ -159,15 +160,15 @@ class Runner(train_lib.OrbitExperimentRunner):
     return manager
 
   def _check_restores(self, path: str):
-    """Checks that a checkpoint holds all weights of the network.
+    """Checks that a checkpoint has all weights of the network.
 
-    Model Garden restores what matches and leaves the rest at random.
+    Model Garden restores those that match; the others would stay random.
 
     Args:
-      path: of the checkpoint.
+      path: path of the checkpoint.
 
     Raises:
-      RestoreError: it does not.
+      RestoreError: weights are missing or have another shape.
     """
     try:
       with self.strategy.scope():
@@ -175,13 +176,13 @@ class Runner(train_lib.OrbitExperimentRunner):
           path
         ).expect_partial().assert_existing_objects_matched()
     except (AssertionError, ValueError) as e:
-      # Else TensorFlow lists each value that was not restored.
+      # Otherwise TensorFlow logs each value that was not restored.
       tf.get_logger().setLevel('ERROR')
       raise RestoreError(
         f'{path} is not a checkpoint of this network '
-        f'({" ".join(str(e).split()):.200}); expected the task.model that it '
-        f'was trained with, which {run_folder.PARAMS} beside it has. Correct '
-        'the settings, or choose another --model_dir.'
+        f'({" ".join(str(e).split()):.200}); expected the task.model in '
+        f'{run_folder.PARAMS} of the same folder. Correct the settings, or '
+        'choose another --model_dir.'
       ) from None
 
   def _build_controller(
@@ -194,7 +195,7 @@ class Runner(train_lib.OrbitExperimentRunner):
   ):
     if trainer:
       self.guard = nonfinite.NonFiniteGuard(trainer, self.checkpoint_manager)
-      # Before the host's recovery, which looks at what the watch writes.
+      # Before Model Garden's recovery, which reads what the guard writes.
       train_actions = [self.guard] + (train_actions or [])
     return super()._build_controller(
       trainer, evaluator, *args, train_actions=train_actions, **kwargs
@@ -203,13 +204,13 @@ class Runner(train_lib.OrbitExperimentRunner):
   def run(self) -> tuple[tf_keras.Model, Mapping[str, Any]]:
     """Runs the experiment.
 
-    A run that was killed evaluates at the steps at which it would have: the
-    host would count the interval from the step at which it goes on, and leave
-    out an evaluation during which the run was killed. A whole run that is
-    started again evaluates again.
+    A run that resumes evaluates at the same steps as an uninterrupted one.
+    Model Garden would count the validation interval from the step at which the
+    run resumes, and skip an evaluation during which it was killed. A finished
+    run that is started again evaluates again.
 
     Returns:
-      As the host's.
+      The model and the logs, as in Model Garden's class.
     """
     step = int(self.trainer.global_step.numpy())
     if step and self._mode == 'train_and_eval':

@@ -10,8 +10,8 @@ Every stock image-classification experiment can be harmonized through gin:
       --gin_params="harmonize.input_path = 'clickme/train/*.tfrecords'" \
       --gin_params="harmonize.validation_input_path = 'clickme/val/*.tfrecords'"
 
-Later wins: the experiment's code, gin, --config_file, --params_override.
---model_dir is runs/<experiment> where it is left out.
+Later layers override earlier ones: the experiment's code, gin, --config_file,
+--params_override. The default of --model_dir is runs/<experiment>.
 """
 
 import json
@@ -20,33 +20,28 @@ import pprint
 
 from absl import flags
 from absl import logging
+from etils import epy
 from official.common import flags as tfm_flags
-from official.core import config_definitions as cfg
-from official.core import task_factory
-from official.core import train_utils
-from official.modeling import performance
-from official.vision.utils import summary_manager
-import tensorflow as tf
-import yaml
 
-import gin
-from official_ext.harmonization import building
 from official_ext.harmonization import cli
-from official_ext.harmonization import experiment_parser
-from official_ext.harmonization import input_checks
-from official_ext.harmonization import registry_imports
 from official_ext.harmonization import resources
-from official_ext.harmonization import run_folder
-from official_ext.harmonization import runner
-from official_ext.harmonization import text_files
-from official_ext.harmonization.configs import experiment_checks
-from official_ext.harmonization.configs import (
-  harmonized_image_classification as exp_cfg,
-)
+
+with epy.lazy_imports():
+  from official.core import task_factory
+  from official.core import train_utils
+  from official.vision.utils import summary_manager
+  import tensorflow as tf
+  import yaml
+
+  from official_ext.harmonization import building
+  from official_ext.harmonization import experiment_parser
+  from official_ext.harmonization import input_checks
+  from official_ext.harmonization import run_folder
+  from official_ext.harmonization import runner
 
 FLAGS = flags.FLAGS
 
-# Those of Model Garden's that its runner knows.
+# The modes of Model Garden's flag that its runner implements.
 _MODES = (
   'train',
   'eval',
@@ -57,100 +52,44 @@ _MODES = (
 
 
 def define_flags():
-  """Defines the host's flags and ours, with defaults for mode and model_dir."""
+  """Defines Model Garden's flags and those of this command."""
   tfm_flags.define_flags()
   flags.DEFINE_integer(
     'seed',
     None,
-    'Seed of initial weights, crops, flips and mixing. Left '
-    'out, every run draws its own.',
+    'Seed of initial weights, crops, flips and mixing. By default each run has '
+    'another.',
   )
   flags.DEFINE_bool(
     'dry_run',
     False,
-    'Resolve the configuration, build the network and '
-    'trace a step, print the configuration and stop. No data are touched, no '
-    'accelerator is needed, and nothing is written.',
+    'Resolve the configuration, build the network, trace a step, print the '
+    'configuration and stop. This reads no data, needs no accelerator and '
+    'writes nothing.',
   )
   flags.DEFINE_bool(
     'allow_changed_settings',
     False,
-    'Go on from the checkpoint in '
-    '--model_dir although settings that change what is trained differ from '
-    'those in its params.yaml. The old file is kept as params.1.yaml. The '
-    'scores of such a run belong to neither of the two settings.',
+    'Resume from the checkpoint in --model_dir even if settings that affect '
+    'training differ from those in its params.yaml, which is kept as '
+    'params.1.yaml. Scores of such a run belong to neither of the settings.',
   )
   flags.DEFINE_bool(
     'enable_async_checkpointing',
     True,
-    'Save checkpoints while training goes on.',
+    'Save checkpoints while training continues.',
   )
   FLAGS.set_default('mode', 'train_and_eval')
   flags.mark_flag_as_required('experiment')
 
 
-def parse_configuration(flags_obj) -> cfg.ExperimentConfig:
-  """Resolves the experiment: code, gin, --config_file, --params_override.
-
-  Bindings of gin that a file or flag replaces are logged.
-
-  Args:
-    flags_obj: flags as Model Garden's `ExperimentParser` reads them; gin has
-      been parsed.
-
-  Returns:
-    The locked experiment.
-
-  Raises:
-    ValueError: the experiment is not known or cannot be harmonized or trained,
-      an override names a field that there is not, or gin binds something that
-      would have no effect.
-  """
-  parser = experiment_parser.ExperimentParser(flags_obj)
-  params = parser.parse()
-  experiment_checks.check_gin()
-  experiment_checks.check(params)
-  idle = exp_cfg.idle_bindings(params)
-  if idle:
-    raise ValueError(
-      f'gin binds {", ".join(idle)}, but the experiment '
-      f'{flags_obj.experiment} is not harmonized: add '
-      'harmonize.enabled = True or remove the bindings.'
-    )
-  if params.trainer.best_checkpoint_eval_metric:
-    experiment_checks.check_best_metric(
-      params.trainer, task_factory.get_task(params.task).evaluation_logs()
-    )
-  params.validate()
-  params.lock()
-  parser.report_replaced(params)
-  return params
-
-
-def _resolve_files(flags_obj):
-  """Finds the gin and YAML files that were named."""
-  text_files.teach_gin()
-  for root in resources.search_path():
-    for folder in (root, os.path.join(root, 'gin')):
-      gin.add_config_file_search_path(folder)
-  flags_obj.config_file = [
-    resources.find(name, 'experiments') for name in flags_obj.config_file or []
-  ]
-  override = flags_obj.params_override
-  if override and override.endswith(('.yaml', '.yml', '.json')):
-    flags_obj.params_override = resources.find(override, 'experiments')
-
-
 def _check_flags():
-  """Refuses flags that would have no effect.
-
-  Raises:
-    ValueError: there is one.
-  """
+  """Raises ValueError if a flag would have no effect."""
   if FLAGS['params_override'].present > 1:
     raise ValueError(
       f'--params_override is given {FLAGS["params_override"].present} times, '
-      'of which the last would count. Join them by commas.'
+      'but only the last one would count; expected it once. Separate settings '
+      'by commas.'
     )
   if FLAGS.mode not in _MODES:
     raise ValueError(
@@ -160,28 +99,27 @@ def _check_flags():
 
 
 def _model_dir() -> str:
-  """The folder of the run."""
   return resources.working_path(
     FLAGS.model_dir or os.path.join('runs', FLAGS.experiment)
   )
 
 
-def _code() -> cfg.ExperimentConfig:
-  """The experiment as --experiment and gin have it."""
-  return exp_cfg.harmonize(experiment_parser.get_experiment(FLAGS.experiment))
+def _code():
+  """Returns the experiment before files and flags override it."""
+  return experiment_parser.harmonizable_experiment(FLAGS.experiment)
 
 
 def _configure():
-  """Resolves the configuration, and checks it, the data and the folder."""
+  """Returns the final experiment; checks it, the data and the folder."""
   _check_flags()
-  _resolve_files(FLAGS)
+  experiment_parser.find_files(FLAGS)
   experiment_parser.parse_gin(FLAGS.gin_file or [], FLAGS.gin_params or [])
-  params = parse_configuration(FLAGS)
+  params = experiment_parser.parse_configuration(FLAGS)
   trains = 'train' in FLAGS.mode
   if trains:
     input_checks.check_steps(params.trainer)
   if FLAGS.dry_run:
-    set_precision(params.runtime)
+    building.set_precision(params.runtime)
     building.check(params, _code())
     return params
   input_checks.check_data(params, FLAGS.mode)
@@ -198,32 +136,21 @@ def _configure():
   return params
 
 
-def set_precision(runtime: cfg.RuntimeConfig):
-  """Sets the precision that layers compute in.
+def _build(params, model_dir: str):
+  """Builds the runner and restores the latest checkpoint.
 
   Args:
-    runtime: of the experiment.
-  """
-  if runtime.mixed_precision_dtype:
-    performance.set_mixed_precision_policy(runtime.mixed_precision_dtype)
-
-
-def _set_up(params: cfg.ExperimentConfig, model_dir: str) -> runner.Runner:
-  """Builds what runs, and restores its checkpoint.
-
-  Args:
-    params: the experiment.
-    model_dir: of the run.
+    params: the final experiment.
+    model_dir: folder of the run.
 
   Returns:
-    The runner.
+    A `runner.Runner`.
 
   Raises:
-    ValueError: it cannot be built as it is configured; the message names the
-      field.
+    ValueError: a setting is wrong; the message names the field.
   """
-  set_precision(params.runtime)
-  # No operation may run before the strategy of several processes is there.
+  building.set_precision(params.runtime)
+  # A strategy with several processes must be built before any operation runs.
   strategy = building.make_strategy(params.runtime)
   if 'train' in FLAGS.mode:
     building.check(params, _code(), parts=building.SCHEDULE)
@@ -243,31 +170,31 @@ def _set_up(params: cfg.ExperimentConfig, model_dir: str) -> runner.Runner:
     )
   except (tf.errors.OpError, runner.RestoreError):
     raise
-  except Exception:  # Whatever Model Garden makes of a wrong setting.
-    building.check(params, _code())
+  except Exception:  # Model Garden raises many types for a wrong setting.
+    building.check(params, _code())  # Raises an error that names the field.
     raise
 
 
-def _run(experiment: runner.Runner, params: cfg.ExperimentConfig):
-  """Runs an experiment; ends the program with the name of what poisoned it."""
+def _run(experiment, params):
+  """Runs an experiment, and explains why it stopped."""
   try:
     experiment.run()
   except RuntimeError as e:
     if not experiment.guard or not experiment.guard.report:
       raise
+    latest = experiment.checkpoint_manager.latest_checkpoint
     trials = params.trainer.recovery_max_trials
     raise SystemExit(
-      f'train.py: {experiment.guard.report} No checkpoint was written since '
-      f'({experiment.checkpoint_manager.latest_checkpoint or "there is none"}'
-      f' is the last). trainer.recovery_max_trials is {trials}: a higher one '
-      'goes back to the last checkpoint that often; a lower '
-      'learning rate, or task.harmonization.weight, may avoid it, in another '
-      '--model_dir or with --allow_changed_settings.'
+      f'train.py: {experiment.guard.report} The last checkpoint before it is '
+      f'{latest or "missing"}. trainer.recovery_max_trials is {trials}; a '
+      'larger value returns to the last checkpoint that many times. A lower '
+      'learning rate or task.harmonization.weight may avoid the problem, in '
+      'another --model_dir or with --allow_changed_settings.'
     ) from e
   except Exception as e:
     if not building.is_traced(e) or isinstance(e, (AttributeError, TypeError)):
       raise
-    # A step that was refused while it was traced.
+    # The step was refused while it was traced.
     message = building.name_layer(building.reason(e), experiment.trainer.model)
     raise ValueError(f'{message}.') from e
 
@@ -285,20 +212,16 @@ def main(_):
   trains = 'train' in FLAGS.mode
   step = runner.step_to_resume(model_dir) if trains else 0
   runner.seed_at(FLAGS.seed, step, params.task)
-  try:
-    experiment = _set_up(params, model_dir)
+  with input_checks.naming_bad_records(params.task):
+    experiment = _build(params, model_dir)
     if trains and experiment.strategy.extended.should_checkpoint:
       run_folder.write_start(params, model_dir, FLAGS.seed)
     _run(experiment, params)
-  except tf.errors.DataLossError as e:
-    input_checks.stop_at_bad_record(params.task, e)
-  except tf.errors.InvalidArgumentError as e:
-    input_checks.stop_at_unreadable(params.task, e)
   train_utils.save_gin_config(FLAGS.mode, model_dir)
 
 
 def run():
-  """The console command."""
+  """Runs the command."""
   define_flags()
   cli.run(main, __name__, name='train.py')
 

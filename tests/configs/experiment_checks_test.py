@@ -11,14 +11,13 @@ import yaml
 
 import gin
 from official_ext.harmonization import experiment_parser
-from official_ext.harmonization import train
 from official_ext.harmonization.benchmark import runs
 
 _NAME = 'harmonized_resnet_imagenet'
 
 
 def _parse(experiment=_NAME, config_file=(), **flags):
-  return train.parse_configuration(
+  return experiment_parser.parse_configuration(
     train_utils.ParseConfigOptions(
       experiment, list(config_file), tpu=None, **flags
     )

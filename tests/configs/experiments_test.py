@@ -14,7 +14,7 @@ import tf_keras
 import yaml
 
 import gin
-from official_ext.harmonization import train
+from official_ext.harmonization import experiment_parser
 from official_ext.harmonization.configs import backbones
 from official_ext.harmonization.configs import task_checks
 from official_ext.harmonization.tasks import (
@@ -60,7 +60,7 @@ def _stock_names():
 
 
 def _parse(experiment, **flags):
-  return train.parse_configuration(
+  return experiment_parser.parse_configuration(
     train_utils.ParseConfigOptions(experiment, [], tpu=None, **flags)
   )
 

@@ -272,7 +272,7 @@ class HarmonizationLossTest(tf.test.TestCase, parameterized.TestCase):
     theirs = released.load('training.loss')
     saliency, human = (m.astype(np.float32) for m in _maps(size=(3, 32, 32)))
     self.assertAllClose(
-      harmonization.standardize_and_cut(tf.constant(saliency), 1e-5),
+      harmonization.standardize_and_rectify(tf.constant(saliency), 1e-5),
       theirs.standardize_cut(saliency),
       rtol=1e-5,
       atol=1e-6,

@@ -137,7 +137,7 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
   def test_images_are_converted_exactly(self, name):
     rgb, host = _images(8)
     expected = _converted(name, rgb)
-    found = keras_application.FromHostImages(name)(host)
+    found = keras_application.FromModelGardenImages(name)(host)
     self.assertAllClose(
       found, expected, rtol=0.0, atol=1e-6 * np.abs(expected).max()
     )
@@ -293,7 +293,9 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
     ):
       task.initialize(model)
     config = task.task_config.replace(init_checkpoint='/a/checkpoint')
-    with self.assertRaisesRegex(ValueError, 'unset the other'):
+    with self.assertRaisesRegex(
+      ValueError, "init_checkpoint is '/a/checkpoint'"
+    ):
       keras_application.initialize(model, config)
 
   def test_the_stock_backbones_are_left_alone(self):

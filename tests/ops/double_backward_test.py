@@ -133,7 +133,7 @@ def _always(x):
   return tf.reduce_sum(x) > -1e9
 
 
-_BILINEAR = 'culprit.*ResizeBilinearGrad would be taken for zero.*tf.repeat'
+_BILINEAR = 'culprit.*ResizeBilinearGrad would be treated as zero.*tf.repeat'
 _INSIDE = {
   'function': (tf.function(_resize), _BILINEAR),
   'compiled': (tf.function(_resize, jit_compile=True), _BILINEAR),
@@ -168,7 +168,7 @@ _INSIDE = {
     lambda x: (
       x * tf.ensure_shape(tf.numpy_function(abs, [x], tf.float32), x.shape)
     ),
-    'culprit.*PyFunc would be taken for zero',
+    'culprit.*PyFunc would be treated as zero',
   ),
   'stopped': (_lost, 'culprit.*stopped inside a gradient'),
   'stopped_in_function': (tf.function(_lost), 'culprit.*stopped inside'),
@@ -202,7 +202,7 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
       lambda: tf_keras.layers.UpSampling2D(
         interpolation='bilinear', name='culprit'
       ),
-      'culprit.*ResizeBilinearGrad would be taken for zero.*tf.repeat',
+      'culprit.*ResizeBilinearGrad would be treated as zero.*tf.repeat',
     ),
     (
       'bilinear_resize',
@@ -339,7 +339,7 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
   def test_variables_that_are_cut_off(self):
     model = _network(tf_keras.layers.Lambda(tf.stop_gradient))
     with self.assertRaisesRegex(
-      ValueError, 'do not depend on the images|cut off from the loss'
+      ValueError, 'do not depend on the images|do not affect the loss'
     ):
       _trace(model)
     extra = tf_keras.layers.Conv2D(2, 1, name='unused')

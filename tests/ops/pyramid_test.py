@@ -54,7 +54,7 @@ class PyramidTest(tf.test.TestCase):
         self.assertAllEqual(ours, theirs)
 
   def test_refuses_no_levels_and_wrong_rank(self):
-    with self.assertRaisesRegex(ValueError, 'levels=0'):
+    with self.assertRaisesRegex(ValueError, 'levels is 0'):
       pyramid.gaussian_pyramid(tf.ones([1, 2, 2]), 0)
     with self.assertRaises(ValueError):
       pyramid.gaussian_pyramid(tf.ones([1, 2, 2, 1]), 2)

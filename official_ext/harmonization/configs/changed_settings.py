@@ -249,9 +249,7 @@ def compare(old: Mapping[str, Any], new: cfg.ExperimentConfig) -> Changes:
     completed.override(dict(old), is_strict=False)
     found = files.differences(completed.as_dict(), new.as_dict())
   except (AttributeError, KeyError, TypeError, ValueError) as e:
-    raise ValueError(
-      f'they are not the settings of an experiment ({e})'
-    ) from None
+    raise ValueError(f'not the settings of an experiment ({e})') from None
   trained = {
     name: values for name, values in found.items() if rules(name) != [False]
   }

@@ -1,4 +1,4 @@
-"""The harmonization loss: how far saliency maps are from human maps."""
+"""The harmonization loss: the distance of saliency maps from human maps."""
 
 import tensorflow as tf
 
@@ -9,9 +9,9 @@ from official_ext.harmonization.ops import tensors
 STANDARDIZATIONS = ('before_pyramid', 'per_level')
 NORMALIZATIONS = ('batch', 'mapped')
 
-# Added to both peaks when the human map is given the saliency map's peak.
+# Added to both peaks when the human map is scaled to the saliency map's peak.
 _PEAK_EPSILON = 1e-6
-# Under the square root of the per-level distance.
+# Added under the square root of the per-level distance.
 _NORM_EPSILON = 1e-12
 
 
@@ -21,7 +21,7 @@ def _safe_sqrt(x: tf.Tensor) -> tf.Tensor:
   return tf.where(positive, tf.sqrt(tf.where(positive, x, 1.0)), 0.0)
 
 
-def standardize_and_cut(maps: tf.Tensor, epsilon: float) -> tf.Tensor:
+def standardize_and_rectify(maps: tf.Tensor, epsilon: float) -> tf.Tensor:
   """Returns the positive part of the maps' z-scores, (z(h))+.
 
   z(h) = (h - mean_hw h) / (std_hw h + epsilon) with the population standard
@@ -44,9 +44,9 @@ def standardize_and_cut(maps: tf.Tensor, epsilon: float) -> tf.Tensor:
 
 
 def _released_distances(saliency, human, levels, epsilon):
-  """Per image: mean squared difference, over pixels and then levels."""
-  saliency = standardize_and_cut(saliency, epsilon)
-  human = standardize_and_cut(human, epsilon)
+  """Returns the mean squared difference over pixels and levels, per image."""
+  saliency = standardize_and_rectify(saliency, epsilon)
+  human = standardize_and_rectify(human, epsilon)
   saliency_peak = tf.reduce_max(saliency, axis=[1, 2], keepdims=True)
   human_peak = tf.reduce_max(human, axis=[1, 2], keepdims=True)
   human = (
@@ -54,7 +54,7 @@ def _released_distances(saliency, human, levels, epsilon):
     / (human_peak + _PEAK_EPSILON)
     * (tf.stop_gradient(saliency_peak) + _PEAK_EPSILON)
   )
-  # The pyramid is linear: the difference's pyramid is the pyramids' difference.
+  # The pyramid is linear, so one pyramid of the difference replaces two.
   differences = pyramid.gaussian_pyramid(saliency - human, levels)
   return (
     tf.add_n([tf.reduce_mean(tf.square(d), axis=[1, 2]) for d in differences])
@@ -63,13 +63,13 @@ def _released_distances(saliency, human, levels, epsilon):
 
 
 def _per_level_distances(saliency, human, levels, epsilon):
-  """Per image: Euclidean distance of the standardized levels, summed."""
+  """Returns the summed Euclidean distances of the levels, per image."""
   distances = []
   for s, h in zip(
     pyramid.gaussian_pyramid(saliency, levels),
     pyramid.gaussian_pyramid(human, levels),
   ):
-    difference = standardize_and_cut(s, epsilon) - standardize_and_cut(
+    difference = standardize_and_rectify(s, epsilon) - standardize_and_rectify(
       h, epsilon
     )
     distances.append(
@@ -81,11 +81,11 @@ def _per_level_distances(saliency, human, levels, epsilon):
 def denominator(
   weights: tf.Tensor, normalization: str, batch_size: int
 ) -> tf.Tensor:
-  """Computes what the weighted sum of distances is divided by.
+  """Computes the denominator of the weighted sum of distances.
 
-  Per-replica losses are averaged over replicas, so that dividing by the sum of
-  weights over all replicas, over their number, gives the mean over all mapped
-  images, wherever they are.
+  Per-replica losses are averaged over replicas. Dividing by the sum of weights
+  over all replicas, divided by their number, therefore gives the mean over all
+  images with a map, however they are distributed.
 
   Args:
     weights: float `Tensor` (B,) in [0, 1]: how much each map counts.
@@ -93,12 +93,12 @@ def denominator(
     batch_size: the number of images in this replica's batch.
 
   Returns:
-    A float scalar: for 'batch' the batch size, for 'mapped' the weights' sum
-    over all replicas, divided by the number of replicas.
+    A float scalar: the batch size for 'batch'; for 'mapped' the sum of weights
+    over all replicas divided by the number of replicas.
 
   Raises:
     ValueError: the normalization is unknown.
-    RuntimeError: 'mapped' on several replicas, outside of strategy.run.
+    RuntimeError: 'mapped' is used on several replicas outside of strategy.run.
   """
   weights = tensors.floating(weights)
   choices.require('normalization', normalization, NORMALIZATIONS)
@@ -108,8 +108,8 @@ def denominator(
   replicas = tf.distribute.get_strategy().num_replicas_in_sync
   if replicas > 1 and tf.distribute.in_cross_replica_context():
     raise RuntimeError(
-      "normalization='mapped' counts maps over all replicas: "
-      'call it inside strategy.run.'
+      "normalization='mapped' counts maps over all replicas; expected a call "
+      'inside strategy.run.'
     )
   if replicas > 1:
     context = tf.distribute.get_replica_context()
@@ -133,31 +133,31 @@ def harmonization_loss(
   Two published forms, chosen by `standardization`:
 
   * 'before_pyramid', the released code (`harmonization` 0.0.9): maps are
-    standardized and cut once, the human map is given the saliency map's peak
-    (which is not differentiated), and the loss is the squared difference of the
-    two pyramids, averaged over pixels and levels.
-  * 'per_level', the paper's equation: every pyramid level is standardized and
-    cut, and the loss is the sum over levels of the Euclidean distance.
+    standardized and rectified once, the human map is scaled to the saliency
+    map's peak (which is not differentiated), and the loss is the squared
+    difference of the two pyramids, averaged over pixels and levels.
+  * 'per_level', the paper's equation: each pyramid level is standardized and
+    rectified, and the loss is the sum over levels of the Euclidean distance.
 
   Args:
-    saliency_maps: float `Tensor` (B, H, W), the network's maps; as all three,
-      or anything that `tf.convert_to_tensor` takes.
-    human_maps: float `Tensor` (B, H, W), the human maps, on any scale.
-    weights: float `Tensor` (B,) in [0, 1]: how much each map counts, 0 where
-      there is none.
+    saliency_maps: float `Tensor` (B, H, W), the network's maps. This and the
+      next two may be any values that `tf.convert_to_tensor` accepts.
+    human_maps: float `Tensor` (B, H, W), on any scale.
+    weights: float `Tensor` (B,) in [0, 1]: how much each map counts, 0 if an
+      image has no map.
     levels: number of pyramid levels.
     standardization: 'before_pyramid' or 'per_level'.
     normalization: 'batch' divides the weighted sum by the batch size, as
-      released; 'mapped' by the sum of weights over all replicas (the loss is 0
-      where that is 0).
+      released; 'mapped' divides it by the sum of weights over all replicas (the
+      loss is 0 if that is 0).
     epsilon: added to standard deviations.
-    divide_by: float scalar to divide by in the place of `normalization`: the
-      `denominator` of a batch that holds more images than the B given here, or
-      of replicas that must not meet here.
+    divide_by: float scalar that replaces `normalization`: the `denominator` of
+      a batch with more images than the B given here, or computed where replicas
+      can communicate.
 
   Returns:
-    A scalar of the maps' dtype, this replica's share: averaged over replicas it
-    is the loss of the global batch.
+    A scalar of the maps' dtype. Its average over replicas is the loss of the
+    global batch.
 
   Raises:
     ValueError: an option is unknown, or shapes do not fit.
@@ -172,13 +172,14 @@ def harmonization_loss(
   )
   if not saliency_maps.shape.is_compatible_with(human_maps.shape):
     raise ValueError(
-      f'Saliency maps {saliency_maps.shape} and human maps '
-      f'{human_maps.shape} must have the same shape (B, H, W).'
+      f'The saliency maps have shape {saliency_maps.shape} and the human maps '
+      f'{human_maps.shape}; expected the same shape (B, H, W).'
     )
   weights.shape.assert_is_compatible_with(saliency_maps.shape[:1])
 
   weights = tf.cast(weights, saliency_maps.dtype)
-  # What stands in a row without a map must not reach the gradient, NaN least.
+  # Rows without a map may hold anything, even NaN, which must not reach the
+  # gradient.
   human_maps = tf.where(
     weights[:, tf.newaxis, tf.newaxis] > 0,
     tf.cast(human_maps, saliency_maps.dtype),

@@ -1,1 +1,1 @@
-"""Backbones that the host does not have."""
+"""Backbones that Model Garden does not have."""

@@ -1,7 +1,7 @@
-"""The host's Vision Transformer in any size.
+"""Model Garden's Vision Transformer in any size.
 
-Its own backbone, `vit`, knows a list of named sizes and sets every field by
-them; here the fields are taken as they are.
+Its backbone `vit` has a list of named sizes, which set all fields; here the
+fields are set one by one.
 """
 
 import inspect
@@ -22,29 +22,29 @@ def build_custom_vit(
   """Builds a Vision Transformer (Dosovitskiy et al., ICLR 2021).
 
   Args:
-    input_specs: of the images, (None, H, W, 3).
+    input_specs: specification of the images, (None, H, W, 3).
     backbone_config: a `configs.backbones.Backbone` of this type.
-    norm_activation_config: of no effect, as in the host.
-    l2_regularizer: of the kernels.
+    norm_activation_config: ignored, as by `vit`.
+    l2_regularizer: regularizer of the kernels.
 
   Returns:
-    The host's `VisionTransformer`.
+    Model Garden's `VisionTransformer`.
 
   Raises:
-    ValueError: the images cannot be cut into whole patches, or the width into
-      heads.
+    ValueError: the image size is not a multiple of the patch size, or the
+      hidden size of the number of heads.
   """
   del norm_activation_config
   options = backbone_config.get()
   field = 'task.model.backbone.custom_vit'
   if any(side % options.patch_size for side in input_specs.shape[1:3]):
     raise ValueError(
-      f'{field}.patch_size is {options.patch_size}, which does not divide '
-      f'task.model.input_size, {input_specs.shape[1:]}: set one that does.'
+      f'{field}.patch_size is {options.patch_size}; expected a divisor of '
+      f'height and width in task.model.input_size, {input_specs.shape[1:]}.'
     )
   if options.hidden_size % options.transformer.num_heads:
     raise ValueError(
-      f'{field}.hidden_size is {options.hidden_size}: set a multiple of '
+      f'{field}.hidden_size is {options.hidden_size}; expected a multiple of '
       f'transformer.num_heads, {options.transformer.num_heads}.'
     )
   fields = {**options.as_dict(), **options.transformer.as_dict()}

@@ -1,14 +1,14 @@
-"""Networks of `tf_keras.applications` as a backbone of the host.
+"""Networks of `tf_keras.applications` as backbones of Model Garden.
 
-The backbone takes images as the host feeds them, (rgb - MEAN_RGB) / STDDEV_RGB,
-converts them to what the network was made for, and returns what its
-classification layer takes: pooled features, or those of VGG's fully connected
-layers. The host's head follows, so that the whole computes what the network of
-`tf_keras.applications` does.
+The backbone takes images as Model Garden feeds them, (rgb - MEAN_RGB) /
+STDDEV_RGB, converts them to the network's own range, and returns the input of
+its classification layer: pooled features or, for VGG, those of the fully
+connected layers. Model Garden's head follows, so that the model computes the
+same as the network of `tf_keras.applications`.
 
-Batch normalization keeps momentum and epsilon of the network, and
-activations are its own: of `task.model.norm_activation` only `use_sync_bn` is
-used. So is the weight decay of `task.losses`.
+Momentum and epsilon of batch normalization, and the activations, are those of
+the network: of `task.model.norm_activation` only `use_sync_bn` is used. The
+weight decay is that of `task.losses`.
 """
 
 import inspect
@@ -34,16 +34,16 @@ def names() -> list[str]:
 
 
 def _constructor(name: str):
-  """The function of `tf_keras.applications` that builds a network."""
+  """Returns the function of `tf_keras.applications` that builds a network."""
   choices.require(f'{_FIELD}.name', name, names())
   return getattr(tf_keras.applications, name)
 
 
-class FromHostImages(tf_keras.layers.Layer):
-  """Converts the host's images to those that a network was made for.
+class FromModelGardenImages(tf_keras.layers.Layer):
+  """Converts Model Garden's images to the range that a network expects.
 
-  In float32 whatever the precision of the network: colours of 0..255 do not fit
-  into 16 bits.
+  Computes in float32 whatever the network's precision, since 16 bits do not
+  represent colours of 0..255 exactly enough.
   """
 
   def __init__(self, application: str, **kwargs):
@@ -51,10 +51,10 @@ class FromHostImages(tf_keras.layers.Layer):
 
     Args:
       application: the network's name.
-      **kwargs: of the Keras layer.
+      **kwargs: arguments of `tf_keras.layers.Layer`.
     """
     super().__init__(dtype=tf.float32, **kwargs)
-    # A network's own conversion stands beside it, in the same module.
+    # The module that defines a network also defines its conversion.
     module = inspect.getmodule(_constructor(application))
     self._preprocess = module.preprocess_input
 
@@ -74,20 +74,20 @@ class FromHostImages(tf_keras.layers.Layer):
 
 
 class _Normalization(tf_keras.layers.Normalization):
-  """Normalization that follows its variables.
+  """Normalization that always uses its variables.
 
-  Keras copies them into constants, which a restored checkpoint leaves as they
-  were.
+  Keras copies them into constants, which do not change when a checkpoint is
+  restored.
   """
 
   def call(self, inputs: tf.Tensor) -> tf.Tensor:
-    """Normalizes by the variables' present values."""
+    """Normalizes with the current values of the variables."""
     self.finalize_state()
     return super().call(inputs)
 
 
 def _classifier(network: tf_keras.Model) -> tf_keras.layers.Layer:
-  """The layer that computes the logits: a dense or a 1x1 convolution."""
+  """Returns the layer of the logits, which is dense or a 1x1 convolution."""
   return next(layer for layer in reversed(network.layers) if layer.weights)
 
 
@@ -96,7 +96,7 @@ def _clone(
   use_sync_bn: bool,
   regularizer: tf_keras.regularizers.Regularizer | None,
 ):
-  """Builds a network again, with what the host's configuration asks for."""
+  """Rebuilds a network with settings of Model Garden's configuration."""
 
   def clone_layer(layer):
     config, kind = layer.get_config(), type(layer)
@@ -124,18 +124,18 @@ def build_keras_application(
   """Builds a backbone with random weights.
 
   Args:
-    input_specs: of the images, (None, H, W, 3).
+    input_specs: specification of the images, (None, H, W, 3).
     backbone_config: a `configs.backbones.Backbone` of this type.
-    norm_activation_config: its `use_sync_bn` is used.
-    l2_regularizer: of the kernels of convolutions, other than depthwise ones,
-      and dense layers.
+    norm_activation_config: only `use_sync_bn` is used.
+    l2_regularizer: regularizer of the kernels of dense layers and convolutions,
+      except depthwise ones.
 
   Returns:
     A model from images (B, H, W, 3) to {'penultimate': features (B, C) or
     (B, 1, 1, C)}.
 
   Raises:
-    ValueError: there is no network of this name, or it does not take images of
+    ValueError: the name is unknown, or the network does not accept images of
       this size.
   """
   name = backbone_config.get().name
@@ -154,12 +154,12 @@ def build_keras_application(
     network.input, _classifier(network).input, name=name
   )
   images = tf_keras.Input(shape)
-  outputs = {'penultimate': features(FromHostImages(name)(images))}
+  outputs = {'penultimate': features(FromModelGardenImages(name)(images))}
   return tf_keras.Model(images, outputs, name='keras_application')
 
 
 def _has_second_scale(path: str) -> bool:
-  """Whether a file's EfficientNet is of the form for Keras's own weights."""
+  """Whether an EfficientNet's file has Keras's second scaling layer."""
   with h5py.File(path, 'r') as f:
     group = f['model_weights'] if 'model_weights' in f else f
     layers = [
@@ -171,7 +171,7 @@ def _has_second_scale(path: str) -> bool:
 
 
 def _read(name: str, weights: str, shape) -> tf_keras.Model:
-  """The network of `tf_keras.applications` with its weights."""
+  """Builds the network of `tf_keras.applications` with its weights."""
   build = _constructor(name)
   if weights == 'imagenet':
     return build(weights=weights, classifier_activation=None)
@@ -186,21 +186,21 @@ def _read(name: str, weights: str, shape) -> tf_keras.Model:
   except (OSError, ValueError) as e:
     raise ValueError(
       f'{_FIELD}.weights is {weights!r}, which cannot be loaded into {name} '
-      f'with {_CLASSES} classes ({e}): set it to an .h5 file of this '
-      "network's weights, to 'imagenet', or to '' for random weights."
+      f'with {_CLASSES} classes ({e}); expected an .h5 file of this '
+      "network's weights, 'imagenet', or '' for random weights."
     ) from e
   return network
 
 
 def _copy(source: tf_keras.Model, target: tf_keras.Model):
-  """Copies weights of a whole network into the one without its classifier."""
+  """Copies the weights of a network to one without the classifier."""
   values = source.get_weights()[: -len(_classifier(source).weights)]
   for variable, value in zip(target.weights, values, strict=True):
     if variable.shape != value.shape:
       raise ValueError(
-        f'{_FIELD}.weights hold {variable.name} of shape {value.shape}, but '
-        f'the network has {tuple(variable.shape)}: the fully connected '
-        'layers of some networks fit one task.model.input_size alone.'
+        f'{_FIELD}.weights: {variable.name} has shape {value.shape}; expected '
+        f'{tuple(variable.shape)}. The fully connected layers of some networks '
+        'fit only one task.model.input_size.'
       )
   target.set_weights(values)
 
@@ -208,18 +208,18 @@ def _copy(source: tf_keras.Model, target: tf_keras.Model):
 def initialize(
   model: tf_keras.Model, task: stock.ImageClassificationTask
 ) -> None:
-  """Gives a new model the weights that its backbone's configuration names.
+  """Loads the weights that the configuration of a model's backbone names.
 
-  The classification layer starts from them too where the task has their 1000
-  classes, in their order.
+  If the task has 1000 classes, in the order of the weights, the classification
+  layer is initialized from them too.
 
   Args:
-    model: the host's classification model.
-    task: its configuration. Nothing happens unless its backbone is of this
-      type and names weights.
+    model: Model Garden's classification model.
+    task: its configuration. Without a backbone of this type, or without
+      weights, nothing happens.
 
   Raises:
-    ValueError: the weights do not fit, or the task names a checkpoint as well.
+    ValueError: the weights do not fit, or the task also names a checkpoint.
   """
   backbone = task.model.backbone
   if backbone.type != 'keras_application' or not backbone.get().weights:
@@ -228,14 +228,14 @@ def initialize(
   if task.init_checkpoint:
     raise ValueError(
       f'{_FIELD}.weights is {weights!r} and task.init_checkpoint is '
-      f'{task.init_checkpoint!r}: training starts from one of them, unset '
-      'the other.'
+      f'{task.init_checkpoint!r}; expected only one of them, since training '
+      'starts from it.'
     )
   source = _read(name, weights, task.model.input_size)
   features = model.backbone.get_layer(name)
   _copy(source, features)
-  # Keras's EfficientNet divides by sqrt(std) once more, and only where it is
-  # built with weights='imagenet'; the variance takes that in.
+  # With weights='imagenet', Keras's EfficientNet has an additional division by
+  # sqrt(std), which the variance includes here.
   if name.startswith('EfficientNetB') and (
     weights == 'imagenet' or _has_second_scale(weights)
   ):
@@ -256,7 +256,8 @@ def initialize(
     )
   else:
     logging.info(
-      'The classification layer has %d classes, not %d: it starts anew.',
+      'The classification layer has %d classes, and the weights %d: it starts '
+      'from random weights.',
       task.model.num_classes,
       _CLASSES,
     )

@@ -1,8 +1,8 @@
 """The blur that the ClickMe release gives to its human maps.
 
-Both of its steps have a variant, since both do something that one would not
-choose: `released` resizing skips pixels, so that a map of single fixations
-vanishes, and the `released` kernel moves a map by half a cell.
+Both of its steps have a corrected variant: `released` resizing skips pixels, so
+that a map of single fixations can vanish, and the `released` kernel shifts a
+map by half a cell.
 """
 
 import numpy as np
@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from official_ext.harmonization import option_values
 
-# How maps come to the size that is filtered: as released, by two pixels a side
-# wherever they lie, or by all of them.
+# How maps are resized to the size that is filtered: from the two nearest pixels
+# per axis, as released, or from all pixels.
 RESIZES = option_values.MAP_RESIZES
 KERNELS = option_values.BLUR_KERNELS
 # Height and width of the maps that are filtered, in cells.
@@ -22,14 +22,14 @@ _SIGMA = 10.0
 
 
 def _released_filter(offsets: np.ndarray) -> np.ndarray:
-  """One axis of the release's Gaussian, as a matrix to multiply cells with.
+  """Returns one axis of the release's Gaussian as a matrix.
 
   Args:
-    offsets: the ten taps' places in the Gaussian. The first is laid four cells
-      before the cell that is summed for, as `tf.nn.conv2d` pads.
+    offsets: positions of the ten taps in the Gaussian. The first tap weights
+      the cell four cells before the output cell, as `tf.nn.conv2d` pads.
 
   Returns:
-    float32 (64, 64): row i holds the weights that cell i takes from the others.
+    float32 (64, 64): row i has the weights of all cells for output cell i.
     Cells outside the map count as 0.
   """
   taps = np.exp(-(offsets**2) / (2.0 * _SIGMA**2))
@@ -45,10 +45,10 @@ def to_cells(maps: tf.Tensor, map_resize: str = 'released') -> tf.Tensor:
 
   Args:
     maps: `Tensor` of shape (B, H, W, 1), any real dtype.
-    map_resize: 'released' samples the map between two pixels a side; of 256
-      pixels a side, three quarters of all are not looked at. 'antialias'
-      averages over all pixels, and keeps the map's mean. They are the same
-      where the map is not larger than 64x64.
+    map_resize: 'released' interpolates between the two nearest pixels per axis;
+      in a map of 256x256 it ignores three quarters of the pixels. 'antialias'
+      averages over all pixels, and keeps the map's mean. The two agree for maps
+      up to 64x64.
 
   Returns:
     float32 `Tensor` of shape (B, 64, 64, 1).
@@ -59,23 +59,24 @@ def to_cells(maps: tf.Tensor, map_resize: str = 'released') -> tf.Tensor:
 
 
 def blur_cells(cells: tf.Tensor, kernel: str = 'released') -> tf.Tensor:
-  """Filters 64x64 maps by the release's 10x10 Gaussian of sigma 10.
+  """Filters 64x64 maps with the release's 10x10 Gaussian of sigma 10.
 
   The kernel's columns are -5..4 and its rows 4..-5, with zero padding: nearly a
-  box, as released (`harmonization` 0.0.9, `common/blur.py`). It is off-centre:
-  a map moves by -.46 cells in y and -.54 in x, which are -1.6 and -1.9 of 224
-  pixels. It is kept because published scores depend on it. A Gaussian is a
-  product of its axes, so that two small matrices do it.
+  box, as released (`harmonization` 0.0.9, `common/blur.py`). It is off-centre
+  and shifts a map by -0.46 cells in y and -0.54 in x, which are -1.6 and -1.9
+  of 224 pixels. It is kept because published scores depend on it. The kernel is
+  separable, so two matrix products apply it.
 
   Args:
     cells: float32 `Tensor` of shape (B, 64, 64, 1), any value range.
     kernel: 'released', or 'centred', the mean of the released kernel and its
-      mirror images: a little wider (3 % in variance), and moving nothing.
+      mirror images, which is slightly wider (3 % in variance) and does not
+      shift maps.
 
   Returns:
     float32 `Tensor` of shape (B, 64, 64, 1).
   """
-  cells = tf.cast(cells, tf.float32)  # An array or lists, too.
+  cells = tf.cast(cells, tf.float32)  # Also converts arrays and lists.
   columns = np.arange(-_KERNEL_SIZE // 2, _KERNEL_SIZE // 2)
   rows = columns[::-1]
   down, across = _released_filter(rows), _released_filter(columns)

@@ -1,10 +1,10 @@
-"""Refuses models whose gradient of a gradient would be wrong or missing.
+"""Refuses models whose second derivative would be wrong or missing.
 
-TensorFlow marks some gradient ops as not differentiable: a gradient through
-them is silently taken for zero. Others have no gradient of their own, and the
-message names an op that nobody wrote. This module looks at the graph of the
-saliency maps, and into the functions that it calls, before the first step runs,
-and names the layer.
+TensorFlow marks some gradient ops as not differentiable, and silently treats a
+gradient through them as zero. Others have no gradient, and the error names an
+op that does not occur in the model's code. This module inspects the graph of
+the saliency maps, including the functions that it calls, before the first step
+runs, and names the layer.
 """
 
 import tensorflow as tf
@@ -14,10 +14,10 @@ import tf_keras
 from official_ext.harmonization.ops import graph_walk
 from official_ext.harmonization.ops import second_order
 
-# Sums over replicas: the strategy, not the op, has the gradient.
+# Sums over replicas, whose gradient is defined by the strategy.
 _OF_STRATEGIES = frozenset(['CollectiveReduce', 'CollectiveReduceV2'])
 
-# Right in graphs that are not compiled, inexact under XLA.
+# Exact in TensorFlow graphs, inexact under XLA.
 _INEXACT = frozenset(['MaxPoolGrad', 'MaxPoolGradV2'])
 
 _RESIZE = (
@@ -28,9 +28,9 @@ _REMEDIES = {
   'ResizeBilinearGrad': _RESIZE,
   'ResizeBicubicGrad': _RESIZE,
   'ResizeNearestNeighborGrad': _RESIZE,
-  'LRNGrad': 'use batch normalization in its place',
+  'LRNGrad': 'use batch normalization instead',
   'MaxPoolGradV2': 'use tf.nn.max_pool2d',
-  'EagerPyFunc': 'write it in TensorFlow',
+  'EagerPyFunc': 'implement it with TensorFlow operations',
 }
 _REMEDY = (
   'replace the layer by one whose gradient TensorFlow can '
@@ -38,20 +38,20 @@ _REMEDY = (
 )
 _TRACED_BEFORE = (
   'its @tf.function was differentiated twice before, outside of '
-  "ops.second_order.scope, and keeps TensorFlow's gradient of {}: build the "
-  'model anew for harmonized training, or run that in a process of its own'
+  "ops.second_order.scope, and keeps TensorFlow's gradient of {}: build a new "
+  'model for harmonized training, or run it in another process'
 )
 
 
 def layer_of(names, model) -> str:
-  """The layer that an op, or the gradient of one, belongs to.
+  """Describes the layer that an op, or the gradient of an op, belongs to.
 
   Args:
-    names: that tell where the op belongs, its own last.
+    names: names that show where the op belongs, its own name last.
     model: the network, a Keras model or any other callable.
 
   Returns:
-    Its last layer that the names mention, or else the op's name.
+    The last layer of the model that occurs in the names; otherwise the op.
   """
   layers = {
     m.name
@@ -64,28 +64,27 @@ def layer_of(names, model) -> str:
 
 
 def _problem(op, marks: graph_walk.Marks, in_gradient: bool):
-  """What is wrong with an op on the way from variables to the maps.
+  """Returns a problem of an op on the way from variables to maps, and a remedy.
 
-  Returns:
-    What its gradient is like and what to do, or None.
+  None if there is no problem.
   """
   if op.type == 'StopGradient' and in_gradient:
     return (
       f'its gradient is stopped inside a gradient ({op.name}), and '
-      'would be taken for zero',
-      'take tf.stop_gradient out of the custom gradient',
+      'would be treated as zero',
+      'remove tf.stop_gradient from the custom gradient',
     )
   if in_gradient and marks.stopped_mean:
     return (
       'the mean in its variance is held fixed',
-      'compute it by tf.nn.moments; or, if it is, '
+      'compute it with tf.nn.moments; or, if it already is, '
       + _TRACED_BEFORE.format('the variance'),
     )
   if in_gradient and marks.hidden:
     return (
       'its custom gradient uses a value whose own gradient is stopped, '
-      'so that the gradient of the gradient would be taken for zero',
-      'take tf.stop_gradient out of the custom gradient',
+      'so that the gradient of the gradient would be treated as zero',
+      'remove tf.stop_gradient from the custom gradient',
     )
   if op.type in _OF_STRATEGIES or op.type in graph_walk.CONSTANT:
     return None
@@ -102,12 +101,12 @@ def _problem(op, marks: graph_walk.Marks, in_gradient: bool):
   except LookupError:
     return f'the gradient of its {op.type} does not exist', remedy
   if not known:
-    return f'the gradient of its {op.type} would be taken for zero', remedy
+    return f'the gradient of its {op.type} would be treated as zero', remedy
   return None
 
 
 def _is_made_exact(op) -> bool:
-  """Whether `second_order` has given a max-pooling's gradient its own."""
+  """Whether `second_order` differentiates this max-pooling gradient."""
   kinds = {
     c.type == 'IdentityN' and graph_walk.custom_gradient(c)
     for c in op.outputs[0].consumers()
@@ -115,19 +114,20 @@ def _is_made_exact(op) -> bool:
   return kinds == {second_order.MAX_POOL}
 
 
-# Converting the walk to a graph would take longer than all of the walk.
+# Autograph would take longer to convert the walk than the walk itself takes.
 @tf.autograph.experimental.do_not_convert
 def check_graph(maps: tf.Tensor, forward, model):
   """Checks the graph of saliency maps before they are differentiated.
 
   Args:
-    maps: the maps, or the gradient that they are made of, a symbolic tensor.
-    forward: the ops of its graph that were there before that gradient.
+    maps: the maps, or the gradient that they are computed from, a symbolic
+      tensor.
+    forward: the ops of its graph that existed before that gradient.
     model: the network, for the names of its layers.
 
   Raises:
     ValueError: an op between the variables and the maps has no gradient, or one
-      that would silently be taken for zero or be inexact.
+      that would be silently treated as zero or be inexact.
   """
 
   def visit(op, names, marks, in_gradient):
@@ -143,10 +143,10 @@ def check_graph(maps: tf.Tensor, forward, model):
 
 
 def gradients(tape: tf.GradientTape, loss: tf.Tensor, model: tf_keras.Model):
-  """Differentiates a loss of saliency maps, and says so where that fails.
+  """Differentiates a loss of saliency maps, and explains failures.
 
   Args:
-    tape: that recorded logits, saliency and loss.
+    tape: a tape that recorded logits, saliency and loss.
     loss: a scalar.
     model: the network.
 
@@ -154,8 +154,8 @@ def gradients(tape: tf.GradientTape, loss: tf.Tensor, model: tf_keras.Model):
     The gradients with respect to `model.trainable_variables`.
 
   Raises:
-    ValueError: there is no such gradient, it would be wrong (see
-      `check_graph`), or it does not reach every trainable variable.
+    ValueError: the gradient does not exist, would be wrong (see `check_graph`),
+      or does not reach all trainable variables.
   """
   variables = model.trainable_variables
   try:
@@ -184,8 +184,8 @@ def gradients(tape: tf.GradientTape, loss: tf.Tensor, model: tf_keras.Model):
   cut_off = [v.name for g, v in zip(found, variables) if g is None]
   if cut_off:
     raise ValueError(
-      f'{len(cut_off)} trainable variables are cut off from the loss, the '
-      f'first is {cut_off[0]}. What to do: look for a stopped gradient in '
-      'the model, or make them not trainable.'
+      f'{len(cut_off)} trainable variables do not affect the loss; the first '
+      f'is {cut_off[0]}. What to do: look for a stopped gradient in the '
+      'model, or make them not trainable.'
     )
   return found

@@ -1,7 +1,7 @@
 """Walks from variables to a tensor, through all functions that a graph calls.
 
-`tf.function`, `tf.cond`, loops and SavedModels put ops into functions of their
-own. A walk that sees one graph only sees none of these.
+`tf.function`, `tf.cond`, loops and SavedModels put ops into separate functions,
+which a walk through a single graph would miss.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +11,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.framework import function_def_to_graph
 
-# Their values do not change with their inputs, but for jumps, or are meant as
-# constants.
+# Ops whose gradient is zero wherever it exists, or that mark constants.
 CONSTANT = frozenset(
   [
     'Ceil',
@@ -26,11 +25,11 @@ CONSTANT = frozenset(
   ]
 )
 
-# The name scope in which a gradient is to be taken that will be walked through.
+# The name scope in which a gradient must be computed so that it can be walked.
 GRADIENT = 'saliency_gradient'
 
 _READS = frozenset(['ReadVariableOp', 'ResourceGather', 'ResourceGatherNd'])
-# They hand on what they are given.
+# Ops whose outputs have the marks of their inputs.
 _TRANSPARENT = frozenset(
   [
     'BroadcastTo',
@@ -48,8 +47,7 @@ _TRANSPARENT = frozenset(
     'Transpose',
   ]
 )
-# Attributes that name the functions that compute an op's outputs from its last
-# inputs.
+# Op types to the attributes that name the functions that they call.
 _FUNCTIONS = {
   'Case': 'branches',
   'If': ('then_branch', 'else_branch'),
@@ -67,13 +65,13 @@ _LOOPS = frozenset(['While', 'StatelessWhile'])
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-  """What is known of a tensor.
+  """Properties of a tensor.
 
   Attributes:
-    varies: it changes with variables.
-    stopped_mean: it is a mean whose gradient is stopped, in a variance.
+    varies: it depends on variables.
+    stopped_mean: it is the mean in a variance, and its gradient is stopped.
     hidden: it comes from a stopped gradient inside a function with a custom
-      gradient, where gradients do not look.
+      gradient, which gradients do not enter.
   """
 
   varies: bool = False
@@ -89,13 +87,14 @@ class Marks:
 
 
 _NOTHING = Marks()
-# An op, names that tell where it belongs (the most telling last), the marks of
-# its inputs, and whether it is part of the gradient.
+# Arguments: an op, a function that returns names that show where it belongs
+# (the most specific last), the marks of its inputs, whether it is in the
+# gradient.
 Visitor = Callable[[tf.Operation, Callable[[], list[str]], Marks, bool], None]
 
 
 def custom_gradient(op: tf.Operation):
-  """The name of the gradient that an op has instead of its type's, or None."""
+  """Returns the name of an op's custom gradient, or None."""
   attribute = op.node_def.attr.get('_gradient_op_type')
   return attribute.s.decode() if attribute else None
 
@@ -106,7 +105,7 @@ def _carries_gradients(tensor: tf.Tensor) -> bool:
 
 
 def _in_order(outputs: Sequence[tf.Tensor]) -> list[tf.Operation]:
-  """Ops that outputs are computed from, each after those of its inputs."""
+  """Returns the ops that outputs depend on, in topological order."""
   ordered, seen = [], set()
   pending = [(t.op, False) for t in outputs]
   while pending:
@@ -121,7 +120,7 @@ def _in_order(outputs: Sequence[tf.Tensor]) -> list[tf.Operation]:
 
 
 def _is_of_variance(stopped: tf.Operation) -> bool:
-  """Whether a stopped gradient is that of the mean inside a variance."""
+  """Whether a stopped gradient is that of the mean in a variance."""
   mean = stopped.inputs[0]
   while mean.op.type in _TRANSPARENT:
     mean = mean.op.inputs[0]
@@ -135,10 +134,10 @@ def _is_of_variance(stopped: tf.Operation) -> bool:
 
 
 def _hidden_regions(operations) -> frozenset[tf.Operation]:
-  """Ops inside functions with a custom gradient.
+  """Returns the ops inside functions with a custom gradient.
 
-  Such a function ends in an IdentityN of its results, followed by its
-  arguments. What lies between the two is hidden from gradients.
+  Such a function ends in an IdentityN of its results and its arguments, in this
+  order. Gradients do not enter the ops between arguments and results.
   """
   hidden = set()
   for op in operations:
@@ -148,7 +147,7 @@ def _hidden_regions(operations) -> frozenset[tf.Operation]:
     met = set()
     for result in op.inputs:
       if result.ref() in met:
-        break  # An argument, as are the rest.
+        break  # An argument, like all that follow.
       pending, seen = [result.op], set()
       while pending:
         inside = pending.pop()
@@ -162,10 +161,10 @@ def _hidden_regions(operations) -> frozenset[tf.Operation]:
 
 
 def _origin(op, is_in_gradient) -> list[str]:
-  """Names that tell which part of the network an op belongs to.
+  """Returns names that show which part of the network an op belongs to.
 
-  The gradient of a function, and a custom gradient, have names that tell
-  nothing. But they use what was computed in the forward pass.
+  Ops in the gradient of a function, or in a custom gradient, have uninformative
+  names. They are located by the forward ops that they use.
   """
   pending, seen = [op], set()
   while pending:
@@ -175,24 +174,24 @@ def _origin(op, is_in_gradient) -> list[str]:
     if found not in seen:
       seen.add(found)
       inputs = [t.op for t in found.inputs if t.op.type != 'ReadVariableOp']
-      # The call of the function that this is the gradient of, if it is one.
+      # First the call of the function whose gradient this may be.
       pending += sorted(inputs, key=lambda i: i.type not in _FUNCTIONS)
   return [op.name]
 
 
 class _Walk:
-  """One walk; see `walk`."""
+  """The state of one walk; see `walk`."""
 
   def __init__(self, graph, visit: Visitor):
     self._visit = visit
-    self._graphs = []  # Where functions may be found.
+    self._graphs = []  # Graphs in which functions may be defined.
     while graph is not None:
       self._graphs.append(graph)
       graph = getattr(graph, 'outer_graph', None)
     self._bodies = {}
 
   def _body(self, name: str, graph):
-    """The graph of a function."""
+    """Returns the graph of a function."""
     if name not in self._bodies:
       found = [g._get_function(name) for g in (graph, *self._graphs)]
       function = next((f for f in found if f is not None), None)
@@ -210,7 +209,7 @@ class _Walk:
   def _call(
     self, op, given: list[Marks], path, in_gradient: bool, is_hidden: bool
   ) -> list[Marks]:
-    """The marks of the outputs of an op that calls functions."""
+    """Returns the marks of the outputs of an op that calls functions."""
     names = _FUNCTIONS[op.type]
     functions = []
     for name in (names,) if isinstance(names, str) else names:
@@ -220,7 +219,7 @@ class _Walk:
     for function in functions:
       body = self._body(function, op.graph)
       inputs, outputs = body.inputs, body.outputs[: len(op.outputs)]
-      # Conditionals take which branch it is before what branches take.
+      # The first input of a conditional selects the branch.
       skipped = int(op.type.endswith(('If', 'Case', 'RemoteCall')))
       marks = given[skipped:]
       while True:
@@ -233,7 +232,7 @@ class _Walk:
           break
         marks = more + marks[len(more) :]
       results = [r | f for r, f in zip(results, found)]
-      if op.type in _LOOPS:  # It may not be entered.
+      if op.type in _LOOPS:  # It may run zero times.
         results = [r | m for r, m in zip(results, marks)]
     return results
 
@@ -245,7 +244,7 @@ class _Walk:
     is_in_gradient: Callable[[tf.Operation], bool],
     is_hidden: bool = False,
   ) -> list[Marks]:
-    """Marks what outputs are computed from, and visits it.
+    """Marks and visits the ops that outputs depend on.
 
     Args:
       outputs: tensors of one graph.
@@ -277,7 +276,7 @@ class _Walk:
           is_hidden or op in hidden,
         )
       elif op.outputs and op.outputs[0].ref() in known:
-        continue  # The graph's own input.
+        continue  # An input of the graph.
       else:
         found = [
           self._mark(op, given, path, is_in_gradient, is_hidden or op in hidden)
@@ -286,7 +285,7 @@ class _Walk:
     return [known.get(t.ref(), _NOTHING) for t in outputs]
 
   def _mark(self, op, given, path, is_in_gradient, is_hidden: bool) -> Marks:
-    """The marks of an op's outputs, after a visit."""
+    """Visits an op and returns the marks of its outputs."""
     in_gradient = is_in_gradient(op)
     if op.type in _READS:
       return Marks(varies=True)
@@ -310,18 +309,18 @@ class _Walk:
 
 
 def walk(tensor: tf.Tensor, forward, visit: Visitor):
-  """Visits all ops on the way from variables to a tensor, functions included.
+  """Visits all ops on the way from variables to a tensor, also in functions.
 
   Args:
-    tensor: symbolic, the gradient of something.
-    forward: the ops of its graph that were there before that gradient was
-      taken, in the name scope `GRADIENT`.
-    visit: is called for every op whose inputs carry marks, with these.
+    tensor: a symbolic tensor, computed as a gradient in the name scope
+      `GRADIENT`.
+    forward: the ops of its graph that existed before that gradient.
+    visit: called for each op whose inputs have marks.
   """
 
   def is_in_gradient(op):
-    # Other replicas may go forward in the same graph at that time. Tapes have a
-    # name scope of their own, which leaves ours.
+    # Other replicas may run forward in the same graph in the meantime, so the
+    # name must match, too. Tapes open a name scope outside of `GRADIENT`.
     return op not in forward and any(
       part.startswith((GRADIENT, 'gradient_tape'))
       for part in op.name.split('/')

@@ -1,4 +1,4 @@
-"""Moving averages of batch normalization, where a batch passes in two parts."""
+"""Moving averages of batch normalization for a batch that is split in two."""
 
 import math
 from typing import NamedTuple
@@ -7,14 +7,14 @@ import tensorflow as tf
 
 
 class _Averages(NamedTuple):
-  """The moving averages of one layer: of the mean and of the variance."""
+  """Moving mean and moving variance of one layer."""
 
   mean: tf.Tensor
   variance: tf.Tensor
 
 
 def _values_per_image(layer) -> int | None:
-  """How many values of a channel an image has in a layer, if it is known."""
+  """Returns how many values per channel an image has in a layer, if known."""
   shape = getattr(layer, '_build_input_shape', None)
   if shape is None:
     return None
@@ -25,10 +25,10 @@ def _values_per_image(layer) -> int | None:
 
 
 class TwoParts:
-  """One update of a model's moving averages for the two parts of a batch.
+  """Updates a model's moving averages once for the two parts of a batch.
 
-  Each pass over a part updates them on its own. Applied one after the other,
-  the decay would count twice and the last part too much. Instead:
+  The pass over each part updates them. Without correction, the decay would
+  apply twice and the second part would weigh more. Instead,
 
     averages = TwoParts(model, images)
     model(images[:first], training=True)
@@ -36,26 +36,25 @@ class TwoParts:
     model(images[first:], training=True)
     averages.pool(first, others)
 
-  leaves what one pass over all rows would: a single update by the mean and
-  variance of all of them. With a part w1 of mean m1 and variance v1, and a part
-  w2 = 1 - w1,
+  gives the same result as one pass over all rows: a single update with the mean
+  and variance of all rows. For a fraction w1 of the rows with mean m1 and
+  variance v1, and a fraction w2 = 1 - w1 with m2 and v2, these are
 
     mean      w1 m1 + w2 m2
     variance  w1 v1 + w2 v2 + w1 w2 (m1 - m2)^2.
 
-  The layers are all that have `moving_mean`, `moving_variance` and a `momentum`
-  as `tf_keras.layers.BatchNormalization` has, except with `renorm`, whose
-  variance is not an average. In replicas, those of the replica; synchronized
-  layers have the statistics of all.
+  It applies to all layers with `moving_mean`, `moving_variance` and `momentum`
+  as in `tf_keras.layers.BatchNormalization`, except those with `renorm`, whose
+  variance is not an average. Each replica updates its own averages;
+  synchronized layers have the statistics of all replicas.
   """
 
   def __init__(self, model, images: tf.Tensor):
-    """Remembers the averages before the first part.
+    """Stores the averages before the first part.
 
     Args:
       model: a Keras model, or any callable.
-      images: of the batch. A model that was never called has no averages yet,
-        and is built by them.
+      images: the batch, which builds the model if it was never called.
     """
     modules = getattr(model, 'submodules', ())
     if any(
@@ -88,18 +87,18 @@ class TwoParts:
     ]
 
   def between(self):
-    """Takes the averages of the first part and puts the old ones back."""
+    """Stores the averages after the first part and restores the old ones."""
     self._first = self._read()
     for layer, before in zip(self._layers, self._before):
       layer.moving_mean.assign(before.mean)
       layer.moving_variance.assign(before.variance)
 
   def pool(self, first: int, second: int):
-    """Updates the averages by the statistics of both parts.
+    """Updates the averages with the statistics of both parts.
 
     Args:
-      first: images of the first part.
-      second: images of the second part.
+      first: number of images in the first part.
+      second: number of images in the second part.
     """
     for layer, before, one, two in zip(
       self._layers, self._before, self._first, self._read()
@@ -117,7 +116,7 @@ def _pool(
   first: int,
   second: int,
 ) -> _Averages:
-  """The averages of a layer after one update by both parts."""
+  """Returns the averages of a layer after one update with both parts."""
   # TensorFlow's fused kernel averages unbiased variances.
   values = _values_per_image(layer) if getattr(layer, 'fused', False) else None
   unbiased = 1 if values else 0
@@ -127,14 +126,14 @@ def _pool(
   decay = layer.momentum
 
   def share(updated, part):
-    # (1 - decay) times the part's variance, as it counts among all.
+    # (1 - decay) times the part's contribution to the variance of all rows.
     return (
       (part - unbiased)
       / (n - unbiased)
       * (updated.variance - decay * before.variance)
     )
 
-  # The averages differ by (1 - decay) times what the means do.
+  # The averages differ by (1 - decay) times the difference of the means.
   between = (
     n1
     * n2
@@ -146,7 +145,7 @@ def _pool(
   variance = decay * before.variance + share(one, n1) + share(two, n2) + between
 
   def where_updated(new, name):
-    # A layer that is frozen, or that runs in inference mode, updates nothing.
+    # A layer that is frozen or in inference mode does not update its averages.
     old = getattr(before, name)
     same = (getattr(one, name) == old) & (getattr(two, name) == old)
     return tf.where(same, old, new)

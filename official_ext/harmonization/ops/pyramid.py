@@ -9,27 +9,27 @@ _BINOMIAL = np.array([1.0, 4.0, 6.0, 4.0, 1.0], np.float64) / 16.0
 
 
 def gaussian_pyramid(maps: tf.Tensor, levels: int) -> list[tf.Tensor]:
-  """Builds a pyramid of maps, each level half the size of the one before.
+  """Builds a pyramid of maps, each level half the size of the previous one.
 
-  Every level is the previous one filtered by the 5x5 binomial kernel
-  (1, 4, 6, 4, 1) x (1, 4, 6, 4, 1) / 256 with zero padding ('SAME') and taken
-  at every second pixel: P_1(h) = h, P_i(h) = down(P_{i-1}(h)) of Fel et al.,
+  Each level is the previous one filtered with the 5x5 binomial kernel
+  (1, 4, 6, 4, 1) x (1, 4, 6, 4, 1) / 256 with zero padding ('SAME') and
+  subsampled by two: P_1(h) = h, P_i(h) = down(P_{i-1}(h)) of Fel et al.,
   "Harmonizing the object recognition strategies of deep neural networks with
   humans", NeurIPS 2022, as in the authors' released code.
 
   Args:
-    maps: float `Tensor` of shape (B, H, W), or what can be converted to one.
-    levels: how many levels to return, at least 1.
+    maps: float `Tensor` of shape (B, H, W), or a value that converts to one.
+    levels: number of levels, at least 1.
 
   Returns:
     A list of `levels` tensors of shape (B, ceil(H / 2^i), ceil(W / 2^i)) and
-    the dtype of `maps`, the first being `maps` itself.
+    the dtype of `maps`. The first is `maps` itself.
 
   Raises:
     ValueError: `levels` is less than 1 or `maps` is not of rank 3.
   """
   if levels < 1:
-    raise ValueError(f'A pyramid has at least 1 level, got levels={levels}.')
+    raise ValueError(f'levels is {levels}; expected 1 or more.')
   maps = tensors.floating(maps)
   maps.shape.assert_has_rank(3)
   kernel = tf.constant(

@@ -1,8 +1,8 @@
-"""Saliency maps: where a network looks, as a differentiable function.
+"""Saliency maps as differentiable functions.
 
-A saliency map is the gradient of a class score with respect to the image. This
-is the one place that computes logits together with saliency; what it returns
-can be differentiated again, which is how a harmonization loss trains a network.
+A saliency map is the gradient of a class score with respect to the image. All
+code that computes logits together with saliency is here. The results can be
+differentiated again, so that a harmonization loss can train a network.
 """
 
 from collections.abc import Callable
@@ -20,19 +20,20 @@ from official_ext.harmonization.ops import moving_averages
 from official_ext.harmonization.ops import second_order
 from official_ext.harmonization.ops import tensors
 
-# How the gradient's colour channels become one map. The mean of the signed
-# gradient is the released training map, the largest magnitude is the released
-# evaluation map (`harmonization` 0.0.9, `training/loss.py`; `xplique`).
+# How the gradient's colour channels are reduced to one map. The mean of the
+# signed gradient is the released training map, the largest magnitude is the
+# released evaluation map (`harmonization` 0.0.9, `training/loss.py`;
+# `xplique`).
 REDUCTIONS = {
   'signed_mean': lambda g: tf.reduce_mean(g, axis=-1),
   'abs_mean': lambda g: tf.reduce_mean(tf.abs(g), axis=-1),
   'abs_max': lambda g: tf.reduce_max(tf.abs(g), axis=-1),
 }
 
-# Which function of the logits is differentiated. A function added to all logits
-# changes the gradient of a raw logit but no decision (Srinivas & Fleuret,
+# Which function of the logits is differentiated. Adding one function to all
+# logits changes the gradient of a logit but no decision (Srinivas & Fleuret,
 # "Rethinking the Role of Gradient-based Attribution Methods for Model
-# Interpretability", ICLR 2021); the other two targets are blind to it.
+# Interpretability", ICLR 2021); the other two targets are invariant to it.
 TARGETS = {
   'logit': lambda z: z,
   'centered_logit': lambda z: z - tf.reduce_mean(z, axis=-1, keepdims=True),
@@ -43,7 +44,7 @@ TARGETS = {
 BATCH_NORMS = ('batch', 'mapped', 'inference')
 
 
-# What was checked for steps that run eagerly, by model.
+# Passes that were checked for steps that run eagerly, by model.
 _checked = weakref.WeakKeyDictionary()
 
 
@@ -57,7 +58,7 @@ def _first_pass(
   saliency_target,
   eager_graph=None,
 ):
-  """Logits, the gradient of all images, and the ops that were there before."""
+  """Returns logits, the gradient of all images, and the ops before it."""
   score_of = TARGETS[saliency_target]
   with second_order.scope(eager_graph), tf.GradientTape() as tape:
     tape.watch(images)
@@ -77,20 +78,20 @@ def _first_pass(
     except LookupError as e:
       raise ValueError(
         'The model has no saliency maps: one of its operations has no '
-        f'gradient in TensorFlow ({str(e).strip().splitlines()[-1].strip()});'
-        ' expected operations that all have one. Replace the layer that uses '
+        f'gradient in TensorFlow ({str(e).strip().splitlines()[-1].strip()}); '
+        'expected only operations with gradients. Replace the layer that uses '
         'it.'
       ) from e
   if gradient is None:
     raise ValueError(
-      'The logits do not depend on the images, so there are no '
-      'saliency maps: look for a stopped gradient in the model.'
+      'The logits do not depend on the images; expected a differentiable '
+      'model. Look for a stopped gradient in it.'
     )
   return logits, gradient, forward
 
 
 def _check_by_tracing(model, first_pass, inputs):
-  """Checks a pass that runs eagerly: it has no graph, so one is traced."""
+  """Checks a pass that runs eagerly by tracing it into a graph."""
   key = (
     str(first_pass.keywords),
     *(t is not None and (t.dtype, *t.shape) for t in inputs),
@@ -98,12 +99,12 @@ def _check_by_tracing(model, first_pass, inputs):
   try:
     known = _checked.setdefault(model, set())
   except TypeError:
-    known = set()  # It cannot be remembered, so it is traced again.
+    known = set()  # The model cannot be a key, so each pass is traced.
   if key in known:
     return
 
   def trace(*inputs):
-    # A second tape, since functions are differentiated otherwise under one.
+    # An outer tape, since functions have other gradients under two tapes.
     with tf.GradientTape():
       _, gradient, forward = first_pass(
         model, *inputs, eager_graph=tf.compat.v1.get_default_graph()
@@ -137,23 +138,24 @@ def logits_and_gradients(
       loss = tf.reduce_mean(gradients**2)
     found = tape.gradient(loss, model.trainable_variables)
 
-  That derivative is right or refused: `ops.second_order` sees to the first, and
-  `ops.double_backward` to the second, when the gradients are differentiated.
+  That derivative is either exact or refused: `ops.second_order` makes it exact,
+  and `ops.double_backward` refuses models for which it would be wrong, when the
+  gradients are differentiated.
   With training=True and batch normalization the gradient includes the paths
   through the batch statistics, as in the released code.
 
   Args:
     model: a callable `model(images, training=...)` that returns logits (B, C).
-    images: float `Tensor` (B, H, W, channels), preprocessed for the model, or
-      what can be converted to one. It is watched as float32, so that gradients
-      do not underflow.
-    targets: float `Tensor` (M, C), M <= B, or what can be converted to one: the
-      one-hot labels, or mixing coefficients, of the first M images. Never
+    images: float `Tensor` (B, H, W, channels), preprocessed for the model, or a
+      value that converts to one. It is watched as float32, so that gradients do
+      not underflow.
+    targets: float `Tensor` (M, C), M <= B, or a value that converts to one: the
+      one-hot labels, or mixing coefficients, of the first M images, but never
       smoothed labels.
     training: whether the model runs in training mode.
     saliency_target: 'logit', 'centered_logit' or 'log_probability'.
-    loss_scale: a scalar that the score is multiplied by, and the gradient
-      divided by, so that a float16 backward pass does not underflow.
+    loss_scale: a scalar by which the score is multiplied and the gradient
+      divided, so that a float16 backward pass does not underflow.
 
   Returns:
     A tuple of logits (B, C) and the gradients of the first M images,
@@ -162,20 +164,20 @@ def logits_and_gradients(
   Raises:
     ValueError: the saliency target is unknown, there are more targets than
       images, or the logits do not depend on the images or have no gradient.
-      Where the gradients are differentiated: as `double_backward.check_graph`;
-      in eager mode the pass is traced once for that.
+      When the gradients are differentiated: as `double_backward.check_graph`,
+      for which a pass in eager mode is traced once.
   """
   choices.require('saliency_target', saliency_target, TARGETS)
   images, targets = (tensors.floating(t) for t in (images, targets))
-  mapped = targets.shape[0]
-  if mapped is None:
-    mapped = tf.shape(targets)[0]
-  elif images.shape[0] is not None and mapped > images.shape[0]:
+  with_map = targets.shape[0]
+  if with_map is None:
+    with_map = tf.shape(targets)[0]
+  elif images.shape[0] is not None and with_map > images.shape[0]:
     raise ValueError(
-      f'{mapped} targets for {images.shape[0]} images: there '
-      'must not be more targets than images.'
+      f'There are {with_map} targets for {images.shape[0]} images; expected at '
+      'most one target per image.'
     )
-  # Anything narrower than float32 would lose the gradient.
+  # A gradient narrower than float32 would lose precision or underflow.
   dtype = tf.float64 if images.dtype == tf.float64 else tf.float32
   images, targets = tf.cast(images, dtype), tf.cast(targets, dtype)
   if loss_scale is not None:
@@ -198,7 +200,7 @@ def logits_and_gradients(
 
     return tf.identity(values), backward
 
-  gradient = checked(gradient)[:mapped]
+  gradient = checked(gradient)[:with_map]
   if loss_scale is not None:
     gradient /= loss_scale
   return logits, gradient
@@ -215,12 +217,13 @@ def saliency_maps(
   """Computes logits and saliency maps in one forward pass.
 
   Args:
-    model: as for `logits_and_gradients`, whose gradient over colour channels
-      is reduced to one map.
-    images: as there.
-    targets: as there.
-    reduction: 'signed_mean', 'abs_mean' or 'abs_max', over colour channels.
-    **kwargs: `training`, `saliency_target` and `loss_scale`, as there.
+    model: as for `logits_and_gradients`.
+    images: as for `logits_and_gradients`.
+    targets: as for `logits_and_gradients`.
+    reduction: how the gradient's colour channels are reduced: 'signed_mean',
+      'abs_mean' or 'abs_max'.
+    **kwargs: `training`, `saliency_target` and `loss_scale` of
+      `logits_and_gradients`.
 
   Returns:
     A tuple of logits (B, C) and the maps of the first M images, (M, H, W), both
@@ -244,43 +247,41 @@ def training_maps(
 ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
   """Computes a training step's logits, its saliency maps and auxiliary losses.
 
-  Batch normalization ties the images of a batch together, so that the maps of
-  the first M of them have to be defined, where M < B:
+  With batch normalization the images of a batch depend on each other, so there
+  are three ways to compute the maps of the first M < B images:
 
   * 'batch', as released: one pass over all B images, normalized together. The
-    gradient of the M scores runs through the statistics to every image, and
+    gradient of the M scores passes through the statistics to all images, and
     costs as much as B maps.
-  * 'mapped': the M images and the other B - M pass one after the other, each
-    part normalized by its own statistics. The maps cost as much as M images,
-    and no image is computed twice; the moving averages are updated once, by the
-    statistics of all B images.
-  * 'inference': one training pass over all B images, and one of the M in
-    inference mode for the maps: moving averages for statistics, no dropout.
-    The maps are of the kind that an evaluation sees. The M images are computed
-    twice.
+  * 'mapped': one pass over the M images and another over the remaining B - M,
+    each normalized with its own statistics. The maps cost as much as M images,
+    and no image is computed twice. The moving averages are updated once, with
+    the statistics of all B images.
+  * 'inference': one training pass over all B images, and one over the M images
+    in inference mode for the maps: with moving averages and without dropout, as
+    in evaluation. The M images are computed twice.
 
-  At M = B the first two are the same, and at any M for a network without batch
-  normalization.
+  The first two agree if M = B, and for networks without batch normalization.
 
   Args:
     model: the network, a callable that returns logits (B, C).
-    images: float `Tensor` (B, H, W, channels), B known in advance.
+    images: float `Tensor` (B, H, W, channels) with static B.
     targets: float `Tensor` (M, C) of the first M images.
     batch_norm: 'batch', 'mapped' or 'inference'.
-    **kwargs: of `saliency_maps`.
+    **kwargs: other arguments of `saliency_maps`.
 
   Returns:
-    The logits (B, C) in training mode and the maps (M, H, W), as those of
-    `saliency_maps`, and the model's auxiliary losses. Of two training passes
-    each counts by its share of the images.
+    The logits (B, C) in training mode and the maps (M, H, W), as in
+    `saliency_maps`, and the model's auxiliary losses. If there are two training
+    passes, the losses of each are weighted by its fraction of the images.
 
   Raises:
     ValueError: `batch_norm` is unknown, or as `saliency_maps`.
   """
   choices.require('batch_norm', batch_norm, BATCH_NORMS)
   images, targets = (tensors.floating(t) for t in (images, targets))
-  mapped, size = targets.shape[0], images.shape[0]
-  if batch_norm == 'batch' or (batch_norm == 'mapped' and mapped == size):
+  with_map, size = targets.shape[0], images.shape[0]
+  if batch_norm == 'batch' or (batch_norm == 'mapped' and with_map == size):
     logits, maps = saliency_maps(
       model, images, targets, training=True, **kwargs
     )
@@ -288,16 +289,16 @@ def training_maps(
   if batch_norm == 'mapped':
     averages = moving_averages.TwoParts(model, images)
     logits, maps = saliency_maps(
-      model, images[:mapped], targets, training=True, **kwargs
+      model, images[:with_map], targets, training=True, **kwargs
     )
-    losses = [mapped / size * loss for loss in model.losses]
+    losses = [with_map / size * loss for loss in model.losses]
     averages.between()
-    others = tf.cast(model(images[mapped:], training=True), logits.dtype)
-    averages.pool(mapped, size - mapped)
-    losses += [(1.0 - mapped / size) * loss for loss in model.losses]
+    others = tf.cast(model(images[with_map:], training=True), logits.dtype)
+    averages.pool(with_map, size - with_map)
+    losses += [(1.0 - with_map / size) * loss for loss in model.losses]
     return tf.concat([logits, others], axis=0), maps, losses
   _, maps = saliency_maps(
-    model, images[:mapped], targets, training=False, **kwargs
+    model, images[:with_map], targets, training=False, **kwargs
   )
   logits = tf.cast(model(images, training=True), maps.dtype)
   return logits, maps, model.losses

@@ -1,20 +1,21 @@
 """First gradients that can be differentiated again, exactly.
 
 A harmonization loss is differentiated through a gradient. Three of TensorFlow's
-gradients are not fit for that:
+gradients are not suited to that:
 
-* Max-pooling: the gradient of its gradient (`MaxPoolGradGrad`) is inexact under
-  XLA in float32, since it compares only the high half of each number, and does
-  not compile in 16 bits.
-* Batch normalization: the gradient of its gradient is written out in
-  element-wise primitives, which take about half of a step.
-* The variance (`tf.nn.moments`): its mean is held fixed, which is right once
-  and wrong twice. Layer normalization with an epsilon below 1e-5, as in ViT,
-  and batch normalization that is not fused are built on it.
+* Max-pooling: under XLA in float32 the gradient of its gradient
+  (`MaxPoolGradGrad`) is inexact, since it compares only the high half of each
+  number. In 16 bits it does not compile.
+* Batch normalization: the gradient of its gradient consists of element-wise
+  primitives, which take about half of a training step.
+* The variance (`tf.nn.moments`): it stops the gradient of its mean, which is
+  right for the first derivative and wrong for the second. It is used by layer
+  normalization with an epsilon below 1e-5, as in ViT, and by batch
+  normalization that is not fused.
 
-Inside `scope` a first gradient is computed by TensorFlow's own kernels, with
-the same values, but remembers the right gradient of itself. Whoever
-differentiates it later gets that one, inside the scope or not:
+Inside `scope`, a first gradient is computed by TensorFlow's own kernels, with
+the same values, but carries the exact gradient of itself, which is used
+wherever it is differentiated later:
 
   with tf.GradientTape() as outer:
     with second_order.scope(), tf.GradientTape() as inner:
@@ -24,8 +25,8 @@ differentiates it later gets that one, inside the scope or not:
     loss = tf.reduce_mean(maps**2)
   gradients = outer.gradient(loss, model.trainable_variables)
 
-`ops.saliency` enters the scope by itself. Models, variables and everything
-outside of the scope stay TensorFlow's.
+`ops.saliency` enters the scope itself. Models, variables and everything outside
+of the scope are unchanged.
 """
 
 import contextlib
@@ -37,27 +38,27 @@ from tensorflow.python.eager import record
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import nn_impl
 
-# The names under which graphs find the gradients of gradients.
+# Names of the gradients of gradients in TensorFlow's registry.
 MAX_POOL = 'HarmonizationMaxPoolGrad'
 BATCH_NORM = 'HarmonizationBatchNormGrad'
 
 
 class _Local(threading.local):
-  """What holds in this thread only."""
+  """State of one thread."""
 
-  depth = 0  # Of nested scopes.
-  eager_graph = None  # A graph that a step which runs eagerly is traced into.
+  depth = 0  # Number of nested scopes.
+  eager_graph = None  # The graph into which an eager step is traced.
 
 
 _local = _Local()
 
 
 def _with_gradient(name: str, get_attr, tensors):
-  """The first of some tensors, as a function of the others.
+  """Returns the first tensor, with a registered gradient for all of them.
 
-  A graph finds the function's gradient by its name and passes on what the op
-  has for inputs, so that it also works in a copy of the graph, as TensorFlow
-  makes of the branches of conditionals and the bodies of loops.
+  A graph finds the gradient by its name and passes the inputs of the op, so
+  that it also works in copies of the graph, which TensorFlow makes of branches
+  of conditionals and bodies of loops.
   """
   gradient = _GRADIENTS[name]
   if tf.executing_eagerly():
@@ -65,7 +66,7 @@ def _with_gradient(name: str, get_attr, tensors):
   else:
     with ops.get_default_graph().gradient_override_map({'IdentityN': name}):
       outputs = tf.raw_ops.IdentityN(input=tensors)[:1]
-  # Tapes do not ask graphs.
+  # Tapes do not use the registered gradient of a graph.
   record.record_operation(
     name,
     outputs,
@@ -76,7 +77,7 @@ def _with_gradient(name: str, get_attr, tensors):
 
 
 def _register(name: str):
-  """Registers a gradient, for ops that `_with_gradient` makes."""
+  """Registers a gradient for ops made by `_with_gradient`."""
 
   def decorator(gradient):
 
@@ -97,12 +98,12 @@ _GRADIENTS = {}
 
 
 def _spatial(values, data_format: str):
-  """Height and width of a shape-like attribute."""
+  """Returns height and width of a shape-like attribute."""
   return values[2:] if data_format == 'NCHW' else values[1:3]
 
 
 def _padding(get_attr, size, window, stride, data_format):
-  """((top, bottom), (left, right)) of a pooling op."""
+  """Returns ((top, bottom), (left, right)) of a pooling op."""
   kind = get_attr('padding').decode()
   if kind == 'EXPLICIT':
     pads = get_attr('explicit_paddings')
@@ -118,12 +119,12 @@ def _padding(get_attr, size, window, stride, data_format):
 
 
 def _at_least_0(n):
-  """For sizes known in advance, and for those that are not."""
+  """Returns max(n, 0) for static and dynamic sizes."""
   return tf.maximum(n, 0) if tf.is_tensor(n) else max(n, 0)
 
 
 def _sizes(x):
-  """Height, width and channels of (B, H, W, C), as numbers where known."""
+  """Returns height, width and channels of (B, H, W, C), ints if static."""
   known = x.shape.with_rank(4)[1:]
   return [
     size if size is not None else tf.shape(x)[1 + i]
@@ -132,8 +133,8 @@ def _sizes(x):
 
 
 def _window_slices(x, pads, window, stride, outputs, fill):
-  """One (B, h, w, C) slice per place in the window, in row-major order."""
-  # Rows and columns are folded by the stride, so that slices need none.
+  """Yields a (B, h, w, C) slice per window position, in row-major order."""
+  # Rows and columns are folded by the stride, so that slices have stride 1.
   *size, channels = _sizes(x)
   folds, fitted = [], []
   for n, (before, _), k, s, out in zip(size, pads, window, stride, outputs):
@@ -159,8 +160,8 @@ def _window_slices(x, pads, window, stride, outputs, fill):
 def _max_pool_grad_grad(get_attr, tensors, upstream):
   """Gradient of MaxPoolGrad with respect to what it distributes.
 
-  MaxPoolGrad gives each output's gradient to the first maximum of its window;
-  the transpose of that reads `upstream` at the same place.
+  MaxPoolGrad gives each output's gradient to the first maximum of its window.
+  Its transpose reads `upstream` at the position of that maximum.
   """
   data_format = get_attr('data_format').decode()
   window = _spatial(get_attr('ksize'), data_format)
@@ -190,7 +191,7 @@ def _max_pool_grad_grad(get_attr, tensors, upstream):
 
 
 def _max_pool_grad(original, op, upstream):
-  """The gradient of MaxPool."""
+  """Replaces the gradient of MaxPool."""
   dx = original(op, upstream)
   if op.get_attr('data_format') not in (b'NHWC', b'NCHW'):
     return dx
@@ -201,7 +202,7 @@ def _max_pool_grad(original, op, upstream):
 
 
 def _variance(x, mean, reserved, axes, per_channel):
-  """The batch's variance, which GPU kernels reserve in another form."""
+  """Returns the batch's variance; GPU kernels reserve another quantity."""
   if not tf.config.list_physical_devices('GPU'):
     return reserved
   centered = tf.cast(x, mean.dtype) - tf.reshape(mean, per_channel)
@@ -220,13 +221,13 @@ def _batch_norm_grad_grad(get_attr, tensors, upstream):
     at scale: s <v P(g)>
     at x:     -s (a dx + b dv) - scale s^2 xh <v P(g)>/n,
 
-  where dv is the kernel's result for v, a = <v xh>/n and b = <g xh>/n, both of
-  them what the kernels return for the scale. One kernel, one product and one
-  sum of three stand for a few dozen primitives.
+  where dv is the kernel's result for v, a = <v xh>/n and b = <g xh>/n, which
+  the kernels return as the gradient of the scale. One kernel, one product and
+  one sum of three terms replace a few dozen primitives.
   """
   dx, g, x, scale, mean, variance, g_xh, g_sum = tensors
-  # TensorFlow's own first-order kernel. Version 2: the third reserve of
-  # version 3 is missing here.
+  # TensorFlow's own first-order kernel. Version 3 would need a third reserve
+  # space, which is not available here.
   dv, v_xh, v_sum = tf.raw_ops.FusedBatchNormGradV2(
     y_backprop=upstream,
     x=x,
@@ -247,8 +248,8 @@ def _batch_norm_grad_grad(get_attr, tensors, upstream):
   )
 
   def wide(values):
-    # Before any product: that of two 16-bit numbers underflows, overflows and
-    # keeps few digits.
+    # Called before any product, since products of 16-bit numbers underflow,
+    # overflow and are imprecise.
     return tf.cast(values, scale.dtype)
 
   def times(channel, values):
@@ -267,7 +268,7 @@ def _batch_norm_grad_grad(get_attr, tensors, upstream):
 
 
 def _batch_norm_grad(original, op, upstream, *others):
-  """The gradient of FusedBatchNorm, of any version."""
+  """Replaces the gradient of FusedBatchNorm, of any version."""
   dx, *at_parameters = original(op, upstream, *others)
   if not op.get_attr('is_training') or op.get_attr('data_format') not in (
     b'NHWC',
@@ -286,7 +287,7 @@ def _batch_norm_grad(original, op, upstream, *others):
 
 
 class _Unstopped:
-  """An op of which one input is the tensor before its gradient was stopped."""
+  """An op with its second input taken before the gradient was stopped."""
 
   def __init__(self, op, mean):
     self._op = op
@@ -297,14 +298,15 @@ class _Unstopped:
 
 
 def stopped_mean(values: tf.Tensor, maybe: tf.Tensor):
-  """The mean of `values` that a tensor is, its gradient stopped.
+  """Returns the mean of `values` behind a stopped gradient.
 
   Args:
     values: any symbolic tensor.
-    maybe: another.
+    maybe: another symbolic tensor.
 
   Returns:
-    The mean before its gradient was stopped; None if `maybe` is something else.
+    The mean before its gradient was stopped; None if `maybe` is not such a
+    mean.
   """
   while maybe.op.type == 'Identity':
     maybe = maybe.op.inputs[0]
@@ -317,7 +319,7 @@ def stopped_mean(values: tf.Tensor, maybe: tf.Tensor):
 
 
 def _squared_difference_grad(original, op, upstream):
-  """The gradient of SquaredDifference, the first part of a variance."""
+  """Replaces the gradient of SquaredDifference, which a variance uses."""
   x, y = op.inputs
   if not hasattr(x, 'op') or x.graph is _local.eager_graph:
     return original(op, upstream)
@@ -326,8 +328,8 @@ def _squared_difference_grad(original, op, upstream):
 
 
 def _moments(x, axes, shift=None, name=None, keep_dims=None, keepdims=None):
-  """`tf.nn.moments`, its arguments and results, right to second order."""
-  del shift  # As in TensorFlow, it has no effect.
+  """`tf.nn.moments` with exact second derivatives."""
+  del shift  # TensorFlow ignores it, too.
 
   @tf.custom_gradient
   def variance_of(values, mean):
@@ -336,7 +338,7 @@ def _moments(x, axes, shift=None, name=None, keep_dims=None, keepdims=None):
     )
 
     def gradient(upstream):
-      # What reaches the mean is zero; the mean in here is differentiable.
+      # The gradient of the mean is zero, but this one depends on the mean.
       count = tf.cast(tf.size(values) / tf.size(variance), values.dtype)
       return 2.0 / count * upstream * (values - mean), tf.zeros_like(mean)
 
@@ -353,7 +355,7 @@ def _moments(x, axes, shift=None, name=None, keep_dims=None, keepdims=None):
 
 
 def _moments_of_eager_steps(original, *args, **kwargs):
-  """`tf.nn.moments` where there is no graph to find a variance in."""
+  """Replaces `tf.nn.moments` if there is no graph to find a variance in."""
   eager = (
     tf.executing_eagerly() or ops.get_default_graph() is _local.eager_graph
   )
@@ -364,7 +366,7 @@ def _moments_of_eager_steps(original, *args, **kwargs):
 
 
 class _Registered:
-  """A place in TensorFlow's registry of gradients."""
+  """An entry of TensorFlow's registry of gradients."""
 
   def __init__(self, name):
     self._name = name
@@ -378,7 +380,7 @@ class _Registered:
 
 
 class _Attribute:
-  """A function of a module."""
+  """A function of a module that can be replaced."""
 
   def __init__(self, module, name):
     self._module, self._name = module, name
@@ -396,18 +398,18 @@ _REPLACED = (
   (_Registered('FusedBatchNormV2'), _batch_norm_grad),
   (_Registered('FusedBatchNormV3'), _batch_norm_grad),
   (_Registered('SquaredDifference'), _squared_difference_grad),
-  # `tf.nn.moments` is a front for this one.
+  # `tf.nn.moments` calls this one.
   (_Attribute(nn_impl, 'moments'), _moments_of_eager_steps),
   (_Attribute(tf.compat.v1.nn, 'moments'), _moments_of_eager_steps),
 )
 
 _lock = threading.Lock()
-_originals = []  # What to put back when the last thread leaves the scope.
+_originals = []  # Restored when the last thread leaves the scope.
 _threads_inside = 0
 
 
 def _in_this_thread(original, ours):
-  """`ours` for threads inside the scope, the original for all others."""
+  """Returns a function that is `ours` in threads inside the scope."""
 
   @functools.wraps(original)
   def function(*args, **kwargs):
@@ -441,9 +443,9 @@ def _leave():
 
 @contextlib.contextmanager
 def scope(eager_graph=None):
-  """Makes first gradients that can be differentiated again, in this thread.
+  """A context in which first gradients can be differentiated again.
 
-  Other threads keep TensorFlow's gradients all the time. Scopes may be nested.
+  It affects only the current thread. Scopes may be nested.
 
   Args:
     eager_graph: the graph, if this traces a step that will run eagerly.

@@ -1,4 +1,4 @@
-"""What public functions of tensors take for one."""
+"""Conversion of arguments of public functions to tensors."""
 
 import tensorflow as tf
 
@@ -7,11 +7,11 @@ def floating(values) -> tf.Tensor:
   """Converts values to a tensor of floating-point numbers.
 
   Args:
-    values: whatever `tf.convert_to_tensor` takes: a `Tensor` or variable, a
-      NumPy array, nested lists of numbers or truth values.
+    values: a value that `tf.convert_to_tensor` accepts: a `Tensor` or variable,
+      a NumPy array, nested lists of numbers or booleans.
 
   Returns:
-    A `Tensor`: as it is where it is floating-point, else cast to float32.
+    A `Tensor`, cast to float32 unless it is floating-point.
   """
   values = tf.convert_to_tensor(values)
   return values if values.dtype.is_floating else tf.cast(values, tf.float32)
