@@ -19,7 +19,7 @@ def pixels(seed, size=(40, 48), channels=3):
   return tf.cast(tf.image.resize(coarse, size), tf.uint8)
 
 
-def record(seed=0, label=1, image=None, heatmap=None, leave_out=()):
+def record(seed=0, label=1, image=None, heatmap=None, omit=()):
   """Returns a serialized ClickMe record, optionally without some fields."""
   if image is None:
     image = tf.io.encode_jpeg(pixels(seed), quality=100).numpy()
@@ -30,7 +30,7 @@ def record(seed=0, label=1, image=None, heatmap=None, leave_out=()):
   example = tf.train.Example.FromString(
     record_writer.clickme_example(image, heatmap, label)
   )
-  for field in leave_out:
+  for field in omit:
     del example.features.feature[field]
   return example.SerializeToString()
 

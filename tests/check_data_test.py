@@ -139,7 +139,7 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
     path = fixtures.write(
       self.folder,
       'clickme',
-      [fixtures.record(), fixtures.record(leave_out=['heatmap'])],
+      [fixtures.record(), fixtures.record(omit=['heatmap'])],
     )
     with self.assertRaisesRegex(ValueError, f'{path}, record 1 .*heatmap'):
       self._check(validation=path)
@@ -232,7 +232,7 @@ class UnreadableTest(tf.test.TestCase, parameterized.TestCase):
     ),
     (lambda: dict(image=b'?'), 'field image is not an image'),
     (
-      lambda: dict(leave_out=['image']),
+      lambda: dict(omit=['image']),
       'field image is missing .*image_field_key',
     ),
   )

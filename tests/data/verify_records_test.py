@@ -230,8 +230,8 @@ class VerifyTest(ShardCase):
     self.assertEqual([p.record for p in self._problems(self.path)], [1, 3, 4])
 
   @parameterized.parameters(
-    ({'leave_out': ['heatmap']}, 'heatmap'),
-    ({'leave_out': ['label']}, 'label is missing'),
+    ({'omit': ['heatmap']}, 'heatmap'),
+    ({'omit': ['label']}, 'label is missing'),
     ({'image': b'no image'}, 'image'),
     ({'label': 4}, 'label 4 .*0..3'),
     ({'label': -1}, 'label -1'),

@@ -15,7 +15,7 @@ from testing import fixtures
 
 
 def _bad():
-  return fixtures.record(leave_out=['heatmap'])
+  return fixtures.record(omit=['heatmap'])
 
 
 def _good(label):

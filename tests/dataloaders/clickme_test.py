@@ -51,9 +51,9 @@ class DecoderTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual((decoded['label'], decoded['problem']), (3, b''))
 
   @parameterized.parameters(
-    (dict(leave_out=['image']), 'field image is missing'),
-    (dict(leave_out=['heatmap']), 'field heatmap .* is missing'),
-    (dict(leave_out=['label']), 'field label is missing'),
+    (dict(omit=['image']), 'field image is missing'),
+    (dict(omit=['heatmap']), 'field heatmap .* is missing'),
+    (dict(omit=['label']), 'field label is missing'),
     (dict(image=b'no picture'), 'field image is not a decodable'),
     (dict(heatmap=b'no picture'), 'field heatmap is not a decodable'),
   )

@@ -78,8 +78,8 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
     self.assertNotAllClose(batches[0][0], batches[0][1])
 
   @parameterized.parameters(
-    (dict(leave_out=['heatmap']), 'field heatmap .* is missing'),
-    (dict(leave_out=['label']), 'field label is missing'),
+    (dict(omit=['heatmap']), 'field heatmap .* is missing'),
+    (dict(omit=['label']), 'field label is missing'),
     (dict(image=b'?'), 'field image is not a decodable'),
     (dict(label=4), 'label 4 .*0..3'),
   )
@@ -315,7 +315,7 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
 
 class BadRecordsTest(tf.test.TestCase, parameterized.TestCase):
   def _config(self, **kwargs):
-    bad = fixtures.record(leave_out=['heatmap'])
+    bad = fixtures.record(omit=['heatmap'])
     good = [fixtures.record(i, i % 4) for i in range(4)]
     path = fixtures.write(
       self.get_temp_dir(),

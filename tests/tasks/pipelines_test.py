@@ -296,7 +296,7 @@ class EvaluationTest(tf.test.TestCase, parameterized.TestCase):
     self.assertLen(set(batches), 1)
 
   def test_bad_records_count_once(self):
-    bad = fixtures.record(leave_out=['heatmap'])
+    bad = fixtures.record(omit=['heatmap'])
     path = fixtures.write(
       self.get_temp_dir(),
       'bad.tfrecords',

@@ -379,7 +379,7 @@ class BadRecordsTest(tf.test.TestCase):
 
   def test_bad_record_is_named(self):
     for bad, reason in (
-      (fixtures.record(leave_out=['heatmap']), 'heatmap.*missing'),
+      (fixtures.record(omit=['heatmap']), 'heatmap.*missing'),
       (fixtures.record(image=b'no image'), 'not a decodable image'),
       (b'nonsense', 'not a tf.train.Example'),
     ):

@@ -1,0 +1,38 @@
+"""Tests that imports do not load more than they need."""
+
+import subprocess
+import sys
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+_FAIL_IF_LOADED = (
+  'import sys; {statement}; '
+  "found = {{name.partition('.')[0] for name in sys.modules}} & {packages!r}; "
+  'sys.exit(" ".join(sorted(found)) or None)'
+)
+
+
+class LightImportsTest(parameterized.TestCase):
+  @parameterized.parameters(
+    # The loss is for any training loop, not only Model Garden's.
+    (
+      'import official_ext.harmonization.losses.harmonization',
+      {'official', 'tf_keras', 'gin'},
+    ),
+    # --help and wrong flags are answered before anything is built.
+    (
+      'from official_ext.harmonization import train; train.define_flags()',
+      {'tensorflow', 'numpy', 'gin'},
+    ),
+  )
+  def test_does_not_load(self, statement, packages):
+    code = _FAIL_IF_LOADED.format(statement=statement, packages=packages)
+    done = subprocess.run(
+      [sys.executable, '-c', code], capture_output=True, text=True, check=False
+    )
+    self.assertEqual(done.returncode, 0, done.stderr)
+
+
+if __name__ == '__main__':
+  absltest.main()
