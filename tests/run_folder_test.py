@@ -235,10 +235,10 @@ class SettingsTest(tf.test.TestCase, parameterized.TestCase):
 
   @parameterized.parameters(
     (None, 'params.yaml does not exist'),
-    ('', 'params.yaml is empty'),
-    ('task: [1', 'params.yaml cannot be read as YAML: line 1'),
+    ('', 'params.yaml: .*empty'),
+    ('task: [1', 'params.yaml: line 1'),
     ('task: {}\ntask: {}', "'task' is given twice"),
-    ('- 1', r'params.yaml is \[1\]; expected fields'),
+    ('- 1', r'params.yaml: .*\[1\]'),
     (
       'task: {model: {num_classes: !!python/object/apply:os.getcwd []}}',
       'apply:os.getcwd',
@@ -288,7 +288,7 @@ class SettingsTest(tf.test.TestCase, parameterized.TestCase):
     os.remove(os.path.join(self.folder, 'checkpoint'))
     with self.assertLogs('absl', 'WARNING') as logs:
       self.assertIsNone(run_folder.find_checkpoint(self.folder))
-    self.assertRegex(logs.output[0], r'ckpt-8.index is not used: .* checkpoint')
+    self.assertRegex(logs.output[0], r'ckpt-8.index is not used, .* checkpoint')
 
 
 class CheckpointTest(tf.test.TestCase, parameterized.TestCase):

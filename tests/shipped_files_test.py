@@ -77,7 +77,7 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(typed.gin_file, [name])
     self.assertRegex(
       _header(path),
-      r'^# (What to harmonize|Which form of the loss|Schedule|Model): ',
+      r'^# (What to harmonize|Form of the loss|Schedule|Model): ',
     )
     self.assertRegex(
       _header(path), r'(?s)Required to be set:.*Commonly overridden:'
