@@ -293,7 +293,7 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
       for name in ('train_data', 'validation_data'):
         with self.assertRaisesRegex(
           ValueError,
-          f'task.{name}.global_batch_size is {size}: .*{replicas} replicas',
+          f'task.{name}.global_batch_size is {size}; .*{replicas} replicas',
         ):
           task.build_inputs(getattr(task.task_config, name), context)
 
