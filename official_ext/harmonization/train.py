@@ -23,6 +23,7 @@ from absl import logging
 from etils import epy
 from official.common import flags as tfm_flags
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import cli
 from official_ext.harmonization import resources
 
@@ -91,11 +92,7 @@ def _check_flags():
       'but only the last one would count; expected it once. Separate settings '
       'by commas.'
     )
-  if FLAGS.mode not in _MODES:
-    raise ValueError(
-      f'--mode={FLAGS.mode} is not implemented in Model Garden; '
-      f'expected one of {", ".join(_MODES)}.'
-    )
+  choices.require('--mode', FLAGS.mode, _MODES)
 
 
 def _model_dir() -> str:

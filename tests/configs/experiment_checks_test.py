@@ -59,11 +59,11 @@ class ExperimentChecksTest(_Case):
     # Something to choose.
     (
       'trainer.optimizer_config.optimizer.type=sdg',
-      "optimizer.type is 'sdg'; expected one of .*'sgd'",
+      "optimizer.type is 'sdg'; expected one of .*sgd",
     ),
     (
       'task.model.backbone.type=resnett',
-      "task.model.backbone.type is 'resnett'; expected one of .*'resnet'",
+      "task.model.backbone.type is 'resnett'; expected one of .*resnet",
     ),
     (
       'runtime.mixed_precision_dtype=mixed_float16',

@@ -11,6 +11,7 @@ The order is that of the report. A protocol of another package registers itself:
 
 import importlib
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import protocol
 
 _PROTOCOLS = 'official_ext.harmonization.benchmark.protocols'
@@ -61,10 +62,7 @@ def get(name: str) -> type[protocol.Protocol]:
   Raises:
     ValueError: the name is unknown.
   """
-  if name not in _REGISTERED:
-    raise ValueError(
-      f'Unknown protocol {name!r}; expected one of {", ".join(_REGISTERED)}.'
-    )
+  choices.require('The protocol', name, _REGISTERED)
   found = _REGISTERED[name]
   if isinstance(found, str):
     module, _, attribute = found.partition(':')

@@ -15,6 +15,8 @@ from typing import Any
 
 from official.modeling import hyperparams
 
+from official_ext.harmonization import choices
+
 # How messages name one value and several values of a type.
 _MEANINGS = {
   bool: ('true or false', 'true or false'),
@@ -107,8 +109,5 @@ def check(config: hyperparams.Config, name: str):
     if isinstance(value, hyperparams.Config):
       check(value, path)
   if isinstance(config, hyperparams.OneOfConfig) and config.type is not None:
-    choices = sorted({f.name for f in dataclasses.fields(config)} - {'type'})
-    if config.type not in choices:
-      raise ValueError(
-        f'{name}.type is {config.type!r}; expected one of {choices}.'
-      )
+    names = {f.name for f in dataclasses.fields(config)} - {'type'}
+    choices.require(f'{name}.type', config.type, names)

@@ -280,7 +280,7 @@ class AlignmentTest(Case):
     self.assertEqual(results[0], results[1])
     self.assertEqual(results[0], results[2])
 
-  def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(self):
+  def test_a_resumed_run_equals_an_uninterrupted_one(self):
     stimuli = self.stimuli(10)
     right = experiment.draws(stimuli, lambda _: 0.7, self.rng)
     for rule in ('split_398', 'readout'):
