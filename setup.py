@@ -20,6 +20,7 @@ setuptools.setup(
   + [name for name in package_dir if name.startswith(_RESOURCES)],
   package_dir=package_dir,
   package_data={
+    'official_ext.harmonization': ['py.typed'],
     'official_ext.harmonization.benchmark.report': ['*.j2'],
     **{
       name: ['*.gin', '*.yaml']

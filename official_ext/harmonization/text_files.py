@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-import gin
+from gin import config as gin_config
 
 # UTF-32 first: its byte order mark begins with that of UTF-16.
 _MARKS = {
@@ -115,7 +115,7 @@ def _opened(path: str) -> io.StringIO:
 
 def teach_gin():
   """Makes gin read files, and the files they include, with `read`."""
-  readers = gin.config._FILE_READERS
+  readers = gin_config._FILE_READERS
   if readers[0][0] is not _opened:
     # gin uses the first reader that accepts a path; its default reader decodes
     # UTF-8 only.

@@ -156,9 +156,10 @@ def _in_words(
   count = different.pop('images_found', None)
   parts = []
   if different.pop('names_sha256', None) or count:
-    changes = files.differences(
-      *(dict.fromkeys(s.get('names') or (), True) for s in (before, settings))
+    old, new = (
+      dict.fromkeys(s.get('names') or (), True) for s in (before, settings)
     )
+    changes = files.differences(old, new)
     # Settings written before they held the names have none to compare.
     known = changes if before.get('names') else {}
     parts = [

@@ -49,9 +49,9 @@ class ImageFolder:
       ValueError: there are no images, no map belongs to an image, or the labels
         cannot be read.
     """
-    self._map_dir = maps
+    self._map_dir = maps or ''
     self._framing = framing
-    self._sizes = {}
+    self._sizes: dict[str, tuple[int, int]] = {}
     self._labels = (
       class_labels.Labels(class_labels.read(labels)) if labels else None
     )

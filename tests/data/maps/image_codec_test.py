@@ -26,6 +26,13 @@ def _encoded(image, kind='PNG', orientation=None, **options):
   return buffer.getvalue()
 
 
+def _encoded_readably(image, kind):
+  """Encodes an image; OSError if this Pillow cannot read what it wrote."""
+  encoded = _encoded(image, kind)
+  Image.open(io.BytesIO(encoded)).load()
+  return encoded
+
+
 def _ramp():
   """Grey values 0, 20, ..., 220 from left to right."""
   return Image.fromarray(np.tile(np.arange(0, 240, 20, dtype=np.uint8), (8, 1)))
@@ -66,8 +73,12 @@ class DecodeImageTest(tf.test.TestCase, parameterized.TestCase):
       ('CMYK', 'TIFF'),
       ('P', 'GIF'),
     ):
-      other = self.image.convert(mode)
-      encoded = _encoded(other, kind)
+      try:
+        encoded = _encoded_readably(self.image.convert(mode), kind)
+      except OSError:
+        # Pillow 12, the latest for Python 3.10, writes such a TIFF wrongly.
+        self.assertEqual((mode, kind), ('YCbCr', 'TIFF'))
+        continue
       expected = Image.open(io.BytesIO(encoded)).convert('RGB')
       self.assertAllEqual(image_codec.decode_image(encoded), expected)
 
@@ -355,7 +366,7 @@ class MapTest(tf.test.TestCase, parameterized.TestCase):
     formats = 0
     for kind in ('PNG', 'TIFF', 'WEBP', 'BMP', 'GIF'):
       try:
-        encoded = _encoded(image, kind)
+        encoded = _encoded_readably(image, kind)
       except (OSError, ValueError):
         continue  # The format has no such layout.
       formats += 1

@@ -129,7 +129,8 @@ class Adapter(abc.ABC):
         prepare.name,
         ', '.join(preprocessing.NAMED),
       )
-    self.num_classes = self.scored_classes = None
+    # `_probe` sets them.
+    self.num_classes = self.scored_classes = 0
 
   @abc.abstractmethod
   def _logits(self, inputs: np.ndarray) -> np.ndarray:

@@ -120,7 +120,9 @@ def _end(keras: Any, tensor: Any) -> _End:
   if operation == 'log':
     below = _end(keras, inputs[0])
     if below.squash is not None:
-      return _End(below.tensor, lambda x: tf.math.log(below.squash(x)))
+      return _End(
+        below.tensor, lambda x, squash=below.squash: tf.math.log(squash(x))
+      )
   elif operation == 'linear' or type(layer).__name__ in _TRANSPARENT:
     below = _end(keras, inputs[0])
     if below.squash is not None:

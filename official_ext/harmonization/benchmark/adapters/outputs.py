@@ -1,6 +1,6 @@
 """Choice of the output that is scored, for networks with several."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -43,7 +43,7 @@ def named(structure: Any, is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
   }
 
 
-def choose(spec: str, names: Sequence[str], chosen: str | None) -> str:
+def choose(spec: str, names: Iterable[str], chosen: str | None) -> str:
   """Returns the name of the output that is scored.
 
   Args:

@@ -78,7 +78,7 @@ NAMED = {
     Preprocessing(
       'caffe',
       f'RGB in 0..255 - {_CAFFE_MEAN}, then blue first',
-      lambda pixels: (pixels - np.float32(_CAFFE_MEAN))[..., ::-1],
+      lambda pixels: (pixels - np.array(_CAFFE_MEAN, np.float32))[..., ::-1],
     ),
     Preprocessing(
       'tf', 'RGB / 127.5 - 1', lambda pixels: pixels / np.float32(127.5) - 1
@@ -142,7 +142,7 @@ def affine(
     shown = [f'{v:.6g}' for v in values]
     return shown[0] if len(values) == 1 else f'({", ".join(shown)})'
 
-  offset, deviation = np.float32(mean), np.float32(stddev)
+  offset, deviation = (np.array(v, np.float32) for v in (mean, stddev))
   return Preprocessing(
     'custom',
     f'(RGB * {scale:.6g} - {text(mean)}) / {text(stddev)}',

@@ -40,15 +40,15 @@ def choose(
     ValueError: the network does not accept the chosen size, or it accepts any
       and none was chosen.
   """
-  size = tuple(chosen or own)
-  if None in size:
+  height, width = chosen or own
+  if height is None or width is None:
     raise ValueError(
       f'{spec}: the network accepts images of any size; expected '
       '?input_size=224, or the size it was trained with.'
     )
-  if any(o not in (None, s) for o, s in zip(own, size)):
+  if own[0] not in (None, height) or own[1] not in (None, width):
     raise ValueError(
-      f'{spec}: input_size is {size[0]}x{size[1]}, but the network accepts '
+      f'{spec}: input_size is {height}x{width}, but the network accepts '
       f'only images of {own[0]}x{own[1]} pixels.'
     )
-  return size
+  return height, width

@@ -146,9 +146,9 @@ def _trials(path: str, lines: Iterable[tuple[str, Mapping]]) -> Trials:
     level = _level(where, 'condition', row['condition'])
     target = _target(where, 'category', row['category'])
     has_answer = row['object_response'].lower() not in _NO_ANSWER
-    response = has_answer and _target(
-      where, 'object_response', row['object_response']
-    )
+    response = ''
+    if has_answer:
+      response = _target(where, 'object_response', row['object_response'])
     trial = Trial(
       row['subj'], level, _image(row['imagename']), target, response
     )

@@ -89,7 +89,7 @@ def read_image(
   except ValueError as e:
     raise ValueError(f'{folder}/{file}: {e}. Replace the file.') from None
   if framing == 'resize':
-    picture = picture.resize((width, height), Image.BILINEAR)
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
   else:
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     if left < 0 or top < 0:

@@ -154,7 +154,7 @@ def shape(encoded: bytes) -> Shape:
   """
   picture = _open(encoded)
   return Shape(
-    picture.height, picture.width, len(picture.getbands()), picture.format
+    picture.height, picture.width, len(picture.getbands()), picture.format or ''
   )
 
 
@@ -173,8 +173,9 @@ def size_as_seen(encoded: bytes) -> tuple[int, int]:
   picture = _open(encoded)
   if picture.format != 'JPEG':  # Others may say it behind the pixels.
     picture = _load(encoded)
-  size = picture.height, picture.width
-  return size[::-1] if _orientation(picture) in _SIDEWAYS else size
+  if _orientation(picture) in _SIDEWAYS:
+    return picture.width, picture.height
+  return picture.height, picture.width
 
 
 def _check_numbers(values: np.ndarray, what: str):
@@ -366,7 +367,7 @@ def as_map(values: np.ndarray) -> np.ndarray:
   # Widened and divided first: half precision ends at 65504, and 65535 over a
   # tiny maximum is infinite.
   wide = values.astype(np.result_type(values.dtype, np.float64))
-  return np.float64(wide / (wide.max() or 1))
+  return (wide / (wide.max() or 1)).astype(np.float64)
 
 
 def encode_map(values: np.ndarray) -> bytes:

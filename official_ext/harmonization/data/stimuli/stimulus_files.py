@@ -82,8 +82,8 @@ def parse_level(text: str) -> int:
   """
   text = text.strip().lower()
   # A table program turns 10 into 10.0.
-  number = FULL if text == 'full' else re.fullmatch(r'(\d+)(\.0*)?', text)
-  level = number if number in (FULL, None) else int(number.group(1))
+  number = re.fullmatch(r'(\d+)(\.0*)?', text)
+  level = FULL if text == 'full' else int(number[1]) if number else -1
   if level not in LEVELS:
     raise ValueError(
       f'{text!r} is no level: expected is one of 0, 10, ..., '
