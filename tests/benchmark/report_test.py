@@ -1,5 +1,6 @@
 """Tests of the report: tables, plots and the self-contained page."""
 
+import ast
 import base64
 import csv
 import dataclasses
@@ -380,9 +381,7 @@ class PanelsTest(tf.test.TestCase):
     ]
     (picture,) = examples.draw(folder, models, 'clickme')
     (one,) = examples.draw(folder, models[:1], 'clickme')
-    widths = [
-      Image.open(io.BytesIO(p.pngs['light'])).width for p in (picture, one)
-    ]
+    widths = [Image.open(io.BytesIO(p.png)).width for p in (picture, one)]
     # An image, the human map, and a panel for each model.
     self.assertAllClose(widths[0] / widths[1], 5 / 3, atol=0.02)
 
@@ -507,6 +506,19 @@ class ReportTest(tf.test.TestCase):
     ):
       self.assertIn(words, text)
 
+  def test_no_dictionary_is_read_by_a_name(self):
+    # Results are typed; JSON ends where they are read.
+    folder = os.path.dirname(page.__file__)
+    names = [name for name in os.listdir(folder) if name.endswith('.py')]
+    self.assertContainsSubset(['page.py', 'leaderboard.py'], names)
+    for name in names:
+      with open(os.path.join(folder, name), encoding='utf-8') as f:
+        tree = ast.parse(f.read())
+      for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+          is_name = isinstance(getattr(node.slice, 'value', None), str)
+          self.assertFalse(is_name, f'{name}, line {node.lineno}')
+
   def test_results_are_strict_json(self):
     report = made.report([_model('one', math.inf, float('nan'))])
     folder, _, _ = self._write(report)
@@ -530,12 +542,12 @@ class ReportTest(tf.test.TestCase):
     self.assertIn('No model was scored', text)
 
   def test_both_themes_are_drawn(self):
-    pngs = figures.in_both_themes(
-      lambda theme: trade_off.draw(_square(), [], theme)
+    picture = figures.themed_picture(
+      lambda theme: trade_off.draw(_square(), [], theme), '', '', ''
     )
     corners = [
-      Image.open(io.BytesIO(p)).convert('RGB').getpixel((1, 1))
-      for p in (pngs['light'], pngs['dark'])
+      Image.open(io.BytesIO(png)).convert('RGB').getpixel((1, 1))
+      for png in (picture.png, picture.dark_png)
     ]
     self.assertEqual(corners, [(255, 255, 255), (0x1B, 0x1D, 0x21)])
 

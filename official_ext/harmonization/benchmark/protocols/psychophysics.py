@@ -250,10 +250,8 @@ class PsychophysicsProtocol(protocol.Protocol):
     if models:
       band = _band(people, list(found.values()))
       parts.append(
-        blocks.Picture(
-          figures.in_both_themes(
-            lambda theme: curves.draw(models, people, twins, theme)
-          ),
+        figures.themed_picture(
+          lambda theme: curves.draw(models, people, twins, theme),
           'Accuracy of people and models as more of the image is revealed.',
           'Accuracy by the percent of the image that is revealed. Solid lines '
           'are people and harmonized twins, dashed lines other models'

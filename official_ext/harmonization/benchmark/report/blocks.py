@@ -3,7 +3,7 @@
 Protocols hand them over; the template of the page shows them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -52,17 +52,19 @@ class Picture:
   """A picture that is part of the page.
 
   Attributes:
-    pngs: 'light', and 'dark' if there is one for dark screens.
+    png: the picture, on a light ground.
     alt: a description for readers who cannot see it.
     caption: below the picture.
-    file: the name of a file that it is also written to.
+    file: the name of a file that `png` is also written to.
+    dark_png: the picture for dark screens, or None.
   """
 
   kind: ClassVar = 'picture'
-  pngs: Mapping[str, bytes]
+  png: bytes
   alt: str
   caption: str
   file: str
+  dark_png: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,7 @@ def draw(
   groups = [found[i : i + _COLUMNS] for i in range(0, len(found), _COLUMNS)]
   return [
     blocks.Picture(
-      {'light': _png(group)},
+      _png(group),
       'Rows of images, each with the human map and the maps of '
       f'{", ".join(name for name, _ in group)}.',
       "The first images: image, human map, models' maps, each map on its own "

@@ -7,6 +7,8 @@ import io
 from matplotlib import figure
 from matplotlib.backends import backend_agg
 
+from official_ext.harmonization.benchmark.report import blocks
+
 _DPI = 144
 
 
@@ -120,18 +122,21 @@ def legend(plot, theme: Theme, **kwargs):
     text.set_color(theme.ink)
 
 
-def in_both_themes(draw: Callable[[Theme], figure.Figure]) -> dict[str, bytes]:
-  """Renders a plot in both themes.
+def themed_picture(
+  draw: Callable[[Theme], figure.Figure], alt: str, caption: str, file: str
+) -> blocks.Picture:
+  """Draws a plot in both themes.
 
   Args:
     draw: makes the figure.
+    alt: as in `blocks.Picture`.
+    caption: as in `blocks.Picture`.
+    file: as in `blocks.Picture`.
 
   Returns:
-    PNGs under 'light' and 'dark'.
+    The picture.
   """
-  return {
-    name: png(draw(theme)) for name, theme in (('light', LIGHT), ('dark', DARK))
-  }
+  return blocks.Picture(png(draw(LIGHT)), alt, caption, file, png(draw(DARK)))
 
 
 def png(drawing: figure.Figure) -> bytes:

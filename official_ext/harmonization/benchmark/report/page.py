@@ -169,10 +169,8 @@ def _trade_off(report: results.Report) -> list[blocks.Block]:
   parts: list[blocks.Block] = []
   if trade_off.points(models, twins):
     parts.append(
-      blocks.Picture(
-        figures.in_both_themes(
-          lambda theme: trade_off.draw(models, twins, theme)
-        ),
+      figures.themed_picture(
+        lambda theme: trade_off.draw(models, twins, theme),
         'Scatter plot of accuracy and alignment, one dot per model. The table '
         'of the leaderboard has the same numbers.',
         'One dot per model; bars are the intervals of the leaderboard. Shaded: '

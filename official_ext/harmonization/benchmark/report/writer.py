@@ -35,7 +35,7 @@ def _contents(
   for section in sections:
     for block in section.blocks:
       if isinstance(block, blocks.Picture):
-        contents[block.file] = block.pngs['light']
+        contents[block.file] = block.png
   contents[PAGE] = page.render(report, sections)
   return contents
 
