@@ -35,6 +35,8 @@ _CODE_BLOCK = re.compile(r'^```.*?^```', re.M | re.S)
 _LINK = re.compile(r'\]\(([^)\s]+)\)')
 _QUOTED = re.compile(r'`([^`\n]+)`')
 _FILE = re.compile(rf'(?:{"|".join(map(re.escape, _FOLDERS))})/[\w/.-]+')
+_PACKAGE = _ROOT / 'official_ext/harmonization'
+_MODULE = re.compile(r'\w+/[\w/]+(?<!_test)\.py')
 _TEST_FILE = re.compile(r'([\w/]+_test)(?:\.py)?((?:(?:::|\.)\w+)*)')
 _TEST_NAMES = re.compile(r'(?:::\w+)+|test_\w+|\w+Test')
 
@@ -64,7 +66,13 @@ def missing_links(path: pathlib.Path, text: str) -> Iterator[str]:
 def missing_files(text: str) -> Iterator[str]:
   """Yields the files in backticks that do not exist."""
   for quoted in _QUOTED.findall(text):
-    if _FILE.fullmatch(quoted) and not (_ROOT / quoted).exists():
+    if _FILE.fullmatch(quoted):
+      found = (_ROOT / quoted).exists()
+    elif _MODULE.fullmatch(quoted):  # Relative to the package, or part of it.
+      found = bool(list(_PACKAGE.glob(f'**/{quoted}')))
+    else:
+      continue
+    if not found:
       yield f'{quoted} does not exist'
 
 

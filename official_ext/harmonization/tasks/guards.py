@@ -12,7 +12,7 @@ from official_ext.harmonization.configs import (
 )
 
 # With fewer images, their batch statistics change saliency maps too much: see
-# docs/performance.md, "How many mapped images their own statistics need".
+# docs/performance.md, "How many images are enough for their own statistics".
 _ENOUGH_FOR_STATISTICS = 32
 
 
