@@ -16,7 +16,7 @@ import itertools
 import os
 import re
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -119,7 +119,8 @@ def teach_gin():
   if readers[0][0] is not _opened:
     # gin uses the first reader that accepts a path; its default reader decodes
     # UTF-8 only.
-    readers.insert(0, (_opened, os.path.isfile))
+    own: Any = (_opened, os.path.isfile)
+    readers.insert(0, own)
 
 
 class _Bytes(io.RawIOBase):

@@ -107,10 +107,11 @@ def _open(encoded: bytes) -> Image.Image:
 def _load(encoded: bytes) -> Image.Image:
   """Opens and decodes a picture, so that a truncated one is found."""
   picture = _open(encoded)
-  if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
+  limit = Image.MAX_IMAGE_PIXELS
+  if limit and picture.width * picture.height > limit:
     raise ValueError(
       f'a picture of {picture.width} x {picture.height} pixels; expected at '
-      f'most {Image.MAX_IMAGE_PIXELS} in all'
+      f'most {limit} in all'
     )
   try:
     frames = 1 if picture.format == 'JPEG' else getattr(picture, 'n_frames', 1)

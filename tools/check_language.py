@@ -1,0 +1,99 @@
+"""Finds phrases that CONTRIBUTING.md asks authors to avoid.
+
+  python tools/check_language.py
+
+The search is a last check; it does not replace reading a text aloud. A phrase
+may occur as often as its limit says. To use one on purpose, end the line with
+the comment `language: <reason>`.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PATTERNS = (
+  '*.py',
+  '*.md',
+  '*.sh',
+  '*.yaml',
+  '*.yml',
+  '*.gin',
+  '*.j2',
+  '*.ipynb',
+  '*.toml',
+  'Makefile',
+  '.ci/run',
+)
+# Phrase -> what to write, and how often the phrase still occurs.
+_PHRASES = {
+  r'\b(?:is|are|was|were) no (?!longer)': ('is not a', 0),
+  r'\bthere (?:is|are|was|were) none\b': ('does not exist', 0),
+  r'\bnone (?:of them )?(?:is|are) there\b': ('does not exist', 0),
+  r'\bto be had\b': ('invalid, missing', 0),
+  r'\bstands? (?:in|there|under|beside|before|at|above|with)\b': ('is in', 0),
+  r'\b(?:is|are|was|were) told\b': ('is reported, is logged', 0),
+  r'\bwithout a word\b': ('silently', 0),
+  r'\btyped again\b': ('run it again', 0),
+  r'\bgoes on where\b': ('resumes', 0),
+  r'\bleft out\b': ('skipped, excluded', 0),
+  r'\bcome to\b': ('chosen', 0),
+  r'\bsays? nothing\b': ('is constant, is empty', 0),
+  r'\bexpected is\b': ('expected', 0),
+  r'\bof a time before\b': ('earlier', 0),
+  r'\bin the way that\b': ('as', 0),
+  r'\b(?:each|all|every one) with its own\b': ('separate', 0),
+  r'\bof its own\b': ('separate', 0),
+  r'\bso many\b': ('as many', 0),
+  r'\bsee there\b': ('name the place', 0),
+  r"\bthe hosts?'?s?\b(?! name)": ('Model Garden', 0),
+}
+
+
+def occurrences() -> dict[str, list[str]]:
+  """Returns the places of each phrase, as 'file:line: text'."""
+  listed = subprocess.run(
+    ['git', 'ls-files', '-co', '--exclude-standard', '--', *_PATTERNS],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  found = {phrase: [] for phrase in _PHRASES}
+  for name in listed.stdout.splitlines():
+    path = _ROOT / name
+    if path.resolve() == pathlib.Path(__file__).resolve() or not path.exists():
+      continue
+    lines = path.read_text(encoding='utf-8').splitlines()
+    for number, line in enumerate(lines, 1):
+      if 'language: ' in line:
+        continue
+      for phrase, places in found.items():
+        if re.search(phrase, line, re.IGNORECASE):
+          places.append(f'{name}:{number}: {line.strip()}')
+  return found
+
+
+def main() -> int:
+  """Prints phrases over their limits; returns the exit code."""
+  failed = False
+  for phrase, places in occurrences().items():
+    advice, limit = _PHRASES[phrase]
+    if len(places) > limit:
+      failed = True
+      print('\n'.join(places))
+      print(
+        f'  {len(places)} lines match {phrase!r}; expected at most {limit}. '
+        f'Write, for example: {advice}.\n'
+      )
+    elif len(places) < limit:
+      failed = True
+      print(f'{phrase!r}: lower the limit from {limit} to {len(places)}.')
+  if not failed:
+    print('Language: no phrase is over its limit.')
+  return int(failed)
+
+
+if __name__ == '__main__':
+  sys.exit(main())
