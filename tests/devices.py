@@ -1,7 +1,7 @@
-"""Two logical CPU devices, so that strategies with replicas can be tested.
+"""Two logical CPU devices, for tests of strategies with replicas.
 
-Devices can be split only before TensorFlow starts, so this happens on import,
-and no test may run an op while it is imported.
+Devices can be split only before TensorFlow runs its first op. Therefore this
+happens on import, and a test module may not run an op on import.
 """
 
 import functools
@@ -16,9 +16,9 @@ tf.config.set_logical_device_configuration(
 
 @functools.cache
 def two_replicas() -> tf.distribute.Strategy:
-  """Returns a strategy with one replica on each.
+  """Returns a strategy with one replica on each device.
 
-  Always the same one: sums over replicas are numbered by their strategy, and
-  those of a second one on the same devices would be taken for the first's.
+  It is always the same strategy. Strategies number their sums over replicas,
+  and TensorFlow would confuse sums of two strategies on the same devices.
   """
   return tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])

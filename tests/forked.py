@@ -1,9 +1,9 @@
 """Runs commands in forks of a process in which TensorFlow is loaded.
 
-A command of its own would import TensorFlow again, which takes ten seconds.
-What a fork defines or breaks (flags, registries, limits) ends with it. The
-forks are of a server that only imports: TensorFlow's threads, once it has run,
-would be missing in a fork, which would wait for them without end.
+A new process would import TensorFlow again, which takes ten seconds. Changes
+that a fork makes (flags, registries, limits) end with it. The parent of the
+forks is a server that only imports: once TensorFlow has run, its threads would
+be missing in a fork, which would wait for them forever.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ COMMANDS = ('export_saved_model', 'export_tflite', *_MODULES)
 
 
 def _module(name: str):
-  """Returns a command; Model Garden's two exporters define the same flags."""
+  """Imports a command. The two exporters define the same flags."""
   if name == 'export_saved_model':
     from official_ext.harmonization import export_saved_model
 
@@ -80,14 +80,14 @@ class Result(NamedTuple):
 
 @functools.cache
 def _server():
-  """Returns the context of processes that are forks of a server."""
+  """Returns a context whose processes are forks of a server."""
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload([__name__])
   return context
 
 
 def _child(out, err, function, *args):
-  """Calls a function with its output going to pipes, and ends the process."""
+  """Calls a function, writes its output to pipes, and ends the process."""
   code = 70
   signal.alarm(_SECONDS)
   try:
@@ -113,7 +113,7 @@ def _child(out, err, function, *args):
 
 
 def _everything(pipe) -> str:
-  """Reads a pipe until nobody writes to it."""
+  """Reads a pipe until all its writers have closed it."""
   with open(os.dup(pipe.fileno()), 'rb') as file:
     return file.read().decode()
 
@@ -122,13 +122,13 @@ def call(function: Callable[..., object], *args) -> Result:
   """Calls a function in a fork.
 
   Args:
-    function: of a module.
-    *args: that can be pickled.
+    function: a function of a module.
+    *args: arguments that can be pickled.
 
   Returns:
-    How that ended.
+    The exit code and the output.
   """
-  # Pipes: a limit on the size of files, as of a full disk, does not hold there.
+  # Pipes, because tests limit the size of files to simulate a full disk.
   (out, out_end), (err, err_end) = (
     multiprocessing.Pipe(duplex=False) for _ in range(2)
   )
@@ -156,14 +156,14 @@ def _type(name: str, argv, prepare):
 def command(
   name: str, *flags: str, prepare: Callable[[], object] | None = None
 ) -> Result:
-  """Types a command.
+  """Runs a command in a fork.
 
   Args:
     name: one of `COMMANDS`.
-    *flags: what is typed after it.
-    prepare: a function of a module, which is called first, in the fork.
+    *flags: the arguments of the command.
+    prepare: a function of a module, called in the fork before the command.
 
   Returns:
-    How that ended.
+    The exit code and the output.
   """
   return call(_type, name, flags, prepare)

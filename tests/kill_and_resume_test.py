@@ -1,4 +1,4 @@
-"""A small version of stress/kill_and_resume.py: one run, killed twice."""
+"""Tests stress/kill_and_resume.py: one small run, killed twice."""
 
 # Bazel: size = "large"
 # Bazel: tags = ["slow"]
@@ -18,7 +18,7 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 @pytest.mark.slow
 class KillTest(tf.test.TestCase):
-  def test_a_killed_run_ends_as_an_unbroken_one(self):
+  def test_a_killed_run_equals_an_uninterrupted_one(self):
     folder = self.get_temp_dir()
     path = os.pathsep.join([_ROOT] + [p for p in sys.path if p])
     command = ['env', f'PYTHONPATH={path}', sys.executable, tiny_run.__file__]
@@ -56,7 +56,7 @@ class CompareTest(tf.test.TestCase):
     other = {'a': np.nextafter(one['a'], np.float32(9.0)), 'c': np.int64(3)}
     self.assertEqual(kill_and_resume.differences(one, other), ['a', 'b', 'c'])
 
-  def test_reads_what_the_host_logs(self):
+  def test_reads_the_logs_of_model_garden(self):
     path = os.path.join(self.get_temp_dir(), 'log')
     with open(path, 'w') as f:
       f.write(

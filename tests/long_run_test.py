@@ -1,4 +1,4 @@
-"""A small version of stress/long_run.py."""
+"""Tests stress/long_run.py on a small run."""
 
 # Bazel: tags = ["training"]
 

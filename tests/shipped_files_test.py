@@ -1,4 +1,4 @@
-"""Every gin and YAML file that ships, run dry by the command it opens with."""
+"""Tests each gin and YAML file with the command in its header."""
 
 import argparse
 import glob
@@ -23,14 +23,14 @@ _YAML = sorted(glob.glob(os.path.join(_ROOT, 'experiments', '*.yaml')))
 
 
 def _header(path):
-  """The comment that a file opens with."""
+  """Returns the comment at the start of a file."""
   with open(path) as f:
     text = f.read()
   return re.match('(#.*\n)+', text)[0].replace('\n#', '\n').replace('\\\n', '')
 
 
 def _typed(path):
-  """The flags of the command in a file's header."""
+  """Returns the flags of the command in the header of a file."""
   command = re.search(r'^ +python train\.py (.*)', _header(path), re.M)[1]
   parser = argparse.ArgumentParser(exit_on_error=False)
   for flag in ('experiment', 'tpu', 'model_dir', 'params_override'):
@@ -41,7 +41,7 @@ def _typed(path):
 
 
 def _resolve(path, added=''):
-  """The configuration that the command in a file's header comes to."""
+  """Returns the flags and the configuration of the command in the header."""
   typed = _typed(path)
   gin.add_config_file_search_path(os.path.join(_ROOT, 'gin'))
   gin.parse_config_files_and_bindings(
@@ -63,7 +63,7 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     super().tearDown()
     gin.clear_config()
 
-  def test_are_configuration_alone(self):
+  def test_folders_contain_only_configuration(self):
     for folder, suffix in (('gin', '.gin'), ('experiments', '.yaml')):
       for _, _, names in os.walk(os.path.join(_ROOT, folder)):
         self.assertEmpty([n for n in names if not n.endswith(suffix)], folder)
@@ -84,7 +84,7 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     )
     self.assertTrue(params.task.harmonization.enabled)
     self.assertNotEmpty(params.task.mapped_data.input_path)
-    # What the file binds is what the experiment has.
+    # The experiment has the values that the file binds.
     with open(path) as f:
       bindings = re.findall(r'^harmonize\.(\w+) = (.*)$', f.read(), re.M)
     for bound, value in bindings:
@@ -100,7 +100,7 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     self.assertIn(f'experiments/{name}', typed.config_file)
     self.assertIn('\n Needs', _header(path))
     self.assertTrue(params.task.harmonization.enabled)
-    # No later file or flag of the command took back what this one says.
+    # No later file or flag of the command overrides this file.
     alone = hyperparams.read_yaml_to_params_dict(path).as_dict()
     self.assertEqual(_part_of(params.as_dict(), alone), alone)
     self._check_schedule(params)
@@ -113,9 +113,7 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     ('gpu.yaml', 1),
     ('fine_tune.yaml', 1),
   )
-  def test_few_mapped_images_do_without_statistics_of_their_own(
-    self, name, replicas
-  ):
+  def test_few_images_with_maps_use_moving_averages(self, name, replicas):
     task = _resolve(os.path.join(_ROOT, 'experiments', name))[1].task
     mapped = joint_batches.rows_with_map(
       task.train_data.global_batch_size // replicas,
@@ -150,7 +148,7 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
   @parameterized.parameters(
     'vgg16.yaml', 'resnet50v2.yaml', 'efficientnet_b0.yaml'
   )
-  def test_kerass_weights_by_what_the_header_says(self, name):
+  def test_weights_of_keras_with_the_options_in_the_header(self, name):
     path = os.path.join(_ROOT, 'experiments', name)
     added = ''.join(re.findall(r'^ +(task\.\S+)', _header(path), re.M))
     params = _resolve(path, added)[1]
@@ -159,7 +157,7 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(params.task.validation_label_offset, -1)
 
   def _check_schedule(self, params):
-    """Sees that the learning rate is a number at every step, and ends low."""
+    """Checks that the learning rate is finite at each step, and ends low."""
     trainer = params.trainer
     rate = optimization.OptimizerFactory(
       trainer.optimizer_config
@@ -170,8 +168,8 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
     self.assertLess(rates[-1], 0.01 * max(rates) + 1e-9)
     self.assertEqual(trainer.train_steps % trainer.steps_per_loop, 0)
 
-  def test_batches_of_all_sizes_take_the_papers_schedule(self):
-    # The rate grows with the batch, and epochs stay epochs.
+  def test_all_batch_sizes_use_the_schedule_of_the_paper(self):
+    # The rate scales with the batch size; the epochs stay the same.
     paper = _resolve(os.path.join(_ROOT, 'experiments', 'tpu.yaml'))[1]
     for name in ('tpu_pod.yaml', 'gpu.yaml'):
       gin.clear_config()
@@ -194,7 +192,7 @@ class ShippedFilesTest(tf.test.TestCase, parameterized.TestCase):
 
 
 def _part_of(found, wanted):
-  """What `found` says of the keys that `wanted` names."""
+  """Returns the values in `found` of the keys in `wanted`."""
   if not isinstance(wanted, dict) or not isinstance(found, dict):
     return found
   return {k: _part_of(found[k], v) for k, v in wanted.items()}

@@ -1,6 +1,6 @@
-"""A run of the host's trainer that takes seconds: four images, two layers.
+"""A run of Model Garden's trainer that takes seconds: four images, two layers.
 
-Started as a program, it trains 12 steps, with a moving average of weights.
+As a program, it trains 12 steps with a moving average of the weights.
 """
 
 from absl import app
@@ -26,7 +26,7 @@ def good_batch():
 
 
 def network(activation='swish'):
-  """A convolution and a dense layer, both regularized."""
+  """Returns a network of two regularized layers: convolution and dense."""
   layers = tf_keras.layers
   l2 = tf_keras.regularizers.L2(1e-3)
   return tf_keras.Sequential(
@@ -41,12 +41,12 @@ def network(activation='swish'):
 
 
 class Task(task_lib.HarmonizedImageClassificationTask):
-  """The task on `good_batch`, but for the batches of some steps.
+  """The task on `good_batch`, except for some steps.
 
   Attributes:
-    batches: what takes the place of the batch, by step, counted from 1 in the
-      order in which the process reads them.
-    make_network: builds the network.
+    batches: other batches, by step, counted from 1 in the order in which the
+      process reads them.
+    make_network: function that builds the network.
   """
 
   def __init__(self, params, batches=None, make_network=network):
@@ -98,14 +98,14 @@ def make_runner(
   """Builds a runner.
 
   Args:
-    model_dir: of the run.
-    trainer: what to override in the configuration of the trainer.
-    batches: of `Task`.
-    make_network: of `Task`.
+    model_dir: folder of the run.
+    trainer: values to override in the configuration of the trainer.
+    batches: see `Task`.
+    make_network: see `Task`.
     strategy: one CPU by default.
-    mode: of the host.
+    mode: mode of Model Garden's runner.
     harmonization: fields of `Harmonization`.
-    **actions: `train_actions` and `eval_actions` of the host.
+    **actions: `train_actions` and `eval_actions` of Model Garden's runner.
 
   Returns:
     A `runner.Runner`.

@@ -1,4 +1,4 @@
-"""The notebook runs, so that it cannot rot."""
+"""Tests that docs/walkthrough.ipynb runs."""
 
 # Bazel: size = "large"
 # Bazel: tags = ["slow"]
