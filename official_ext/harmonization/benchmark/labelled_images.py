@@ -53,7 +53,7 @@ class Dataset:
     map_decoder: their format, see `dataloaders.registry`.
     label_offset: added to the recorded label to give one of the classes that a
       network is scored on (0..999 for ImageNet).
-    raw_image_max: value of white in formats of raw pixels.
+    raw_image_max: maximum pixel value in formats of raw pixels.
     blur: whether maps are blurred as in the release.
     map_resize: how maps are resized before the blur, see `ops.blur`; None for
       the default of the format.

@@ -65,7 +65,7 @@ class ClickMeOptions:
     'Label offset of --clicktionary, if it differs from --label_offset.',
   )
   raw_image_max: float = cli.flag(
-    255.0, 'Value of white in formats of raw pixels: 255 or 1.'
+    255.0, 'Maximum pixel value in formats of raw pixels: 255 or 1.'
   )
   blur: bool = cli.flag(True, 'Blur human maps as the ClickMe release does.')
   map_resize: str | None = cli.flag(

@@ -37,7 +37,7 @@ _FACTS = {
   'stimuli': 'stimuli',
   'human': 'responses of people',
   'rule': 'decision rule',
-  'framing': 'framing of stimuli',
+  'framing': 'resize mode of stimuli',
 }
 
 
