@@ -1,4 +1,4 @@
-"""Tests that the setting with which nothing can be built is named."""
+"""Tests that a setting with which nothing can be built is named."""
 
 from unittest import mock
 
@@ -12,7 +12,7 @@ from testing import fixtures
 
 
 def _check(parts, **settings):
-  """Builds parts of a tiny experiment with settings changed."""
+  """Builds parts of a tiny experiment with changed settings."""
   code = fixtures.experiment()
   params = code.replace()
   experiment_parser.override(params, settings, 'test')
@@ -113,7 +113,7 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
 class _TaskWithResizing(
   building.task_factory._REGISTERED_TASK_CLS[type(fixtures.experiment().task)]
 ):
-  """Its network makes images smaller, in a way that has no gradient."""
+  """A task whose network resizes images in a way without a gradient."""
 
   def build_model(self):
     return tf_keras.Sequential(

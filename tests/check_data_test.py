@@ -90,7 +90,7 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
         self._check(**fields)
 
   def _canonical(self, name, maps):
-    """Canonical records of which some have no map."""
+    """Writes canonical records, some without a map."""
     serialized = []
     for i, has_map in enumerate(maps):
       example = tf.train.Example()
@@ -132,10 +132,10 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
       ):
         self._check_maps(f'{good},{path}')
     self._check_maps(good)
-    # What does not stop an evaluation, and what is not evaluated.
+    # Cases that do not stop an evaluation, or are not evaluated.
     self._check_maps(path, on_bad_record='skip')
     self._check_maps(path, mode='train')
-    # The same of another format.
+    # The same in another format.
     path = fixtures.write(
       self.folder,
       'clickme',
@@ -147,7 +147,7 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
       self._check(validation=fixtures.write(self.folder, 'text', [b'text']))
 
   def test_nothing_of_tensorflow_runs_before_the_strategy(self):
-    # Or the collectives of several processes could not be set up any more.
+    # Otherwise the collectives of several processes could not be set up.
     path = self._canonical('all', [True] * 3)
     with mock.patch.object(tf.data, 'TFRecordDataset', None):
       self._check_maps(path)
@@ -211,7 +211,7 @@ class CheckDataTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class UnreadableTest(tf.test.TestCase, parameterized.TestCase):
-  """The host names no record: the driver looks for it."""
+  """Model Garden names no record, so the driver searches for it."""
 
   def setUp(self):
     super().setUp()

@@ -1,4 +1,4 @@
-"""Tests that a run's folder says what its network was trained with."""
+"""Tests that a run's folder records the settings of its network."""
 
 import functools
 import json
@@ -37,7 +37,7 @@ def _experiment():
 
 
 def _changed(**fields):
-  """A tiny experiment with fields changed, `__` for a dot."""
+  """Returns a tiny experiment with changed fields, `__` for a dot."""
   config = _experiment().replace()
   for path, value in fields.items():
     experiment_parser.override(
@@ -82,7 +82,7 @@ class RulesTest(tf.test.TestCase, parameterized.TestCase):
     ('trainer.checkpoint_interval', [False]),
     ('runtime.num_gpus', [False]),
     ('runtime.mixed_precision_dtype', [True]),
-    # A rule is for whole names.
+    # A rule applies to whole names.
     ('task.harmonization.weights', []),
     ('task.later_field', []),
   )
@@ -151,7 +151,7 @@ class SettingsTest(tf.test.TestCase, parameterized.TestCase):
     self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
 
   def _start(self, seed=None, step=10, **fields):
-    """Leaves what a run leaves behind that trained `step` steps."""
+    """Writes the files of a run that trained `step` steps."""
     run_folder.write_start(_changed(**fields), self.folder, seed)
     if step:
       tf.train.CheckpointManager(
@@ -162,7 +162,7 @@ class SettingsTest(tf.test.TestCase, parameterized.TestCase):
       ).save(step)
 
   def _check(self, seed=None, trains=True, allowed=False, **fields):
-    """Compares; returns what is logged."""
+    """Compares settings; returns the log."""
     with self.assertLogs('absl', 'WARNING') as logs:
       run_folder.logging.warning('start')
       run_folder.check_settings(
@@ -198,7 +198,7 @@ class SettingsTest(tf.test.TestCase, parameterized.TestCase):
     ):
       self._check(**{field: value})
     self.assertIn(name, self._check(allowed=True, **{field: value}))
-    # An evaluation says so, and goes on.
+    # An evaluation logs the difference and continues.
     logged = self._check(trains=False, **{field: value})
     self.assertRegex(logged, f'{name}|^$')
 
@@ -227,7 +227,7 @@ class SettingsTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, '--seed was 0 and is now 1'):
       self._check(seed=1)
     os.remove(os.path.join(self.folder, 'flags.json'))
-    self.assertEqual(self._check(seed=1), '')  # Of an older release.
+    self.assertEqual(self._check(seed=1), '')  # As in runs of older releases.
 
   def test_without_a_checkpoint_nothing_is_reported_of_the_old_settings(self):
     self._start(step=0)

@@ -1,4 +1,4 @@
-"""Tests of runs that go on where they were killed."""
+"""Tests of runs that resume after they were killed."""
 
 import os
 from unittest import mock
@@ -17,7 +17,7 @@ class ResumeTest(tf.test.TestCase):
     self.model_dir = os.path.join(self.get_temp_dir(), self.id().split('.')[-1])
 
   def _run(self, train_steps, killed_at=None):
-    """Runs until it ends or is killed; returns the steps of evaluations."""
+    """Runs until the end or a kill; returns the steps of evaluations."""
     found = []
 
     def note(_):
@@ -47,12 +47,12 @@ class ResumeTest(tf.test.TestCase):
   def test_evaluates_at_the_steps_of_a_run_that_was_not_killed(self):
     self.assertEqual(self._run(5), [3, 5])
     self.assertEqual(self._run(9, killed_at=9), [6])
-    # All steps are done, but nobody has seen their score.
+    # All steps are done, but not evaluated.
     self.assertEqual(runner.step_to_resume(self.model_dir), 9)
     last = os.path.join(self.model_dir, 'ckpt-9.index')
     written = os.stat(last).st_mtime_ns
     self.assertEqual(self._run(9), [9])
-    # Its only copy is not written again.
+    # The only copy is not written again.
     self.assertEqual(os.stat(last).st_mtime_ns, written)
 
   def test_checkpoints_that_were_not_finished_are_removed(self):
@@ -102,7 +102,7 @@ class ResumeTest(tf.test.TestCase):
         ]
       )
 
-    # Model Garden would leave the new layer at random.
+    # In Model Garden the new layer would keep random weights.
     level = tf.get_logger().level
     with self.assertRaisesRegex(
       runner.RestoreError,
@@ -157,7 +157,7 @@ class SeedTest(tf.test.TestCase):
     task = fixtures.experiment().task
     for name, value in seeds.items():
       task.override({name: {'seed': value}})
-    # Not to fail where nothing is logged.
+    # assertLogs fails if nothing is logged.
     with self.assertLogs('absl', 'INFO') as logs:
       runner.logging.info('start')
       runner.seed_at(seed, step, task)

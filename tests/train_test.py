@@ -53,7 +53,7 @@ _TINY = {
 
 
 def _run(command, *flags):
-  """Types a command at the root; returns exit code, output and errors."""
+  """Runs a command at the root; returns exit code, output and errors."""
   environment = {
     **os.environ,
     'TF_CPP_MIN_LOG_LEVEL': '2',
@@ -152,11 +152,11 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllClose({k: found[k] for k in scores}, scores, rtol=1e-5)
     with open(os.path.join(report, 'panels.png'), 'rb') as f:
       picture = tf.io.decode_png(f.read(), channels=3).numpy()
-    # Four columns of pictures, not a blank sheet.
+    # Four columns of pictures that are not blank.
     self.assertGreater(np.std(picture.astype(float), axis=(0, 1)).min(), 20.0)
 
   def _other_settings_are_refused(self):
-    """The folder's network is not reported under what did not train it."""
+    """Other settings are refused in a folder with a checkpoint."""
     path = os.path.join(self.model_dir, 'params.yaml')
     with open(path) as f:
       before = f.read()
@@ -178,7 +178,7 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     with open(path) as f:
       self.assertEqual(f.read(), before)
 
-  def test_evaluates_no_random_weights(self):
+  def test_random_weights_are_not_evaluated(self):
     code, _, errors = _train(
       '--experiment=harmonized_resnet_imagenet',
       '--mode=eval',
@@ -206,7 +206,7 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(code, 0, errors)
     self.assertIn('harmonization_loss', output)
 
-  def test_hosts_own_driver_runs_the_experiment(self):
+  def test_model_gardens_own_driver_runs_the_experiment(self):
     code, output, errors = _run(
       ['-m', 'official.vision.train'],
       '--experiment=harmonized_resnet_imagenet',
@@ -369,7 +369,7 @@ class StartTest(tf.test.TestCase):
     with open(path) as f:
       self.assertIn('weight: 2.0', f.read())
     runner = mock.MagicMock()
-    runner.run.side_effect = KeyboardInterrupt  # After the start.
+    runner.run.side_effect = KeyboardInterrupt  # After the run has started.
     with self.assertRaises(KeyboardInterrupt):
       _main(
         fixtures.experiment(weight=3.0),
@@ -439,7 +439,7 @@ class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaisesRegex(SystemExit, self.bad):
       _main(params, self.get_temp_dir(), side_effect=self.error)
 
-  def test_good_files_are_not_blamed(self):
+  def test_errors_with_good_files_are_raised(self):
     config = fixtures.experiment(mapped=self.good, validation=self.good)
     with (
       self.assertLogs('absl', level='ERROR') as logs,
@@ -449,7 +449,7 @@ class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
     self.assertIn('The 1 files', logs.output[-1])
 
   @parameterized.parameters('manifest.json', 'good.tfrecords.partial')
-  def test_what_lies_beside_shards_is_no_shard(self, name):
+  def test_other_files_in_the_folder_are_not_shards(self, name):
     folder = os.path.join(self.get_temp_dir(), name)
     os.makedirs(folder)
     for file in (name, 'x.tfrecords'):

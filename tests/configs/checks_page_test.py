@@ -1,4 +1,4 @@
-"""Tests that docs/checks.md is what the tables of checks print."""
+"""Tests that docs/checks.md agrees with the tables of checks."""
 
 # Bazel: data = ["//:checks_page"]
 

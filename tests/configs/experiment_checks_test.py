@@ -1,4 +1,4 @@
-"""Tests that what cannot work stops before anything is built."""
+"""Tests that invalid configurations stop before anything is built."""
 
 import os
 import re
@@ -39,13 +39,13 @@ class _Case(tf.test.TestCase, parameterized.TestCase):
 
 class ExperimentChecksTest(_Case):
   @parameterized.parameters(
-    # A key that there is not, at every depth.
+    # Unknown keys, at every depth.
     ('tsak.harmonization.weight=1', 'tsak'),
     ('task.harmonisation.weight=1', 'harmonisation'),
     ('task.harmonization.wieght=1', 'wieght'),
     ('task.mapped_data.mixup_and_cutmix.mixup_alfa=1', 'mixup_alfa'),
     ('trainer.optimizer_config.optimizer.sgd.momentun=1', 'momentun'),
-    # Another type, or a value in the place of a section.
+    # Values of another type, or a value instead of a section.
     ('task.harmonization.weight=ten', "weight is 'ten'; .* finite number"),
     ('task.harmonization.weight=.nan', 'weight is nan; .* finite number'),
     ('task.harmonization.weight=.inf', 'weight is inf; .* finite number'),
@@ -56,7 +56,7 @@ class ExperimentChecksTest(_Case):
     ('task=5', 'experiment.task is 5; .*section'),
     ('trainer.train_steps=1e5', 'train_steps is 100000.0; .*not 1e5'),
     ('task.train_data.global_batch_size=many', "batch_size is 'many'"),
-    # Something to choose.
+    # Values outside of a list of choices.
     (
       'trainer.optimizer_config.optimizer.type=sdg',
       "optimizer.type is 'sdg'; expected one of .*sgd",
@@ -73,7 +73,7 @@ class ExperimentChecksTest(_Case):
       'trainer.best_checkpoint_metric_comp=max',
       "best_checkpoint_metric_comp is 'max'; expected one of .*'higher'",
     ),
-    # Two that do not go together.
+    # Values that exclude each other.
     (
       'runtime.mixed_precision_dtype=float16,'
       'trainer.optimizer_config.ema.average_decay=0.9',
@@ -98,7 +98,7 @@ class ExperimentChecksTest(_Case):
       'task.mapped_validation_data.input_path=a',
       "eval_metric is 'alignmnt'; .*'alignment_spearman_low'",
     ),
-    # How it is written: nothing is taken for something else.
+    # Notation: nothing is interpreted as something else.
     ('trainer.train_steps=1,trainer.train_steps=2', 'train_steps.*twice'),
     ('task.harmonization.weight', "'task.harm.*FIELD="),
     ('trainer.train_steps=1,,', "parsed from ','"),
@@ -109,7 +109,7 @@ class ExperimentChecksTest(_Case):
     ),
     ('{task: {harmonization: {1: 2}}}', 'harmonization has the field 1'),
     ('{task: {train_data: {input_path: !!set {a}}}}', 'input_path is a set'),
-    # Lists, and what is not there.
+    # Lists and missing values.
     (
       'task.mapped_data.crop_area_range=3',
       'crop_area_range is 3; .* list of 2 finite numbers',
@@ -120,7 +120,7 @@ class ExperimentChecksTest(_Case):
     ('task.mapped_data.input_path=5', 'input_path is 5; .* strings, or text'),
     ('trainer.steps_per_loop=null', 'steps_per_loop is None; .* whole'),
     ('task.losses=null', 'task.losses is None; .*section'),
-    # Numbers that nothing works with.
+    # Numbers out of range.
     ('trainer.steps_per_loop=0', 'steps_per_loop is 0; .* 1 or more'),
     ('trainer.max_to_keep=0', 'max_to_keep is 0; .* 1 or more'),
     ('trainer.train_steps=-1', 'train_steps is -1'),
@@ -144,7 +144,7 @@ class ExperimentChecksTest(_Case):
       'trainer.optimizer_config.learning_rate.type=cosine',
       'cosine.initial_learning_rate is None; .* needs it',
     ),
-    # Devices, by name.
+    # Names of devices and strategies.
     (
       'runtime.distribution_strategy=mirrord',
       "distribution_strategy is 'mirrord'; expected one of .*'mirrored'",
@@ -157,7 +157,7 @@ class ExperimentChecksTest(_Case):
     ),
     ('runtime.all_reduce_alg=ring', "all_reduce_alg is 'ring'; .*'nccl'"),
     ('runtime.loss_scale=big', "loss_scale is 'big'; expected 'dynamic'"),
-    # Thresholds are for probabilities.
+    # Thresholds apply to probabilities.
     (
       'task.evaluation.precision_and_recall_thresholds=[.3]',
       r'thresholds is \[0.3\]; .*task.model.output_softmax to True',
@@ -171,7 +171,7 @@ class ExperimentChecksTest(_Case):
       'task.evaluation.report_per_class_precision_and_recall=true',
       'is True; .*task.evaluation.precision_and_recall_thresholds',
     ),
-    # Accuracy needs images to take it on.
+    # Accuracy needs images without maps.
     (
       'trainer.best_checkpoint_export_subdir=best,'
       'trainer.best_checkpoint_eval_metric=accuracy,'
@@ -281,7 +281,7 @@ class GinChecksTest(_Case):
 
 
 class ReplacedBindingsTest(_Case):
-  """A binding whose value is not the final one is named."""
+  """Bindings that another layer replaces are logged."""
 
   def _logged(self, *bindings, **flags):
     with self.assertLogs('absl', 'WARNING') as logs:
@@ -368,7 +368,7 @@ class ReplacedBindingsTest(_Case):
 
 
 class TrustTest(_Case):
-  """A YAML file is data: nothing in it runs."""
+  """A YAML file is data and never runs code."""
 
   def test_another_loader_would_run_it(self):
     path, marker = self._evil()

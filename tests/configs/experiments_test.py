@@ -28,7 +28,7 @@ _NAMES = sorted(name.removesuffix('.yaml') for name in os.listdir(_GOLDEN))
 
 @dataclasses.dataclass
 class Subclass(stock.ImageClassificationTask):
-  """A task of somebody else's, which may mean something else."""
+  """Another project's task, whose fields may have another meaning."""
 
 
 @exp_factory.register_config_factory('never_seen')
@@ -66,7 +66,7 @@ def _parse(experiment, **flags):
 
 
 def _part_of(found, wanted):
-  """What `found` says of the keys that `wanted` names."""
+  """Returns the parts of `found` whose keys are in `wanted`."""
   if not isinstance(wanted, dict) or not isinstance(found, dict):
     return found
   return {k: _part_of(found[k], v) for k, v in wanted.items()}
@@ -135,7 +135,7 @@ class GinTest(tf.test.TestCase, parameterized.TestCase):
       names,
     )
     for name in names:
-      # One leaves its network to the user.
+      # This experiment leaves the network to the user.
       sized = 'task.model.num_classes=4,task.model.input_size=[32,32,3]'
       bare = name == 'image_classification'
       config = _parse(name, params_override=sized if bare else None)
@@ -169,16 +169,16 @@ class GinTest(tf.test.TestCase, parameterized.TestCase):
     task = _parse('never_seen', params_override=override).task
     self.assertIsInstance(task.model.backbone, backbones.Backbone)
     self.assertEqual(task.model.backbone.get().name, 'VGG16')
-    # One with a choice of backbones of its own keeps it.
+    # An experiment with other backbones keeps them.
     task = _parse('maxvit_imagenet').task
     self.assertEqual(task.model.backbone.get().model_name, 'maxvit-tiny')
 
 
 class FirstStepTest(tf.test.TestCase):
-  """Families that `double_backward_test` does not hold, and a zero head."""
+  """Families that `double_backward_test` does not test, and a zero head."""
 
   def _first_step(self, name, backbone, run, size=32):
-    """The losses of a step, after which all variables have to be finite."""
+    """Returns a step's losses; all variables must be finite after it."""
     task = exp_factory.get_exp_config(name).task
     task.override(
       {
@@ -215,7 +215,7 @@ class FirstStepTest(tf.test.TestCase):
     return {m.name: float(m.result()) for m in metrics}
 
   def test_vit_whose_head_is_zero_at_first(self):
-    # Its saliency is zero too: the loss has to have a finite gradient there.
+    # Its saliency is zero, where the loss must have a finite gradient.
     self.assertEqual(
       exp_factory.get_exp_config(
         'harmonized_deit_imagenet_pretrain'

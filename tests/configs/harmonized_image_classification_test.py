@@ -158,7 +158,7 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
       (1001, 'clickme', 1),
       (1000, 'clickme', 0),
       (10, 'clickme', None),
-      # Nothing is said of their labels: the user has to.
+      # The user must set the offset of these formats.
       (1001, 'clickme_2018', None),
       (1000, 'canonical', None),
     ):

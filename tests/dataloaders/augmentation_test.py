@@ -1,4 +1,4 @@
-"""Tests that image and map stay together, whatever happens to them."""
+"""Tests that image and map stay together under every augmentation."""
 
 # Bazel: size = "large"
 
@@ -28,7 +28,7 @@ _ALL = augment.RandAugment().available_ops
 
 
 def _only(*names):
-  """A RandAugment of two layers that knows these operations alone."""
+  """A RandAugment of two layers with only these operations."""
   return common.Augmentation(
     type='randaug',
     randaug=common.RandAugment(
@@ -47,7 +47,7 @@ def _autoaug(name):
 def _parse(
   image, heatmap, seeds, window=False, blur='none', min_max=False, **fields
 ):
-  """Runs the parser in a dataset, one example a seed."""
+  """Runs the parser in a dataset, with one example per seed."""
   data = stock.DataConfig(is_training=True, **fields)
   parse = harmonization_input.Parser(
     [_SIZE, _SIZE],
@@ -80,7 +80,7 @@ def _parse(
 
 
 def _painted(map_size, dtype=np.uint8):
-  """A bright square on a dark ground, in an image and in a map."""
+  """Returns an image and a map with a bright square on a dark background."""
   image = np.full((160, 200, 3), _DARK, np.uint8)
   image[60:80, 120:140] = _BRIGHT
   heatmap = np.where(image[..., :1] == _BRIGHT, 255.0, 0.0).astype(np.float32)
@@ -99,13 +99,13 @@ def _centroid(weights):
 
 class TogetherTest(tf.test.TestCase, parameterized.TestCase):
   def _check_centroids(self, images, heatmaps, seen, places):
-    """Marker and map agree; the marker is what differs from the ground."""
+    """Checks that the image's marker is at the same place in the map."""
     count, found = 0, set()
     for image, heatmap in zip(images.astype(np.float64), heatmaps):
       marker = np.abs(image - np.median(image, axis=(0, 1))).sum(-1)
       edges = (marker[0], marker[-1], marker[:, 0], marker[:, -1])
       if marker.max() < 0.1 or max(e.max() for e in edges) > 0.1 * marker.max():
-        continue  # It is cut off, or has the colour of the ground.
+        continue  # It is cropped, or has the colour of the background.
       count += 1
       place = _centroid(marker)
       found.add(tuple(np.round(place)))
@@ -118,11 +118,11 @@ class TogetherTest(tf.test.TestCase, parameterized.TestCase):
   )
   def test_one_operation(self, name, map_size):
     images, heatmaps = _parse(*_painted(map_size), 200, aug_type=_only(name))
-    # Left alone, moved one way, or the other.
+    # Not moved, or moved in one of two directions.
     self._check_centroids(images, heatmaps, seen=100, places=3)
 
   def _without_colours(self):
-    """Colours stay, so that a marker can be found; all draws are as ever."""
+    """Keeps colours, so that the marker is visible, and random numbers."""
     same = {
       name: lambda image, *_: image
       for name in augmentation.augment.NAME_TO_FUNC
@@ -159,7 +159,8 @@ class TogetherTest(tf.test.TestCase, parameterized.TestCase):
     self._check_centroids(images, heatmaps, seen=50, places=5)
 
   def test_what_a_move_shows_twice_has_its_map_twice(self):
-    # The host reflects at the border: the map says the same of both.
+    # Model Garden reflects the image at the border, so the map is reflected
+    # too.
     image = np.repeat(
       np.uint8(np.arange(64) * 4)[np.newaxis, :, np.newaxis], 64, axis=0
     )
@@ -227,7 +228,7 @@ class TogetherTest(tf.test.TestCase, parameterized.TestCase):
       self.assertGreater(heatmaps[~hidden].min(), 0.0)
 
   def test_what_is_hidden_moves_along(self):
-    # Cutout, and then a move: the grey box of the image is where it ends up.
+    # A translation after cutout also moves the grey box.
     image = np.full((_SIZE, _SIZE, 3), _DARK, np.uint8)
     heatmap = np.full((_SIZE, _SIZE, 1), 9, np.uint8)
     images, heatmaps = _parse(
@@ -276,7 +277,7 @@ class SeedTest(tf.test.TestCase):
     path = fixtures.write_numbered(self.get_temp_dir(), 'a', 8)
     first, again = (self._batches(1, path) for _ in range(2))
     self.assertAllEqual(first, again)
-    # A second pass over the records draws anew.
+    # A second pass over the records has other random numbers.
     self.assertNotAllClose(first[:2], first[2:])
 
   def test_model_garden_is_left_alone(self):
@@ -300,7 +301,7 @@ class SeedTest(tf.test.TestCase):
         lambda s, module=module: moved(module, tf.stack([s, 0]))
       )
       part = np.mean([v > 0 for v in values.as_numpy_iterator()])
-      self.assertAllClose(part, 0.5, atol=0.1)  # Invert, or nothing.
+      self.assertAllClose(part, 0.5, atol=0.1)  # Inverted or unchanged.
 
 
 class RealPairsTest(tf.test.TestCase):

@@ -1,4 +1,4 @@
-"""Tests of bad records from the file to the batch: stopped at or skipped."""
+"""Tests that bad records stop a run or are skipped, from file to batch."""
 
 import os
 
@@ -25,7 +25,7 @@ def _good(label):
 def _read(
   path, is_training, batch_size=1, soft_labels=False, classes=4, **fields
 ):
-  """The batches of a file, in the order of the file."""
+  """Returns the batches of a file, in the file's order."""
   params = exp_cfg.MappedDataConfig(
     input_path=path,
     is_training=is_training,

@@ -1,4 +1,4 @@
-"""Tests from a ClickMe record to an image, its class and its map."""
+"""Tests of the way from a ClickMe record to image, class and map."""
 
 from absl.testing import parameterized
 import numpy as np
@@ -17,7 +17,7 @@ from testing import released
 
 
 def _decoded(image, heatmap, label=1, seed=0):
-  """What a decoder and a reader hand to the parser."""
+  """Returns the parser's input for an image and a map."""
   return {
     'image': tf.constant(image, tf.uint8),
     'heatmap': tf.constant(heatmap, tf.uint8),
@@ -215,7 +215,7 @@ class ParserTest(tf.test.TestCase, parameterized.TestCase):
       marker = ours.numpy()[..., 0] - ours.numpy()[..., 0].min()
       edges = (marker[0], marker[-1], marker[:, 0], marker[:, -1])
       if marker.max() < 4 or any(edge.max() > 0.1 for edge in edges):
-        continue  # The marker is cut off: its centre is not in the picture.
+        continue  # The marker is cropped, so its centre is unknown.
       seen += 1
       place = _centroid(marker)
       places.add(tuple(np.round(place)))
@@ -291,7 +291,7 @@ class ParserTest(tf.test.TestCase, parameterized.TestCase):
     )
     self.assertAllEqual(ours, expected)
     cropped = tf.image.resize(preprocess_ops.center_crop_image(image), [24, 24])
-    # A shift by a pixel of this noise would be tens.
+    # With this noise, a shift by one pixel would differ by tens.
     self.assertAllClose(batch['heatmaps'], cropped[..., 0], atol=0.1)
 
   @parameterized.parameters((1, 1), (1, 9), (9, 1), (2, 3))
@@ -310,7 +310,7 @@ class ParserTest(tf.test.TestCase, parameterized.TestCase):
       self.assertAllClose(found, expected)
 
   def test_windows_of_maps_beyond_32_bits(self):
-    # Each row holds its number: 50000 * 60000 is more than 2**31.
+    # Each row has its index as value; 50000 * 60000 exceeds 2**31.
     heatmap = tf.range(60_000.0)[:, tf.newaxis, tf.newaxis]
     window = harmonization_input.crop_map(
       heatmap,
@@ -319,7 +319,7 @@ class ParserTest(tf.test.TestCase, parameterized.TestCase):
       tf.constant([8_000, 1]),
       [4, 1],
     )
-    # Four pixels of 2000 rows each, sampled at their middle.
+    # Four pixels of 2000 rows each, sampled at their centre.
     self.assertAllClose(
       window[0, :, 0, 0], 50_999.5 + 2_000 * np.arange(4), atol=0.1
     )

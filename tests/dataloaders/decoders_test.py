@@ -1,4 +1,4 @@
-"""Tests of the decoders of records with human maps, whole and mutilated."""
+"""Tests of the decoders of records with human maps, intact and damaged."""
 
 import io
 from unittest import mock
@@ -19,8 +19,8 @@ from testing import fixtures
 
 _SIDE = 12
 
-# A field `image` of a few bytes that says it has 4 GB: TensorFlow's own parser
-# of examples ends the process there.
+# A field `image` of a few bytes with a recorded length of 4 GB, which makes
+# TensorFlow's own parser of examples abort the process.
 _LENGTH_OF_FOUR_GB = (
   b'\n\x16\n\x14\n\x05image\x12\x0b\n\t\n\xf0\xff\xff\xff\x0fabc'
 )
@@ -30,7 +30,7 @@ _serialized = records.serialize
 
 
 def _encoded(pixels, image_format='PNG', mode=None):
-  """An encoded picture, made without TensorFlow."""
+  """Returns an image, encoded without TensorFlow."""
   image = Image.fromarray(np.squeeze(np.asarray(pixels)))
   if mode:
     image = image.convert(mode)
@@ -40,7 +40,7 @@ def _encoded(pixels, image_format='PNG', mode=None):
 
 
 def _raw(side=_SIDE, seed=0):
-  """Pixels and fields of a record of the older files."""
+  """Returns pixels and fields of a record of the older files."""
   rng = np.random.default_rng(seed)
   image = rng.uniform(0, 255, (side, side, 3)).astype('<f4')
   heatmap = rng.normal(0, 1, (side, side, 1)).astype('<f4')
@@ -57,7 +57,7 @@ def _raw(side=_SIDE, seed=0):
 
 
 def _canonical(**changes):
-  """Fields of a record of this project; None leaves one out."""
+  """Returns the fields of a record of this project; None omits a field."""
   fields = {
     'image/encoded': _encoded(fixtures.pixels(1), 'JPEG'),
     'image/class/label': 7,
@@ -311,7 +311,7 @@ class CanonicalDecoderTest(_DecoderTest):
       dict(image__heatmap_encoded=_encoded(np.zeros((4, 4), np.uint8), 'JPEG')),
       'not a decodable PNG of one channel',
     ),
-    # What a damaged name leaves of a map is no record without one.
+    # A map with a damaged field name is not a record without a map.
     (
       dict(image__heatmap_encoded=None),
       'field image/heatmap/encoded is missing, but image/heatmap/height or',
@@ -334,7 +334,7 @@ class CanonicalDecoderTest(_DecoderTest):
 
 
 def _mutations(fields, count, seed=0):
-  """Yields (kind, serialized) of one record's `count` mutilations."""
+  """Yields `count` damaged copies of a record as (kind, serialized)."""
   rng = np.random.default_rng(seed)
   whole = _serialized(fields)
 
@@ -420,7 +420,7 @@ class FuzzTest(tf.test.TestCase, parameterized.TestCase):
     def read(serialized):
       decoded = decoder.decode(serialized)
       problem, label = decoded['problem'], decoded['label']
-      # What is good goes through crop and resizing too; any class will do.
+      # Good records are also cropped and resized; any class is accepted.
       decoded.update(
         file='f',
         index=tf.constant(0, tf.int64),

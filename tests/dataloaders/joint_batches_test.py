@@ -9,9 +9,9 @@ from official_ext.harmonization.dataloaders import mixing
 
 
 def _batch(size=6, classes=5):
-  """Images and maps that are both the one-hot label, at every pixel."""
+  """Returns images and maps that encode the one-hot label in every pixel."""
   labels = tf.one_hot(tf.range(size) % classes, classes)
-  # Channel c of an image, and row c of a map, hold the label's entry c.
+  # Channel c of an image, and row c of a map, have the label's entry c.
   images = tf.tile(labels[:, tf.newaxis, tf.newaxis], [1, 5, 3, 1])
   heatmaps = tf.tile(labels[:, :, tf.newaxis], [1, 1, 3])
   return images, {
@@ -40,7 +40,7 @@ class MixupTest(tf.test.TestCase):
       self.assertAllEqual(others, np.zeros_like(others))
 
   def test_coefficients_follow_beta(self):
-    # Row i mixes i with its mirror position: entry i is the coefficient.
+    # Row i mixes i with its mirrored position, so entry i is the coefficient.
     size = 2000
     labels = tf.eye(size)
     for alpha in (0.2, 1.0):
@@ -88,7 +88,7 @@ class CutmixTest(tf.test.TestCase):
   def test_label_and_weight_follow_the_area(self):
     labels = tf.eye(6)
     images = tf.tile(labels[:, tf.newaxis, tf.newaxis], [1, 16, 16, 1])
-    # The first three have a map, their partners have none.
+    # The first three images have a map, and their partners do not.
     weights = tf.constant([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     for seed in range(50):
       mixed, result = mixing.cutmix(
@@ -104,17 +104,17 @@ class CutmixTest(tf.test.TestCase):
       )
 
   def test_uncut_area_follows_beta(self):
-    # Of boxes whose centre is so placed that nothing is cut off, the covered
-    # part is 1 - Beta(1, 1), and the border takes some: less than a half.
+    # Without clipping at the border, the covered fraction of a box would be
+    # 1 - Beta(1, 1); clipping reduces its mean to less than a half.
     images, labels = tf.zeros([3000, 32, 32, 1]), tf.eye(3000)
     _, result = mixing.cutmix(images, {'labels': labels}, [3, 4], alpha=1.0)
     covered = 1.0 - np.diag(result['labels'])
-    # A side s at a uniform place covers s (1 - s / 4) of the axis; squared, and
-    # averaged over s^2 uniform in [0, 1]: 1/2 - 1/5 + 1/48.
+    # A side s at a uniform position covers s (1 - s / 4) of the axis; squared
+    # and averaged over s^2 uniform in [0, 1]: 1/2 - 1/5 + 1/48.
     self.assertAllClose(covered.mean(), 1 / 2 - 1 / 5 + 1 / 48, atol=0.02)
 
   def test_mix_chooses(self):
-    # Large enough that no box is empty, but for a rare one.
+    # Large enough that empty boxes are rare.
     images = tf.tile(tf.eye(6)[:, tf.newaxis, tf.newaxis], [1, 32, 32, 1])
     batch = {'labels': tf.eye(6)}
 
@@ -216,7 +216,7 @@ class SourcesTest(tf.test.TestCase):
     mapped = tf.data.Dataset.from_tensor_slices((images, batch)).batch(2)
     dataset = joint_batches.join_for_evaluation(mapped, None, 2, replicas=4)
     valid = [float(tf.reduce_sum(b['valid'])) for _, b in dataset]
-    # Three real batches and enough empty ones for one full step of four.
+    # Three batches, and enough empty ones for a full step of four replicas.
     self.assertEqual(valid, [2, 2, 1, 0, 0, 0])
     with self.assertRaisesRegex(
       ValueError, 'task.mapped_validation_data.input_path'

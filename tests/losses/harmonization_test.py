@@ -37,7 +37,7 @@ def _cut(h, epsilon):
 
 
 def _oracle(saliency, human, weights, levels, form, normalization, epsilon):
-  """The two published forms, image by image, in NumPy float64."""
+  """Computes the two published forms, image by image, in NumPy float64."""
   total = 0.0
   for g, phi, token in zip(saliency, human, weights):
     if form == 'before_pyramid':

@@ -1,4 +1,4 @@
-"""Tests of the Vision Transformer of any size."""
+"""Tests of the Vision Transformer with free sizes."""
 
 from official.core import task_factory
 from official.vision.modeling.backbones import vit_specs

@@ -22,7 +22,7 @@ _MODULES = 'tf_keras.src.applications.'
 
 
 def _module(name):
-  """The module that a network of `tf_keras.applications` stands in."""
+  """Returns the module that defines a network of `tf_keras.applications`."""
   return importlib.import_module(
     getattr(tf_keras.applications, name).__module__
   )
@@ -55,8 +55,8 @@ def _convnext(module, **options):
   )
 
 
-# Keras's own blocks, but few of them: a second-order step of the whole
-# networks takes most of a minute each to trace.
+# Keras's own blocks, but few of them, since tracing a second-order step of
+# the whole networks takes most of a minute each.
 _SHALLOW = {
   'ResNet50V2': _resnet,
   'EfficientNetB0': _efficientnet,
@@ -65,7 +65,7 @@ _SHALLOW = {
 
 
 def _shallow(name):
-  """Puts a network of few blocks in place of that of a name."""
+  """Replaces a network by one of few blocks."""
   module = _module(name)
 
   def build(**options):
@@ -76,7 +76,7 @@ def _shallow(name):
 
 
 def _task(name, size=32, classes=1000, **fields):
-  """A harmonized task whose network is one of `tf_keras.applications`."""
+  """Returns a harmonized task with a network of `tf_keras.applications`."""
   task = fixtures.experiment(size=size, batch_size=2).task
   task.override(
     {
@@ -95,7 +95,7 @@ def _task(name, size=32, classes=1000, **fields):
 
 
 def _application(name, size, weights=None):
-  """The network as Keras builds it, with weights that are all of one size."""
+  """Returns the network of Keras with weights of similar magnitude."""
   tf_keras.utils.set_random_seed(1)
   network = getattr(tf_keras.applications, name)(
     weights=weights, classifier_activation=None, input_shape=(size, size, 3)
@@ -105,7 +105,8 @@ def _application(name, size, weights=None):
     if not variable.dtype.is_floating:
       continue
     if len(variable.shape) < 2:
-      # Scales, offsets, means and variances: none at its initial value.
+      # Scales, offsets, means and variances must differ from their initial
+      # values.
       variable.assign(rng.uniform(0.5, 1.5, variable.shape))
   for layer in network.layers:
     if isinstance(layer, tf_keras.layers.Normalization):
@@ -114,14 +115,14 @@ def _application(name, size, weights=None):
 
 
 def _images(size):
-  """A picture as an application's users have it, and as the host feeds it."""
+  """Returns an image in 0..255, and as Model Garden feeds it."""
   rgb = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3))
   host = (rgb - preprocess_ops.MEAN_RGB) / preprocess_ops.STDDEV_RGB
   return rgb.astype(np.float32), tf.constant(host, tf.float32)
 
 
 def _converted(name, rgb):
-  """What the module of a network makes of colours, by its numpy code."""
+  """Returns the network's preprocessing of colours, from its NumPy code."""
   return _module(name).preprocess_input(rgb.copy())
 
 
@@ -192,7 +193,7 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
       task = _task('EfficientNetB0', weights='imagenet')
       model = task.build_model()
       task.initialize(model)
-      # As Keras builds it for its own weights, less the classifier's size.
+      # As Keras builds it for its own weights, with a smaller classifier.
       expected = tf_keras.applications.EfficientNetB0(
         weights='imagenet', classifier_activation=None
       )

@@ -1,4 +1,4 @@
-"""Tests of the guard: what it refuses, and what it must not."""
+"""Tests of the models that the guard refuses, and of those that it accepts."""
 
 from absl.testing import parameterized
 import tensorflow as tf
@@ -14,7 +14,7 @@ _CLASSES = fixtures.CLASSES
 
 
 def _step(model, size=32):
-  """A harmonized step of a model."""
+  """Returns the gradients of a harmonized step of a model."""
   task = task_lib.HarmonizedImageClassificationTask(
     fixtures.experiment(size=size, batch_size=2).task
   )
@@ -24,7 +24,7 @@ def _step(model, size=32):
 
 
 def _specs(size=32):
-  """What a step takes."""
+  """Returns the inputs of a step."""
   batch = {
     'labels': tf.TensorSpec([2], tf.int32),
     'heatmaps': tf.TensorSpec([2, size, size]),
@@ -35,7 +35,7 @@ def _specs(size=32):
 
 
 def _trace(model):
-  """Traces a harmonized step of a model; nothing is run."""
+  """Traces a harmonized step of a model without running it."""
   tf.function(_step(model)).get_concrete_function(_specs())
 
 
@@ -49,7 +49,7 @@ def _run(model):
 
 
 def _network(layer):
-  """A small network around one layer."""
+  """Returns a small network around one layer."""
   image = tf_keras.Input([32, 32, 3])
   x = tf_keras.layers.Conv2D(4, 3, strides=2, activation='tanh')(image)
   x = tf_keras.layers.Flatten()(layer(x))
@@ -65,7 +65,7 @@ def _map_in_function(x):
 
 
 def _lost(x):
-  """Its gradient forgets that it depends on the result."""
+  """A custom gradient that ignores that it depends on the result."""
 
   @tf.custom_gradient
   def tanh(x):
@@ -76,7 +76,7 @@ def _lost(x):
 
 
 def _lost_earlier(x):
-  """As that, but stopped where gradients do not look."""
+  """The same, with the gradient stopped where gradients do not look."""
 
   @tf.custom_gradient
   def sigmoid(x):
@@ -87,7 +87,7 @@ def _lost_earlier(x):
 
 
 def _lost_in_a_function(x):
-  """As that, in a function that the function calls."""
+  """The same, in a function that the function calls."""
 
   @tf.custom_gradient
   def sigmoid(x):
@@ -98,7 +98,7 @@ def _lost_in_a_function(x):
 
 
 def _reversed_variance(x):
-  """TensorFlow's variance in other words, which are not put right."""
+  """TensorFlow's variance, written so that it is not corrected."""
   mean = tf.stop_gradient(tf.reduce_mean(x, -1, keepdims=True))
   return (
     tf.tanh(x)
@@ -108,7 +108,7 @@ def _reversed_variance(x):
 
 
 def _kept(x):
-  """A custom gradient that is all there."""
+  """A custom gradient that can be differentiated."""
 
   @tf.custom_gradient
   def tanh(x):
@@ -119,7 +119,7 @@ def _kept(x):
 
 
 def _restored(function):
-  """The same from a SavedModel."""
+  """Returns the same from a SavedModel."""
   module = tf.Module()
   module.call = tf.function(
     function, input_signature=[tf.TensorSpec([None, 15, 15, 4])]
@@ -320,7 +320,7 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
 
     self.assertAllClose(run(), tf.function(run)())
     for step in (run, tf.function(run)):
-      # A function prepares its gradient when it is called.
+      # A function builds its gradient when it is called.
       with self.assertRaisesRegex(ValueError, 'ResizeBilinearGrad'):
         with tf.GradientTape() as tape:
           loss = tf.reduce_sum(step() ** 2)

@@ -1,4 +1,4 @@
-"""Tests of moving averages where a batch passes in two parts."""
+"""Tests of moving averages for a batch that is split in two."""
 
 from absl.testing import parameterized
 import numpy as np
@@ -14,7 +14,7 @@ _IMAGES, _MAPPED, _CLASSES = 10, 2, 3
 
 
 def _images():
-  """The mapped images differ from the others in mean and in variance."""
+  """Returns images whose first part has another mean and variance."""
   rng = np.random.default_rng(0)
   images = rng.normal(size=(_IMAGES, 5, 4, 3)).astype(np.float32)
   images[:_MAPPED] = 3.0 * images[:_MAPPED] + 2.0
@@ -22,7 +22,7 @@ def _images():
 
 
 def _network(**kwargs):
-  """Batch normalization of the images themselves, then a classifier."""
+  """Returns a network of batch normalization and a classifier."""
   norm = layers.BatchNormalization(**{'momentum': 0.9, **kwargs})
   model = tf_keras.Sequential(
     [
@@ -54,7 +54,7 @@ class TwoPartsTest(tf.test.TestCase, parameterized.TestCase):
       self.assertAllClose(ours, theirs, rtol=1e-5, atol=1e-6)
 
   def test_equals_the_closed_form(self):
-    # Not fused: the variance is that of the population.
+    # Not fused, so the variance is that of the population.
     model, norm = _network(fused=False)
     mean, variance = _averages(norm)
     _step(model, _images())
@@ -101,7 +101,7 @@ class TwoPartsTest(tf.test.TestCase, parameterized.TestCase):
     self._assert_averages(_averages(norm), _averages(expected))
 
   def test_inside_of_layers(self):
-    # Nested, subclassed, and of sizes that are not known in advance.
+    # Nested, subclassed, and of dynamic sizes.
 
     class Block(layers.Layer):
       def __init__(self):
@@ -143,7 +143,7 @@ class TwoPartsTest(tf.test.TestCase, parameterized.TestCase):
   @parameterized.parameters(True, False)
   def test_replicas(self, synchronized):
     strategy = devices.two_replicas()
-    # Every replica holds a mapped image and four others.
+    # Each replica has one image with a map and four without.
     rows = [[0, 2, 3, 4, 5], [1, 6, 7, 8, 9]]
     with strategy.scope():
       model, norm = _network(synchronized=synchronized)
@@ -167,7 +167,8 @@ class TwoPartsTest(tf.test.TestCase, parameterized.TestCase):
       plain(_images(), training=True)
       expected = _averages(expected)
     else:
-      # As without maps: each has its own, and reading them takes the mean.
+      # As without maps: each replica has averages, and reading takes their
+      # mean.
       own = []
       for part in rows:
         plain, expected = _network()

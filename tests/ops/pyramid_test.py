@@ -14,7 +14,7 @@ _ROW = np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
 
 
 def _coarser(maps):
-  """The next level, by scipy: 'SAME' puts the first centre at 1 or at 0."""
+  """Computes the next level with scipy; 'SAME' starts at 1 or 0."""
   kernel = np.outer(_ROW, _ROW)
   row, column = ((size + 1) % 2 for size in maps.shape[1:])
   return np.stack(
@@ -91,7 +91,7 @@ class BlurTest(tf.test.TestCase):
     )
 
   def _moved(self, kernel):
-    """How far a map's centre of mass moves, (y, x) in pixels of 224."""
+    """Returns the shift of a map's centre of mass, (y, x) in pixels of 224."""
     maps = np.zeros((1, 256, 256, 1), np.float32)
     maps[0, 124:132, 124:132] = 1.0
     found = blur.blur_maps(maps, [224, 224], kernel=kernel)[0, ..., 0]
@@ -100,7 +100,7 @@ class BlurTest(tf.test.TestCase):
   def test_the_released_kernel_is_off_centre_and_the_centred_one_is_not(self):
     offsets = np.arange(-5, 5)
     weights = np.exp(-(offsets**2) / 200.0)
-    # A tap at k looks k - 4 cells ahead: what is there moves back as far.
+    # A tap at k reads k - 4 cells ahead, so the map moves back by as much.
     x = -(weights * np.arange(-4, 6)).sum() / weights.sum()
     y = -(weights[::-1] * np.arange(-4, 6)).sum() / weights.sum()
     self.assertAllClose(self._moved('released'), [y * 3.5, x * 3.5], atol=1e-3)
@@ -126,7 +126,7 @@ class BlurTest(tf.test.TestCase):
       for kind in blur.RESIZES
     }
     self.assertAllClose(mass['antialias'], np.ones(64), atol=1e-4)
-    # Two pixels of four, in both directions.
+    # Two of four pixels per axis.
     self.assertGreater((mass['released'] == 0.0).mean(), 0.6)
     # Pillow's bilinear resizing is antialiased too.
     smooth = rng.random((90, 130)).astype(np.float32)

@@ -21,7 +21,7 @@ def _network(dtype):
 
 
 def _score(kind, logits, targets):
-  """The saliency target, in NumPy."""
+  """Computes the saliency target in NumPy."""
   if kind == 'centered_logit':
     logits = logits - logits.mean(-1, keepdims=True)
   elif kind == 'log_probability':
@@ -131,7 +131,7 @@ class SaliencyTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class _Normalized(tf_keras.Model):
-  """Batch norm, dropout and an auxiliary loss."""
+  """A network with batch norm, dropout and an auxiliary loss."""
 
   def __init__(self):
     super().__init__()
@@ -165,7 +165,7 @@ class TrainingMapsTest(tf.test.TestCase, parameterized.TestCase):
     )
 
   def _aux(self, rows):
-    """The auxiliary loss of some rows, and the decay."""
+    """Returns the auxiliary loss of some rows, and the decay."""
     return float(tf.reduce_mean(self.images[rows])) + float(
       tf_keras.regularizers.l2()(self.model.parts.layers[-1].kernel)
     )

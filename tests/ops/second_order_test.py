@@ -1,4 +1,4 @@
-"""Tests of the gradients of gradients, and of the scope that brings them."""
+"""Tests of gradients of gradients, and of the scope that provides them."""
 
 import contextlib
 import threading
@@ -22,7 +22,7 @@ def _normal(shape, seed, dtype=tf.float32):
 
 
 def _transpose_of_routing(x, v, ksize, padding, compiled):
-  """What the gradient of MaxPoolGrad reads of v, and the routing itself."""
+  """Returns what MaxPoolGrad's gradient reads of v, and what it routes."""
 
   def pool_gradient(x, g):
     with second_order.scope(), tf.GradientTape() as tape:
@@ -44,7 +44,7 @@ def _transpose_of_routing(x, v, ksize, padding, compiled):
 
 
 def _first_maximum_reads(x, v, ksize, padding):
-  """The same reading with explicit loops: the first maximum of each window."""
+  """Computes the same with explicit loops over the first maximum per window."""
   x, v = (np.asarray(t, np.float64) for t in (x, v))
   (kh, kw), (sh, sw) = ksize
   pads = []
@@ -77,7 +77,7 @@ class MaxPoolTest(tf.test.TestCase, parameterized.TestCase):
     compiled=(False, True), dtype=(tf.float32, tf.bfloat16, tf.float16)
   )
   def test_the_first_of_tied_maxima_takes_all(self, compiled, dtype):
-    # After a ReLU most of a 16-bit map is tied.
+    # After a ReLU most values of a 16-bit map are equal.
     x = tf.nn.relu(tf.round(2.0 * _normal([2, 16, 16, 4], 1)) / 2.0 - 0.5)
     x, v = tf.cast(x, dtype), _normal(x.shape, 2, dtype)
     g, routed, read = _transpose_of_routing(
@@ -86,7 +86,7 @@ class MaxPoolTest(tf.test.TestCase, parameterized.TestCase):
     expected = _first_maximum_reads(x, v, ((3, 3), (2, 2)), 'SAME')
     self.assertAllClose(read, expected)
     wide = [tf.cast(t, tf.float64) for t in (routed, v, read, g)]
-    # Sums of several gradients in one place are rounded to the dtype.
+    # Sums of several gradients at one position are rounded to the dtype.
     self.assertAllClose(
       tf.reduce_sum(wide[0] * wide[1]),
       tf.reduce_sum(wide[2] * wide[3]),
@@ -95,7 +95,7 @@ class MaxPoolTest(tf.test.TestCase, parameterized.TestCase):
     )
 
   def test_float32_near_ties_are_exact_under_xla(self):
-    # Values that differ in the low half of their bits alone.
+    # Values that differ only in the low half of their bits.
     x = 1.0 + tf.random.stateless_uniform([2, 16, 16, 4], [1, 2]) * 1e-4
     v = _normal(x.shape, 2)
     read = _transpose_of_routing(x, v, ((3, 3), (2, 2)), 'SAME', True)[2]
@@ -104,7 +104,7 @@ class MaxPoolTest(tf.test.TestCase, parameterized.TestCase):
     )
 
   def test_channels_first(self):
-    # Under XLA alone: TensorFlow's CPU kernels do not know this layout.
+    # Only under XLA, since TensorFlow's CPU kernels do not support this layout.
     x, v = _normal([2, 8, 9, 3], 1), _normal([2, 8, 9, 3], 2)
 
     @tf.function(jit_compile=True)
@@ -129,7 +129,7 @@ class MaxPoolTest(tf.test.TestCase, parameterized.TestCase):
 class BatchNormTest(tf.test.TestCase, parameterized.TestCase):
   def _inputs(self, dtype=tf.float32):
     x = 3.0 * _normal([4, 5, 6, 5], 1) + 2.0
-    # A scale of 0 is how residual branches start.
+    # Residual branches start with a scale of 0.
     scale = tf.constant([1.0, 0.0, -2.0, 0.5, 3.0])
     return (
       tf.cast(x, dtype),
@@ -140,7 +140,7 @@ class BatchNormTest(tf.test.TestCase, parameterized.TestCase):
     )
 
   def _gradients(self, normalize, x, scale, offset, g, v):
-    """Gradients of <v, d<g, sin y>/dx>, a loss through a gradient."""
+    """Returns gradients of <v, d<g, sin y>/dx>, a loss through a gradient."""
     with tf.GradientTape() as outer:
       outer.watch([x, scale, offset])
       with second_order.scope(), tf.GradientTape() as inner:
@@ -247,7 +247,7 @@ class BatchNormTest(tf.test.TestCase, parameterized.TestCase):
     compiled=(False, True),
   )
   def test_small_and_large_gradients(self, dtype, magnitude, compiled):
-    # Products of two 16-bit numbers of either size fit no 16 bits.
+    # Products of two such numbers cannot be represented in 16 bits.
     x, scale, offset, g, v = self._inputs(dtype)
     g, v = (t * tf.cast(magnitude, dtype) for t in (g, v))
 
@@ -269,9 +269,9 @@ class BatchNormTest(tf.test.TestCase, parameterized.TestCase):
     for name, ours, theirs in zip(('x', 'scale', 'g'), found, expected):
       tolerance = 4e-3 if dtype == tf.float16 else 3e-2
       if name == 'scale':
-        tolerance = 1e-5  # It is float32 all along.
+        tolerance = 1e-5  # The computation is in float32.
       elif magnitude == 1e-4 and dtype == tf.float16:
-        continue  # The result is below what float16 can hold.
+        continue  # The result underflows in float16.
       self.assertLess(
         float(tf.norm(tf.cast(ours, tf.float64) - theirs) / tf.norm(theirs)),
         tolerance,
@@ -301,7 +301,7 @@ def _loss_of_gradient(layer, x, scoped=True):
 
 
 def _derivative(layer, x, direction, **kwargs):
-  """The loss's derivative along a direction, by the tape."""
+  """Returns the loss's derivative along a direction, from the tape."""
   with tf.GradientTape() as tape:
     tape.watch(x)
     value = _loss_of_gradient(layer, x, **kwargs)
@@ -318,7 +318,7 @@ def _v1(x):
 
 
 def _keras_v1(x):
-  # Keras fuses it only over all axes but the last.
+  # Keras fuses it only if the last axis is kept.
   last = x.shape[-1]
   return tf_keras.backend.normalize_batch_in_training(
     x, tf.ones(last, x.dtype), tf.zeros(last, x.dtype), [0, 1]
@@ -326,7 +326,7 @@ def _keras_v1(x):
 
 
 def _restored(x):
-  """The same from a SavedModel."""
+  """Returns the same from a SavedModel."""
   module = tf.Module()
   module.standardize = tf.function(
     lambda x: _v1(x), input_signature=[tf.TensorSpec(x.shape, x.dtype)]
@@ -424,7 +424,7 @@ class MomentsTest(tf.test.TestCase, parameterized.TestCase):
       value = function(x)
     tape.gradient(value, x)
     right = self._assert_equals_differences(function, x, 'graph')
-    # Outside of the scope TensorFlow's own is what it was.
+    # Outside of the scope TensorFlow's gradient is unchanged.
     direction = _normal(x.shape, 0, x.dtype)
     wrong = _derivative(tf.function(_standardize), x, direction, scoped=False)
     self.assertGreater(abs(wrong / right - 1.0), 0.01)
@@ -478,7 +478,7 @@ class UnknownSizesTest(tf.test.TestCase, parameterized.TestCase):
 
 class ScopeTest(tf.test.TestCase):
   def _second_gradient(self):
-    """A gradient of a gradient of max-pooling, of unknown sizes."""
+    """Returns a second gradient of max-pooling with dynamic sizes."""
 
     @tf.function(input_signature=[tf.TensorSpec([None] * 4)])
     def gradient(x):
@@ -491,7 +491,7 @@ class ScopeTest(tf.test.TestCase):
       return outer.gradient(value, x)
 
     x = _normal([2, 4, 6, 3], 1)
-    # The second derivative of a maximum's third power is six times it.
+    # The second derivative of m ** 3, for a maximum m, is 6 m.
     expected = tf.where(
       x == tf.repeat(tf.repeat(tf.nn.max_pool2d(x, 2, 2, 'VALID'), 2, 1), 2, 2),
       6.0 * x,

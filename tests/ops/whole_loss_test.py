@@ -1,4 +1,4 @@
-"""Gradients of the whole loss, for the parts that networks are made of."""
+"""Tests of gradients of the whole loss, for typical parts of networks."""
 
 # Bazel: size = "large"
 
@@ -66,7 +66,7 @@ def _inverted_bottleneck():
 
 
 def _transformer():
-  # Attention, GELU, layer normalization. (The host's own computes the last in
+  # Attention, GELU, layer normalization. (Model Garden's computes the last in
   # float32 whatever the policy.)
   images = layers.Input([_SIZE, _SIZE, 3])
   tokens = layers.Reshape([-1, 8])(layers.Conv2D(8, 4, 4)(images))
@@ -87,7 +87,7 @@ _NETWORKS = dict(
 
 
 def _build(network, dtype='float64'):
-  """A network of one dtype, with weights that do not depend on it."""
+  """Returns a network of a dtype, with weights that do not depend on it."""
   before = tf_keras.mixed_precision.global_policy(), tf_keras.backend.floatx()
   tf_keras.mixed_precision.set_global_policy(dtype)
   tf_keras.backend.set_floatx(dtype)
@@ -105,7 +105,7 @@ def _build(network, dtype='float64'):
 
 
 def _batch(dtype=tf.float64):
-  """Images, labels and maps. XLA would draw others: not to be compiled."""
+  """Returns images, labels and maps. XLA would give other random numbers."""
   images = _normal([4, _SIZE, _SIZE, 3], 1)
   human = _normal([4, _SIZE, _SIZE], 2)
   labels = tf.one_hot([0, 2, 1, 1], _CLASSES)
@@ -113,11 +113,11 @@ def _batch(dtype=tf.float64):
 
 
 def _loss(model, images, labels, human, batch_norm='batch', mapped=3):
-  """Cross-entropy plus harmonization loss, as a part of a batch of four."""
+  """Returns the whole loss for a part of a batch of four."""
   logits, maps, _ = saliency.training_maps(
     model, images, labels[:mapped], batch_norm=batch_norm
   )
-  # The form that has no stopped gradient, which differences cannot see.
+  # The form without a stopped gradient, which finite differences would include.
   loss = harmonization.harmonization_loss(
     maps,
     human[:mapped],
@@ -137,7 +137,7 @@ def _gradients(model, *batch, **kwargs):
 
 
 def _relative(found, expected):
-  """Relative L2 distance of two lists of gradients."""
+  """Returns the relative L2 distance of two lists of gradients."""
   expected = [tf.cast(e, tf.float64) for e in expected]
   difference = [tf.cast(f, tf.float64) - e for f, e in zip(found, expected)]
   return float(
@@ -171,7 +171,7 @@ class WholeLossTest(tf.test.TestCase, parameterized.TestCase):
       return restored(value)
 
     found = restored(gradients)
-    # There and, twice as far, back.
+    # A step forward, and one of twice the length back.
     difference = (moved(1e-6) - moved(-2e-6)) / 2e-6
     self.assertAllClose(
       tf.add_n([tf.reduce_sum(g * d) for g, d in zip(found, directions)]),
@@ -181,7 +181,7 @@ class WholeLossTest(tf.test.TestCase, parameterized.TestCase):
 
   @parameterized.product(network=list(_NETWORKS), compiled=(False, True))
   def test_float32_equals_float64(self, network, compiled):
-    # In float32, batch normalization is the fused kernel.
+    # In float32, batch normalization uses the fused kernel.
     expected = _gradients(_build(_NETWORKS[network]), *_batch())
     found = tf.function(_gradients, jit_compile=compiled)(
       _build(_NETWORKS[network], 'float32'), *_batch(tf.float32)
@@ -243,7 +243,7 @@ class WholeLossTest(tf.test.TestCase, parameterized.TestCase):
     def pool(x):
       return tf.nn.max_pool2d(x, 3, 2, 'SAME')
 
-    # A function in a loop is one that XLA does not compile the gradient of.
+    # XLA does not compile the gradient of a function in a loop.
     looped = normalize if mode == 'xla' else lambda x: tf.map_fn(normalize, x)
     model = _build(
       lambda: _network(
@@ -282,7 +282,7 @@ class WholeLossTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class RandomLayersTest(tf.test.TestCase, parameterized.TestCase):
-  """One draw serves the forward pass and both passes back through it."""
+  """The forward pass and both backward passes use the same random numbers."""
 
   def _residual(self, layer):
     images = layers.Input([_SIZE, _SIZE, 3])
@@ -296,7 +296,7 @@ class RandomLayersTest(tf.test.TestCase, parameterized.TestCase):
     kind=('stochastic_depth', 'dropout'), compiled=(False, True)
   )
   def test_gradient_is_that_of_one_draw(self, kind, compiled):
-    # One bit per image, for either layer: 16 draws.
+    # One bit per image and layer: 16 cases.
     if kind == 'stochastic_depth':
       random = nn_layers.StochasticDepth(0.5, dtype='float64')
     else:

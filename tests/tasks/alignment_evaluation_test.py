@@ -34,7 +34,7 @@ def _read_rows(folder):
 
 class EvaluationTest(tf.test.TestCase):
   def _evaluate(self, strategy=None, folder=None, **kwargs):
-    """The host's evaluation logs, on an untrained network."""
+    """Returns Model Garden's evaluation logs for an untrained network."""
     thresholds = kwargs.pop('thresholds', None)
     config = fixtures.experiment(**kwargs)
     config.task.override(
@@ -124,14 +124,14 @@ class EvaluationTest(tf.test.TestCase):
       'recall_at_threshold_0.26': np.sum(sure & hits) / 5,
     }
     self.assertAllClose({k: logs[k] for k in expected}, expected)
-    # Losses and saliency are still of the logits.
+    # Losses and saliency still use the logits.
     without = self._evaluate(**files)[2]
     self.assertAllClose({k: logs[k] for k in without}, without)
 
   def test_nothing_depends_on_batches_or_replicas(self):
     files = self._files()
     found = []
-    # 7 and 5 images: the second replica runs out of either source first.
+    # 7 and 5 images: the second replica runs out of both datasets first.
     for strategy, size in ((None, 16), (None, 3), (devices.two_replicas(), 4)):
       folder = os.path.join(self.get_temp_dir(), f'of_{size}')
       logs = self._evaluate(
@@ -144,7 +144,7 @@ class EvaluationTest(tf.test.TestCase):
     for logs, rows, picture in found:
       self.assertAllClose(logs, found[0][0], rtol=1e-4)
       self.assertAllClose(picture, found[0][2], atol=3.0)
-      # Every image once, and named.
+      # Each image occurs once, with its file.
       self.assertEqual([r['file'] for r in rows], [files['validation']] * 7)
       self.assertEqual([r['record'] for r in rows], [str(i) for i in range(7)])
       self.assertEqual(
@@ -242,7 +242,7 @@ class EvaluationTest(tf.test.TestCase):
 
 class ModesTest(tf.test.TestCase):
   def _run(self, mode, config, model_dir):
-    # Counting operations takes longer than the run.
+    # Counting all operations would take longer than the run.
     with mock.patch.object(train_utils, 'try_count_flops', return_value=None):
       train_lib.run_experiment(
         distribution_strategy=tf.distribute.get_strategy(),

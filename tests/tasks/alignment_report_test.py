@@ -1,4 +1,4 @@
-"""Tests of what an evaluation reports of every image."""
+"""Tests of the report on each image of an evaluation."""
 
 import csv
 import os
@@ -25,7 +25,7 @@ _NAN = float('nan')
 
 
 def _rows(spearman, mapped, places, file=0):
-  """Rows of one replica, as `step_logs` makes them."""
+  """Returns rows of one replica, as from `step_logs`."""
   values = np.array(spearman, np.float32)
   return {
     'mapped': np.array(mapped, np.float32),
@@ -41,12 +41,12 @@ def _rows(spearman, mapped, places, file=0):
 
 
 def _replicas(*tables):
-  """Tables of several replicas as the host hands them over."""
+  """Returns tables of several replicas, as Model Garden passes them."""
   return {k: tuple(tf.constant(t[k]) for t in tables) for k in tables[0]}
 
 
 def _pictures(numbers, mapped):
-  """Pictures of one replica, each all of one number."""
+  """Returns pictures of one replica, each with one constant value."""
   maps = np.ones((len(numbers), 4, 4), np.float32) * np.reshape(
     numbers, [-1, 1, 1]
   )
@@ -196,7 +196,7 @@ class ReportTest(tf.test.TestCase, parameterized.TestCase):
       )
       for k in tables[0]
     }
-    # Room for three rows: what a worker lacks is filled with rows of zeros.
+    # Three rows per worker; missing rows are zeros.
     found = strategy.run(
       tf.function(lambda rows: alignment_report._of_all_workers(rows, 3)),
       (rows,),

@@ -20,7 +20,7 @@ from tests import devices
 
 
 class _Recorder:
-  """An optimizer that keeps the gradients and moves nothing."""
+  """An optimizer that stores gradients and changes no variable."""
 
   def __init__(self, step=0):
     self.iterations = tf.constant(step, tf.int64)
@@ -36,8 +36,8 @@ def _task(**kwargs):
   )
 
 
-def _stock_twin(task):
-  """The stock task with the same fields."""
+def _stock_task(task):
+  """Returns the stock task with the same fields."""
   config = stock_cfg.ImageClassificationTask(
     **{
       f.name: getattr(task.task_config, f.name)
@@ -77,10 +77,10 @@ class StockTest(tf.test.TestCase, parameterized.TestCase):
         'l2_weight_decay': 1e-4,
       }
     )
-    stock = _stock_twin(task)
+    stock = _stock_task(task)
     images, batch = _batch()
     given = batch['labels']
-    if labels == 'soft':  # What the host's own mixing hands over: smoothed.
+    if labels == 'soft':  # Model Garden's own mixing returns smoothed labels.
       given = tf.one_hot(given, 4) * (1.0 - 0.1) + 0.1 / 4
     inputs = (images, batch if off == 'weight' else given)
 
@@ -100,7 +100,7 @@ class StockTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_gradients_of_weight_zero_are_the_stock_ones(self):
     task = _task(weight=0.0)
-    stock = _stock_twin(task)
+    stock = _stock_task(task)
     images, batch = _batch()
     found = []
     for t, inputs in (
@@ -117,7 +117,7 @@ class StockTest(tf.test.TestCase, parameterized.TestCase):
   def test_disabled_reads_and_evaluates_as_the_stock_task(self):
     path = fixtures.write_numbered(self.get_temp_dir(), 'plain', 6)
     task = _task(enabled=False, plain=path, plain_validation=path)
-    stock = _stock_twin(task)
+    stock = _stock_task(task)
     params = task.task_config.validation_data
     ((images, labels),) = task.build_inputs(params)
     ((stock_images, stock_labels),) = stock.build_inputs(params)
@@ -164,7 +164,7 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
       norm += float(tf.reduce_sum(released_gradient**2))
       effect += float(tf.reduce_sum((stock - released_gradient) ** 2))
     self.assertLess((difference / norm) ** 0.5, 1e-4)
-    # The loss matters here: without it the gradient is another one.
+    # Without the harmonization loss the gradient is different.
     self.assertGreater((effect / norm) ** 0.5, 1e-2)
 
   @parameterized.parameters('one_hot', 'sparse', 'soft')
@@ -195,7 +195,7 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
     model, (images, batch) = _model(task), _batch()
     scores = tf.nn.softmax(model(images, training=True)).numpy()
     top = scores.max(-1)
-    # Two of four are above it, and the surer of these is wrong.
+    # Two of four are above the threshold, and the more confident one is wrong.
     threshold = float(np.sort(top)[1:3].mean())
     labels = scores.argmax(-1)
     labels[top.argmax()] = (labels[top.argmax()] + 1) % fixtures.CLASSES
@@ -317,7 +317,7 @@ class TrainStepTest(tf.test.TestCase, parameterized.TestCase):
     self.addCleanup(tf_keras.mixed_precision.set_global_policy, 'float32')
     task = _task(weight=1.0)
     model = _model(task)
-    # Input gradients that float16 cannot hold without a scale.
+    # Input gradients that float16 cannot represent without a loss scale.
     weights = model.layers[-1].kernel
     weights.assign(weights * 1e-6)
     images, batch = _batch()

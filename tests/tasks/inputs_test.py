@@ -62,7 +62,7 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
     _, batch = next(iter(task.build_inputs(task.task_config.train_data)))
     labels = batch['labels'].numpy()
     self.assertAllClose(labels.sum(-1), np.ones(4))
-    # Two classes at most; smoothing would leave no zeros.
+    # At most two classes; smoothing would leave no zeros.
     self.assertAllInRange((labels > 0).sum(-1), 1, 2)
     smoothed = task._loss_labels(batch['labels'])
     self.assertAllClose(smoothed, labels * 0.9 + 0.1 / 4)
@@ -120,11 +120,11 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
       next(iter(task.build_inputs(task.task_config.train_data)))
 
   def _imagenet(self, split, labels, offset, classes, **fields):
-    """Labels of the batches of a plain source of ImageNet's classes."""
+    """Returns labels from a dataset without maps, with ImageNet's classes."""
     task = fixtures.experiment(mapped=self.mapped, mapped_fraction=0.5).task
     task.model.num_classes = classes
     task.override({f'{split}_label_offset': offset})
-    # The host asks train_data for the fields of both.
+    # The field names of train_data apply to both datasets.
     task.train_data.override(
       {
         'image_field_key': 'image/encoded',
@@ -152,7 +152,7 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
       task = task_lib.HarmonizedImageClassificationTask(task)
       params = getattr(task.task_config, f'{split}_data')
       found = set()
-      # Rows of the mapped source, which come first in training, are not asked.
+      # Rows with maps, which come first in training, are not compared.
       start = 2 if split == 'train' else 0
       for _, batch in task.build_inputs(params).take(8):
         rows = batch['labels'][start:]
@@ -232,7 +232,7 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(found, {1, 2, 3, 1000})
 
   def _write_plain(self, *labels):
-    """Records with Model Garden's fields; None leaves the label out."""
+    """Writes records with Model Garden's fields; None omits the label."""
     serialized = []
     for label in labels:
       example = tf.train.Example()
@@ -346,7 +346,7 @@ class BadRecordsTest(tf.test.TestCase, parameterized.TestCase):
         optimizer=train_utils.create_optimizer(task, config),
         evaluate=False,
       )
-      # Every pass over the file gives four good records and skips three.
+      # Each pass over the file returns four good records and skips three.
       for _ in range(2):
         logs = trainer.train(tf.constant(3))
         self.assertEqual(float(np.asarray(logs['bad_records'])), 9.0)

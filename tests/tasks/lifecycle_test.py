@@ -1,4 +1,4 @@
-"""Tests of what users of the host expect to keep: checkpoints, export, EMA."""
+"""Tests of Model Garden's features: checkpoints, export, moving averages."""
 
 # Bazel: data = ["//official_ext/harmonization:export_saved_model"]
 # Bazel: data = ["//official_ext/harmonization:export_tflite"]
@@ -79,12 +79,12 @@ def _run():
 
 @functools.cache
 def _strategy():
-  # The host swaps averages and weights under a strategy alone.
+  # Model Garden swaps averages and weights only under a strategy.
   return tf.distribute.OneDeviceStrategy('CPU:0')
 
 
 def _restored(folder):
-  """The run's trainer with the last checkpoint in a folder."""
+  """Returns the run's trainer with the last checkpoint in a folder."""
   _, config, _ = _run()
   with _strategy().scope():
     task = task_lib.HarmonizedImageClassificationTask(config.task)
@@ -131,7 +131,7 @@ def _succeeds(module, *flags):
 
 
 def _fails(module, *flags):
-  """Returns the sentence with which a command ends."""
+  """Returns the message with which a command ends."""
   code, errors = _command(module, *flags)
   if code != 1 or 'Traceback' in errors:
     raise AssertionError(f'{code}: {errors[-3000:]}')
@@ -139,7 +139,7 @@ def _fails(module, *flags):
 
 
 def _images(count):
-  """The first images that the run was trained on, as its network takes them."""
+  """Returns the first training images, as the network takes them."""
   _, config, _ = _run()
   task = task_lib.HarmonizedImageClassificationTask(config.task)
   for images, _ in task.build_inputs(config.task.validation_data):
@@ -154,7 +154,8 @@ class RunTest(tf.test.TestCase):
     with _strategy().scope():
       scores = trainer.evaluate(tf.constant(-1))
       self.assertAllClose(scores['alignment'], logs['alignment'], rtol=1e-5)
-      # Evaluation swaps: from here on it is the raw weights that are scored.
+      # Evaluation swaps the weights, so the raw weights are evaluated from here
+      # on.
       trainer.optimizer.swap_weights()
       average = np.concatenate([v.ravel() for v in trainer.model.get_weights()])
       self.assertNotAllClose(average, raw)
@@ -203,7 +204,7 @@ class RunTest(tf.test.TestCase):
       runner(inputs=image.numpy())['logits'], expected, rtol=1e-4, atol=1e-4
     )
 
-    # All images of the run have maps: integers are calibrated on these.
+    # All images of the run have maps, so quantization is calibrated with these.
     _succeeds(
       'export_tflite',
       config,
@@ -293,7 +294,7 @@ class StepTest(tf.test.TestCase, parameterized.TestCase):
     )
 
   def test_harmonization_reaches_the_head_of_a_frozen_backbone(self):
-    # No classification loss: what moves, the maps have moved.
+    # Without classification loss, all changes come from the maps.
     task = self._task(
       freeze_backbone=True, losses={'loss_weight': 0.0, 'l2_weight_decay': 0.0}
     )
@@ -343,7 +344,7 @@ class StepTest(tf.test.TestCase, parameterized.TestCase):
       }
     )
     task = task_lib.HarmonizedImageClassificationTask(config.task)
-    # What is served is what is read on the spot.
+    # The service returns the same data as reading in the process.
     shapes = []
     for enabled in (True, False):
       data.enable_tf_data_service = enabled
@@ -351,7 +352,7 @@ class StepTest(tf.test.TestCase, parameterized.TestCase):
       shapes.append(dataset.element_spec)
       iterator = iter(dataset)
       images, batch = next(iterator)
-      del iterator  # Before the service it asks.
+      del iterator  # Before the service that it uses.
       self.assertEqual(images.shape, (4, 32, 32, 3))
       self.assertAllInRange(batch['labels'], 0, fixtures.CLASSES - 1)
       self.assertGreater(np.std(batch['heatmaps']), 0.0)

@@ -1,4 +1,4 @@
-"""Tests of runs in which something is not finite."""
+"""Tests of runs with values that are not finite."""
 
 import os
 
@@ -19,7 +19,7 @@ _NAN = float('nan')
 
 
 def _map_of(value, rows=slice(0, 4)):
-  """A batch with one value in all of a row's map."""
+  """Returns a batch in which the maps of some rows have one value."""
   images, batch = tiny_run.good_batch()
   maps = batch['heatmaps'].numpy()
   maps[rows] = value
@@ -32,7 +32,7 @@ def _image_of(value):
 
 
 def _root_network():
-  # At 0 the first derivative is 0, the second infinite.
+  # At 0 the first derivative is 0 and the second infinite.
   return tiny_run.network(lambda x: tf.pow(tf.abs(x), 1.5))
 
 
@@ -50,7 +50,7 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
     return tiny_run.make_runner(self.model_dir, trainer, **kwargs)
 
   def _assert_checkpoint(self, step):
-    """The last checkpoint is of a step, and all in it is finite."""
+    """Checks step and finite values of the last checkpoint."""
     path = tf.train.latest_checkpoint(self.model_dir)
     self.assertEqual(os.path.basename(path), f'ckpt-{step}')
     self.assertNotEmpty(tf.io.gfile.glob(path + '*'))
@@ -83,7 +83,7 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
       'Step 5: logits is not finite, then classification_loss, '
       'harmonization_loss, gradients.',
     ),
-    # The losses of the loop are finite, its last step spoils the weights.
+    # All losses are finite, but the last step makes the weights infinite.
     (
       'second_order',
       8,
@@ -148,7 +148,7 @@ class RunTest(tf.test.TestCase, parameterized.TestCase):
 
   @parameterized.parameters(-1, 0)
   def test_weights_are_looked_at(self, trials):
-    # A boundary past the last step is missing.
+    # The schedule has no boundary after the last step.
     rate = {
       'type': 'step_cosine_with_offset',
       'step_cosine_with_offset': {'boundaries': [0, 1], 'values': [0.1, 0.1]},

@@ -1,4 +1,4 @@
-"""Tests of several input pipelines: one per host, or per tf.data worker."""
+"""Tests of several input pipelines: one per machine or tf.data worker."""
 
 import collections
 import os
@@ -21,7 +21,7 @@ from official_ext.harmonization.tasks import (
 from testing import fixtures
 
 _PLAIN = dict(aug_rand_hflip=False, aug_crop=False, color_jitter=0.0)
-# What draws at random, with nothing else that does.
+# Kinds of random augmentation, each without the others.
 _DRAWS = {
   'crop': dict(aug_crop=True),
   'flip': dict(aug_rand_hflip=True),
@@ -42,12 +42,12 @@ def _context(number, count):
 class DrawsTest(tf.test.TestCase, parameterized.TestCase):
   def setUp(self):
     super().setUp()
-    # Without a seed each process would draw its own.
+    # Without a seed each process would have other random numbers.
     tf.random.set_seed(1)
     self.path = fixtures.write_numbered(self.get_temp_dir(), 'x.tfrecords', 12)
 
   def _task(self, options):
-    """A task whose sources draw as the options say."""
+    """Returns a task whose datasets augment as the options say."""
     config = fixtures.experiment(
       mapped=self.path, plain=self.path, mapped_fraction=0.5, batch_size=8
     ).task
@@ -67,10 +67,10 @@ class DrawsTest(tf.test.TestCase, parameterized.TestCase):
     return task_lib.HarmonizedImageClassificationTask(config)
 
   def _images(self, task, context):
-    """The first images of both sources, in (2, 12, ...)."""
+    """Returns the first images of both datasets, (2, 12, ...)."""
     tf.random.set_seed(1)
     data = task.task_config.train_data
-    if context:  # Its share of a batch for two.
+    if context:  # Its share of a batch of two pipelines.
       data = data.replace(global_batch_size=16)
     found = np.stack(
       [images for images, _ in task.build_inputs(data, context).take(3)]
@@ -105,7 +105,7 @@ class DrawsTest(tf.test.TestCase, parameterized.TestCase):
       color_jitter=0.5,
       three_augment=True,
     )
-    # All operations would take a minute to trace.
+    # Tracing all operations would take a minute.
     aug_type = configs.Augmentation(
       type='randaug',
       randaug=configs.RandAugment(
@@ -179,14 +179,14 @@ class DrawsTest(tf.test.TestCase, parameterized.TestCase):
     ]
     self.assertLen(set(seeds), len(seeds))
     self.assertAllInRange(seeds, 0, 2**31 - 1)
-    # All hosts must register the same graph with a tf.data service.
+    # All machines must register the same graph with a tf.data service.
     self.assertEqual(seed(2, enable_tf_data_service=True), 3)
     tf.random.set_seed(None)
     self.assertIsNone(seed(2, seed=None))
 
   def test_first_pipeline_is_the_only_one_and_model_gardens(self):
     options = tf.data.Options()
-    options.threading.private_threadpool_size = 1  # Or draws change places.
+    options.threading.private_threadpool_size = 1  # Keeps the order.
     task = self._task(
       dict(aug_crop=True, aug_rand_hflip=True, shuffle_buffer_size=12)
     )
@@ -236,17 +236,17 @@ class DrawsTest(tf.test.TestCase, parameterized.TestCase):
         task.task_config.train_data, _context(0, 1)
       ).take(12)
     ]
-    # The process keeps its seed.
+    # The seed of the process is unchanged.
     self.assertEqual(pipelines._process_seed(), 1)
     images = np.concatenate(found).reshape(96, -1).round(3)
-    # A few crops are equal by chance; of workers that draw alike, 48 are.
+    # A few crops are equal by chance; with equal seeds, 48 would be.
     self.assertGreater(len(np.unique(images, axis=0)), 90)
     del workers
 
 
 class EvaluationTest(tf.test.TestCase, parameterized.TestCase):
   def _evaluate(self, task, count):
-    """What all pipelines score: places with maps, labels without; batches."""
+    """Returns the positions and labels that all pipelines score."""
     places, plain, batches = [], [], []
     for number in range(count):
       batches.append(0)

@@ -16,7 +16,7 @@ class ReplicasTest(tf.test.TestCase):
   def _losses(
     self, strategy, sync=False, weights=(1.0, 1.0, 1.0, 1.0), **options
   ):
-    """The logged losses of each of the first three steps."""
+    """Returns the logged losses of the first three steps."""
     config = fixtures.experiment(**options)
     config.task.model.norm_activation.use_sync_bn = sync
     images = tf.random.stateless_normal([4, 32, 32, 3], [1, 2])
@@ -57,13 +57,13 @@ class ReplicasTest(tf.test.TestCase):
     return found
 
   def test_synchronized_replicas_equal_one_device(self):
-    # The replicas hold different numbers of maps.
+    # The replicas have different numbers of maps.
     options = dict(
       sync=True, weights=(1.0, 0.0, 1.0, 1.0), normalization='mapped'
     )
     one = self._losses(tf.distribute.get_strategy(), **options)
     two = self._losses(devices.two_replicas(), **options)
-    # Later steps of a batch of four carry rounding errors far.
+    # With a batch of four, rounding errors grow in later steps.
     self.assertAllClose(one[:2], two[:2], rtol=1e-3)
 
   def test_the_hosts_trainer_trains(self):

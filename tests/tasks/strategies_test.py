@@ -1,4 +1,4 @@
-"""Tests of the training step under the host's strategies."""
+"""Tests of the training step under distribution strategies."""
 
 # Bazel: size = "large"
 # Bazel: tags = ["slow"]
@@ -26,7 +26,7 @@ from tests import devices
 _ROOT = os.path.dirname(
   os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 )
-_RATE = 1e3  # So that rounding of the variables is lost in their change.
+_RATE = 1e3  # Large, so that rounding of the variables is negligible.
 
 
 def _network(norm):
@@ -36,7 +36,7 @@ def _network(norm):
     'plain': layers.BatchNormalization,
     'synchronized': lambda: layers.BatchNormalization(synchronized=True),
   }
-  # Replicas meet in the first, and pass the second one after the other.
+  # Replicas synchronize in the first, and run the second in sequence.
   first, second = {
     'mixed': (
       norms['synchronized'],
@@ -74,7 +74,7 @@ def _rows(batch, rows):
 
 
 def _gradient(strategy, norm, batch, **options):
-  """What the optimizer is given for a global batch, in one row of numbers."""
+  """Returns the optimizer's gradients for a global batch, in one row."""
   tf_keras.utils.set_random_seed(0)
   with strategy.scope():
     task = task_lib.HarmonizedImageClassificationTask(
@@ -109,7 +109,7 @@ class GradientTest(tf.test.TestCase):
     )
 
   def test_replicas_without_batch_norm_equal_one_device(self):
-    # The replicas hold different numbers of maps.
+    # The replicas have different numbers of maps.
     batch = _batch((1.0, 0.0, 1.0, 1.0))
     one = _gradient(
       tf.distribute.get_strategy(), 'none', batch, normalization='mapped'
@@ -181,7 +181,7 @@ class CompiledStepTest(tf.test.TestCase):
 class MultiWorkerTest(tf.test.TestCase):
   def test_two_processes_train_and_score_every_image_once(self):
     folder = self.get_temp_dir()
-    # One process has more images, and steps, than the other.
+    # One process has more images, and so more steps, than the other.
     for k in range(2):
       fixtures.write_numbered(folder, f'mapped-{k}.tfrecords', 5 + 2 * k)
     config = {
@@ -222,7 +222,7 @@ class MultiWorkerTest(tf.test.TestCase):
         env={
           **os.environ,
           'CUDA_VISIBLE_DEVICES': '',
-          # Else TensorFlow mixes up inputs of fused convolutions in the
+          # Otherwise TensorFlow confuses inputs of fused convolutions in the
           # evaluation of several processes on CPUs.
           'TF_ENABLE_ONEDNN_OPTS': '0',
           'TF_CONFIG': json.dumps(

@@ -192,17 +192,17 @@ def _read(name: str, weights: str, shape) -> tf_keras.Model:
   return network
 
 
-def _copy(source: tf_keras.Model, target: tf_keras.Model):
+def _copy(whole: tf_keras.Model, features: tf_keras.Model):
   """Copies the weights of a network to one without the classifier."""
-  values = source.get_weights()[: -len(_classifier(source).weights)]
-  for variable, value in zip(target.weights, values, strict=True):
+  values = whole.get_weights()[: -len(_classifier(whole).weights)]
+  for variable, value in zip(features.weights, values, strict=True):
     if variable.shape != value.shape:
       raise ValueError(
         f'{_FIELD}.weights: {variable.name} has shape {value.shape}; expected '
         f'{tuple(variable.shape)}. The fully connected layers of some networks '
         'fit only one task.model.input_size.'
       )
-  target.set_weights(values)
+  features.set_weights(values)
 
 
 def initialize(
@@ -231,9 +231,9 @@ def initialize(
       f'{task.init_checkpoint!r}; expected only one of them, since training '
       'starts from it.'
     )
-  source = _read(name, weights, task.model.input_size)
+  whole = _read(name, weights, task.model.input_size)
   features = model.backbone.get_layer(name)
-  _copy(source, features)
+  _copy(whole, features)
   # With weights='imagenet', Keras's EfficientNet has an additional division by
   # sqrt(std), which the variance includes here.
   if name.startswith('EfficientNetB') and (
@@ -247,7 +247,7 @@ def initialize(
     )
   head = model.layers[-1]
   if task.model.num_classes == _CLASSES:
-    classifier = _classifier(source)
+    classifier = _classifier(whole)
     head.set_weights(
       [
         value.reshape(variable.shape)
