@@ -3,7 +3,6 @@
 import os
 import re
 import tempfile
-import types
 from unittest import mock
 
 from absl.testing import parameterized
@@ -11,7 +10,6 @@ import tensorflow as tf
 
 from official_ext.harmonization import input_checks
 from official_ext.harmonization import train
-from official_ext.harmonization.dataloaders import images_without_maps
 from testing import fixtures
 
 
@@ -251,20 +249,18 @@ class UnreadableTest(tf.test.TestCase, parameterized.TestCase):
   def test_the_driver_asks(self):
     params = fixtures.experiment(plain=self.good)
     params.task = self._task(fixtures.record(image=b'?'))
-    typed = types.SimpleNamespace(
-      dry_run=False,
-      mode='eval',
-      model_dir=self.folder,
-      seed=None,
-      enable_async_checkpointing=False,
-    )
     error = tf.errors.InvalidArgumentError(None, None, 'DecodeJpeg')
     with (
-      mock.patch.multiple(train, FLAGS=typed, _configure=lambda: params),
       mock.patch.object(train.runner, 'Runner', side_effect=error),
+      self.assertRaisesRegex(SystemExit, 'bad.tfrecords, record 1 '),
     ):
-      with self.assertRaisesRegex(SystemExit, 'bad.tfrecords, record 1 '):
-        train.main([])
+      train.run_experiment(
+        params,
+        experiment='harmonized_resnet_imagenet',
+        mode='eval',
+        model_dir=self.folder,
+        enable_async_checkpointing=False,
+      )
 
   def test_pngs_pass_where_they_may(self):
     task = self._task(fixtures.record(image=_png()))
@@ -273,12 +269,12 @@ class UnreadableTest(tf.test.TestCase, parameterized.TestCase):
     with self.assertRaises(tf.errors.InvalidArgumentError):
       input_checks.stop_at_unreadable(task, error)
 
-  def test_other_errors_are_not_looked_into(self):
+  def test_errors_of_other_operations_are_raised(self):
     error = tf.errors.InvalidArgumentError(None, None, 'MatMul: 3 is not 4')
-    with mock.patch.object(images_without_maps, 'first_unreadable') as look:
-      with self.assertRaises(tf.errors.InvalidArgumentError):
-        input_checks.stop_at_unreadable(self._task(fixtures.record()), error)
-    look.assert_not_called()
+    with self.assertRaisesRegex(tf.errors.InvalidArgumentError, 'MatMul'):
+      input_checks.stop_at_unreadable(
+        self._task(fixtures.record(image=b'?')), error
+      )
 
 
 if __name__ == '__main__':

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 from unittest import mock
 
 from absl.testing import parameterized
@@ -339,21 +338,16 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     self.assertFalse(os.path.exists(self.model_dir))
 
 
-def _main(params, model_dir, mode='eval', **fakes):
-  """Runs the driver on an experiment, with parts of it replaced."""
-  typed = types.SimpleNamespace(
-    dry_run=False,
-    mode=mode,
-    model_dir=model_dir,
-    seed=None,
-    experiment='harmonized_resnet_imagenet',
-    enable_async_checkpointing=False,
-  )
-  with (
-    mock.patch.multiple(train, FLAGS=typed, _configure=lambda: params),
-    mock.patch.object(train.runner, 'Runner', **fakes),
-  ):
-    train.main([])
+def _run_experiment(params, model_dir, mode='eval', **runner):
+  """Runs an experiment whose runner is replaced."""
+  with mock.patch.object(train.runner, 'Runner', **runner):
+    train.run_experiment(
+      params,
+      experiment='harmonized_resnet_imagenet',
+      mode=mode,
+      model_dir=model_dir,
+      enable_async_checkpointing=False,
+    )
 
 
 class StartTest(tf.test.TestCase):
@@ -363,7 +357,7 @@ class StartTest(tf.test.TestCase):
     path = os.path.join(folder, 'params.yaml')
     error = tf.errors.UnavailableError(None, None, 'TPU not found')
     with self.assertRaises(tf.errors.UnavailableError):
-      _main(
+      _run_experiment(
         fixtures.experiment(weight=3.0), folder, mode='train', side_effect=error
       )
     with open(path) as f:
@@ -371,7 +365,7 @@ class StartTest(tf.test.TestCase):
     runner = mock.MagicMock()
     runner.run.side_effect = KeyboardInterrupt  # After the run has started.
     with self.assertRaises(KeyboardInterrupt):
-      _main(
+      _run_experiment(
         fixtures.experiment(weight=3.0),
         folder,
         mode='train',
@@ -387,7 +381,9 @@ class NonFiniteTest(tf.test.TestCase):
     experiment.run.side_effect = RuntimeError('The loss value is NaN')
     experiment.guard.report = report
     experiment.checkpoint_manager.latest_checkpoint = 'runs/x/ckpt-4'
-    _main(fixtures.experiment(), self.get_temp_dir(), return_value=experiment)
+    _run_experiment(
+      fixtures.experiment(), self.get_temp_dir(), return_value=experiment
+    )
 
   def test_is_named(self):
     with self.assertRaisesRegex(
@@ -437,7 +433,7 @@ class BadRecordTest(tf.test.TestCase, parameterized.TestCase):
   def test_the_driver_asks(self):
     params = fixtures.experiment(mapped=self.bad, validation=self.good)
     with self.assertRaisesRegex(SystemExit, self.bad):
-      _main(params, self.get_temp_dir(), side_effect=self.error)
+      _run_experiment(params, self.get_temp_dir(), side_effect=self.error)
 
   def test_errors_with_good_files_are_raised(self):
     config = fixtures.experiment(mapped=self.good, validation=self.good)

@@ -101,11 +101,6 @@ def _model_dir() -> str:
   )
 
 
-def _code():
-  """Returns the experiment before files and flags override it."""
-  return experiment_parser.harmonizable_experiment(FLAGS.experiment)
-
-
 def _configure():
   """Returns the final experiment; checks it, the data and the folder."""
   _check_flags()
@@ -117,7 +112,9 @@ def _configure():
     input_checks.check_steps(params.trainer)
   if FLAGS.dry_run:
     building.set_precision(params.runtime)
-    building.check(params, _code())
+    building.check(
+      params, experiment_parser.harmonizable_experiment(FLAGS.experiment)
+    )
     return params
   input_checks.check_data(params, FLAGS.mode)
   model_dir = _model_dir()
@@ -133,56 +130,73 @@ def _configure():
   return params
 
 
-def _build(params, model_dir: str):
-  """Builds the runner and restores the latest checkpoint.
+def run_experiment(
+  params,
+  *,
+  experiment: str,
+  mode: str,
+  model_dir: str,
+  seed: int | None = None,
+  enable_async_checkpointing: bool = True,
+):
+  """Runs an experiment that `experiment_parser.parse_configuration` returned.
 
-  Args:
-    params: the final experiment.
-    model_dir: folder of the run.
-
-  Returns:
-    A `runner.Runner`.
+  The other arguments are those of the flags with the same names.
 
   Raises:
     ValueError: a setting is wrong; the message names the field.
+    SystemExit: a record is bad, or a value is not finite.
   """
+  trains = 'train' in mode
+  step = runner.step_to_resume(model_dir) if trains else 0
+  runner.seed_at(seed, step, params.task)
+  code = experiment_parser.harmonizable_experiment(experiment)
+  with input_checks.naming_bad_records(params.task):
+    running = _build(params, code, mode, model_dir, enable_async_checkpointing)
+    if trains and running.strategy.extended.should_checkpoint:
+      run_folder.write_start(params, model_dir, seed)
+    _run(running, params)
+
+
+def _build(params, code, mode, model_dir, enable_async_checkpointing):
+  """Builds the runner and restores the latest checkpoint."""
   building.set_precision(params.runtime)
   # A strategy with several processes must be built before any operation runs.
   strategy = building.make_strategy(params.runtime)
-  if 'train' in FLAGS.mode:
-    building.check(params, _code(), parts=building.SCHEDULE)
+  if 'train' in mode:
+    building.check(params, code, parts=building.SCHEDULE)
   try:
     with strategy.scope():
       task = task_factory.get_task(params.task, logging_dir=model_dir)
     return runner.Runner(
       distribution_strategy=strategy,
       task=task,
-      mode=FLAGS.mode,
+      mode=mode,
       params=params,
       model_dir=model_dir,
       eval_summary_manager=summary_manager.maybe_build_eval_summary_manager(
         params=params, model_dir=model_dir
       ),
-      enable_async_checkpointing=FLAGS.enable_async_checkpointing,
+      enable_async_checkpointing=enable_async_checkpointing,
     )
   except (tf.errors.OpError, runner.RestoreError):
     raise
   except Exception:  # Model Garden raises many types for a wrong setting.
-    building.check(params, _code())  # Raises an error that names the field.
+    building.check(params, code)  # Raises an error that names the field.
     raise
 
 
-def _run(experiment, params):
-  """Runs an experiment, and explains why it stopped."""
+def _run(running, params):
+  """Calls a runner, and explains why it stopped."""
   try:
-    experiment.run()
+    running.run()
   except RuntimeError as e:
-    if not experiment.guard or not experiment.guard.report:
+    if not running.guard or not running.guard.report:
       raise
-    latest = experiment.checkpoint_manager.latest_checkpoint
+    latest = running.checkpoint_manager.latest_checkpoint
     trials = params.trainer.recovery_max_trials
     raise SystemExit(
-      f'train.py: {experiment.guard.report} The last checkpoint before it is '
+      f'train.py: {running.guard.report} The last checkpoint before it is '
       f'{latest or "missing"}. trainer.recovery_max_trials is {trials}; a '
       'larger value returns to the last checkpoint that many times. A lower '
       'learning rate or task.harmonization.weight may avoid the problem, in '
@@ -192,7 +206,7 @@ def _run(experiment, params):
     if not building.is_traced(e) or isinstance(e, (AttributeError, TypeError)):
       raise
     # The step was refused while it was traced.
-    message = building.name_layer(building.reason(e), experiment.trainer.model)
+    message = building.name_layer(building.reason(e), running.trainer.model)
     raise ValueError(f'{message}.') from e
 
 
@@ -202,19 +216,18 @@ def main(_):
   if FLAGS.dry_run:
     print(yaml.safe_dump(json.loads(json.dumps(params.as_dict()))))
     return
-  model_dir = _model_dir()
   logging.info(
     'Final experiment parameters:\n%s', pprint.pformat(params.as_dict())
   )
-  trains = 'train' in FLAGS.mode
-  step = runner.step_to_resume(model_dir) if trains else 0
-  runner.seed_at(FLAGS.seed, step, params.task)
-  with input_checks.naming_bad_records(params.task):
-    experiment = _build(params, model_dir)
-    if trains and experiment.strategy.extended.should_checkpoint:
-      run_folder.write_start(params, model_dir, FLAGS.seed)
-    _run(experiment, params)
-  train_utils.save_gin_config(FLAGS.mode, model_dir)
+  run_experiment(
+    params,
+    experiment=FLAGS.experiment,
+    mode=FLAGS.mode,
+    model_dir=_model_dir(),
+    seed=FLAGS.seed,
+    enable_async_checkpointing=FLAGS.enable_async_checkpointing,
+  )
+  train_utils.save_gin_config(FLAGS.mode, _model_dir())
 
 
 def run():
