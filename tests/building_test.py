@@ -24,7 +24,7 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
     (
       {'model': {'backbone': {'resnet': {'model_id': 11}}}},
       'task.model.backbone.resnet.model_id is 11, with which the network '
-      'cannot be built .*own, 10',
+      'cannot be built .*default, 10',
     ),
     (
       {
@@ -41,13 +41,13 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
           'dropout_rate': 0.1,
         }
       },
-      "task.model.norm_activation.activation is 'rulo'.*own, 'relu'",
+      "task.model.norm_activation.activation is 'rulo'.*default, 'relu'",
     ),
     (
       {'losses': {'one_hot': False}, 'model': {'kernel_initializer': 'x'}},
       "task.model.kernel_initializer is 'x'",
     ),
-    ({'model': {'num_classes': 1}}, 'task.model.num_classes is 1: it must'),
+    ({'model': {'num_classes': 1}}, 'task.model.num_classes is 1; expected'),
   )
   def test_the_network(self, task, message):
     with self.assertRaisesRegex(ValueError, f'^{message}'):
@@ -57,7 +57,7 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
     (
       {'optimizer': {'sgd': {'momentum': 3.0}}},
       r'trainer.optimizer_config.optimizer.sgd.momentum is 3.0, .*\[0, 1\].*'
-      'own, 0.9',
+      'default, 0.9',
     ),
     (
       {'learning_rate': {'step_cosine_with_offset': {'values': [0.1]}}},
