@@ -101,6 +101,7 @@ def main(_):
   except Exception as e:  # Model Garden raises errors of many types here.
     # TensorFlow would otherwise log each variable that was not restored.
     tf.get_logger().setLevel('ERROR')
+    assert parser.code is not None  # `resolve` sets it.
     building.check(params, parser.code, building.NETWORK)
     if not isinstance(e, (AssertionError, ValueError)):
       raise

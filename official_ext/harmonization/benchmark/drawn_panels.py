@@ -66,7 +66,7 @@ class Folder:
         files.write_json(self._path, {**settings, _PANELS: {}})
 
   def _read(self) -> dict[str, Any]:
-    """Returns the stored settings; {} if there are none that can be read."""
+    """Returns the stored settings; {} if they cannot be read."""
     if not tf.io.gfile.exists(self._path):
       return {}
     try:

@@ -46,7 +46,7 @@ class ImageFolder:
       labels: CSV file with the columns image and label.
 
     Raises:
-      ValueError: there are no images, no map belongs to an image, or the labels
+      ValueError: no image is found, no map belongs to an image, or the labels
         cannot be read.
     """
     self._map_dir = maps or ''

@@ -65,7 +65,7 @@ def find_checkpoint(model_dir: str, checkpoint: str = '') -> str:
     The path of the checkpoint; for a folder, of its last one.
 
   Raises:
-    FileNotFoundError: there is no checkpoint.
+    FileNotFoundError: no checkpoint is found.
   """
   path = os.path.join(model_dir, checkpoint)
   if tf.io.gfile.isdir(path):

@@ -213,7 +213,7 @@ class FileTest(tf.test.TestCase, parameterized.TestCase):
   def test_keras_alone_would_run_the_code(self):
     """The refused files are accepted by Keras's safe mode."""
     path = self._harmful(networks.network(), 'keras')
-    with self.assertRaises(TypeError):  # There is no such class in it.
+    with self.assertRaises(TypeError):  # The class does not exist.
       tf_keras.models.load_model(path, compile=False, safe_mode=True)
     self.assertTrue(os.path.exists(self.marker))
 

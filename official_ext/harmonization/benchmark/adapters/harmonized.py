@@ -44,9 +44,11 @@ def tensorflow_keras_2() -> Iterator[None]:
   vit_keras is written for Keras 2, but imports `tensorflow.keras`, which is
   Keras 3 in current TensorFlow.
   """
-  prefix, keras3, legacy = 'tensorflow.keras', tf.keras, os.environ.get(_LEGACY)
+  prefix, legacy = 'tensorflow.keras', os.environ.get(_LEGACY)
+  attributes = vars(tf)
+  keras3 = attributes['keras']
   others = {k: v for k, v in sys.modules.items() if k.startswith(prefix)}
-  tf.keras = sys.modules[prefix] = tf_keras
+  attributes['keras'] = sys.modules[prefix] = tf_keras
   os.environ[_LEGACY] = '1'
   try:
     yield
@@ -54,7 +56,7 @@ def tensorflow_keras_2() -> Iterator[None]:
     for name in [k for k in sys.modules if k.startswith(prefix)]:
       del sys.modules[name]
     sys.modules.update(others)
-    tf.keras = keras3
+    attributes['keras'] = keras3
     del os.environ[_LEGACY]
     if legacy is not None:
       os.environ[_LEGACY] = legacy

@@ -102,8 +102,7 @@ def linear_probe(
   Images are split into five folds, stratified by target (or fewer, if a target
   has fewer images). For each fold a regression (scikit-learn, C = 1,
   standardized logits) is trained on the full images of the other folds and
-  answers for all levels of its own, so that it never saw the images it answers
-  for.
+  answers for all levels of the images in the fold, none of which it has seen.
 
   Args:
     logits: (n, classes) of all stimuli.
