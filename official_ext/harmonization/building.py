@@ -81,7 +81,7 @@ def name_layer(message: str, model: tf_keras.Model) -> str:
     if op.type == op_type[1]:
       return (
         f'{double_backward.layer_of([op.name], model)} has no gradient '
-        f'with respect to the images ({op.type}), and so there is no saliency '
+        f'with respect to the images ({op.type}), and so it has no saliency '
         'map. Resize images before the network, or with another method'
       )
   return message

@@ -197,7 +197,7 @@ def check_source(data: cfg.DataConfig, name: str):
     name: name of its field in the task.
 
   Raises:
-    ValueError: there are no files, or all are empty.
+    ValueError: the files are missing, or all are empty.
   """
   if data.tfds_name or not isinstance(data.input_path, (str, list, tuple)):
     return

@@ -10,7 +10,7 @@ of each example:
     image = stateless_model_garden.preprocess_ops.color_jitter(image, ...)
 
 The copies are made by executing the modules' code once more, with `tf` and `np`
-replaced. There is no cleaner way: the operations take no generator or seed;
+replaced. Alternatives are worse: the operations take no generator or seed;
 replacing `tf.random` for a while would also affect other threads; making
 `tf.data` deterministic would run all examples one after the other; and copying
 the source would miss Model Garden's fixes. Model Garden's own modules stay as

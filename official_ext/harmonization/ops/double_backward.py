@@ -66,7 +66,7 @@ def layer_of(names, model) -> str:
 def _problem(op, marks: graph_walk.Marks, in_gradient: bool):
   """Returns a problem of an op on the way from variables to maps, and a remedy.
 
-  None if there is no problem.
+  It is None for a good op.
   """
   if op.type == 'StopGradient' and in_gradient:
     return (

@@ -355,7 +355,7 @@ def _moments(x, axes, shift=None, name=None, keep_dims=None, keepdims=None):
 
 
 def _moments_of_eager_steps(original, *args, **kwargs):
-  """Replaces `tf.nn.moments` if there is no graph to find a variance in."""
+  """Replaces `tf.nn.moments` in eager steps, which have no graph to search."""
   eager = (
     tf.executing_eagerly() or ops.get_default_graph() is _local.eager_graph
   )
