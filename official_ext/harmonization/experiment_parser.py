@@ -26,6 +26,7 @@ from official_ext.harmonization import registry_imports
 from official_ext.harmonization import resources
 from official_ext.harmonization import text_files
 from official_ext.harmonization.configs import experiment_checks
+from official_ext.harmonization.configs import experiments
 from official_ext.harmonization.configs import field_types
 from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
@@ -88,10 +89,8 @@ def harmonizable_experiment(name: str) -> cfg.ExperimentConfig:
     ValueError: the experiment is unknown or cannot be harmonized.
   """
   experiment = get_experiment(name)
-  if type(experiment.task) is exp_cfg.HarmonizedImageClassificationTask:
-    # The registered harmonized experiments apply gin themselves, so that they
-    # also work under Model Garden's own driver.
-    return experiment
+  if name in experiments.HARMONIZED:
+    return experiment  # gin's settings have been applied.
   return exp_cfg.harmonize(experiment)
 
 

@@ -16,6 +16,9 @@ import yaml
 import gin
 from official_ext.harmonization import experiment_parser
 from official_ext.harmonization.configs import backbones
+from official_ext.harmonization.configs import (
+  harmonized_image_classification as exp_cfg,
+)
 from official_ext.harmonization.configs import task_checks
 from official_ext.harmonization.tasks import (
   harmonized_image_classification as task_lib,
@@ -36,6 +39,11 @@ def never_seen():
   config = stock.image_classification_imagenet_deit_pretrain()
   config.task.train_data.color_jitter = 0.3
   return config
+
+
+@exp_factory.register_config_factory('never_seen_converted')
+def never_seen_converted():
+  return exp_cfg.convert(stock.image_classification_imagenet())
 
 
 @exp_factory.register_config_factory('never_seen_subclass')
@@ -153,6 +161,11 @@ class GinTest(tf.test.TestCase, parameterized.TestCase):
       found = getattr(task.mapped_data, field).as_dict()
       self.assertEqual(found, getattr(task.train_data, field).as_dict())
     self.assertEqual(task.mapped_data.color_jitter, 0.3)
+
+  def test_reaches_experiments_that_do_not_call_harmonize(self):
+    task = _parse('never_seen_converted').task
+    self.assertTrue(task.harmonization.enabled)
+    self.assertEqual(task.mapped_data.input_path, 'a')
 
   def test_a_subclass_is_refused_by_name(self):
     with self.assertRaisesRegex(

@@ -30,6 +30,12 @@ _STOCK = (
   'maxvit_imagenet',
   'efficientnet_imagenet',
 )
+# Names of the experiments below, which apply gin's settings themselves, so that
+# they also work under Model Garden's own driver.
+HARMONIZED = (
+  'harmonized_resnet_imagenet',
+  *(f'harmonized_{name}' for name in _STOCK),
+)
 
 
 def _enable(config: cfg.ExperimentConfig) -> cfg.ExperimentConfig:

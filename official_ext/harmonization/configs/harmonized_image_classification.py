@@ -285,8 +285,9 @@ def harmonize(
     harmonize.input_path = 'clickme/train/*.tfrecords'
 
   Callers pass only the experiment, since an argument that is passed takes
-  precedence over gin. A registered experiment with this task ends with
-  `return harmonize(config)`, so that gin overrides the experiment's own values.
+  precedence over gin. To work with gin under Model Garden's own driver, a
+  registered experiment ends with `return harmonize(config)`; this project's
+  drivers call it themselves.
 
   Args:
     config: as for `convert`. It is changed in place.
