@@ -25,6 +25,7 @@ from etils import epy
 from official_ext.harmonization import cli
 from official_ext.harmonization import option_values
 from official_ext.harmonization.benchmark.adapters import spec
+from official_ext.harmonization.data.maps import map_options
 
 with epy.lazy_imports():
   import numpy as np
@@ -47,8 +48,8 @@ _LONGEST = 20
 _MAP_FLAGS = ('image_suffix', 'map_suffix', 'framing')
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(map_options.Framing):
   """The flags of the command."""
 
   model: str = cli.flag(
@@ -69,12 +70,6 @@ class Options:
     'Folder of human maps: grey images, npy or npz files. A map has the path '
     'of its image below --images; some may be missing.',
     path=True,
-  )
-  framing: str = cli.flag(
-    'same',
-    "What a map shows: the same as its image; the image stretched to the map's "
-    "shape; or the image's largest central square.",
-    choices=option_values.FRAMINGS,
   )
   labels: str | None = cli.flag(
     None,
@@ -268,7 +263,8 @@ def _check_names(names: list[str], options: Options):
 def explain(options: Options) -> Iterator[str]:
   """Draws the panels that do not exist yet or are outdated.
 
-    options = explain.Options('keras_app:VGG16', 'photos', 'runs/panels')
+    options = explain.Options(
+        model='keras_app:VGG16', images='photos', output_dir='runs/panels')
     paths = list(explain.explain(options))
 
   Args:
