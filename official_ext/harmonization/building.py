@@ -271,7 +271,7 @@ ALL = (
 
 
 def _changed_settings(
-  code: hyperparams.Config, params: hyperparams.Config, section: str = ''
+  code: Any, params: Any, section: str = ''
 ) -> dict[str, tuple[Any, Any]]:
   """Returns settings that differ from the code: dotted names to both values.
 

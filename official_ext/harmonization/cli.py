@@ -163,7 +163,7 @@ def _plain_type(annotation: Any) -> Any:
   return typing.get_origin(annotation) or annotation
 
 
-def _fields(options: type) -> Iterable[tuple[str, Any, Any, _Flag | None]]:
+def _fields(options: Any) -> Iterable[tuple[str, Any, Any, _Flag | None]]:
   """Yields name, type, default and flag of each field of a class of options."""
   annotations = typing.get_type_hints(options)
   for field in dataclasses.fields(options):
@@ -171,7 +171,7 @@ def _fields(options: type) -> Iterable[tuple[str, Any, Any, _Flag | None]]:
     yield field.name, kind, field.default, field.metadata.get(_FLAG)
 
 
-def define(options: type, module: str = ''):
+def define(options: Any, module: str = ''):
   """Defines the flags of a class of options.
 
   Args:
@@ -223,7 +223,7 @@ def _define_one(name, kind, default, properties: _Flag, module: str):
     raise TypeError(f'{name}: no flag has values of type {kind}')
 
 
-def parsed(options: type) -> Any:
+def parsed(options: Any) -> Any:
   """Returns an instance of a class of options with the values of the flags.
 
   Args:
@@ -241,11 +241,10 @@ def parsed(options: type) -> Any:
     elif kind is tuple:
       value = tuple(value)
     if properties.path and value:
-      value = (
-        tuple(map(resources.working_path, value))
-        if kind is tuple
-        else resources.working_path(value)
-      )
+      if isinstance(value, tuple):
+        value = tuple(map(resources.working_path, value))
+      else:
+        value = resources.working_path(value)
     values[name] = value
   return options(**values)
 
@@ -518,7 +517,7 @@ def run(
   _hide_start_messages()
   module = options if isinstance(options, str) else main.__module__
   own = sys.modules[module]
-  name = name or os.path.splitext(os.path.basename(own.__file__))[0]
+  name = name or os.path.splitext(os.path.basename(own.__file__ or ''))[0]
   if not isinstance(options, str):
     define(options)
   flags.DEFINE_bool(

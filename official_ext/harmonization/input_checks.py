@@ -123,7 +123,7 @@ def first_without_map(data, most: int = 10_000) -> str:
   for file in files:
     records = itertools.islice(record_reader.read(file), -(-most // len(files)))
     for record in records:
-      problem = record.problem or _map_problem(record.data, field)
+      problem = record.problem or _map_problem(record.data or b'', field)
       if problem:
         return f'{file}, record {record.index} (counted from 0): {problem}'
   return ''

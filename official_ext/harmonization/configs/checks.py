@@ -31,7 +31,7 @@ class Check:
   path: str
   valid: Callable[[Any, Any, Any], Any]
   expected: str
-  found: Callable[[Any, Any, Any], str] | None = None
+  found: Callable[[Any, Any, Any], str | None] | None = None
   check_none: bool = False
 
 

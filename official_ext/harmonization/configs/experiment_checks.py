@@ -9,7 +9,7 @@ import re
 
 from official.core import config_definitions as cfg
 
-import gin
+from gin import config as gin_config
 from official_ext.harmonization.configs import checks
 from official_ext.harmonization.configs import field_types
 from official_ext.harmonization.configs import (
@@ -169,10 +169,14 @@ def _check_schedules(optimizer_config):
       continue
     for field, value in schedule.get().as_dict().items():
       name = f'trainer.optimizer_config.{section}.{schedule.type}.{field}'
-      if value is None and field not in _OPTIONAL:
-        checks.refuse(
-          name, value, f'a value, since the {section} {schedule.type} needs it'
-        )
+      if value is None:
+        if field not in _OPTIONAL:
+          checks.refuse(
+            name,
+            value,
+            f'a value, since the {section} {schedule.type} needs it',
+          )
+        continue
       if field.endswith('decay_steps') and value < 1:
         checks.refuse(name, value, '1 or more')
       if field == 'warmup_steps' and value < 0:
@@ -211,8 +215,8 @@ def check_gin():
     ValueError: a binding or macro would have no effect.
   """
   # gin has no public function that lists scopes and macros.
-  config = gin.config._CONFIG
-  referenced = {r.config_key for r in gin.config.iterate_references(config)}
+  config = gin_config._CONFIG
+  referenced = {r.config_key for r in gin_config.iterate_references(config)}
   harmonize = f'{exp_cfg.__name__}.{exp_cfg.harmonize.__name__}'
   for key, parameters in config.items():
     scope, selector = key

@@ -325,7 +325,8 @@ harmonize.__signature__ = inspect.Signature(
     ),
   ]
 )
-harmonize = gin.configurable(harmonize)
+# gin's decorator is declared to return more than functions.
+harmonize = gin.configurable(harmonize)  # pyright: ignore[reportAssignmentType]
 
 
 def bindings() -> dict[str, Any]:

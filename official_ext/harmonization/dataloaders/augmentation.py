@@ -12,6 +12,8 @@ the image pixel that it was drawn on, and follows it:
 All random numbers come from the example's own seed.
 """
 
+from typing import Any
+
 from official.vision.configs import common
 from official.vision.configs import image_classification as stock
 import tensorflow as tf
@@ -51,7 +53,7 @@ def _joint(operation):
 
 def _augment_images_and_maps():
   """Makes a copy of Model Garden's module whose policies also move maps."""
-  module = stateless_model_garden.copy('official.vision.ops.augment')
+  module: Any = stateless_model_garden.copy('official.vision.ops.augment')
   module.NAME_TO_FUNC = {
     name: _joint(operation) if name in _MOVING + _HIDING else operation
     for name, operation in module.NAME_TO_FUNC.items()
@@ -114,7 +116,7 @@ class Augmenter:
     """
     self._color_jitter = data.color_jitter
     self._random_erasing = data.random_erasing
-    self._policies: list[augment.ImageAugment] = []
+    self._policies: list[Any] = []
     if data.aug_type:
       self._policies.append(_build_policy(data.aug_type))
     if data.three_augment:

@@ -110,8 +110,8 @@ def _normalize(image: tf.Tensor) -> tf.Tensor:
   """
   height, width, _ = image.shape
   rows = tf.reshape(image, [height, width * 3])
-  rows -= np.tile(np.float32(preprocess_ops.MEAN_RGB), width)
-  rows /= np.tile(np.float32(preprocess_ops.STDDEV_RGB), width)
+  rows -= np.tile(np.array(preprocess_ops.MEAN_RGB, np.float32), width)
+  rows /= np.tile(np.array(preprocess_ops.STDDEV_RGB, np.float32), width)
   return tf.reshape(rows, [height, width, 3])
 
 

@@ -1,5 +1,7 @@
 """The dataset of images with human maps: from files to batches."""
 
+from typing import Any
+
 from official.common import dataset_fn
 import tensorflow as tf
 
@@ -66,11 +68,12 @@ class _ImagesWithMaps:
     self._num_classes = model.num_classes
     self._soft_labels = soft_labels
     self._input_context = input_context
-    self._label_offset = labels.offset_with_map(params, model.num_classes)
+    # Not None: the checks of the configuration refuse that.
+    self._label_offset: Any = labels.offset_with_map(params, model.num_classes)
     self._decoder = registry.get_decoder(
       params.map_decoder, params.raw_image_max
     )
-    self._parse_record = harmonization_input.Parser(
+    self._parse_record: Any = harmonization_input.Parser(
       output_size=model.input_size[:2],
       num_classes=model.num_classes,
       label_offset=self._label_offset,

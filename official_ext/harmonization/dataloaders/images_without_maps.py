@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import functools
 import re
 import types
+from typing import Any
 
 from official.vision.dataloaders import classification_input
 from official.vision.tasks import image_classification as stock
@@ -126,7 +127,7 @@ def first_unreadable(files: Sequence[str], data, keys, size) -> str:
   """
   image_key, label_key = keys
   decoder = classification_input.Decoder(image_key, label_key)
-  parse = classification_input.Parser(
+  parse: Any = classification_input.Parser(
     output_size=list(size),
     num_classes=1,
     image_field_key=image_key,

@@ -191,7 +191,8 @@ class Reader(input_reader.InputReader):
 
   def _mark_repeated(self, input_context):
     """Removes records of other pipelines from the batches."""
-    decode, parse = self._decoder_fn, self._parser_fn
+    decode: Any = self._decoder_fn
+    parse: Any = self._parser_fn
     pipelines, own = count(input_context), number(input_context)
     self._decoder_fn = lambda index, record: {
       **decode(record),

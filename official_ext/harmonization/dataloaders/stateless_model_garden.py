@@ -20,6 +20,7 @@ they are.
 import contextlib
 import importlib.util
 import threading
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -136,8 +137,8 @@ def copy(name: str, **names):
     name: full name of a module.
     **names: other global variables of the copy.
   """
-  spec = importlib.util.find_spec(name)
-  module = importlib.util.module_from_spec(spec)
+  spec: Any = importlib.util.find_spec(name)
+  module: Any = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   module.tf = _TF
   module.np = _ModuleWith(np, random=_CentreOfRange())

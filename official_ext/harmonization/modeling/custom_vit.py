@@ -5,6 +5,7 @@ fields are set one by one.
 """
 
 import inspect
+from typing import Any
 
 from official.modeling import hyperparams
 from official.vision.modeling.backbones import factory
@@ -35,7 +36,7 @@ def build_custom_vit(
       hidden size of the number of heads.
   """
   del norm_activation_config
-  options = backbone_config.get()
+  options: Any = backbone_config.get()
   field = 'task.model.backbone.custom_vit'
   if any(side % options.patch_size for side in input_specs.shape[1:3]):
     raise ValueError(

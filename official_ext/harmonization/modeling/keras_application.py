@@ -12,6 +12,7 @@ weight decay is that of `task.losses`.
 """
 
 import inspect
+from typing import Any
 
 from absl import logging
 import h5py
@@ -138,7 +139,8 @@ def build_keras_application(
     ValueError: the name is unknown, or the network does not accept images of
       this size.
   """
-  name = backbone_config.get().name
+  options: Any = backbone_config.get()
+  name = options.name
   shape = input_specs.shape[1:]
   network = _clone(
     _constructor(name)(
@@ -161,7 +163,7 @@ def build_keras_application(
 def _has_second_scale(path: str) -> bool:
   """Whether an EfficientNet's file has Keras's second scaling layer."""
   with h5py.File(path, 'r') as f:
-    group = f['model_weights'] if 'model_weights' in f else f
+    group: Any = f['model_weights'] if 'model_weights' in f else f
     layers = [
       n.decode() if isinstance(n, bytes) else n
       for n in group.attrs['layer_names']

@@ -33,10 +33,9 @@ def _released_filter(offsets: np.ndarray) -> np.ndarray:
     Cells outside the map count as 0.
   """
   taps = np.exp(-(offsets**2) / (2.0 * _SIGMA**2))
-  matrix = sum(
-    weight * np.eye(WORKING_SIZE, k=offset)
-    for weight, offset in zip(taps / taps.sum(), range(-4, _KERNEL_SIZE - 4))
-  )
+  matrix = np.zeros((WORKING_SIZE, WORKING_SIZE))
+  for weight, offset in zip(taps / taps.sum(), range(-4, _KERNEL_SIZE - 4)):
+    matrix += weight * np.eye(WORKING_SIZE, k=offset)
   return matrix.astype(np.float32)
 
 

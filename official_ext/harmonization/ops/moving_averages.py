@@ -73,7 +73,7 @@ class TwoParts:
       and not getattr(layer, 'renorm', False)
     ]
     self._before = self._read()
-    self._first = None
+    self._first = []  # Set by `between`.
 
   def __bool__(self):
     return bool(self._layers)

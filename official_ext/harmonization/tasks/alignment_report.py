@@ -88,7 +88,7 @@ class Report:
     self.ceiling = human_ceiling.of(config)
     self._data = config.mapped_validation_data
     self._batch_size = config.validation_data.global_batch_size
-    self._folder = folder
+    self._folder = folder or ''
     self._shown = config.allow_image_summary
 
   def step_logs(

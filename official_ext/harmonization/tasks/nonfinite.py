@@ -47,7 +47,9 @@ def marks(rescued: tf.Tensor | None = None, **values: Any) -> tf.Tensor:
   Returns:
     bool (len(CAUSES),).
   """
-  rescues = dict.fromkeys(_RESCUED, rescued) if rescued is not None else {}
+  rescues: dict[str, Any] = (
+    dict.fromkeys(_RESCUED, rescued) if rescued is not None else {}
+  )
   return tf.stack(
     [
       ~(_is_finite(values.get(cause, ())) | rescues.get(cause, False))

@@ -45,7 +45,7 @@ def tensorflow_keras_2() -> Iterator[None]:
   Keras 3 in current TensorFlow.
   """
   prefix, legacy = 'tensorflow.keras', os.environ.get(_LEGACY)
-  attributes = vars(tf)
+  attributes: Any = vars(tf)
   keras3 = attributes['keras']
   others = {k: v for k, v in sys.modules.items() if k.startswith(prefix)}
   attributes['keras'] = sys.modules[prefix] = tf_keras
