@@ -217,7 +217,7 @@ class HelpTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ('train', '--experimnt=x', '--experimnt is .* mean --experiment\\?'),
-    ('evaluate', 'mg:runs/x', "'mg:runs/x' is no flag"),
+    ('evaluate', 'mg:runs/x', "'mg:runs/x' is not a flag"),
     ('train', '', '--experiment must be given'),
     ('compare', 'runs/x', '--baseline, --harmonized must be given'),
     ('data.merge_imagenet', 'x', "'x' is not a flag; expected --NAME"),

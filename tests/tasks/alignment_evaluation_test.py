@@ -224,7 +224,7 @@ class EvaluationTest(tf.test.TestCase):
       rows = step(inputs)['rows']
       found.append((rows, [m.result() for m in metrics]))
     self.assertAllClose(*found, rtol=1e-4, atol=1e-4)
-    self.assertAllEqual(found[1][0]['mapped'], [1.0, 1.0, 1.0, 0.0])
+    self.assertAllEqual(found[1][0]['with_map'], [1.0, 1.0, 1.0, 0.0])
 
   def test_the_gradient_pass_runs_on_mapped_batches_alone(self):
     config = fixtures.experiment(**self._files())

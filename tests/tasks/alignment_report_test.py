@@ -28,7 +28,7 @@ def _rows(spearman, mapped, places, file=0):
   """Returns rows of one replica, as from `step_logs`."""
   values = np.array(spearman, np.float32)
   return {
-    'mapped': np.array(mapped, np.float32),
+    'with_map': np.array(mapped, np.float32),
     'records': np.array([[file, p] for p in places], np.int32),
     'label': np.array(places, np.int32),
     'predicted': np.zeros(len(places), np.int32),
@@ -51,7 +51,7 @@ def _pictures(numbers, mapped):
     numbers, [-1, 1, 1]
   )
   return {
-    'mapped': np.array(mapped, np.float32),
+    'with_map': np.array(mapped, np.float32),
     'image': np.stack([maps] * 3, -1),
     'human map': maps,
     'model map': -maps,
