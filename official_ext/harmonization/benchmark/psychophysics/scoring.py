@@ -184,19 +184,9 @@ def decide(
       journal.add(found)
   if not is_probe:
     return np.array(items, bool)
-  images, animals, full = (
-    np.array(values)
-    for values in zip(
-      *(
-        (
-          s.image,
-          s.target == stimulus_files.ANIMAL,
-          s.level == stimulus_files.FULL,
-        )
-        for s in stimuli
-      )
-    )
-  )
+  images = np.array([s.image for s in stimuli])
+  animals = np.array([s.target == stimulus_files.ANIMAL for s in stimuli])
+  full = np.array([s.level == stimulus_files.FULL for s in stimuli])
   return decisions.linear_probe(
     np.stack([_decode(item) for item in items]), images, animals, full, seed
   )
