@@ -91,7 +91,7 @@ def write_shards(
   rng = np.random.default_rng(0)
   rows, columns = np.indices((_SIZE, _SIZE))
   for shard in range(shards):
-    with record_writer.shard(
+    with record_writer.open_shard(
       os.path.join(folder, f'train-{shard}.tfrecords')
     ) as writer:
       for label in range(shard, images, shards):

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import runs
-from official_ext.harmonization.data import make_digits_clickme
+from official_ext.harmonization.data.records import digits
 from official_ext.harmonization.data.stimuli import reveal
 
 # Percent of the pixels that are revealed; about 8 % are ink. At 100 % the whole
@@ -31,7 +31,7 @@ def _records(pattern: str, size: int):
       source,
       (size, size),
       (size, size),
-      make_digits_clickme.NUM_CLASSES,
+      digits.NUM_CLASSES,
       _BATCH,
     )
   )

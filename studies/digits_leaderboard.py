@@ -22,7 +22,7 @@ import tf_keras
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import runs
-from official_ext.harmonization.data import make_digits_clickme
+from official_ext.harmonization.data.records import digits
 from studies import torch_digits
 from testing import optional
 
@@ -138,7 +138,7 @@ def _train_keras(run_dir):
       model.add(layers.Conv2D(width, 3, activation='relu', padding='same'))
       model.add(layers.MaxPooling2D())
     model.add(layers.GlobalAveragePooling2D())
-    model.add(layers.Dense(make_digits_clickme.NUM_CLASSES))
+    model.add(layers.Dense(digits.NUM_CLASSES))
     model.compile(
       tf_keras.optimizers.Adam(2e-3),
       tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -172,9 +172,7 @@ def _train_torch(run_dir):
 def main(_):
   """Trains the missing networks and runs the benchmark."""
   # The digits of studies/plans/easy_digits.yaml.
-  make_digits_clickme.make(
-    FLAGS.data_dir, train_images=4000, decoy_strength=0.7
-  )
+  digits.make(FLAGS.data_dir, train_images=4000, decoy_strength=0.7)
   specs, twins, folders = [], [], {}
   for family, overrides in _FAMILIES.items():
     for name, weight in ((family, 0.0), (family + _TWIN, 1.0)):

@@ -24,7 +24,7 @@ import tf_keras
 
 from official_ext.harmonization import files
 from official_ext.harmonization import registry_imports
-from official_ext.harmonization.data import make_digits_clickme as digits
+from official_ext.harmonization.data.records import digits
 from official_ext.harmonization.ops import saliency
 
 _STEPS = flags.DEFINE_integer(

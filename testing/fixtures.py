@@ -38,7 +38,7 @@ def record(seed=0, label=1, image=None, heatmap=None, omit=()):
 def write(folder, name, serialized):
   """Writes records to a file and returns its path."""
   path = os.path.join(folder, name)
-  with record_writer.shard(path) as writer:
+  with record_writer.open_shard(path) as writer:
     for r in serialized:
       writer.write(r)
   return path

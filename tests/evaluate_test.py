@@ -17,10 +17,10 @@ from official_ext.harmonization import evaluate
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark.adapters import spec
 from official_ext.harmonization.benchmark.protocols import clickme
-from official_ext.harmonization.data import download_clickme
 from official_ext.harmonization.data.records import clickme_release
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import record_writer
+from official_ext.harmonization.data.records import release_layout
 from testing import fixtures
 
 FLAGS = flags.FLAGS
@@ -225,7 +225,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     with mock.patch.object(clickme.ClickMeProtocol, 'run') as run:
       write('the digits')
       self.assertIsNone(ceiling())
-      write(f'{download_clickme.BASE_URL}/val')
+      write(f'{release_layout.BASE_URL}/val')
       self.assertEqual(ceiling(), 0.6575315343478081)
       self.assertEqual(ceiling('--ceiling=.5'), 0.5)
       self.assertIsNone(ceiling('--ceiling=1'))

@@ -163,7 +163,7 @@ class ExplainTest(tf.test.TestCase):
     self.assertAllClose(
       page[1]['human map'][0], base.resize(other[..., None], (16, 16))[..., 0]
     )
-    with self.assertRaisesRegex(ValueError, 'nothing tells them apart'):
+    with self.assertRaisesRegex(ValueError, '--image_suffix and --map_suffix'):
       self._drawn(images=pets, maps=pets, output_dir=self._path('o1'))
     # The path must be equal, not only the file name.
     with self.assertRaisesRegex(ValueError, 'such as Cat/1_map.png for Cat/'):

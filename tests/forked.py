@@ -33,6 +33,15 @@ from official_ext.harmonization.data import make_psychophysics_stimuli
 from official_ext.harmonization.data import merge_imagenet
 from official_ext.harmonization.data import verify_records
 
+# The commands import these when they run, which a fork should not wait for.
+from official_ext.harmonization.data.records import beam_builder  # noqa: F401
+from official_ext.harmonization.data.records import clickme_builder  # noqa: F401
+from official_ext.harmonization.data.records import clickme_download  # noqa: F401
+from official_ext.harmonization.data.records import digits  # noqa: F401
+from official_ext.harmonization.data.records import imagenet_merger  # noqa: F401
+from official_ext.harmonization.data.records import verification  # noqa: F401
+from official_ext.harmonization.data.stimuli import stimulus_builder  # noqa: F401
+
 # After which a fork that hangs is ended.
 _SECONDS = 120
 _PACKAGE = 'official_ext.harmonization.'

@@ -16,7 +16,7 @@ import tensorflow as tf
 import yaml
 
 from official_ext.harmonization.benchmark import claims
-from official_ext.harmonization.data import make_digits_clickme
+from official_ext.harmonization.data.records import digits
 from official_ext.harmonization.data.stimuli import reveal
 from studies import digit_decisions
 from studies import study
@@ -399,7 +399,7 @@ class StudyTest(tf.test.TestCase):
 class DecisionsTest(tf.test.TestCase):
   def test_measures_the_digits(self):
     folder = self.get_temp_dir()
-    make_digits_clickme.make(folder, 1, 12, 1)
+    digits.make(folder, 1, 12, 1)
     pattern = os.path.join(folder, '{0}', '{0}-*.tfrecords')
     val, swapped = pattern.format('val'), pattern.format('swapped')
     images, maps, labels = digit_decisions._records(val, _SIZE)

@@ -208,11 +208,11 @@ def _define_one(name, kind, default, properties: _Flag, module: str):
       **rest,
     )
   elif kind is tuple and not properties.repeated:
-    flags.DEFINE_list(name, list(default) or None, **rest)
+    flags.DEFINE_list(name, list(default or ()) or None, **rest)
   elif kind is tuple and choices:
-    flags.DEFINE_multi_enum(name, list(default) or None, choices, **rest)
+    flags.DEFINE_multi_enum(name, list(default or ()) or None, choices, **rest)
   elif kind is tuple:
-    flags.DEFINE_multi_string(name, list(default) or None, **rest)
+    flags.DEFINE_multi_string(name, list(default or ()) or None, **rest)
   elif choices:
     flags.DEFINE_enum(*values, enum_values=choices, **rest)
   elif kind in (bool, str):
@@ -345,6 +345,8 @@ def sentence(error: BaseException) -> str:
 
 def _is_given(name: str) -> bool:
   """Whether the user gave a flag, under its name or an older one."""
+  if name not in flags.FLAGS:
+    return False  # `main` was called by other code.
   # absl does not count a flag as present that was given by an alias.
   found = flags.FLAGS[name]
   return bool(found.present) or found.value != found.default

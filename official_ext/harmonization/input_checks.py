@@ -11,9 +11,9 @@ from official.core import input_reader
 import tensorflow as tf
 
 from official_ext.harmonization.configs import checks
-from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.data.records import record_files
 from official_ext.harmonization.data.records import record_reader
+from official_ext.harmonization.data.records import verification
 from official_ext.harmonization.dataloaders import images_with_maps
 from official_ext.harmonization.dataloaders import images_without_maps
 from official_ext.harmonization.dataloaders import registry
@@ -262,7 +262,7 @@ def stop_at_bad_record(task, error: tf.errors.DataLossError):
   """
   files = _input_files(*(getattr(task, name) for name in _DATASETS))
   logging.error('TensorFlow: %s', error.message)
-  bad = verify_records.locate(files, error)
+  bad = verification.locate(files, error)
   if bad:
     raise SystemExit(
       f'train.py: Bad record: {bad}. Repair or remove it. To list all bad '

@@ -20,7 +20,7 @@ import tensorflow as tf
 from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
 )
-from official_ext.harmonization.data import verify_records
+from official_ext.harmonization.data.records import verification
 from official_ext.harmonization.dataloaders import images_with_maps
 from official_ext.harmonization.dataloaders import registry
 from stress.mutations import readings
@@ -113,7 +113,7 @@ class Trials:
       for split in ('training', 'evaluation')
       for mode in ('fail', 'skip')
     }
-    self._check = verify_records.decoder_check(record_format, mutations.CLASSES)
+    self._check = verification.decoder_check(record_format, mutations.CLASSES)
     self._originals = {}
 
   # ---- Records ----
@@ -317,7 +317,7 @@ class Trials:
       f.write(data)
     results = {name: self._read_file(name, damaged) for name in self._datasets}
     self._tell('verify_records')
-    problems = verify_records.verify_file(self._path, self._check)['problems']
+    problems = verification.verify_file(self._path, self._check).problems
     results['verify_records'] = self._located(problems[:1], damaged)
     return results
 
@@ -328,7 +328,7 @@ class Trials:
         pass
     except tf.errors.DataLossError as e:
       # As train.py does.
-      return self._located([verify_records.locate([self._path], e)], damaged)
+      return self._located([verification.locate([self._path], e)], damaged)
     except tf.errors.OpError as e:
       return UNNAMED, e.message
     return SILENT, 'no error for a damaged file'

@@ -15,26 +15,27 @@ from testing import optional
 # The command imports Beam if it finds it.
 sys.path.append(optional.path('apache_beam'))
 
-from official_ext.harmonization.data import beam_clickme_records
-from official_ext.harmonization.data import build_clickme_records
-from official_ext.harmonization.data.maps import clicks
-from official_ext.harmonization.data.records import shards
+from official_ext.harmonization.data.maps import map_options
+from official_ext.harmonization.data.records import beam_builder
+from official_ext.harmonization.data.records import build_options
+from official_ext.harmonization.data.records import clickme_builder
+from official_ext.harmonization.data.records import shard_builder
 from tests.data import building
 
-Options = build_clickme_records.Options
+Options = build_options.Options
 
 
 @unittest.skipIf(
-  beam_clickme_records.beam is None,
+  beam_builder.beam is None,
   'apache-beam is not installed. To install it, run: make setup',
 )
 class BeamTest(building.Case):
   def both(self, **options):
     """Builds with and without Beam; returns both folders' contents."""
     plain = Options(output_dir=str(self.folder / 'plain'), **options)
-    build_clickme_records.build(plain)
+    clickme_builder.build(plain)
     beam = dataclasses.replace(plain, output_dir=str(self.folder / 'beam'))
-    beam_clickme_records.build(beam)
+    beam_builder.build(beam)
     return (
       building.contents(plain.output_dir),
       building.contents(beam.output_dir),
@@ -86,7 +87,7 @@ class BeamTest(building.Case):
       shards=9,
       labels=str(self.folder / 'labels.csv'),
       strip_prefix='x',
-      rules=clicks.Rules(min_participants=2),
+      click_filter=map_options.ClickFilter(min_participants=2),
     )
     # More shards than images: some are there, and empty.
     self.assertLen(plain, 9 + 2)
@@ -96,7 +97,7 @@ class BeamTest(building.Case):
     text = 'image_path,clicks,user_id\nx/y/a/1.png,[],u\nx/y/b/1.png,[],u\n'
     (self.folder / 'clicks.csv').write_text(text)
     with self.assertRaisesRegex(ValueError, '--strip_prefix=x/y,'):
-      beam_clickme_records.build(
+      beam_builder.build(
         Options(
           output_dir=str(self.folder / 'out'),
           image_dir=str(self.folder),
@@ -111,14 +112,15 @@ class BeamTest(building.Case):
       npz=self.numbered(),
       images_per_shard=4,
     )
-    beam_clickme_records.build(options)
+    beam_builder.build(options)
     before = building.contents(options.output_dir)
     first, second, _ = (
-      os.path.join(options.output_dir, s) for s in shards.names('train', 3)
+      os.path.join(options.output_dir, s)
+      for s in shard_builder.names('train', 3)
     )
     os.remove(first)
     untouched = os.stat(second).st_mtime_ns
-    beam_clickme_records.build(options)
+    beam_builder.build(options)
     self.assertEqual(building.contents(options.output_dir), before)
     self.assertEqual(os.stat(second).st_mtime_ns, untouched)
 
@@ -126,7 +128,7 @@ class BeamTest(building.Case):
     csv = self.folder / 'c.csv'
     csv.write_text('image_path,clicks,user_id\n')
     with self.assertRaisesRegex(ValueError, '--shards'):
-      beam_clickme_records.build(
+      beam_builder.build(
         Options(
           output_dir=str(self.folder / 'out'),
           clicks=[str(csv)],

@@ -12,34 +12,36 @@ import time
 from unittest import mock
 import zipfile
 
-from absl import flags
-from absl.testing import flagsaver
 import numpy as np
 from official.vision.dataloaders import classification_input
 import tensorflow as tf
 
 from official_ext.harmonization.data import build_clickme_records
-from official_ext.harmonization.data import verify_records
-from official_ext.harmonization.data.records import canonical_maker
+from official_ext.harmonization.data.maps import map_options
+from official_ext.harmonization.data.records import build_options
+from official_ext.harmonization.data.records import clickme_builder
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import output_folder
-from official_ext.harmonization.data.records import shards
+from official_ext.harmonization.data.records import record_builder
+from official_ext.harmonization.data.records import shard_builder
+from official_ext.harmonization.data.records import verification
+from tests import forked
 from tests.data import building
 from tests.data import number_records
 
-Options = build_clickme_records.Options
+Options = build_options.Options
 
 
 def _slow_build(options):
   """Builds so slowly that it can be killed on the way."""
-  outcome = canonical_maker.Maker.outcome
+  outcome = record_builder.RecordBuilder.outcome
 
   def slow(self, *args):
     time.sleep(0.05)
     return outcome(self, *args)
 
-  with mock.patch.object(canonical_maker.Maker, 'outcome', slow):
-    build_clickme_records.build(options)
+  with mock.patch.object(record_builder.RecordBuilder, 'outcome', slow):
+    clickme_builder.build(options)
 
 
 class NpzTest(building.Case):
@@ -125,7 +127,7 @@ class NpzTest(building.Case):
     whole = building.entry(0)
     bad = {
       'n0': whole[: len(whole) // 2],
-      'n1': b'\x80\x04N.',  # A pickle of None is no npz, and not unpickled.
+      'n1': b'\x80\x04N.',  # A pickle of None is not an npz, and not unpickled.
       'n2': building.npz(
         image=np.zeros((4, 4, 3), np.uint8), heatmap=np.eye(4)
       ),
@@ -154,7 +156,7 @@ class NpzTest(building.Case):
     self.assertEqual(manifest.read(folder)['counts'], totals['counts'])
     left_out = {row['name']: row['detail'] for row in self.left_out(folder)}
     self.assertEqual(left_out.keys(), {f'sub/{i:03d}.npz' for i in range(13)})
-    self.assertEqual(left_out['sub/001.npz'], 'sub/001.npz is no npz file')
+    self.assertEqual(left_out['sub/001.npz'], 'sub/001.npz is not an npz file')
 
   def test_pickles_are_refused_unless_trusted(self):
     marker = self.folder / 'ran'
@@ -180,34 +182,37 @@ class ResumeTest(building.Case):
   def test_a_killed_build_goes_on_where_it_was(self):
     archive = self.archive(60)
     options = Options(
-      output_dir=str(self.folder / 'killed'), npz=archive, images_per_shard=12
+      output_dir=str(self.folder / 'killed'),
+      npz=archive,
+      images_per_shard=12,
+      workers=1,
     )
     process = multiprocessing.get_context('spawn').Process(
       target=_slow_build, args=(options,)
     )
     process.start()
-    jobs = shards.names('train', 5)
+    jobs = shard_builder.names('train', 5)
     while not (
-      any(shards.is_whole(options.output_dir, s) for s in jobs)
+      any(shard_builder.is_whole(options.output_dir, s) for s in jobs)
       and list(self.folder.glob('killed/.*.partial'))
     ):
       self.assertTrue(process.is_alive())
       time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    whole = [s for s in jobs if shards.is_whole(options.output_dir, s)]
+    whole = [s for s in jobs if shard_builder.is_whole(options.output_dir, s)]
     self.assertNotEmpty(whole)
     self.assertLess(len(whole), 5)
     self.assertFalse((self.folder / 'killed' / manifest.FILE).exists())
     built = []
-    write = shards.write
+    write = shard_builder.write
 
     def counting(directory, shard, *args):
       built.append(shard)
       return write(directory, shard, *args)
 
-    with mock.patch.object(shards, 'write', counting):
-      build_clickme_records.build(options)
+    with mock.patch.object(shard_builder, 'write', counting):
+      clickme_builder.build(options)
     self.assertEqual(sorted(built + whole), jobs)
     through, _ = self.build('through', npz=archive, images_per_shard=12)
     self.assertEqual(
@@ -237,7 +242,7 @@ class ResumeTest(building.Case):
         building.contents(out), building.contents(self.folder / 'through')
       )
     self.assertEmpty(
-      [p for r in verify_records.verify([str(out)]) for p in r['problems']]
+      [p for r in verification.verify([str(out)]) for p in r.problems]
     )
 
   def test_a_run_without_records_does_not_claim_the_folder(self):
@@ -267,7 +272,7 @@ class ResumeTest(building.Case):
       npz=self.archive(5), workers=4, output_dir=str(self.folder / 'out')
     )
     names = [f'{i}' for i in range(5)]
-    count = build_clickme_records.shard_count
+    count = clickme_builder.shard_count
     self.assertEqual(count(options, names), 4)
     self.assertEqual(count(options, names[:3]), 3)
     self.assertEqual(count(dataclasses.replace(options, shards=1), names), 1)
@@ -291,7 +296,7 @@ class ResumeTest(building.Case):
   def test_damaged_or_missing_shards_are_built_again(self):
     folder, _ = self.build(npz=self.archive(9), images_per_shard=3)
     before = building.contents(folder)
-    names = shards.names('train', 3)
+    names = shard_builder.names('train', 3)
     os.truncate(os.path.join(folder, names[0]), 10)
     os.remove(os.path.join(folder, names[1]))
     untouched = os.stat(os.path.join(folder, names[2])).st_mtime_ns
@@ -332,7 +337,7 @@ class ResumeTest(building.Case):
   def test_a_second_run_is_kept_out(self):
     archive = self.archive(2)
     with output_folder.alone(str(self.folder / 'out')):
-      with self.assertRaisesRegex(ValueError, 'Another run'):
+      with self.assertRaisesRegex(ValueError, 'another process'):
         self.build(npz=archive)
     self.build(npz=archive)
 
@@ -342,7 +347,7 @@ class ResumeTest(building.Case):
     def outcomes():
       for i in range(5):
         alive.append(i)
-        yield shards.Outcome(str(i), record=b'x')
+        yield shard_builder.RecordOutcome(str(i), record=b'x')
 
     def write(_, record):
       self.assertLen(alive, 1)
@@ -350,7 +355,7 @@ class ResumeTest(building.Case):
 
     with mock.patch.object(tf.io.TFRecordWriter, 'write', write):
       output_folder.claim(str(self.folder / 'o'), ['s'], {})
-      shards.write(str(self.folder / 'o'), 's', outcomes())
+      shard_builder.write(str(self.folder / 'o'), 's', outcomes())
 
 
 class SummaryTest(building.Case):
@@ -361,7 +366,7 @@ class SummaryTest(building.Case):
     folder, totals = self.build(
       npz=self.archive(9, n2=broken, n4=broken, n5=building.entry(5, label=-1))
     )
-    text = shards.summary(folder, totals, ['cat', 'dog'])
+    text = shard_builder.summary(folder, totals, ['cat', 'dog'])
     self.assertRegex(text, r'(?m)^ +2  of class 0 \(cat\)$')
     self.assertRegex(text, r'(?m)^ +2  of class 1 \(dog\)$')
     self.assertRegex(text, r'(?m)^ +1  of class 3$')
@@ -386,24 +391,24 @@ class SummaryTest(building.Case):
       'left_out': 0,
     }
     self.assertIn(
-      '36  classes, 0 to 35, of 1 to 4 records each',
-      shards.summary('x', totals),
+      '36  classes, 0 to 35, with 1 to 4 records each',
+      shard_builder.summary('x', totals),
     )
 
   def test_no_message_holds_an_address(self):
     out = str(self.folder)
-    made = shards.Outcome(
+    made = shard_builder.RecordOutcome(
       'a.png',
       reason='image not usable',
       detail=('cannot identify image file <_io.BytesIO object at 0x7f3a2c1b>'),
     )
     output_folder.claim(out, ['s'], {})
-    shards.write(out, 's', [made])
-    totals = shards.finish(out, ['s'], 'a test')
+    shard_builder.write(out, 's', [made])
+    totals = shard_builder.finish(out, ['s'], 'a test')
     self.assertEqual(
       self.left_out(out)[0]['detail'], 'cannot identify image file'
     )
-    self.assertNotIn('0x', shards.summary(out, totals))
+    self.assertNotIn('0x', shard_builder.summary(out, totals))
 
 
 class CommandTest(building.Case):
@@ -426,16 +431,6 @@ class CommandTest(building.Case):
     self.assertFalse((self.folder / 'out').exists())
 
   def test_flags_without_effect(self):
-    self.enter_context(flagsaver.flagsaver())
-    build_clickme_records.define_flags()
-    own = flags.FLAGS.flags_by_module_dict()[build_clickme_records.__name__]
-
-    def options(*given):
-      for flag in own:
-        flag.unparse()
-      flags.FLAGS(['build', '--output_dir=out', *given])
-      return build_clickme_records.options_of_flags()
-
     for given, message in (
       (('--npz=a', '--strip_prefix=b'), '--strip_prefix has .* with --npz'),
       (('--map_dir=a', '--label_column=b'), '--label_column .* --clicks'),
@@ -449,19 +444,20 @@ class CommandTest(building.Case):
         '--label_column has no effect with --labels',
       ),
     ):
-      with self.assertRaisesRegex(ValueError, message):
-        options(*given)
-    found = options('--clicks=a', '--min_catch_trial=.5', '--label_column=b')
-    self.assertEqual(found.label_column, 'b')
-    # Files without this column give the rule nothing to look at.
+      found = forked.command(
+        'data.build_clickme_records', '--output_dir=out', *given
+      )
+      self.assertEqual(found.code, 1)
+      self.assertRegex(found.errors, message)
+
+  def test_only_another_threshold_needs_the_catch_trials(self):
+    arguments = clickme_builder.click_arguments
+    self.assertEqual(arguments(Options(clicks=('a',)))['needed'], ())
+    chosen = map_options.ClickFilter(min_catch_trial=0.5)
     self.assertEqual(
-      build_clickme_records.reading(found)['needed'], ('user_catch_trial',)
+      arguments(Options(clicks=('a',), click_filter=chosen))['needed'],
+      ('user_catch_trial',),
     )
-    self.assertEqual(
-      build_clickme_records.reading(options('--clicks=a'))['needed'], ()
-    )
-    for flag in own:
-      flag.unparse()
 
   def test_flags_are_the_options(self):
     archive = self.archive(3)

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 import tensorflow as tf
 
-from official_ext.harmonization.data import build_clickme_records
+from official_ext.harmonization.data.records import build_options
+from official_ext.harmonization.data.records import clickme_builder
 from official_ext.harmonization.data.records import manifest
-from official_ext.harmonization.data.records import shards
+from official_ext.harmonization.data.records import shard_builder
 
 
 def arrays(seed, **other):
@@ -89,12 +90,12 @@ class Case(tf.test.TestCase):
     return str(path)
 
   def build(self, out='out', **options):
-    options = build_clickme_records.Options(
-      output_dir=str(self.folder / out), **options
+    options = build_options.Options(
+      output_dir=str(self.folder / out), **{'workers': 1, **options}
     )
-    totals = build_clickme_records.build(options)
+    totals = clickme_builder.build(options)
     return options.output_dir, totals
 
   def left_out(self, folder):
-    with open(os.path.join(folder, shards.LEFT_OUT)) as f:
+    with open(os.path.join(folder, shard_builder.LEFT_OUT)) as f:
       return list(csv.DictReader(f))

@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from official_ext.harmonization.data import make_digits_clickme
+from official_ext.harmonization.data.records import digits
 from official_ext.harmonization.data.records import record_writer
 from official_ext.harmonization.dataloaders import clickme_decoder
 
@@ -40,7 +40,7 @@ class MakeDigitsTest(tf.test.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.folder = os.path.join(tf.compat.v1.test.get_temp_dir(), 'digits')
-    make_digits_clickme.make(
+    digits.make(
       cls.folder,
       train_images=60,
       val_images=20,
@@ -92,7 +92,7 @@ class MakeDigitsTest(tf.test.TestCase):
       self.assertLessEqual((change.max(-1) > 20).mean(), (49 / 256) ** 2)
 
   def test_splits_share_no_digit(self):
-    ranges = list(make_digits_clickme._IDENTITIES.values())
+    ranges = list(digits._IDENTITIES.values())
     taken = np.concatenate([np.arange(*r) for r in ranges])
     self.assertLen(set(taken), len(taken))
 
@@ -102,49 +102,49 @@ class MakeDigitsTest(tf.test.TestCase):
     same = dict(
       train_images=60, val_images=20, ood_images=40, images_per_shard=25
     )
-    self.assertFalse(make_digits_clickme.make(self.folder, **same))
+    self.assertFalse(digits.make(self.folder, **same))
     with self.assertRaisesRegex(ValueError, '--overwrite'):
-      make_digits_clickme.make(self.folder, **{**same, 'seed': 1})
+      digits.make(self.folder, **{**same, 'seed': 1})
     self.assertEqual(os.stat(path).st_mtime_ns, before)
 
   def test_the_seed_decides(self):
     folders = [os.path.join(self.get_temp_dir(), n) for n in 'abc']
     for folder, seed in zip(folders, (1, 1, 2)):
-      make_digits_clickme.make(folder, 2, 2, 2, seed=seed)
+      digits.make(folder, 2, 2, 2, seed=seed)
     first, again, other = (_read(f, 'train')[0]['image'] for f in folders)
     self.assertAllEqual(first, again)
     self.assertNotAllEqual(first, other)
 
   def test_an_unfinished_dataset_is_not_taken_for_a_whole_one(self):
     folder = os.path.join(self.get_temp_dir(), 'killed')
-    with mock.patch.object(make_digits_clickme, '_jpeg', side_effect=OSError):
+    with mock.patch.object(digits, '_jpeg', side_effect=OSError):
       with self.assertRaises(OSError):
-        make_digits_clickme.make(folder, 2, 2, 2)
+        digits.make(folder, 2, 2, 2)
     self.assertEmpty(tf.io.gfile.glob(os.path.join(folder, '[a-z]*', '*')))
-    self.assertTrue(make_digits_clickme.make(folder, 2, 2, 2))
+    self.assertTrue(digits.make(folder, 2, 2, 2))
     with open(os.path.join(folder, 'manifest.json')) as f:
       self.assertEqual(json.load(f)['train_images'], 2)
 
   def test_killed_while_it_replaces_another_dataset(self):
     folder = os.path.join(self.get_temp_dir(), 'replaced')
-    make_digits_clickme.make(folder, 2, 2, 2)
-    write = make_digits_clickme._write_split
+    digits.make(folder, 2, 2, 2)
+    write = digits._write_split
     with mock.patch.object(
-      make_digits_clickme,
+      digits,
       '_write_split',
       lambda *args: write(*args) if args[1] == 'train' else _stop(),
     ):
       with self.assertRaises(KeyboardInterrupt):
-        make_digits_clickme.make(folder, 2, 2, 2, seed=1, overwrite=True)
+        digits.make(folder, 2, 2, 2, seed=1, overwrite=True)
     # The shards of seed 1 are not those of seed 0, whose manifest was there.
-    self.assertTrue(make_digits_clickme.make(folder, 2, 2, 2))
+    self.assertTrue(digits.make(folder, 2, 2, 2))
     other = os.path.join(self.get_temp_dir(), 'other')
-    make_digits_clickme.make(other, 2, 2, 2)
+    digits.make(other, 2, 2, 2)
     self.assertAllEqual(
       _read(folder, 'train')[0]['image'], _read(other, 'train')[0]['image']
     )
     with self.assertRaisesRegex(ValueError, 'seed was 0 and is now 1'):
-      make_digits_clickme.make(folder, 2, 2, 2, seed=1)
+      digits.make(folder, 2, 2, 2, seed=1)
 
   def test_shards_of_others_are_not_removed(self):
     folder = os.path.join(self.get_temp_dir(), 'release')
@@ -153,7 +153,7 @@ class MakeDigitsTest(tf.test.TestCase):
     with open(path, 'w') as f:
       f.write('of the release')
     with self.assertRaisesRegex(ValueError, 'train-0.tfrecords, which'):
-      make_digits_clickme.make(folder, 2, 2, 2)
+      digits.make(folder, 2, 2, 2)
     with open(path) as f:
       self.assertEqual(f.read(), 'of the release')
 
@@ -166,7 +166,7 @@ class ShardTest(tf.test.TestCase):
   def test_is_whole_or_absent(self):
     path = os.path.join(self.get_temp_dir(), 'shard')
     with self.assertRaises(KeyError):
-      with record_writer.shard(path) as writer:
+      with record_writer.open_shard(path) as writer:
         writer.write(b'x')
         raise KeyError
     self.assertEmpty(tf.io.gfile.glob(path + '*'))

@@ -14,10 +14,11 @@ from scipy import ndimage
 from official_ext.harmonization.benchmark.psychophysics import (
   scoring as psychophysics,
 )
-from official_ext.harmonization.data import make_psychophysics_stimuli as tool
 from official_ext.harmonization.data.records import record_writer
 from official_ext.harmonization.data.stimuli import reveal
+from official_ext.harmonization.data.stimuli import stimulus_builder
 from official_ext.harmonization.data.stimuli import stimulus_files
+from official_ext.harmonization.data.stimuli import stimulus_options
 from official_ext.harmonization.data.stimuli import stimulus_targets
 from tests import samples
 from tests.benchmark import experiment
@@ -65,11 +66,13 @@ class Case(unittest.TestCase):
         'map_dir': str(self.folder / 'maps'),
         **options,
       }
-    return tool.make(
-      tool.Options(output_dir=str(self.out), **{'size': _SIZE, **options})
+    return stimulus_builder.make(
+      stimulus_options.Options(
+        output_dir=str(self.out), **{'size': _SIZE, **options}
+      )
     )
 
-  def rows(self, name=tool.LIST):
+  def rows(self, name=stimulus_builder.LIST):
     with open(self.out / name) as f:
       return list(csv.DictReader(f))
 
@@ -159,7 +162,7 @@ class FolderTest(Case):
     heatmap = np.zeros((_SIZE // 2, 3 * _SIZE // 2), np.uint8)
     image[10:14, _SIZE + 20 : _SIZE + 24] = 255
     heatmap[5:7, (_SIZE + 20) // 2 : (_SIZE + 24) // 2] = 200
-    bright, values = tool.square(image, heatmap, _SIZE)
+    bright, values = stimulus_builder.square(image, heatmap, _SIZE)
     self.assertEqual(bright.shape, (_SIZE, _SIZE))
     np.testing.assert_allclose(ndimage.center_of_mass(bright), (11.5, 21.5))
     np.testing.assert_allclose(
@@ -225,7 +228,7 @@ class FolderTest(Case):
     kept = self.out / 'animal/full_animal0.png'
     written = kept.stat().st_mtime_ns
     # As if it had been killed in the second image.
-    (self.out / tool.LIST).unlink()
+    (self.out / stimulus_builder.LIST).unlink()
     for level in ('50', '100', 'full'):
       (self.out / f'animal/{level}_animal1.png').unlink()
     (self.out / 'vehicle/0_vehicle0.png.partial').write_bytes(b'x')
@@ -271,12 +274,12 @@ class FolderTest(Case):
   def test_what_is_missing_is_said(self):
     for options, word in (
       ({}, 'image_dir'),
-      ({'records': ['x*'], 'map_dir': 'y'}, 'one source'),
+      ({'records': ['x*'], 'map_dir': 'y'}, '--records.*--map_dir'),
       ({'records': [str(self.folder / 'x*')]}, 'matches no file'),
     ):
       with self.assertRaisesRegex(ValueError, word):
-        tool.make(
-          tool.Options(
+        stimulus_builder.make(
+          stimulus_options.Options(
             output_dir=str(self.out),
             **{
               'map_dir': '' if 'records' in options else str(self.folder),
@@ -287,7 +290,7 @@ class FolderTest(Case):
     with self.assertRaisesRegex(ValueError, 'connectivity=6'):
       self.make(connectivity=6)
     with self.assertRaisesRegex(ValueError, 'output_dir'):
-      tool.make(tool.Options())
+      stimulus_builder.make(stimulus_options.Options())
 
 
 class RecordsTest(Case):
@@ -304,7 +307,7 @@ class RecordsTest(Case):
       ),
     ):
       path = str(self.folder / 'records')
-      with record_writer.shard(path) as writer:
+      with record_writer.open_shard(path) as writer:
         for (image, heatmap), label in zip(pairs, labels):
           writer.write(serialize(_png(image), _png(heatmap), label))
         writer.write(b'no record')
@@ -381,8 +384,8 @@ class WarningsTest(Case):
       'WARNING: --images_per_target=200.*fewer.* 2 of '
       'animals and 1 of vehicles',
     )
-    self.assertRegex(text, 'WARNING: .*unequal.*--images_per_target=1 makes')
-    self.assertRegex(said(0), 'unequal')
+    self.assertRegex(text, 'WARNING: .*differ.*--images_per_target=1 makes')
+    self.assertRegex(said(0), 'differ')
     self.assertNotIn('WARNING', said(1))
 
 
@@ -405,7 +408,7 @@ class SamplesTest(Case):
           np.asarray(Image.open(io.BytesIO(content)))
           for content in maps[row['source']]
         )
-        values = tool.square(image, heatmap, 64)[1]
+        values = stimulus_builder.square(image, heatmap, 64)[1]
         full = self.pixels(row['file'].replace('50_', 'full_'))
         shown = self.pixels(row['file']) == full
         shares.append(values[shown].sum() / values.sum())

@@ -14,9 +14,10 @@ from official_ext.harmonization.data import merge_imagenet
 from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.data.maps import map_framing
 from official_ext.harmonization.data.maps import map_index
+from official_ext.harmonization.data.records import imagenet_merger
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import record_writer
-from official_ext.harmonization.data.records import shards
+from official_ext.harmonization.data.records import shard_builder
 
 
 def _map(seed, shape=(16, 16)):
@@ -55,7 +56,7 @@ class MergeImagenetTest(tf.test.TestCase):
   def shard(self, name, records):
     path = self.folder / name
     path.parent.mkdir(exist_ok=True)
-    with record_writer.shard(str(path)) as writer:
+    with record_writer.open_shard(str(path)) as writer:
       for record in records:
         writer.write(record)
 
@@ -68,7 +69,7 @@ class MergeImagenetTest(tf.test.TestCase):
       )
 
   def merge(self, **options):
-    return merge_imagenet.merge(
+    return imagenet_merger.merge(
       str(self.folder / 'imagenet/train-*'), self.out, **options
     )
 
@@ -136,7 +137,7 @@ class MergeImagenetTest(tf.test.TestCase):
       self.assertEqual(
         (record['image/height'], record['image/width']), (16, 16)
       )
-    with open(os.path.join(self.out, merge_imagenet.UNMATCHED)) as f:
+    with open(os.path.join(self.out, imagenet_merger.UNMATCHED)) as f:
       self.assertEqual([r['image_id'] for r in csv.DictReader(f)], ['n9_9'])
     self.assertEqual(
       manifest.read(self.out)['counts'],
@@ -209,7 +210,9 @@ class MergeImagenetTest(tf.test.TestCase):
     paths = [pathlib.Path(self.out, f'train-0000{i}-of-00002') for i in (0, 1)]
     before = [p.read_bytes() for p in paths]
     paths[1].unlink()
-    with mock.patch.object(shards, 'write', wraps=shards.write) as write:
+    with mock.patch.object(
+      shard_builder, 'write', wraps=shard_builder.write
+    ) as write:
       self.assertEqual(self.merge(map_records=maps), 2)
     self.assertEqual(write.call_count, 1)
     self.assertEqual([p.read_bytes() for p in paths], before)
@@ -219,26 +222,14 @@ class MergeImagenetTest(tf.test.TestCase):
   def test_no_match_fails_the_command(self):
     self.imagenet()
     maps = self.map_records('other')
-    values = merge_imagenet.flags.FlagValues()
-    typed = dict(
+    options = merge_imagenet.Options(
       imagenet=str(self.folder / 'imagenet/train-*'),
       output_dir=self.out,
       map_records=maps,
-      map_dir=None,
-      key='image/filename',
-      map_key='image/filename',
-      framing='same',
-      label_offset=0,
-      only_mapped=False,
       workers=1,
     )
-    for name, value in typed.items():
-      merge_imagenet.flags.DEFINE_string(name, None, '', values)
-      values[name].value = value
-    values.mark_as_parsed()
-    with mock.patch.object(merge_imagenet, 'FLAGS', values):
-      with self.assertRaisesRegex(SystemExit, 'no map found an image'):
-        merge_imagenet.main([])
+    with self.assertRaisesRegex(ValueError, 'No map has an image'):
+      merge_imagenet.main(options)
 
   def test_another_key(self):
     self.shard('imagenet/train-0', [_imagenet('', **{'id': b'n0_7'})])
@@ -251,11 +242,11 @@ class MergeImagenetTest(tf.test.TestCase):
       (_imagenet('n0_1.JPEG', None), 'train-0, record 1 .*no image/class'),
       (_imagenet('n0_1.JPEG', 1, b'nothing'), 'record 1 .*JPEG or PNG'),
       (_imagenet('n0_1.JPEG', 1, _jpeg(16, 40)), '16x40.*--framing'),
-      (b'\xff', 'record 1 .*no tf.train.Example'),
+      (b'\xff', 'record 1 .*not a tf.train.Example'),
     ):
       self.shard('imagenet/train-0', [_imagenet('n0_0.JPEG'), record])
       with self.assertRaisesRegex(ValueError, problem):
-        merge_imagenet.merge(
+        imagenet_merger.merge(
           str(self.folder / 'imagenet/train-0'),
           f'{self.out}-{problem[-5:]}',
           map_records=maps,
@@ -349,7 +340,7 @@ class FitTest(tf.test.TestCase):
     expected = np.zeros((32, 16), np.uint16)
     expected[8:24] = _map(0, (16, 16))
     self.assertAllEqual(tall, expected)
-    with self.assertRaisesRegex(ValueError, 'no central square'):
+    with self.assertRaisesRegex(ValueError, 'expected a square'):
       self.fit((16, 20), 100, 200, 'center_crop')
 
 

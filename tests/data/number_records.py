@@ -3,7 +3,7 @@
 import time
 
 from official_ext.harmonization.data.records import output_folder
-from official_ext.harmonization.data.records import shards
+from official_ext.harmonization.data.records import shard_builder
 
 
 class Numbers:
@@ -15,18 +15,20 @@ class Numbers:
   def __call__(self, numbers):
     for i in numbers:
       time.sleep(self._seconds)
-      yield shards.Outcome(str(i), record=bytes(1000) + b'%d' % i, label=i % 3)
+      yield shard_builder.RecordOutcome(
+        str(i), record=bytes(1000) + b'%d' % i, label=i % 3
+      )
 
 
 def build(directory, seconds, processes):
   """Builds six shards, in processes that note who they are."""
   jobs = {
     name: range(20 * i, 20 * i + 20)
-    for i, name in enumerate(shards.names('train', 6))
+    for i, name in enumerate(shard_builder.names('train', 6))
   }
   with output_folder.alone(directory):
     output_folder.claim(directory, jobs, {'seed': 0})
-    shards.build(
+    shard_builder.build(
       directory, jobs, Numbers(seconds), processes, {name: 20 for name in jobs}
     )
-    return shards.finish(directory, list(jobs), 'a test')
+    return shard_builder.finish(directory, list(jobs), 'a test')

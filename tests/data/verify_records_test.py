@@ -1,20 +1,17 @@
 """Tests that every damage of a shard is found, and where it is."""
 
+import dataclasses
 import gzip
 import json
 import os
 import shutil
 import struct
-import types
 from unittest import mock
 
-from absl import flags
-from absl.testing import flagsaver
 from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
 
-from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.data.maps import image_codec
@@ -22,7 +19,9 @@ from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import record_checks
 from official_ext.harmonization.data.records import record_reader
 from official_ext.harmonization.data.records import record_writer
+from official_ext.harmonization.data.records import verification
 from testing import fixtures
+from tests import forked
 
 _RECORDS = [b'', b'x', b'a record', bytes(range(256)) * 3, b'the last']
 # Of the first byte of each record, and of the end of the file.
@@ -186,8 +185,8 @@ class VerifyTest(ShardCase):
     self.pattern = os.path.join(self.folder, '*.tfrecords')
 
   def _problems(self, *patterns, **options):
-    results = verify_records.verify(list(patterns or [self.pattern]), **options)
-    return [p for r in results for p in r['problems']]
+    results = verification.verify(list(patterns or [self.pattern]), **options)
+    return [p for r in results for p in r.problems]
 
   def _manifest(self):
     manifest.write(
@@ -198,12 +197,12 @@ class VerifyTest(ShardCase):
 
   def test_good_files(self):
     self._manifest()
-    check = verify_records.decoder_check('clickme', fixtures.CLASSES)
+    check = verification.decoder_check('clickme', fixtures.CLASSES)
     for pattern in (self.pattern, os.path.join(self.folder, '*')):
-      results = list(verify_records.verify([pattern], check, workers=2))
-      self.assertEqual([r['records'] for r in results], [3, 4])
+      results = list(verification.verify([pattern], check, workers=2))
+      self.assertEqual([r.records for r in results], [3, 4])
       self.assertEqual(
-        [r['bytes'] for r in results], [os.path.getsize(p) for p in self.good]
+        [r.bytes for r in results], [os.path.getsize(p) for p in self.good]
       )
       self.assertEmpty(self._problems())
 
@@ -242,7 +241,7 @@ class VerifyTest(ShardCase):
       'damaged',
       [fixtures.record(0), fixtures.record(1, **damage), fixtures.record(2)],
     )
-    check = verify_records.decoder_check('clickme', fixtures.CLASSES)
+    check = verification.decoder_check('clickme', fixtures.CLASSES)
     (found,) = self._problems(path, check=check)
     self.assertEqual(found.record, 1)
     self.assertRegex(found.reason, reason)
@@ -254,13 +253,13 @@ class VerifyTest(ShardCase):
       'no_example',
       [b'\xff\xff\xff', b'field', fixtures.record(0)],
     )
-    check = verify_records.decoder_check('clickme')
+    check = verification.decoder_check('clickme')
     found = self._problems(path, check=check)
     self.assertEqual([p.record for p in found], [0, 1])
     self.assertIn('it is not a tf.train.Example', found[0].reason)
 
   def test_label_offset(self):
-    check = verify_records.decoder_check('clickme', fixtures.CLASSES, 1)
+    check = verification.decoder_check('clickme', fixtures.CLASSES, 1)
     found = self._problems(check=check)
     self.assertEqual([(p.file, p.record) for p in found], [(self.good[1], 3)])
     self.assertIn('label 3 plus label_offset 1', found[0].reason)
@@ -295,9 +294,9 @@ class VerifyTest(ShardCase):
       [f'{self.folder}/*'],
       [self.pattern, f'{above}/./{name}'],
     ):
-      results = list(verify_records.verify(patterns))
-      self.assertEqual([r['file'] for r in results], self.good, patterns)
-      self.assertEmpty([p for r in results for p in r['problems']])
+      results = list(verification.verify(patterns))
+      self.assertEqual([r.file for r in results], self.good, patterns)
+      self.assertEmpty([p for r in results for p in r.problems])
     with self.assertRaisesRegex(ValueError, 'manifest.json; expected TFRecord'):
       self._problems(os.path.join(self.folder, manifest.FILE))
     os.remove(self.good[1])
@@ -309,7 +308,7 @@ class VerifyTest(ShardCase):
     for split in ('train', 'val'):
       os.makedirs(os.path.join(above, split), exist_ok=True)
       fixtures.write_numbered(os.path.join(above, split), f'{split}-0', 2)
-    self.assertLen(list(verify_records.verify([above])), 2)
+    self.assertLen(list(verification.verify([above])), 2)
     os.makedirs(os.path.join(above, 'empty'), exist_ok=True)
     with self.assertRaisesRegex(ValueError, 'empty holds no file of records'):
       self._problems(os.path.join(above, 'empty'))
@@ -325,7 +324,7 @@ class VerifyTest(ShardCase):
     )
     extra = fixtures.write_numbered(self.folder, '2.tfrecords', 1)
     found = {p.file: p.reason for p in self._problems()}
-    self.assertRegex(found[first], r'has \d+ bytes, manifest.json says \d+')
+    self.assertRegex(found[first], r'has \d+ bytes.* manifest.json says \d+')
     self.assertRegex(found[second], 'SHA-256|bytes')
     self.assertRegex(found[extra], 'does not list it')
     self.assertLen(found, 3)
@@ -355,24 +354,13 @@ class VerifyTest(ShardCase):
   def test_the_command(self):
     report = os.path.join(self.get_temp_dir(), 'report.json')
     self._flip(_OFFSETS[3] + _DATA)
-    typed = types.SimpleNamespace(
-      decode=False,
-      map_decoder='clickme',
-      num_classes=None,
-      label_offset=None,
-      raw_image_max=None,
-      workers=1,
-      report=report,
-    )
-    # Nothing was typed that would have no effect.
-    self.enter_context(mock.patch.object(cli, 'without_effect', lambda _: ''))
-    with mock.patch.object(verify_records, 'FLAGS', typed):
-      verify_records.main(['verify', self.folder])
-      with self.assertRaises(SystemExit) as caught:
-        verify_records.main(['verify', self.pattern, self.path])
-      self.assertEqual(caught.exception.code, 1)
-      with self.assertRaisesRegex(SystemExit, 'no file is named'):
-        verify_records.main(['verify'])
+    options = verify_records.Options(decode=False, workers=1, report=report)
+    verify_records.main(options, [self.folder])
+    with self.assertRaises(SystemExit) as caught:
+      verify_records.main(options, [self.pattern, self.path])
+    self.assertEqual(caught.exception.code, 1)
+    with self.assertRaisesRegex(ValueError, 'No file'):
+      verify_records.main(options, [])
     with open(report) as f:
       found = json.load(f)
     self.assertEqual((found['records'], found['problems']), (12, 1))
@@ -422,11 +410,15 @@ class ContentTest(tf.test.TestCase, parameterized.TestCase):
     for name, records in files.items():
       fixtures.write(folder, name, records)
     checker = record_checks.Checker(**options)
-    results = list(verify_records.verify([folder], checker=checker))
+    results = list(verification.verify([folder], checker=checker))
     return (
       checker,
       *(
-        [str(p).replace(folder + '/', '') for r in results for p in r[kind]]
+        [
+          str(p).replace(folder + '/', '')
+          for r in results
+          for p in getattr(r, kind)
+        ]
         for kind in ('problems', 'warnings')
       ),
     )
@@ -520,7 +512,7 @@ class ContentTest(tf.test.TestCase, parameterized.TestCase):
     self.assertRegex(warnings[0], 'all 4 records have the label 1')
     self.assertRegex(
       warnings[1],
-      'copies of earlier ones: 1. For example, '
+      '1 images are copies of earlier ones.* For example, '
       r'record 1 of b \(label 1\) is a copy of record 0 of a ',
     )
     _, _, (warning,) = self.verify(
@@ -531,34 +523,24 @@ class ContentTest(tf.test.TestCase, parameterized.TestCase):
   def test_the_command_says_what_it_found(self):
     folder = self.get_temp_dir()
     path = fixtures.write(folder, 'one', [_canonical(i, i) for i in range(3)])
-    typed = types.SimpleNamespace(
-      decode=True,
-      map_decoder=None,
-      num_classes=1001,
-      label_offset=None,
-      raw_image_max=None,
-      workers=1,
-      report=os.path.join(folder, 'r.json'),
+    options = verify_records.Options(
+      num_classes=1001, workers=1, report=os.path.join(folder, 'r.json')
     )
-    with mock.patch.object(verify_records, 'FLAGS', typed):
-      with self.assertRaises(SystemExit), mock.patch('builtins.print') as said:
-        verify_records.main(['verify', path])
-      self.assertRegex(
-        said.call_args.args[0],
-        r'^3 records \(canonical\), \d+ bytes: 1 problems\.$',
-      )
-      typed.label_offset = 1
-      with mock.patch('builtins.print') as said:
-        verify_records.main(['verify', path])
-      self.assertRegex(said.call_args.args[0], 'all good')
-    self.assertEqual(files.read_json(typed.report)['warnings'], 0)
+    with self.assertRaises(SystemExit), mock.patch('builtins.print') as said:
+      verify_records.main(options, [path])
+    self.assertRegex(
+      said.call_args.args[0],
+      r'^3 records \(canonical\), \d+ bytes: 1 problems\.$',
+    )
+    with mock.patch('builtins.print') as said:
+      verify_records.main(dataclasses.replace(options, label_offset=1), [path])
+    self.assertRegex(said.call_args.args[0], 'all good')
+    self.assertEqual(files.read_json(options.report)['warnings'], 0)
 
   def test_flags_without_effect(self):
     path = fixtures.write(
       self.get_temp_dir(), 'labels', [_canonical(i, i) for i in range(10)]
     )
-    self.enter_context(flagsaver.flagsaver())
-    verify_records.define_flags()
     for given, message in (
       (
         ('--nodecode', '--num_classes=3'),
@@ -574,13 +556,9 @@ class ContentTest(tf.test.TestCase, parameterized.TestCase):
         '--raw_image_max has no effect with --map_decoder=canonical',
       ),
     ):
-      for flag in flags.FLAGS.flags_by_module_dict()[verify_records.__name__]:
-        flag.unparse()
-      flags.FLAGS(['verify', *given])
-      with self.assertRaisesRegex(ValueError, message):
-        verify_records.main(['verify', path])
-    for flag in flags.FLAGS.flags_by_module_dict()[verify_records.__name__]:
-      flag.unparse()
+      found = forked.command('data.verify_records', path, *given)
+      self.assertEqual(found.code, 1)
+      self.assertRegex(found.errors, message)
     _, _, warnings = self.verify(
       {'a': [_canonical(0), _canonical(1, 2)]}, raw_image_max=1.0
     )
@@ -617,7 +595,7 @@ class LocateTest(ShardCase):
     for content in (None, cut):
       if content:
         self._write(content)
-      found = verify_records.locate(files, self._error(files))
+      found = verification.locate(files, self._error(files))
       self.assertEqual(found[:3], (self.path, record, _OFFSETS[record]))
 
   def test_looks_there_first(self):
@@ -626,19 +604,19 @@ class LocateTest(ShardCase):
     with mock.patch.object(
       record_reader, '_read_data', wraps=record_reader._read_data
     ) as reads:
-      verify_records.locate([self.path], self._error([self.path]))
+      verification.locate([self.path], self._error([self.path]))
     self.assertEqual(reads.call_count, 1)
 
   def test_reads_all_where_the_error_names_no_place(self):
     self._flip(_OFFSETS[3] + _DATA)
     error = tf.errors.DataLossError(None, None, 'something is wrong')
-    self.assertEqual(verify_records.locate([self.path], error).record, 3)
+    self.assertEqual(verification.locate([self.path], error).record, 3)
 
   def test_good_files_and_missing_ones(self):
     error = tf.errors.DataLossError(None, None, 'corrupted record at 5')
-    self.assertIsNone(verify_records.locate([self.path], error))
+    self.assertIsNone(verification.locate([self.path], error))
     gone = self.path + '.gone'
-    self.assertEqual(verify_records.locate([gone], error).file, gone)
+    self.assertEqual(verification.locate([gone], error).file, gone)
 
 
 class ManifestTest(tf.test.TestCase):
@@ -647,7 +625,7 @@ class ManifestTest(tf.test.TestCase):
     shards = []
     for name, count in (('t-10', 2), ('t-9', 3)):
       path = os.path.join(folder, name)
-      with record_writer.shard(path) as writer:
+      with record_writer.open_shard(path) as writer:
         for _ in range(count):
           writer.write(b'x')
       shards.append(manifest.describe(path, count))

@@ -13,8 +13,8 @@ from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
 )
 from official_ext.harmonization.configs import task_checks
-from official_ext.harmonization.data import download_clickme
 from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.records import release_layout
 from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.evaluation import scores as scores_lib
 from official_ext.harmonization.tasks import alignment_report
@@ -105,7 +105,7 @@ class ReportTest(tf.test.TestCase, parameterized.TestCase):
     self.assertIn('not recognized as the ClickMe release', logs.output[-1])
     manifest.write(
       folder,
-      source=f'{download_clickme.BASE_URL}/val',
+      source=f'{release_layout.BASE_URL}/val',
       shards=[manifest.describe(shard, 2)],
     )
     self.assertEqual(ceiling(), exp_cfg.CLICKME_CEILING)

@@ -19,8 +19,8 @@ import tensorflow as tf
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import protocol
-from official_ext.harmonization.data import verify_records
 from official_ext.harmonization.data.records import record_files
+from official_ext.harmonization.data.records import verification
 from official_ext.harmonization.dataloaders import decoding
 from official_ext.harmonization.dataloaders import harmonization_input
 from official_ext.harmonization.dataloaders import records
@@ -292,7 +292,7 @@ def _iterate(prepared: tf.data.Dataset, files):
   try:
     yield from prepared.as_numpy_iterator()
   except tf.errors.DataLossError as e:
-    bad = verify_records.locate(files, e)
+    bad = verification.locate(files, e)
     raise protocol.BadDataError(
       f'Bad record: {bad or e.message}. Repair or remove it; python -m '
       'official_ext.harmonization.data.verify_records --nodecode FILES lists '

@@ -20,7 +20,7 @@ import tf_keras
 from official_ext.harmonization.benchmark.adapters import harmonized
 from official_ext.harmonization.benchmark.adapters import keras_models
 from official_ext.harmonization.benchmark.adapters import spec
-from official_ext.harmonization.data.records import http_shard
+from official_ext.harmonization.data.records import shard_download
 from testing import optional
 from tests.benchmark.adapters import networks
 
@@ -306,7 +306,7 @@ class DownloadTest(tf.test.TestCase):
     self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
     for patch in (
       mock.patch.dict(os.environ, XDG_CACHE_HOME=self.folder),
-      mock.patch.object(http_shard, '_DELAY', 0.01),
+      mock.patch.object(shard_download, '_DELAY', 0.01),
     ):
       patch.start()
       self.addCleanup(patch.stop)

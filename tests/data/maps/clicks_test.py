@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from official_ext.harmonization.data.maps import click_points
 from official_ext.harmonization.data.maps import clicks
+from official_ext.harmonization.data.maps import map_options
 
-_ALL = clicks.Rules(min_participants=1)
+_ALL = map_options.ClickFilter(min_participants=1)
 
 
 def _disc(width):
@@ -23,7 +24,8 @@ def _disc(width):
 def _rows(*points, **fields):
   """One row for each participant's points."""
   return [
-    clicks.Row(f'user{i}', repr(p), **fields) for i, p in enumerate(points)
+    clicks.ParticipantClicks(f'user{i}', repr(p), **fields)
+    for i, p in enumerate(points)
   ]
 
 
@@ -111,7 +113,9 @@ class ParseTest(tf.test.TestCase):
   def test_counts_clicks_without_a_place(self):
     self.assertEqual(click_points.read('[[1,2],null,[null,null]]').nulls, 2)
     self.assertEqual(click_points.read('{NULL,"(1,2)"}').nulls, 1)
-    made = clicks.click_map([clicks.Row('u', '[[1,2],null]')], 40, 40, _ALL)
+    made = clicks.click_map(
+      [clicks.ParticipantClicks('u', '[[1,2],null]')], 40, 40, _ALL
+    )
     self.assertEqual(
       (made.clicks, made.left_out), (1, {'clicks: without a place (null)': 1})
     )
@@ -124,7 +128,7 @@ class ParseTest(tf.test.TestCase):
       ('[[3, 30, 10], [4, 30, 20]]', 'x and y of three clicks'),
       ('[[1 2]\n ...\n [3 4]]', 'shortened'),
       ('[{"left": 1, "top": 2}]', r"keys \['left', 'top'\]"),
-      ('[{"x": 1, "y": null}]', 'no finite place'),
+      ('[{"x": 1, "y": null}]', 'no finite'),
       ('{"x": [1, 2], "y": [3]}', '2 values of x'),
     ):
       with self.assertRaisesRegex(ValueError, message):
@@ -165,7 +169,7 @@ class RulesTest(tf.test.TestCase):
   def test_the_part_of_catch_trials_is_from_0_to_1(self):
     for part in (95.0, -0.1, float('nan')):
       with self.assertRaisesRegex(ValueError, '--min_catch_trial'):
-        clicks.Rules(min_catch_trial=part)
+        map_options.ClickFilter(min_catch_trial=part)
 
 
 class ClickMapTest(tf.test.TestCase):
@@ -190,14 +194,16 @@ class ClickMapTest(tf.test.TestCase):
   def test_every_rule_leaves_out_and_counts(self):
     point = [(1, 1)] * 3
     rows = _rows(point, point, [(2, 2)], [(90, 90)] * 5, point) + [
-      clicks.Row('user0', repr([(5, 5)] * 9)),
-      clicks.Row('low', repr(point), catch_trial=0.94),
-      clicks.Row('unknown', repr(point), catch_trial=float('nan')),
-      clicks.Row('high', repr(point * 4), catch_trial=0.95),
-      clicks.Row('phone', repr(point), is_mobile=True),
-      clicks.Row('broken', '[(1,', place='a.csv, row 9'),
+      clicks.ParticipantClicks('user0', repr([(5, 5)] * 9)),
+      clicks.ParticipantClicks('low', repr(point), catch_trial=0.94),
+      clicks.ParticipantClicks(
+        'unknown', repr(point), catch_trial=float('nan')
+      ),
+      clicks.ParticipantClicks('high', repr(point * 4), catch_trial=0.95),
+      clicks.ParticipantClicks('phone', repr(point), is_mobile=True),
+      clicks.ParticipantClicks('broken', '[(1,', place='a.csv, row 9'),
     ]
-    rules = clicks.Rules(
+    rules = map_options.ClickFilter(
       min_clicks=2, max_clicks=5, min_participants=4, drop_mobile=True
     )
     made = clicks.click_map(rows, 40, 40, rules)
@@ -214,7 +220,7 @@ class ClickMapTest(tf.test.TestCase):
       },
     )
     self.assertEqual(
-      made.unreadable, [('a.csv, row 9', 'the clicks are no list of (x, y)')]
+      made.unreadable, [('a.csv, row 9', 'the clicks are not a list of (x, y)')]
     )
     self.assertEqual((made.participants, made.clicks), (4, 3 * 3 + 5))
     self.assertIsNotNone(made.values)

@@ -51,7 +51,7 @@ class PickleTest(building.Case, parameterized.TestCase):
       content = file.getvalue()
     with self.assertRaises((ValueError, PermissionError)):
       map_files.read_map(self.write(name, content))
-    with self.assertRaisesRegex(ValueError, 'no np[yz] file'):
+    with self.assertRaisesRegex(ValueError, 'not an np[yz] file'):
       map_files.read_map(self.write(name, self.array.dumps()))
     self.assertFalse(self.marker.exists())
 
@@ -69,7 +69,7 @@ class PickleTest(building.Case, parameterized.TestCase):
         + len(header).to_bytes(2, 'little')
         + header.encode()
       )
-      with self.assertRaisesRegex(ValueError, 'map.npy is no npy file'):
+      with self.assertRaisesRegex(ValueError, 'map.npy is not an npy file'):
         map_files.read_map(self.write('map.npy', array))
       archive = io.BytesIO()
       with zipfile.ZipFile(archive, 'w') as z:

@@ -279,7 +279,7 @@ class FolderTest(unittest.TestCase):
     with self.assertRaisesRegex(ValueError, "10_dog1.png.*'dog'"):
       self.find()
     self.write('dog.png')
-    with self.assertRaisesRegex(ValueError, 'dog.png is no stimulus'):
+    with self.assertRaisesRegex(ValueError, 'dog.png is not a stimulus'):
       self.find({'dog': 'animal'})
     (self.folder / 'dog.png').unlink()
     self.write('other/10_dog1.png')

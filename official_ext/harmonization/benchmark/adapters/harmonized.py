@@ -25,7 +25,7 @@ from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import keras_file
 from official_ext.harmonization.benchmark.adapters import keras_models
 from official_ext.harmonization.benchmark.adapters import preprocessing as pre
-from official_ext.harmonization.data.records import http_shard
+from official_ext.harmonization.data.records import shard_download
 
 BASE_URL = 'https://storage.googleapis.com/serrelab/prj_harmonization/models'
 
@@ -134,7 +134,7 @@ NETWORKS = {
 
 
 def _read_hdf5(path: str) -> tuple[int, str]:
-  """Checks a file for `http_shard.Shard`: (records, problem or '')."""
+  """Checks a file for `ShardDownload`: (records, problem or '')."""
   try:
     with h5py.File(path, 'r'):
       return 1, ''
@@ -161,7 +161,7 @@ def fetch(name: str) -> str:
     is renamed into place after it has been checked.
 
   Raises:
-    http_shard.DownloadError: the download failed.
+    shard_download.DownloadError: the download failed.
   """
   file = f'{name}_harmonized.h5'
   path = os.path.join(cache_dir(), file)
@@ -176,7 +176,7 @@ def fetch(name: str) -> str:
       bar.total += total
       bar.update(size)
 
-    http_shard.Shard(
+    shard_download.ShardDownload(
       f'{BASE_URL}/{file}',
       path,
       _TIMEOUT,
@@ -191,7 +191,7 @@ def _fetched(spec: str, name: str) -> str:
   """As `fetch`, with an error that names the SPEC."""
   try:
     return fetch(name)
-  except http_shard.DownloadError as e:
+  except shard_download.DownloadError as e:
     raise ConnectionError(
       f'{spec}: {e}. If you have the file, name it with ?weights=FILE.'
     ) from e

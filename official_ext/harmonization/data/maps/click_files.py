@@ -1,4 +1,4 @@
-"""Reads raw clicks, and finds those of an image without holding all of them."""
+"""Reads files of raw clicks, and looks them up by image."""
 
 import ast
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ _NPZ_FIELDS = {
   'user_catch_trial': False,
   'is_mobile': False,
 }
-# What programs write where they know nothing.
+# Texts that programs write for an unknown value.
 _UNKNOWN = ('', 'nan', 'none', 'null', '<na>')
 _YES, _NO = ('true', '1', '1.0', 'yes', 't'), ('false', '0', '0.0', 'no', 'f')
 _WHOLE = re.compile(r'([0-9]+)\.0+')
@@ -49,30 +49,30 @@ def read(
   trust_pickle: bool = False,
   prefix: str = '',
   needed: Sequence[str] = (),
-) -> Iterator[tuple[str, clicks.Row]]:
+) -> Iterator[tuple[str, clicks.ParticipantClicks]]:
   """Reads the rows of a file of raw clicks, one per participant and image.
 
   Args:
     path: a CSV with the columns image_path, clicks and user_id, or an NPZ with
       the arrays file_pointer, clickmap_x, clickmap_y and user_id. Both may have
       user_catch_trial and is_mobile.
-    label_column: of the CSV that holds the class, or empty.
+    label_column: column of the CSV that holds the class, or empty.
     trust_pickle: whether arrays of Python objects may be unpickled.
-    prefix: folders that are taken off the start of the images' paths.
-    needed: which of the two columns that may be missing must not.
+    prefix: folders that are removed from the start of the images' paths.
+    needed: which of the two optional columns are required.
 
   Yields:
-    The image's path as `files.normal` writes it, and the row. What a row lacks,
-    or has in a way that cannot be read, is its `problem`.
+    The image's path, as from `files.normal`, and the row. Missing or unreadable
+    values of a row are described in its `problem`.
 
   Raises:
-    ValueError: this is not such a file.
-    PermissionError: it needs --trust_pickle.
+    ValueError: the file has another format.
+    PermissionError: the file needs --trust_pickle.
   """
   if kind(path) == 'npz' and label_column:
     raise ValueError(
-      f'{path} has no columns: give the classes by --labels '
-      'instead of --label_column.'
+      f'{path} is an NPZ file without columns; expected a CSV file for '
+      '--label_column. Give the classes with --labels instead.'
     )
   rows = (
     _read_npz(path, trust_pickle, needed)
@@ -83,22 +83,22 @@ def read(
 
 
 def _with_paths(rows, path, prefix):
-  """Writes the images' paths in one way."""
-  taken_off = total = 0
+  """Normalizes the images' paths, and removes the prefix."""
+  removed = total = 0
   for image, row in rows:
     image = files.normal(_text(image))
     if not image:
-      # Rows of no image may be of several: they are never put together.
+      # Rows without an image may belong to different images: skip them.
       row = dataclasses.replace(
         row, problem=row.problem or 'image_path is empty'
       )
     below = class_labels.strip_prefix(image, prefix)
-    taken_off += below != image
+    removed += below != image
     total += 1
     yield below, row
-  if prefix and total and not taken_off:
+  if prefix and total and not removed:
     logging.warning(
-      '%s: no image_path begins with --strip_prefix=%s, such as %s.',
+      '%s: no image_path begins with --strip_prefix=%s; one of them is %s.',
       path,
       prefix,
       image,
@@ -128,7 +128,7 @@ def _read_csv(path, label_column, needed):
 
 
 def _read_npz(path, trust_pickle, needed):
-  """Reads an NPZ, which numpy can only read whole, column by column."""
+  """Reads an NPZ, whose arrays NumPy can only load completely."""
   with tf.io.gfile.GFile(path, 'rb') as f:
     arrays = npz.load(
       f, path, {**_NPZ_FIELDS, **{name: True for name in needed}}, trust_pickle
@@ -136,14 +136,14 @@ def _read_npz(path, trust_pickle, needed):
   for name, array in arrays.items():
     if not np.ndim(array):
       raise ValueError(
-        f'{path}: {name} is a single value; expected an array '
-        'of one entry per participant and image.'
+        f'{path}: {name} is a single value; expected an array with one entry '
+        'per participant and image.'
       )
   lengths = {k: len(v) for k, v in arrays.items()}
   if len(set(lengths.values())) != 1:
     raise ValueError(
-      f'{path} has arrays of different lengths, {lengths}: they '
-      'must hold one entry per participant and image.'
+      f'{path} has arrays of different lengths, {lengths}; expected one entry '
+      'per participant and image in each.'
     )
   for i, pointer in enumerate(arrays['file_pointer']):
     values = {c: arrays[c][i] for c in ('user_id', *_OPTIONAL) if c in arrays}
@@ -158,7 +158,7 @@ def _read_npz(path, trust_pickle, needed):
 
 
 def _numbers(values: Any) -> list[Any]:
-  """Returns numbers, of which some may be missing (None)."""
+  """Returns numbers; a missing one is None."""
   found = np.ravel(values).tolist()
   np.asarray(found, np.float64)
   return [v.decode() if isinstance(v, bytes) else v for v in found]
@@ -166,8 +166,8 @@ def _numbers(values: Any) -> list[Any]:
 
 def _row(
   recorded, path: str, index: int, values, label: str = '', problem: str = ''
-) -> clicks.Row:
-  """Makes a row of what was recorded beside the clicks."""
+) -> clicks.ParticipantClicks:
+  """Makes a row from the clicks and the other columns."""
   catch_trial, is_mobile = None, False
   user = _user(values['user_id'])
   try:
@@ -178,16 +178,16 @@ def _row(
   except ValueError as e:
     problem = problem or str(e)
   if not user:
-    # Rows of nobody may be of one person or of many.
+    # Rows without a user may belong to one person or to many.
     problem = problem or 'user_id is empty'
   place = f'{os.path.basename(path)}, row {index + 1}'
-  return clicks.Row(
+  return clicks.ParticipantClicks(
     user, recorded, place, label, catch_trial, is_mobile, problem
   )
 
 
 def _text(value: Any) -> str:
-  """Returns text that may be bytes, or an array of one."""
+  """Returns the text of a string, bytes, or an array with one of them."""
   if isinstance(value, np.ndarray) and value.size == 1:
     value = value.item()
   return (
@@ -196,17 +196,17 @@ def _text(value: Any) -> str:
 
 
 def _user(value: Any) -> str:
-  """Returns a participant; empty where the file does not know who it is."""
+  """Returns the name of a participant; empty if it is unknown."""
   text = _text(value)
   if text.lower() in _UNKNOWN:
     return ''
-  # Whole numbers become 3.0 in a column in which some are missing.
+  # Integers become 3.0 in a column with missing values.
   whole = _WHOLE.fullmatch(text)
   return whole[1] if whole else text
 
 
 def _entries(value: Any) -> list[Any]:
-  """Returns what is in a list, an array or the text of one."""
+  """Returns the entries of a list or an array, or of its text."""
   if isinstance(value, (str, bytes)) and _text(value)[:1] in ('[', '('):
     try:
       value = ast.literal_eval(_text(value))
@@ -221,12 +221,12 @@ def _entries(value: Any) -> list[Any]:
 
 
 def _flag(value: Any) -> bool | None:
-  """Returns is_mobile; None where it is empty.
+  """Returns is_mobile; None if it is empty.
 
   Args:
-    value: a truth value, a number, its text, or a list of them. The data tools
-      of ClickMe 2.0 take the first of a list; lists are of one participant, so
-      any of them counts here.
+    value: a boolean, a number, its text, or a list of them. The data tools of
+      ClickMe 2.0 use the first entry of a list. Since a list belongs to one
+      participant, any true entry counts here.
   """
   found = []
   for entry in _entries(value):
@@ -240,7 +240,7 @@ def _flag(value: Any) -> bool | None:
 
 
 def _part(value: Any) -> float:
-  """Returns the part of catch trials that was passed; NaN where it is empty."""
+  """Returns the part of catch trials that was passed; NaN if it is empty."""
   entries = [e for e in _entries(value) if _text(e).lower() not in _UNKNOWN]
   try:
     parts = {float(_text(e)) for e in entries} or {math.nan}
@@ -250,24 +250,25 @@ def _part(value: Any) -> float:
     return part
   except ValueError:
     raise ValueError(
-      f'user_catch_trial is {_text(value)!r}; expected the part '
-      'that was passed, a number from 0 to 1'
+      f'user_catch_trial is {_text(value)!r}; expected the passed part, a '
+      'number from 0 to 1'
     ) from None
 
 
 def _encoded(rows, digest):
-  """Yields rows as text, and adds them to a checksum."""
+  """Yields rows as text, and updates a checksum with them."""
   for image, row in rows:
     fields = dataclasses.asdict(row)
     if not row.problem:
-      del fields['problem']  # As in files made before there was one.
+      # Earlier versions had no such field; their checksums must not change.
+      del fields['problem']
     text = json.dumps(fields)
     digest.update(f'{image}\n{text}\n'.encode())
     yield image, text
 
 
-def fingerprint(rows: Iterable[tuple[str, clicks.Row]]) -> str:
-  """Returns a checksum of rows, the one that a `Table` of them has."""
+def fingerprint(rows: Iterable[tuple[str, clicks.ParticipantClicks]]) -> str:
+  """Returns a checksum of rows, equal to `Table.fingerprint`."""
   digest = hashlib.sha256()
   for _ in _encoded(rows, digest):
     pass
@@ -275,7 +276,7 @@ def fingerprint(rows: Iterable[tuple[str, clicks.Row]]) -> str:
 
 
 class Table:
-  """Rows of clicks by image, in a database file: memory stays bounded.
+  """Rows of clicks by image, in a database file instead of in memory.
 
   Attributes:
     path: of the file.
@@ -288,7 +289,7 @@ class Table:
     self._connection = None
 
   def __getstate__(self):
-    # A connection belongs to the process that opened it.
+    # Connections cannot be shared between processes.
     return {**self.__dict__, '_connection': None}
 
   def _query(self, query: str, *values):
@@ -296,8 +297,8 @@ class Table:
       self._connection = sqlite3.connect(self.path)
     return self._connection.execute(query, values)
 
-  def fill(self, rows: Iterable[tuple[str, clicks.Row]]):
-    """Replaces what the table holds.
+  def fill(self, rows: Iterable[tuple[str, clicks.ParticipantClicks]]):
+    """Replaces the content of the table.
 
     Args:
       rows: images and rows, as from `read`.
@@ -317,8 +318,8 @@ class Table:
       self._connection.commit()
     except sqlite3.OperationalError as e:
       raise OSError(
-        f'{self.path}, a table of the clicks, cannot be written '
-        f'({e}). Free some space, then run the same command again.'
+        f'{self.path}: the table of clicks cannot be written ({e}). Free some '
+        'space, and run the same command again.'
       ) from None
     self.fingerprint = digest.hexdigest()
 
@@ -341,9 +342,9 @@ class Table:
       for image, rows in itertools.groupby(found, lambda row: row[0])
     }
 
-  def rows(self, image: str) -> Sequence[clicks.Row]:
+  def rows(self, image: str) -> Sequence[clicks.ParticipantClicks]:
     """Returns an image's rows, in the order in which they were recorded."""
     found = self._query(
       'select row from rows where image = ? order by rowid', image
     )
-    return [clicks.Row(**json.loads(row)) for (row,) in found]
+    return [clicks.ParticipantClicks(**json.loads(row)) for (row,) in found]

@@ -1,7 +1,7 @@
-"""Reads the places of clicks from the many ways in which they are written.
+"""Parses the positions of clicks in the notations that programs write.
 
 A CSV holds them as text: a list of points in the notation of Python, NumPy,
-JSON or PostgreSQL. Nothing of it is ever run.
+JSON or PostgreSQL. The text is never executed.
 """
 
 import ast
@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_WRONG = 'the clicks are no list of (x, y)'
-# A number as numpy's own types are written, such as np.int64(3).
+_WRONG = 'the clicks are not a list of (x, y)'
+# A number as NumPy prints its scalar types, such as np.int64(3).
 _SCALAR = re.compile(
   r'\b(?:(?:np|numpy)\.)?(?:u?int|float)(?:8|16|32|64)?_?\(([^()]*)\)'
 )
 _WRAPPED = re.compile(r'\b(?:(?:np|numpy)\.)?(?:array|asarray|list|tuple)\(')
 _DTYPE = re.compile(r',\s*dtype=[\w.\'"<>]+\s*(?=\))')
 _NULL = re.compile(r'\b(?:null|nan|none)\b', re.IGNORECASE)
-# Between numbers of an array that was printed, which has no commas.
+# Separators in a printed NumPy array, which has no commas.
 _SPACES = re.compile(r'(?<=[\d.\]])\s+(?=[-\d\[])')
 _NUMBER = r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?'
 _PAIR = re.compile(rf'\(?\s*({_NUMBER})\s*[,; ]\s*({_NUMBER})\s*\)?')
-# How many times larger or smaller than all places values must be to be times.
+# Values this many times larger or smaller than all positions can be times.
 _APART = 4
 _BRACES = str.maketrans('{}', '[]', '"\\')
 
@@ -35,7 +35,7 @@ class Points(NamedTuple):
 
   Attributes:
     places: float64 (n, 2), x and y of each click in pixels.
-    nulls: how many clicks were recorded without a place (null).
+    nulls: number of clicks that were recorded without a position (null).
   """
 
   places: np.ndarray
@@ -43,26 +43,26 @@ class Points(NamedTuple):
 
 
 def read(clicks: str | tuple[Sequence[float], Sequence[float]]) -> Points:
-  """Reads clicks as they are recorded.
+  """Parses recorded clicks.
 
   Args:
     clicks: the text of a list of points, or a pair of sequences of x and of y,
-      padded with NaN or not. In a text a point is (x, y), [x, y], "(x,y)" or
-      {"x": x, "y": y}. A third value is its time where that can be told: it
-      never falls from one click to the next. The list may be one of Python,
-      NumPy (np.int64(3), array([...]), printed or not), JSON (with nulls) or an
-      array of PostgreSQL, {"(1,2)","(3,4)"}; or {"x": [...], "y": [...]}.
+      which may be padded with NaN. In a text, a point is (x, y), [x, y],
+      "(x,y)" or {"x": x, "y": y}. A third value is accepted as its time if it
+      never decreases from one click to the next. The list may be written by
+      Python, NumPy (np.int64(3), array([...]), printed arrays), JSON (with
+      nulls) or PostgreSQL ({"(1,2)","(3,4)"}), or be {"x": [...], "y": [...]}.
 
   Returns:
     The points.
 
   Raises:
-    ValueError: this is none of them, or a click has half of a place.
+    ValueError: the notation is unknown or ambiguous, or a click lacks x or y.
   """
   try:
     if not isinstance(clicks, str):
       places = np.stack([np.asarray(c, np.float64) for c in clicks], -1)
-      # Padding, which is not counted.
+      # NaN in both is padding, not a click without a position.
       found = Points(places[~np.isnan(places).all(-1)], 0)
     else:
       found = _points(*_parse(clicks))
@@ -74,26 +74,26 @@ def read(clicks: str | tuple[Sequence[float], Sequence[float]]) -> Points:
     OverflowError,
     RecursionError,
   ) as e:
-    # A sentence of ours says more than one of Python's.
+    # The messages of Python's parsers would not help.
     raise ValueError(str(e) if isinstance(e, _Unclear) else _WRONG) from None
   if found.places.ndim != 2 or found.places.shape[-1] != 2:
     raise ValueError(_WRONG)
   if not np.isfinite(found.places).all():
-    raise ValueError('a click has no finite place')
+    raise ValueError('a click has no finite position')
   return found
 
 
 class _Unclear(ValueError):
-  """What was recorded can be read in more than one way, or in none."""
+  """The notation of the clicks is ambiguous or unknown."""
 
 
 def _parse(text: str) -> tuple[Any, bool]:
-  """Returns the value of a text, and whether it is data and not Python."""
+  """Returns the value of a text, and whether it is JSON or PostgreSQL."""
   text = text.strip()
   if '...' in text:
     raise _Unclear('NumPy shortened the clicks when it printed them ("...")')
-  # To JSON an empty array of PostgreSQL would be an object, to Python a full
-  # one a set, which keeps neither order nor equal clicks.
+  # JSON would read an empty array of PostgreSQL as an object, and Python a full
+  # one as a set, which loses the order and equal clicks.
   if text.startswith('{') and ':' not in text:
     return ast.literal_eval(_NULL.sub('None', text.translate(_BRACES))), True
   try:
@@ -101,7 +101,7 @@ def _parse(text: str) -> tuple[Any, bool]:
   except ValueError:
     pass
   else:
-    # JSON in JSON, as programs that encode twice write it.
+    # Programs that encode twice write JSON in JSON.
     return _parse(value) if isinstance(value, str) else (value, True)
   if '(' in text:
     text = _WRAPPED.sub('(', _DTYPE.sub('', _SCALAR.sub(r'\1', text)))
@@ -118,8 +118,7 @@ def _points(value: Any, data: bool) -> Points:
 
   Args:
     value: lists and dicts of numbers.
-    data: whether three numbers are taken as x, y and a time even where there
-      are no others to compare with.
+    data: whether a single point of three numbers is read as x, y and a time.
   """
   if isinstance(value, dict):
     columns = _by_name(value)
@@ -143,14 +142,14 @@ def _points(value: Any, data: bool) -> Points:
     if x is None and y is None:
       nulls += 1
     elif x is None or y is None:
-      raise _Unclear('a click has no finite place')
+      raise _Unclear('a click has no finite position')
     else:
       places.append((x, y))
   return Points(np.array(places, np.float64).reshape(-1, 2), nulls)
 
 
 def _by_name(point: dict) -> tuple[Any, Any]:
-  """Returns what a dictionary has under x and y."""
+  """Returns the values of x and y in a dictionary."""
   named = {str(key).lower(): value for key, value in point.items()}
   if not {'x', 'y'} <= {*named}:
     raise _Unclear(f'the clicks have the keys {[*point]}; expected x and y')
@@ -158,7 +157,7 @@ def _by_name(point: dict) -> tuple[Any, Any]:
 
 
 def _point(point: Any) -> Sequence[Any] | None:
-  """Returns x, y and perhaps a time of a point; None where it is null."""
+  """Returns x, y and the time, if any, of a point; None if it is null."""
   if point is None:
     return None
   if isinstance(point, dict):
@@ -173,7 +172,7 @@ def _point(point: Any) -> Sequence[Any] | None:
 
 
 def _number(value: Any) -> float | None:
-  """Returns a coordinate; None where it is null or NaN."""
+  """Returns a coordinate; None if it is null or NaN."""
   if value is None:
     return None
   if isinstance(value, bool):
@@ -183,19 +182,18 @@ def _number(value: Any) -> float | None:
 
 
 def _check_columns(points: Sequence[Sequence[Any] | None]):
-  """Checks that two rows of three are not the x and the y of three clicks."""
+  """Refuses two rows of three that could be the x and y of three clicks."""
   if len(points) != 2 or any(p is None or len(p) != 3 for p in points):
     return
   if any(isinstance(p[2], str) for p in points):
     return
   places = [abs(_number(v) or 0.0) for p in points for v in p[:2]]
   times = [abs(_number(p[2]) or 0.0) for p in points]
-  # Seconds are far below pixels, and milliseconds far above.
+  # Times in seconds are much smaller than pixels, in milliseconds much larger.
   if max(times) <= _APART * max(places) and min(times) >= min(places) / _APART:
     raise _Unclear(
-      'two rows of three values are two clicks with times, or x and y of '
-      'three clicks; write {"x": [...], "y": [...]}, or leave the times '
-      'away'
+      'two rows of three values may be two clicks with times, or x and y of '
+      'three clicks; write {"x": [...], "y": [...]}, or remove the times'
     )
 
 
@@ -203,7 +201,7 @@ def _check_times(times: Sequence[Any], points: int, data: bool):
   """Checks that third values can only be times."""
   if len(times) != points:
     raise _Unclear('some clicks have two values and others three')
-  # What is written as text is not a place in the image.
+  # Times that are text, such as dates, cannot be positions.
   if not all(isinstance(t, str) for t in times):
     numbers = [_number(t) for t in times]
     known = [n for n in numbers if n is not None]

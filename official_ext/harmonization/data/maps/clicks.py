@@ -1,4 +1,4 @@
-"""From people's clicks to a map of what they found important.
+"""Turns people's clicks into a map of what they found important.
 
 The steps and numbers are those of the ClickMe 2.0 data tools: clicks are
 counted at the pixel (y, x), averaged over participants and blurred twice with
@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from official_ext.harmonization import option_values
 from official_ext.harmonization.data.maps import click_points
+from official_ext.harmonization.data.maps import map_options
 
-BLURS = option_values.CLICK_BLURS
 _DISC = 21
 _LARGEST_DISC = 51
 _SHORT_SIDE = 256
@@ -26,18 +25,18 @@ _SIGMA = np.sqrt(21.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-  """What one participant clicked on one image.
+class ParticipantClicks:
+  """The clicks of one participant on one image.
 
   Attributes:
     user: the participant.
     clicks: as recorded, see `click_points.read`.
     place: file and row, for messages.
-    label: the image's class as recorded, or empty.
-    catch_trial: the part of the participant's catch trials that was passed, or
-      None where there were none.
-    is_mobile: whether the participant used a phone; None where the file does
-      not say so for this row.
+    label: the recorded class of the image, or empty.
+    catch_trial: the part of the catch trials that the participant passed; None
+      without such a column, NaN if the value is missing.
+    is_mobile: whether the participant used a phone; None if the value is
+      missing.
     problem: why the row cannot be used, or empty.
   """
 
@@ -50,43 +49,15 @@ class Row:
   problem: str = ''
 
 
-@dataclasses.dataclass(frozen=True)
-class Rules:
-  """Which clicks count, and how they become a map.
-
-  Attributes:
-    min_clicks: of a participant on the image; who has fewer is left out.
-    max_clicks: of a participant on the image, the first ones; 0 for all.
-    min_participants: an image with fewer is left out.
-    min_catch_trial: participants below it are left out, where it is known.
-    drop_mobile: whether participants on phones are left out.
-    blur: 'disc' or 'gaussian'.
-  """
-
-  min_clicks: int = 1
-  max_clicks: int = 0
-  min_participants: int = 5
-  min_catch_trial: float = 0.95
-  drop_mobile: bool = False
-  blur: str = 'disc'
-
-  def __post_init__(self):
-    if not 0 <= self.min_catch_trial <= 1:
-      raise ValueError(
-        f'--min_catch_trial is {self.min_catch_trial}; expected a part of '
-        'the catch trials, from 0 to 1. Write 0.95 for 95 %.'
-      )
-
-
 class ClickMap(NamedTuple):
-  """A map and what it was made of.
+  """The map of an image, and what it was made from.
 
   Attributes:
-    values: float64 (H, W); None where too few participants are left.
-    clicks: how many are in it.
-    participants: how many people made them.
-    left_out: how many clicks or rows were left out, by reason.
-    unreadable: of rows that could not be read, place and reason.
+    values: float64 (H, W); None if too few participants are left.
+    clicks: number of clicks in the map.
+    participants: number of people who made them.
+    left_out: numbers of skipped clicks and rows, by reason.
+    unreadable: place of and reason for each unreadable row.
   """
 
   values: np.ndarray | None
@@ -97,7 +68,7 @@ class ClickMap(NamedTuple):
 
 
 def parse(clicks) -> np.ndarray:
-  """Returns the places of clicks; see `click_points.read`.
+  """Returns the positions of clicks; see `click_points.read`.
 
   Args:
     clicks: as recorded.
@@ -112,36 +83,33 @@ def parse(clicks) -> np.ndarray:
 
 
 def disc_width(height: int, width: int) -> int:
-  """The disc's width for an image: 21 at 256, odd, at most 51.
+  """Returns the width of the disc in pixels: 21 at 256, odd, at most 51.
 
   Args:
     height: of the map.
     width: of the map.
-
-  Returns:
-    Pixels.
   """
   scaled = _DISC * min(height, width) / _SHORT_SIDE
   return max(1, min(_LARGEST_DISC, 2 * int(scaled // 2) + 1))
 
 
 def disc_sum(counts: np.ndarray, width: int) -> np.ndarray:
-  """Sums, around every pixel, what lies in a disc; zero outside the frame.
+  """Sums counts over a disc around every pixel, with zeros outside the map.
 
-  A disc is a stack of horizontal runs, and a run's sum is a difference of
-  cumulative sums: whole numbers stay whole, and zeros zero.
+  A disc is a stack of horizontal runs, and the sum over a run is a difference
+  of cumulative sums. The result is therefore exact, and zeros stay zero.
 
   Args:
     counts: int64 (H, W).
-    width: of the disc, odd; it holds the pixels within width // 2 of its
-      centre.
+    width: of the disc, odd. The disc contains the pixels within width // 2 of
+      its centre.
 
   Returns:
     int64 (H, W).
   """
   height, length = counts.shape
   radius = width // 2
-  # One column of zeros more: the sum of what lies before the first pixel.
+  # The additional first column is the sum over no pixels.
   before = np.zeros((height + 2 * radius, length + 1), np.int64)
   np.cumsum(counts, axis=1, out=before[radius : radius + height, 1:])
   columns = np.arange(length)
@@ -155,36 +123,36 @@ def disc_sum(counts: np.ndarray, width: int) -> np.ndarray:
 
 
 def blur(counts: np.ndarray, kind: str = 'disc') -> np.ndarray:
-  """Blurs a map of counts as either version of the ClickMe 2.0 tools does.
+  """Blurs a map of counts like a version of the ClickMe 2.0 tools.
 
   Args:
-    counts: int64 (H, W), clicks at each pixel.
+    counts: number of clicks at each pixel, int64 (H, W).
     kind: 'disc', a flat disc that is applied twice, or 'gaussian'.
 
   Returns:
     float64 (H, W).
 
   Raises:
-    ValueError: there is no such kind.
+    ValueError: the kind is unknown.
   """
   if kind == 'gaussian':
     return ndimage.gaussian_filter(
       counts.astype(np.float64), _SIGMA, mode='constant'
     )
   if kind != 'disc':
-    raise ValueError(f'No blur {kind}: there are {" and ".join(BLURS)}.')
+    raise ValueError(f'blur is {kind!r}; expected disc or gaussian.')
   width = disc_width(*counts.shape)
   area = disc_sum(np.pad([[1]], width // 2), width).sum()
   return disc_sum(disc_sum(counts, width), width) / float(area) ** 2
 
 
 class Participants(NamedTuple):
-  """Who clicked where on an image.
+  """The clicks of each participant on an image.
 
   Attributes:
-    points: by participant, int64 (n, 2), x and y of each click that counts.
-    left_out: how many clicks or rows were left out, by reason.
-    unreadable: of rows that could not be read, place and reason.
+    points: x and y of the clicks that count, int64 (n, 2), by participant.
+    left_out: numbers of skipped clicks and rows, by reason.
+    unreadable: place of and reason for each unreadable row.
   """
 
   points: dict[str, np.ndarray]
@@ -193,15 +161,18 @@ class Participants(NamedTuple):
 
 
 def participants(
-  rows: Sequence[Row], height: int, width: int, rules: Rules
+  rows: Sequence[ParticipantClicks],
+  height: int,
+  width: int,
+  click_filter: map_options.ClickFilter,
 ) -> Participants:
-  """Sorts out the clicks on one image.
+  """Filters the clicks on one image.
 
   Args:
     rows: of this image, in the order in which they were recorded.
-    height: of the frame that the clicks were made in.
+    height: of the frame in which the clicks were made.
     width: of that frame.
-    rules: which clicks count.
+    click_filter: which clicks count.
 
   Returns:
     The clicks of each participant, and what was skipped.
@@ -214,15 +185,15 @@ def participants(
       left_out['rows: unreadable'] += 1
       unreadable.append((row.place, row.problem))
     elif row.catch_trial is not None and not (
-      row.catch_trial >= rules.min_catch_trial
+      row.catch_trial >= click_filter.min_catch_trial
     ):
       left_out['rows: catch trials not passed'] += 1
-    elif rules.drop_mobile and row.is_mobile:
+    elif click_filter.drop_mobile and row.is_mobile:
       left_out['rows: made on a phone'] += 1
     elif row.user in taken:
       left_out['rows: participant again on the same image'] += 1
     else:
-      if rules.drop_mobile and row.is_mobile is None:
+      if click_filter.drop_mobile and row.is_mobile is None:
         left_out['rows: taken, not known whether made on a phone'] += 1
       try:
         found = click_points.read(row.clicks)
@@ -235,14 +206,14 @@ def participants(
       inside = ((points >= 0) & (points < (width, height))).all(-1)
       left_out['clicks: outside the image'] += int((~inside).sum())
       points = points[inside].astype(np.int64)
-      if len(points) < rules.min_clicks:
+      if len(points) < click_filter.min_clicks:
         left_out['rows: too few clicks'] += 1
         continue
-      if rules.max_clicks:
+      if click_filter.max_clicks:
         left_out['clicks: past --max_clicks'] += max(
-          0, len(points) - rules.max_clicks
+          0, len(points) - click_filter.max_clicks
         )
-        points = points[: rules.max_clicks]
+        points = points[: click_filter.max_clicks]
       taken[row.user] = points
   return Participants(taken, +left_out, unreadable)
 
@@ -265,25 +236,28 @@ def count(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def click_map(
-  rows: Sequence[Row], height: int, width: int, rules: Rules
+  rows: Sequence[ParticipantClicks],
+  height: int,
+  width: int,
+  click_filter: map_options.ClickFilter,
 ) -> ClickMap:
   """Makes the map of one image.
 
   Args:
     rows: of this image, in the order in which they were recorded.
-    height: of the frame that the clicks were made in, and of the map.
+    height: of the frame in which the clicks were made, and of the map.
     width: of that frame.
-    rules: which clicks count, and how they become a map.
+    click_filter: which clicks count, and how they become a map.
 
   Returns:
-    The map, or None in its place, and what was skipped.
+    The map, if enough participants are left, and what was skipped.
   """
-  people = participants(rows, height, width, rules)
+  people = participants(rows, height, width, click_filter)
   clicks = sum(len(points) for points in people.points.values())
   values = None
-  if clicks and len(people.points) >= rules.min_participants:
+  if clicks and len(people.points) >= click_filter.min_participants:
     counts = count(np.concatenate(list(people.points.values())), height, width)
-    values = blur(counts, rules.blur) / len(people.points)
+    values = blur(counts, click_filter.blur) / len(people.points)
   return ClickMap(
     values, clicks, len(people.points), people.left_out, people.unreadable
   )

@@ -1,7 +1,7 @@
-"""Finds files in folders as people have them.
+"""Finds files in folders, except hidden and system files.
 
 File managers, cameras and archives leave hidden files and folders behind, and
-links lead nowhere or in circles. None of these is an image, a map or a class.
+links may be broken or circular. None of these is an image, a map or a class.
 """
 
 import collections
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from official_ext.harmonization import files
 
-# In lower case. What begins with a dot is hidden as well: .DS_Store, ._a.png.
+# In lower case. Names that begin with a dot, such as .DS_Store, are hidden too.
 _SYSTEM = frozenset(
   (
     '#recycle',
@@ -31,7 +31,7 @@ _SYSTEM = frozenset(
     'thumbs.db',
   )
 )
-# Pictures that may be in a folder of images without being read.
+# Images of these types are reported if they are not among those to read.
 _PICTURES = (
   '.avif',
   '.bmp',
@@ -58,13 +58,10 @@ _PICTURES = (
 
 
 def is_hidden(path: str) -> bool:
-  """Whether a file, or a folder above it, is hidden or the system's own.
+  """Whether a file or a folder in its path is hidden or a system file.
 
   Args:
-    path: below the folder that the user named.
-
-  Returns:
-    Whether one of its parts is.
+    path: relative to the folder that the user named.
   """
   return any(
     part.startswith('.') and part != '..' or part.lower() in _SYSTEM
@@ -81,32 +78,33 @@ def is_same(one: str, other: str) -> bool:
 
 
 def find(
-  folder: str, types: Sequence[str], but: str = '', log: bool = True
+  folder: str, types: Sequence[str], excluded: str = '', log: bool = True
 ) -> list[tuple[str, int]]:
   """Finds files in a folder and below.
 
-  Hidden files and folders are passed over, and so are links to a folder that
-  they are in. A link that leads nowhere is found, so that whoever opens it says
-  so. What was passed over is logged with its number and the first of it.
+  Hidden files and folders are skipped, and so are links to a folder that
+  contains them. Broken links are returned, so that opening them reports an
+  error. A summary of what was skipped is logged.
 
   Args:
-    folder: to look in.
-    types: endings, in lower case.
-    but: a folder below that is not looked into.
-    log: whether what was passed over is logged.
+    folder: to search.
+    types: extensions, in lower case.
+    excluded: a folder below that is not searched.
+    log: whether to log what was skipped.
 
   Returns:
-    Path below the folder, with / between its parts, and size in bytes (-1 of a
-    link that leads nowhere), sorted.
+    Path relative to the folder, with / as separator, and size in bytes (-1 for
+    a broken link), sorted.
 
   Raises:
-    ValueError: it is not a folder, or one below cannot be read.
+    ValueError: it is not a folder, or a folder below cannot be read.
   """
   if not tf.io.gfile.isdir(folder):
     raise ValueError(
-      f'{folder} is not a folder; expected one with files ({", ".join(types)}).'
+      f'{folder} is not a folder; expected a folder of files '
+      f'({", ".join(types)}). Check the path.'
     )
-  found, passed_over = [], collections.defaultdict(list)
+  found, skipped = [], collections.defaultdict(list)
   walk = (
     _remote(folder)
     if '://' in folder
@@ -114,28 +112,28 @@ def find(
       folder,
       '',
       [os.path.realpath(folder)],
-      but and os.path.realpath(but),
-      passed_over,
+      excluded and os.path.realpath(excluded),
+      skipped,
     )
   )
   for path, size in walk:
     name = path.lower()
     if is_hidden(path):
       if name.endswith(tuple(types)):
-        passed_over['hidden or system files'].append(path)
+        skipped['hidden or system files'].append(path)
     elif not path.isprintable() and not _is_text(path):
-      passed_over['names that are not UTF-8'].append(ascii(path))
+      skipped['names that are not UTF-8'].append(ascii(path))
     elif name.endswith(tuple(types)):
       found.append((path, size))
     elif name.endswith(_PICTURES):
-      passed_over['pictures of other kinds'].append(path)
-  if log and passed_over:
+      skipped['images of other types'].append(path)
+  if log and skipped:
     logging.warning(
-      '%s: passed over %s.',
+      '%s: skipped %s.',
       folder,
       '; '.join(
         f'{what} ({len(paths)}: {paths[0]}{", ..." * (len(paths) > 1)})'
-        for what, paths in sorted(passed_over.items())
+        for what, paths in sorted(skipped.items())
       ),
     )
   return sorted(found)
@@ -150,7 +148,7 @@ def _is_text(path: str) -> bool:
 
 
 def _remote(folder: str) -> Iterator[tuple[str, int]]:
-  """Walks through a folder that is not in a file system, and has no links."""
+  """Walks through a remote folder, which has no links."""
   for path, _, names in tf.io.gfile.walk(folder):
     for name in names:
       whole = os.path.join(path, name)
@@ -161,16 +159,16 @@ def _remote(folder: str) -> Iterator[tuple[str, int]]:
 
 
 def _local(
-  folder: str, below: str, above: list[str], but: str, passed_over
+  folder: str, below: str, above: list[str], excluded: str, skipped
 ) -> Iterator[tuple[str, int]]:
   """Walks through a folder, following links.
 
   Args:
     folder: that the user named.
-    below: the part of it that is walked through, or ''.
-    above: real paths of that part and of all folders that it is in.
-    but: real path of a folder to keep out of, or ''.
-    passed_over: lists to add paths to.
+    below: path of the subfolder to walk through, or ''.
+    above: real paths of that subfolder and of all folders that contain it.
+    excluded: real path of a folder that is not searched, or ''.
+    skipped: lists of skipped paths by reason, to be extended.
 
   Yields:
     Path and size of each file.
@@ -180,8 +178,8 @@ def _local(
       names = sorted(entry.name for entry in entries)
   except OSError as e:
     raise ValueError(
-      f'{os.path.join(folder, below)} cannot be read '
-      f'({e.strerror}); expected a readable folder.'
+      f'{os.path.join(folder, below)} cannot be read ({e.strerror}); expected '
+      'a readable folder. Change its permissions.'
     ) from None
   for name in names:
     path = f'{below}/{name}' if below else name
@@ -194,29 +192,29 @@ def _local(
     if stat.S_ISREG(found.st_mode):
       yield path, found.st_size
     elif not stat.S_ISDIR(found.st_mode):
-      # Reading a pipe would wait for ever.
-      passed_over['pipes and devices'].append(path)
+      # Reading a pipe would wait forever.
+      skipped['pipes and devices'].append(path)
     elif is_hidden(name):
-      passed_over['hidden or system folders'].append(path)
+      skipped['hidden or system folders'].append(path)
     else:
       real = os.path.realpath(whole)
       if real in above:
-        passed_over['links to a folder they are in'].append(path)
-      elif real != but:
-        yield from _local(folder, path, [*above, real], but, passed_over)
+        skipped['links to a folder that contains them'].append(path)
+      elif real != excluded:
+        yield from _local(folder, path, [*above, real], excluded, skipped)
 
 
 def locate(folder: str, name: str, prefix: str = '') -> str:
-  """Finds the file that a table names, whose name may be written otherwise.
+  """Finds the file that a table names, in spite of another spelling.
 
   Args:
     folder: of the files.
-    name: below it, as `files.normal` writes it. The file system may have
-      letters and accents apart, or backslashes in a name.
+    name: relative path, as from `files.normal`. The file system may store
+      accents in another Unicode form, or have backslashes in a name.
     prefix: folders that may be between the two.
 
   Returns:
-    The path of the file; that of the name itself if it does not exist.
+    The path of the file; if it does not exist, `folder` joined with `name`.
   """
   for below in (name, *filter(None, [prefix and f'{prefix}/{name}'])):
     path = os.path.join(folder, below)
@@ -229,7 +227,7 @@ def locate(folder: str, name: str, prefix: str = '') -> str:
 
 
 def _respelled(folder: str, name: str) -> str:
-  """Returns the path of a file whose normal name is another's; '' if none."""
+  """Returns the path of the file with this normalized name; '' if none."""
   parts = name.split('/')
   while parts:
     try:

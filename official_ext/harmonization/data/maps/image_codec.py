@@ -1,8 +1,8 @@
-"""Images and maps as bytes: the one decoder, and what a record holds of them.
+"""Decodes and encodes images and maps.
 
-Images are read as people see them: turned as their EXIF orientation says, with
-16 bits brought to 8, on white where they are transparent. TensorFlow does none
-of that, so `as_seen` writes such pictures anew before they go into a record.
+Images are decoded as people see them: rotated by their EXIF orientation, with
+16 bits converted to 8, and on white where they are transparent. TensorFlow does
+none of this, so `as_seen` encodes such images again for a record.
 """
 
 import io
@@ -15,7 +15,7 @@ from PIL import ExifTags
 from PIL import Image
 import tensorflow as tf
 
-# File names, in lower case, that are taken for pictures.
+# Extensions of image files, in lower case.
 ENDINGS = (
   '.jpg',
   '.jpeg',
@@ -30,20 +30,20 @@ ENDINGS = (
   '.tiff',
 )
 
-# What builders count where `as_seen` had to encode an image.
+# What builders count when `as_seen` encodes an image again.
 ANEW = 'images: encoded anew, as people see them'
 
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')
 _NAMES = 'JPEG or PNG, nor WebP, GIF, BMP or TIFF'
-# Layouts of 8 bits or fewer a channel that Pillow can turn into RGB.
+# Modes with at most 8 bits per channel that Pillow can convert to RGB.
 _MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'RGBX', 'CMYK', 'YCbCr')
-# Those of 16 and 32 bits, which it would cut off at 255.
+# Modes with 16 and 32 bits, which Pillow would clip at 255.
 _DEEP_MODES = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I', 'F')
-# Levels that channels of a grey picture may differ by where colours are lossy.
+# How much channels of a grey image may differ in lossy formats.
 _ROUNDING = 2
-# zlib's fastest: four times as fast as its usual, for a tenth more bytes.
+# zlib's fastest: four times as fast as the default, for a tenth more bytes.
 _COMPRESSION = 1
-# What Pillow's readers are known to raise for damaged files.
+# Errors that Pillow is known to raise for damaged files.
 _DAMAGE = (
   OSError,
   SyntaxError,
@@ -60,7 +60,7 @@ _DAMAGE = (
   zlib.error,
   Image.DecompressionBombError,
 )
-# What a viewer does to an array of pixels, by EXIF orientation.
+# How a viewer transforms an array of pixels, by EXIF orientation.
 _TURNS = {
   2: np.fliplr,
   3: lambda pixels: np.rot90(pixels, 2),
@@ -70,12 +70,12 @@ _TURNS = {
   7: lambda pixels: np.swapaxes(np.rot90(pixels, 2), 0, 1),
   8: np.rot90,
 }
-# Orientations that exchange height and width.
+# Orientations that swap height and width.
 _SIDEWAYS = (5, 6, 7, 8)
 
 
 class Shape(NamedTuple):
-  """What an encoded picture says of itself, sizes in pixels."""
+  """The size in pixels, channels and format in the header of an image."""
 
   height: int
   width: int
@@ -84,7 +84,7 @@ class Shape(NamedTuple):
 
 
 def _unreadable(error: Exception) -> ValueError:
-  # Pillow's own words would hold the address of an object.
+  # Pillow's message would contain the address of an object.
   detail = (
     'unknown format'
     if isinstance(error, Image.UnidentifiedImageError)
@@ -94,24 +94,24 @@ def _unreadable(error: Exception) -> ValueError:
 
 
 def _open(encoded: bytes) -> Image.Image:
-  """Opens a picture; what is wrong with one is a ValueError."""
+  """Opens an image; raises ValueError if that fails."""
   try:
     picture = Image.open(io.BytesIO(encoded), formats=_FORMATS)
   except _DAMAGE as e:
     raise _unreadable(e) from None
-  if picture.format == 'MPO':  # A JPEG, with further ones behind it.
+  if picture.format == 'MPO':  # A JPEG, followed by further ones.
     picture.format = 'JPEG'
   return picture
 
 
 def _load(encoded: bytes) -> Image.Image:
-  """Opens and decodes a picture, so that a truncated one is found."""
+  """Opens and decodes an image, so that a truncated file is noticed."""
   picture = _open(encoded)
   limit = Image.MAX_IMAGE_PIXELS
   if limit and picture.width * picture.height > limit:
     raise ValueError(
-      f'a picture of {picture.width} x {picture.height} pixels; expected at '
-      f'most {limit} in all'
+      f'an image of {picture.width} x {picture.height} pixels; expected at '
+      f'most {limit} pixels'
     )
   try:
     frames = 1 if picture.format == 'JPEG' else getattr(picture, 'n_frames', 1)
@@ -120,38 +120,38 @@ def _load(encoded: bytes) -> Image.Image:
     raise _unreadable(e) from None
   if frames > 1:
     raise ValueError(
-      f'a {picture.format} of {frames} frames or pages; '
-      'expected one picture. Save the one that people saw'
+      f'a {picture.format} of {frames} frames or pages; expected one image. '
+      'Save the one that people saw'
     )
   return picture
 
 
 def _orientation(picture: Image.Image) -> int:
-  """Returns the EXIF orientation; call it after `load`, which turns TIFFs."""
+  """Returns the EXIF orientation after `load`, which rotates TIFFs itself."""
   try:
     return picture.getexif().get(ExifTags.Base.Orientation, 1)
-  except _DAMAGE:  # Viewers, too, pass over EXIF data that are damaged.
+  except _DAMAGE:  # Viewers ignore damaged EXIF data, too.
     return 1
 
 
 def _turn(pixels: np.ndarray, picture: Image.Image) -> np.ndarray:
-  """Turns the pixels (H, W, ...) of a picture as a viewer does."""
+  """Rotates and flips the pixels (H, W, ...) of an image as viewers do."""
   turn = _TURNS.get(_orientation(picture))
   return np.ascontiguousarray(turn(pixels)) if turn else pixels
 
 
 def shape(encoded: bytes) -> Shape:
-  """Reads a picture's header.
+  """Reads the header of an image.
 
   Args:
-    encoded: a picture.
+    encoded: an image.
 
   Returns:
-    Its size as stored, channels and format ('JPEG', 'PNG', ...). An EXIF
-    orientation is not taken into account: see `size_as_seen`.
+    Its stored size, channels and format ('JPEG', 'PNG', ...). The EXIF
+    orientation is ignored, see `size_as_seen`.
 
   Raises:
-    ValueError: it is not a picture.
+    ValueError: it is not an image.
   """
   picture = _open(encoded)
   return Shape(
@@ -160,19 +160,16 @@ def shape(encoded: bytes) -> Shape:
 
 
 def size_as_seen(encoded: bytes) -> tuple[int, int]:
-  """Returns the height and width at which people see a picture.
+  """Returns the height and width in pixels of an image as people see it.
 
   Args:
-    encoded: a picture.
-
-  Returns:
-    Pixels, exchanged where the EXIF orientation turns the picture.
+    encoded: an image; its EXIF orientation may swap height and width.
 
   Raises:
-    ValueError: it is not a picture.
+    ValueError: it is not an image.
   """
   picture = _open(encoded)
-  if picture.format != 'JPEG':  # Others may say it behind the pixels.
+  if picture.format != 'JPEG':  # Other formats may store it after the pixels.
     picture = _load(encoded)
   if _orientation(picture) in _SIDEWAYS:
     return picture.width, picture.height
@@ -180,7 +177,7 @@ def size_as_seen(encoded: bytes) -> tuple[int, int]:
 
 
 def _check_numbers(values: np.ndarray, what: str):
-  """Refuses what cannot be compared with numbers."""
+  """Raises ValueError unless the values are real numbers."""
   if values.dtype.kind not in 'buif':
     raise ValueError(f'{what} of type {values.dtype}; expected real numbers')
 
@@ -191,7 +188,7 @@ def _as_bytes(pixels: np.ndarray) -> np.ndarray:
   if pixels.dtype == np.uint8:
     return pixels
   low, high = pixels.min(), pixels.max()
-  # Not a comparison of `low < 0 or high > 255`: NaN must not pass.
+  # Unlike `low < 0 or high > 255`, this refuses NaN.
   if not (low >= 0 and high <= 255):
     raise ValueError(
       f'an image with values from {low} to {high}; expected '
@@ -212,58 +209,60 @@ def _encode(pixels: np.ndarray, jpeg_quality: int) -> bytes:
 
 
 def encode_image(pixels: np.ndarray, jpeg_quality: int = 0) -> bytes:
-  """Encodes an image that came as numbers.
+  """Encodes an image given as an array.
 
   Args:
-    pixels: (H, W), (H, W, 1) or (H, W, 3), uint8, or of any other real type
-      with values in [0, 255], or all in [0, 1], which are then taken times 255.
-    jpeg_quality: 1..100 for JPEG; 0 for PNG, which loses nothing.
+    pixels: (H, W), (H, W, 1) or (H, W, 3); uint8, or any other real type with
+      values in [0, 255]. If all are in [0, 1], they are multiplied by 255.
+    jpeg_quality: 1..100 for JPEG; 0 for PNG, which is lossless.
 
   Returns:
     The encoded image.
 
   Raises:
-    ValueError: these are not such numbers.
+    ValueError: the array has another shape, type or range.
   """
   if pixels.ndim == 3 and pixels.shape[-1] == 1:
     pixels = pixels[..., 0]
   if pixels.size == 0 or not (
     pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[-1] == 3
   ):
-    raise ValueError(f'an image of shape {pixels.shape}')
+    raise ValueError(
+      f'an image of shape {pixels.shape}; expected (height, width, 3)'
+    )
   return _encode(_as_bytes(pixels), jpeg_quality)
 
 
 def _deep(picture: Image.Image) -> tuple[np.ndarray, int]:
-  """Returns the numbers of a grey picture of more than 8 bits, and its white.
+  """Returns the values of a grey image of more than 8 bits, and their maximum.
 
-  A white of 0 means that the file does not say: numbers of 32 bits.
+  A maximum of 0 means that it is unknown, as for values of 32 bits.
   """
   values = np.asarray(picture)
   values = values.astype(values.dtype.newbyteorder('='))
   tags = getattr(picture, 'tag_v2', {})
-  # Older versions of Pillow read the 16 bits of a PNG as mode I.
+  # Older versions of Pillow read a PNG of 16 bits as mode I.
   sixteen = picture.mode not in 'IF' or picture.format == 'PNG'
-  white = 2 ** tags.get(258, (16,))[0] - 1 if sixteen else 0
-  if tags.get(262) == 0:  # White is zero, which Pillow only heeds in 8 bits.
-    if not white:
+  max_value = 2 ** tags.get(258, (16,))[0] - 1 if sixteen else 0
+  if tags.get(262) == 0:  # White is zero; Pillow handles it only for 8 bits.
+    if not max_value:
       raise ValueError(
-        'a picture of 32 bits in which white is 0; expected black to be 0'
+        'an image of 32 bits in which white is 0; expected black to be 0'
       )
-    values = white - values
-  return values, white
+    values = max_value - values
+  return values, max_value
 
 
 def _colours(picture: Image.Image) -> np.ndarray:
-  """Returns the pixels of a picture, uint8 (H, W, 3), as stored."""
+  """Returns the stored pixels of an image, uint8 (H, W, 3)."""
   if picture.mode in _DEEP_MODES:
-    values, white = _deep(picture)
-    # Below 4096 it could be 12 bits, or a little too much for 8.
-    if not white and 4096 <= values.max() <= 65535:
-      white = 65535
-    if white:
-      values = values * (255.0 / white)
-      # Rounded already, so that a black picture is not taken for one in 0..1.
+    values, max_value = _deep(picture)
+    # A maximum below 4096 could mean 12 bits, or 8 bits slightly exceeded.
+    if not max_value and 4096 <= values.max() <= 65535:
+      max_value = 65535
+    if max_value:
+      values = values * (255.0 / max_value)
+      # Rounded here: `_as_bytes` would scale an almost black image from 0..1.
       values = np.round(values).clip(0, 255).astype(np.uint8)
     return np.stack([_as_bytes(values)] * 3, axis=-1)
   if picture.mode not in _MODES:
@@ -271,9 +270,9 @@ def _colours(picture: Image.Image) -> np.ndarray:
       f'an image with {picture.mode} pixels; expected grey or colours'
     )
   if picture.has_transparency_data:
-    white = Image.new('RGBA', picture.size, 'white')
-    white.alpha_composite(picture.convert('RGBA'))
-    picture = white
+    background = Image.new('RGBA', picture.size, 'white')
+    background.alpha_composite(picture.convert('RGBA'))
+    picture = background
   return np.asarray(picture.convert('RGB'))
 
 
@@ -281,35 +280,35 @@ def decode_image(encoded: bytes) -> np.ndarray:
   """Decodes an image as people see it.
 
   Args:
-    encoded: a picture: grey, colour, with a palette, CMYK, of any depth. It is
-      turned by its EXIF orientation; what is transparent is shown on white.
+    encoded: an image in grey, colour, CMYK or with a palette, of any depth. It
+      is rotated by its EXIF orientation; transparent parts become white.
 
   Returns:
     uint8 (H, W, 3), RGB.
 
   Raises:
-    ValueError: it is not such a picture, or is an animation.
+    ValueError: it is not such an image, or is an animation.
   """
   picture = _load(encoded)
   return _turn(_colours(picture), picture)
 
 
 def as_seen(encoded: bytes, jpeg_quality: int = 0) -> bytes:
-  """Makes an image that TensorFlow decodes as people see it.
+  """Returns an encoded image that TensorFlow decodes as people see it.
 
-  TensorFlow does not turn pictures, strips 16 bits of half, and has other ideas
-  of CMYK and transparency.
+  TensorFlow does not rotate images, drops half of 16 bits, and treats CMYK and
+  transparency differently.
 
   Args:
-    encoded: a picture, as for `decode_image`.
-    jpeg_quality: as for `encode_image`, where it must be encoded anew.
+    encoded: an image, as for `decode_image`.
+    jpeg_quality: as for `encode_image`, if it must be encoded again.
 
   Returns:
-    The same bytes if they are a JPEG or PNG that is decoded alike everywhere,
+    The same bytes if they are a JPEG or PNG that every decoder reads alike,
     otherwise a new JPEG or PNG.
 
   Raises:
-    ValueError: it is not such a picture.
+    ValueError: it is not such an image.
   """
   picture = _load(encoded)
   plain = (
@@ -332,15 +331,15 @@ def _depth_of_png(encoded: bytes) -> int:
 
 
 def as_map(values: np.ndarray) -> np.ndarray:
-  """Checks a human map, and brings it to numbers that can be worked with.
+  """Checks a human map, and normalizes its shape and type.
 
   Args:
-    values: (H, W), (H, W, 1), (1, H, W), or with several equal channels at the
-      end; real numbers of any type, finite and not negative.
+    values: (H, W), (H, W, 1), (1, H, W), or (H, W, C) with equal channels; real
+      numbers of any type, finite and not negative.
 
   Returns:
-    (H, W): uint8 and uint16 as they are (in the machine's byte order), others
-    as float64 whose greatest value is 1, or 0 if all are.
+    (H, W). uint8 and uint16 are unchanged except for the byte order; other
+    types become float64 with a maximum of 1, or 0 if all values are.
 
   Raises:
     ValueError: it is not such a map.
@@ -352,21 +351,21 @@ def as_map(values: np.ndarray) -> np.ndarray:
   if values.ndim == 3 and values.size:
     if (values != values[..., :1]).any():
       raise ValueError(
-        f'a map of shape {found}, whose channels differ; expected one '
-        'channel, or equal ones: colours are not values'
+        f'a map of shape {found} with different channels; expected one '
+        'channel, or equal channels: colours are not values'
       )
     values = values[..., 0]
   if values.ndim != 2 or not values.size:
     raise ValueError(f'a map of shape {found}; expected (height, width)')
   if not np.isfinite(values).all() or values.min() < 0:
     raise ValueError(
-      f'a map with values from {values.min()} to '
-      f'{values.max()}; expected finite ones from 0'
+      f'a map with values from {values.min()} to {values.max()}; expected '
+      'finite values that are not negative'
     )
   if values.dtype.kind == 'u' and values.dtype.itemsize <= 2:
     return values.astype(values.dtype.newbyteorder('='))
-  # Widened and divided first: half precision ends at 65504, and 65535 over a
-  # tiny maximum is infinite.
+  # Divided in double precision: half precision ends at 65504, and 65535 divided
+  # by a tiny maximum overflows.
   wide = values.astype(np.result_type(values.dtype, np.float64))
   return (wide / (wide.max() or 1)).astype(np.float64)
 
@@ -374,9 +373,9 @@ def as_map(values: np.ndarray) -> np.ndarray:
 def encode_map(values: np.ndarray) -> bytes:
   """Encodes a human map as a PNG of one channel.
 
-  Whole numbers of 8 or 16 bits are kept as they are. Other numbers are scaled
-  so that the greatest is 65535: a map's unit means nothing, its zeros and its
-  order do, and 16 bits keep the order apart where 8 would make ties.
+  Integers of 8 or 16 bits are unchanged. Other values are scaled to a maximum
+  of 65535: the unit of a map has no meaning, but its zeros and the order of its
+  values do, and 8 bits would make ties.
 
   Args:
     values: as for `as_map`.
@@ -385,7 +384,7 @@ def encode_map(values: np.ndarray) -> bytes:
     The encoded map.
 
   Raises:
-    ValueError: it is not a map, or is constant as it would be stored.
+    ValueError: it is not a map, or is constant when stored with 16 bits.
   """
   stored = as_map(values)
   if stored.dtype == np.float64:
@@ -399,7 +398,7 @@ def encode_map(values: np.ndarray) -> bytes:
         if constant
         else (
           f': its values, from {values.min()} to {values.max()}, are equal '
-          'in 16 bits; subtract the least'
+          'in 16 bits; subtract the minimum'
         )
       )
     )
@@ -407,17 +406,17 @@ def encode_map(values: np.ndarray) -> bytes:
 
 
 def decode_map(encoded: bytes) -> np.ndarray:
-  """Decodes a map that is a picture, turned by its EXIF orientation.
+  """Decodes a map from an image, rotated by its EXIF orientation.
 
   Args:
-    encoded: a picture that is grey: of one channel, or with a palette or
-      channels that come to equal values.
+    encoded: a grey image: with one channel, equal channels, or a palette of
+      grey values.
 
   Returns:
-    (H, W): uint8 or uint16; int32 or float32 where the file has these.
+    (H, W): uint8 or uint16; int32 or float32 if the file has these types.
 
   Raises:
-    ValueError: it is not such a picture.
+    ValueError: it is not such an image.
   """
   picture = _load(encoded)
   if picture.mode in _DEEP_MODES:
@@ -425,7 +424,7 @@ def decode_map(encoded: bytes) -> np.ndarray:
   if picture.mode not in _MODES:
     raise ValueError(f'a map with {picture.mode} pixels; expected grey ones')
   if picture.format == 'PNG' and _depth_of_png(encoded) == 16:
-    # Colours of 16 bits, of which Pillow keeps 8.
+    # Pillow would keep 8 bits of these colours.
     channels = tf.io.decode_png(encoded, 0, tf.uint16).numpy()
     alpha = None
     if channels.shape[-1] in (2, 4):
@@ -435,14 +434,14 @@ def decode_map(encoded: bytes) -> np.ndarray:
     channels, alpha = rgba[..., :3], rgba[..., 3]
   if alpha is not None and alpha.min() < 255:
     raise ValueError(
-      'a map that is transparent in places; expected an opaque '
-      'one. Save it without an alpha channel'
+      'a map with transparent pixels; expected an opaque one. Save it without '
+      'an alpha channel'
     )
-  # Lossy formats round each channel for itself.
+  # Lossy formats round each channel separately.
   slack = _ROUNDING if picture.format in ('JPEG', 'WEBP') else 0
   if np.ptp(channels, axis=-1).max() > slack:
     raise ValueError(
-      'a map in colour; expected grey, or equal channels. Save '
-      'its values, not a drawing of them'
+      'a map in colour; expected grey, or equal channels. Save its values, '
+      'not a visualization of them'
     )
   return _turn(channels[..., channels.shape[-1] // 2], picture)

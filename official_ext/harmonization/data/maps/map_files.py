@@ -19,16 +19,16 @@ def read_file(*parts: str) -> bytes:
 
 
 def read_map(path: str) -> np.ndarray:
-  """Reads a map from a grey picture, an npy or an npz with `heatmap`.
+  """Reads a map from a grey image, an npy or an npz file with `heatmap`.
 
   Args:
     path: of the file.
 
   Returns:
-    (H, W), see `pictures.as_map`.
+    (H, W), see `image_codec.as_map`.
 
   Raises:
-    ValueError: it cannot be read, or is not a map.
+    ValueError: the file is damaged, or is not a map.
   """
   ending = os.path.splitext(path)[1].lower()
   if ending == '.npy':

@@ -1,31 +1,15 @@
-"""What a human map shows of its image, and whether their shapes agree."""
+"""Checks and changes what a human map shows of its image."""
 
-from absl import flags
 import numpy as np
 
-from official_ext.harmonization import option_values
-
-FRAMINGS = option_values.FRAMINGS
-# How far a side may be from what the image's shape makes it: it is rounded when
-# a picture is resized, and a hundredth is invisible.
+# Tolerances for the sides of a map, in pixels and as a part of the side: sides
+# are rounded when an image is resized, and a hundredth is invisible.
 _ROUNDING = 0.5
 _SLACK = 0.01
 
 
-def define_flag():
-  """Defines --framing."""
-  flags.DEFINE_enum(
-    'framing',
-    'same',
-    FRAMINGS,
-    'What a map shows: what its '
-    "image shows; the image squeezed to the map's shape; or "
-    "the image's largest central square.",
-  )
-
-
 def _agree(rows: int, columns: int, height: int, width: int) -> bool:
-  """Whether one factor brings an image to a map's shape, but for the slack."""
+  """Whether a map and an image have the same aspect ratio, within tolerance."""
   scales = [
     (
       (side - _ROUNDING - _SLACK * side) / of,
@@ -37,7 +21,7 @@ def _agree(rows: int, columns: int, height: int, width: int) -> bool:
 
 
 def check(rows: int, columns: int, height: int, width: int):
-  """Refuses a map that does not show what its image shows.
+  """Checks that a map and its image have the same aspect ratio.
 
   Args:
     rows: of the map.
@@ -57,7 +41,7 @@ def check(rows: int, columns: int, height: int, width: int):
   )
   raise ValueError(
     f'map of {rows}x{columns} pixels, image of {height}x{width}{hint}; '
-    'expected the same aspect ratio. Say by --framing if the map shows the '
+    'expected the same aspect ratio. Set --framing if the map shows the '
     'image stretched, or its central square'
   )
 
@@ -65,23 +49,23 @@ def check(rows: int, columns: int, height: int, width: int):
 def fit(
   values: np.ndarray, height: int, width: int, framing: str
 ) -> np.ndarray:
-  """Gives a map the framing of an image.
+  """Converts a map so that it shows the same as its image.
 
   Args:
-    values: (h, w), the map.
+    values: the map, (h, w).
     height: of the image.
     width: of the image.
-    framing: 'same', the map shows what the image shows; 'stretched', the image
-      was squeezed to the map's shape, so the map goes with it as it is;
-      'center_crop', it shows the largest central square of the image.
+    framing: 'same' if the map shows the same as the image; 'stretched' if the
+      image was stretched to the map's shape; 'center_crop' if the map shows the
+      largest central square of the image.
 
   Returns:
-    The map in the image's framing. What lies outside a central square, where
-    nobody could click, is 0.
+    The map, unchanged for 'same' and 'stretched'. For 'center_crop' it is
+    extended with zeros, since nobody could click outside the square.
 
   Raises:
-    ValueError: the framing is 'same', but the shapes are not; or the map is to
-      be a square, and is not.
+    ValueError: the aspect ratios differ although the framing is 'same', or the
+      map is not a square although it is 'center_crop'.
   """
   rows, columns = values.shape
   if framing == 'stretched':
@@ -91,7 +75,8 @@ def fit(
     return values
   if rows != columns:
     raise ValueError(
-      f'map of {rows}x{columns} pixels; no central square has that shape'
+      f'map of {rows}x{columns} pixels; expected a square for '
+      '--framing=center_crop'
     )
   short = min(height, width)
   canvas = np.zeros(

@@ -1,4 +1,4 @@
-"""Finds the map of an image by the image's id, and fits it to the image."""
+"""Finds the maps of images by the images' ids, and reads them."""
 
 from collections.abc import Iterator
 import os
@@ -21,27 +21,24 @@ from official_ext.harmonization.data.records import record_writer
 _MAP = 'image/heatmap/'
 
 
-class Place(NamedTuple):
-  """Where a map is: a file, and the offset of a record in it or -1."""
+class RecordLocation(NamedTuple):
+  """Location of a map: a file, and the offset of a record in it or -1."""
 
   file: str
   offset: int = -1
 
 
 def image_id(name: str) -> str:
-  """Returns the id of an image: its file's name without folder and ending."""
+  """Returns the id of an image: its name without folder and extension."""
   return posixpath.splitext(posixpath.basename(files.normal(name)))[0]
 
 
 def text(example: tf.train.Example, key: str) -> str:
-  """Returns a field of a record, or '' if it is missing.
+  """Returns the first value of a field as text, or '' if it is missing.
 
   Args:
     example: the record.
-    key: of a field of bytes.
-
-  Returns:
-    The field's first value.
+    key: name of a field of bytes.
   """
   feature = example.features.feature
   values = feature[key].bytes_list.value if key in feature else ()
@@ -55,10 +52,11 @@ def examples(path: str) -> Iterator[tuple[str, int, tf.train.Example]]:
     path: of the shard.
 
   Yields:
-    The place of each record in words, its offset in bytes, and the record.
+    A description of the record's position for messages, its offset in bytes,
+    and the record.
 
   Raises:
-    ValueError: a record is damaged; the message says where.
+    ValueError: a record is damaged.
   """
   for record in record_reader.read(path):
     where = f'{path}, record {record.index} (counted from 0)'
@@ -67,54 +65,55 @@ def examples(path: str) -> Iterator[tuple[str, int, tf.train.Example]]:
       try:
         example = tf.train.Example.FromString(record.data)
       except message.DecodeError:
-        problem = 'it is no tf.train.Example'
+        problem = 'it is not a tf.train.Example'
     if problem:
       raise ValueError(
-        f'{where}, at byte {record.offset}: {problem}. Repair or remove it.'
+        f'{where}, at byte {record.offset}: {problem}; expected a record of a '
+        'tf.train.Example. Repair or remove it.'
       )
     yield where, record.offset, example
 
 
-def _add(index, name, place):
-  """Notes a map, unless there is another of the same image."""
+def _add(index, name, location):
+  """Adds a map, unless the image already has one."""
   if name in index:
     raise ValueError(
-      f'{index[name]} and {place} are both maps of image '
-      f'{name}: leave one of them.'
+      f'{index[name]} and {location} are both maps of image {name}; expected '
+      'one map per image. Remove one of them.'
     )
-  index[name] = place
+  index[name] = location
 
 
-def of_folder(folder: str) -> dict[str, Place]:
-  """Indexes a folder of maps, each named by its image's id.
+def of_folder(folder: str) -> dict[str, RecordLocation]:
+  """Indexes a folder of maps that are named by the ids of their images.
 
   Args:
-    folder: of grey pictures, npy or npz (heatmap) files, at any depth.
+    folder: folder of grey images, npy or npz (heatmap) files, at any depth.
 
   Returns:
-    Places by id.
+    Locations by id.
 
   Raises:
-    ValueError: two maps are of the same image.
+    ValueError: two maps belong to the same image.
   """
   index = {}
   for path, _ in folders.find(folder, map_files.MAP_TYPES):
-    _add(index, image_id(path), Place(os.path.join(folder, path)))
+    _add(index, image_id(path), RecordLocation(os.path.join(folder, path)))
   return index
 
 
-def of_records(pattern: str, key: str) -> dict[str, Place]:
+def of_records(pattern: str, key: str) -> dict[str, RecordLocation]:
   """Indexes canonical records.
 
   Args:
     pattern: of the shards' paths.
-    key: of the field that holds the image's name.
+    key: name of the field that holds the image's name.
 
   Returns:
-    Places by id, of the records that hold a map.
+    Locations of the records with a map, by id.
 
   Raises:
-    ValueError: a record has no name, or two are of the same image.
+    ValueError: a record lacks the name, or two belong to the same image.
   """
   index = {}
   for file in record_files.expand([pattern], 'map_records'):
@@ -124,53 +123,53 @@ def of_records(pattern: str, key: str) -> dict[str, Place]:
       name = image_id(text(example, key))
       if not name:
         raise ValueError(
-          f'{where} has no {key}: name the field that holds the '
-          "image's name by --map_key."
+          f"{where} has no {key}; expected the image's name. Give the field "
+          'that holds it with --map_key.'
         )
-      _add(index, name, Place(file, offset))
+      _add(index, name, RecordLocation(file, offset))
   return index
 
 
-def read(place: Place) -> dict:
+def read(location: RecordLocation) -> dict:
   """Reads a map.
 
   Args:
-    place: from an index.
+    location: from an index.
 
   Returns:
-    The fields of a canonical record that speak of it.
+    The fields of a canonical record that describe the map.
 
   Raises:
     ValueError: it cannot be read.
   """
-  if place.offset < 0:
-    encoded = image_codec.encode_map(map_files.read_map(place.file))
+  if location.offset < 0:
+    encoded = image_codec.encode_map(map_files.read_map(location.file))
     return record_writer.map_fields(encoded, 'pictures')
-  reader = tf_record.tf_record_random_reader(place.file)
-  example = tf.train.Example.FromString(reader.read(place.offset)[0])
+  reader = tf_record.tf_record_random_reader(location.file)
+  example = tf.train.Example.FromString(reader.read(location.offset)[0])
   fields = {}
   for key, value in example.features.feature.items():
     if key.startswith(_MAP):
       fields[key] = getattr(value, value.WhichOneof('kind')).value[0]
-  # The sizes are the picture's, whatever the record says of them.
+  # The record may give other sizes than the encoded map.
   height, width = image_codec.shape(fields[f'{_MAP}encoded'])[:2]
   return {**fields, f'{_MAP}height': height, f'{_MAP}width': width}
 
 
 def fit(fields: dict, height: int, width: int, framing: str) -> dict:
-  """Gives a map the framing of an image, see `map_framing.fit`.
+  """Converts a map so that it shows the same as its image.
 
   Args:
     fields: of the map, as from `read`.
     height: of the image.
     width: of the image.
-    framing: what the map shows of it.
+    framing: what the map shows of the image, see `map_framing.fit`.
 
   Returns:
-    The fields of the map in the image's framing.
+    The fields of the converted map.
 
   Raises:
-    ValueError: the shapes do not allow that framing.
+    ValueError: the shape of the map contradicts the framing.
   """
   if framing == 'stretched':
     return fields

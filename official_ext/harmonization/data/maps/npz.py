@@ -1,4 +1,4 @@
-"""Reads numpy's files without running what may be hidden in them."""
+"""Reads NumPy's files without executing pickled code in them."""
 
 import io
 import tokenize
@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 _ZIP = b'PK\x03\x04'
-# What numpy raises for arrays that are damaged, or larger than the memory.
+# Errors of NumPy for arrays that are damaged, or do not fit into memory.
 _DAMAGE = (
   ValueError,
   EOFError,
@@ -29,24 +29,23 @@ def load(
   """Reads arrays of an npz file.
 
   Args:
-    file: opened for reading at its start.
+    file: opened for reading, at its start.
     name: of the file, for messages.
-    fields: names of the arrays that are wanted, and whether the file is of no
-      use without.
+    fields: names of the arrays to read, and whether each is required.
     trust_pickle: whether arrays of Python objects may be unpickled.
 
   Returns:
-    Those of the arrays that the file has, by name.
+    The arrays that were found, by name.
 
   Raises:
-    ValueError: the file is no npz or lacks an array.
-    PermissionError: an array holds Python objects, and these are not trusted.
+    ValueError: the file is not an npz file, or lacks a required array.
+    PermissionError: an array holds Python objects, and `trust_pickle` is false.
   """
   magic = file.read(len(_ZIP))
   file.seek(0)
-  # numpy takes whatever is no array for a pickle.
+  # NumPy would read any other file as a pickle.
   if magic != _ZIP:
-    raise ValueError(f'{name} is no npz file')
+    raise ValueError(f'{name} is not an npz file')
   try:
     with np.load(file, allow_pickle=trust_pickle) as arrays:
       missing = [
@@ -54,11 +53,12 @@ def load(
       ]
       if missing:
         raise ValueError(
-          f'{name} has no array {missing[0]}, only {", ".join(arrays.files)}'
+          f'{name} has the arrays {", ".join(arrays.files)}; expected '
+          f'{missing[0]}'
         )
       return {f: _array(arrays, f, name) for f in fields if f in arrays}
   except (zipfile.BadZipFile, zlib.error, *_DAMAGE[1:]) as e:
-    raise ValueError(f'{name} is no readable npz file ({e})') from None
+    raise ValueError(f'{name} is not a readable npz file ({e})') from None
 
 
 def _array(arrays, field: str, name: str) -> np.ndarray:
@@ -69,17 +69,16 @@ def _array(arrays, field: str, name: str) -> np.ndarray:
     if 'allow_pickle' in str(e):
       raise _untrusted(f'{field} of {name}') from None
     raise ValueError(f'{field} of {name} cannot be read ({e})') from None
-  if not isinstance(array, np.ndarray):  # numpy returns other members as bytes.
+  if not isinstance(array, np.ndarray):  # Other members become bytes.
     raise ValueError(f'{field} of {name} is not an array')
   return array
 
 
 def _untrusted(what: str) -> PermissionError:
   return PermissionError(
-    f'{what} holds Python objects, which only unpickling can read, and a '
-    'pickle runs whatever code its author put into it: if you made the file '
-    'yourself, or would run a program of the one who did, add '
-    '--trust_pickle.'
+    f'{what} holds Python objects, which must be unpickled, and a pickle can '
+    'run any code; expected numbers. If you made the file, or would run a '
+    'program by its author, add --trust_pickle.'
   )
 
 
@@ -87,16 +86,16 @@ def single(array: bytes, name: str) -> np.ndarray:
   """Reads an npy file.
 
   Args:
-    array: the file's content.
+    array: content of the file.
     name: of the file, for messages.
 
   Returns:
     The array.
 
   Raises:
-    ValueError: this is no npy file, or one of Python objects.
+    ValueError: it is not an npy file, or holds Python objects.
   """
   try:
     return np.lib.format.read_array(io.BytesIO(array), allow_pickle=False)
   except _DAMAGE as e:
-    raise ValueError(f'{name} is no npy file of numbers ({e})') from None
+    raise ValueError(f'{name} is not an npy file of numbers ({e})') from None

@@ -1,4 +1,4 @@
-"""Finds the map of each image by their paths."""
+"""Pairs images and maps by their paths."""
 
 import os
 from typing import NamedTuple
@@ -12,18 +12,18 @@ from official_ext.harmonization.data.maps import map_files
 
 
 class Pair(NamedTuple):
-  """An image and its map, as paths below their folders; '' where one lacks."""
+  """Relative paths of an image and its map; '' if one is missing."""
 
   image: str
   map: str
 
 
 class Pairs(NamedTuple):
-  """What two folders hold.
+  """The content of a folder of images and a folder of maps.
 
   Attributes:
-    named: pairs by what their paths have in common, sorted: folders and name,
-      without suffix and extension, as `files.normal` writes them.
+    named: pairs by the common part of their paths (folders and name, without
+      suffix and extension, as from `files.normal`), sorted.
     found: path and size of all files.
   """
 
@@ -42,18 +42,18 @@ def find(
 
   Args:
     image_dir: folder of images.
-    map_dir: folder of maps; may be the same, or in it.
-    image_suffix: end of an image's name before its extension that its map's
-      name has not, such as '_image'.
-    map_suffix: the same of a map's name, such as '_map'.
-    log: whether files that are passed over are logged.
+    map_dir: folder of maps; may be the same folder, or inside it.
+    image_suffix: end of an image's name, before the extension, that the name of
+      its map lacks, such as '_image'.
+    map_suffix: the corresponding end of a map's name, such as '_map'.
+    log: whether to log files that are skipped.
 
   Returns:
-    The pairs, with images without a map and maps without an image.
+    The pairs, including images without a map and maps without an image.
 
   Raises:
-    ValueError: two images or two maps have the same path, but for the
-      extension; or nothing tells images from maps.
+    ValueError: two images or two maps differ only in the extension, or images
+      cannot be distinguished from maps.
   """
   same = folders.is_same(image_dir, map_dir)
   images = folders.find(
@@ -63,13 +63,13 @@ def find(
     map_dir, map_files.MAP_TYPES, '' if same else image_dir, log and not same
   )
   if same and image_suffix == map_suffix:
-    # A picture would be its own map.
+    # Otherwise each image would be its own map.
     maps = [m for m in maps if not m[0].lower().endswith(map_files.IMAGE_TYPES)]
     if images and not maps:
       raise ValueError(
-        f'{image_dir} holds images and maps, and nothing tells them apart; '
-        'expected names with different ends. Give them by --image_suffix and '
-        '--map_suffix, such as _image and _map.'
+        f'{image_dir} holds both images and maps, which cannot be '
+        'distinguished; expected names with different ends. Give these with '
+        '--image_suffix and --map_suffix, such as _image and _map.'
       )
   by_name, others = {}, []
   for role, found, suffix, other in (
@@ -78,7 +78,7 @@ def find(
   ):
     for path, _ in found:
       stem = os.path.splitext(path)[0]
-      # In one folder the longer suffix decides: '' is the end of every name.
+      # In one folder the longer suffix decides, since '' ends every name.
       of_other = (
         same
         and other != suffix
@@ -97,8 +97,8 @@ def find(
       )
   if others and log:
     logging.warning(
-      '%d files do not end in --image_suffix=%s or --map_suffix=%s and are '
-      'not read (%s, ...).',
+      'Skipped %d files that do not end in --image_suffix=%s or '
+      '--map_suffix=%s (%s, ...).',
       len({*others}),
       image_suffix,
       map_suffix,
@@ -110,12 +110,12 @@ def find(
 
 
 def images(found: Pairs) -> list[str]:
-  """Returns the paths of all images, with a map or without."""
+  """Returns the paths of all images, with or without a map."""
   return [pair.image for pair in found.named.values() if pair.image]
 
 
 def _add(pair: list[str], role: int, path: str, folder: str):
-  """Notes an image (0) or a map (1), of which there may be only one."""
+  """Adds an image (role 0) or a map (role 1) to a pair that lacks it."""
   before = pair[role]
   if before:
     alike = (
@@ -124,17 +124,18 @@ def _add(pair: list[str], role: int, path: str, folder: str):
       else ''
     )
     raise ValueError(
-      f'{folder} holds {before} and {path}{alike}: leave one of them, or '
-      'tell images and maps apart by --image_suffix and --map_suffix.'
+      f'{folder} holds {before} and {path}{alike}; expected one of them. '
+      'Remove one, or distinguish images and maps with --image_suffix and '
+      '--map_suffix.'
     )
   pair[role] = path
 
 
 def is_same_file(image: bytes, heatmap: str) -> bool:
-  """Whether a map's file is its image: the same, a link to it, or a copy.
+  """Whether a map is its own image: the same file, a link to it, or a copy.
 
   Args:
-    image: contents of the image's file.
+    image: content of the image's file.
     heatmap: path of the map's file.
   """
   return (

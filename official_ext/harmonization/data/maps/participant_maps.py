@@ -1,4 +1,4 @@
-"""Raw clicks as maps of single participants, image by image."""
+"""Makes maps of single participants from raw clicks, image by image."""
 
 import collections
 from collections.abc import Sequence
@@ -14,21 +14,22 @@ from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.data.maps import folders
 from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.data.maps import map_files
+from official_ext.harmonization.data.maps import map_options
 
-# Images whose clicks are looked at before all are.
-_LOOKED_AT = 1000
+# Images whose clicks are inspected before all are read.
+_INSPECTED = 1000
 
 
 class ParticipantMaps:
-  """Maps of participants, as `benchmark.ceilings` takes them.
+  """Maps of participants, for `benchmark.ceilings`.
 
-  A map is the participant's clicks, counted at each pixel of the frame that
-  they were made in, blurred, and resized. Blur and resizing are linear, so that
-  the mean of participants' maps is the map of them all.
+  The clicks of a participant are counted at each pixel of the frame in which
+  they were made; the counts are blurred and resized. Both steps are linear, so
+  that the mean of participants' maps is the map of all participants.
 
   Attributes:
-    left_out: how many clicks or rows were left out, by reason.
-    unreadable: of rows that could not be read, place and reason.
+    left_out: numbers of skipped clicks and rows, by reason.
+    unreadable: place of and reason for each unreadable row.
     shapes: height and width of the frame of each image's clicks.
   """
 
@@ -36,30 +37,30 @@ class ParticipantMaps:
     self,
     table: click_files.Table,
     names: Sequence[str],
-    rules: clicks.Rules,
+    click_filter: map_options.ClickFilter,
     size: int,
     frame: int = 0,
     image_dir: str = '',
     prefix: str = '',
   ):
-    """Looks through the clicks once, behind a progress bar.
+    """Reads all clicks once, with a progress bar.
 
     Args:
       table: of the clicks.
-      names: of the images, some or all of the table's.
-      rules: which clicks count, and how they become a map.
+      names: of the images, some or all of those in the table.
+      click_filter: which clicks count, and how they become a map.
       size: side of the maps.
-      frame: side of the square in whose pixels clicks are given; 0 where they
-        are given in the image's own.
+      frame: side of the square in whose pixels clicks are given; 0 for the
+        pixels of the image.
       image_dir: folder of the images, whose sizes are needed without a frame.
-      prefix: folders that were taken off the images' paths, which may be in
-        that folder all the same.
+      prefix: folders that were removed from the images' paths; they may exist
+        in that folder.
 
     Raises:
-      ValueError: an image is not there, or is none; or most clicks lie outside.
+      ValueError: an image is missing or unreadable, or most clicks are outside.
     """
     self._table = table
-    self._rules = rules
+    self._click_filter = click_filter
     self._size = size
     self._frame = frame
     self._image_dir = image_dir
@@ -68,7 +69,7 @@ class ParticipantMaps:
     self.shapes = {}
     self.left_out = collections.Counter()
     self.unreadable = []
-    some = names[:_LOOKED_AT]
+    some = names[:_INSPECTED]
     click_frames.check(
       ((name, row) for name in some for row in table.rows(name)),
       self._shape,
@@ -98,14 +99,13 @@ class ParticipantMaps:
       return image_codec.size_as_seen(encoded)
     except (tf.errors.OpError, OSError, ValueError) as e:
       raise ValueError(
-        f'The size of {name} in --image_dir={self._image_dir} '
-        f'is not known ({e}): give the folder of all images, or '
-        '--click_frame.'
+        f'--image_dir={self._image_dir}: the size of {name} cannot be read '
+        f'({e}); expected all images. Give their folder, or --click_frame.'
       ) from None
 
   def _people(self, name: str) -> clicks.Participants:
     return clicks.participants(
-      self._table.rows(name), *self._shape(name), self._rules
+      self._table.rows(name), *self._shape(name), self._click_filter
     )
 
   def names(self) -> list[str]:
@@ -113,7 +113,7 @@ class ParticipantMaps:
     return list(self._counts)
 
   def participants(self, name: str) -> int:
-    """Returns how many participants' clicks on an image count."""
+    """Returns the number of participants whose clicks on an image count."""
     return self._counts[name]
 
   def maps(self, name: str) -> np.ndarray:
@@ -122,11 +122,11 @@ class ParticipantMaps:
     people = self._people(name)
     maps = np.stack(
       [
-        clicks.blur(clicks.count(points, *shape), self._rules.blur)
+        clicks.blur(clicks.count(points, *shape), self._click_filter.blur)
         for points in people.points.values()
       ]
     )
-    # As in evaluation: bilinear, and not smoothed before.
+    # Bilinear and without antialiasing, as in evaluation.
     return tf.image.resize(maps[..., np.newaxis], (self._size, self._size))[
       ..., 0
     ].numpy()

@@ -1,4 +1,4 @@
-"""Which class an image is of: from a table, a column or its folder."""
+"""Finds the class of an image in a table, a column or its folder."""
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,20 +12,20 @@ import unicodedata
 from official_ext.harmonization import files
 from official_ext.harmonization import text_files
 
-# ASCII: Unicode has digits that int does not take. A table program turns 5
-# into 5.0 where other cells of the column are empty.
+# ASCII, because int rejects some of Unicode's digits. Spreadsheets turn 5 into
+# 5.0 if other cells of the column are empty.
 _NUMBER = re.compile(r'([0-9]+)(\.0*)?')
 
 
 def strip_prefix(path: str, prefix: str) -> str:
-  """Returns a normal path without the folders that it begins with.
+  """Removes folders from the start of a path.
 
   Args:
     path: as from `files.normal`.
     prefix: the folders, such as imagenet/train.
 
   Returns:
-    The rest; the path itself where it begins with others.
+    The rest; the unchanged path if it does not begin with these folders.
   """
   prefix = files.normal(prefix)
   return (
@@ -39,8 +39,7 @@ class Labels:
   """Classes of images.
 
   Attributes:
-    names: of the classes, in the order of their numbers; empty where classes
-      are only given as numbers.
+    names: names of the classes by number; empty if they only have numbers.
   """
 
   def __init__(
@@ -52,11 +51,11 @@ class Labels:
     """Initializes the classes.
 
     Args:
-      table: class by the image's path, with or without its extension; None to
-        take the column or else the folder.
-      names: of the classes, in the order of their numbers.
-      prefix: folders that images' paths may begin with, above those of the
-        classes.
+      table: classes by the path of the image, with or without extension; None
+        to use the recorded class, or else the folder.
+      names: names of the classes by number.
+      prefix: folders above those of the classes, with which paths of images may
+        begin.
     """
     self.names = [unicodedata.normalize('NFC', name) for name in names]
     self._table = table and {files.normal(k): v for k, v in table.items()}
@@ -71,30 +70,27 @@ class Labels:
     return hashlib.sha256(content.encode()).hexdigest()
 
   def inventory(self) -> dict[str, str]:
-    """Returns what the checksum sums up: names and classes."""
+    """Returns what the checksum summarizes: names and classes."""
     return {
       **{f'class {i}': name for i, name in enumerate(self.names)},
       **(self._table or {}),
     }
 
   def of(self, image: str, recorded: str = '') -> int:
-    """Returns the class of an image.
+    """Returns the number of an image's class.
 
     Args:
       image: its path below the folder of images.
-      recorded: its class as the clicks' file has it, or empty.
-
-    Returns:
-      The class's number.
+      recorded: its class in the file of clicks, or empty.
 
     Raises:
-      ValueError: no class is known.
+      ValueError: its class is missing or unknown.
     """
     image = strip_prefix(files.normal(image), self._prefix)
     if self._table is not None:
       text = self._table.get(image, self._table.get(os.path.splitext(image)[0]))
       if text is None:
-        raise ValueError(f'not in the file of --labels as {image}')
+        raise ValueError(f'the file of --labels does not contain {image}')
     else:
       text = recorded or posixpath.dirname(image).split('/')[0]
     text = unicodedata.normalize('NFC', text.strip())
@@ -102,37 +98,37 @@ class Labels:
       return self._numbers[text]
     if not text:
       raise ValueError(
-        f'{image} has no class; expected a number or a name, or '
-        'a folder of the class'
+        f'{image} has no class; expected a number, a name, or a folder with '
+        'the name of the class'
       )
     number = _NUMBER.fullmatch(text)
     if not number:
       raise ValueError(f'class {text!r} is neither a number nor a known name')
-    # Names that are digits may be in any order.
+    # Such names may be in any order, so that a number could be a name.
     if any(map(_NUMBER.fullmatch, self.names)):
       raise ValueError(
-        f'class {text} is not one of the names, some of which '
-        'are numbers themselves'
+        f'class {text} is not one of the names of the classes, some of which '
+        'are numbers'
       )
     label = int(number[1])
     if self.names and label >= len(self.names):
       raise ValueError(
-        f'class {label} is beyond the {len(self.names)} names; '
-        f'expected 0 to {len(self.names) - 1} or a name'
+        f'class {label} has no name; expected 0 to {len(self.names) - 1} or '
+        'a name'
       )
     return label
 
 
 def folders(images: Iterable[str], prefix: str = '') -> list[str]:
-  """Names the classes of images that are in a folder per class.
+  """Returns the names of classes from the folders of images.
 
   Args:
     images: their paths below the folder of images.
-    prefix: folders that paths may begin with, above those of the classes.
+    prefix: folders above those of the classes, with which paths may begin.
 
   Returns:
-    The first folders, sorted; nothing where all are numbers, which then count
-    as such.
+    The first folder of each path, sorted; empty if all of them are numbers,
+    which are then the numbers of the classes.
 
   Raises:
     ValueError: some folders are numbers and others names, or two are the same
@@ -147,48 +143,50 @@ def folders(images: Iterable[str], prefix: str = '') -> list[str]:
     other = next(name for name in found if name not in numbers)
     raise ValueError(
       f'Some folders of classes are numbers ({numbers[0]}) and others names '
-      f'({other}); expected one of both. Rename them, or name all classes in '
-      'the order of their numbers by --class_names.'
+      f'({other}); expected only numbers or only names. Rename them, or give '
+      'the names of all classes in order with --class_names.'
     )
   first = {}
   for name in numbers:
     if first.setdefault(int(name), name) != name:
       raise ValueError(
         f'The folders {first[int(name)]} and {name} are the same number; '
-        'expected one folder of a class. Rename one.'
+        'expected one folder for each class. Rename one.'
       )
   return []
 
 
 def check_folders(
-  places: Iterable[str], names: Sequence[str] = (), prefix: str = ''
+  image_folders: Iterable[str], names: Sequence[str] = (), prefix: str = ''
 ):
-  """Checks that the first folders of images can be those of classes.
+  """Checks that the first folders of paths can be those of the classes.
 
   Args:
-    places: folders that images are in, below the folder of images.
-    names: of classes that were given, not taken from the folders.
-    prefix: folders that paths may begin with, above those of the classes.
+    image_folders: folders that contain images, below the folder of images.
+    names: names of the classes, if they were given.
+    prefix: folders above those of the classes, with which paths may begin.
 
   Raises:
-    ValueError: all images are in one folder with several others in it, as
-      ClickMe 2.0's imagenet/train/n01440764.
+    ValueError: all images are in subfolders of one folder, as in ClickMe 2.0's
+      imagenet/train/n01440764, and would have one class.
   """
-  found = sorted({strip_prefix(files.normal(p), prefix) for p in places} - {''})
-  parts = [place.split('/') for place in found]
+  found = sorted(
+    {strip_prefix(files.normal(p), prefix) for p in image_folders} - {''}
+  )
+  parts = [folder.split('/') for folder in found]
   first = {p[0] for p in parts}
   if len(found) < 2 or len(first) > 1 or first <= {*names}:
     return
   above = posixpath.commonpath(found)
   prefix = files.normal(prefix)
-  # Not where the prefix is a wrong one, which took nothing off.
+  # A wrong prefix was not removed, and is already in the path.
   if prefix and prefix.split('/')[0] != parts[0][0]:
     above = f'{prefix}/{above}'
   raise ValueError(
-    f'All images are in folders like {found[0]} and {found[1]} '
-    f'and would be of one class, {parts[0][0]}; expected a first folder for '
-    'each class. Name the folders above those of the classes by '
-    f'--strip_prefix={above}, or give the classes by --labels.'
+    f'All images are in folders such as {found[0]} and {found[1]}, and would '
+    f'have one class, {parts[0][0]}; expected a first folder for each class. '
+    f'Give the folders above those of the classes with --strip_prefix={above}, '
+    'or the classes with --labels.'
   )
 
 
@@ -199,17 +197,17 @@ def read(path: str) -> dict[str, str]:
     path: of a CSV file with the columns image and label.
 
   Returns:
-    Classes by the image's path, as `files.normal` writes it.
+    Classes by the image's path, as from `files.normal`.
 
   Raises:
-    ValueError: it is not such a file, or gives an image two classes.
+    ValueError: it is not such a file, or an image has two classes.
   """
   classes = {}
   with text_files.table(path) as table:
     if not {'image', 'label'} <= {*table.columns}:
       raise ValueError(
-        f'{path} has the columns {table.columns}: its first '
-        'line must name image and label.'
+        f'{path} has the columns {table.columns}; expected image and label. '
+        'Name them in the first line.'
       )
     table.check(('image', 'label'))
     for row in table.rows:
@@ -224,14 +222,14 @@ def read(path: str) -> dict[str, str]:
         )
       if classes.setdefault(image, label) != label:
         raise ValueError(
-          f'{where}: {image} has class {label} here and '
-          f'{classes[image]} above: leave one.'
+          f'{where}: {image} has class {label} here and {classes[image]} in '
+          'an earlier line; expected one class. Remove one of the lines.'
         )
   return classes
 
 
 def read_names(path: str) -> list[str]:
-  """Reads names of classes, one per line, the first of class 0.
+  """Reads the names of classes, one per line, class 0 first.
 
   Args:
     path: of the file.
@@ -240,25 +238,25 @@ def read_names(path: str) -> list[str]:
     The names.
 
   Raises:
-    ValueError: the file is empty, a line between two is empty, or a name is in
-      the file twice.
+    ValueError: the file is empty, a line before the last is empty, or a name
+      occurs twice.
   """
   names = [line.strip() for line in text_files.read(path).rstrip().split('\n')]
   if not any(names):
     raise ValueError(
-      f'{path} is empty; expected a name of a class on each '
-      'line, class 0 first.'
+      f'{path} is empty; expected the name of a class in each line, class 0 '
+      'first.'
     )
   if '' in names:
-    # Skipped, it would shift the numbers of all that follow.
+    # If it were skipped, the numbers of all following classes would change.
     raise ValueError(
-      f'{path}, line {names.index("") + 1} is empty; expected a '
-      'name of a class on each line, class 0 first. Remove the '
-      'line, or name the class.'
+      f'{path}, line {names.index("") + 1} is empty; expected the name of a '
+      'class in each line, class 0 first. Remove the line, or name the class.'
     )
   name, times = collections.Counter(names).most_common(1)[0]
   if times > 1:
     raise ValueError(
-      f'{path} holds {name} {times} times: every class needs a name of its own.'
+      f'{path} holds {name} {times} times; expected a different name for each '
+      'class. Rename one of them.'
     )
   return names

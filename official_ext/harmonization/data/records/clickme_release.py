@@ -5,26 +5,25 @@ import os
 
 import tensorflow as tf
 
-from official_ext.harmonization.data import download_clickme
 from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.records import release_layout
 
 
 def is_release(
   paths: Sequence[str], digest: Callable[[str], str] = manifest.sha256
 ) -> bool:
-  """Says whether files are shards of the release.
+  """Returns whether all files are shards of the release.
 
-  They are if the manifest that `data.download_clickme` wrote beside each names
-  it, as one that came from the release's address, and size and SHA-256 are
-  those that were downloaded. Of a file that is not on a local disk (gs://) only
-  the size is compared.
+  A file is one if the manifest that `data.download_clickme` wrote next to it
+  lists it, with the release's address, and its size and SHA-256 are those in
+  the manifest. For remote files (gs://) only the size is compared.
 
   Args:
     paths: of the files.
     digest: takes a local path and returns the SHA-256 of the file.
 
   Returns:
-    Whether all of them are; False where there are none.
+    Whether all files are; False if there are no files.
   """
   manifests = {}
   for path in paths:
@@ -40,17 +39,16 @@ def is_release(
 
 
 def _shards(folder: str) -> dict[str, dict]:
-  """The release's shards that the folder's manifest lists, by name."""
+  """Returns the release's shards that a folder's manifest lists, by name."""
   try:
     content = manifest.read(folder)
   except (FileNotFoundError, ValueError):
     return {}
   base, _, split = str(content.get('source')).rpartition('/')
-  if base != download_clickme.BASE_URL:
+  if base != release_layout.BASE_URL:
     return {}
   names = {
-    f'{split}-{i}.tfrecords'
-    for i in range(download_clickme.SHARDS.get(split, 0))
+    f'{split}-{i}.tfrecords' for i in range(release_layout.SHARDS.get(split, 0))
   }
   return {
     shard['file']: shard

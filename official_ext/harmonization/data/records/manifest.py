@@ -1,4 +1,4 @@
-"""What a folder of shards holds: manifest.json, with counts and checksums.
+"""Reads and writes manifest.json, which lists the shards of a folder.
 
 {
   "shards": [
@@ -31,13 +31,10 @@ _CHUNK = 1 << 20
 
 
 def sha256(path: str) -> str:
-  """Returns the SHA-256 of a file, which is read in pieces.
+  """Returns the SHA-256 of a file as 64 hexadecimal digits.
 
   Args:
-    path: of the file.
-
-  Returns:
-    64 hexadecimal digits.
+    path: local or remote.
   """
   digest = hashlib.sha256()
   with tf.io.gfile.GFile(path, 'rb') as f:
@@ -47,14 +44,14 @@ def sha256(path: str) -> str:
 
 
 def describe(path: str, records: int) -> dict[str, Any]:
-  """Describes one shard as the manifest does.
+  """Returns the entry of a shard in the manifest.
 
   Args:
     path: of the shard, which is complete.
-    records: how many it holds.
+    records: number of its records.
 
   Returns:
-    The shard's file (its name inside its folder), records, bytes and sha256.
+    `file` (its name without the folder), `records`, `bytes` and `sha256`.
   """
   return {
     'file': os.path.basename(path),
@@ -67,13 +64,13 @@ def describe(path: str, records: int) -> dict[str, Any]:
 def write(
   directory: str, *, source: str, shards: Sequence[dict[str, Any]], **facts
 ):
-  """Writes a folder's manifest, whole or not at all.
+  """Writes the manifest of a folder atomically.
 
   Args:
-    directory: of the shards.
+    directory: folder of the shards.
     source: where they come from, in words or as an address.
-    shards: what `describe` returned for each.
-    **facts: what else is to be known of them; must survive JSON.
+    shards: their entries, as from `describe`.
+    **facts: further entries of the manifest; must survive JSON.
   """
   content = {
     **facts,
@@ -85,42 +82,42 @@ def write(
 
 
 def read(directory: str) -> dict[str, Any]:
-  """Reads a folder's manifest.
+  """Reads the manifest of a folder.
 
   Args:
-    directory: of the shards.
+    directory: folder of the shards.
 
   Returns:
-    What `write` was given, with the number of all records under 'records'.
+    The arguments of `write`, and the total number of records as `records`.
 
   Raises:
-    FileNotFoundError: there is none.
-    ValueError: it is not one of ours; the message says why.
+    FileNotFoundError: it does not exist.
+    ValueError: it is not a manifest of this project; the message says why.
   """
   path = os.path.join(directory, FILE)
   if not tf.io.gfile.exists(path):
     raise FileNotFoundError(
-      f'{path} does not exist: the tool that writes the shards writes it '
-      'last, so let that tool finish.'
+      f'{path} does not exist. The command that writes the shards writes it '
+      'last: run that command to its end.'
     )
   content = files.read_json(path, 'a manifest of shards')
   problem = _problem(content)
   if problem:
     raise ValueError(
-      f'{path} is not a manifest of shards, for {problem}: remove it or '
-      'choose the folder that the shards are in.'
+      f'{path}: {problem}; expected a manifest of shards. Remove the file, or '
+      'give the folder of the shards.'
     )
   return content
 
 
 def count(paths: Sequence[str]) -> int | None:
-  """Returns how many records files hold, by the manifests beside them.
+  """Returns the number of records in files, from the manifests next to them.
 
   Args:
     paths: of the files.
 
   Returns:
-    The number, for a progress bar; None where a manifest does not say.
+    The number, for a progress bar; None if no manifest lists one of them.
   """
   records = {}
   for folder in {os.path.dirname(path) for path in paths}:
@@ -139,14 +136,14 @@ def count(paths: Sequence[str]) -> int | None:
 
 
 def _problem(content) -> str:
-  """Says what a manifest lacks, or nothing."""
+  """Returns what is wrong with the content of a manifest, or ''."""
   shards = content.get('shards') if isinstance(content, dict) else None
   if not isinstance(shards, list):
     return 'it has no list of "shards"'
   for i, shard in enumerate(shards):
     for name, kind in _FIELDS.items():
       value = shard.get(name) if isinstance(shard, dict) else None
-      # JSON's true is an int to Python.
+      # In Python, True is an int.
       if not isinstance(value, kind) or isinstance(value, bool):
         return (
           f'"{name}" of shard {i} is {value!r} instead of '
@@ -156,7 +153,7 @@ def _problem(content) -> str:
 
 
 def _natural(name: str):
-  """Orders train-2 before train-10."""
+  """Returns a sort key that puts train-2 before train-10."""
   return [
     (int(part), '') if part.isdigit() else (-1, part)
     for part in re.split(r'(\d+)', name)

@@ -1,7 +1,7 @@
-"""A folder that is being built: whose it is, and what it is going to hold.
+"""Claims an output folder for certain settings, and locks it.
 
-`.build` in it holds what only the building needs: the settings, a note of each
-shard that is whole, and a lock.
+Its subfolder `.build` holds what only the building process needs: the settings,
+a note about each complete shard, and a lock.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,14 +24,11 @@ _LISTS = 'lists.json'
 
 
 def working_file(directory: str, name: str) -> str:
-  """Returns the path of a file that only the building needs.
+  """Returns the path of a file in `.build`, and creates that folder.
 
   Args:
-    directory: of the shards.
+    directory: output folder.
     name: of the file.
-
-  Returns:
-    Its path, in a folder that exists.
   """
   folder = os.path.join(directory, _NOTES)
   tf.io.gfile.makedirs(folder)
@@ -39,15 +36,15 @@ def working_file(directory: str, name: str) -> str:
 
 
 def note(directory: str, shard: str) -> str:
-  """Returns the path of the note of a shard."""
+  """Returns the path of the note about a shard."""
   return os.path.join(directory, _NOTES, f'{shard}.json')
 
 
 def claimed(directory: str) -> dict[str, Any]:
-  """Returns the settings that a folder was claimed with; empty if it is free.
+  """Returns the settings that a folder was claimed for; empty if unclaimed.
 
   Args:
-    directory: of the shards.
+    directory: output folder.
   """
   path = os.path.join(directory, _NOTES, _SETTINGS)
   return (
@@ -64,22 +61,22 @@ def claim(
   lists: Mapping[str, Mapping[str, Any]] | None = None,
   defaults: Mapping[str, Any] | None = None,
 ):
-  """Says what a folder is going to hold, or that it is not free for that.
+  """Claims an output folder, or resumes in it if the settings are equal.
 
-  A folder in which no record was made is free.
+  A folder in which no record was made can be claimed for other settings.
 
   Args:
-    directory: of the shards.
-    shards: their names.
-    settings: what their content depends on; must survive JSON.
-    lists: for settings that are checksums, what they sum up: what tells the
-      contents apart, by name. It is kept to name what has changed.
-    defaults: values of settings that a folder of an earlier version lacks.
+    directory: output folder.
+    shards: names of the files that will be written there.
+    settings: everything that their content depends on; must survive JSON.
+    lists: for settings that are checksums, the items that each summarizes, by
+      name. They are saved to report which item has changed.
+    defaults: values of settings that earlier versions did not save.
 
   Raises:
-    ValueError: the folder holds something else.
+    ValueError: the folder holds results with other settings, or other files.
   """
-  # As JSON gives it back.
+  # Tuples become lists, as in the saved settings.
   settings = json.loads(json.dumps(settings))
   lists = json.loads(json.dumps(lists or {}))
   found = claimed(directory)
@@ -91,7 +88,7 @@ def claim(
       {**(defaults or {}), **found},
       settings,
       'Give the same settings to resume, choose another --output_dir, or '
-      'remove this one.',
+      'remove this folder.',
       expected='the settings of the records in this folder',
       describe=lambda differ: _in_words(directory, differ, lists),
     )
@@ -111,9 +108,9 @@ def _in_words(
   differ: Mapping[str, tuple],
   lists: Mapping[str, Mapping[str, Any]],
 ) -> str:
-  """Names what differs, and for a checksum what it sums up."""
+  """Describes differing settings, and the changed items of a checksum."""
   path = os.path.join(directory, _NOTES, _LISTS)
-  # A folder of an earlier version has no lists.
+  # Earlier versions did not save the items.
   before = files.read_json(path) if tf.io.gfile.exists(path) else {}
   parts = []
   for name, values in differ.items():
@@ -136,7 +133,7 @@ def _is_checksum(value: Any) -> bool:
 
 
 def _holds_records(directory: str) -> bool:
-  """Whether a run made anything in a folder that it claimed."""
+  """Whether a claimed folder contains results."""
   notes = {
     name.removesuffix('.json'): os.path.join(directory, _NOTES, name)
     for name in tf.io.gfile.listdir(os.path.join(directory, _NOTES))
@@ -147,23 +144,23 @@ def _holds_records(directory: str) -> bool:
       if files.read_json(notes[name])['shard']['records']:
         return True
     elif not record_files.is_side_file(name):
-      return True  # Pictures, or a shard whose note is yet to be written.
+      return True  # An image, or a shard whose note is not written yet.
   return False
 
 
 def _release(directory: str):
-  """Frees a folder in which no record was made.
+  """Removes the files of a run that made no record.
 
-  What such a run wrote is removed: shards, their notes and the manifest are
-  those of other settings, or of an input that has been repaired since.
+  Its empty shards, their notes and the manifest belong to other settings, or to
+  an input that has been repaired since.
 
   Args:
-    directory: claimed.
+    directory: output folder, which is claimed.
   """
   folder = os.path.join(directory, _NOTES)
   for name in tf.io.gfile.listdir(folder):
     if not name.endswith('.json'):
-      continue  # The lock, and tables.
+      continue  # The lock, or a table of clicks.
     if name not in (_SETTINGS, _LISTS):
       shard = os.path.join(directory, name.removesuffix('.json'))
       if tf.io.gfile.exists(shard):
@@ -176,29 +173,26 @@ def _release(directory: str):
 
 @contextlib.contextmanager
 def alone(directory: str):
-  """Keeps a second run on this machine out of a folder.
+  """Locks an output folder against other processes of this machine.
 
   Args:
-    directory: of the shards, local or not; a folder elsewhere is not locked.
-
-  Yields:
-    Nothing.
+    directory: output folder. Remote folders (gs://) are not locked.
 
   Raises:
-    ValueError: another run is at work there.
+    ValueError: another process has locked it.
   """
   if '://' in directory:
     working_file(directory, '')
     yield
     return
-  # The system lets go of it when the process ends, however it ends.
+  # The operating system releases the lock when the process ends in any way.
   with open(working_file(directory, 'lock'), 'w') as f:
     try:
       fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise ValueError(
-        f'Another run is writing to {directory}. Wait for it to '
-        'end, or choose another --output_dir.'
+        f'{directory}: another process is writing to this folder. Wait until '
+        'it ends, or choose another --output_dir.'
       ) from None
     for folder in (directory, os.path.join(directory, _NOTES)):
       files.remove_partial(folder)

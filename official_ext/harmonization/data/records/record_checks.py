@@ -1,4 +1,4 @@
-"""What is wrong with the content of records: of one, of a file, of all."""
+"""Checks the content of records: single ones, files, and all files."""
 
 import collections
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from official_ext.harmonization.data.records import record_reader
 from official_ext.harmonization.dataloaders import labels
 from official_ext.harmonization.dataloaders import registry
 
-# Records that are looked at to tell the value of white.
-_LOOKED_AT = 20
-# White is either, in all archives that we know.
-_WHITES = (1.0, 255.0)
+# Records that are inspected to recognize the largest possible value of pixels.
+_INSPECTED = 20
+# It is one of these in all known archives of raw pixels.
+_MAX_VALUES = (1.0, 255.0)
 _OVERSHOOT = 1.1
 _RAW_SIDES = {
   4 * 256 * 256 * 3: 'clickme_2018',
@@ -26,7 +26,7 @@ _RAW_SIDES = {
 
 
 def _field(data: bytes, *names: str) -> bytes | None:
-  """Returns the bytes of the first of some fields that a record has."""
+  """Returns the bytes of the first of these fields that a record has."""
   try:
     feature = tf.train.Example.FromString(data).features.feature
   except message.DecodeError:
@@ -38,13 +38,13 @@ def _field(data: bytes, *names: str) -> bytes | None:
 
 
 def recognize(data: bytes) -> str:
-  """Names the format of a record by its fields.
+  """Recognizes the format of a record by its fields.
 
   Args:
     data: the serialized record.
 
   Returns:
-    One of `registry.names()`; '' where it has the fields of none.
+    One of `registry.names()`; '' if the fields are those of no format.
   """
   if _field(data, 'image/encoded') is not None:
     return 'canonical'
@@ -53,11 +53,11 @@ def recognize(data: bytes) -> str:
 
 
 class Finding(NamedTuple):
-  """What is found out about a whole file, or about all.
+  """A fact about a whole file, or about all files.
 
   Attributes:
-    text: what it is.
-    is_bad: whether it is a problem rather than a warning.
+    text: its description.
+    is_bad: whether it is a problem, not a warning.
   """
 
   text: str
@@ -73,7 +73,7 @@ class _Decoded(NamedTuple):
 
 
 class Checker:
-  """Checks records of any format, and looks for what only many of them show."""
+  """Checks records of any format, one by one and all together."""
 
   def __init__(
     self,
@@ -87,10 +87,10 @@ class Checker:
     Args:
       map_decoder: name of the format; None to recognize it in each file.
       num_classes: of the network; None accepts every label.
-      label_offset: added to the recorded label; None for that of the format
-        in training, see `labels.OFFSETS`.
-      raw_image_max: the value of white in raw pixels; None to recognize it in
-        each file, from 1 and 255.
+      label_offset: added to the recorded label; None for the offset of the
+        format in training, see `labels.OFFSETS`.
+      raw_image_max: the value of white in raw pixels; None to recognize 1 or
+        255 in each file.
     """
     self.map_decoder = map_decoder
     self.num_classes = num_classes
@@ -105,38 +105,40 @@ class Checker:
     self._formats = {}
 
   def of_file(self, path: str) -> '_FileChecker':
-    """Returns what checks the records of one file, in order."""
+    """Returns a checker for the records of one file, in their order."""
     return _FileChecker(self, path)
 
-  def decode(self, data: bytes, kind: str, white: float) -> _Decoded:
+  def decode(self, data: bytes, kind: str, max_value: float) -> _Decoded:
     """Decodes a record.
 
     Args:
       data: the serialized record.
       kind: its format.
-      white: the value of white in raw pixels.
+      max_value: the value of white in raw pixels.
     """
     with self._lock:  # Traced once for all threads.
-      if (kind, white) not in self._decoders:
-        self._decoders[kind, white] = _decoder(kind, white)
-    found = [value.numpy() for value in self._decoders[kind, white](data)]
+      if (kind, max_value) not in self._decoders:
+        self._decoders[kind, max_value] = _decoder(kind, max_value)
+    found = [value.numpy() for value in self._decoders[kind, max_value](data)]
     return _Decoded(
       found[0].decode(errors='replace'), int(found[1]), *map(bool, found[2:])
     )
 
   def format_of(self, path: str, data: bytes) -> tuple[str, float]:
-    """Returns format and white of a file whose first record is at hand."""
+    """Returns the format and the value of white, given the first record."""
     kind = self.map_decoder or recognize(data) or 'clickme'
-    white = self.raw_image_max or 255.0
-    if registry.is_raw(kind) and not self.raw_image_max:
-      white = _white(path)
-    said = f'{kind}, white at {white:g}' if registry.is_raw(kind) else kind
+    max_value = self.raw_image_max or 255.0
+    description = kind
+    if registry.is_raw(kind):
+      if not self.raw_image_max:
+        max_value = _max_value(path)
+      description = f'{kind}, white at {max_value:g}'
     with self._lock:
-      self._formats.setdefault(said, path)
-    return kind, white
+      self._formats.setdefault(description, path)
+    return kind, max_value
 
   def label_problem(self, label: int, kind: str) -> str:
-    """Says why a label of a format is not a class, '' if it is one."""
+    """Returns why a label is not a class, or ''."""
     if self.num_classes is None:
       return ''
     offset = self.label_offset
@@ -155,7 +157,7 @@ class Checker:
     )
 
   def note(self, path: str, index: int, data: bytes, label: int):
-    """Remembers an image, to find it again."""
+    """Notes an image, to recognize its copies."""
     with self._lock:
       self._labels[label] += 1
       image = _field(data, 'image/encoded', 'image') or b''
@@ -163,25 +165,25 @@ class Checker:
       first = self._images.setdefault(digest, (path, index, label))
       if first != (path, index, label):
         kind = 'same label' if first[2] == label else 'another label'
-        # One with another label is the better example.
+        # Report a copy with another label rather than one with the same.
         if self._copy is None or not self._copies['another label']:
           if self._copy is None or kind == 'another label':
             self._copy = first, (path, index, label)
         self._copies[kind] += 1
 
   def formats(self) -> list[str]:
-    """Returns the formats that were found, with white where it is raw."""
+    """Returns the formats that were found, with the value of white if raw."""
     return sorted(self._formats)
 
   def findings(self) -> Iterator[Finding]:
-    """Yields what all files together show."""
+    """Yields the findings about all files together."""
     if len({said.partition(',')[0] for said in self._formats}) < len(
       self._formats
     ):
       yield Finding(
         'the records differ in the value of white: '
         + '; '.join(f'{path} is {said}' for said, path in self._formats.items())
-        + '; expected one. Keep them in folders of their own',
+        + '; expected one value. Move them to different folders',
         True,
       )
     kinds = {said.partition(',')[0] for said in self._formats}
@@ -194,15 +196,14 @@ class Checker:
     if len(self._labels) == 1 and sum(self._labels.values()) > 1:
       label, count = next(iter(self._labels.items()))
       yield Finding(
-        f'all {count} records have the label {label}; expected several classes',
+        f'all {count} records have the label {label}; expected several labels',
         False,
       )
     if self._copy:
       (path, index, label), (other, place, its_label) = self._copy
       differ = self._copies['another label']
       yield Finding(
-        'images that are copies of earlier ones: '
-        f'{sum(self._copies.values())}'
+        f'{sum(self._copies.values())} images are copies of earlier ones'
         + (f', {differ} of them with another label' if differ else '')
         + f'. For example, record {place} of {other} (label {its_label}) is a '
         f'copy of record {index} of {path} (label {label})',
@@ -220,7 +221,7 @@ class _FileChecker:
     self._counts = collections.Counter()
 
   def record(self, record: record_reader.Record) -> str:
-    """Says what is wrong with a record, '' if nothing."""
+    """Returns what is wrong with a record, or ''."""
     checker = self._checker
     if self._format is None:
       self._format = checker.format_of(self._path, record.data)
@@ -238,7 +239,7 @@ class _FileChecker:
     return ''
 
   def findings(self) -> Iterator[Finding]:
-    """Yields what the records of the file show together."""
+    """Yields the findings about all records of the file."""
     counts = self._counts
     for many, flat, what in (
       (
@@ -258,9 +259,9 @@ class _FileChecker:
         )
 
 
-def _decoder(kind: str, white: float):
-  """Returns a traced function of a serialized record to a `_Decoded`."""
-  decoder = registry.get_decoder(kind, white)
+def _decoder(kind: str, max_value: float):
+  """Returns a traced function that decodes a record to a `_Decoded`."""
+  decoder = registry.get_decoder(kind, max_value)
 
   def is_flat(values):
     return tf.reduce_max(values) <= tf.reduce_min(values)
@@ -280,14 +281,16 @@ def _decoder(kind: str, white: float):
   return decode
 
 
-def _white(path: str) -> float:
-  """Tells the value of white in a file of raw pixels by its first images."""
+def _max_value(path: str) -> float:
+  """Recognizes the value of white in a file of raw pixels."""
   brightest = 0.0
   for record in record_reader.read(path):
     image = _field(record.data or b'', 'image') or b''
     if image and not len(image) % 4:
       values = np.frombuffer(image, '<f4')
       brightest = max(brightest, float(np.nan_to_num(values).max()))
-    if record.index == _LOOKED_AT:
+    if record.index == _INSPECTED:
       break
-  return min((w for w in _WHITES if brightest <= w * _OVERSHOOT), default=255.0)
+  return min(
+    (v for v in _MAX_VALUES if brightest <= v * _OVERSHOOT), default=255.0
+  )

@@ -1,4 +1,4 @@
-"""Which files a pattern of records means: all but this project's side files."""
+"""Finds the record files that patterns and folders name."""
 
 from collections.abc import Sequence
 import os
@@ -8,7 +8,7 @@ import tensorflow as tf
 from official_ext.harmonization import files
 from official_ext.harmonization.data.records import manifest
 
-# What the tools write beside the records.
+# Files that the commands write next to records.
 LEFT_OUT = 'left_out.csv'
 UNMATCHED = 'maps_without_image.csv'
 STIMULI = 'stimuli.csv'
@@ -16,19 +16,19 @@ _SIDE_FILES = (manifest.FILE, LEFT_OUT, UNMATCHED, STIMULI)
 
 
 def is_hidden(path: str) -> bool:
-  """Whether a part of a relative path is hidden, as a folder of notes is."""
+  """Whether a relative path, or a folder in it, is hidden, such as .build."""
   return any(part.startswith('.') and part != '.' for part in path.split('/'))
 
 
 def is_side_file(path: str) -> bool:
-  """Whether a path is of a file that this project puts beside records.
+  """Whether a file is one that this project writes next to records.
 
   Args:
     path: of a file or folder.
 
   Returns:
-    True for manifests, lists, what is not written to its end, and hidden files
-    such as notes of a build.
+    True for manifests, lists, partial files, and hidden files such as the notes
+    of a build.
   """
   name = os.path.basename(os.path.normpath(path))
   return (
@@ -40,12 +40,12 @@ def expand(patterns: Sequence[str], flag: str = '') -> list[str]:
   """Returns the record files that patterns name.
 
   Args:
-    patterns: paths, folders, and paths with wildcards, each perhaps several
-      with commas between them. A folder means the files in it and below.
-    flag: that gave them, for the message.
+    patterns: paths, folders, and paths with wildcards; each may be a list
+      separated by commas. A folder means the files in it and below.
+    flag: name of the flag that they were given by, for messages.
 
   Returns:
-    Paths, sorted, each once, without side files and folders.
+    Paths, sorted, without duplicates, side files and folders.
 
   Raises:
     ValueError: a pattern names no record file.
@@ -93,8 +93,8 @@ def in_folder(folder: str) -> list[str]:
 
 
 def _matches(pattern: str) -> list[str]:
-  """Returns what a path, a folder or a pattern names."""
+  """Returns the files that a path, a folder or a pattern names."""
   if tf.io.gfile.isdir(pattern):
     return in_folder(pattern)
-  # A name may hold what is a wildcard in a pattern.
+  # The name of an existing file may contain wildcards.
   return [pattern] if tf.io.gfile.exists(pattern) else tf.io.gfile.glob(pattern)

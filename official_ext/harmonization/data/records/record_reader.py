@@ -1,6 +1,6 @@
-"""Reads TFRecord shards record by record, and says which bytes are bad.
+"""Reads TFRecord files record by record, and locates bad bytes.
 
-A record is framed as: length (uint64), checksum of the length (uint32), data,
+A record is stored as: length (uint64), checksum of the length (uint32), data,
 checksum of the data (uint32), all little-endian; the checksums are CRC-32C,
 masked (https://www.tensorflow.org/tutorials/load_data/tfrecord).
 
@@ -21,15 +21,15 @@ _GZIP = b'\x1f\x8b'
 
 
 class Record(NamedTuple):
-  """A record, or what stands in its place.
+  """A record, good or bad.
 
   Attributes:
     index: its position in the file, from 0.
     offset: of its first byte in the file.
-    data: the serialized record; None where it is bad.
-    problem: why it is bad, empty where it is not.
-    unread: bytes from `offset` to the end of the file, where nothing says how
-      long this record is, so that no other can be found after it; else 0.
+    data: the serialized record; None if it is bad.
+    problem: why it is bad; empty if it is good.
+    unread: if the length of this record is unknown, so that the next cannot
+      be found, the number of bytes from `offset` to the end; else 0.
   """
 
   index: int
@@ -52,14 +52,11 @@ _TABLE = _crc32c_table()
 
 
 def masked_crc32c(data: bytes) -> int:
-  """Returns the checksum that TFRecord files hold, of a few bytes.
+  """Returns the masked CRC-32C (Castagnoli) that TFRecord files contain.
 
   Args:
-    data: to be summed. This is Python, fit for a length; data are left to
-      TensorFlow.
-
-  Returns:
-    CRC-32C (Castagnoli), rotated and offset as TFRecord files have it.
+    data: a few bytes, such as a length: this implementation is slow. TensorFlow
+      checks the records themselves.
   """
   crc = 0xFFFFFFFF
   for byte in data:
@@ -69,21 +66,24 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def _frame(header: bytes, room: int):
-  """Reads a record's header.
+  """Reads the header of a record.
 
   Args:
-    header: the bytes where it should be.
-    room: bytes from there to the end of the file.
+    header: the bytes at its position.
+    room: number of bytes from there to the end of the file.
 
   Returns:
-    The length of the whole record in bytes, and what is wrong with it.
+    The length of the whole record in bytes, and what is wrong with it, or ''.
   """
   if len(header) < HEADER_SIZE:
     return 0, f'the file ends {room} bytes into the header of a record'
   length, checksum = _HEADER.unpack(header)
   if masked_crc32c(header[:8]) != checksum:
     if header[:2] == _GZIP:
-      return 0, 'this is no record, the file seems to be compressed by gzip'
+      return (
+        0,
+        'this is not a record; the file seems to be compressed with gzip',
+      )
     return 0, "the checksum of the record's length does not match"
   whole = length + _FRAME
   if whole > room:
@@ -92,21 +92,21 @@ def _frame(header: bytes, room: int):
 
 
 def read(path: str, start: int = 0) -> Iterator[Record]:
-  """Reads a file to its end, or as far as its records can be told apart.
+  """Reads a file to its end, or as far as its records can be separated.
 
-  A record whose data are bad is passed over. Where a length is bad or the file
-  ends inside a record, that is the last one.
+  Reading continues after a record with bad data. It ends at a record with a bad
+  length, or where the file ends inside a record.
 
   Args:
     path: of a TFRecord file without compression.
-    start: records that begin before this offset are stepped over: their
-      lengths are checked, their data are not.
+    start: records that begin before this offset are not yielded; their lengths
+      are checked, but not their data.
 
   Yields:
     Every `Record`, good or bad.
 
   Raises:
-    tf.errors.OpError: the file cannot be read at all.
+    tf.errors.OpError: the file cannot be opened.
   """
   size = tf.io.gfile.stat(path).length
   reader = tf_record.tf_record_random_reader(path)
@@ -114,7 +114,7 @@ def read(path: str, start: int = 0) -> Iterator[Record]:
   with tf.io.gfile.GFile(path, 'rb') as f:
     while offset < size:
       f.seek(offset)
-      # First the length, so that no bad one makes TensorFlow ask for memory.
+      # Checked first, because TensorFlow would allocate memory for any length.
       whole, problem = _frame(f.read(HEADER_SIZE), size - offset)
       if problem:
         yield Record(index, offset, None, problem, unread=size - offset)
@@ -126,7 +126,7 @@ def read(path: str, start: int = 0) -> Iterator[Record]:
 
 
 def _read_data(reader, index: int, offset: int) -> Record:
-  """Reads a record whose length is good."""
+  """Reads the data of a record with a good length."""
   try:
     return Record(index, offset, reader.read(offset)[0])
   except tf.errors.DataLossError:

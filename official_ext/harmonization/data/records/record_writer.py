@@ -1,4 +1,4 @@
-"""Writes TFRecord shards that are whole or absent."""
+"""Serializes records, and writes shards atomically."""
 
 import contextlib
 
@@ -15,7 +15,7 @@ def _feature(value):
 
 
 def _serialize(fields: dict[str, bytes | int]) -> bytes:
-  # Sorted and deterministic: the same input makes the same shard anywhere.
+  # Equal inputs must give equal bytes on every machine.
   return tf.train.Example(
     features=tf.train.Features(
       feature={k: _feature(v) for k, v in fields.items()}
@@ -43,25 +43,26 @@ def map_fields(
   clicks: int | None = None,
   participants: int | None = None,
 ) -> dict[str, bytes | int]:
-  """The fields that a canonical record has where a map is known.
+  """Returns the fields of a canonical record that describe its map.
 
   Args:
-    heatmap: a PNG of one channel, 8 or 16 bit, in the image's framing.
-    source: where the map is from, such as 'clickme' or 'csv'.
-    clicks: how many made the map, where that is known.
-    participants: how many people made it, where that is known.
+    heatmap: a PNG of one channel, with 8 or 16 bits, that shows the same as the
+      image.
+    source: kind of the input, such as 'clickme' or 'csv'.
+    clicks: number of clicks in the map, if known.
+    participants: number of people who made it, if known.
 
   Returns:
-    The fields' values by name.
+    Values by field name.
 
   Raises:
-    ValueError: the map is no such PNG.
+    ValueError: the map is not such a PNG.
   """
   height, width, channels, kind = image_codec.shape(heatmap)
   if kind != 'PNG' or channels != 1:
     raise ValueError(
-      f'A map is a PNG of one channel; this is a {kind} of '
-      f'{channels}: encode it with pictures.encode_map.'
+      f'The map is a {kind} of {channels} channels; expected a PNG of one '
+      'channel. Encode it with image_codec.encode_map.'
     )
   counts = {'clicks': clicks, 'participants': participants}
   return {
@@ -82,22 +83,22 @@ def canonical_example(
   clicks: int | None = None,
   participants: int | None = None,
 ) -> bytes:
-  """Serializes a canonical record, which Model Garden's own decoder reads too.
+  """Serializes a canonical record, which Model Garden's decoder can read, too.
 
   Args:
-    image: a JPEG or PNG, kept as it is.
+    image: a JPEG or PNG; its bytes are stored unchanged.
     label: class.
-    filename: what the image is called; its stem is the image's id.
-    heatmap: the human map as in `map_fields`; None for an image without one.
-    source: where the map is from.
-    clicks: how many made the map, where that is known.
-    participants: how many people made it, where that is known.
+    filename: of the image; without folder and extension it is the image's id.
+    heatmap: the human map, see `map_fields`; None for an image without a map.
+    source: see `map_fields`.
+    clicks: see `map_fields`.
+    participants: see `map_fields`.
 
   Returns:
     The serialized `tf.train.Example`.
 
   Raises:
-    ValueError: the image or the map is not of the kind that it should be.
+    ValueError: the image or the map has another format.
   """
   height, width, channels, kind = image_codec.shape(image)
   fields = {
@@ -115,22 +116,22 @@ def canonical_example(
 
 
 def add_fields(example: tf.train.Example, fields: dict[str, bytes | int]):
-  """Sets fields of a record that was read.
+  """Sets fields of a record in place.
 
   Args:
-    example: is changed.
-    fields: values by name.
+    example: the record.
+    fields: values by field name.
   """
   for name, value in fields.items():
     example.features.feature[name].CopyFrom(_feature(value))
 
 
 @contextlib.contextmanager
-def shard(path: str):
+def open_shard(path: str):
   """Opens a shard that appears under its name only when it is complete.
 
   Args:
-    path: of the shard.
+    path: local or remote.
 
   Yields:
     A `tf.io.TFRecordWriter`.

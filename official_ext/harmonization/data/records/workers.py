@@ -1,4 +1,4 @@
-"""Processes that share work, and end with the process that started them."""
+"""A pool of processes that end with the process that started them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
@@ -12,22 +12,22 @@ import threading
 import time
 from typing import Any
 
-# Seconds between two looks at what the processes have done.
+# Seconds between two updates of the progress.
 _TICK = 0.2
 
-# Of a worker: sends a number to the process that started it.
+# In a worker: sends a number to the process that started it.
 _send: Callable[[int], None] | None = None
 
 
 def _end_with_parent():
-  """Ends this process when the one that started it has ended."""
-  # The other end of a pipe, which the system closes whatever ends the parent.
+  """Ends this process as soon as the one that started it has ended."""
+  # A pipe, which the operating system closes when the parent ends in any way.
   connection.wait([multiprocessing.parent_process().sentinel])
   os._exit(1)
 
 
 def _enter(counts, start, arguments):
-  """Begins a worker."""
+  """Initializes a worker."""
   global _send
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -40,7 +40,7 @@ def _enter(counts, start, arguments):
 
 
 class _Counter:
-  """Sends how much was done, now and then."""
+  """Sends the progress of a job at intervals."""
 
   def __init__(self):
     self._number, self._sent = 0, time.monotonic()
@@ -51,7 +51,7 @@ class _Counter:
       self.flush()
 
   def flush(self):
-    """Sends what has not been sent."""
+    """Sends what has not been sent yet."""
     if self._number:
       _send(self._number)
     self._number, self._sent = 0, time.monotonic()
@@ -68,9 +68,9 @@ def _work(work, job):
 
 @contextlib.contextmanager
 def _without_interrupts():
-  """Starts processes that Ctrl-C does not reach: it ends their parent."""
-  # The terminal sends it to all of them, and each would print a traceback. A
-  # process keeps the signals blocked that its parent had blocked.
+  """Blocks Ctrl-C in processes that are started in this context."""
+  # Ctrl-C is sent to every process of a terminal; each would print a traceback.
+  # They inherit the blocked signals, and end with their parent anyway.
   before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
     yield
@@ -88,21 +88,22 @@ def run(
 ) -> Iterator[Any]:
   """Does jobs in this process, or in several.
 
-  Workers end when this process does, however that happens, and when the caller
-  stops asking for results.
+  Workers end when this process ends in any way, and when the caller stops
+  iterating over the results.
 
   Args:
-    work: a module's function of a job's values and of `progress`.
+    work: a function of a module, which is called with the values of a job and
+      with a function `progress`.
     jobs: the values for each call. With several processes, these, the results,
       `work`, `start` and `arguments` must survive pickling.
-    count: of the processes; 1 for this process only.
-    progress: is called in this process with what `work` calls its own with:
-      how much more of its job is done.
+    count: number of processes; 1 to work only in this one.
+    progress: is called in this process with the numbers with which `work` calls
+      its `progress`.
     start: is called once in each process before its first job.
     arguments: of `start`.
 
   Yields:
-    What `work` returned, in the order in which the jobs end.
+    The results of `work`, in the order in which the jobs end.
 
   Raises:
     ChildProcessError: a worker was killed.
@@ -113,7 +114,7 @@ def run(
     for job in jobs:
       yield work(*job, progress)
     return
-  # Forking a process in which TensorFlow is loaded may lock up.
+  # A fork of a process in which TensorFlow runs can hang.
   context = multiprocessing.get_context('spawn')
   counted, counts = context.Pipe(duplex=False)
   pool = futures.ProcessPoolExecutor(
@@ -130,7 +131,7 @@ def run(
       for job in done:
         yield _result(job)
   except BaseException:
-    # Jobs that have begun are not waited for.
+    # Do not wait for jobs that have begun.
     for child in {*multiprocessing.active_children()} - others:
       child.terminate()
     raise
@@ -141,7 +142,7 @@ def run(
 
 
 def _result(job: futures.Future):
-  """Returns a job's result, or raises its error as one of this process."""
+  """Returns the result of a job, or raises its error in this process."""
   error = job.exception()
   if isinstance(error, process.BrokenProcessPool):
     raise ChildProcessError(

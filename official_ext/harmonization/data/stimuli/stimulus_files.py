@@ -1,8 +1,9 @@
-"""Names of psychophysics stimuli: what a file shows, how much of it, and where.
+"""Names and finds the files of psychophysics stimuli.
 
 A stimulus is `{level}_{class}{digit}.png`, such as `40_bordercollie3.png`. The
-level is 0, 10, ..., 100, a place in the table of percents, or `full`, the whole
-image; human data write 200 for that. The digit numbers the images of a class.
+level is 0, 10, ..., 100, ten times an index of the table of percents, or `full`
+for the whole image, which human data call 200. The digit numbers the images of
+a class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from official_ext.harmonization.data.maps import folders
 
 ANIMAL, VEHICLE = TARGETS = ('animal', 'vehicle')
 FULL = 200
-# Level / 10 is the place in this table: 1, 1.58, ..., 63.1, 100.
+# Level / 10 is the index in this table: 1, 1.58, ..., 63.1, 100.
 PERCENTS = tuple(np.logspace(0, 2, 11).tolist())
 LEVELS = (*range(0, 101, 10), FULL)
 
@@ -48,13 +49,13 @@ _KNOWN = {
 
 @dataclasses.dataclass(frozen=True)
 class Stimulus:
-  """One picture of the experiment.
+  """One stimulus.
 
   Attributes:
     file: its path below the folder of stimuli.
     level: 0, 10, ..., 100, or `FULL`.
-    image: what it shows; the same at all levels, another one for each image.
-    target: 'animal' or 'vehicle', the right answer.
+    image: class and digit of the image that it shows, at any level.
+    target: the correct answer, 'animal' or 'vehicle'.
   """
 
   file: str
@@ -64,66 +65,63 @@ class Stimulus:
 
 
 def percent(level: int) -> float:
-  """Returns how many percent a level reveals; 100 for the full image."""
+  """Returns the percentage that a level reveals; 100 for the full image."""
   return 100.0 if level == FULL else PERCENTS[level // 10]
 
 
 def parse_level(text: str) -> int:
-  """Reads a level as file names and human data write it.
+  """Parses a level in a file name or in human data.
 
   Args:
     text: '0', '10', ..., '100', 'full' or '200'.
 
   Returns:
-    The level, `FULL` for the last two.
+    The level; `FULL` for the last two.
 
   Raises:
-    ValueError: it is none.
+    ValueError: the text is another.
   """
   text = text.strip().lower()
-  # A table program turns 10 into 10.0.
+  # Spreadsheets turn 10 into 10.0.
   number = re.fullmatch(r'(\d+)(\.0*)?', text)
   level = FULL if text == 'full' else int(number[1]) if number else -1
   if level not in LEVELS:
     raise ValueError(
-      f'{text!r} is no level: expected is one of 0, 10, ..., '
-      f'100, or full (or {FULL}) for the whole image'
+      f'{text!r} is not a level; expected one of 0, 10, ..., 100, or full '
+      f'(or {FULL}) for the whole image'
     )
   return level
 
 
 def level_name(level: int) -> str:
-  """Returns a level as file names have it."""
+  """Returns a level as it is written in file names."""
   return 'full' if level == FULL else str(level)
 
 
 def file_name(level: int, image_class: str, digit: int) -> str:
-  """Names a stimulus.
+  """Returns the file name of a stimulus.
 
   Args:
     level: 0, 10, ..., 100 or `FULL`.
-    image_class: letters, and nothing that ends in a digit.
+    image_class: name of the class, which does not end in a digit.
     digit: number of the image in its class.
-
-  Returns:
-    The file's name.
   """
   return f'{level_name(level)}_{image_class}{digit}.png'
 
 
 def letters(text: str) -> str:
-  """Returns the letters of a text, small: '18, Border-collie', bordercollie."""
+  """Returns the letters in lower case: bordercollie for 18, Border-collie."""
   return ''.join(c for c in text.lower() if c.isalpha())
 
 
 def parse(name: str) -> tuple[int, str, str]:
-  """Reads a stimulus's file name.
+  """Parses the file name of a stimulus.
 
   Args:
-    name: without its folder.
+    name: without folder.
 
   Returns:
-    Its level; its class; and its image, class and digit together.
+    The level, the class, and the class with the digit.
 
   Raises:
     ValueError: it is not the name of a stimulus.
@@ -139,13 +137,13 @@ def parse(name: str) -> tuple[int, str, str]:
 
 
 def parse_target(text: str) -> str:
-  """Reads 'animal' or 'vehicle', also written as non-animal or object.
+  """Parses a target: animal; or vehicle, non-animal or object.
 
   Args:
-    text: in any writing.
+    text: in any spelling.
 
   Returns:
-    One of `TARGETS`; '' where it is none.
+    One of `TARGETS`, or '' for any other text.
   """
   word = letters(text)
   return word if word in TARGETS else _SAME.get(word, '')
@@ -156,20 +154,20 @@ def find(
 ) -> list[Stimulus]:
   """Finds the stimuli in a folder and below.
 
-  What is the right answer is said by `classes`, else by a folder of the path
-  named animal or vehicle, else by the class's own name (animal, vehicle, or one
-  of Clicktionary's ten).
+  The correct answer is taken from `classes`; otherwise from a folder named
+  animal or vehicle in the path; otherwise from the name of the class (animal,
+  vehicle, or one of Clicktionary's ten).
 
   Args:
-    folder: to look in.
-    classes: 'animal' or 'vehicle' by class, as the file names have it.
+    folder: to search.
+    classes: 'animal' or 'vehicle' by class, spelled as in the file names.
 
   Returns:
-    The stimuli, by image and level.
+    The stimuli, sorted by image and level.
 
   Raises:
-    ValueError: there are none, a name or its target cannot be told, or two
-      files are the same stimulus.
+    ValueError: the folder has no stimuli, a name or its target is unknown, or
+      two files are the same stimulus.
   """
   given = {letters(name): target for name, target in (classes or {}).items()}
   found = {}
@@ -178,28 +176,28 @@ def find(
     key = (stimulus.image, stimulus.level)
     if key in found:
       raise ValueError(
-        f'{folder} holds {found[key].file} and {file}, which '
-        'are the same stimulus: remove one of them.'
+        f'{folder} holds {found[key].file} and {file}, which are the same '
+        'stimulus; expected one file. Remove one of them.'
       )
     found[key] = stimulus
   if not found:
     raise ValueError(
-      f'{folder} holds no stimuli, files named '
-      '{level}_{class}{digit}.png: check the folder, or make '
-      'them with data.make_psychophysics_stimuli.'
+      f'{folder} holds no stimuli; expected files named '
+      '{level}_{class}{digit}.png. Check the folder, or make them with '
+      'data.make_psychophysics_stimuli.'
     )
   return [found[key] for key in sorted(found)]
 
 
 def _stimulus(folder: str, file: str, given: Mapping[str, str]) -> Stimulus:
-  """Reads what a path says."""
+  """Parses the path of a stimulus."""
   *folders, name = file.split('/')
   try:
     level, image_class, image = parse(name)
   except ValueError as e:
     raise ValueError(
-      f'{folder}/{file} is no stimulus: {e}. Keep other '
-      'pictures out of this folder.'
+      f'{folder}/{file} is not a stimulus: {e}. Move other images to another '
+      'folder.'
     ) from None
   word = letters(image_class)
   target = (
@@ -210,8 +208,8 @@ def _stimulus(folder: str, file: str, given: Mapping[str, str]) -> Stimulus:
   )
   if not target:
     raise ValueError(
-      f'{folder}/{file}: whether class {image_class!r} is an animal or a '
-      'vehicle is not known: put the files into folders named animal and '
+      f'{folder}/{file}: the class {image_class!r} is unknown; expected an '
+      'animal or a vehicle. Put the files into folders named animal and '
       'vehicle, or give a table of classes.'
     )
   return Stimulus(file, level, image, target)

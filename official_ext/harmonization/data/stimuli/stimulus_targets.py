@@ -1,4 +1,4 @@
-"""Which classes of images are animals, and which are the other answer."""
+"""Assigns classes of images to the two answers, animal and vehicle."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from official_ext.harmonization.data.stimuli import stimulus_files
 
 
 class Targets:
-  """Which classes are animals, which vehicles."""
+  """Which classes are animals, and which are vehicles."""
 
   def __init__(
     self,
@@ -18,12 +18,12 @@ class Targets:
 
     Args:
       animals: names, numbers or ranges of classes.
-      vehicles: the same; empty for all other classes. Both are empty
-        where classes are called animal and vehicle.
-      names: of the classes, in the order of their numbers; may be empty.
+      vehicles: names, numbers or ranges; empty for all other classes. If both
+        are empty, classes must be named animal and vehicle.
+      names: names of the classes by number; may be empty.
 
     Raises:
-      ValueError: there are no animals, a name is not known, or a class is both.
+      ValueError: no class is an animal, a name is unknown, or a class is both.
     """
     self._names = list(names)
     if not animals and not vehicles:
@@ -35,20 +35,18 @@ class Targets:
     self._vehicles = self._numbers('vehicle_classes', vehicles)
     if not self._animals:
       raise ValueError(
-        "--animal_classes is missing: for ImageNet's labels "
-        '0..999 say 0-397, for folders their names; folders '
-        'called animal and vehicle need nothing.'
+        '--animal_classes is missing, and no class is named animal. Give '
+        "0-397 for ImageNet's labels 0..999, or the names of folders."
       )
     both = self._animals & self._vehicles
     if both:
       raise ValueError(
-        f'The classes {sorted(both)} are in --animal_classes '
-        'and in --vehicle_classes; expected each in one of '
-        'them. Remove them from one of the flags.'
+        f'The classes {sorted(both)} are in --animal_classes and in '
+        '--vehicle_classes; expected each in one flag. Remove them from one.'
       )
 
   def _numbers(self, flag: str, classes: Sequence[str]) -> set[int]:
-    """Returns the numbers of classes that were given by name or number."""
+    """Returns the numbers of classes given by name, number or range."""
     numbers = set()
     for text in map(str.strip, classes):
       low, _, high = text.partition('-')
@@ -63,8 +61,8 @@ class Targets:
         numbers.update(range(int(low), int(high or low) + 1))
       else:
         raise ValueError(
-          f'--{flag} holds {text!r}, which is no number, range '
-          f'(0-397) or name of a class: {self._names}.'
+          f'--{flag} holds {text!r}; expected a number, a range (0-397) or one '
+          f'of the names {self._names}.'
         )
     return numbers
 
@@ -77,6 +75,6 @@ class Targets:
     return ''
 
   def image_class(self, label: int) -> str:
-    """Returns the letters of a class's name, or its target's without one."""
+    """Returns the letters of a class's name, or of its target without one."""
     name = self._names[label] if label < len(self._names) else ''
     return stimulus_files.letters(name) or self.of(label)

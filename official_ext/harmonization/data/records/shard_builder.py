@@ -1,8 +1,8 @@
-"""Builds a folder of canonical shards: in parallel, resumable, never mixed.
+"""Builds a folder of canonical shards in parallel, and resumes a build.
 
-A shard is built by one process, record by record, and appears when it is
-whole, together with a note of what is in it (`.build/<shard>.json`). What has
-both is not built again. The manifest is written last, from the notes.
+One process builds a shard, record by record. The shard gets its name when it is
+complete, with a note about its content (`.build/<shard>.json`). A shard
+with a note is not built again. The manifest is written last, from the notes.
 """
 
 import collections
@@ -24,25 +24,25 @@ from official_ext.harmonization.data.records import record_files
 from official_ext.harmonization.data.records import workers
 
 LEFT_OUT = record_files.LEFT_OUT
-# The records of each of more classes are not listed.
+# With more classes, the summary does not list the number of records in each.
 _CLASSES_SHOWN = 20
 
-# What makes the records of a shard, in the process that builds it.
+# Makes the records of a shard; set in each process that builds shards.
 _make = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class RecordOutcome:
   """What became of one image.
 
   Attributes:
     name: of the image.
-    record: its serialized record; empty where it is left out.
-    reason: why it is left out, in words that others share.
-    detail: what was found.
-    counts: how many clicks and the like were skipped, by reason.
-    rows: other things that were left out: name, reason and detail of each.
-    map_id: of the map that was attached, where maps are looked up by id.
+    record: the serialized record; empty if the image was skipped.
+    reason: why it was skipped, in words that are the same for all such images.
+    detail: what was found in this image.
+    counts: numbers of skipped clicks, rows and so on, by reason.
+    rows: skipped rows of clicks: name, reason and detail of each.
+    map_id: id of the map that was added, if maps are found by id.
     label: class in the record.
   """
 
@@ -57,17 +57,17 @@ class Outcome:
 
 
 def position(name: str, seed: int) -> int:
-  """An image's place in the order that a seed gives.
+  """Returns an image's position in the order that a seed gives.
 
-  It depends on nothing but the image and the seed, so that any number of
-  processes or machines agree on it.
+  It depends only on the image and the seed, so that any number of processes or
+  machines agree on it.
 
   Args:
     name: of the image.
     seed: of the order.
 
   Returns:
-    A whole number below 2**64, evenly spread.
+    An integer below 2**64; the positions of images are uniformly distributed.
   """
   digest = hashlib.blake2b(f'{seed}/{name}'.encode(), digest_size=8).digest()
   return int.from_bytes(digest, 'big')
@@ -86,16 +86,16 @@ def names(split: str, count: int) -> list[str]:
 def assign(
   images: Iterable[str], split: str, count: int, seed: int
 ) -> dict[str, list[str]]:
-  """Deals images to shards.
+  """Distributes images over shards.
 
   Args:
     images: their names.
     split: name of the split.
-    count: of the shards.
+    count: number of shards.
     seed: of the order.
 
   Returns:
-    The images of each shard, in order.
+    The images of each shard, in order, by the shard's name.
   """
   jobs = {shard: [] for shard in names(split, count)}
   order = list(jobs)
@@ -105,7 +105,7 @@ def assign(
 
 
 def is_whole(directory: str, shard: str) -> bool:
-  """Whether a shard stands there as its note has it."""
+  """Whether a shard exists with the size that its note says."""
   path = os.path.join(directory, shard)
   note = output_folder.note(directory, shard)
   if not (tf.io.gfile.exists(path) and tf.io.gfile.exists(note)):
@@ -117,19 +117,19 @@ def is_whole(directory: str, shard: str) -> bool:
 def write(
   directory: str,
   shard: str,
-  outcomes: Iterable[Outcome],
+  outcomes: Iterable[RecordOutcome],
   progress: Callable[[int], None] = lambda images: None,
 ) -> int:
-  """Writes one shard, and its note.
+  """Writes one shard, and the note about it.
 
   Args:
-    directory: of the shards.
+    directory: folder of the shards.
     shard: its name.
-    outcomes: of its images, in order; only one is held at a time.
-    progress: is called with how many more images are done.
+    outcomes: of its images, in order; only one is in memory at a time.
+    progress: is called with the number of images done since its last call.
 
   Returns:
-    The number of its records.
+    The number of records.
   """
   path = os.path.join(directory, shard)
   counts, left_out, map_ids, records = collections.Counter(), [], [], 0
@@ -156,7 +156,7 @@ def write(
             )
           )
         progress(1)
-    # Of the bytes that this process wrote, whoever else writes the shard.
+    # Before it is renamed: another process may replace the final file.
     described = {**manifest.describe(partial, records), 'file': shard}
   files.write_json(
     output_folder.note(directory, shard),
@@ -173,7 +173,7 @@ def write(
 
 
 def _start(make):
-  """Starts a process: what it makes is handed over once, not per shard."""
+  """Receives what makes the records, once per process, not per shard."""
   global _make
   _make = make
 
@@ -185,21 +185,21 @@ def _build_one(directory, shard, job, progress) -> int:
 def build(
   directory: str,
   jobs: Mapping[str, Any],
-  make: Callable[[Any], Iterable[Outcome]],
+  make: Callable[[Any], Iterable[RecordOutcome]],
   processes: int = 1,
   images: Mapping[str, int] | None = None,
 ):
-  """Builds the shards that are not there yet, behind a progress bar of images.
+  """Builds the missing shards, with a progress bar of images.
 
   Args:
-    directory: of the shards; claimed.
-    jobs: what `make` needs for each shard, by the shard's name.
-    make: yields the outcomes of a shard's images, in order. Where there are
-      several processes it must survive pickling.
-    processes: that build; each holds one record at a time. With 1, this process
-      does.
-    images: how many each shard is made of; None where that is not known. The
-      bar then expects as many in each as in those that are done.
+    directory: folder of the shards, which has been claimed.
+    jobs: the argument of `make` for each shard, by the shard's name.
+    make: yields the outcomes of a shard's images, in order. It must survive
+      pickling if there are several processes.
+    processes: number of processes, each of which holds one record at a time; 1
+      to build in this process.
+    images: number of images in each shard, or None if it is unknown; the bar
+      then expects as many as in the average of the completed shards.
   """
   todo = [shard for shard in jobs if not is_whole(directory, shard)]
   total = sum(images.values()) if images else None
@@ -230,23 +230,22 @@ def build(
 def finish(
   directory: str, shards: Sequence[str], source: str, **facts
 ) -> dict[str, Any]:
-  """Writes the manifest, and the list of what was skipped, of whole shards.
+  """Writes the manifest and the list of what was skipped.
 
   Args:
-    directory: of the shards.
-    shards: their names.
+    directory: folder of the shards.
+    shards: their names; all are complete.
     source: where the records come from.
-    **facts: what else the manifest is to say.
+    **facts: further entries of the manifest.
 
   Returns:
-    `records` and `counts` as in the manifest; `map_ids` of the maps that were
-    attached; `left_out`, the number of lines of the list; `first`, the name and
-    the detail of the first image or row of each reason; and `classes`, how many
-    records there are by class, None where a shard of an earlier version does
-    not say.
+    `records` and `counts`, as in the manifest; `map_ids`, the ids of the maps
+    that were added; `left_out`, the number of lines in the list; `first`, name
+    and detail of the first image or row for each reason; and `classes`, the
+    number of records by class, or None if an earlier version wrote a note.
 
   Raises:
-    ValueError: a shard is missing.
+    ValueError: a shard is missing or incomplete.
   """
   counts, classes = collections.Counter(), collections.Counter()
   map_ids, described, first, left_out = set(), [], {}, 0
@@ -256,8 +255,8 @@ def finish(
     for shard in shards:
       if not is_whole(directory, shard):
         raise ValueError(
-          f'{os.path.join(directory, shard)} is missing or cut. Run the same '
-          'command again: it builds what is missing.'
+          f'{os.path.join(directory, shard)} is missing or incomplete. Run the '
+          'same command again to build it.'
         )
       note = files.read_json(output_folder.note(directory, shard))
       described.append(note['shard'])
@@ -289,15 +288,12 @@ def finish(
 def summary(
   directory: str, totals: Mapping[str, Any], class_names: Sequence[str] = ()
 ) -> str:
-  """Says in a few lines what was made and what was skipped.
+  """Returns a few lines on what was made and what was skipped.
 
   Args:
-    directory: of the shards.
+    directory: folder of the shards.
     totals: as from `finish`.
-    class_names: in the order of the classes' numbers, where they have names.
-
-  Returns:
-    The lines.
+    class_names: names of the classes by number; empty if they have none.
   """
   lines = [f'{directory}: {totals["records"]} records.']
   if totals['classes']:
@@ -313,19 +309,16 @@ def summary(
 def counted(
   counts: Mapping[str, int], first: Mapping[str, tuple[str, str]]
 ) -> list[str]:
-  """Says how many there are of each kind, with an example.
+  """Returns lines with the number of each kind, and an example.
 
   Args:
-    counts: by kind.
-    first: name and detail of the first of a kind, where there is one.
-
-  Returns:
-    The lines.
+    counts: numbers by kind.
+    first: name and detail of the first of a kind, if known.
   """
   lines = []
   for kind, count in counts.items():
     lines.append(f'{count:>10}  {kind}')
-    # A list of rows names each: 'row: unreadable'.
+    # The list of skipped rows has the singular, such as 'row: unreadable'.
     if found := first.get(
       kind.removeprefix('images: ').replace('rows: ', 'row: ')
     ):
@@ -342,7 +335,7 @@ def counted(
 
 
 def _of_classes(classes: Mapping[int, int], names: Sequence[str]) -> list[str]:
-  """Says how many records there are of each class."""
+  """Returns lines with the number of records in each class."""
   if len(classes) <= _CLASSES_SHOWN:
     lines = [
       f'{count:>10}  of class {label}'
@@ -351,12 +344,12 @@ def _of_classes(classes: Mapping[int, int], names: Sequence[str]) -> list[str]:
     ]
     if len(classes) == 1 and sum(classes.values()) > 1:
       lines.append(
-        'All records are of one class: check the folders, labels or '
-        '--strip_prefix if there should be more.'
+        'All records have the same class. If there should be more classes, '
+        'check the folders, the labels or --strip_prefix.'
       )
     return lines
   least, most = min(classes.values()), max(classes.values())
   return [
-    f'{len(classes):>10}  classes, {min(classes)} to {max(classes)}, of '
+    f'{len(classes):>10}  classes, {min(classes)} to {max(classes)}, with '
     f'{least} to {most} records each'
   ]

@@ -1,7 +1,8 @@
-"""Where images and their maps come from: npz archives, pictures, clicks.
+"""Reads images and maps from npz archives, from image files, and from clicks.
 
-A source lists names (`names`), says by a checksum what it holds
-(`fingerprint`, of its `inventory`) and loads one image at a time (`sample`).
+A reader lists the names of its images (`names`), identifies its input with a
+checksum (`fingerprint`, which summarizes `inventory`), and loads one image at a
+time (`sample`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,13 +23,21 @@ from official_ext.harmonization.data.maps import folders
 from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.data.maps import map_files
 from official_ext.harmonization.data.maps import map_framing
+from official_ext.harmonization.data.maps import map_options
 from official_ext.harmonization.data.maps import npz
 from official_ext.harmonization.data.maps import pairs
 from official_ext.harmonization.data.records import class_labels
 
 
-class Unusable(Exception):
-  """An image that is left out: the reason, what was found, what was counted."""
+class SkippedImage(Exception):
+  """An image is skipped.
+
+  Attributes:
+    reason: why, in words that are the same for all such images.
+    detail: what was found in this image.
+    counts: numbers of skipped clicks, rows and so on, by reason.
+    rows: name, reason and detail of skipped rows.
+  """
 
   def __init__(self, reason: str, detail: str = '', counts=None, rows=()):
     super().__init__(f'{reason} ({detail})')
@@ -44,15 +53,14 @@ class Sample:
 
   Attributes:
     image: a JPEG or PNG.
-    filename: what the image is called; its stem is the image's id.
+    filename: of the image; without folder and extension it is the image's id.
     label: class.
-    heatmap: (H, W) of the image's framing, as from `pictures.as_map`.
-    source: where the map is from, as records have it.
-    clicks: how many made the map, where that is known.
-    participants: how many people made it, where that is known.
-    counts: how many clicks and the like were skipped, by reason, and what else
-      happened.
-    rows: name, reason and detail of rows that were left out.
+    heatmap: (H, W), as from `image_codec.as_map`; shows the same as the image.
+    source: kind of the input, for the record.
+    clicks: number of clicks in the map, if known.
+    participants: number of people who made it, if known.
+    counts: numbers of skipped clicks, rows and so on, by reason.
+    rows: name, reason and detail of skipped rows.
   """
 
   image: bytes
@@ -67,13 +75,13 @@ class Sample:
 
 
 def _fitted(values: np.ndarray, image: bytes, framing: str) -> np.ndarray:
-  """Returns a map in its image's framing, or raises `Unusable`."""
+  """Converts a map with `map_framing.fit`, or raises `SkippedImage`."""
   try:
     return map_framing.fit(
       image_codec.as_map(values), *image_codec.shape(image)[:2], framing
     )
   except ValueError as e:
-    raise Unusable('map not usable', e) from None
+    raise SkippedImage('map not usable', e) from None
 
 
 def _digest(parts: Iterable) -> str:
@@ -83,8 +91,8 @@ def _digest(parts: Iterable) -> str:
   return digest.hexdigest()
 
 
-class NpzFiles:
-  """One npz per image with image, heatmap and label; a folder or a zip."""
+class NpzReader:
+  """Reads npz files with image, heatmap and label from a folder or zip."""
 
   kind = 'clickme'
   _FIELDS = {'image': True, 'heatmap': True, 'label': True}
@@ -96,10 +104,10 @@ class NpzFiles:
     trust_pickle: bool = False,
     framing: str = 'same',
   ):
-    """Initializes the source.
+    """Initializes the reader.
 
     Args:
-      path: of the folder, or of the zip, which is read where it is.
+      path: of the folder or zip file, which is not unpacked.
       jpeg_quality: of the encoded images; 0 for PNG.
       trust_pickle: whether arrays of Python objects may be unpickled.
       framing: what a map shows of its image, see `map_framing.fit`.
@@ -111,7 +119,7 @@ class NpzFiles:
     self._archive = None
 
   def __getstate__(self):
-    # An open file belongs to the process that opened it.
+    # Open files cannot be shared between processes.
     return {**self.__dict__, '_archive': None}
 
   def _zip(self) -> zipfile.ZipFile:
@@ -120,7 +128,7 @@ class NpzFiles:
     return self._archive
 
   def _found(self):
-    """Returns names and what tells their contents apart."""
+    """Returns names, and sizes or checksums of the contents."""
     if tf.io.gfile.isdir(self._path):
       return folders.find(self._path, ('.npz',))
     try:
@@ -132,14 +140,14 @@ class NpzFiles:
       )
     except (zipfile.BadZipFile, tf.errors.OpError) as e:
       raise ValueError(
-        f'{self._path} is neither a folder nor a readable zip '
-        f'file ({e}): check --npz.'
+        f'--npz={self._path}: not a readable zip file ({e}); expected a folder '
+        'or zip file. Check the path.'
       ) from None
     for (name, _), (following, _) in zip(found, found[1:]):
       if name == following:  # A zip file may; only the last can be read.
         raise ValueError(
-          f'{self._path} holds {name} twice; expected one file '
-          'of a name. Remove one of them.'
+          f'{self._path} holds {name} twice; expected different names. Remove '
+          'one of them.'
         )
     return found
 
@@ -148,15 +156,15 @@ class NpzFiles:
     return [name for name, _ in self._found()]
 
   def fingerprint(self) -> str:
-    """Returns a checksum of what the source holds."""
+    """Returns a checksum of the input."""
     return _digest(self._found())
 
   def inventory(self) -> dict:
-    """Returns what the checksum sums up, by name."""
+    """Returns what the checksum summarizes, by name."""
     return dict(self._found())
 
   def sample(self, name: str) -> Sample:
-    """Loads one image; raises `Unusable` where it must be left out."""
+    """Loads one image, or raises `SkippedImage`."""
     try:
       content = (
         map_files.read_file(self._path, name)
@@ -171,18 +179,20 @@ class NpzFiles:
       ValueError,
       tf.errors.OpError,
     ) as e:
-      raise Unusable('npz not readable', e) from None
+      raise SkippedImage('npz not readable', e) from None
     label = np.asarray(arrays['label'])
     if (
       label.size != 1
       or label.dtype.kind not in 'iuf'
       or (label.item() % 1 != 0)
     ):
-      raise Unusable('no label', f'label is {label!r}, not one whole number')
+      raise SkippedImage(
+        'no label', f'label is {label!r}; expected one integer'
+      )
     try:
       image = image_codec.encode_image(arrays['image'], self._quality)
     except ValueError as e:
-      raise Unusable('image not usable', e) from None
+      raise SkippedImage('image not usable', e) from None
     return Sample(
       image,
       name,
@@ -192,8 +202,8 @@ class NpzFiles:
     )
 
 
-class _Folder:
-  """Images of a folder, with their classes."""
+class _FolderReader:
+  """Reads images of a folder, and their classes."""
 
   def __init__(
     self,
@@ -208,36 +218,36 @@ class _Folder:
     self._prefix = prefix
 
   def read(self, path: str) -> bytes:
-    """Returns the bytes of an image, or raises `Unusable`."""
+    """Returns the bytes of an image, or raises `SkippedImage`."""
     inside = files.normal(path)
     if not files.is_below(inside):
-      raise Unusable('image outside --image_dir', path)
+      raise SkippedImage('image outside --image_dir', path)
     try:
       return map_files.read_file(
         folders.locate(self._folder, inside, self._prefix)
       )
     except tf.errors.NotFoundError:
-      raise Unusable('image not found', path) from None
+      raise SkippedImage('image not found', path) from None
     except (tf.errors.OpError, OSError) as e:
-      raise Unusable('image not readable', e) from None
+      raise SkippedImage('image not readable', e) from None
 
   def seen(self, found: bytes) -> tuple[bytes, dict[str, int]]:
-    """Returns an image as people see it, and a count if it was changed."""
+    """Returns an image as people see it, and a count if that changed it."""
     try:
       encoded = image_codec.as_seen(found, self._quality)
     except ValueError as e:
-      raise Unusable('image not usable', e) from None
+      raise SkippedImage('image not usable', e) from None
     return encoded, {} if encoded == found else {image_codec.ANEW: 1}
 
   def label(self, path: str, recorded: str = '') -> int:
     try:
       return self._labels.of(path, recorded)
     except ValueError as e:
-      raise Unusable('no label', e) from None
+      raise SkippedImage('no label', e) from None
 
 
-class Pictures(_Folder):
-  """Images and maps of the same name in two folders, or in one."""
+class FolderReader(_FolderReader):
+  """Reads images and maps with the same names in two folders, or in one."""
 
   kind = 'pictures'
 
@@ -251,16 +261,16 @@ class Pictures(_Folder):
     jpeg_quality: int = 0,
     framing: str = 'same',
   ):
-    """Initializes the source.
+    """Initializes the reader.
 
     Args:
       image_dir: folder of images.
       map_dir: folder of maps; may be the same.
       labels: classes of the images.
-      image_suffix: end of an image's name before its extension that its map's
-        name has not, such as '_image'.
-      map_suffix: the same of a map's name, such as '_map'.
-      jpeg_quality: of images that must be encoded anew, see `pictures.as_seen`.
+      image_suffix: see `pairs.find`.
+      map_suffix: see `pairs.find`.
+      jpeg_quality: of images that must be encoded again, see
+        `image_codec.as_seen`.
       framing: what a map shows of its image, see `map_framing.fit`.
     """
     super().__init__(image_dir, labels, jpeg_quality)
@@ -271,15 +281,15 @@ class Pictures(_Folder):
     )
 
   def names(self) -> list[str]:
-    """Returns what images and maps have in common, sorted."""
+    """Returns the common parts of the names of images and maps, sorted."""
     return list(self._pairs)
 
   def fingerprint(self) -> str:
-    """Returns a checksum of what the source holds."""
+    """Returns a checksum of the input."""
     return _digest([*self._seen, *self._pairs])
 
   def inventory(self) -> dict:
-    """Returns what the checksum sums up, by name."""
+    """Returns what the checksum summarizes, by name."""
     found = {}
     for path, size in self._seen:
       # An image and its map may have the same path below their folders.
@@ -287,12 +297,12 @@ class Pictures(_Folder):
     return found
 
   def sample(self, name: str) -> Sample:
-    """Loads one image; raises `Unusable` where it must be left out."""
+    """Loads one image, or raises `SkippedImage`."""
     image, heatmap = self._pairs[name]
     if not image:
-      raise Unusable('map without an image', heatmap)
+      raise SkippedImage('map without an image', heatmap)
     if not heatmap:
-      raise Unusable('image without a map', image)
+      raise SkippedImage('image without a map', image)
     found = self.read(image)
     encoded, counts = self.seen(found)
     path = os.path.join(self._map_dir, heatmap)
@@ -303,9 +313,9 @@ class Pictures(_Folder):
         )
       values = map_files.read_map(path)
     except (tf.errors.OpError, OSError) as e:
-      raise Unusable('map not readable', e) from None
+      raise SkippedImage('map not readable', e) from None
     except ValueError as e:
-      raise Unusable('map not usable', e) from None
+      raise SkippedImage('map not usable', e) from None
     return Sample(
       encoded,
       name + os.path.splitext(image)[1],
@@ -316,14 +326,14 @@ class Pictures(_Folder):
     )
 
 
-class Clicks(_Folder):
-  """Images of a folder, and people's clicks on them."""
+class ClickReader(_FolderReader):
+  """Reads images of a folder, and makes their maps from clicks."""
 
   def __init__(
     self,
     image_dir: str,
     labels: class_labels.Labels,
-    rules: clicks.Rules,
+    click_filter: map_options.ClickFilter,
     frame: int | None,
     kind: str,
     table: click_files.Table | None = None,
@@ -331,31 +341,32 @@ class Clicks(_Folder):
     jpeg_quality: int = 0,
     framing: str = 'same',
   ):
-    """Initializes the source.
+    """Initializes the reader.
 
     Args:
       image_dir: folder of images.
       labels: classes of the images.
-      rules: which clicks count, and how they become a map.
-      frame: side of the square in whose pixels the clicks are given; 0 or
-        None where they are given in the image's own.
+      click_filter: which clicks count, and how they become a map.
+      frame: side of the square in whose pixels the clicks are given; 0 or None
+        for the pixels of the image.
       kind: of the file of clicks, 'csv' or 'npz'.
-      table: of the clicks; None where they are handed to `from_rows`.
-      prefix: folders that were taken off the images' paths, which may be in
-        the folder of images all the same.
-      jpeg_quality: of images that must be encoded anew, see `pictures.as_seen`.
-      framing: what a square frame shows of the image: all of it, squeezed
-        ('same' and 'stretched'), or its largest central square.
+      table: of the clicks; None if only `from_rows` is used.
+      prefix: folders that were removed from the images' paths; they may exist
+        in the folder of images.
+      jpeg_quality: of images that must be encoded again, see
+        `image_codec.as_seen`.
+      framing: what a square frame shows: the whole image, stretched ('same' and
+        'stretched'), or its largest central square ('center_crop').
     """
     super().__init__(image_dir, labels, jpeg_quality, files.normal(prefix))
     self.kind = kind
     self._framing = 'stretched' if frame and framing == 'same' else framing
-    self._rules = rules
+    self._click_filter = click_filter
     self._frame = frame
     self._table = table
 
   def names(self) -> list[str]:
-    """Returns the images that were clicked on, sorted."""
+    """Returns the images with clicks, sorted."""
     return self._table.images()
 
   def fingerprint(self) -> str:
@@ -363,22 +374,24 @@ class Clicks(_Folder):
     return self._table.fingerprint
 
   def inventory(self) -> dict:
-    """Returns what the checksum sums up, by image."""
+    """Returns what the checksum summarizes, by image."""
     return self._table.digests()
 
   def sample(self, name: str) -> Sample:
-    """Loads one image; raises `Unusable` where it must be left out."""
+    """Loads one image, or raises `SkippedImage`."""
     return self.from_rows(name, self._table.rows(name))
 
   def size(self, name: str) -> tuple[int, int] | None:
-    """Returns an image's height and width as seen; None if it is not usable."""
+    """Returns height and width of an image as seen; None if unreadable."""
     try:
       return image_codec.size_as_seen(self.read(name))
-    except (Unusable, ValueError):
+    except (SkippedImage, ValueError):
       return None
 
-  def from_rows(self, name: str, rows: Sequence[clicks.Row]) -> Sample:
-    """Loads one image whose clicks are at hand.
+  def from_rows(
+    self, name: str, rows: Sequence[clicks.ParticipantClicks]
+  ) -> Sample:
+    """Loads one image, and makes its map from rows of clicks.
 
     Args:
       name: its path below the folder.
@@ -388,36 +401,39 @@ class Clicks(_Folder):
       The image and its map.
 
     Raises:
-      Unusable: it must be left out.
+      SkippedImage: the image or its map cannot be used.
     """
     if not name:
-      raise Unusable(
+      raise SkippedImage(
         'image_path is empty', f'{len(rows)} rows, the first is {rows[0].place}'
       )
     encoded, counts = self.seen(self.read(name))
     height, width = (
       self._frame or side for side in image_codec.shape(encoded)[:2]
     )
-    made = clicks.click_map(rows, height, width, self._rules)
+    made = clicks.click_map(rows, height, width, self._click_filter)
     counts.update(made.left_out)
     unreadable = [
       (place, 'row: unreadable', f'{name}: {problem}')
       for place, problem in made.unreadable
     ]
     if made.values is None:
-      raise Unusable(
+      raise SkippedImage(
         'too few participants', f'{made.participants} left', counts, unreadable
       )
     recorded = sorted({row.label for row in rows})
     if len(recorded) > 1:
-      raise Unusable(
-        'no label', f'its rows name the classes {recorded}', counts, unreadable
+      raise SkippedImage(
+        'no label',
+        f'its rows have the classes {recorded}; expected one',
+        counts,
+        unreadable,
       )
     try:
       label = self.label(name, recorded[0])
       values = _fitted(made.values, encoded, self._framing)
-    except Unusable as e:
-      raise Unusable(e.reason, e.detail, counts, unreadable) from None
+    except SkippedImage as e:
+      raise SkippedImage(e.reason, e.detail, counts, unreadable) from None
     return Sample(
       encoded,
       name,

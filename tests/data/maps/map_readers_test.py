@@ -13,6 +13,7 @@ from PIL import Image
 import tensorflow as tf
 
 from official_ext.harmonization.data.maps import clicks
+from official_ext.harmonization.data.maps import map_options
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.dataloaders import canonical_decoder
 from tests import samples
@@ -62,9 +63,11 @@ class ClicksTest(building.Case):
     )
 
   def test_csv(self):
-    rules = clicks.Rules(min_participants=2)
+    rules = map_options.ClickFilter(min_participants=2)
     folder, totals = self.build(
-      clicks=[self.csv(self.rows())], image_dir=self.images_dir, rules=rules
+      clicks=[self.csv(self.rows())],
+      image_dir=self.images_dir,
+      click_filter=rules,
     )
     records = building.read(folder)
     self.assertEqual(
@@ -73,7 +76,10 @@ class ClicksTest(building.Case):
     )
     self.assertEqual(manifest.read(folder)['class_names'], ['cat', 'dog'])
     made = clicks.click_map(
-      [clicks.Row(f'u{u}', '[(10, 5), (11, 6)]') for u in range(3)],
+      [
+        clicks.ParticipantClicks(f'u{u}', '[(10, 5), (11, 6)]')
+        for u in range(3)
+      ],
       40,
       50,
       rules,
@@ -107,7 +113,7 @@ class ClicksTest(building.Case):
       {
         'name': 'clicks.csv, row 14',
         'reason': 'row: unreadable',
-        'detail': 'cat/b.png: the clicks are no list of (x, y)',
+        'detail': 'cat/b.png: the clicks are not a list of (x, y)',
       },
       self.left_out(folder),
     )
@@ -123,7 +129,7 @@ class ClicksTest(building.Case):
     common = dict(
       clicks=[self.csv(rows, header)],
       image_dir=self.images_dir,
-      rules=clicks.Rules(min_participants=1),
+      click_filter=map_options.ClickFilter(min_participants=1),
     )
     folder, totals = self.build(label_column='class', **common)
     self.assertEqual(
@@ -150,7 +156,7 @@ class ClicksTest(building.Case):
     folder, _ = self.build('n', labels=beyond, class_names=names, **common)
     self.assertEqual([*self.labels(folder)], ['cat/b.png'])
     self.assertIn(
-      'class 2 is beyond the 2 names; expected 0 to 1 or a name',
+      'class 2 has no name; expected 0 to 1 or a name',
       [row['detail'] for row in self.left_out(folder)],
     )
     folder, _ = self.build('c', labels=labels, class_names=names, **common)
@@ -180,7 +186,9 @@ class ClicksTest(building.Case):
     )
     common = dict(
       clicks=[self.write('c.csv', text.encode('utf-16'))],
-      rules=clicks.Rules(min_participants=1, drop_mobile=True),
+      click_filter=map_options.ClickFilter(
+        min_participants=1, drop_mobile=True
+      ),
       image_dir=self.images_dir,
     )
     with self.assertRaisesRegex(ValueError, '--strip_prefix=imagenet/train,'):
@@ -220,16 +228,18 @@ class ClicksTest(building.Case):
     folder, _ = self.build(
       clicks=[self.csv(rows)],
       image_dir=str(self.folder),
-      rules=clicks.Rules(min_participants=1),
+      click_filter=map_options.ClickFilter(min_participants=1),
       strip_prefix='imagenet/train/',
     )
     self.assertEqual(self.labels(folder), {'cat/a.png': 0, 'dog/c.png': 1})
 
   def test_what_a_table_lacks_is_not_ignored(self):
-    rules = clicks.Rules(min_participants=1, drop_mobile=True)
+    rules = map_options.ClickFilter(min_participants=1, drop_mobile=True)
     with self.assertRaisesRegex(ValueError, 'no column is_mobile'):
       self.build(
-        clicks=[self.csv(self.rows())], image_dir=self.images_dir, rules=rules
+        clicks=[self.csv(self.rows())],
+        image_dir=self.images_dir,
+        click_filter=rules,
       )
     rows = [
       ('cat/a.png', '[(1, 1)]', 'a', '.9'),
@@ -242,7 +252,7 @@ class ClicksTest(building.Case):
       clicks=[
         self.csv(rows, ('image_path', 'clicks', 'user_id', 'user_catch_trial'))
       ],
-      rules=clicks.Rules(min_participants=1),
+      click_filter=map_options.ClickFilter(min_participants=1),
     )
     self.assertEqual(self.labels(folder), {'cat/a.png': 0})
     self.assertEqual(totals['counts'], {'rows: catch trials not passed': 2})
@@ -257,10 +267,10 @@ class ClicksTest(building.Case):
       self.build(
         clicks=[self.csv(rows)],
         image_dir=self.images_dir,
-        rules=clicks.Rules(min_participants=1),
+        click_filter=map_options.ClickFilter(min_participants=1),
       )
     self.assertIn(
-      '2  of class 0 (cat)\nAll records are of one class', printed.getvalue()
+      '2  of class 0 (cat)\nAll records have the same class', printed.getvalue()
     )
     self.assertIn(
       'such as clicks.csv, row 3: cat/a.png: the clicks are', printed.getvalue()
@@ -278,7 +288,9 @@ class ClicksTest(building.Case):
       clicks=[self.write('c.NPZ', building.npz(**fields))],
       trust_pickle=True,
       image_dir=self.images_dir,
-      rules=clicks.Rules(min_participants=1, drop_mobile=True),
+      click_filter=map_options.ClickFilter(
+        min_participants=1, drop_mobile=True
+      ),
     )
     record = building.read(folder)['cat/a.png']
     self.assertEqual(
@@ -320,7 +332,7 @@ class ClicksTest(building.Case):
       clicks=[path],
       image_dir=self.images_dir,
       click_frame=256,
-      rules=clicks.Rules(min_participants=1),
+      click_filter=map_options.ClickFilter(min_participants=1),
     )
     with self.assertRaisesRegex(
       PermissionError, 'clickmap_x of .*clicks.npz.*--trust_pickle'
@@ -358,11 +370,11 @@ class ClicksTest(building.Case):
     common = dict(
       clicks=[csv_file],
       image_dir=self.images_dir,
-      rules=clicks.Rules(min_participants=1),
+      click_filter=map_options.ClickFilter(min_participants=1),
     )
     with self.assertRaisesRegex(
       ValueError,
-      'none of 24 clicks lies beyond x = 100, y = 100, but 1 of '
+      'none of 24 clicks .* x = 100, y = 100, but 1 of '
       '1 images .*--click_frame',
     ):
       self.build(**common)
@@ -395,7 +407,7 @@ class ClicksTest(building.Case):
         f'{reach}',
         clicks=[self._clicks(side, reach, count)],
         image_dir=self.images_dir,
-        rules=clicks.Rules(min_participants=1),
+        click_filter=map_options.ClickFilter(min_participants=1),
       )
       self.assertIn('cat/big.png', building.read(folder))
 
@@ -410,7 +422,7 @@ class ClicksTest(building.Case):
           clicks=[self.csv(rows)],
           image_dir=self.images_dir,
           click_frame=frame,
-          rules=clicks.Rules(min_participants=1),
+          click_filter=map_options.ClickFilter(min_participants=1),
         )
 
   def test_a_build_whose_clicks_lie_outside_stops(self):
@@ -421,7 +433,7 @@ class ClicksTest(building.Case):
     common = dict(
       clicks=[self.csv(rows)],
       image_dir=self.images_dir,
-      rules=clicks.Rules(min_participants=1),
+      click_filter=map_options.ClickFilter(min_participants=1),
     )
     with self.assertRaisesRegex(ValueError, '9 of the 12 clicks .* images'):
       self.build(**common)
@@ -439,7 +451,7 @@ class ClicksTest(building.Case):
     folder, totals = self.build(
       clicks=[self.csv(rows)],
       image_dir=self.images_dir,
-      rules=clicks.Rules(min_participants=1),
+      click_filter=map_options.ClickFilter(min_participants=1),
     )
     record = building.read(folder)['cat/turned.jpg']
     self.assertEqual((record['image/height'], record['image/width']), (60, 30))
@@ -452,9 +464,12 @@ class ClicksTest(building.Case):
   def test_wrong_files_are_refused(self):
     good = self.csv(self.rows())
     for fields, problem in (
-      ({}, 'One source'),
+      ({}, '--npz, --map_dir and --clicks'),
       (dict(clicks=[good]), 'needs --image_dir'),
-      (dict(clicks=[good], npz=good, image_dir='x'), 'One source'),
+      (
+        dict(clicks=[good], npz=good, image_dir='x'),
+        'npz, clicks; expected one',
+      ),
       (dict(clicks=['nowhere.csv'], image_dir=self.images_dir), 'not exist'),
       (dict(npz=good), 'neither a folder nor a readable zip'),
       (
@@ -520,7 +535,7 @@ class PicturesTest(building.Case):
       'is the same file as its image 0/a.png',
       ' '.join(row['detail'] for row in self.left_out(folder)),
     )
-    with self.assertRaisesRegex(ValueError, 'nothing tells them apart'):
+    with self.assertRaisesRegex(ValueError, '--image_suffix and --map_suffix'):
       self.build('same', image_dir=str(images), map_dir=str(images))
 
   def test_an_archive_of_a_mac(self):
