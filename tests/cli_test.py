@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from official_ext.harmonization import cli
 from official_ext.harmonization import files
+from official_ext.harmonization import mistakes
 from tests import forked
 
 
@@ -233,9 +234,9 @@ class HelpTest(parameterized.TestCase):
     )
 
 
-# Commands that answer these without TensorFlow, NumPy and Model Garden.
-_LIGHT = [name for name in forked.COMMANDS if name.startswith('data.')]
-_HEAVY = ('tensorflow', 'numpy', 'official')
+# Model Garden's exporters define their flags in modules that import TensorFlow.
+_LIGHT = [name for name in forked.COMMANDS if not name.startswith('export')]
+_HEAVY = ('tensorflow', 'official.core', 'official.vision', 'gin', 'scipy')
 
 
 class LazyImportsTest(parameterized.TestCase):
@@ -351,11 +352,11 @@ class MistakesTest(tf.test.TestCase, parameterized.TestCase):
     for name in ('ENOSPC', 'EACCES', 'EROFS', 'EISDIR', 'ENOTDIR', 'ENOENT'):
       text = os.strerror(getattr(errno, name))
       self.assertEqual(
-        cli.sentence(OSError(getattr(errno, name), text, 'a/b')),
-        cli.sentence(tf.errors.UnknownError(None, None, f'a/b; {text}')),
+        mistakes.sentence(OSError(getattr(errno, name), text, 'a/b')),
+        mistakes.sentence(tf.errors.UnknownError(None, None, f'a/b; {text}')),
       )
       self.assertStartsWith(
-        cli.sentence(OSError(getattr(errno, name), text, 'a/b')), 'a/b: '
+        mistakes.sentence(OSError(getattr(errno, name), text, 'a/b')), 'a/b: '
       )
 
 
