@@ -145,7 +145,7 @@ class PlacesTest(tf.test.TestCase, parameterized.TestCase):
         self._assert_one_sentence(found, word)
     self.assertFalse(os.path.exists('s3:'))
 
-  # For the others TensorFlow writes what it traces to files of its own.
+  # The other commands trace functions, for which TensorFlow writes files.
   @parameterized.parameters(
     'data.build_clickme_records',
     'data.make_psychophysics_stimuli',

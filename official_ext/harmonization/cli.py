@@ -127,7 +127,7 @@ def define(options: Any, module: str = ''):
   module = module or sys.argv[0]
   for name, kind, default, properties in _fields(options):
     if properties is None:
-      if dataclasses.is_dataclass(kind):
+      if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         define(kind, module)
       continue
     _define_one(name, kind, default, properties, module)
@@ -177,10 +177,10 @@ def parsed(options: Any) -> Any:
   values = {}
   for name, kind, default, properties in _fields(options):
     if properties is None:
-      if dataclasses.is_dataclass(kind):
+      if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         values[name] = parsed(kind)
       continue
-    value = flags.FLAGS[name].value
+    value: Any = flags.FLAGS[name].value
     if value is None:
       value = default
     elif kind is tuple:

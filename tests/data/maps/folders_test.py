@@ -200,7 +200,7 @@ class PairsTest(_Case):
     self.assertEqual(
       both, {'a': ('a_image.png', 'a_map.png'), 'b': ('', 'b_map.png')}
     )
-    self.assertIn('1 files do not end in', logs.output[0])
+    self.assertIn('1 files that do not end in', logs.output[0])
     self.link('f', 'link')
     for maps in ('f', 'link'):
       with self.assertRaisesRegex(

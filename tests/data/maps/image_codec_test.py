@@ -338,7 +338,7 @@ class MapTest(tf.test.TestCase, parameterized.TestCase):
       (np.zeros((0, 4)), r'\(0, 4\)'),
       (np.zeros((3, 3, 0)), r'\(3, 3, 0\)'),
       (np.ones((1, 2, 3, 1)), r'1\)'),
-      (np.dstack([eye, 2 * eye]), 'channels differ'),
+      (np.dstack([eye, 2 * eye]), 'different channels'),
       (-eye, '-1'),
       (np.where(eye > 0, np.nan, 1.0), 'nan'),
       (np.where(eye > 0, np.inf, 1.0), 'inf'),

@@ -161,7 +161,7 @@ class ClicksTest(building.Case):
     )
     folder, _ = self.build('c', labels=labels, class_names=names, **common)
     self.assertIn(
-      'not in the file of --labels as cat/b.png',
+      'the file of --labels does not contain cat/b.png',
       [row['detail'] for row in self.left_out(folder)],
     )
 
@@ -471,7 +471,7 @@ class ClicksTest(building.Case):
         'npz, clicks; expected one',
       ),
       (dict(clicks=['nowhere.csv'], image_dir=self.images_dir), 'not exist'),
-      (dict(npz=good), 'neither a folder nor a readable zip'),
+      (dict(npz=good), '--npz=.*not a readable zip'),
       (
         dict(clicks=[good], image_dir=self.images_dir, label_column='wnid'),
         'no column wnid',

@@ -185,10 +185,11 @@ def _check_columns(points: Sequence[Sequence[Any] | None]):
   """Refuses two rows of three that could be the x and y of three clicks."""
   if len(points) != 2 or any(p is None or len(p) != 3 for p in points):
     return
-  if any(isinstance(p[2], str) for p in points):
+  if any(p is not None and isinstance(p[2], str) for p in points):
     return
-  places = [abs(_number(v) or 0.0) for p in points for v in p[:2]]
-  times = [abs(_number(p[2]) or 0.0) for p in points]
+  rows = [p for p in points if p is not None]
+  places = [abs(_number(v) or 0.0) for p in rows for v in p[:2]]
+  times = [abs(_number(p[2]) or 0.0) for p in rows]
   # Times in seconds are much smaller than pixels, in milliseconds much larger.
   if max(times) <= _APART * max(places) and min(times) >= min(places) / _APART:
     raise _Unclear(

@@ -39,7 +39,9 @@ class SkippedImage(Exception):
     rows: name, reason and detail of skipped rows.
   """
 
-  def __init__(self, reason: str, detail: str = '', counts=None, rows=()):
+  def __init__(
+    self, reason: str, detail: str | Exception = '', counts=None, rows=()
+  ):
     super().__init__(f'{reason} ({detail})')
     self.reason = reason
     self.detail = str(detail)

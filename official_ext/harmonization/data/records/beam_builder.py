@@ -39,7 +39,7 @@ def _outcome_of_rows(grouped, builder: record_builder.RecordBuilder):
   return builder.outcome(image, [row for _, row in ordered])
 
 
-def _write(grouped, directory: str, order: Sequence[str], seed: int):
+def _write(grouped, directory: str, order: list[str], seed: int):
   """Writes a shard, whose records are held in memory to sort them."""
   index, outcomes = grouped
   shard_builder.write(
@@ -52,7 +52,11 @@ def _write(grouped, directory: str, order: Sequence[str], seed: int):
   )
 
 
-class WriteShards(beam.PTransform if beam else object):
+# Beam is optional.
+_PTransform: Any = beam.PTransform if beam else object
+
+
+class WriteShards(_PTransform):
   """Writes outcomes to shards, each in the order that a seed gives."""
 
   def __init__(

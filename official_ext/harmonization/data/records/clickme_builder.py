@@ -196,14 +196,14 @@ def reader(
 
 def check_frame(
   rows: Iterable[tuple[str, clicks.ParticipantClicks]],
-  images: map_readers.ClickReader,
+  images: Any,
   options: build_options.Options,
 ):
   """Checks that clicks lie in the frame that --click_frame names.
 
   Args:
     rows: images and rows of clicks; only the first are inspected.
-    images: reader of the images.
+    images: a `map_readers.ClickReader`.
     options: what is built from what.
 
   Raises:
@@ -234,7 +234,7 @@ def shard_count(options: build_options.Options, names: Sequence[str]) -> int:
     names: of the images.
 
   Raises:
-    ValueError: there are no images.
+    ValueError: the input holds no images.
   """
   if not names:
     raise ValueError(

@@ -23,7 +23,7 @@ def is_release(
     digest: takes a local path and returns the SHA-256 of the file.
 
   Returns:
-    Whether all files are; False if there are no files.
+    Whether all files are; False for an empty sequence.
   """
   manifests = {}
   for path in paths:

@@ -3,6 +3,7 @@
 import colorsys
 import io
 import os
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,7 @@ def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
   """Resizes a float map to a square, bicubically."""
   return np.asarray(
     Image.fromarray(pixels.astype(np.float32)).resize(
-      (size, size), Image.BICUBIC
+      (size, size), Image.Resampling.BICUBIC
     )
   )
 
@@ -40,7 +41,7 @@ def _clutter(rng: np.random.Generator) -> np.ndarray:
   coarse, fine = (
     np.asarray(
       Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8)).resize(
-        (SIZE, SIZE), Image.BICUBIC
+        (SIZE, SIZE), Image.Resampling.BICUBIC
       ),
       np.float32,
     )
@@ -83,7 +84,10 @@ def compose(digit: np.ndarray, decoy: int, rng: np.random.Generator):
   ink_colour = rng.uniform(0.85, 1.0, 3).astype(np.float32)
   alpha = ink[..., np.newaxis]
   image = image * (1.0 - alpha) + ink_colour * alpha
-  return (np.uint8(np.round(255 * image)), np.uint8(np.round(255 * ink)))
+  return (
+    np.round(255 * image).astype(np.uint8),
+    np.round(255 * ink).astype(np.uint8),
+  )
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:
@@ -94,7 +98,7 @@ def _jpeg(pixels: np.ndarray) -> bytes:
 
 def _write_split(folder, split, count, strength, per_shard, seed):
   """Writes the shards of one split."""
-  digits = datasets.load_digits()
+  digits: Any = datasets.load_digits()
   # The same permutation for all splits makes them disjoint.
   order = np.random.default_rng(0).permutation(len(digits.target))
   sampled = 'val' if split == _SWAPPED else split

@@ -131,8 +131,9 @@ def count(paths: Sequence[str]) -> int | None:
         for shard in shards
       }
     )
-  found = [records.get(path) for path in paths]
-  return None if None in found else sum(found)
+  if not records.keys() >= {*paths}:
+    return None
+  return sum(records[path] for path in paths)
 
 
 def _problem(content) -> str:

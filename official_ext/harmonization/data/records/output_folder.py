@@ -90,7 +90,7 @@ def claim(
       'Give the same settings to resume, choose another --output_dir, or '
       'remove this folder.',
       expected='the settings of the records in this folder',
-      describe=lambda differ: _in_words(directory, differ, lists),
+      describe=lambda differ: _in_words(directory, differ, lists or {}),
     )
     return
   for file in (*shards, manifest.FILE):

@@ -223,6 +223,8 @@ class _FileChecker:
   def record(self, record: record_reader.Record) -> str:
     """Returns what is wrong with a record, or ''."""
     checker = self._checker
+    if record.data is None:
+      return record.problem
     if self._format is None:
       self._format = checker.format_of(self._path, record.data)
     found = checker.decode(record.data, *self._format)

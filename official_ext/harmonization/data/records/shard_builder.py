@@ -28,7 +28,7 @@ LEFT_OUT = record_files.LEFT_OUT
 _CLASSES_SHOWN = 20
 
 # Makes the records of a shard; set in each process that builds shards.
-_make = None
+_make: Callable[[Any], Iterable['RecordOutcome']] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +179,7 @@ def _start(make):
 
 
 def _build_one(directory, shard, job, progress) -> int:
+  assert _make  # Set by `_start`.
   return write(directory, shard, _make(job), progress)
 
 
@@ -202,11 +203,11 @@ def build(
       then expects as many as in the average of the completed shards.
   """
   todo = [shard for shard in jobs if not is_whole(directory, shard)]
-  total = sum(images.values()) if images else None
+  total = sum(images.values()) if images else 0
   left = sum(images[shard] for shard in todo) if images else 0
   bar = tqdm.tqdm(
-    total=total,
-    initial=total - left if images else 0,
+    total=total if images else None,
+    initial=total - left,
     desc=os.path.basename(os.path.normpath(directory)),
     unit=' images',
     disable=None,

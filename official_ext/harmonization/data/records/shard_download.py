@@ -233,8 +233,8 @@ class ShardDownload:
       The number of its records.
 
     Raises:
-      _Damaged: a record is bad, there is none, or the MD5 differs from that of
-        the server.
+      _Damaged: the file is empty, a record is bad, or the MD5 differs from that
+        of the server.
     """
     records, problem = self._read(self._partial)
     if not problem and self._md5 and _md5(self._partial) != self._md5:

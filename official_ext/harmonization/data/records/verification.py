@@ -137,7 +137,7 @@ def verify_file(
       reason = record.problem
       if not reason and file_checker:
         reason = file_checker.record(record)
-      elif not reason and check:
+      elif check and record.data is not None and not reason:
         reason = check(record.data)
       if reason:
         result.problems.append(_problem_of(path, record, reason))

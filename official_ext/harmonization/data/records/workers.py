@@ -52,7 +52,7 @@ class _Counter:
 
   def flush(self):
     """Sends what has not been sent yet."""
-    if self._number:
+    if self._number and _send:
       _send(self._number)
     self._number, self._sent = 0, time.monotonic()
 
@@ -82,7 +82,7 @@ def run(
   work: Callable[..., Any],
   jobs: Sequence[tuple],
   count: int,
-  progress: Callable[[int], None],
+  progress: Callable[[int], object],
   start: Callable[..., None] | None = None,
   arguments: tuple = (),
 ) -> Iterator[Any]:

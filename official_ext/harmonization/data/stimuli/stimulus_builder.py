@@ -60,7 +60,9 @@ def _square(pixels: np.ndarray, size: int) -> np.ndarray:
   picture = Image.fromarray(
     np.float32(pixels[top : top + side, left : left + side])
   )
-  return np.asarray(picture.resize((size, size), Image.BILINEAR), np.float64)
+  return np.asarray(
+    picture.resize((size, size), Image.Resampling.BILINEAR), np.float64
+  )
 
 
 def square(image: np.ndarray, heatmap: np.ndarray, size: int):
@@ -76,7 +78,9 @@ def square(image: np.ndarray, heatmap: np.ndarray, size: int):
   """
   height, width = image.shape[:2]
   heatmap = np.asarray(
-    Image.fromarray(np.float32(heatmap)).resize((width, height), Image.BILINEAR)
+    Image.fromarray(np.float32(heatmap)).resize(
+      (width, height), Image.Resampling.BILINEAR
+    )
   )
   return (
     _square(reveal.grey(image), size),
@@ -95,7 +99,7 @@ def counts(values: np.ndarray, percent_of: str) -> dict[int, int]:
   Returns:
     Numbers of pixels by level: at least 1, and all for the full image.
   """
-  of = values.size if percent_of == 'image' else np.count_nonzero(values)
+  of = values.size if percent_of == 'image' else int(np.count_nonzero(values))
   return {
     level: values.size
     if level == stimulus_files.FULL
@@ -290,7 +294,7 @@ class _StimulusWriter:
     limit = self._options.images_per_target
     return 0 < limit <= min(self.totals[t] for t in stimulus_files.TARGETS)
 
-  def _skip(self, name, reason, detail=''):
+  def _skip(self, name: str, reason: str, detail: str | Exception = ''):
     detail = files.without_addresses(detail)
     self.totals[reason] += 1
     self._skipped.append((name, reason, detail))
@@ -331,7 +335,8 @@ class _StimulusWriter:
 
   def _write(self, image, target, image_class, digit):
     """Writes the missing stimuli of an image; returns the rows of all."""
-    bright, values = square(*image.load(), self._options.size)
+    pixels, heatmap = image.load()
+    bright, values = square(pixels, heatmap, self._options.size)
     names = {
       level: os.path.join(
         target, stimulus_files.file_name(level, image_class, digit)

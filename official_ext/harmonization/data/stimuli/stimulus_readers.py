@@ -1,8 +1,9 @@
 """Reads images and human maps for stimuli from folders or records."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,14 +22,15 @@ class StimulusImage:
   Attributes:
     name: of the image in its folder or file of records.
     label: its class; -1 if it is skipped.
-    load: returns the image, uint8 (H, W, 3), and the map, (h, w), not negative.
+    load: returns the image, uint8 (H, W, 3), and the map, (h, w), which is
+      not negative; None if the image is skipped.
     reason: why it is skipped, or ''.
     detail: what was found.
   """
 
   name: str
   label: int = -1
-  load: Callable[[], tuple[np.ndarray, np.ndarray]] = None
+  load: Any = None
   reason: str = ''
   detail: str = ''
 
