@@ -19,7 +19,7 @@ import tensorflow as tf
 import tf_keras
 
 
-class Scores(NamedTuple):
+class ImageScores(NamedTuple):
   """Per-image scores, float32 `Tensor`s (B,), NaN where undefined.
 
   Attributes:
@@ -151,7 +151,7 @@ def _product(ranks_a: tf.Tensor, ranks_b: tf.Tensor) -> tf.Tensor:
 
 def alignment_scores(
   maps_a: tf.Tensor, maps_b: tf.Tensor, percentile: float = 90.0
-) -> Scores:
+) -> ImageScores:
   """Computes all per-image scores of two batches of maps.
 
   Spearman's rho equals `scipy.stats.spearmanr` on the flattened maps, with
@@ -192,7 +192,7 @@ def alignment_scores(
   excess = _product(model.ranks, tf.cast(cut_b, tf.int64))
   peak = tf.argmax(keys_a, axis=-1)[:, tf.newaxis]
   hit = tf.gather(keys_b, peak, batch_dims=1) > human.threshold
-  return Scores(
+  return ImageScores(
     spearman=_ratio(covariance, deviations, defined),
     dice=_ratio(2.0 * both, in_a + in_b, defined),
     iou=_ratio(both, in_a + in_b - both, defined),

@@ -20,7 +20,7 @@ from official_ext.harmonization.tasks import alignment_report
 
 BAD_RECORDS = 'bad_records'
 
-_SCORES = alignment_metrics.Scores._fields
+_SCORES = alignment_metrics.ImageScores._fields
 
 
 def measure(
@@ -28,7 +28,7 @@ def measure(
   images: tf.Tensor,
   one_hot: tf.Tensor,
   batch: Mapping[str, tf.Tensor],
-) -> tuple[tf.Tensor, alignment_metrics.Scores, tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, alignment_metrics.ImageScores, tf.Tensor, tf.Tensor]:
   """Computes logits and, for a batch with maps, saliency maps and their scores.
 
   The saliency map is the release's evaluation map, the largest magnitude of the
@@ -64,7 +64,7 @@ def measure(
   )
   return (
     logits,
-    alignment_metrics.Scores(*scores),
+    alignment_metrics.ImageScores(*scores),
     saliency,
     batch['valid'] * tf.cast(has_maps, tf.float32),
   )
@@ -87,7 +87,7 @@ def outputs_of(logits: tf.Tensor, model_config) -> tf.Tensor:
 
 
 def _alignment_updates(
-  scores: alignment_metrics.Scores,
+  scores: alignment_metrics.ImageScores,
   labels: tf.Tensor,
   logits: tf.Tensor,
   with_map: tf.Tensor,

@@ -21,7 +21,7 @@ from official_ext.harmonization.evaluation import panels
 from official_ext.harmonization.evaluation import scores as scores_lib
 from official_ext.harmonization.tasks import human_ceiling
 
-_SCORES = alignment_metrics.Scores._fields
+_SCORES = alignment_metrics.ImageScores._fields
 _PANELS = 'alignment_panels'
 
 
