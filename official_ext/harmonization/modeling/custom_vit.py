@@ -16,7 +16,7 @@ import tf_keras
 @factory.register_backbone_builder('custom_vit')
 def build_custom_vit(
   input_specs: tf_keras.layers.InputSpec,
-  backbone_config: hyperparams.Config,
+  backbone_config: hyperparams.OneOfConfig,
   norm_activation_config: hyperparams.Config,
   l2_regularizer: tf_keras.regularizers.Regularizer | None = None,
 ) -> tf_keras.Model:
@@ -37,11 +37,12 @@ def build_custom_vit(
   """
   del norm_activation_config
   options: Any = backbone_config.get()
+  shape: Any = input_specs.shape
   field = 'task.model.backbone.custom_vit'
-  if any(side % options.patch_size for side in input_specs.shape[1:3]):
+  if any(side % options.patch_size for side in shape[1:3]):
     raise ValueError(
       f'{field}.patch_size is {options.patch_size}; expected a divisor of '
-      f'height and width in task.model.input_size, {input_specs.shape[1:]}.'
+      f'height and width in task.model.input_size, {shape[1:]}.'
     )
   if options.hidden_size % options.transformer.num_heads:
     raise ValueError(

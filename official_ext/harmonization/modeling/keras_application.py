@@ -118,7 +118,7 @@ def _clone(
 @factory.register_backbone_builder('keras_application')
 def build_keras_application(
   input_specs: tf_keras.layers.InputSpec,
-  backbone_config: hyperparams.Config,
+  backbone_config: hyperparams.OneOfConfig,
   norm_activation_config: hyperparams.Config,
   l2_regularizer: tf_keras.regularizers.Regularizer | None = None,
 ) -> tf_keras.Model:
@@ -141,7 +141,8 @@ def build_keras_application(
   """
   options: Any = backbone_config.get()
   name = options.name
-  shape = input_specs.shape[1:]
+  specification: Any = input_specs
+  shape = specification.shape[1:]
   network = _clone(
     _constructor(name)(
       weights=None,

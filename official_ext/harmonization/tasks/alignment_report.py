@@ -176,10 +176,10 @@ class Report:
     # varies.
     by_record = np.lexsort(rows['records'].T[::-1])
     rows = {k: v[by_record] for k, v in rows.items()}
-    logs = self._intervals(rows)
+    logs: dict[str, Any] = self._intervals(rows)
     for name in _SCORES[1:]:
       logs[f'alignment_{name}_n'] = float(np.sum(~np.isnan(rows[name])))
-    pictures = state['pictures'] and _joined(state['pictures'])
+    pictures = _joined(state['pictures']) if state['pictures'] else {}
     picture = None
     if pictures and len(pictures['rho']):
       picture = self._draw(pictures)
