@@ -88,8 +88,10 @@ test-fast: setup ## Run the fast tests: no training runs, no subprocesses (2 min
 lint: setup ## Check style, types, BUILD files and documents
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check --quiet .
+	$(PY) -m basedpyright
 	$(PY) tools/write_build_files.py --check
 	$(PY) tools/check_docs.py
+	$(PY) tools/check_language.py
 
 build-files: ## Write the BUILD files from the imports
 	$(PYTHON) tools/write_build_files.py

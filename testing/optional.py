@@ -1,6 +1,6 @@
 """Packages that some tests need and that are not in the environment.
 
-`make setup` and `make torch` install them into folders of their own, because
+`make setup` and `make torch` install them into separate folders, because
 their requirements contradict requirements.lock or because they are large.
 """
 

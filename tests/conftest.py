@@ -1,4 +1,4 @@
-"""How pytest runs the tests. (Bazel runs each file in a process of its own.)"""
+"""Configures pytest. (Bazel runs each test file in a separate process.)"""
 
 import atexit
 import gc
@@ -38,7 +38,7 @@ def pytest_configure():
   """
   folder = tempfile.mkdtemp(prefix='harmonization-tests-')
   os.environ['TMPDIR'] = tempfile.tempdir = folder
-  # Last in the process: TensorFlow removes folders of its own at exit.
+  # Registered first, so it runs last: TensorFlow also removes folders at exit.
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 

@@ -2,9 +2,8 @@
 
   python tools/check_language.py
 
-The search is a last check; it does not replace reading a text aloud. A phrase
-may occur as often as its limit says. To use one on purpose, end the line with
-the comment `language: <reason>`.
+The search is a last check; it does not replace reading a text aloud. To use a
+phrase on purpose, end the line with the comment `language: <reason>`.
 """
 
 import pathlib
@@ -26,13 +25,13 @@ _PATTERNS = (
   'Makefile',
   '.ci/run',
 )
-# Phrase -> what to write, and how often the phrase still occurs.
+# Phrase -> what to write instead, and how often the phrase may occur.
 _PHRASES = {
-  r'\b(?:is|are|was|were) no (?!longer)': ('is not a', 0),
+  # "There is no ..." is plain English.
+  r'(?<!\bthere )\b(?:is|are|was|were) no (?!longer)': ('is not a', 0),
   r'\bthere (?:is|are|was|were) none\b': ('does not exist', 0),
-  r'\bnone (?:of them )?(?:is|are) there\b': ('does not exist', 0),
-  r'\bto be had\b': ('invalid, missing', 0),
-  r'\bstands? (?:in|there|under|beside|before|at|above|with)\b': ('is in', 0),
+  r'\bto be had\b': ('is invalid, is missing', 0),
+  r'\bstands? (?:in|there|under|beside|at|above|with)\b': ('is in', 0),
   r'\b(?:is|are|was|were) told\b': ('is reported, is logged', 0),
   r'\bwithout a word\b': ('silently', 0),
   r'\btyped again\b': ('run it again', 0),
@@ -40,14 +39,15 @@ _PHRASES = {
   r'\bleft out\b': ('skipped, excluded', 0),
   r'\bcome to\b': ('chosen', 0),
   r'\bsays? nothing\b': ('is constant, is empty', 0),
-  r'\bexpected is\b': ('expected', 0),
+  # Not the Python expression.
+  r'\bexpected is (?!not\b|None\b)': ('expected', 0),
   r'\bof a time before\b': ('earlier', 0),
   r'\bin the way that\b': ('as', 0),
-  r'\b(?:each|all|every one) with its own\b': ('separate', 0),
   r'\bof its own\b': ('separate', 0),
   r'\bso many\b': ('as many', 0),
   r'\bsee there\b': ('name the place', 0),
-  r"\bthe hosts?'?s?\b(?! name)": ('Model Garden', 0),
+  r"\bthe host's\b": ("Model Garden's", 0),
+  r'\bread-out\b': ('linear probe', 0),
 }
 
 

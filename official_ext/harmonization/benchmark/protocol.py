@@ -76,7 +76,7 @@ class Protocol(abc.ABC):
     score_words: titles of the scores, by name without the protocol's name.
     headlines: the scores that the first table shows.
     alignment_score: the score of alignment with people, which models are
-      ranked by and which the trade-off plot shows; None if there is none.
+      ranked by and which the trade-off plot shows, or None.
     accuracy_score: the score of accuracy for the trade-off plot, or None.
     people_label: of the row that holds the scores of people.
     pictures: names of the files that pictures of `sections` are written to.
@@ -202,7 +202,7 @@ class Protocol(abc.ABC):
       found: the results of all models.
 
     Returns:
-      The scores for the row of people; empty if there are none.
+      The scores for the row of people; may be empty.
     """
     return {}
 

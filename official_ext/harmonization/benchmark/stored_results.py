@@ -73,7 +73,7 @@ class Store:
       name: of the model.
 
     Returns:
-      The results, or None if there are none; and a sentence on what was wrong,
+      The results or None, and a sentence on what was wrong,
       or ''.
     """
     path = self.path(name, 'json')
