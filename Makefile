@@ -91,6 +91,7 @@ lint: setup ## Check style, types, BUILD files and documents
 	$(PY) -m basedpyright
 	$(PY) tools/write_build_files.py --check
 	$(PY) tools/check_docs.py
+	$(PY) tools/check_headers.py
 	$(PY) tools/check_language.py
 
 build-files: ## Write the BUILD files from the imports

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Measures the cost of alignment scores.
 
   python -m performance.alignment_metrics \

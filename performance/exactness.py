@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Measures the numerical error of the gradient of the harmonized loss.
 
   python -m performance.exactness --output=runs/benchmarks/exactness.json

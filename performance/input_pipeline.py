@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Measures images per second of the input pipeline.
 
   python -m performance.input_pipeline

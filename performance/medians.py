@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Summaries of measurements in which cases take turns."""
 
 from collections.abc import Mapping, Sequence

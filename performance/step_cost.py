@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Measures the time and memory that harmonization adds to a training step.
 
   python -m performance.step_cost --output=runs/benchmarks/step_cost.json

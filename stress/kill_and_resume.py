@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Kills runs at random moments and compares them with an uninterrupted run.
 
   python -m stress.kill_and_resume

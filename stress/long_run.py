@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Trains for thousands of steps and records quantities that must not grow.
 
   python -m official_ext.harmonization.data.make_digits_clickme

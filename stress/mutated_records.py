@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Damages records in many ways and classifies how the pipelines react.
 
   python -m stress.mutated_records \

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Measures which cues a trained network uses, by changing the cues.
 
 Maps can improve while decisions do not change. Therefore networks also classify

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Trains small networks on the embedded digits and scores all of them.
 
   python -m studies.digits_leaderboard

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Measures how batch statistics of few images change saliency maps.
 
   python -m studies.mapped_statistics --output=runs/mapped_statistics.json

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Trains a grid of settings over seeds and writes one JSON line per run.
 
   python -m studies.study --study=studies/plans/twins.yaml

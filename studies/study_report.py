@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Writes tables and figures of the results of studies.
 
   python -m studies.study_report --results_dir=studies/results \

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """A small PyTorch network for the embedded digits."""
 
 from official_ext.harmonization import files

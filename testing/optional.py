@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Packages that some tests need and that are not in the environment.
 
 `make setup` and `make torch` install them into separate folders, because

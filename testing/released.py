@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The authors' released package, for tests that compare with it.
 
 `harmonization` 0.0.9 requires packages that are no longer maintained, so its

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that packages import only what is in a layer below them.
 
 `python -m tests.architecture_test` also prints the graph.

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that a setting with which nothing can be built is named."""
+
+# Bazel: tags = ["training"]
 
 from unittest import mock
 

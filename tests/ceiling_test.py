@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the command that measures how well people agree."""
+
+# Bazel: tags = ["subprocess"]
 
 import csv
 import dataclasses

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of what all commands share, each run as users type it."""
+
+# Bazel: tags = ["subprocess"]
 
 import dataclasses
 import errno

@@ -1,4 +1,19 @@
-"""Configures pytest. (Bazel runs each test file in a separate process.)"""
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Configures pytest. (Bazel runs each test file in a separate process.)
+
+A file whose tests are not fast says why, in a comment `# Bazel: tags = [...]`:
+
+  training    runs training steps
+  subprocess  starts processes
+  networks    builds many or large networks
+  graphs      traces many functions
+  files       writes many files
+  slow        takes minutes, so that CI does not repeat it under Bazel
+
+`pytest --fast` (make test-fast) skips these files.
+"""
 
 import atexit
 import gc

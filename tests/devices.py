@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Two logical CPU devices, for tests of strategies with replicas.
 
 Devices can be split only before TensorFlow runs its first op. Therefore this

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the command that draws saliency panels."""
+
+# Bazel: tags = ["subprocess"]
 
 import dataclasses
 import json

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of atomic writes and of differences between settings."""
+
+# Bazel: tags = ["subprocess"]
 
 import multiprocessing
 import os

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs commands in forks of a process in which TensorFlow is loaded.
 
 A new process would import TensorFlow again, which takes ten seconds. Changes

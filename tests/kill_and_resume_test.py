@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests stress/kill_and_resume.py: one small run, killed twice."""
 
 # Bazel: size = "large"

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that imports do not load more than they need."""
+
+# Bazel: tags = ["subprocess"]
 
 import subprocess
 import sys

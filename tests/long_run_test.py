@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests stress/long_run.py on a small run."""
 
 # Bazel: tags = ["training"]

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Pairs of model maps and human maps for tests of alignment metrics."""
 
 import numpy as np

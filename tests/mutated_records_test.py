@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that damaged records never cause silence, crashes or vague errors."""
+
+# Bazel: tags = ["subprocess"]
 
 import sys
 

@@ -1,8 +1,13 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that a place that cannot be read or written is one sentence, anywhere.
 
 Each command is run on unreachable inputs and outputs; what a command needs
 besides is small and valid.
 """
+
+# Bazel: tags = ["subprocess"]
 
 import os
 import resource

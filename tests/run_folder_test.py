@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that a run's folder records the settings of its network."""
+
+# Bazel: tags = ["subprocess"]
 
 import functools
 import json

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of runs that resume after they were killed."""
+
+# Bazel: tags = ["training"]
 
 import os
 from unittest import mock

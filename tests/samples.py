@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Pairs of image and human map from ClickMe, which this project may not ship.
 
 Tests use them when CLICKME_SAMPLES names a folder with files

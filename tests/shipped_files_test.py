@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests each gin and YAML file with the command in its header."""
+
+# Bazel: tags = ["graphs"]
 
 import argparse
 import glob

@@ -1,5 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of what the study of the digits measures and reports."""
 
+# Bazel: tags = ["training"]
 # Bazel: data = ["//:train"]
 # Bazel: data = ["//studies:plans"]
 # Bazel: data = ["//studies:results"]

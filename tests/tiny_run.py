@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """A run of Model Garden's trainer that takes seconds: four images, two layers.
 
 As a program, it trains 12 steps with a moving average of the weights.

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that docs/walkthrough.ipynb runs."""
 
 # Bazel: size = "large"

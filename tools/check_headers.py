@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Checks that each source file starts with the copyright and the licence.
 
 python tools/check_headers.py          # list the files without a header

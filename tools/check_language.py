@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Finds phrases that CONTRIBUTING.md asks authors to avoid.
 
   python tools/check_language.py

@@ -1,4 +1,6 @@
 #!/bin/bash
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
 # Installs Debian's Bazel and the rules that its package does not contain.
 set -euo pipefail
 

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Runs a notebook in a new kernel and saves it with its output.
 
 python tools/run_notebook.py docs/walkthrough.ipynb

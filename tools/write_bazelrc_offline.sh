@@ -1,4 +1,6 @@
 #!/bin/bash
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
 # Writes .bazelrc.offline: Bazel takes absolute paths only, so these lines
 # cannot be kept in the repository.
 set -euo pipefail

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Writes the BUILD files of Python packages from the imports of their modules.
 
   python tools/write_build_files.py            # or: make build-files

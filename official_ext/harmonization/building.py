@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Finds wrong settings of an experiment by building it without data.
 
 Model Garden reads most fields only when it uses them, and its errors name no

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Measures how well people agree on where to look: ceilings and a floor.
 
   python -m official_ext.harmonization.ceiling \

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """One sentence for a name that is not among those that exist."""
 
 from collections.abc import Iterable

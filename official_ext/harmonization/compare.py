@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Compares a baseline run with a harmonized run of the same experiment.
 
   python -m official_ext.harmonization.compare \

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Scores any networks against people: where they look and how they decide.
 
   python -m official_ext.harmonization.evaluate \

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Resolves an experiment: code, gin, --config_file, --params_override.
 
 A later layer overrides an earlier one. Overridden bindings are reported, and

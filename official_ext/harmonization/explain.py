@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Draws where a network looks: saliency panels of one image or a folder.
 
   python -m official_ext.harmonization.explain \

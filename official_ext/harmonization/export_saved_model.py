@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Exports a run of this project as a SavedModel, with Model Garden's exporter.
 
   python -m official_ext.harmonization.export_saved_model \

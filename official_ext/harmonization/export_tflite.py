@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Converts an exported run to TFLite, with Model Garden's converter.
 
   python -m official_ext.harmonization.export_saved_model \

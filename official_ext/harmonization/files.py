@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Atomic writes, normalized paths, and differences between settings.
 
 TensorFlow is imported by the functions that open a path, because it takes

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Checks the data of a run before the first step, and when reading fails."""
 
 import contextlib

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Describes a user's mistake in one line: what is wrong, and what to do."""
 
 import csv

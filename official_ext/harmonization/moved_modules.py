@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Old import paths, which documents and notebooks use, and where they moved.
 
 A module of an old name stays as a file of two lines that looks up here.

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Names that flags and configuration fields choose from.
 
 They are here, and not where they are used, so that a command can list them in

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Importing this module registers all experiments, tasks and backbones."""
 
 from official.projects.maxvit import registry_imports as _maxvit

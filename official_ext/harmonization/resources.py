@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Finds the gin and YAML files that ship with the project, by name."""
 
 # Bazel: data = ["//:experiments", "//:gin"]

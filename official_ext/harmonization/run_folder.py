@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The folder of a run: its settings, checkpoints and start files."""
 
 from importlib import metadata

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Model Garden's runner, for runs that are killed or diverge."""
 
 from collections.abc import Mapping

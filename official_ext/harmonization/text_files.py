@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads text files as other programs save them: encodings, line ends, CSV.
 
 All text files that users write are read here, so that every command accepts

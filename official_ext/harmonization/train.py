@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Trains and evaluates a harmonized network.
 
   train.py --experiment=harmonized_resnet_imagenet \

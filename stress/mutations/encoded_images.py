@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Encoded images of many kinds, valid and damaged."""
 
 from collections.abc import Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs jobs in a second process, which may crash or hang."""
 
 from collections.abc import Sequence

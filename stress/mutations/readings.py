@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads records with human maps without the decoders of this project.
 
 Protocol buffers, Pillow, OpenCV and NumPy read what TensorFlow's ops and

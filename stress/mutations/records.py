@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Seeded damage to records with human maps, for `stress.mutated_records`.
 
 The same format, seed and number give the same mutation, in any process.

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs numbered mutations, together unless their effects are ambiguous."""
 
 from collections.abc import Callable, Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs damaged records through the input pipelines and judges the outcomes.
 
 Outcomes, best first: `unchanged` and `as it reads now` (the values of the

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Makes psychophysics experiments and networks with given responses."""
 
 import pathlib

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of adding a protocol: in one file, from outside the package."""
+
+# Bazel: tags = ["subprocess"]
 
 import csv
 import os

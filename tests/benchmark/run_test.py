@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the benchmark's loop: resuming, failures and stored results."""
+
+# Bazel: tags = ["subprocess"]
 
 import csv
 import dataclasses

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """A protocol in one file, registered from outside the package.
 
 Brightness: does a network respond more strongly to bright images?

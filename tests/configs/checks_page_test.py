@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that docs/checks.md agrees with the tables of checks."""
 
 # Bazel: data = ["//:checks_page"]

@@ -1,5 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the registered experiments, and of gin on the stock ones."""
 
+# Bazel: tags = ["training"]
 # Bazel: data = [":golden"]
 
 import dataclasses

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that Apache Beam builds what the builder builds."""
+
+# Bazel: tags = ["subprocess"]
 
 import dataclasses
 import os

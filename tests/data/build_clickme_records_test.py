@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the builder of canonical records."""
+
+# Bazel: tags = ["subprocess"]
 
 import dataclasses
 import json

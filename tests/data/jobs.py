@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Work for `workers_test`, in a module that starts fast: no TensorFlow."""
 
 import os

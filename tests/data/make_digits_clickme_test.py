@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the embedded dataset."""
+
+# Bazel: tags = ["files"]
 
 import colorsys
 import json

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the tool that makes psychophysics stimuli."""
+
+# Bazel: tags = ["subprocess"]
 
 import contextlib
 import csv

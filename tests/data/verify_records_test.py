@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that every damage of a shard is found, and where it is."""
+
+# Bazel: tags = ["files"]
 
 import dataclasses
 import gzip

@@ -1,6 +1,10 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that image and map stay together under every augmentation."""
 
 # Bazel: size = "large"
+# Bazel: tags = ["networks"]
 
 from unittest import mock
 

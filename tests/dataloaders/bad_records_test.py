@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that bad records stop a run or are skipped, from file to batch."""
+
+# Bazel: tags = ["graphs"]
 
 import os
 

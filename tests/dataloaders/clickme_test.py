@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the way from a ClickMe record to image, class and map."""
+
+# Bazel: tags = ["graphs"]
 
 from absl.testing import parameterized
 import numpy as np

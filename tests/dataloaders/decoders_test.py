@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the decoders of records with human maps, intact and damaged."""
+
+# Bazel: tags = ["graphs"]
 
 import io
 from unittest import mock

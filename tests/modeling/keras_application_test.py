@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the networks of `tf_keras.applications` as backbones."""
+
+# Bazel: tags = ["networks"]
 
 import importlib
 import os

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the models that the guard refuses, and of those that it accepts."""
+
+# Bazel: tags = ["networks"]
 
 from absl.testing import parameterized
 import tensorflow as tf

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of moving averages for a batch that is split in two."""
+
+# Bazel: tags = ["training"]
 
 from absl.testing import parameterized
 import numpy as np

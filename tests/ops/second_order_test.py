@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of gradients of gradients, and of the scope that provides them."""
+
+# Bazel: tags = ["networks"]
 
 import contextlib
 import threading

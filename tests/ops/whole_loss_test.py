@@ -1,6 +1,10 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of gradients of the whole loss, for typical parts of networks."""
 
 # Bazel: size = "large"
+# Bazel: tags = ["networks"]
 
 import itertools
 

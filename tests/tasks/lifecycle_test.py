@@ -1,5 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of Model Garden's features: checkpoints, export, moving averages."""
 
+# Bazel: tags = ["training"]
 # Bazel: data = ["//official_ext/harmonization:export_saved_model"]
 # Bazel: data = ["//official_ext/harmonization:export_tflite"]
 

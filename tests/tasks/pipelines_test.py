@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of several input pipelines: one per machine or tf.data worker."""
+
+# Bazel: tags = ["training"]
 
 import collections
 import os

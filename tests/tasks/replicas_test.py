@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the harmonized training step on several replicas."""
+
+# Bazel: tags = ["training"]
 
 from official.core import base_trainer
 from official.core import train_utils

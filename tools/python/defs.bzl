@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """A Python runtime whose path is a flag, since .venv has no fixed place."""
 
 def _venv_runtime_impl(ctx):

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Top-1 accuracy, and whether it is above chance.
 
 Wrong preprocessing and a wrong order of classes are the most common errors when

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Ceilings and floors of alignment: how well people agree with each other.
 
 They are computed from raw maps, one per participant and image, with the same

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Divides work in a folder among several processes.
 
 A claim is a file with the host, the process and a heartbeat. A process that

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tracks the panels in a folder, so that only outdated ones are drawn again.
 
 `settings.json` contains the settings of the command and, for every panel, its

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Moves results that are replaced to a folder, so that none is lost."""
 
 from collections.abc import Sequence

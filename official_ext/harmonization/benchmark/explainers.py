@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Explainers: saliency maps by several definitions.
 
 An explainer is a callable `explainer(images, labels) -> maps` with images

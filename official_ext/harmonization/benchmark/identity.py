@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Identifies what a result depends on.
 
 An identity is a dict in JSON's types. It is stored with each result, and a

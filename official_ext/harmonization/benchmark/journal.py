@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Stores the finished part of a result, so that a killed process can resume.
 
 The first line of the file is the identity of the result, each further line a

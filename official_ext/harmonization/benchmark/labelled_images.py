@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads labelled images from records, each once and in order.
 
 A network is scored on these: images at its input size, labels as the classes

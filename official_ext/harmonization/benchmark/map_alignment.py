@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Alignment of a model's maps with human maps, batch by batch.
 
 A model's map of each image is compared with the human map: Spearman's rank

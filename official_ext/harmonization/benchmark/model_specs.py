@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The models that a command names by SPECs, and their names.
 
 (model,) = model_specs.parse_all(['keras:vgg.h5?name=VGG16'])

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The interface of a protocol: its flags, its scores and the words for them.
 
 A protocol is one class in one module, named by one line in `registry`. It

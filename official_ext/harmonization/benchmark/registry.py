@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The protocols of the benchmark: one name on one line each.
 
 The order is that of the report. A protocol of another package registers itself:

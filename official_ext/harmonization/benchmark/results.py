@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Typed results, from a protocol's measurement to the report, and their JSON.
 
 A `Measurement` is what a protocol returns for a model. It is stored as a

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Decides which stored results are still current."""
 
 from collections.abc import Container, Mapping, Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Measures models with protocols; resumable, and isolates failures.
 
 Finished results are in `<output_dir>/models`, see `stored_results`. A result is

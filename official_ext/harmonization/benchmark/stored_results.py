@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Stores results of models: one file per model, checked when it is read.
 
 `<folder>/<name>.json` holds a model's results by protocol, next to the tables

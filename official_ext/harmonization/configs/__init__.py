@@ -1,1 +1,4 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Configurations and registered experiments."""

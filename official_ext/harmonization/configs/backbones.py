@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Configuration of backbones that Model Garden's factory does not have."""
 
 import dataclasses

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Which settings affect training, and which may change when a run resumes.
 
 A run that is restarted in its folder resumes from its checkpoint. Scores of

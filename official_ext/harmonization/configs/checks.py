@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """What a check of a configuration is, and how it is run.
 
 The tables of checks are in `task_checks` and `experiment_checks`.

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Checks of a whole experiment: task, trainer, runtime and gin.
 
 `python -m official_ext.harmonization.configs.experiment_checks` prints the

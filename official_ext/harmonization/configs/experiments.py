@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The registered experiments: `harmonized_<stock experiment>`.
 
 Each is the stock experiment of that name with harmonization enabled and its own

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Checks the types of the fields of a configuration.
 
 Model Garden accepts any value for any field. Text instead of a number fails

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Configuration of harmonized image classification.
 
 `Harmonization` sets how a network is harmonized, `MappedDataConfig` describes

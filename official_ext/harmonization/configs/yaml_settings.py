@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads settings as YAML: files, and the text of --params_override.
 
 Stricter than YAML, which takes the last of two equal keys and turns unquoted

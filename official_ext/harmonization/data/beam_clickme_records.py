@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Builds canonical records as build_clickme_records does, with Apache Beam.
 
   python -m official_ext.harmonization.data.beam_clickme_records \

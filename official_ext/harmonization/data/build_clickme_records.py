@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Builds canonical records from images and human maps or clicks.
 
   python -m official_ext.harmonization.data.build_clickme_records \

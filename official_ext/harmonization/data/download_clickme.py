@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Downloads the ClickMe release: images, classes and human maps.
 
   python -m official_ext.harmonization.data.download_clickme \

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Makes a small dataset of handwritten digits in the ClickMe release's format.
 
   python -m official_ext.harmonization.data.make_digits_clickme

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Makes stimuli that reveal an image by what people found important.
 
   python -m official_ext.harmonization.data.make_psychophysics_stimuli \

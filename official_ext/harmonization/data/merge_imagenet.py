@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Adds human maps to Model Garden's ImageNet records, by image id.
 
   python -m official_ext.harmonization.data.merge_imagenet \

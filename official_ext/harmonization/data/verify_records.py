@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 r"""Reads every record of TFRecord files and names each that is bad.
 
   python -m official_ext.harmonization.data.verify_records \

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Augmentation besides crop and flip, for an image and its human map.
 
 The operations and policies are Model Garden's. Each pixel of a map belongs to

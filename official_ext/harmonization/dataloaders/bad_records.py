@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Skips bad records in a dataset, counts them and limits their number."""
 
 import tensorflow as tf

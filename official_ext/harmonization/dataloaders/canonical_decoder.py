@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Decoder of this project's records: Model Garden's ImageNet with a map."""
 
 import tensorflow as tf

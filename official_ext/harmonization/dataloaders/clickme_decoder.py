@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Decoder of the ClickMe release's records."""
 
 import tensorflow as tf

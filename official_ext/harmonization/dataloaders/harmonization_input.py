@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Joint parser: one crop and one flip for an image and its human map."""
 
 from collections.abc import Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The dataset of images with human maps: from files to batches."""
 
 from typing import Any

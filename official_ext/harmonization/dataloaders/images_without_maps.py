@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The dataset of images without maps, which Model Garden reads.
 
 Model Garden's errors about an image name neither file nor record;

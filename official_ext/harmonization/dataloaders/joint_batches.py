@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Joins the datasets with and without human maps into one.
 
 A batch is (images (B, H, W, 3), dict) with

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Maps labels of records to classes of a network."""
 
 import tensorflow as tf

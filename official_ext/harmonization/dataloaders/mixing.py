@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Mixup and cutmix of images together with their labels and human maps."""
 
 from official.vision.configs import common

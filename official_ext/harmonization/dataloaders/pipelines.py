@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Input pipelines that share the work: own random numbers, each image once.
 
 A distribution strategy runs one input pipeline per machine, and a tf.data

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Decoder of the older ClickMe files with raw float32 pixels."""
 
 import tensorflow as tf

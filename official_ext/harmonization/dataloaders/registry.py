@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Record formats of images with human maps, by name."""
 
 from collections.abc import Callable

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Model Garden's augmentation with stateless random numbers.
 
 `official.vision.ops.augment` and `preprocess_ops` use `tf.random`, whose state

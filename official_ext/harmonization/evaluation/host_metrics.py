@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Moved to `evaluation.numpy_metrics`."""
 
 # Bazel: deps = ["//official_ext/harmonization/evaluation:numpy_metrics"]

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Human-alignment metrics in the graph: batched, with static shapes.
 
 `alignment_scores` computes all per-image scores of two batches of maps with one

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Human-alignment metrics in NumPy: image by image, without TensorFlow.
 
 The scores equal those of `evaluation.metrics`, in float64, and are undefined in

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Draws panels: images next to human maps and model maps."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """A score and all that is needed to compare it: ceiling, interval, counts.
 
 A score is a mean over images. Its interval is a percentile bootstrap over

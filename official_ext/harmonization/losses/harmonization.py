@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The harmonization loss: the distance of saliency maps from human maps."""
 
 import tensorflow as tf

@@ -1,1 +1,4 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Backbones that Model Garden does not have."""

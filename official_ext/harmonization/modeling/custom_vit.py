@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Model Garden's Vision Transformer in any size.
 
 Its backbone `vit` has a list of named sizes, which set all fields; here the

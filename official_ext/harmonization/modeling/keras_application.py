@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Networks of `tf_keras.applications` as backbones of Model Garden.
 
 The backbone takes images as Model Garden feeds them, (rgb - MEAN_RGB) /

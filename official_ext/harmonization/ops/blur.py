@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The blur that the ClickMe release gives to its human maps.
 
 Both of its steps have a corrected variant: `released` resizing skips pixels, so

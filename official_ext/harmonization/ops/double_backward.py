@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Refuses models whose second derivative would be wrong or missing.
 
 TensorFlow marks some gradient ops as not differentiable, and silently treats a

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Walks from variables to a tensor, through all functions that a graph calls.
 
 `tf.function`, `tf.cond`, loops and SavedModels put ops into separate functions,

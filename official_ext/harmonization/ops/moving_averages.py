@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Moving averages of batch normalization for a batch that is split in two."""
 
 import math

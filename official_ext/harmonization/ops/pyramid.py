@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Binomial pyramids of saliency and human-importance maps."""
 
 import numpy as np

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Saliency maps as differentiable functions.
 
 A saliency map is the gradient of a class score with respect to the image. All

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """First gradients that can be differentiated again, exactly.
 
 A harmonization loss is differentiated through a gradient. Three of TensorFlow's

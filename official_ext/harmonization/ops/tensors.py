@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Conversion of arguments of public functions to tensors."""
 
 import tensorflow as tf

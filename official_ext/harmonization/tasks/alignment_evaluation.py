@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Evaluation of accuracy and human alignment, one batch at a time.
 
 A batch has images that all have maps, or all have none. Each valid image counts

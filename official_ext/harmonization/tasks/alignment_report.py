@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Reports human alignment per image: intervals, a table and pictures.
 
 The scores of each image reach the CPU through Model Garden's hooks

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The harmonized image-classification task.
 
 Read `train_step` from top to bottom: it is the whole method. Everything else is

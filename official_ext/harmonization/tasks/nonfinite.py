@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Finds the first value in a training step that is not finite.
 
 Each step marks in a `Record`, on the device, which of its `CAUSES` were not

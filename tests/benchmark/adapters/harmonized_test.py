@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of the released harmonized networks, with generated files."""
+
+# Bazel: tags = ["networks"]
 
 import functools
 import http.server

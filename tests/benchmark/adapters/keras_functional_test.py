@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests that functional models of every kind open in all Keras versions."""
+
+# Bazel: tags = ["subprocess"]
 
 import importlib
 import os

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of Keras files and of tf_keras.applications."""
+
+# Bazel: tags = ["networks"]
 
 import json
 import os

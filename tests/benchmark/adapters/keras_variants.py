@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Kinds of functional models, as people write and save them.
 
 Each is a function of a Keras, 2 (tf_keras) or 3, that returns a classifier of

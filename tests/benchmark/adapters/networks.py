@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Small networks for tests of the adapters, and their expected results."""
 
 import numpy as np

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of PyTorch modules, against an equal network in tf_keras."""
+
+# Bazel: tags = ["networks"]
 
 import collections
 import dataclasses

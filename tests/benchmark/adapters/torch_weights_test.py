@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of PyTorch weights in the files of training scripts."""
+
+# Bazel: tags = ["networks"]
 
 import argparse
 import collections

@@ -1,4 +1,9 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of records that are built from clicks and from pictures."""
+
+# Bazel: tags = ["files"]
 
 import csv
 import io

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Tests of what stimuli show: region growth, scrambled ground, names."""
 
 import pathlib

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The interface of every evaluated network.
 
 An adapter takes batches of images and returns logits and their gradients as

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Finds activations, precision and preprocessing in a TensorFlow graph."""
 
 from collections.abc import Iterator

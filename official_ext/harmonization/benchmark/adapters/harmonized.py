@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """`harmonized:NAME`: the seven released harmonized networks.
 
 Three of the released files contain complete models. Four contain only weights,

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """`keras_app:NAME`: a network of tf_keras.applications."""
 
 import inspect

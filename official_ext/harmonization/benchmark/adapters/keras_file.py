@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """`keras:FILE`: a complete model in a .keras or .h5 file."""
 
 import os

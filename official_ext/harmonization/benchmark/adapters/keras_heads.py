@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Chooses the output of a Keras classifier and removes its softmax.
 
 This uses the graph of symbolic tensors that Keras keeps for functional and

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Opens models of Keras 2 (tf_keras) and Keras 3."""
 
 from collections.abc import Mapping

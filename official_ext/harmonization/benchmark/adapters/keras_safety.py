@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Refuses Keras files whose configuration would run code.
 
 Keras's safe mode refuses code that is stored in a .keras archive. But a

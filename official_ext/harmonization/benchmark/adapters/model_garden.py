@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """`mg:DIR`: a run of this project's driver or of Model Garden's."""
 
 import os

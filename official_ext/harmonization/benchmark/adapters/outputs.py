@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Choice of the output that is scored, for networks with several."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

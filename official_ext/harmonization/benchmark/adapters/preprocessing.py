@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Preprocessing of pixels: the named ones, and how to recognize them.
 
 Wrong preprocessing lowers accuracy and alignment without an error, so every

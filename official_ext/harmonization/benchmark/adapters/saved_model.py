@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """`saved_model:DIR`: an exported SavedModel whose input is float images."""
 
 import os

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The height and width of the images that a network is given."""
 
 from collections.abc import Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """SPEC: the text by which a command is given a network.
 
   KIND:TARGET

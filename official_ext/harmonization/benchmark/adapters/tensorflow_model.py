@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The adapter of networks that are TensorFlow callables."""
 
 from collections.abc import Callable, Iterator

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """`torch:PACKAGE.FUNCTION`: a PyTorch module, gradients by autograd."""
 
 from collections.abc import Iterator

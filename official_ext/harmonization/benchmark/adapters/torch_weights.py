@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Loads PyTorch weights from the files that training scripts write."""
 
 import collections

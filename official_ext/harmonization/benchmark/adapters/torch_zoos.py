@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """`timm:NAME` and `torchvision:NAME`: networks of these collections."""
 
 from typing import Any

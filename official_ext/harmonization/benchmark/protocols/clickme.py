@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """ClickMe and Clicktionary: do models look where people look?
 
 Alignment is the mean rank correlation of a model's maps with human maps,

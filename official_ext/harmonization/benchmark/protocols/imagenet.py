@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """ImageNet: top-1 accuracy on labelled images without maps."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Psychophysics: do models decide as people do?
 
 The scores come from `benchmark.psychophysics.scoring`. The curves of models and

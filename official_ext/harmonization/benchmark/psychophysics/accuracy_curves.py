@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Accuracy curves of people and networks, and their bootstrap.
 
 Responses are counted by participant, image and level; a network is a single

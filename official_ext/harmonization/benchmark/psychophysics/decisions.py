@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Turns a network's logits into the answer animal or vehicle.
 
 The fixed rules compare the logits of the classes that are animals with those of

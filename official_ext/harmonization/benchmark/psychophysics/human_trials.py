@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads people's responses in the psychophysics experiment from CSV files.
 
 A table of trials has the columns of model-vs-human (Geirhos et al., 2021):

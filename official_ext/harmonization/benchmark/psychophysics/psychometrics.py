@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Sensitivity, psychometric functions, and distances between curves."""
 
 import dataclasses

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Scores a network in the rapid animal / vehicle categorization experiment.
 
 The protocol of the paper, described in docs/psychophysics.md: a network

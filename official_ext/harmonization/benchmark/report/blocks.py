@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """What sections of the report consist of: pictures, tables, text.
 
 Protocols hand them over; the template of the page shows them.

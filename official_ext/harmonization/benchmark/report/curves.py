@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Draws accuracy curves of people and models."""
 
 from collections.abc import Mapping, Sequence

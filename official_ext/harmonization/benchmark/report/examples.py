@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Panels of the report: images next to the maps of people and of models."""
 
 from collections.abc import Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Themes and PNG rendering for the plots of the report."""
 
 from collections.abc import Callable

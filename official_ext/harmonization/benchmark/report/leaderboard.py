@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The leaderboard: a row per model, a column per score.
 
 Protocols say which scores they have and what these are called. For people, the

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The report as one HTML page, which needs no other file and no network."""
 
 # Bazel: data = [":template"]

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The trade-off plot: accuracy against alignment with people.
 
 The plot has a dot per model, the shaded convex hull of the ordinary models, and

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads files of raw clicks, and looks them up by image."""
 
 import ast

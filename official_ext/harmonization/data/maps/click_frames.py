@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Checks that clicks were made in the frame in which they are read."""
 
 from collections.abc import Callable, Iterable

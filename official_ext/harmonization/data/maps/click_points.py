@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Parses the positions of clicks in the notations that programs write.
 
 A CSV holds them as text: a list of points in the notation of Python, NumPy,

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Turns people's clicks into a map of what they found important.
 
 The steps and numbers are those of the ClickMe 2.0 data tools: clicks are

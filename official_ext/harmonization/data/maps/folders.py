@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Finds files in folders, except hidden and system files.
 
 File managers, cameras and archives leave hidden files and folders behind, and

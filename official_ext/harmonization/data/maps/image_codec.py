@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Decodes and encodes images and maps.
 
 Images are decoded as people see them: rotated by their EXIF orientation, with

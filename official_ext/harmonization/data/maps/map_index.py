@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Finds the maps of images by the images' ids, and reads them."""
 
 from collections.abc import Iterator

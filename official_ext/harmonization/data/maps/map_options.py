@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Flags that several commands share: which clicks count, and what a map shows.
 
 Nothing heavy is imported here, so that commands can list the flags in --help.

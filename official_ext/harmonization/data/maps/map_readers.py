@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads images and maps from npz archives, from image files, and from clicks.
 
 A reader lists the names of its images (`names`), identifies its input with a

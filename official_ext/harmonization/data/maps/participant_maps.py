@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Makes maps of single participants from raw clicks, image by image."""
 
 import collections

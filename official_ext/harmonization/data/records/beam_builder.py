@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Builds a folder of canonical records with Apache Beam."""
 
 from collections.abc import Iterable, Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The flags of build_clickme_records and beam_clickme_records."""
 
 from collections.abc import Iterator

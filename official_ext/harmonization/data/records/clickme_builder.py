@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Builds a folder of canonical records from images and maps or clicks."""
 
 from collections.abc import Iterable, Iterator, Sequence

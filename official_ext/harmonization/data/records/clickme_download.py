@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Downloads shards of the ClickMe release."""
 
 from collections.abc import Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Recognizes the ClickMe release, whose human ceiling is known."""
 
 from collections.abc import Callable, Sequence

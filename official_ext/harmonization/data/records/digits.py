@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Makes handwritten digits in the format of the ClickMe release."""
 
 import colorsys

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Adds human maps to Model Garden's ImageNet records, by image id."""
 
 from collections.abc import Iterator, Mapping

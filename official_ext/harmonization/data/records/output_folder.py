@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Claims an output folder for certain settings, and locks it.
 
 Its subfolder `.build` holds what only the building process needs: the settings,

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Turns images and maps into canonical records, one by one."""
 
 from collections.abc import Iterator, Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Finds the record files that patterns and folders name."""
 
 from collections.abc import Sequence

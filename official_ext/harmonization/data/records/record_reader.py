@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads TFRecord files record by record, and locates bad bytes.
 
 A record is stored as: length (uint64), checksum of the length (uint32), data,

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Address and number of shards of the ClickMe release."""
 
 BASE_URL = (

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Builds a folder of canonical shards in parallel, and resumes a build.
 
 One process builds a shard, record by record. The shard gets its name when it is

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Downloads one file, such as a shard of records, completely or not at all."""
 
 import base64

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads every record of TFRecord files and finds those that are bad."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

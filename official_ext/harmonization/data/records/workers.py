@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """A pool of processes that end with the process that started them."""
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Makes psychophysics stimuli: a region of an image on a scrambled background.
 
 No released code makes these stimuli. This module defines them according to the

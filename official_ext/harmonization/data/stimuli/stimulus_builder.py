@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Makes the stimuli of the psychophysics experiment, and their list."""
 
 import collections

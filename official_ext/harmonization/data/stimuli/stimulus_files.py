@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Names and finds the files of psychophysics stimuli.
 
 A stimulus is `{level}_{class}{digit}.png`, such as `40_bordercollie3.png`. The

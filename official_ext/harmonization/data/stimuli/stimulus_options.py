@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """The flags of make_psychophysics_stimuli."""
 
 from collections.abc import Iterator

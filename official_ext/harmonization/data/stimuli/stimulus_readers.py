@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads images and human maps for stimuli from folders or records."""
 
 from collections.abc import Iterator, Sequence

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Assigns classes of images to the two answers, animal and vehicle."""
 
 from collections.abc import Sequence

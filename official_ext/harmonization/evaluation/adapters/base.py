@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Moved to `benchmark.adapters.base`."""
 
 # Bazel: deps = ["//official_ext/harmonization/benchmark/adapters:base"]

@@ -1,3 +1,6 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
 """Stands in for rules_cc, whose rules Bazel 4 has built in."""
 
 cc_binary = native.cc_binary
