@@ -455,7 +455,7 @@ class ContentTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(checker.formats(), ['clickme_per_category, white at 1'])
     self.assertLen(self.verify(ones, raw_image_max=255.0)[1], 2)
     half = {'a': [_raw(224, 1000, i, seed=i) for i in range(2)]}
-    self.assertRegex(self.verify(half)[1][0], 'record 0 .*set raw_image_max')
+    self.assertRegex(self.verify(half)[1][0], 'record 0 .*raw_image_max is 255')
     self.assertEmpty(self.verify(half, raw_image_max=1000.0)[1])
     _, problems, _ = self.verify({**ones, 'b': [_raw(224, 255, seed=3)]})
     self.assertRegex(
