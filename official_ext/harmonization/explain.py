@@ -52,7 +52,7 @@ _MAP_FLAGS = ('image_suffix', 'map_suffix', 'framing')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(map_options.Framing):
+class Options(map_options.Suffixes, map_options.Framing):
   """The flags of the command."""
 
   model: str = cli.flag(
@@ -94,16 +94,6 @@ class Options(map_options.Framing):
     choices=('none', 'npy', 'png'),
   )
   rows: int = cli.flag(8, 'Images on a panel, and in a batch.', at_least=1)
-  image_suffix: str = cli.flag(
-    '',
-    "End of the images' names, before the extension, that the names of their "
-    'maps lack, such as _image.',
-  )
-  map_suffix: str = cli.flag(
-    '',
-    "End of the maps' names, before the extension, that the names of their "
-    'images lack, such as _map.',
-  )
 
 
 class Panel(NamedTuple):

@@ -75,7 +75,23 @@ class StripPrefix:
 
 
 @dataclasses.dataclass(frozen=True)
-class MapFolders(Framing, StripPrefix):
+class Suffixes:
+  """How the names of images and of their maps differ."""
+
+  image_suffix: str = cli.flag(
+    '',
+    "End of the images' names, before the extension, that the names of their "
+    'maps lack, such as _image.',
+  )
+  map_suffix: str = cli.flag(
+    '',
+    "End of the maps' names, before the extension, that the names of their "
+    'images lack, such as _map.',
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class MapFolders(Suffixes, Framing, StripPrefix):
   """Images with human maps in files, and their classes."""
 
   npz: str = cli.flag(
@@ -91,16 +107,6 @@ class MapFolders(Framing, StripPrefix):
     'Folder of maps, named as their images: grey pictures, npy files, or npz '
     'files with heatmap.',
     path=True,
-  )
-  image_suffix: str = cli.flag(
-    '',
-    "End of the images' names, before the extension, that the names of their "
-    'maps lack, such as _image.',
-  )
-  map_suffix: str = cli.flag(
-    '',
-    "End of the maps' names, before the extension, that the names of their "
-    'images lack, such as _map.',
   )
   labels: str = cli.flag(
     '',
