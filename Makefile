@@ -18,9 +18,6 @@ export HARMONIZATION_PYTHON := $(abspath $(VENV))/bin/python
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 
-# TensorFlow logs a line about the processor at every start.
-export TF_CPP_MIN_LOG_LEVEL ?= 2
-
 .DEFAULT_GOAL := help
 .PHONY: help setup torch digits train test test-fast lint build-files bazel-test benchmark notebook lock clean FORCE
 

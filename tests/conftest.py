@@ -46,11 +46,13 @@ def pytest_ignore_collect(collection_path: pathlib.Path, config) -> bool | None:
 
 
 def pytest_configure():
-  """Gives the tests a temporary folder that is removed at the end.
+  """Quietens TensorFlow, and makes a temporary folder that the end removes.
 
   TensorFlow writes a file for each function that AutoGraph converts, and keeps
   it. Workers inherit TMPDIR, so that the first process removes their files too.
   """
+  # TensorFlow logs a line about the processor at every start.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   folder = tempfile.mkdtemp(prefix='harmonization-tests-')
   os.environ['TMPDIR'] = tempfile.tempdir = folder
   # Registered first, so it runs last: TensorFlow also removes folders at exit.
