@@ -6,14 +6,14 @@ r"""Measures how well people agree on where to look: ceilings and a floor.
   python -m official_ext.harmonization.ceiling \
       --clicks=clicks.csv --click_frame=256 --output_dir=runs/ceiling
 
-The input are raw ClickMe 2.0 clicks, in CSV or NPZ files. Random halves of each
+The input is raw ClickMe 2.0 clicks, in CSV or NPZ files. Random halves of each
 image's participants are scored against each other, each participant against the
 others, and halves against halves of another image's participants (the floor),
 by Spearman's rank correlation of their maps. The command writes images.csv, a
 row per image, and ceilings.json, the means with their intervals.
 
-Run it again to resume. Results in --output_dir that were computed from other
-clicks or settings are kept in its folder earlier/.
+Run it again to resume an interrupted measurement. Results in --output_dir that
+were computed from other clicks or settings are kept in its folder earlier/.
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ class Options(map_options.StripPrefix):
   )
   image_dir: str = cli.flag(
     '',
-    'Folder of the images, for their sizes; not needed with --click_frame.',
+    'Folder of the images, for their sizes; give it or --click_frame.',
     path=True,
   )
   size: int = cli.flag(

@@ -4,6 +4,7 @@
 """One sentence for a name that is not among those that exist."""
 
 from collections.abc import Iterable
+import difflib
 from typing import TypeVar
 
 _T = TypeVar('_T')
@@ -32,5 +33,7 @@ def require(
   choices = list(choices)
   if value not in choices:
     names = descriptions or ', '.join(sorted(map(str, choices)))
-    raise ValueError(f'{where} is {value!r}; expected one of {names}.')
+    similar = difflib.get_close_matches(str(value), map(str, choices), 1)
+    hint = f' Did you mean {similar[0]}?' if similar else ''
+    raise ValueError(f'{where} is {value!r}; expected one of {names}.{hint}')
   return value

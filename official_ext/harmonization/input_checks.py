@@ -21,6 +21,7 @@ from official_ext.harmonization.dataloaders import images_with_maps
 from official_ext.harmonization.dataloaders import images_without_maps
 from official_ext.harmonization.dataloaders import registry
 
+_BUILD = 'python -m official_ext.harmonization.data.build_clickme_records'
 _DOWNLOAD = (
   'python -m official_ext.harmonization.data.download_clickme --output_dir=DIR'
 )
@@ -215,15 +216,16 @@ def check_source(data: cfg.DataConfig, name: str):
     else:
       problem = _unreadable(files, name)
   except ValueError as e:
-    problem = str(e) if data.input_path else 'it is empty'
+    problem = str(e).rstrip('.') if data.input_path else 'it is empty'
   except tf.errors.OpError as e:
     problem = f'it cannot be accessed ({" ".join(e.message.split())})'
   if problem:
-    what = (
-      f'a path to ClickMe records ({_DOWNLOAD} downloads them)'
-      if 'mapped' in name
-      else 'a path to ImageNet records'
-    )
+    if 'mapped' not in name:
+      what = 'a path to ImageNet records'
+    elif data.map_decoder == 'canonical':
+      what = f'the files of canonical records ({_BUILD} makes them)'
+    else:
+      what = f'the files of ClickMe records ({_DOWNLOAD} downloads them)'
     if name == 'validation_data':
       what += " (or '' for none)"
     raise ValueError(

@@ -58,6 +58,8 @@ _MODES = (
 def define_flags():
   """Defines Model Garden's flags and those of this command."""
   tfm_flags.define_flags()
+  # A wrong mode is answered with those that the runner implements.
+  FLAGS['mode'].parser.enum_values = list(_MODES)
   flags.DEFINE_integer(
     'seed',
     None,

@@ -32,9 +32,8 @@ def skip(
 
   Returns:
     The dataset, with two more fields, float32 scalars: `bad_records`, the
-      number
-    of records skipped since the last one (or 1 for a blanked record), and
-    `valid`, 0 for a blanked record. It raises
+    number of records skipped since the last one (or 1 for a blanked record),
+    and `valid`, 0 for a blanked record. It raises
     `tf.errors.InvalidArgumentError`, naming the last bad record, if more than
     `most` records are bad, or too many in a row.
   """

@@ -28,14 +28,21 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
       ),
     )
 
-  @parameterized.parameters(
-    'vgg16', 'onnx:vgg.onnx', 'keras:', ':a', '', 'keras:?name=A'
-  )
-  def test_other_text_is_refused_with_the_grammar(self, text):
-    with self.assertRaisesRegex(ValueError, 'is not a SPEC') as error:
+  @parameterized.parameters('vgg16', 'keras:', '', 'keras:?name=A')
+  def test_text_without_kind_or_target_is_refused(self, text):
+    with self.assertRaisesRegex(ValueError, 'is not a SPEC.*KIND:TARGET'):
       spec.parse(text)
-    for kind in spec.KINDS.values():
-      self.assertIn(kind.example, str(error.exception))
+
+  @parameterized.parameters('onnx:vgg.onnx', ':a', 'Keras:a.h5')
+  def test_unknown_kinds_are_refused_with_the_known_ones(self, text):
+    with self.assertRaisesRegex(ValueError, 'the kind is') as error:
+      spec.parse(text)
+    for kind in spec.KINDS:
+      self.assertIn(kind, str(error.exception))
+
+  def test_a_similar_kind_is_suggested(self):
+    with self.assertRaisesRegex(ValueError, 'mean keras_app'):
+      spec.parse('keras_ap:VGG16')
 
   @parameterized.parameters(
     'keras:a.h5?',

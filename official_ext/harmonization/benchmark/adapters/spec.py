@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from etils import epy
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark.adapters import sizes
 
 # --help lists the kinds, and must not wait for TensorFlow.
@@ -215,15 +216,21 @@ def parse(spec: str) -> tuple[str, str, dict[str, str]]:
   """
   kind, colon, rest = spec.partition(':')
   target, question, text = rest.partition('?')
-  if not colon or kind not in KINDS or not target:
-    raise ValueError(f'{spec!r} is not a SPEC. {usage()}')
+  if not colon or not target:
+    raise ValueError(
+      f'{spec!r} is not a SPEC; expected KIND:TARGET, such as '
+      f'{KINDS[kind].example if kind in KINDS else "keras_app:ResNet50"}. '
+      '--help lists the kinds.'
+    )
+  choices.require(f'{spec!r}: the kind', kind, KINDS)
   options = {}
   for part in text.split('&') if question else ():
     name, equals, value = part.partition('=')
     if not (name and equals and value) or name in options:
       raise ValueError(
         f'{spec!r}: {part!r} is not OPTION=VALUE, or its option occurs '
-        f'twice. {usage()}'
+        f'twice; the options of {kind} are '
+        f'{", ".join(options_of(KINDS[kind]))}.'
       )
     options[name] = value
   return kind, target, options

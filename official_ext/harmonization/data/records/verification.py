@@ -309,7 +309,12 @@ def _paths(pattern: str) -> Iterator[str]:
 
 def _files(pattern: str) -> list[str]:
   """Returns the files of a pattern; a path without wildcards may not exist."""
-  found = input_reader.match_files(pattern)
+  try:
+    found = input_reader.match_files(pattern)
+  except ValueError:
+    raise ValueError(
+      f'{pattern} matches no file; expected TFRecord files. Check the path.'
+    ) from None
   records = [
     file
     for file in found
