@@ -374,7 +374,8 @@ class MapTest(tf.test.TestCase, parameterized.TestCase):
         continue  # The format has no such layout.
       formats += 1
       self.assertAllEqual(image_codec.decode_map(encoded), image.convert('L'))
-    self.assertGreater(formats, 1)
+    # Some releases of Pillow write a layout readably in one format only.
+    self.assertGreater(formats, 0)
 
   def test_lossy_grey_is_a_map(self):
     smooth = np.add.outer(np.arange(64), 2 * np.arange(64)).astype(np.uint8)
