@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import statistics
 
 from absl.testing import parameterized
 from matplotlib import colors
@@ -316,7 +317,7 @@ class PsychophysicsTest(parameterized.TestCase):
       [
         '12.5',
         '11.25',
-        str(np.mean(0.1 * np.arange(12))),
+        str(statistics.fmean(0.1 * np.arange(12))),
         '0.125',
         '6.75',
         '1.5',

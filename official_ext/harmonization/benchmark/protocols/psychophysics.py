@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 import dataclasses
 import math
 import os
+import statistics
 from typing import Any
 
 from etils import epy
@@ -224,9 +225,7 @@ class PsychophysicsProtocol(protocol.Protocol):
     if curve is None:
       return {}
     made = _scores_of_curve(curve)
-    made[_ACCURACY] = _score(
-      _ACCURACY, sum(curve.accuracy) / len(curve.accuracy)
-    )
+    made[_ACCURACY] = _score(_ACCURACY, statistics.fmean(curve.accuracy))
     for result in found:
       for name, score in result.scores.items():
         # Distance between random halves of the participants.
@@ -306,7 +305,7 @@ def _scores_of_curve(
     )
   values = curve.d_prime or ()
   if not all(map(math.isnan, values)):
-    made[_D_PRIME] = _score(_D_PRIME, sum(values) / len(values))
+    made[_D_PRIME] = _score(_D_PRIME, statistics.fmean(values))
   return made
 
 
