@@ -50,7 +50,7 @@ class LongRunTest(tf.test.TestCase):
     self.assertLen(tensors, 20)
     self.assertEqual(tensors[warm:], [tensors[warm]] * (len(tensors) - warm))
     self.assertLess(
-      found['megabytes_at_most'] - found['megabytes_at_a_fifth'], 10.0
+      found['megabytes_at_most'] - found['megabytes_at_a_fifth'], 50.0
     )
 
 

@@ -289,7 +289,7 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_what_cannot_be_is_named(self):
     with self.assertRaisesRegex(
-      ValueError, "keras_application.name is 'VGG61'.*'VGG16'"
+      ValueError, "keras_application.name is 'VGG61'.*VGG16"
     ):
       _task('VGG61').build_model()
     task = _task('MobileNet', weights='/nowhere.h5')

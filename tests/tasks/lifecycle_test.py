@@ -235,7 +235,7 @@ class RunTest(tf.test.TestCase):
     flags = [f'--config_file={model_dir}/params.yaml', f'--export_dir={empty}']
     self.assertRegex(
       _fails('export_saved_model', *flags, f'--checkpoint_path={empty}'),
-      f'export_saved_model: {empty}/? holds no checkpoint',
+      f'export_saved_model: {empty}/? has no checkpoint',
     )
     self.assertRegex(
       _fails(

@@ -72,6 +72,10 @@ class WorkersTest(unittest.TestCase):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A background job passes on that it ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(
+          signal.SIGINT, signal.default_int_handler
+        ),
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
       )
       while len(pids := [p.name for p in pathlib.Path(folder).iterdir()]) < 2:
