@@ -5,6 +5,7 @@
 
 # Bazel: tags = ["subprocess"]
 
+import os
 import subprocess
 import sys
 
@@ -34,7 +35,11 @@ class LightImportsTest(parameterized.TestCase):
   def test_does_not_load(self, statement, packages):
     code = _FAIL_IF_LOADED.format(statement=statement, packages=packages)
     done = subprocess.run(
-      [sys.executable, '-c', code], capture_output=True, text=True, check=False
+      [sys.executable, '-c', code],
+      capture_output=True,
+      text=True,
+      check=False,
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
     )
     self.assertEqual(done.returncode, 0, done.stderr)
 
