@@ -4,6 +4,8 @@
 """Tests that imports do not load more than they need."""
 
 # Bazel: tags = ["subprocess"]
+# Bazel: deps = ["//official_ext/harmonization/losses:harmonization"]
+# Bazel: deps = ["//official_ext/harmonization:train"]
 
 import os
 import subprocess
