@@ -275,7 +275,7 @@ class VerifyTest(ShardCase):
     found = self._problems(missing, empty)
     self.assertCountEqual([p.file for p in found], [missing, empty])
     self.assertIn('is empty', [p.reason for p in found if p.file == empty][0])
-    with self.assertRaisesRegex(ValueError, 'does not match'):
+    with self.assertRaisesRegex(ValueError, 'matches no file'):
       self._problems(os.path.join(self.folder, '*.nothing'))
 
   def test_a_folder_means_its_records(self):
