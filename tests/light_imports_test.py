@@ -7,12 +7,13 @@
 # Bazel: deps = ["//official_ext/harmonization/losses:harmonization"]
 # Bazel: deps = ["//official_ext/harmonization:train"]
 
-import os
 import subprocess
 import sys
 
 from absl.testing import absltest
 from absl.testing import parameterized
+
+from testing import processes
 
 _FAIL_IF_LOADED = (
   'import sys; {statement}; '
@@ -41,7 +42,7 @@ class LightImportsTest(parameterized.TestCase):
       capture_output=True,
       text=True,
       check=False,
-      env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+      env=processes.environment(),
     )
     self.assertEqual(done.returncode, 0, done.stderr)
 

@@ -9,10 +9,10 @@ python tools/check_headers.py --fix    # add it to them
 
 import argparse
 import pathlib
-import subprocess
 import sys
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+import source_files
+
 _HEADER = (
   '# Copyright The official-ext-harmonization authors.\n'
   '# SPDX-License-Identifier: Apache-2.0\n'
@@ -22,19 +22,10 @@ _PATTERNS = ('*.py', '*.pyi', '*.sh', '*.bzl', '.ci/run')
 
 def without_header() -> list[pathlib.Path]:
   """Returns the source files, known to git, that lack the header."""
-  listed = subprocess.run(
-    ['git', 'ls-files', '-co', '--exclude-standard', '--', *_PATTERNS],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  files = [_ROOT / name for name in listed.stdout.splitlines()]
   return [
     file
-    for file in files
-    if file.exists()
-    and (text := file.read_text(encoding='utf-8')).strip()
+    for file in source_files.known_to_git(*_PATTERNS)
+    if (text := file.read_text(encoding='utf-8')).strip()
     and not _body(text)[1].startswith(_HEADER)
   ]
 
@@ -61,7 +52,8 @@ def main() -> int:
       gap = '' if rest.startswith('#') else '\n'
       file.write_text(f'{first}{_HEADER}{gap}{rest}', encoding='utf-8')
     else:
-      print(f'{file.relative_to(_ROOT)}: no licence header. Add it with --fix.')
+      name = file.relative_to(source_files.ROOT)
+      print(f'{name}: no licence header. Add it with --fix.')
   if not found:
     print('Headers: all source files have one.')
   return int(bool(found) and not fix)

@@ -11,10 +11,10 @@ phrase on purpose, end the line with the comment `language: <reason>`.
 
 import pathlib
 import re
-import subprocess
 import sys
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+import source_files
+
 _PATTERNS = (
   '*.py',
   '*.md',
@@ -56,18 +56,11 @@ _PHRASES = {
 
 def occurrences() -> dict[str, list[str]]:
   """Returns the places of each phrase, as 'file:line: text'."""
-  listed = subprocess.run(
-    ['git', 'ls-files', '-co', '--exclude-standard', '--', *_PATTERNS],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
   found = {phrase: [] for phrase in _PHRASES}
-  for name in listed.stdout.splitlines():
-    path = _ROOT / name
-    if path.resolve() == pathlib.Path(__file__).resolve() or not path.exists():
+  for path in source_files.known_to_git(*_PATTERNS):
+    if path.resolve() == pathlib.Path(__file__).resolve():
       continue
+    name = path.relative_to(source_files.ROOT)
     lines = path.read_text(encoding='utf-8').splitlines()
     for number, line in enumerate(lines, 1):
       if 'language: ' in line:

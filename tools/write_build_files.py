@@ -74,6 +74,17 @@ def _attribute(name, value):
   return [f'    {name} = [', *(f'        "{v}",' for v in value), '    ],']
 
 
+def _expand(label):
+  """Yields a label; '//PACKAGE:*' is a label for each module of the package."""
+  package, _, name = label.partition(':')
+  if name != '*':
+    yield label
+    return
+  for path in sorted((ROOT / package.lstrip('/')).glob('*.py')):
+    if path.name != '__init__.py':
+      yield f'{package}:{path.stem}'
+
+
 def _target(path):
   """Returns the target of a Python file."""
   source = (ROOT / path).read_text(encoding='utf-8')
@@ -82,9 +93,9 @@ def _target(path):
   }
   for name, value in _MARKER.findall(source):
     value = ast.literal_eval(value)
-    found[name] = (
-      found.get(name, []) + value if isinstance(value, list) else value
-    )
+    if isinstance(value, list):
+      value = found.get(name, []) + [v for one in value for v in _expand(one)]
+    found[name] = value
   found['deps'].sort(key=_order)
   rule = 'py_test' if path.name.endswith('_test.py') else 'py_library'
   attributes = {

@@ -1,13 +1,18 @@
 # Copyright The official-ext-harmonization authors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""One sentence for a name that is not among those that exist."""
+"""Names that are not among those that exist."""
 
 from collections.abc import Iterable
 import difflib
 from typing import TypeVar
 
 _T = TypeVar('_T')
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """Returns the known name that a misspelled one resembles most, or ''."""
+  return next(iter(difflib.get_close_matches(name, known, 1)), '')
 
 
 def require(
@@ -33,7 +38,7 @@ def require(
   choices = list(choices)
   if value not in choices:
     names = descriptions or ', '.join(sorted(map(str, choices)))
-    similar = difflib.get_close_matches(str(value), map(str, choices), 1)
-    hint = f' Did you mean {similar[0]}?' if similar else ''
+    similar = nearest(str(value), map(str, choices))
+    hint = f' Did you mean {similar}?' if similar else ''
     raise ValueError(f'{where} is {value!r}; expected one of {names}.{hint}')
   return value

@@ -41,7 +41,6 @@ TypeError, is a bug and keeps its traceback.
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
-import difflib
 import glob
 import itertools
 import os
@@ -54,6 +53,7 @@ from typing import Any
 from absl import app
 from absl import flags
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import mistakes
 from official_ext.harmonization import resources
 
@@ -142,8 +142,8 @@ def define(options: Any, module: str = ''):
 
 def _define_one(name, kind, default, properties: _Flag, module: str):
   """Defines one flag of absl."""
-  choices = properties.choices
-  choices = list(choices() if callable(choices) else choices)
+  allowed = properties.choices
+  allowed = list(allowed() if callable(allowed) else allowed)
   # An empty default would only clutter --help.
   values = (name, None if default == '' else default)
   rest: dict[str, Any] = {'help': properties.help, 'module_name': module}
@@ -157,12 +157,12 @@ def _define_one(name, kind, default, properties: _Flag, module: str):
     )
   elif kind is tuple and not properties.repeated:
     flags.DEFINE_list(name, list(default or ()) or None, **rest)
-  elif kind is tuple and choices:
-    flags.DEFINE_multi_enum(name, list(default or ()) or None, choices, **rest)
+  elif kind is tuple and allowed:
+    flags.DEFINE_multi_enum(name, list(default or ()) or None, allowed, **rest)
   elif kind is tuple:
     flags.DEFINE_multi_string(name, list(default or ()) or None, **rest)
-  elif choices:
-    flags.DEFINE_enum(*values, enum_values=choices, **rest)
+  elif allowed:
+    flags.DEFINE_enum(*values, enum_values=allowed, **rest)
   elif kind in (bool, str):
     (flags.DEFINE_bool if kind is bool else flags.DEFINE_string)(
       *values, **rest
@@ -287,9 +287,9 @@ def guarded(
 def _flag_error(error: flags.Error, known: Sequence[str]) -> str:
   """Describes what is wrong with a flag."""
   if isinstance(error, flags.UnrecognizedFlagError):
-    near = difflib.get_close_matches(error.flagname, known, 1)
+    near = choices.nearest(error.flagname, known)
     return f'--{error.flagname} is not a flag of this command' + (
-      f'; did you mean --{near[0]}?' if near else '. --help lists its flags.'
+      f'; did you mean --{near}?' if near else '. --help lists its flags.'
     )
   message = ' '.join(str(error).split())
   missing = re.findall(

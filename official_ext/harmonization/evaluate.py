@@ -79,7 +79,7 @@ def _protocols(run: protocol_lib.RunOptions) -> list[protocol_lib.Protocol]:
   """Makes the protocols that the flags ask for, in the order of the report.
 
   Raises:
-    SettingsError: no protocol is asked for, or flags contradict each other.
+    ValueError: no protocol is asked for, or flags contradict each other.
   """
   options = {found: cli.parsed(found.Options) for found in registry.protocols()}
   measured = [p for p in options if getattr(options[p], p.name)]
@@ -89,11 +89,9 @@ def _protocols(run: protocol_lib.RunOptions) -> list[protocol_lib.Protocol]:
       f'No protocol was chosen. Add at least one of {flags}.'
     )
   names = {p.name for p in measured}
-  unused = cli.without_effect(
+  cli.refuse_without_effect(
     pair for p in options for pair in p.flags_without_effect(options[p], names)
   )
-  if unused:
-    raise protocol_lib.SettingsError(unused)
   return [p.from_options(options[p], run) for p in measured]
 
 
@@ -148,16 +146,14 @@ def _evaluate(options: Options) -> 'results.Report':
   models = model_specs.parse_all(options.model)
   twins = _twins(options.twin, models)
   protocols = _protocols(options.run)
-  written = []
 
   def write(found):
     report = _report(options, protocols, twins, found)
-    written.extend(writer.write(output_dir, report))
+    return report, writer.write(output_dir, report)
 
-  found = benchmark_run.Benchmark(
+  report, written = benchmark_run.Benchmark(
     protocols, output_dir, spec.build, options.rescore
   ).run(models, write)
-  report = _report(options, protocols, twins, found)
   if report.models:
     print('\n' + leaderboard.as_text(report.models))
   _print_notes(report)

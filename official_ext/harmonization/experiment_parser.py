@@ -9,7 +9,6 @@ unknown fields are refused.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import difflib
 import functools
 import os
 import re
@@ -25,6 +24,7 @@ from official.vision.configs import image_classification as stock
 import tensorflow as tf
 
 import gin
+from official_ext.harmonization import choices
 from official_ext.harmonization import registry_imports
 from official_ext.harmonization import resources
 from official_ext.harmonization import text_files
@@ -71,10 +71,10 @@ def get_experiment(name: str) -> cfg.ExperimentConfig:
   """
   if name not in exp_factory._REGISTERED_CONFIGS:
     known = experiment_names()
-    near = difflib.get_close_matches(name, known, 1)
+    near = choices.nearest(name, known)
     raise ValueError(
       f'--experiment={name} is not registered; expected one of '
-      f'{", ".join(known)}.' + ''.join(f' Did you mean {n}?' for n in near)
+      f'{", ".join(known)}.' + (f' Did you mean {near}?' if near else '')
     )
   return exp_factory.get_exp_config(name)
 
@@ -152,11 +152,11 @@ def parse_gin(gin_files: Sequence[str], bindings: Sequence[str]):
       if not unknown:
         raise
       known = sorted(exp_cfg.SETTINGS)
-      near = difflib.get_close_matches(unknown[1], known, 1)
+      near = choices.nearest(unknown[1], known)
       raise ValueError(
         f'{origin}: harmonize.{unknown[1]} is not an argument; expected one '
         f'of {", ".join(known)}.'
-        + ''.join(f' Did you mean harmonize.{n}?' for n in near)
+        + (f' Did you mean harmonize.{near}?' if near else '')
       ) from None
     for name, value in exp_cfg.bindings().items():
       before = origins.get(name)
@@ -197,8 +197,8 @@ def check_fields(
   for key, value in settings.items():
     path = f'{section}.{key}' if section else key
     if key not in known:
-      near = difflib.get_close_matches(key, known, 1)
-      hint = f'Did you mean {near[0]}?' if near else 'Correct or remove it.'
+      near = choices.nearest(key, known)
+      hint = f'Did you mean {near}?' if near else 'Correct or remove it.'
       raise ValueError(
         f'{where}: {path} is not a field; expected one of '
         f'{", ".join(known)}{f" of {section}" if section else ""}. {hint}'

@@ -313,9 +313,8 @@ def explain(options: Options) -> Iterator[str]:
 
 def main(options: Options):
   """Draws the panels and prints their paths."""
-  unused = cli.without_effect([('without --maps', _MAP_FLAGS)])
-  if unused and not options.maps:
-    raise ValueError(unused)
+  if not options.maps:
+    cli.refuse_without_effect([('without --maps', _MAP_FLAGS)])
   paths = list(explain(options))
   more = f' ... {paths[-1]}' if paths[1:] else ''
   print(f'Written: {paths[0]}{more}')

@@ -26,7 +26,6 @@ from absl import logging
 from etils import epy
 from official.common import flags as tfm_flags
 
-from official_ext.harmonization import choices
 from official_ext.harmonization import cli
 from official_ext.harmonization import resources
 
@@ -97,7 +96,6 @@ def _check_flags():
       'but only the last one would count; expected it once. Separate settings '
       'by commas.'
     )
-  choices.require('--mode', FLAGS.mode, _MODES)
 
 
 def _model_dir() -> str:

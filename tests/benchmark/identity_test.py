@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark.adapters import spec
+from official_ext.harmonization.data.records import manifest
 from tests.benchmark import fakes
 from tests.benchmark.adapters import networks
 
@@ -155,7 +156,7 @@ class DigestsTest(tf.test.TestCase):
   def test_an_unchanged_file_is_not_read_again(self):
     with mock.patch.object(identity, '_SETTLED', -1.0):
       found, _ = self._of()
-      with mock.patch.object(identity, '_digest') as read:
+      with mock.patch.object(manifest, 'sha256') as read:
         self.assertEqual(self._of(), (found, []))
         read.assert_not_called()
     self._of()  # Digests of files that were just written are not stored.

@@ -20,6 +20,7 @@ from official_ext.harmonization.benchmark import explainers
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark.psychophysics import decisions
 from official_ext.harmonization.benchmark.psychophysics import scoring
+from testing import processes
 from tests.benchmark import fakes
 from tests.benchmark import toy_protocol
 
@@ -43,7 +44,7 @@ def _command(*arguments):
     [sys.executable, '-c', _COMMAND, *arguments],
     capture_output=True,
     text=True,
-    env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+    env=processes.environment(),
   )
 
 

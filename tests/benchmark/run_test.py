@@ -31,6 +31,7 @@ from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run as benchmark_run
 from official_ext.harmonization.benchmark import stored_results
 from official_ext.harmonization.evaluation import scores
+from testing import processes
 from tests.benchmark import fakes
 
 
@@ -523,7 +524,7 @@ class BenchmarkTest(tf.test.TestCase):
       [sys.executable, '-c', code],
       stdout=subprocess.PIPE,
       text=True,
-      env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+      env=processes.environment(),
     )
     self.addCleanup(other.kill)
     self.assertEqual(other.stdout.readline(), 'waiting\n')

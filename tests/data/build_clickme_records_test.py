@@ -30,6 +30,7 @@ from official_ext.harmonization.data.records import output_folder
 from official_ext.harmonization.data.records import record_builder
 from official_ext.harmonization.data.records import shard_builder
 from official_ext.harmonization.data.records import verification
+from testing import processes
 from tests import forked
 from tests.data import building
 from tests.data import number_records
@@ -331,7 +332,8 @@ class ResumeTest(building.Case):
       r'sub/004.npz\)',
     ) as caught:
       self.build(npz=self.archive(5, n1=building.entry(9)))
-    self.assertNotRegex(str(caught.exception), '[0-9a-f]{16}')
+    message = str(caught.exception).replace(str(self.folder), '')
+    self.assertNotRegex(message, '[0-9a-f]{16}')
     self.assertEqual(building.contents(folder), before)
 
   def test_a_folder_of_others_is_not_written_to(self):
@@ -413,7 +415,7 @@ class SummaryTest(building.Case):
     self.assertEqual(
       self.left_out(out)[0]['detail'], 'cannot identify image file'
     )
-    self.assertNotIn('0x', shard_builder.summary(out, totals))
+    self.assertNotIn('0x', shard_builder.summary(out, totals).replace(out, ''))
 
 
 class CommandTest(building.Case):
@@ -482,7 +484,7 @@ class CommandTest(building.Case):
       capture_output=True,
       text=True,
       check=False,
-      env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+      env=processes.environment(),
     )
     self.assertEqual(typed.returncode, 0, typed.stderr)
     self.assertIn('typed: 3 records.', typed.stdout)

@@ -33,6 +33,7 @@ import tensorflow as tf
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark.adapters import base
+from official_ext.harmonization.data.records import manifest
 
 if sys.version_info >= (3, 11):
   import tomllib
@@ -66,7 +67,6 @@ _OF_KINDS = {
 # Larger inputs, in bytes, and remote ones are sampled.
 _WHOLE = 16 << 30
 _BLOCKS, _BLOCK = 64, 64 << 10
-_CHUNK = 1 << 20
 # Seconds. A file that was just written may be written again within the same
 # tick of the clock, so its digest is not stored.
 _SETTLED = 2.0
@@ -303,7 +303,7 @@ class Digests:
     kept_stat, digest = self._kept.get(path, ([], ''))
     if kept_stat == stat and digest.startswith('sampled-') == sampled:
       return digest
-    fresh = _sample(path, stat) if sampled else _digest(path)
+    fresh = _sample(path, stat) if sampled else manifest.sha256(path)
     if digest and digest != fresh:
       self.changed.append(path)
     self._kept[path] = stat, fresh
@@ -330,14 +330,6 @@ def _stat(path: str) -> list[int]:
     return [found.length, found.mtime_nsec]
   found = os.stat(path)
   return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-
-
-def _digest(path: str) -> str:
-  digest = hashlib.sha256()
-  with open(path, 'rb') as f:
-    while chunk := f.read(_CHUNK):
-      digest.update(chunk)
-  return digest.hexdigest()
 
 
 def _sample(path: str, stat: Sequence[int]) -> str:

@@ -12,9 +12,7 @@ The order is that of the report. A protocol of another package registers itself:
   evaluate.run()
 """
 
-# Bazel: deps = ["//official_ext/harmonization/benchmark/protocols:clickme"]
-# Bazel: deps = ["//official_ext/harmonization/benchmark/protocols:imagenet"]
-# Bazel: deps = ["//official_ext/harmonization/benchmark/protocols:psychophysics"]  # noqa: E501
+# Bazel: deps = ["//official_ext/harmonization/benchmark/protocols:*"]
 
 import importlib
 

@@ -69,8 +69,8 @@ class Benchmark:
   def run(
     self,
     models: Sequence[model_specs.Model],
-    finish: Callable[[results.RunResults], Any] = lambda found: None,
-  ) -> results.RunResults:
+    finish: Callable[[results.RunResults], Any] = lambda found: found,
+  ) -> Any:
     """Measures what is missing, with progress bars.
 
     Args:
@@ -80,9 +80,9 @@ class Benchmark:
         folder does the same, so that the last process has all results.
 
     Returns:
-      The models with results of these protocols: first those of `models`, then
-      others in the folder. `origin` says where a result comes from that was not
-      computed now.
+      What `finish` returns; by default the results: the models with results of
+      these protocols, first those of `models`, then others in the folder.
+      `origin` says where a result comes from that was not computed now.
 
     Raises:
       protocol.BadDataError: a record cannot be used.
@@ -109,8 +109,7 @@ class Benchmark:
         failures=failures,
         notes=self._reuse.notes,
       )
-      finish(found)
-    return found
+      return finish(found)
 
   def _score(self, model: model_specs.Model, claim, failures, named):
     """Returns a model's results; None if it cannot be opened."""

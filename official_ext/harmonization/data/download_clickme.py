@@ -75,10 +75,10 @@ def main(options: Options):
       split: clickme_download.shard_numbers(split, options.shards)
       for split in options.split
     },
-    options.base_url,
-    options.retries,
-    options.timeout,
-    options.workers,
+    base_url=options.base_url,
+    retries=options.retries,
+    timeout=options.timeout,
+    workers=options.workers,
   )
 
 

@@ -16,6 +16,7 @@ import time
 import unittest
 
 from official_ext.harmonization.data.records import workers
+from testing import processes
 from tests.data import jobs
 
 
@@ -76,7 +77,7 @@ class WorkersTest(unittest.TestCase):
         preexec_fn=lambda: signal.signal(
           signal.SIGINT, signal.default_int_handler
         ),
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+        env=processes.environment(),
       )
       while len(pids := [p.name for p in pathlib.Path(folder).iterdir()]) < 2:
         self.assertIsNone(parent.poll())

@@ -172,26 +172,16 @@ def download(
     )
 
 
-def run(
-  output_dir: str,
-  numbers: dict[str, list[int]],
-  base_url: str,
-  retries: int,
-  timeout: float,
-  workers: int,
-):
+def run(output_dir: str, numbers: dict[str, list[int]], **options: Any):
   """Downloads shards to a folder that no other process is using.
 
   Args:
     output_dir: folder of the splits.
     numbers: of the shards, by split.
-    base_url: address of the splits.
-    retries: attempts in a row without new data, for each shard.
-    timeout: seconds without a byte until an attempt fails.
-    workers: shards that are downloaded at the same time.
+    **options: the other arguments of `download`.
   """
   with output_folder.alone(output_dir):
-    download(output_dir, numbers, base_url, retries, timeout, workers)
+    download(output_dir, numbers, **options)
   for split, chosen in numbers.items():
     print(
       f'{os.path.join(output_dir, split)}: {len(chosen)} of '

@@ -56,28 +56,50 @@ def expand(patterns: Sequence[str], flag: str = '') -> list[str]:
   """
   found = set()
   for pattern in (p.strip() for many in patterns for p in many.split(',')):
-    if not pattern:
-      continue
-    matches = _matches(pattern)
-    records = [
-      path
-      for path in matches
-      if not is_side_file(path) and not tf.io.gfile.isdir(path)
-    ]
-    if not records:
-      where = f'--{flag}={pattern}' if flag else pattern
-      if not matches and not any(c in pattern for c in '*?'):
-        raise ValueError(
-          f'{where} does not exist; expected TFRecord files. Check the path.'
-        )
-      only = sorted(map(os.path.basename, matches))[:3]
-      raise ValueError(
-        f'{where} matches no file of records'
-        + (f', only {", ".join(only)}' if only else '')
-        + '; expected TFRecord files. Check the path.'
-      )
-    found.update(records)
+    if pattern:
+      found.update(match(pattern, flag))
   return files.distinct(sorted(found))
+
+
+def has_wildcards(pattern: str) -> bool:
+  """Whether a pattern may name several files."""
+  return any(c in pattern for c in '*?')
+
+
+def match(pattern: str, flag: str = '') -> list[str]:
+  """Returns the record files that one pattern names.
+
+  Args:
+    pattern: a path, a folder, or a path with wildcards.
+    flag: as for `expand`.
+
+  Returns:
+    Paths without side files and folders. Links to the same file are different
+    paths.
+
+  Raises:
+    ValueError: the pattern names no record file.
+    tf.errors.OpError: a folder cannot be read.
+  """
+  matches = _matches(pattern)
+  records = [
+    path
+    for path in matches
+    if not is_side_file(path) and not tf.io.gfile.isdir(path)
+  ]
+  if not records:
+    where = f'--{flag}={pattern}' if flag else pattern
+    if not matches and not has_wildcards(pattern):
+      raise ValueError(
+        f'{where} does not exist; expected TFRecord files. Check the path.'
+      )
+    only = sorted(map(os.path.basename, matches))[:3]
+    raise ValueError(
+      f'{where} matches no file of records'
+      + (f', only {", ".join(only)}' if only else '')
+      + '; expected TFRecord files. Check the path.'
+    )
+  return records
 
 
 def in_folder(folder: str) -> list[str]:

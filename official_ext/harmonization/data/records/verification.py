@@ -12,7 +12,6 @@ import os
 import re
 from typing import Any, NamedTuple
 
-from official.core import input_reader
 import tensorflow as tf
 import tqdm
 
@@ -309,24 +308,11 @@ def _paths(pattern: str) -> Iterator[str]:
 
 def _files(pattern: str) -> list[str]:
   """Returns the files of a pattern; a path without wildcards may not exist."""
-  try:
-    found = input_reader.match_files(pattern)
-  except ValueError:
-    raise ValueError(
-      f'{pattern} matches no file; expected TFRecord files. Check the path.'
-    ) from None
-  records = [
-    file
-    for file in found
-    if not record_files.is_side_file(file)
-    and not ('*' in pattern and tf.io.gfile.isdir(file))
-  ]
-  if not records:
-    raise ValueError(
-      f'{pattern} matches no file of records, only '
-      f'{os.path.basename(found[0])}; expected TFRecord files. Check the path.'
-    )
-  return records
+  if not record_files.has_wildcards(pattern) and not tf.io.gfile.exists(
+    pattern
+  ):
+    return [pattern]
+  return record_files.match(pattern)
 
 
 def locate(
