@@ -4,6 +4,7 @@
 """Pairs of model maps and human maps for tests of alignment metrics."""
 
 import numpy as np
+from scipy import stats
 
 
 def tied(seed=0, size=(4, 12, 11)):
@@ -58,3 +59,30 @@ NAMED = (
   ('close', close),
   ('large', large),
 )
+
+
+def own_and_shuffled(models, humans):
+  """Returns both means over images, by a loop over all pairs of two images.
+
+  Args:
+    models: pairs (i, j) are formed of map i of these,
+    humans: and map j of these. Images without ranks of both count nowhere.
+  """
+
+  def ranks(one):
+    centred = stats.rankdata(np.ravel(one)) - (np.size(one) + 1) / 2
+    return centred / np.linalg.norm(centred)
+
+  def has_ranks(one):
+    return np.all(np.isfinite(one)) and np.min(one) < np.max(one)
+
+  pairs = [
+    (ranks(m), ranks(h))
+    for m, h in zip(models, humans)
+    if has_ranks(m) and has_ranks(h)
+  ]
+  own, shuffled = [], []
+  for i, (model, _) in enumerate(pairs):
+    for j, (_, human) in enumerate(pairs):
+      (own if i == j else shuffled).append(model @ human)
+  return np.mean(own), np.mean(shuffled)

@@ -191,6 +191,9 @@ class ExperimentChecksTest(_Case):
     'trainer.best_checkpoint_export_subdir=best,'
     'trainer.best_checkpoint_eval_metric=alignment_low,'
     'task.mapped_validation_data.input_path=a',
+    'trainer.best_checkpoint_export_subdir=best,'
+    'trainer.best_checkpoint_eval_metric=alignment_specific,'
+    'task.mapped_validation_data.input_path=a',
     'runtime.mixed_precision_dtype=bfloat16,'
     'trainer.optimizer_config.ema.average_decay=0.9',
     'task.harmonization.warmup_steps=100,trainer.train_steps=100',

@@ -25,6 +25,7 @@ from official_ext.harmonization.tasks import (
 )
 from testing import fixtures
 from tests import devices
+from tests import map_pairs
 
 
 def _model(task, seed=0):
@@ -78,6 +79,7 @@ class EvaluationTest(tf.test.TestCase):
   def test_scores_are_those_of_every_image(self):
     task, model, logs = self._evaluate(**self._files(), batch_size=4)
     rho, hits, plain_hits, losses = [], [], [], []
+    pairs = []
     params = task.task_config.validation_data
     for images, batch in task.build_inputs(params):
       labels = tf.one_hot(batch['labels'], fixtures.CLASSES)
@@ -89,6 +91,7 @@ class EvaluationTest(tf.test.TestCase):
       for i in np.flatnonzero(batch['valid']):
         hit = np.argmax(logits[i]) == batch['labels'][i]
         if batch['heatmap_weights'][i]:
+          pairs.append((saliency[i], batch['heatmaps'][i].numpy()))
           rho.append(
             stats.spearmanr(
               saliency[i].ravel(), batch['heatmaps'][i].numpy().ravel()
@@ -100,6 +103,14 @@ class EvaluationTest(tf.test.TestCase):
           losses.append(-tf.nn.log_softmax(logits[i])[batch['labels'][i]])
     self.assertEqual((len(rho), len(plain_hits)), (7, 5))
     decay = tf.add_n(model.losses)
+    own, shuffled = map_pairs.own_and_shuffled(*zip(*pairs))
+    self.assertGreater(abs(shuffled), 0.01)
+    self.assertAllClose(
+      [logs['alignment_shuffled'], logs['alignment_specific']],
+      [shuffled, own - shuffled],
+      rtol=0.0,
+      atol=1e-5,
+    )
     expected = {
       'alignment': np.mean(rho),
       'alignment_spearman': np.mean(rho),
@@ -296,6 +307,11 @@ class ModesTest(tf.test.TestCase):
         for event in tf.compat.v1.train.summary_iterator(file):
           logged.update({v.tag: v.tensor for v in event.summary.value})
       self.assertIn('alignment_high', logged)
+      # Also a log that can select the best checkpoint.
+      self.assertAllClose(
+        float(tf.make_ndarray(logged['alignment_specific'])),
+        best['alignment_specific'],
+      )
       shown = tf.io.decode_png(
         tf.make_ndarray(logged['image/alignment_panels'])[2]
       )

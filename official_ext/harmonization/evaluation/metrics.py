@@ -6,7 +6,8 @@
 `alignment_scores` computes all per-image scores of two batches of maps with one
 sort per map; `spearman_correlation`, `dice` and `intersection_over_union`
 return one of them. Undefined scores are NaN; `AlignmentScore` counts them and
-excludes them from its mean.
+excludes them from its mean. `scores_and_ranks` also returns the ranks, from
+which `evaluation.shuffled` compares maps of different images.
 
 All scores are undefined where either map is constant or has a value that is not
 finite. Dice and IoU are also undefined where both cut maps are empty, AUC and
@@ -42,6 +43,22 @@ class ImageScores(NamedTuple):
   pointing: tf.Tensor
 
 
+class UnitRanks(NamedTuple):
+  """Centred average ranks of both maps, each map's scaled to unit norm.
+
+  The dot product of a row of `model` and a row of `human` is Spearman's rank
+  correlation of these two maps, also if they belong to different images.
+
+  Attributes:
+    model: float32 (B, H * W), in the order of pixels; 0 in a row in which
+      either map has no ranks.
+    human: of the same shape, 0 in the same rows.
+  """
+
+  model: tf.Tensor
+  human: tf.Tensor
+
+
 class _Ranked(NamedTuple):
   """A batch of maps, sorted by their N values.
 
@@ -49,6 +66,7 @@ class _Ranked(NamedTuple):
     pixels: int32 (B, N), the position of each value in its map.
     ranks: int64 (B, N), average ranks r of 1..N as 2 r - (N + 1): whole numbers
       whose mean is 0.
+    norm: float32 (B,), the Euclidean norm of `ranks`.
     cut: bool (B, N), whether each is strictly above the percentile.
     threshold: int32 (B, 1), the order key of the percentile.
     varies: bool (B,), whether the values differ.
@@ -56,9 +74,28 @@ class _Ranked(NamedTuple):
 
   pixels: tf.Tensor
   ranks: tf.Tensor
+  norm: tf.Tensor
   cut: tf.Tensor
   threshold: tf.Tensor
   varies: tf.Tensor
+
+
+class _RankedPair(NamedTuple):
+  """Two batches of maps and their ranks.
+
+  Attributes:
+    keys_a: int32 (B, N), the order keys of the first maps.
+    keys_b: int32 (B, N), those of the human maps.
+    human: the human maps, sorted.
+    model: the first maps, sorted; its `pixels` are positions in `human`.
+    defined: bool (B,), whether both maps have ranks.
+  """
+
+  keys_a: tf.Tensor
+  keys_b: tf.Tensor
+  human: _Ranked
+  model: _Ranked
+  defined: tf.Tensor
 
 
 def _flatten(maps: tf.Tensor) -> tf.Tensor:
@@ -123,9 +160,11 @@ def _threshold(ordered: tf.Tensor, percentile: float) -> tf.Tensor:
 def _rank(keys: tf.Tensor, percentile: float) -> _Ranked:
   ordered, pixels = _sort(keys)
   threshold = _threshold(ordered, percentile)
+  ranks = _doubled_ranks(ordered)
   return _Ranked(
     pixels,
-    _doubled_ranks(ordered),
+    ranks,
+    tf.sqrt(_product(ranks, ranks)),
     ordered > threshold,
     threshold,
     ordered[:, 0] < ordered[:, -1],
@@ -152,6 +191,65 @@ def _product(ranks_a: tf.Tensor, ranks_b: tf.Tensor) -> tf.Tensor:
   return tf.cast(tf.reduce_sum(ranks_a * ranks_b, axis=-1), tf.float32)
 
 
+def _rank_pair(maps_a, maps_b, percentile: float) -> _RankedPair:
+  a, b = _flatten(maps_a), _flatten(maps_b)
+  finite = tf.reduce_all(tf.math.is_finite(a) & tf.math.is_finite(b), axis=-1)
+  keys_a, keys_b = _order_keys(a), _order_keys(b)
+  # The human map is sorted first: it is smooth and therefore partly sorted. The
+  # model's map is then ranked in that order, which does not change its ranks.
+  human = _rank(keys_b, percentile)
+  model = _rank(tf.gather(keys_a, human.pixels, batch_dims=1), percentile)
+  defined = finite & human.varies & model.varies
+  return _RankedPair(keys_a, keys_b, human, model, defined)
+
+
+def _scores(pair: _RankedPair) -> ImageScores:
+  keys_a, keys_b, human, model, defined = pair
+  size = keys_a.shape[-1]
+  ranks_b = tf.gather(human.ranks, model.pixels, batch_dims=1)
+
+  in_a, in_b = _count(model.cut), _count(human.cut)
+  # The cut of a sorted map is its last part.
+  cut_b = model.pixels >= size - tf.cast(in_b, tf.int32)[:, tf.newaxis]
+  both = _count(model.cut & cut_b)
+
+  pairs = in_b * (size - in_b)
+  excess = _product(model.ranks, tf.cast(cut_b, tf.int64))
+  peak = tf.argmax(keys_a, axis=-1)[:, tf.newaxis]
+  hit = tf.gather(keys_b, peak, batch_dims=1) > human.threshold
+  return ImageScores(
+    spearman=_ratio(
+      _product(model.ranks, ranks_b), model.norm * human.norm, defined
+    ),
+    dice=_ratio(2.0 * both, in_a + in_b, defined),
+    iou=_ratio(both, in_a + in_b - both, defined),
+    auc=0.5 + _ratio(excess, 2.0 * pairs, defined),
+    pointing=tf.where(defined & (in_b > 0), _count(hit), float('nan')),
+  )
+
+
+def _unit_ranks(
+  ranked: _Ranked, pixels: tf.Tensor, defined: tf.Tensor
+) -> tf.Tensor:
+  """Returns scaled ranks (B, N), moved to `pixels`; 0 if not `defined`."""
+  batch, size = tf.shape(pixels)[0], pixels.shape[-1]
+  unit = tf.where(
+    defined[:, tf.newaxis],
+    tf.math.divide_no_nan(
+      tf.cast(ranked.ranks, tf.float32), ranked.norm[:, tf.newaxis]
+    ),
+    0.0,
+  )
+  # Each pixel receives one value, so nothing is summed; this is the fastest
+  # scatter of TensorFlow on a CPU, more than three times as fast as scatter_nd.
+  flat = tf.math.unsorted_segment_sum(
+    tf.reshape(unit, [-1]),
+    tf.reshape(pixels + tf.range(batch)[:, tf.newaxis] * size, [-1]),
+    batch * size,
+  )
+  return tf.reshape(flat, [-1, size])
+
+
 def alignment_scores(
   maps_a: tf.Tensor, maps_b: tf.Tensor, percentile: float = 90.0
 ) -> ImageScores:
@@ -171,37 +269,31 @@ def alignment_scores(
   Returns:
     The scores. The docstring of the module says where they are NaN.
   """
-  a, b = _flatten(maps_a), _flatten(maps_b)
-  finite = tf.reduce_all(tf.math.is_finite(a) & tf.math.is_finite(b), axis=-1)
-  keys_a, keys_b = _order_keys(a), _order_keys(b)
-  # The human map is sorted first: it is smooth and therefore partly sorted. The
-  # model's map is then ranked in that order, which does not change its ranks.
-  human = _rank(keys_b, percentile)
-  model = _rank(tf.gather(keys_a, human.pixels, batch_dims=1), percentile)
-  ranks_b = tf.gather(human.ranks, model.pixels, batch_dims=1)
-  defined = finite & human.varies & model.varies
+  return _scores(_rank_pair(maps_a, maps_b, percentile))
 
-  covariance = _product(model.ranks, ranks_b)
-  deviations = tf.sqrt(_product(model.ranks, model.ranks)) * tf.sqrt(
-    _product(ranks_b, ranks_b)
+
+def scores_and_ranks(
+  maps_a: tf.Tensor, maps_b: tf.Tensor, percentile: float = 90.0
+) -> tuple[ImageScores, UnitRanks]:
+  """Computes all per-image scores, and the ranks that they are computed from.
+
+  Args:
+    maps_a: as in `alignment_scores`.
+    maps_b: as in `alignment_scores`.
+    percentile: as in `alignment_scores`.
+
+  Returns:
+    The result of `alignment_scores`, and the ranks of both maps.
+  """
+  pair = _rank_pair(maps_a, maps_b, percentile)
+  human, model = pair.human, pair.model
+  ranks = UnitRanks(
+    model=_unit_ranks(
+      model, tf.gather(human.pixels, model.pixels, batch_dims=1), pair.defined
+    ),
+    human=_unit_ranks(human, human.pixels, pair.defined),
   )
-
-  in_a, in_b = _count(model.cut), _count(human.cut)
-  # The cut of a sorted map is its last part.
-  cut_b = model.pixels >= a.shape[-1] - tf.cast(in_b, tf.int32)[:, tf.newaxis]
-  both = _count(model.cut & cut_b)
-
-  pairs = in_b * (a.shape[-1] - in_b)
-  excess = _product(model.ranks, tf.cast(cut_b, tf.int64))
-  peak = tf.argmax(keys_a, axis=-1)[:, tf.newaxis]
-  hit = tf.gather(keys_b, peak, batch_dims=1) > human.threshold
-  return ImageScores(
-    spearman=_ratio(covariance, deviations, defined),
-    dice=_ratio(2.0 * both, in_a + in_b, defined),
-    iou=_ratio(both, in_a + in_b - both, defined),
-    auc=0.5 + _ratio(excess, 2.0 * pairs, defined),
-    pointing=tf.where(defined & (in_b > 0), _count(hit), float('nan')),
-  )
+  return _scores(pair), ranks
 
 
 def spearman_correlation(maps_a: tf.Tensor, maps_b: tf.Tensor) -> tf.Tensor:

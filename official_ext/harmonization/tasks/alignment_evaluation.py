@@ -8,7 +8,8 @@ once.
 """
 
 from collections.abc import Mapping
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras
@@ -18,6 +19,7 @@ from official_ext.harmonization.configs import (
   harmonized_image_classification as exp_cfg,
 )
 from official_ext.harmonization.evaluation import metrics as alignment_metrics
+from official_ext.harmonization.evaluation import shuffled as shuffled_lib
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.tasks import alignment_report
 
@@ -26,16 +28,34 @@ BAD_RECORDS = 'bad_records'
 _SCORES = alignment_metrics.ImageScores._fields
 
 
+class Measured(NamedTuple):
+  """What `measure` computes of a batch. Without maps, all but `logits` is 0.
+
+  Attributes:
+    logits: float32 (B, classes).
+    with_map: float32 (B,), 1 if an image has a map and is valid.
+    saliency: float32 (B, H, W), the release's evaluation map: the largest
+      magnitude of the gradient over colour channels.
+    scores: (B,) each.
+    ranks: (B, H * W) each.
+  """
+
+  logits: tf.Tensor
+  with_map: tf.Tensor
+  saliency: tf.Tensor
+  scores: alignment_metrics.ImageScores
+  ranks: alignment_metrics.UnitRanks
+
+
 def measure(
   model: tf_keras.Model,
   images: tf.Tensor,
   one_hot: tf.Tensor,
   batch: Mapping[str, tf.Tensor],
-) -> tuple[tf.Tensor, alignment_metrics.ImageScores, tf.Tensor, tf.Tensor]:
+) -> Measured:
   """Computes logits and, for a batch with maps, saliency maps and their scores.
 
-  The saliency map is the release's evaluation map, the largest magnitude of the
-  gradient over colour channels. A batch without maps costs a forward pass.
+  A batch without maps costs a forward pass.
 
   Args:
     model: the network.
@@ -44,33 +64,33 @@ def measure(
     batch: as `dataloaders.joint_batches` describes it.
 
   Returns:
-    Logits, float32 (B, classes); scores (B,); saliency maps (B, H, W); and
-    with_map, float32 (B,), 1 if an image has a map and is valid. Scores and
-    saliency maps of a batch without maps are 0.
+    The results of all images, padding included.
   """
 
   def step_with_maps():
     logits, saliency = saliency_ops.saliency_maps(
       model, images, one_hot, reduction='abs_max', training=False
     )
-    scores = alignment_metrics.alignment_scores(saliency, batch['heatmaps'])
-    return (logits, saliency, *scores)
+    scores, ranks = alignment_metrics.scores_and_ranks(
+      saliency, batch['heatmaps']
+    )
+    return Measured(logits, batch['valid'], saliency, scores, ranks)
 
   def step_without_maps():
     logits = tf.cast(model(images, training=False), tf.float32)
     zeros = tf.zeros_like(batch['valid'])
-    return (logits, tf.zeros_like(batch['heatmaps']), *[zeros] * len(_SCORES))
+    saliency = tf.zeros_like(batch['heatmaps'])
+    ranks = tf.reshape(saliency, [-1, math.prod(saliency.shape[1:])])
+    return Measured(
+      logits,
+      zeros,
+      saliency,
+      alignment_metrics.ImageScores(*[zeros] * len(_SCORES)),
+      alignment_metrics.UnitRanks(ranks, ranks),
+    )
 
   has_maps = tf.reduce_any(batch['heatmap_weights'] > 0)
-  logits, saliency, *scores = tf.cond(
-    has_maps, step_with_maps, step_without_maps
-  )
-  return (
-    logits,
-    alignment_metrics.ImageScores(*scores),
-    saliency,
-    batch['valid'] * tf.cast(has_maps, tf.float32),
-  )
+  return tf.cond(has_maps, step_with_maps, step_without_maps)
 
 
 def outputs_of(logits: tf.Tensor, model_config) -> tf.Tensor:
@@ -90,12 +110,10 @@ def outputs_of(logits: tf.Tensor, model_config) -> tf.Tensor:
 
 
 def _alignment_updates(
-  scores: alignment_metrics.ImageScores,
-  labels: tf.Tensor,
-  logits: tf.Tensor,
-  with_map: tf.Tensor,
-) -> dict[str, tuple[tf.Tensor, ...]]:
+  measured: Measured, labels: tf.Tensor
+) -> dict[str, tuple[Any, ...]]:
   """Maps names of alignment metrics to the arguments of `update_state`."""
+  logits, with_map, _, scores, ranks = measured
   undefined = tf.cast(tf.math.is_nan(scores.spearman), tf.float32)
   return {
     'clickme_accuracy': (labels, logits, with_map),
@@ -104,6 +122,8 @@ def _alignment_updates(
       f'alignment_{name}': (values, with_map)
       for name, values in scores._asdict().items()
     },
+    'alignment_shuffled': (ranks, scores.spearman, with_map),
+    'alignment_specific': (),
     'alignment_n': (with_map * (1.0 - undefined),),
     'alignment_n_undefined': (with_map * undefined,),
   }
@@ -145,6 +165,9 @@ class Evaluation:
     if checks.has_source(config.mapped_validation_data):
       if config.mapped_validation_data.on_bad_record == 'skip':
         metrics.append(tf_keras.metrics.Sum(BAD_RECORDS, dtype=tf.float32))
+      shuffled = shuffled_lib.ShuffledAlignment(
+        math.prod(config.model.input_size[:2]), 'alignment_shuffled'
+      )
       metrics += [
         tf_keras.metrics.SparseCategoricalAccuracy('clickme_accuracy'),
         alignment_metrics.AlignmentScore(
@@ -154,6 +177,8 @@ class Evaluation:
           alignment_metrics.AlignmentScore(f'alignment_{name}')
           for name in _SCORES
         ),
+        shuffled,
+        shuffled_lib.SpecificAlignment(shuffled, 'alignment_specific'),
         tf_keras.metrics.Sum('alignment_n', dtype=tf.float32),
         tf_keras.metrics.Sum('alignment_n_undefined', dtype=tf.float32),
       ]
@@ -182,13 +207,14 @@ class Evaluation:
       Values for the report, which are collected on the CPU.
     """
     images, batch = inputs
-    logits, scores, saliency, with_map = measure(model, images, one_hot, batch)
+    measured = measure(model, images, one_hot, batch)
+    logits, with_map, saliency, scores, _ = measured
     without_map = batch['valid'] - with_map
     updates = {
       'validation_loss': (self._losses(one_hot, logits, model), without_map),
       'accuracy_n': (without_map,),
       BAD_RECORDS: (batch['bad_records'],),
-      **_alignment_updates(scores, batch['labels'], logits, with_map),
+      **_alignment_updates(measured, batch['labels']),
     }
     losses = self._config.losses
     stock_labels = (
