@@ -45,6 +45,9 @@ from official_ext.harmonization.data.records import imagenet_merger  # noqa: F40
 from official_ext.harmonization.data.records import verification  # noqa: F401
 from official_ext.harmonization.data.stimuli import stimulus_builder  # noqa: F401
 
+# Registers the network of `fixtures.experiment`.
+from testing import fixtures  # noqa: F401
+
 # After which a fork that hangs is ended.
 _SECONDS = 120
 _PACKAGE = 'official_ext.harmonization.'

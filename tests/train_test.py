@@ -7,6 +7,7 @@
 # Bazel: tags = ["slow"]
 # Bazel: data = ["//:train", "//official_ext/harmonization:compare"]
 
+import functools
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from official_ext.harmonization import run_folder
 from official_ext.harmonization import train
 from official_ext.harmonization.benchmark import runs
 from testing import fixtures
+from tests import forked
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _TINY = {
@@ -30,7 +32,7 @@ _TINY = {
     'model': {
       'num_classes': 4,
       'input_size': [32, 32, 3],
-      'backbone': {'resnet': {'model_id': 10}},
+      'backbone': {'resnet': {'model_id': fixtures.RESNET}},
     },
     'losses': {'one_hot': True, 'soft_labels': False},
     'harmonization': {'mapped_fraction': 1.0, 'weight': 1.0},
@@ -55,7 +57,15 @@ _TINY = {
 
 
 def _run(command, *flags):
-  """Runs a command at the root; returns exit code, output and errors."""
+  """Runs a command at the root, which also knows the network of the fixtures.
+
+  Args:
+    command: the arguments of Python.
+    *flags: flags of a command that trains.
+
+  Returns:
+    The exit code, the output and the errors.
+  """
   environment = {
     **os.environ,
     'TF_CPP_MIN_LOG_LEVEL': '2',
@@ -64,7 +74,12 @@ def _run(command, *flags):
   }
   environment.pop('BUILD_WORKING_DIRECTORY', None)
   done = subprocess.run(
-    [sys.executable, *command, *flags],
+    [
+      sys.executable,
+      *command,
+      *flags,
+      '--gin_params=import testing.fixtures',
+    ],
     cwd=_ROOT,
     env=environment,
     capture_output=True,
@@ -75,7 +90,8 @@ def _run(command, *flags):
 
 
 def _train(*flags):
-  return _run(['train.py'], *flags)
+  """Runs train.py in a fork, which does not import TensorFlow again."""
+  return forked.command('train', *flags)
 
 
 class DriverTest(tf.test.TestCase, parameterized.TestCase):
@@ -99,11 +115,11 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
 
   def test_trains_evaluates_and_is_opened_again(self):
     baseline = os.path.join(self.get_temp_dir(), 'baseline')
-    for folder, override in (
-      (self.model_dir, ''),
-      (baseline, 'task.harmonization.weight=0'),
+    for train_run, folder, override in (
+      (functools.partial(_run, ['train.py']), self.model_dir, ''),
+      (_train, baseline, 'task.harmonization.weight=0'),
     ):
-      code, output, errors = _train(
+      code, output, errors = train_run(
         '--experiment=harmonized_resnet_imagenet',
         f'--config_file={self.tiny}',
         f'--model_dir={folder}',
@@ -141,8 +157,8 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(scores['alignment_n'], 6)
 
     report = os.path.join(self.get_temp_dir(), 'report')
-    code, output, errors = _run(
-      ['-m', 'official_ext.harmonization.compare'],
+    code, output, errors = forked.command(
+      'compare',
       f'--baseline={baseline}',
       f'--harmonized={self.model_dir}',
       f'--output_dir={report}',
@@ -224,36 +240,36 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     self.assertIn('alignment_spearman', output)
 
   @parameterized.parameters(
-    (['train.py'], '--experiment', '--[no]dry_run', 'harmonize.enabled'),
-    (['-m', 'official_ext.harmonization.compare'], '--baseline', 'panels.png'),
+    ('train', '--experiment', '--[no]dry_run', 'harmonize.enabled'),
+    ('compare', '--baseline', 'panels.png'),
     (
-      ['-m', 'official_ext.harmonization.export_saved_model'],
+      'export_saved_model',
       '--checkpoint_path',
       "run's size",
     ),
     (
-      ['-m', 'official_ext.harmonization.export_tflite'],
+      'export_tflite',
       '--quant_type',
       'task.mapped_data',
     ),
     (
-      ['-m', 'official_ext.harmonization.data.make_digits_clickme'],
+      'data.make_digits_clickme',
       '--decoy_strength',
       'decoy-MNIST',
     ),
     (
-      ['-m', 'official_ext.harmonization.data.download_clickme'],
+      'data.download_clickme',
       '--base_url',
       '319 shards',
     ),
     (
-      ['-m', 'official_ext.harmonization.data.verify_records'],
+      'data.verify_records',
       '--map_decoder',
       'checksums',
     ),
   )
   def test_help(self, command, *words):
-    code, output, _ = _run(command, '--help')
+    code, output, _ = forked.command(command, '--help')
     self.assertEqual(code, 0)
     for word in words:
       self.assertIn(word, output)

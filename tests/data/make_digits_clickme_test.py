@@ -28,7 +28,8 @@ def _read(folder, split):
     tf.io.gfile.glob(os.path.join(folder, split, f'{split}-*.tfrecords'))
   )
   decode = clickme_decoder.Decoder().decode
-  return [decode(r) for r in tf.data.TFRecordDataset(files)]
+  # Decoding in a graph is several times faster.
+  return [*tf.data.TFRecordDataset(files).map(decode)]
 
 
 def _decoy(image):
@@ -52,18 +53,22 @@ class MakeDigitsTest(tf.test.TestCase):
       ood_images=40,
       images_per_shard=25,
     )
+    cls.records = {
+      split: _read(cls.folder, split)
+      for split in ('train', 'val', 'ood', 'swapped')
+    }
 
   def test_format_is_the_releases(self):
-    self.assertLen(_read(self.folder, 'train'), 60)
+    self.assertLen(self.records['train'], 60)
     self.assertLen(os.listdir(os.path.join(self.folder, 'train')), 3)
-    for record in _read(self.folder, 'val'):
+    for record in self.records['val']:
       self.assertEqual(record['problem'], b'')
       self.assertEqual(record['image'].shape, [256, 256, 3])
       self.assertEqual(record['heatmap'].shape, [256, 256, 1])
       self.assertBetween(int(record['label']), 0, 9)
 
   def test_map_is_the_ink(self):
-    for record in _read(self.folder, 'val'):
+    for record in self.records['val']:
       ink = record['heatmap'].numpy()[..., 0].astype(float)
       brightness = record['image'].numpy().min(-1).astype(float)
       self.assertGreater(brightness[ink > 250].mean(), 200.0)
@@ -75,7 +80,7 @@ class MakeDigitsTest(tf.test.TestCase):
       agree[split] = np.mean(
         [
           _decoy(r['image'].numpy()) == int(r['label'])
-          for r in _read(self.folder, split)
+          for r in self.records[split]
         ]
       )
     # 60 draws at 0.7: four standard deviations.
@@ -83,7 +88,7 @@ class MakeDigitsTest(tf.test.TestCase):
     self.assertEqual(agree['ood'], 0.0)
 
   def test_swapped_is_val_with_another_decoy(self):
-    pairs = list(zip(_read(self.folder, 'val'), _read(self.folder, 'swapped')))
+    pairs = list(zip(self.records['val'], self.records['swapped']))
     self.assertLen(pairs, 20)
     for val, swapped in pairs:
       self.assertEqual(val['label'], swapped['label'])

@@ -5,7 +5,14 @@
 
 # Bazel: tags = ["networks"]
 
+from unittest import mock
+
 from absl.testing import parameterized
+from official.vision.modeling.backbones import efficientnet
+from official.vision.modeling.backbones import mobilenet
+from official.vision.modeling.backbones import resnet
+from official.vision.modeling.backbones import revnet
+from official.vision.modeling.backbones import vit
 import tensorflow as tf
 import tf_keras
 
@@ -200,6 +207,15 @@ _INSIDE_AND_RIGHT = {
 }
 
 
+def _first_of_each_kind(blocks):
+  """Returns the first of the blocks that differ in more than the width."""
+  kinds = {}
+  for block in blocks:
+    function, kernel, strides, _, *rest = block
+    kinds.setdefault((function, kernel, strides, *rest), block)
+  return list(kinds.values())
+
+
 class GuardTest(tf.test.TestCase, parameterized.TestCase):
   @parameterized.named_parameters(
     (
@@ -360,6 +376,31 @@ class GuardTest(tf.test.TestCase, parameterized.TestCase):
       _trace(self._backbone('revnet', model_id=56))
 
   def _backbone(self, kind, **fields):
+    """Returns a network with one or two blocks of each kind."""
+    mobilenets = {
+      name: {**specs, 'block_specs': _first_of_each_kind(specs['block_specs'])}
+      for name, specs in mobilenet.SUPPORTED_SPECS_MAP.items()
+    }
+    for patch in (
+      mock.patch.dict(resnet.RESNET_SPECS, {18: [('residual', 64, 2)]}),
+      mock.patch.dict(revnet.REVNET_SPECS, {56: [('bottleneck', 128, 2)]}),
+      mock.patch.dict(mobilenet.SUPPORTED_SPECS_MAP, mobilenets),
+      mock.patch.object(
+        efficientnet, 'EN_B0_BLOCK_SPECS', efficientnet.EN_B0_BLOCK_SPECS[:3]
+      ),
+      mock.patch.object(
+        vit,
+        'VIT_SPECS',
+        {
+          name: {
+            **specs,
+            'transformer': {**specs['transformer'], 'num_layers': 2},
+          }
+          for name, specs in vit.VIT_SPECS.items()
+        },
+      ),
+    ):
+      self.enter_context(patch)
     config = fixtures.experiment(size=32, batch_size=2)
     config.task.model.backbone.override({'type': kind, kind: fields})
     return task_lib.HarmonizedImageClassificationTask(config.task).build_model()

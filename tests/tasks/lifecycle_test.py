@@ -4,14 +4,10 @@
 """Tests of Model Garden's features: checkpoints, export, moving averages."""
 
 # Bazel: tags = ["training"]
-# Bazel: data = ["//official_ext/harmonization:export_saved_model"]
-# Bazel: data = ["//official_ext/harmonization:export_tflite"]
 
 import functools
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from unittest import mock
 
@@ -30,10 +26,7 @@ from official_ext.harmonization.tasks import (
   harmonized_image_classification as task_lib,
 )
 from testing import fixtures
-
-_ROOT = os.path.dirname(
-  os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-)
+from tests import forked
 
 
 @functools.cache
@@ -106,26 +99,10 @@ def _restored(folder):
 
 
 def _command(module, *flags):
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      f'official_ext.harmonization.{module}',
-      '--experiment=harmonized_resnet_imagenet',
-      *flags,
-    ],
-    env={
-      **os.environ,
-      'TF_CPP_MIN_LOG_LEVEL': '2',
-      'PYTHONPATH': _ROOT,
-      'CUDA_VISIBLE_DEVICES': '',
-    },
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
+  found = forked.command(
+    module, '--experiment=harmonized_resnet_imagenet', *flags
   )
-  return done.returncode, done.stderr
+  return found.code, found.errors
 
 
 def _succeeds(module, *flags):

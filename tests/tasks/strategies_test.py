@@ -214,6 +214,8 @@ class MultiWorkerTest(tf.test.TestCase):
         [
           sys.executable,
           'train.py',
+          # Registers the network.
+          '--gin_params=import testing.fixtures',
           '--experiment=harmonized_resnet_imagenet',
           f'--config_file={path}',
           f'--model_dir={folder}/run',

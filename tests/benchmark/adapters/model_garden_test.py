@@ -40,7 +40,7 @@ def _stock_config(records):
       'model': {
         'num_classes': fixtures.CLASSES,
         'input_size': [_SIZE, _SIZE, 3],
-        'backbone': {'resnet': {'model_id': 10}},
+        'backbone': {'resnet': {'model_id': fixtures.RESNET}},
       },
       'losses': {'one_hot': False},
       'train_data': data,
