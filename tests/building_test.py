@@ -29,7 +29,7 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
     (
       {'model': {'backbone': {'resnet': {'model_id': 11}}}},
       'task.model.backbone.resnet.model_id is 11, with which the network '
-      'cannot be built .*default, 10',
+      f'cannot be built .*default, {fixtures.RESNET}',
     ),
     (
       {

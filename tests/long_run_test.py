@@ -36,6 +36,10 @@ class LongRunTest(tf.test.TestCase):
       train_actions=[meter, count_tensors],
     )
     meter.watch(run.trainer)
+    # Only objects that the run makes are looked at, twenty times.
+    gc.collect()
+    gc.freeze()
+    self.addCleanup(gc.unfreeze)
     run.run()
     with open(output) as f:
       found = long_run.summary([json.loads(line) for line in f])

@@ -3,6 +3,8 @@
 
 """Tests of the Vision Transformer with free sizes."""
 
+# Bazel: tags = ["networks"]
+
 from official.core import task_factory
 from official.vision.modeling.backbones import vit_specs
 import tensorflow as tf
