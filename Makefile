@@ -74,8 +74,8 @@ train: digits ## Train a baseline and a harmonized network on digits, and compar
 	$(PY) -m official_ext.harmonization.compare --baseline=runs/digits/baseline --harmonized=runs/digits/harmonized --output_dir=runs/digits
 
 # Two processes, each of which takes whole files: TensorFlow slows down with the
-# number of functions that a process has traced.
-PYTEST := $(PY) -m pytest -n 2 --dist loadfile
+# number of functions that a process has traced. tests/conftest.py orders them.
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: lint ## Lint, then run all tests
 	$(PYTEST)
 

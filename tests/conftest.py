@@ -16,6 +16,7 @@ A file whose tests are not fast says why, in a comment `# Bazel: tags = [...]`:
 """
 
 import atexit
+import functools
 import gc
 import os
 import pathlib
@@ -27,6 +28,12 @@ import tempfile
 import pytest
 
 _TAGS = re.compile(r'^# Bazel: tags = \[(.*)\]', re.MULTILINE)
+
+
+@functools.cache
+def _tags(path: pathlib.Path) -> str:
+  found = _TAGS.search(path.read_text(encoding='utf-8'))
+  return found[1] if found else ''
 
 
 def pytest_addoption(parser):
@@ -41,8 +48,7 @@ def pytest_ignore_collect(collection_path: pathlib.Path, config) -> bool | None:
   """Skips, with --fast, files with a comment `# Bazel: tags = [...]`."""
   if not config.getoption('--fast') or collection_path.suffix != '.py':
     return None
-  tags = _TAGS.search(collection_path.read_text(encoding='utf-8'))
-  return True if tags else None
+  return True if _tags(collection_path) else None
 
 
 def pytest_configure():
@@ -60,8 +66,13 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
-  """Removes `test_session`, a method of tf.test.TestCase that is not a test."""
+  """Removes `test_session`, a method of tf.test.TestCase that is not a test.
+
+  The slow files are moved to the front, so that no process waits for the other
+  at the end.
+  """
   items[:] = [item for item in items if item.name != 'test_session']
+  items.sort(key=lambda item: ('slow' not in (t := _tags(item.path)), not t))
 
 
 def pytest_collection_finish():
