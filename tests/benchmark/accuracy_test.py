@@ -7,8 +7,10 @@ import itertools
 
 from absl.testing import absltest
 import numpy as np
+from scipy import stats
 
 from official_ext.harmonization.benchmark import accuracy
+from official_ext.harmonization.evaluation import scores
 
 
 def _measure(predictions, labels):
@@ -62,6 +64,57 @@ class ChanceTest(absltest.TestCase):
     score, warnings = _measure(labels, labels)
     self.assertEqual((score.value, warnings), (1.0, []))
     self.assertAlmostEqual(score.details['chance'], 0.1)
+
+
+class ProportionTest(absltest.TestCase):
+  def test_wilson_by_hand(self):
+    # All of 20: [n / (n + z^2), 1], z = 1.96.
+    score = accuracy.proportion('top1', [True] * 20, preprocessing='')
+    self.assertAlmostEqual(score.low, 20 / (20 + 1.959964**2), 6)
+    self.assertEqual((score.value, score.high, score.n), (1.0, 1.0, 20))
+    self.assertEqual(score.interval_method, 'Wilson')
+    score, _ = _measure([0, 1, 1, 0], [0, 1, 0, 1])
+    # (p + z^2 / 2n) / (1 + z^2 / n) +- z sqrt(p q / n + z^2 / 4n^2) / (...).
+    z2 = 1.959964**2
+    half = np.sqrt(z2 * (0.25 / 4 + z2 / 64)) / (1 + z2 / 4)
+    self.assertAlmostEqual(score.low, 0.5 - half, 6)
+    self.assertAlmostEqual(score.high, 0.5 + half, 6)
+
+  def test_coverage_where_the_bootstrap_fails(self):
+    n, p = 20, 0.98
+    ends = np.array(
+      [
+        (s.low, s.high)
+        for s in (
+          accuracy.proportion('top1', np.arange(n) < k, preprocessing='')
+          for k in range(n + 1)
+        )
+      ]
+    )
+    covers = (ends[:, 0] <= p) & (p <= ends[:, 1])
+    # Exact: the sum of the probabilities of the counts that cover.
+    coverage = stats.binom.pmf(np.arange(n + 1), n, p)[covers].sum()
+    self.assertGreaterEqual(coverage, 0.93)
+    bootstrap = [
+      scores.bootstrap_interval(np.arange(n) < k, resamples=200)
+      for k in range(n + 1)
+    ]
+    covers = np.array([low <= p <= high for low, high in bootstrap])
+    coverage = stats.binom.pmf(np.arange(n + 1), n, p)[covers].sum()
+    self.assertLess(coverage, 0.4)
+
+
+class AmongTopTest(absltest.TestCase):
+  def test_rank_of_the_label(self):
+    logits = np.array([[6.0, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6]])
+    self.assertEqual(
+      [list(accuracy.among_top(logits, [c, c])) for c in (4, 5, 0)],
+      [[True, True], [False, True], [True, False]],
+    )
+    self.assertEqual(list(accuracy.among_top(logits, [0, 0], 1)), [True, False])
+
+  def test_a_constant_network_does_not_profit(self):
+    self.assertFalse(accuracy.among_top(np.zeros((3, 9)), [0, 4, 8]).any())
 
 
 class PredictTest(absltest.TestCase):

@@ -1,13 +1,15 @@
 # Copyright The official-ext-harmonization authors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Top-1 accuracy, and whether it is above chance.
+"""Top-1 and top-5 accuracy, and whether top-1 is above chance.
 
 Wrong preprocessing and a wrong order of classes are the most common errors when
 networks are compared, and both result in an accuracy at chance.
 """
 
+from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy import typing as npt
 from scipy import stats
 
 from official_ext.harmonization.benchmark import labelled_images
+from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.evaluation import scores
 
 # Level of the test that accuracy is above chance.
@@ -72,6 +75,43 @@ def chance(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> Chance:
   return Chance(rate, float(stats.binom.sf(hits - 1, n, rate)))
 
 
+def proportion(
+  name: str,
+  successes: npt.ArrayLike,
+  *,
+  preprocessing: str,
+  confidence: float = 0.95,
+  details: Mapping[str, Any] | None = None,
+) -> scores.Score:
+  """Makes a score from one success or failure per image.
+
+  Args:
+    name: what was measured.
+    successes: bool (n,), of independent images.
+    preprocessing: of the images, in one line.
+    confidence: of the interval, which is Wilson's.
+    details: further facts about the score.
+
+  Returns:
+    The proportion of successes; NaN without images.
+  """
+  successes = np.asarray(successes, bool)
+  n = len(successes)
+  low, high = statistics.wilson(int(successes.sum()), n, confidence)
+  return scores.Score(
+    name,
+    float(successes.mean()) if n else math.nan,
+    n=n,
+    n_undefined=0,
+    low=low,
+    high=high,
+    confidence=confidence,
+    ceiling=None,
+    preprocessing=preprocessing,
+    details={'interval': 'Wilson', **(details or {})},
+  )
+
+
 def measure(
   predictions: npt.ArrayLike,
   labels: npt.ArrayLike,
@@ -90,14 +130,13 @@ def measure(
     details: further facts about the score.
 
   Returns:
-    The score 'top1', and a list of at most one warning.
+    The score 'top1' with Wilson's interval, and a list of at most one warning.
   """
   predictions, labels = np.asarray(predictions), np.asarray(labels)
-  correct = np.asarray(predictions == labels, np.float64)
   test = chance(predictions, labels)
-  score = scores.score(
+  score = proportion(
     'top1',
-    correct,
+    predictions == labels,
     preprocessing=preprocessing,
     details={
       'chance': test.rate,
@@ -134,6 +173,26 @@ def predict(logits: np.ndarray) -> np.ndarray:
       'batch; expected finite logits.'
     )
   return np.argmax(logits, axis=-1)
+
+
+def among_top(
+  logits: np.ndarray, labels: npt.ArrayLike, k: int = 5
+) -> np.ndarray:
+  """Says whether an image's label is among the k largest logits.
+
+  A logit that equals the label's counts as larger, so that a constant network
+  does not profit from ties.
+
+  Args:
+    logits: float (B, K), with K > k.
+    labels: int (B,), classes.
+    k: how many classes count.
+
+  Returns:
+    bool (B,).
+  """
+  own = np.take_along_axis(logits, np.asarray(labels)[:, np.newaxis], axis=1)
+  return np.sum(logits >= own, axis=1) <= k
 
 
 def decision_rows(

@@ -4,7 +4,8 @@
 """A score and all that is needed to compare it: ceiling, interval, counts.
 
 A score is a mean over images. Its interval is a percentile bootstrap over
-images (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13).
+images (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13),
+unless `details` names another method.
 An image without a score is NaN: it is counted, and excluded from the mean.
 
   score = scores.score('dice', [0.2, 0.4, nan], preprocessing='x / 255')
@@ -153,6 +154,11 @@ class Score:
   def resampled(self) -> str:
     """What the bootstrap resampled: 'images', or as `details` records."""
     return self.details.get('bootstrap', 'images')
+
+  @property
+  def interval_method(self) -> str:
+    """How the interval was computed, as captions say it after 'intervals'."""
+    return self.details.get('interval', f'bootstrapped over {self.resampled}')
 
   def to_json(self) -> dict[str, Any]:
     """Returns the fields and the normalized values in strict JSON's types."""

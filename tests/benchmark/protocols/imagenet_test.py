@@ -24,7 +24,7 @@ class ImageNetTest(tf.test.TestCase):
         for i, p in enumerate(pixels)
       ],
     )
-    adapter = fakes.Adapter()
+    adapter = fakes.Adapter(classes=12)
     # Model Garden's crop keeps the central 87.5 % of the shorter side.
     crops = [tf.image.resize(p[11:53, 3:45], [16, 16]) for p in pixels]
     expected = adapter.logits(adapter.preprocess(tf.stack(crops).numpy()))
@@ -45,6 +45,11 @@ class ImageNetTest(tf.test.TestCase):
     self.assertEqual(
       found.scores[0].value, np.mean(expected.argmax(-1) == np.arange(3))
     )
+    top5 = [label in np.argsort(row)[-5:] for label, row in enumerate(expected)]
+    self.assertEqual([bool(r['top5']) for r in found.rows], top5)
+    self.assertEqual(found.scores[1].name, 'top5')
+    self.assertEqual(found.scores[1].value, np.mean(top5))
+    self.assertEqual({s.interval_method for s in found.scores}, {'Wilson'})
 
   def test_label_zero_is_the_background(self):
     image = tf.io.encode_png(fixtures.pixels(0)).numpy()

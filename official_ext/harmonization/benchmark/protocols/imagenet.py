@@ -1,7 +1,7 @@
 # Copyright The official-ext-harmonization authors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""ImageNet: top-1 accuracy on labelled images without maps."""
+"""ImageNet: top-1 and top-5 accuracy on labelled images without maps."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 import dataclasses
@@ -35,7 +35,7 @@ class ImageNetOptions:
 
 
 class ImageNetProtocol(protocol.Protocol):
-  """Top-1 accuracy on ImageNet's validation set.
+  """Top-1 and top-5 accuracy on ImageNet's validation set.
 
   Records have Model Garden's fields. The central 87.5 % of an image is resized
   to the model's input size (bilinear), as in Model Garden's evaluation.
@@ -44,8 +44,9 @@ class ImageNetProtocol(protocol.Protocol):
   name = 'imagenet'
   label = 'ImageNet'
   title = 'ImageNet: accuracy'
+  version = 2
   Options = ImageNetOptions
-  score_words = {'top1': 'top-1'}
+  score_words = {'top1': 'top-1', 'top5': 'top-5'}
   headlines = ('top1',)
   accuracy_score = 'top1'
 
@@ -105,10 +106,13 @@ class ImageNetProtocol(protocol.Protocol):
       self._batch_size,
       start=len(rows),
     ):
-      predictions = accuracy.predict(
-        adapter.logits(adapter.preprocess(batch.images))
-      )
-      found = accuracy.decision_rows(batch, predictions)
+      logits = adapter.logits(adapter.preprocess(batch.images))
+      found = accuracy.decision_rows(batch, accuracy.predict(logits))
+      # Fewer than six classes are always among the top five.
+      if logits.shape[1] > 5:
+        hits = accuracy.among_top(logits, batch.labels)
+        for row, hit in zip(found, hits):
+          row['top5'] = int(hit)
       rows += found
       if journal:
         journal.add(found)
@@ -118,22 +122,36 @@ class ImageNetProtocol(protocol.Protocol):
         f'{self._dataset.input_path} does not contain any records.'
       )
     height, width = adapter.input_size
+    preprocessing = (
+      f'central 87.5 % resized to {height}x{width} (bilinear); '
+      f'{adapter.preprocessing}'
+    )
+    details = {'limit': self._dataset.limit}
     score, warnings = accuracy.measure(
       [row['prediction'] for row in rows],
       [row['label'] for row in rows],
-      preprocessing=f'central 87.5 % resized to {height}x{width} (bilinear); '
-      f'{adapter.preprocessing}',
+      preprocessing=preprocessing,
       model_preprocessing=adapter.preprocessing,
-      details={'limit': self._dataset.limit},
+      details=details,
     )
-    return results.Measurement(scores=[score], rows=rows, warnings=warnings)
+    found = [score]
+    if 'top5' in rows[0]:
+      found.append(
+        accuracy.proportion(
+          'top5',
+          [row['top5'] for row in rows],
+          preprocessing=preprocessing,
+          details=details,
+        )
+      )
+    return results.Measurement(scores=found, rows=rows, warnings=warnings)
 
   @classmethod
   @typing_extensions.override
   def describe(cls, settings: Mapping[str, Any]) -> str:
     return (
-      'Top-1 accuracy. The central 87.5 % of each image is resized to the '
-      "model's input size."
+      'Top-1 and top-5 accuracy. The central 87.5 % of each image is resized '
+      "to the model's input size."
     )
 
   @classmethod

@@ -147,19 +147,25 @@ def intervals(models: Models, shown: Sequence[Column]) -> str:
     shown: the columns of the table.
 
   Returns:
-    A sentence, grouped by confidence and by what was resampled; '' if nothing
-    is in brackets.
+    A sentence, grouped by confidence and by method; '' if nothing is in
+    brackets.
   """
   titles: dict[tuple[float, str], dict[str, None]] = {}
+
+  def add(score: scores.Score | None, title: str):
+    if score and not math.isnan(score.low) and not math.isnan(score.high):
+      key = (score.confidence, score.interval_method)
+      titles.setdefault(key, {})[title] = None
+
   for column in shown:
     for model in models:
-      score = scores_of(model).get((column.protocol, column.score))
-      if score and not math.isnan(score.low) and not math.isnan(score.high):
-        key = (score.confidence, score.resampled)
-        titles.setdefault(key, {})[column.title] = None
+      key = (column.protocol, column.score)
+      add(scores_of(model).get(key), column.title)
+    people = _people(models, column.protocol).get(column.score)
+    add(people, f'{column.title} of people')
   words = {
-    f'{100 * confidence:g} % intervals, bootstrapped over {resampled}': found
-    for (confidence, resampled), found in titles.items()
+    f'{100 * confidence:g} % intervals, {method}': found
+    for (confidence, method), found in titles.items()
   }
   if not words:
     return ''

@@ -1,0 +1,143 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Intervals and tests for means over images, for pairs and for proportions.
+
+estimate = statistics.mean(found.influence, groups)
+estimate.low, estimate.value, estimate.high
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+
+import numpy as np
+from numpy import typing as npt
+from scipy import stats
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A mean with its uncertainty; NaN where it is undefined.
+
+  Attributes:
+    value: the mean.
+    low: lower end of its interval.
+    high: upper end of its interval.
+    standard_error: of the mean.
+    p: of the two-sided test that the mean is 0.
+    n: number of values.
+  """
+
+  value: float
+  low: float
+  high: float
+  standard_error: float
+  p: float
+  n: int
+
+
+def mean(
+  values: npt.ArrayLike,
+  groups: Sequence[int] | None = None,
+  confidence: float = 0.95,
+) -> Estimate:
+  """Estimates a mean from values that are independent between groups.
+
+  The interval is Student's t over groups, with the standard error that allows
+  for dependence within a group (Liang and Zeger, Biometrika 73, 1986). Without
+  groups it is the usual t-interval of a mean.
+
+  Args:
+    values: (n,), one per image; NaN values are excluded.
+    groups: (n,), the group of each image; by default, each is its own.
+    confidence: of the interval, between 0 and 1.
+
+  Returns:
+    The estimate. Fewer than two groups do not show how much the mean varies;
+    all but value and n are NaN then.
+  """
+  values = np.asarray(values, np.float64)
+  group = np.arange(len(values)) if groups is None else np.asarray(groups)
+  is_defined = ~np.isnan(values)
+  values, group = values[is_defined], group[is_defined]
+  n = len(values)
+  if not n:
+    return Estimate(*[math.nan] * 5, 0)
+  value = float(values.mean())
+  _, index = np.unique(group, return_inverse=True)
+  deviations = np.bincount(index, values - value)
+  k = len(deviations)
+  if k < 2:
+    return Estimate(value, *[math.nan] * 4, n)
+  error = math.sqrt(k / (k - 1) * np.sum(deviations**2)) / n
+  half = float(stats.t.ppf(0.5 + confidence / 2, k - 1)) * error
+  if error:
+    p = float(2 * stats.t.sf(abs(value) / error, k - 1))
+  else:
+    p = float(value == 0)
+  return Estimate(value, value - half, value + half, error, p, n)
+
+
+def difference(
+  a: npt.ArrayLike,
+  b: npt.ArrayLike,
+  groups: Sequence[int] | None = None,
+  confidence: float = 0.95,
+) -> Estimate:
+  """Estimates the mean of a - b over the images that have both.
+
+  Args:
+    a: (n,), one value per image, NaN where undefined.
+    b: (n,), of the same images.
+    groups: (n,), as in `mean`.
+    confidence: of the interval.
+
+  Returns:
+    The estimate; `p` is that of the paired test.
+  """
+  values = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+  return mean(values, groups, confidence)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """Adjusts p-values for the number of tests.
+
+  The method is Holm's (Scandinavian Journal of Statistics 6, 1979).
+
+  Args:
+    p_values: of the tests; NaN values are not counted as tests.
+
+  Returns:
+    The adjusted p-values in the same order; NaN stays NaN.
+  """
+  p = np.asarray(p_values, np.float64)
+  found = np.full(len(p), np.nan)
+  order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]
+  scaled = p[order] * np.arange(len(order), 0, -1)
+  found[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+  return found.tolist()
+
+
+def wilson(
+  successes: int, n: int, confidence: float = 0.95
+) -> tuple[float, float]:
+  """Computes Wilson's score interval of a proportion (1927).
+
+  A bootstrap does not cover proportions near 0 or 1: if all of 20 answers are
+  correct, each resample is too.
+
+  Args:
+    successes: in 0..n.
+    n: number of independent trials.
+    confidence: of the interval.
+
+  Returns:
+    The lower and upper end; NaN if n is 0.
+  """
+  if not n:
+    return math.nan, math.nan
+  interval = stats.binomtest(int(successes), int(n)).proportion_ci(
+    confidence, method='wilson'
+  )
+  return float(interval.low), float(interval.high)
