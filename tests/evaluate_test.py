@@ -306,6 +306,15 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       ('--model=keras:a.keras', '--psychophysics=x', '--ceiling=.5'),
       '--ceiling has no effect without --clickme',
     ),
+    # Names and options of all models are checked before one is opened.
+    (
+      ('--model=keras:a.keras', '--model=keras_app:VGG61', '--clickme=x'),
+      "'VGG61'.*VGG16",
+    ),
+    (
+      ('--model=mg:a', '--model=torch:a.b?wrongopt=1', '--clickme=x'),
+      'no option wrongopt',
+    ),
     (
       ('--model=keras:a.keras', '--model=mg:a', '--clickme=x'),
       "both be called 'a'",
@@ -315,6 +324,15 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     with mock.patch.object(spec, 'build') as build:
       self.assertRegex(self._evaluate(*given), '^evaluate: .*' + message)
       build.assert_not_called()
+
+  def test_no_report_if_every_model_failed(self):
+    code = self._evaluate(
+      f'--model=keras:{self._path("lost.keras")}', f'--clickme={self.clickme}'
+    )
+    self.assertRegex(code, '^evaluate: No model could be measured; lost ')
+    self.assertIn('lost.failure.txt', code)
+    self.assertNotIn('report.html', os.listdir(self.output_dir))
+    self.assertNotIn('results.json', os.listdir(self.output_dir))
 
   def test_damaged_file_is_named(self):
     path = fixtures.write(self.folder, 'cut', [fixtures.record()])

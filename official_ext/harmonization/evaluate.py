@@ -140,14 +140,31 @@ def _report(
   )
 
 
+def _check_measured(
+  models: Sequence[model_specs.Model], found: 'results.RunResults'
+):
+  """Raises ValueError if all models failed, so that no report is written."""
+  failed = {failure.name: failure.traceback for failure in found.failures}
+  measured = {model.name for model in found.models}
+  if failed and not measured & {model.name for model in models}:
+    raise ValueError(
+      f'No model could be measured; {", ".join(failed)} failed. No report was '
+      f'written. The errors are above, and in {", ".join(failed.values())}.'
+    )
+
+
 def _evaluate(options: Options) -> 'results.Report':
   """Measures the models and writes the report."""
   output_dir = options.run.output_dir
   models = model_specs.parse_all(options.model)
   twins = _twins(options.twin, models)
+  # Otherwise a misspelled name would be found when that model's turn comes.
+  for model in models:
+    spec.check(model.spec)
   protocols = _protocols(options.run)
 
   def write(found):
+    _check_measured(models, found)
     report = _report(options, protocols, twins, found)
     return report, writer.write(output_dir, report)
 

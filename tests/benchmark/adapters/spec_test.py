@@ -10,6 +10,7 @@ from unittest import mock
 from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from official_ext.harmonization.benchmark.adapters import spec
 
@@ -90,6 +91,33 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
         ValueError, f"classes: '{count}' is not a whole number above 0.$"
       ):
         spec.build(f'keras_app:VGG16?classes={count}')
+
+  @parameterized.parameters(
+    ('keras_app:NoSuchNet', "'NoSuchNet'; expected one of .*ResNet50"),
+    ('keras_app:ResNet50V3', 'mean ResNet50V2'),
+    ('keras_app:VGG16?weight=none', 'no option weight; .*mean weights'),
+    ('keras_app:VGG16?preprocessing=coffee', "'coffee'.*mean caffe"),
+    ('keras_app:VGG16?input_size=big', "'big' is not a size"),
+    ('keras:a.h5?classes=3', 'no option classes'),
+    ('harmonized:vgg61', "'vgg61'.*mean vgg16"),
+    ('torch:a.b?wrongopt=1', 'no option wrongopt'),
+  )
+  def test_what_is_wrong_is_found_without_opening_the_network(
+    self, text, message
+  ):
+    with mock.patch.object(tf_keras, 'Model') as made:
+      with self.assertRaisesRegex(ValueError, message):
+        spec.check(text)
+      made.assert_not_called()
+
+  @parameterized.parameters(
+    'mg:lost',
+    'keras:lost.h5?input_size=8',
+    'saved_model:lost',
+    'keras_app:VGG16',
+  )
+  def test_files_may_appear_later(self, text):
+    spec.check(text)
 
   def test_mean_deviation_and_scale_are_options_of_every_kind(self):
     for name in spec.KINDS:

@@ -396,6 +396,8 @@ class TorchTest(tf.test.TestCase):
       ImportError, "No module named 'my_models'.*PYTHONPATH"
     ):
       spec.build('torch:my_models.net')
+    with _module_of(len), self.assertRaisesRegex(ImportError, 'mean net?'):
+      spec.check('torch:my_models.nett')
     with _module_of(None), self.assertRaisesRegex(ImportError, 'no attribute'):
       spec.build('torch:my_models.other')
     with self.assertRaisesRegex(ValueError, 'expected torch:PACKAGE.FUNCTION'):
@@ -420,6 +422,8 @@ class ZoosTest(tf.test.TestCase):
       return torch_equivalent(networks.network())
 
     timm.create_model = create_model
+    timm.is_model = lambda name: name == 'net'
+    timm.list_models = lambda: ['net']
     data.resolve_model_data_config = lambda module: {
       'input_size': (3, 16, 16),
       'mean': mean,
@@ -433,8 +437,10 @@ class ZoosTest(tf.test.TestCase):
     with self._timm((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)):
       adapter = spec.build('timm:net')
       spec.build('timm:net?weights=none')
-      with self.assertRaisesRegex(ValueError, r'Unknown model \(other\)'):
-        spec.build('timm:other')
+      for open_or_check in (spec.build, spec.check):
+        with self.assertRaisesRegex(ValueError, "timm:nets: .*'nets'.*an net"):
+          open_or_check('timm:nets')
+      spec.check('timm:net')
     self.assertEqual(self.calls, [('net', True), ('net', False)])
     self.assertEqual(adapter.preprocessing, '16x16 pixels, tf: RGB / 127.5 - 1')
     self.assertAllClose(
@@ -461,6 +467,7 @@ class ZoosTest(tf.test.TestCase):
       return torch_equivalent(networks.network())
 
     models.get_model = get_model
+    models.list_models = lambda: ['net']
     modules = {
       'torchvision': types.ModuleType('torchvision'),
       'torchvision.models': models,
@@ -468,8 +475,10 @@ class ZoosTest(tf.test.TestCase):
     with mock.patch.dict(sys.modules, modules):
       adapter = spec.build('torchvision:net')
       spec.build('torchvision:net?weights=none')
-      with self.assertRaisesRegex(ValueError, "torchvision:other: 'other'"):
-        spec.build('torchvision:other')
+      for open_or_check in (spec.build, spec.check):
+        with self.assertRaisesRegex(ValueError, 'torchvision:nets: .*an net'):
+          open_or_check('torchvision:nets')
+      spec.check('torchvision:net')
     self.assertEqual(self.calls, [('net', weights), ('net', None)])
     self.assertEqual(
       adapter.preprocessing,

@@ -200,6 +200,20 @@ def _fetched(spec: str, name: str) -> str:
     ) from e
 
 
+def lookup(spec: str, target: str) -> Builder | None:
+  """Returns what builds a network; None if its file is a complete model.
+
+  Args:
+    spec: the SPEC, for error messages.
+    target: a key of `NETWORKS`.
+
+  Raises:
+    ValueError: the network is unknown.
+  """
+  choices.require(f'{spec}: the harmonized network', target, NETWORKS)
+  return NETWORKS[target]
+
+
 def build(
   spec: str,
   target: str,
@@ -227,8 +241,7 @@ def build(
     ImportError: the package that builds the network is not installed.
     ValueError: the network is unknown, or the file does not fit it.
   """
-  choices.require(f'{spec}: the harmonized network', target, NETWORKS)
-  builder = NETWORKS[target]
+  builder = lookup(spec, target)
   # Before the download, so that a missing package is reported first.
   model = builder and builder(spec)
   path = resources.working_path(weights) if weights else _fetched(spec, target)

@@ -3,7 +3,9 @@
 
 """`keras_app:NAME`: a network of tf_keras.applications."""
 
+from collections.abc import Callable
 import inspect
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -26,6 +28,20 @@ def names() -> list[str]:
     for name, value in vars(tf_keras.applications).items()
     if inspect.isfunction(value)
   )
+
+
+def lookup(spec: str, target: str) -> Callable[..., Any]:
+  """Returns the function that builds a network.
+
+  Args:
+    spec: the SPEC, for error messages.
+    target: name of the network.
+
+  Raises:
+    ValueError: the network is unknown.
+  """
+  choices.require(f'{spec}: the tf_keras.applications network', target, names())
+  return getattr(tf_keras.applications, target)
 
 
 def build(
@@ -58,8 +74,7 @@ def build(
     FileNotFoundError: the file of weights does not exist.
     ValueError: the network is unknown, or the weights do not fit it.
   """
-  choices.require(f'{spec}: the tf_keras.applications network', target, names())
-  application = getattr(tf_keras.applications, target)
+  application = lookup(spec, target)
   if weights not in (_RELEASED, _RANDOM):
     weights = resources.working_path(weights)
     if not tf.io.gfile.exists(weights):

@@ -11,10 +11,11 @@ for example `keras:runs/vgg.h5?preprocessing=caffe&name=VGG16`. Quote it in a
 shell. Nothing is escaped: a target or value cannot contain a question mark, and
 a value cannot contain an ampersand.
 
-From a SPEC to a score: `build` parses the text and calls the `build` function
-of the kind's module (`keras_file.build` for `keras:`), which opens the network
-and returns a `base.Adapter`; a protocol calls the adapter's `preprocess`,
-`logits` and `gradients`.
+From a SPEC to a score: `check` refuses what is wrong in the text before any
+network is opened. `build` calls the `build` function of the kind's module
+(`keras_file.build` for `keras:`), which opens the network and returns a
+`base.Adapter`; a protocol calls the adapter's `preprocess`, `logits` and
+`gradients`.
 """
 
 from collections.abc import Callable
@@ -49,6 +50,9 @@ class Kind(NamedTuple):
       signature, because reading a signature imports the module; a test compares
       the two.
     function: of the module: `build(spec, target, **options)`.
+    lookup: of the module: `lookup(spec, target)` raises ValueError or
+      ImportError if the target is the name of nothing, without opening a
+      network. Empty if the target is a file or folder.
   """
 
   module: Any
@@ -56,6 +60,7 @@ class Kind(NamedTuple):
   example: str
   options: tuple[str, ...]
   function: str = 'build'
+  lookup: str = ''
 
   @property
   def build(self) -> Callable[..., Any]:
@@ -87,12 +92,14 @@ KINDS = {
     'a function of tf_keras.applications',
     'keras_app:ResNet50V2',
     ('name', 'weights', 'classes', 'preprocessing', 'input_size'),
+    lookup='lookup',
   ),
   'harmonized': Kind(
     harmonized,
     'a released harmonized network',
     'harmonized:vgg16',
     ('name', 'weights', 'preprocessing'),
+    lookup='lookup',
   ),
   'torch': Kind(
     torch_module,
@@ -106,6 +113,7 @@ KINDS = {
       'output',
       'weights_key',
     ),
+    lookup='lookup',
   ),
   'timm': Kind(
     torch_zoos,
@@ -113,6 +121,7 @@ KINDS = {
     'timm:resnet50',
     ('name', 'weights', 'preprocessing', 'input_size', 'weights_key'),
     'build_timm',
+    'lookup_timm',
   ),
   'torchvision': Kind(
     torch_zoos,
@@ -120,6 +129,7 @@ KINDS = {
     'torchvision:resnet50',
     ('name', 'weights', 'preprocessing', 'input_size', 'weights_key'),
     'build_torchvision',
+    'lookup_torchvision',
   ),
 }
 
@@ -236,6 +246,67 @@ def parse(spec: str) -> tuple[str, str, dict[str, str]]:
   return kind, target, options
 
 
+def _resolve(
+  spec: str, options: dict[str, Any]
+) -> tuple[Kind, str, dict[str, Any]]:
+  """Returns the kind, the target and the parsed options of a SPEC.
+
+  Args:
+    spec: as the user wrote it.
+    options: further options; those in the SPEC take precedence.
+
+  Raises:
+    ValueError: the SPEC or an option is wrong.
+  """
+  name, target, written = parse(spec)
+  kind = KINDS[name]
+  options = {**options, **written}
+  known = options_of(kind)
+  unknown = sorted(set(options) - set(known))
+  if unknown:
+    near = choices.nearest(unknown[0], known)
+    raise ValueError(
+      f'{spec!r}: {name}: has no option {", ".join(unknown)}; expected '
+      f'{", ".join(known)}.' + f' Did you mean {near}?' * bool(near)
+    )
+  for option, value in options.items():
+    if isinstance(value, str) and option in _PARSERS:
+      try:
+        options[option] = _PARSERS[option](value)
+      except ValueError as e:
+        raise ValueError(f'{spec!r}: {option}: {e}.') from None
+  try:
+    if any(option in options for option in _AFFINE):
+      options = {
+        'preprocessing': _affine(options),
+        **{k: v for k, v in options.items() if k not in _AFFINE},
+      }
+    if 'preprocessing' in options:
+      preprocessing.get(options['preprocessing'])
+  except ValueError as e:
+    raise ValueError(f'{spec!r}: {str(e).rstrip(".")}.') from None
+  return kind, target, options
+
+
+def check(spec: str):
+  """Checks names and options of a SPEC without opening its network.
+
+  Files and folders may be missing, because they may be written before the
+  network is opened.
+
+  Args:
+    spec: as described at the top of this module.
+
+  Raises:
+    ValueError: the SPEC, an option or the network's name is wrong.
+    ImportError: a package that the network needs is not installed, or has no
+      such function.
+  """
+  kind, target, _ = _resolve(spec, {})
+  if kind.lookup:
+    getattr(kind.module, kind.lookup)(spec, target)
+
+
 def build(spec: str, **options: Any):
   """Opens the network that a SPEC names.
 
@@ -255,27 +326,5 @@ def build(spec: str, **options: Any):
     OSError: a file or folder is missing, or cannot be downloaded.
     ImportError: a package that the network needs is not installed.
   """
-  name, target, written = parse(spec)
-  kind = KINDS[name]
-  options = {**options, **written}
-  unknown = sorted(set(options) - set(options_of(kind)))
-  if unknown:
-    raise ValueError(
-      f'{spec!r}: {name}: has no option {", ".join(unknown)}; expected '
-      f'{", ".join(options_of(kind))}.'
-    )
-  for option, value in options.items():
-    if isinstance(value, str) and option in _PARSERS:
-      try:
-        options[option] = _PARSERS[option](value)
-      except ValueError as e:
-        raise ValueError(f'{spec!r}: {option}: {e}.') from None
-  if any(option in options for option in _AFFINE):
-    try:
-      options = {
-        'preprocessing': _affine(options),
-        **{k: v for k, v in options.items() if k not in _AFFINE},
-      }
-    except ValueError as e:
-      raise ValueError(f'{spec!r}: {str(e).rstrip(".")}.') from None
+  kind, target, options = _resolve(spec, options)
   return kind.build(spec, target, **options)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import outputs
 from official_ext.harmonization.benchmark.adapters import packages
@@ -202,8 +203,17 @@ class TorchAdapter(base.Adapter):
     return reached[0] if reached else None
 
 
-def _attribute(spec: str, target: str) -> Any:
-  """Imports the object that a SPEC names."""
+def lookup(spec: str, target: str) -> Any:
+  """Imports the object that a SPEC names.
+
+  Args:
+    spec: the SPEC, for error messages.
+    target: import path of the object.
+
+  Raises:
+    ImportError: PyTorch, the package or the object cannot be imported.
+    ValueError: the target is not an import path.
+  """
   packages.require(spec, 'torch')
   if '.' not in target:
     raise ValueError(
@@ -241,9 +251,12 @@ def _attribute(spec: str, target: str) -> Any:
         for n, v in vars(found).items()
         if callable(v) and not n.startswith('_')
       )
+      near = choices.nearest(part, known)
       raise ImportError(
         f'{spec}: {getattr(found, "__name__", found)} has no attribute '
         f'{part!r}; expected one of {", ".join(known) or "its functions"}.'
+        + f' Did you mean {near}?'
+        * bool(near)
       )
     found = getattr(found, part)
   return found
@@ -255,7 +268,7 @@ def _brief(error: Exception) -> str:
 
 def _module(spec: str, target: str) -> Any:
   """Returns the module that a SPEC names, or that the named function makes."""
-  made = _attribute(spec, target)
+  made = lookup(spec, target)
   torch = packages.require(spec, 'torch')
   # Twice, because a function may return a class of modules.
   for attempt in range(2):

@@ -5,6 +5,7 @@
 
 from typing import Any
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import packages
 from official_ext.harmonization.benchmark.adapters import preprocessing as pre
@@ -34,6 +35,48 @@ def _wrap(
     size,
     pre.get(preprocessing) if preprocessing else pre.recognize(prepare),
     module,
+  )
+
+
+def lookup_timm(spec: str, target: str):
+  """Checks the name of a network of timm.
+
+  Args:
+    spec: the SPEC, for error messages.
+    target: name of the network, or hf-hub:NAME for one that timm downloads.
+
+  Raises:
+    ImportError: timm is not installed.
+    ValueError: the network is unknown.
+  """
+  timm = packages.require(spec, 'timm')
+  if ':' not in target and not timm.is_model(target):
+    choices.require(
+      f'{spec}: the network',
+      target,
+      timm.list_models(),
+      'the names that timm.list_models() returns',
+    )
+
+
+def lookup_torchvision(spec: str, target: str):
+  """Checks the name of a network of torchvision.
+
+  Args:
+    spec: the SPEC, for error messages.
+    target: name of the network.
+
+  Raises:
+    ImportError: torchvision is not installed.
+    ValueError: the network is unknown.
+  """
+  models = packages.require(spec, 'torchvision.models')
+  # get_model of torchvision accepts any case.
+  choices.require(
+    f'{spec}: the network',
+    target.lower(),
+    models.list_models(),
+    'the names that torchvision.models.list_models() returns',
   )
 
 
@@ -68,11 +111,12 @@ def build_timm(
     ImportError: timm is not installed.
     ValueError: the network is unknown, or cannot be scored.
   """
+  lookup_timm(spec, target)
   timm = packages.require(spec, 'timm')
   data = packages.require(spec, 'timm.data')
   try:
     module = timm.create_model(target, pretrained=weights == _RELEASED)
-  except Exception as e:  # An unknown name, or a failed download.
+  except Exception as e:  # Unknown weights, or a failed download.
     raise base.Unscorable(f'{spec}: {e}.') from e
   config = data.resolve_model_data_config(module)
   return _wrap(
@@ -118,13 +162,14 @@ def build_torchvision(
     ImportError: torchvision is not installed.
     ValueError: the network is unknown, or cannot be scored.
   """
+  lookup_torchvision(spec, target)
   models = packages.require(spec, 'torchvision.models')
   try:
     default = models.get_model_weights(target).DEFAULT
     module = models.get_model(
       target, weights=default if weights == _RELEASED else None
     )
-  except Exception as e:  # An unknown name, or a failed download.
+  except Exception as e:  # Unknown weights, or a failed download.
     raise base.Unscorable(f'{spec}: {e}.') from e
   transforms = default.transforms()
   crop = transforms.crop_size
