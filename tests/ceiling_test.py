@@ -7,6 +7,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -20,8 +21,11 @@ import tensorflow as tf
 
 from official_ext.harmonization import ceiling
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.benchmark import claims
+from official_ext.harmonization.benchmark import identity
+from official_ext.harmonization.data.maps import click_files
 from official_ext.harmonization.data.maps import map_options
 from tests.data import building
 
@@ -198,6 +202,64 @@ class CeilingTest(tf.test.TestCase):
     self.assertRegex(
       write.call_args.args[0], 'settings.resample was False and is now True'
     )
+
+  def test_a_finished_measurement_is_used_again(self):
+    options = self._options()
+    found, before = ceiling.measure(options), self._read(options)
+    # The digest is of the clicks, not of the name of their file.
+    renamed = os.path.join(self.folder, 'renamed.csv')
+    shutil.copy(options.clicks[0], renamed)
+    stale = os.path.join(options.output_dir, 'ceilings.partial.jsonl')
+    with open(stale, 'w', encoding='utf-8') as f:
+      f.write('from a process that was killed')
+    for clicks in (options.clicks, (renamed,)):
+      with mock.patch.object(ceilings, 'measure') as measure:
+        with mock.patch.object(ceiling.tqdm.tqdm, 'write') as write:
+          again = ceiling.measure(dataclasses.replace(options, clicks=clicks))
+      measure.assert_not_called()
+      self.assertIn('ceilings.json: measured from', write.call_args.args[0])
+      self.assertEqual(ceiling.summary(again), ceiling.summary(found))
+      self.assertEqual(self._read(options), before)
+
+  def test_results_of_versions_whose_digest_included_the_file_are_used(self):
+    options = self._options()
+    ceiling.measure(options)
+    digest = hashlib.sha256()
+    for image, row in click_files.read(options.clicks[0]):
+      fields = dataclasses.asdict(row)
+      if not row.problem:
+        del fields['problem']
+      digest.update(f'{image}\n{json.dumps(fields)}\n'.encode())
+    path = os.path.join(options.output_dir, 'ceilings.json')
+    results = files.read_json(path)
+    del results['digest']
+    results['identity']['data']['clicks'] = digest.hexdigest()
+    files.write_json(path, {**results, 'digest': identity.sha256(results)})
+    with mock.patch.object(ceilings, 'measure') as measure:
+      ceiling.measure(options)
+    measure.assert_not_called()
+
+  def test_patterns_name_files_of_clicks(self):
+    whole = self._options('whole')
+    ceiling.measure(whole)
+    path = whole.clicks[0]
+    parts = self._path_of_parts(path)
+    options = self._options('out', clicks=(f'{parts}/part-*.csv',))
+    ceiling.measure(options)
+    self.assertEqual(self._read(options)[0], self._read(whole)[0])
+    with self.assertRaisesRegex(ValueError, r'--clicks=.*none-\* matches no'):
+      ceiling.measure(self._options(clicks=(f'{parts}/none-*',)))
+
+  def _path_of_parts(self, path):
+    """Splits a file of clicks into two; returns their folder."""
+    with open(path, encoding='utf-8') as f:
+      head, *rows = f.readlines()
+    folder = os.path.join(self.folder, 'parts')
+    os.makedirs(folder)
+    for i, part in enumerate((rows[:20], rows[20:])):
+      with open(f'{folder}/part-{i}.csv', 'w', encoding='utf-8') as f:
+        f.writelines([head, *part])
+    return folder
 
   def test_other_image_sizes_are_another_measurement(self):
     images = os.path.join(self.folder, 'images')

@@ -326,6 +326,11 @@ class ExplainTest(tf.test.TestCase):
       [c.split('\n')[0] for c in captions], ['apple_618…0078_00011', 'x' * 20]
     )
 
+  def test_panels_do_not_mix_with_images(self):
+    for output in (self._path('images'), self._path('images', 'out')):
+      with self.assertRaisesRegex(ValueError, '--output_dir=.*of --images;'):
+        self._drawn(output_dir=output)
+
   def test_invalid_inputs_are_named(self):
     with self.assertRaisesRegex(ValueError, 'none is neither an image nor'):
       self._drawn(images=self._path('none'))

@@ -110,5 +110,32 @@ class DifferencesTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEndsWith(files.in_words(found, 1), '; and 2 more')
 
 
+class OutputFolderTest(tf.test.TestCase, parameterized.TestCase):
+  @parameterized.parameters(
+    ('in', False, True),
+    ('x/../in/', False, True),
+    ('link', False, True),
+    ('in/out', False, False),
+    ('in/out', True, True),
+    ('link/out', True, True),
+    ('in', True, True),
+    ('inner', True, False),
+    ('.', True, False),
+  )
+  def test_results_do_not_mix_with_inputs(self, output, below, is_refused):
+    folder = self.create_tempdir().full_path
+    os.mkdir(os.path.join(folder, 'in'))
+    os.symlink('in', os.path.join(folder, 'link'))
+    output = os.path.join(folder, output)
+    inputs = {'labels': '', 'image_dir': os.path.join(folder, 'in')}
+    if not is_refused:
+      files.refuse_output_in(output, inputs, below)
+      return
+    with self.assertRaisesRegex(
+      ValueError, '^--output_dir=.*the folder of --image_dir; expected another'
+    ):
+      files.refuse_output_in(output, inputs, below)
+
+
 if __name__ == '__main__':
   tf.test.main()

@@ -12,8 +12,9 @@ others, and halves against halves of another image's participants (the floor),
 by Spearman's rank correlation of their maps. The command writes images.csv, a
 row per image, and ceilings.json, the means with their intervals.
 
-Run it again to resume an interrupted measurement. Results in --output_dir that
-were computed from other clicks or settings are kept in its folder earlier/.
+Run it again to resume an interrupted measurement. Results in --output_dir from
+the same clicks and settings are used again; others are kept in its folder
+earlier/.
 """
 
 import dataclasses
@@ -72,9 +73,9 @@ class Options(map_options.StripPrefix):
 
   clicks: tuple[str, ...] = cli.flag(
     (),
-    'Files of raw clicks: CSV with the columns image_path, clicks, user_id, or '
-    'NPZ with file_pointer, clickmap_x, clickmap_y, user_id, user_catch_trial, '
-    'is_mobile.',
+    'Files of raw clicks, or patterns: CSV with the columns image_path, '
+    'clicks, user_id, or NPZ with file_pointer, clickmap_x, clickmap_y, '
+    'user_id, user_catch_trial, is_mobile.',
     path=True,
     required=True,
   )
@@ -126,13 +127,10 @@ def _check(options: Options):
       '--click_frame=256 for clicks in pixels of a square with this side, or '
       '--image_dir for clicks in pixels of the images.'
     )
-  for flag, paths in (
-    ('clicks', options.clicks),
-    ('image_dir', filter(None, [options.image_dir])),
-  ):
-    for path in paths:
-      if not tf.io.gfile.exists(path):
-        raise ValueError(f'--{flag}={path} does not exist. Check the path.')
+  folder = options.image_dir
+  if folder and not tf.io.gfile.exists(folder):
+    raise ValueError(f'--image_dir={folder} does not exist. Check the path.')
+  files.refuse_output_in(options.output_dir, {'image_dir': folder})
 
 
 def _names(table: 'click_files.Table', options: Options) -> list[str]:
@@ -292,6 +290,48 @@ def _write(
   )
 
 
+def _digest(folder: str) -> str:
+  """Returns the checksum of the clicks of the results in the folder, or ''."""
+  try:
+    found = files.read_json(os.path.join(folder, _RESULTS))
+    return found['identity']['data']['clicks']
+  except (KeyError, TypeError, ValueError, tf.errors.NotFoundError):
+    return ''
+
+
+def _stored(
+  folder: str, depends_on: dict[str, Any]
+) -> 'dict[str, scores.Score]':
+  """Returns the scores in the folder if they are those to be measured.
+
+  Args:
+    folder: of the results.
+    depends_on: as from `_identity`.
+
+  Returns:
+    Scores by name, and a note is printed; empty if there are none, or if they
+    depend on anything else.
+  """
+  path = os.path.join(folder, _RESULTS)
+  if not tf.io.gfile.exists(path):
+    return {}
+  reason, date = _difference(folder, depends_on)
+  if reason:
+    return {}
+  found = files.read_json(path)['scores']
+  # A process may have been killed between the result and this file's removal.
+  progress = os.path.join(folder, _PROGRESS)
+  if tf.io.gfile.exists(progress):
+    tf.io.gfile.remove(progress)
+  tqdm.tqdm.write(
+    f'{path}: measured from the same clicks with the same settings on '
+    f'{identity.date(date)}; nothing is measured again.'
+  )
+  return {
+    name: scores.Score.from_json(content) for name, content in found.items()
+  }
+
+
 def _difference(folder: str, depends_on: dict[str, Any]) -> tuple[str, str]:
   """Returns why the results in the folder differ, or '', and their date."""
   try:
@@ -310,7 +350,7 @@ def _difference(folder: str, depends_on: dict[str, Any]) -> tuple[str, str]:
 
 
 def measure(options: Options) -> 'dict[str, scores.Score]':
-  """Measures agreement and writes the results.
+  """Measures agreement and writes the results, unless they exist.
 
     options = ceiling.Options(
         clicks=('clicks.csv',), click_frame=256, output_dir='runs/ceiling')
@@ -327,10 +367,11 @@ def measure(options: Options) -> 'dict[str, scores.Score]':
     PermissionError: a file needs --trust_pickle.
   """
   _check(options)
+  paths = click_files.expand(options.clicks)
   tf.io.gfile.makedirs(options.output_dir)
   try:
     with claims.Claim(os.path.join(options.output_dir, _CLAIM)):
-      return _claimed(options)
+      return _claimed(options, paths)
   except claims.Taken as e:
     raise ValueError(
       f'--output_dir={options.output_dir} is in use by {e}. Wait until it '
@@ -338,7 +379,7 @@ def measure(options: Options) -> 'dict[str, scores.Score]':
     ) from None
 
 
-def _claimed(options: Options) -> 'dict[str, scores.Score]':
+def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
   """As `measure`, in a folder that no other process uses."""
   with tempfile.TemporaryDirectory() as folder:
     table = click_files.Table(os.path.join(folder, 'clicks.sqlite'))
@@ -350,7 +391,7 @@ def _claimed(options: Options) -> 'dict[str, scores.Score]':
           prefix=options.strip_prefix,
           needed=('is_mobile',) if options.rules.drop_mobile else (),
         )
-        for file in options.clicks
+        for file in paths
       )
     )
     maps = participant_maps.ParticipantMaps(
@@ -363,7 +404,11 @@ def _claimed(options: Options) -> 'dict[str, scores.Score]':
       options.strip_prefix,
     )
     _check_people(maps, options)
-    depends_on = _identity(maps, table.fingerprint, options)
+    folder = options.output_dir
+    depends_on = _identity(maps, table.fingerprint(_digest(folder)), options)
+    stored = _stored(folder, depends_on)
+    if stored:
+      return stored
     progress = _open_progress(options, depends_on)
     rows = _rows(maps, progress, options)
   found = ceilings.summarize(
@@ -380,7 +425,7 @@ def _claimed(options: Options) -> 'dict[str, scores.Score]':
     {
       'identity': depends_on,
       'created': identity.now(),
-      'clicks': list(options.clicks),
+      'clicks': paths,
       'rules': dataclasses.asdict(options.rules),
       'left_out': maps.left_out,
       'unreadable': maps.unreadable,
@@ -395,7 +440,7 @@ def main(options: Options):
   """Measures agreement and prints a summary."""
   found = measure(options)
   print(summary(found))
-  print(f'Written: {_IMAGES} and {_RESULTS} in {options.output_dir}.')
+  print(f'Results: {_IMAGES} and {_RESULTS} in {options.output_dir}.')
 
 
 def summary(found: 'dict[str, scores.Score]') -> str:

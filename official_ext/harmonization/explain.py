@@ -270,6 +270,10 @@ def explain(options: Options) -> Iterator[str]:
     ValueError: an option, an image, a map or a label is invalid, or the network
       cannot be explained.
   """
+  folders = {'maps': options.maps or ''}
+  if tf.io.gfile.isdir(options.images):
+    folders['images'] = options.images
+  files.refuse_output_in(options.output_dir, folders, below=True)
   images = image_folder.ImageFolder(
     options.images,
     options.maps,

@@ -250,6 +250,36 @@ def is_below(path: str) -> bool:
   )
 
 
+def refuse_output_in(
+  output_dir: str, inputs: Mapping[str, str], below: bool = False
+):
+  """Refuses a folder of results that is a folder of inputs.
+
+  A folder of inputs with results in it is another input when the command is
+  run again, and nobody can tell later which files were given.
+
+  Args:
+    output_dir: the folder of the flag --output_dir.
+    inputs: folders by the flag that gives them; '' if the flag is not given.
+    below: whether folders below one of inputs are refused, too, because the
+      results would be read as inputs.
+
+  Raises:
+    ValueError: it is such a folder.
+  """
+  for flag, folder in inputs.items():
+    if not folder or '://' in folder + output_dir:
+      continue
+    output, given = map(os.path.realpath, (output_dir, folder))
+    is_below = below and output.startswith(os.path.join(given, ''))
+    if output == given or is_below:
+      raise ValueError(
+        f'--output_dir={output_dir} is {"in " * is_below}the folder of '
+        f'--{flag}; expected another folder, because results would mix with '
+        'inputs. Choose another --output_dir.'
+      )
+
+
 def differences(old: Any, new: Any, name: str = '') -> dict[str, tuple]:
   """Finds the differences between two settings.
 

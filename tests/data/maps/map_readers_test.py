@@ -6,7 +6,10 @@
 # Bazel: tags = ["files"]
 
 import csv
+import dataclasses
+import hashlib
 import io
+import json
 import os
 import pathlib
 from unittest import mock
@@ -17,9 +20,12 @@ from official.vision.dataloaders import classification_input
 from PIL import Image
 import tensorflow as tf
 
+from official_ext.harmonization import files
+from official_ext.harmonization.data.maps import click_files
 from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.data.maps import map_options
 from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.records import output_folder
 from official_ext.harmonization.dataloaders import canonical_decoder
 from tests import samples
 from tests.data import building
@@ -122,6 +128,36 @@ class ClicksTest(building.Case):
       },
       self.left_out(folder),
     )
+
+  def test_a_renamed_copy_of_the_clicks_is_the_same_input(self):
+    path = self.csv(self.rows())
+    flags = dict(
+      image_dir=self.images_dir,
+      click_filter=map_options.ClickFilter(min_participants=2),
+    )
+    folder, _ = self.build(clicks=[path], **flags)
+    before = building.contents(folder)
+    copies = [self.write('copy.csv', pathlib.Path(path).read_bytes())]
+    # A pattern names it, too.
+    for given in (copies, [str(self.folder / 'cop?.csv')]):
+      self.build(clicks=given, **flags)
+      for name, content in building.contents(folder).items():
+        if name.startswith('train-'):
+          self.assertEqual(content, before[name])
+    with self.assertRaisesRegex(ValueError, 'input has changed'):
+      self.build(clicks=[self.csv(self.rows()[1:])], **flags)
+    # Earlier versions saved a digest of the rows with their file's name.
+    digest = hashlib.sha256()
+    self.csv(self.rows())
+    for image, row in click_files.read(path):
+      fields = dataclasses.asdict(row)
+      if not row.problem:
+        del fields['problem']
+      digest.update(f'{image}\n{json.dumps(fields)}\n'.encode())
+    saved = output_folder.working_file(folder, 'settings.json')
+    settings = files.read_json(saved)
+    files.write_json(saved, {**settings, 'input': digest.hexdigest()})
+    self.build(clicks=[path], **flags)
 
   def test_labels_from_a_column_and_from_a_file(self):
     rows = [
@@ -476,6 +512,10 @@ class ClicksTest(building.Case):
         'npz, clicks; expected one',
       ),
       (dict(clicks=['nowhere.csv'], image_dir=self.images_dir), 'not exist'),
+      (
+        dict(clicks=[good], image_dir=str(self.folder / 'out')),
+        '--output_dir=.* the folder of --image_dir',
+      ),
       (dict(npz=good), '--npz=.*not a readable zip'),
       (
         dict(clicks=[good], image_dir=self.images_dir, label_column='wnid'),

@@ -18,6 +18,7 @@ from etils import epy
 import typing_extensions
 
 from official_ext.harmonization import cli
+from official_ext.harmonization import files
 from official_ext.harmonization import option_values
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.benchmark.report import blocks
@@ -115,6 +116,12 @@ class PsychophysicsProtocol(protocol.Protocol):
         f'--animal_classes={",".join(options.animal_classes)}; expected '
         'numbers of classes with commas between them, such as 0,1,2.'
       ) from None
+    try:
+      files.refuse_output_in(
+        run.output_dir, {'psychophysics': options.psychophysics}, below=True
+      )
+    except ValueError as e:
+      raise protocol.SettingsError(str(e)) from None
     return cls(
       options.psychophysics,
       batch_size=run.batch_size,

@@ -24,6 +24,7 @@ from official_ext.harmonization import text_files
 from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.data.maps import npz
 from official_ext.harmonization.data.records import class_labels
+from official_ext.harmonization.data.records import record_files
 
 _CSV_COLUMNS = ('image_path', 'clicks', 'user_id')
 _OPTIONAL = ('user_catch_trial', 'is_mobile')
@@ -39,6 +40,28 @@ _NPZ_FIELDS = {
 _UNKNOWN = ('', 'nan', 'none', 'null', '<na>')
 _YES, _NO = ('true', '1', '1.0', 'yes', 't'), ('false', '0', '0.0', 'no', 'f')
 _WHOLE = re.compile(r'([0-9]+)\.0+')
+
+
+def expand(patterns: Sequence[str]) -> list[str]:
+  """Returns the files of clicks that --clicks names.
+
+  Args:
+    patterns: paths, folders, and paths with wildcards.
+
+  Returns:
+    The files in the given order, and those of one pattern sorted. Of several
+    paths of one file there is the first.
+
+  Raises:
+    ValueError: a pattern names no file.
+  """
+  return files.distinct(
+    path
+    for pattern in patterns
+    for path in sorted(
+      record_files.match(pattern, 'clicks', 'CSV or NPZ files of clicks')
+    )
+  )
 
 
 def kind(path: str) -> str:
@@ -258,24 +281,55 @@ def _part(value: Any) -> float:
     ) from None
 
 
-def _encoded(rows, digest):
-  """Yields rows as text, and updates a checksum with them."""
-  for image, row in rows:
-    fields = dataclasses.asdict(row)
-    if not row.problem:
-      # Earlier versions had no such field; their checksums must not change.
-      del fields['problem']
-    text = json.dumps(fields)
-    digest.update(f'{image}\n{text}\n'.encode())
-    yield image, text
+class _Digests:
+  """Checksums of rows in their order.
+
+  Attributes:
+    content: does not depend on the names of the files.
+    earlier: as earlier versions computed it, which included those names.
+  """
+
+  def __init__(self):
+    self._content, self._earlier = hashlib.sha256(), hashlib.sha256()
+
+  def encode(
+    self, rows: Iterable[tuple[str, clicks.ParticipantClicks]]
+  ) -> Iterator[tuple[str, str, str]]:
+    """Yields image, content and place of each row, and digests them."""
+    for image, row in rows:
+      fields = dataclasses.asdict(row)
+      if not row.problem:
+        # Earlier versions had no such field.
+        del fields['problem']
+      text = json.dumps(fields)
+      self._earlier.update(f'{image}\n{text}\n'.encode())
+      place = fields.pop('place')
+      text = json.dumps(fields)
+      self._content.update(f'{image}\n{text}\n'.encode())
+      yield image, text, place
+
+  @property
+  def content(self) -> str:
+    return self._content.hexdigest()
+
+  @property
+  def earlier(self) -> str:
+    return self._earlier.hexdigest()
 
 
-def fingerprint(rows: Iterable[tuple[str, clicks.ParticipantClicks]]) -> str:
-  """Returns a checksum of rows, equal to `Table.fingerprint`."""
-  digest = hashlib.sha256()
-  for _ in _encoded(rows, digest):
+def fingerprint(
+  rows: Iterable[tuple[str, clicks.ParticipantClicks]], known: str = ''
+) -> str:
+  """Returns a checksum of rows, see `Table.fingerprint`.
+
+  Args:
+    rows: images and rows, as from `read`.
+    known: the checksum in a result of perhaps an earlier version.
+  """
+  digests = _Digests()
+  for _ in digests.encode(rows):
     pass
-  return digest.hexdigest()
+  return known if known == digests.earlier else digests.content
 
 
 class Table:
@@ -283,12 +337,11 @@ class Table:
 
   Attributes:
     path: of the file.
-    fingerprint: checksum of the rows.
   """
 
   def __init__(self, path: str):
     self.path = path
-    self.fingerprint = ''
+    self._content = self._earlier = ''
     self._connection = None
 
   def __getstate__(self):
@@ -309,13 +362,13 @@ class Table:
     Raises:
       OSError: the file cannot be written.
     """
-    digest = hashlib.sha256()
+    digests = _Digests()
     if os.path.exists(self.path):
       os.remove(self.path)
     try:
-      self._query('create table rows (image text, row text)')
+      self._query('create table rows (image text, row text, place text)')
       self._connection.executemany(
-        'insert into rows values (?, ?)', _encoded(rows, digest)
+        'insert into rows values (?, ?, ?)', digests.encode(rows)
       )
       self._query('create index images on rows (image)')
       self._connection.commit()
@@ -324,7 +377,19 @@ class Table:
         f'{self.path}: the table of clicks cannot be written ({e}). Free some '
         'space, and run the same command again.'
       ) from None
-    self.fingerprint = digest.hexdigest()
+    self._content, self._earlier = digests.content, digests.earlier
+
+  def fingerprint(self, known: str = '') -> str:
+    """Returns a checksum of the rows in their order.
+
+    It does not depend on the names of the files, so that a renamed copy is the
+    same input.
+
+    Args:
+      known: the checksum in a result of perhaps an earlier version, whose
+        checksums include the names. It is returned if it belongs to the rows.
+    """
+    return known if known == self._earlier else self._content
 
   def images(self) -> list[str]:
     """Returns the images, sorted."""
@@ -348,6 +413,9 @@ class Table:
   def rows(self, image: str) -> Sequence[clicks.ParticipantClicks]:
     """Returns an image's rows, in the order in which they were recorded."""
     found = self._query(
-      'select row from rows where image = ? order by rowid', image
+      'select row, place from rows where image = ? order by rowid', image
     )
-    return [clicks.ParticipantClicks(**json.loads(row)) for (row,) in found]
+    return [
+      clicks.ParticipantClicks(**json.loads(row), place=place)
+      for row, place in found
+    ]

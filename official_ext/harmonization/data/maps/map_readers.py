@@ -160,8 +160,9 @@ class NpzReader:
     """Returns the names of the images, sorted."""
     return [name for name, _ in self._found()]
 
-  def fingerprint(self) -> str:
+  def fingerprint(self, known: str = '') -> str:
     """Returns a checksum of the input."""
+    del known  # Earlier versions computed the same checksum.
     return _digest(self._found())
 
   def inventory(self) -> dict:
@@ -289,8 +290,9 @@ class FolderReader(_FolderReader):
     """Returns the common parts of the names of images and maps, sorted."""
     return list(self._pairs)
 
-  def fingerprint(self) -> str:
+  def fingerprint(self, known: str = '') -> str:
     """Returns a checksum of the input."""
+    del known  # Earlier versions computed the same checksum.
     return _digest([*self._seen, *self._pairs])
 
   def inventory(self) -> dict:
@@ -374,9 +376,9 @@ class ClickReader(_FolderReader):
     """Returns the images with clicks, sorted."""
     return self._table.images()
 
-  def fingerprint(self) -> str:
-    """Returns a checksum of the clicks."""
-    return self._table.fingerprint
+  def fingerprint(self, known: str = '') -> str:
+    """Returns a checksum of the clicks, see `click_files.Table`."""
+    return self._table.fingerprint(known)
 
   def inventory(self) -> dict:
     """Returns what the checksum summarizes, by image."""

@@ -117,7 +117,7 @@ def _outcomes(pipeline, options, names, builder, missing, count):
     )
   return (
     pipeline
-    | beam.Create(list(enumerate(options.clicks)))
+    | beam.Create(list(enumerate(click_files.expand(options.clicks))))
     | beam.Reshuffle()
     | beam.FlatMap(_ordered_rows, clickme_builder.click_arguments(options))
     | beam.Filter(lambda positioned: wanted(positioned[0]))
@@ -160,7 +160,8 @@ def build(
         used_folders.add(posixpath.dirname(image))
         yield image, row
 
-    fingerprint = click_files.fingerprint(noted())
+    known = output_folder.claimed(directory).get('input', '')
+    fingerprint = click_files.fingerprint(noted(), known)
     clickme_builder.check_folders(
       options, [f'{folder}/' for folder in used_folders], classes
     )

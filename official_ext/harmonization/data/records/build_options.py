@@ -21,8 +21,8 @@ class Options(map_options.MapFolders):
   split: str = cli.flag('train', "First part of the shards' names.")
   clicks: tuple[str, ...] = cli.flag(
     (),
-    'Files of raw clicks: CSV with image_path, clicks, user_id, or NPZ with '
-    'file_pointer, clickmap_x, clickmap_y, user_id; both may have '
+    'Files of raw clicks, or patterns: CSV with image_path, clicks, user_id, '
+    'or NPZ with file_pointer, clickmap_x, clickmap_y, user_id; both may have '
     'user_catch_trial and is_mobile. Image paths are relative to --image_dir.',
     path=True,
   )

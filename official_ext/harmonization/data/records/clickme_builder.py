@@ -14,6 +14,7 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
+from official_ext.harmonization import files
 from official_ext.harmonization.data.maps import click_files
 from official_ext.harmonization.data.maps import click_frames
 from official_ext.harmonization.data.maps import clicks
@@ -64,8 +65,11 @@ def check(options: build_options.Options):
     raise ValueError(f'--{given[0]} needs --image_dir, the folder of images.')
   for flag in ('npz', 'image_dir', 'map_dir', 'labels', 'class_names'):
     _check_exists(flag, getattr(options, flag))
-  for file in options.clicks:
-    _check_exists('clicks', file)
+  click_files.expand(options.clicks)
+  files.refuse_output_in(
+    options.output_dir,
+    {name: getattr(options, name) for name in ('image_dir', 'map_dir', 'npz')},
+  )
 
 
 def _check_exists(flag: str, path: str):
@@ -134,7 +138,7 @@ def click_rows(
   """Yields the images and rows of all files of clicks."""
   return itertools.chain.from_iterable(
     click_files.read(file, **click_arguments(options))
-    for file in options.clicks
+    for file in click_files.expand(options.clicks)
   )
 
 
@@ -189,7 +193,7 @@ def reader(
     classes,
     options.click_filter,
     options.click_frame,
-    click_files.kind(options.clicks[0]),
+    click_files.kind(click_files.expand(options.clicks)[0]),
     table,
     options.strip_prefix,
     options.jpeg_quality,
@@ -330,7 +334,8 @@ def _build(options: build_options.Options) -> dict[str, Any]:
     )
   count = shard_count(options, names)
   jobs = shard_builder.assign(names, options.split, count, options.seed)
-  used = settings(options, images.fingerprint(), classes, count)
+  known = output_folder.claimed(directory).get('input', '')
+  used = settings(options, images.fingerprint(known), classes, count)
   output_folder.claim(
     directory,
     jobs,

@@ -218,6 +218,7 @@ def merge(
     raise ValueError(
       'Expected one input of maps, --map_records or --map_dir. Give one.'
     )
+  files.refuse_output_in(output_dir, {'map_dir': map_dir})
   jobs = _inputs(imagenet)
   index = (
     map_index.of_folder(map_dir)

@@ -66,19 +66,22 @@ def has_wildcards(pattern: str) -> bool:
   return any(c in pattern for c in '*?')
 
 
-def match(pattern: str, flag: str = '') -> list[str]:
+def match(
+  pattern: str, flag: str = '', kind: str = 'TFRecord files'
+) -> list[str]:
   """Returns the record files that one pattern names.
 
   Args:
     pattern: a path, a folder, or a path with wildcards.
     flag: as for `expand`.
+    kind: what the files should be, for messages.
 
   Returns:
     Paths without side files and folders. Links to the same file are different
     paths.
 
   Raises:
-    ValueError: the pattern names no record file.
+    ValueError: the pattern names no such file.
     tf.errors.OpError: a folder cannot be read.
   """
   matches = _matches(pattern)
@@ -91,13 +94,13 @@ def match(pattern: str, flag: str = '') -> list[str]:
     where = f'--{flag}={pattern}' if flag else pattern
     if not matches and not has_wildcards(pattern):
       raise ValueError(
-        f'{where} does not exist; expected TFRecord files. Check the path.'
+        f'{where} does not exist; expected {kind}. Check the path.'
       )
     only = sorted(map(os.path.basename, matches))[:3]
     raise ValueError(
-      f'{where} matches no file of records'
-      + (f', only {", ".join(only)}' if only else '')
-      + '; expected TFRecord files. Check the path.'
+      f'{where} matches no file'
+      + (f' but {", ".join(only)}' if only else '')
+      + f'; expected {kind}. Check the path.'
     )
   return records
 
