@@ -7,6 +7,7 @@
 
 import multiprocessing
 import os
+import tempfile
 
 from absl.testing import parameterized
 import numpy as np
@@ -123,9 +124,10 @@ class OutputFolderTest(tf.test.TestCase, parameterized.TestCase):
     ('.', True, False),
   )
   def test_results_do_not_mix_with_inputs(self, output, below, is_refused):
-    folder = self.create_tempdir().full_path
+    folder = tempfile.mkdtemp(dir=self.get_temp_dir())
     os.mkdir(os.path.join(folder, 'in'))
     os.symlink('in', os.path.join(folder, 'link'))
+    self.addCleanup(os.unlink, os.path.join(folder, 'link'))
     output = os.path.join(folder, output)
     inputs = {'labels': '', 'image_dir': os.path.join(folder, 'in')}
     if not is_refused:

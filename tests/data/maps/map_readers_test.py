@@ -513,7 +513,7 @@ class ClicksTest(building.Case):
       ),
       (dict(clicks=['nowhere.csv'], image_dir=self.images_dir), 'not exist'),
       (
-        dict(clicks=[good], image_dir=str(self.folder / 'out')),
+        dict(out='images', clicks=[good], image_dir=self.images_dir),
         '--output_dir=.* the folder of --image_dir',
       ),
       (dict(npz=good), '--npz=.*not a readable zip'),

@@ -177,12 +177,6 @@ def open_input(options: stimulus_options.Options) -> _Input:
       f'--connectivity={options.connectivity}; expected 4 for the neighbours '
       "at a pixel's sides, or 8 for those at its corners as well."
     )
-  # Stimuli are pictures, and a folder of records means all files below it.
-  folders = {'image_dir': options.image_dir, 'map_dir': options.map_dir}
-  for pattern in options.records:
-    if tf.io.gfile.isdir(pattern):
-      folders['records'] = pattern
-  files.refuse_output_in(options.output_dir, folders, below=True)
   if not options.records:
     return _open_folders(options)
   if options.npz or options.map_dir:
@@ -249,6 +243,12 @@ def make(options: stimulus_options.Options) -> dict[str, int]:
     ValueError: the options are wrong, or an input file is.
   """
   found = open_input(options)
+  # Stimuli are pictures, and a folder of records means all files below it.
+  folders = {'image_dir': options.image_dir, 'map_dir': options.map_dir}
+  for pattern in options.records:
+    if tf.io.gfile.isdir(pattern):
+      folders['records'] = pattern
+  files.refuse_output_in(options.output_dir, folders, below=True)
   targets = stimulus_targets.Targets(
     options.animal_classes, options.vehicle_classes, found.class_names
   )
