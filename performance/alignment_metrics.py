@@ -7,9 +7,10 @@ r"""Measures the cost of alignment scores.
       --output=runs/benchmarks/alignment_metrics.json
 
 The released loop, the NumPy metrics and the in-graph metrics (graph and XLA)
-score the same 224x224 maps in one run and take turns. So do the saliency pass
-of a ResNet-50, and the same pass followed by scoring, as in an evaluation. The
-report contains medians over the rounds, and medians of ratios within a round.
+score the same maps in one run and take turns. So do the saliency pass of a
+ResNet, the same pass followed by scoring, and that followed by an update of the
+alignment with other images' human maps, as in an evaluation. The report
+contains medians over the rounds, and medians of ratios within a round.
 
 Model maps are absolute gradients of a network with random weights, without
 ties. Human maps are blurred clicks in 8 bits; about half of their pixels are
@@ -31,6 +32,7 @@ from official_ext.harmonization import cli
 from official_ext.harmonization import registry_imports
 from official_ext.harmonization.evaluation import metrics
 from official_ext.harmonization.evaluation import numpy_metrics
+from official_ext.harmonization.evaluation import shuffled as shuffled_lib
 from official_ext.harmonization.ops import saliency as saliency_ops
 from official_ext.harmonization.tasks import (
   harmonized_image_classification as task_lib,
@@ -40,13 +42,17 @@ from testing import released
 
 FLAGS = flags.FLAGS
 
-_SIZE = 224
 _CLASSES = 1000
 _RATIOS = (
   ('released / host path (aim: 5 or more)', 'released', 'host'),
   ('released / in graph (aim: 1 or more)', 'released', 'graph'),
   ('released / XLA', 'released', 'xla'),
   ('saliency pass, scored / alone (aim: 1.10 or less)', 'pass, scored', 'pass'),
+  (
+    'scored pass, with shuffled / without (aim: 1.02 or less)',
+    'pass, shuffled',
+    'pass, scored',
+  ),
 )
 
 
@@ -58,35 +64,48 @@ def define_flags():
     'JSON file for the results.',
   )
   flags.DEFINE_integer('batch_size', 8, 'Maps per batch.', lower_bound=1)
+  flags.DEFINE_integer(
+    'size', 224, 'Height and width of images in pixels.', lower_bound=32
+  )
+  flags.DEFINE_integer('model_id', 50, 'Number of layers of the ResNet.')
+  flags.DEFINE_float('depth_multiplier', 1.0, 'Scales the channels of it.')
   flags.DEFINE_integer('rounds', 9, 'Turns of each case.', lower_bound=1)
 
 
-def human_maps(count: int, seed: int = 0) -> np.ndarray:
+def human_maps(count: int, seed: int = 0, size: int = 224) -> np.ndarray:
   """Makes maps of blurred clicks, with 8-bit values.
 
   Args:
     count: number of maps.
     seed: seed of the clicks.
+    size: height and width in pixels.
 
   Returns:
-    float32 (count, 224, 224), integers in 0..255.
+    float32 (count, size, size), integers in 0..255.
   """
   rng = np.random.default_rng(seed)
-  maps = np.zeros((count, _SIZE, _SIZE))
+  scale = size / 224
+  maps = np.zeros((count, size, size))
   for one in maps:
-    centre = rng.uniform(60, _SIZE - 60, 2)
-    clicks = np.clip(rng.normal(centre, 25, (60, 2)), 0, _SIZE - 1).astype(int)
-    np.add.at(one, tuple(clicks.T), 1.0)
-  maps = ndimage.gaussian_filter(maps, (0, 10, 10), truncate=2.0)
+    centre = rng.uniform(60 * scale, size - 60 * scale, 2)
+    clicks = rng.normal(centre, 25 * scale, (60, 2))
+    np.add.at(one, tuple(np.clip(clicks, 0, size - 1).astype(int).T), 1.0)
+  maps = ndimage.gaussian_filter(
+    maps, (0, 10 * scale, 10 * scale), truncate=2.0
+  )
   maps /= maps.max((1, 2), keepdims=True)
   return np.round(255 * maps).astype(np.float32)
 
 
-def _network() -> tf_keras.Model:
+def _network(size: int, backbone: dict[str, float]) -> tf_keras.Model:
   config = exp_factory.get_exp_config('harmonized_resnet_imagenet').task
   config.override(
     {
-      'model': {'num_classes': _CLASSES, 'input_size': [_SIZE, _SIZE, 3]},
+      'model': {
+        'num_classes': _CLASSES,
+        'input_size': [size, size, 3],
+        'backbone': {'resnet': backbone},
+      },
       'mapped_data': {'label_offset': 0},
       'mapped_validation_data': {'label_offset': 0},
     }
@@ -95,19 +114,24 @@ def _network() -> tf_keras.Model:
   return task_lib.HarmonizedImageClassificationTask(config).build_model()
 
 
-def build_cases(batch_size: int) -> dict[str, Callable[[], object]]:
+def build_cases(
+  batch_size: int, size: int, backbone: dict[str, float]
+) -> dict[str, Callable[[], object]]:
   """Builds the cases to measure.
 
   Args:
     batch_size: maps per batch.
+    size: height and width of images in pixels.
+    backbone: `model_id` and `depth_multiplier` of the ResNet.
 
   Returns:
     A mapping from names to functions without arguments. They score a batch, or
     run the saliency pass on a batch, and wait for the result.
   """
   theirs = released.load('evaluation.metrics')
-  model, human = _network(), human_maps(batch_size)
-  images = tf.random.stateless_normal([batch_size, _SIZE, _SIZE, 3], [1, 2])
+  model = _network(size, backbone)
+  human = human_maps(batch_size, size=size)
+  images = tf.random.stateless_normal([batch_size, size, size, 3], [1, 2])
   labels = tf.one_hot(tf.range(batch_size), _CLASSES)
 
   def saliency():
@@ -117,6 +141,14 @@ def build_cases(batch_size: int) -> dict[str, Callable[[], object]]:
 
   alone = tf.function(saliency)
   scored = tf.function(lambda: metrics.alignment_scores(saliency(), human))
+  shuffled = shuffled_lib.ShuffledAlignment(size**2)
+
+  @tf.function
+  def scored_and_shuffled():
+    scores, ranks = metrics.scores_and_ranks(saliency(), human)
+    shuffled.update_state(ranks, scores.spearman)
+    return scores
+
   maps = alone().numpy()
   in_graph = {
     compiled: tf.function(metrics.alignment_scores, jit_compile=compiled)
@@ -137,6 +169,7 @@ def build_cases(batch_size: int) -> dict[str, Callable[[], object]]:
     'xla': lambda: in_graph[True](maps, human).spearman.numpy(),
     'pass': lambda: alone().numpy(),
     'pass, scored': lambda: scored().spearman.numpy(),
+    'pass, shuffled': lambda: scored_and_shuffled().spearman.numpy(),
   }
 
 
@@ -169,8 +202,15 @@ def measure(
 
 def main(_):
   """Measures, prints and writes the results."""
-  times = measure(build_cases(FLAGS.batch_size), FLAGS.batch_size, FLAGS.rounds)
-  settings = {name: FLAGS[name].value for name in ('batch_size', 'rounds')}
+  backbone = {
+    name: FLAGS[name].value for name in ('model_id', 'depth_multiplier')
+  }
+  cases = build_cases(FLAGS.batch_size, FLAGS.size, backbone)
+  times = measure(cases, FLAGS.batch_size, FLAGS.rounds)
+  settings = {
+    **backbone,
+    **{name: FLAGS[name].value for name in ('batch_size', 'size', 'rounds')},
+  }
   summary = medians.summarize(times, 'ms per map', _RATIOS)
   medians.report(FLAGS.output, settings, summary, times)
 

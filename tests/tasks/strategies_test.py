@@ -251,7 +251,8 @@ class MultiWorkerTest(tf.test.TestCase):
       self.assertRegex(output, r"'alignment_n': np.float32\(12\.0\)")
     scores = [set(re.findall(r"'alignment\w*': [^,}\s]+", o)) for o in outputs]
     self.assertEqual(*scores)
-    self.assertTrue(any('alignment_low' in score for score in scores[0]))
+    for name in ('alignment_low', 'alignment_specific'):
+      self.assertTrue(any(f"'{name}'" in score for score in scores[0]))
 
 
 def _free_port():
