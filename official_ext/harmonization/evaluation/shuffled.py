@@ -30,7 +30,7 @@ from official_ext.harmonization.evaluation import metrics
 
 
 def _dtype_of_sums() -> tf.DType:
-  """Returns float64; float32 on a TPU, which has no sums of float64."""
+  """Returns float64; float32 on a TPU, which has no float64 units."""
   # In float32, each addition to a sum of n terms rounds by up to n / 2**24
   # terms, and equal terms all round alike. With 17,000 maps of two values each,
   # this changed the result by 2e-4 at one image per batch and by 2e-6 at 64.
