@@ -119,6 +119,18 @@ class ModelGardenTest(tf.test.TestCase):
     )
     self.assertAllClose(adapter.preprocess(image)[0], expected, atol=1e-5)
 
+  def test_weights_are_drawn_anew(self):
+    trained = _stock_adapter('?ema=false&name=run')
+    text = f'mg:{_stock_run()[0]}?ema=false&name=run'
+    twins = [spec.randomized(text, seed) for seed in (1, 1, 2)]
+    weights = [list(a.parameters()) for a in (trained, *twins)]
+    for before, first, again, other in zip(*weights):
+      self.assertAllEqual(first, again)
+      if before.ndim > 1:
+        self.assertNotAllEqual(before, first)
+        self.assertNotAllEqual(first, other)
+    self.assertEqual(twins[0].preprocessing, trained.preprocessing)
+
   def test_averages_are_evaluated_as_in_model_garden(self):
     raw = self._logits('?ema=false&name=run')
     averaged = self._logits('')

@@ -16,6 +16,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from official_ext.harmonization.benchmark.adapters import fresh_weights
 from official_ext.harmonization.benchmark.adapters import preprocessing
 
 # Classes of ImageNet, and of Model Garden, which adds a background class 0.
@@ -148,6 +149,21 @@ class Adapter(abc.ABC):
   @abc.abstractmethod
   def parameters(self) -> Iterator[np.ndarray]:
     """Yields the network's current weights, always in the same order."""
+
+  def randomize(self, seed: int):
+    """Draws the network's weights anew, in place; see `fresh_weights`.
+
+    Args:
+      seed: the same seed gives the same weights.
+
+    Raises:
+      fresh_weights.Unavailable: the weights cannot be drawn anew.
+    """
+    del seed
+    raise fresh_weights.Unavailable(
+      f'{self.spec}: this kind of network does not say how its weights were '
+      'initialized.'
+    )
 
   def preprocess(self, images: np.ndarray) -> np.ndarray:
     """Converts pixels to the network's input.

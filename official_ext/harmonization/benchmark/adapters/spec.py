@@ -328,3 +328,28 @@ def build(spec: str, **options: Any):
   """
   kind, target, options = _resolve(spec, options)
   return kind.build(spec, target, **options)
+
+
+def randomized(spec: str, seed: int, **options: Any):
+  """Opens the untrained twin of a network: its weights are drawn anew.
+
+    twin = spec.randomized('torch:my_package.network', 0)
+
+  Args:
+    spec: as for `build`. Its weights are read before they are replaced.
+    seed: of the weights, see `fresh_weights`.
+    **options: as for `build`.
+
+  Returns:
+    A `base.Adapter` called random-<name>-<seed>, with the preprocessing, input
+    size and outputs of the network.
+
+  Raises:
+    fresh_weights.Unavailable: the weights cannot be drawn anew, as for a
+      SavedModel.
+    ValueError, OSError, ImportError: as for `build`.
+  """
+  adapter = build(spec, **options)
+  adapter.randomize(seed)
+  adapter.name = f'random-{adapter.name}-{seed}'
+  return adapter

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.harmonization.benchmark.adapters import base
+from official_ext.harmonization.benchmark.adapters import fresh_weights
 from official_ext.harmonization.benchmark.adapters import graphs
 from official_ext.harmonization.benchmark.adapters import preprocessing
 
@@ -57,6 +58,10 @@ class TensorFlowAdapter(base.Adapter):
     # Keras's `variables` include random seeds, its `weights` do not.
     for variable in getattr(model, 'weights', getattr(model, 'variables', ())):
       yield np.asarray(variable.numpy())
+
+  def randomize(self, seed: int):
+    """See `base.Adapter`; unavailable for a SavedModel."""
+    fresh_weights.redraw_keras(self.spec, self._model, seed)
 
   # The batch size is open, so that a smaller last batch needs no new trace. The
   # functions are concrete, because TensorFlow would count the traces of several

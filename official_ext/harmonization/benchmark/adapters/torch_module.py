@@ -15,6 +15,7 @@ import numpy as np
 
 from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark.adapters import base
+from official_ext.harmonization.benchmark.adapters import fresh_weights
 from official_ext.harmonization.benchmark.adapters import outputs
 from official_ext.harmonization.benchmark.adapters import packages
 from official_ext.harmonization.benchmark.adapters import preprocessing as pre
@@ -107,6 +108,10 @@ class TorchAdapter(base.Adapter):
     for _, tensor in (*module.named_parameters(), *module.named_buffers()):
       flat = tensor.detach().cpu().contiguous().reshape(-1)
       yield flat.view(self._torch.uint8).numpy()
+
+  def randomize(self, seed: int):
+    """See `base.Adapter`; unavailable for TorchScript."""
+    fresh_weights.redraw_torch(self.spec, self._torch, self._module, seed)
 
   def _dtype_of_weights(self):
     """Returns the dtype of the first weights that are not integers."""
