@@ -64,7 +64,7 @@ def _attribute(layer: Any, variable: Any) -> str | None:
 
 
 def _initializer(layer: Any, variable: Any) -> Any | None:
-  """Returns a layer's initializer of one of its own variables, if known."""
+  """Returns a layer's initializer of a variable, if known."""
   attribute = _attribute(layer, variable)
   if attribute is None:
     return None
