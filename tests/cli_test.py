@@ -153,6 +153,12 @@ class OptionsTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(found.code, 1)
     self.assertRegex(found.errors, f'^tool: .*{flag}')
 
+  def test_a_text_in_place_of_a_number(self):
+    found = self._run('--folder=/f', '--size=big')
+    self.assertEqual(found.code, 1)
+    self.assertRegex(found.errors, "^tool: --size is 'big'; expected an? .*int")
+    self.assertNotIn('literal', found.errors)
+
   def test_paths_are_relative_to_where_bazel_was_called(self):
     found = forked.call(_type_below_bazel, ('--folder=a', '--paths=b,gs://c/d'))
     self.assertIn("folder='/home/a'", found.output)

@@ -292,6 +292,15 @@ def _flag_error(error: flags.Error, known: Sequence[str]) -> str:
       f'; did you mean --{near}?' if near else '. --help lists its flags.'
     )
   message = ' '.join(str(error).split())
+  # Python's words for a text that is not a number.
+  number = re.fullmatch(
+    r'flag --(\w+)=(.*): (?:invalid literal|could not convert|invalid .*float)'
+    r'.*',
+    message,
+  )
+  if number and number[1] in flags.FLAGS:
+    expected = flags.FLAGS[number[1]].parser.syntactic_help
+    return f'--{number[1]} is {number[2]!r}; expected {expected}.'
   missing = re.findall(
     r'Flag --(\w+) must have a value other than None', message
   )

@@ -343,7 +343,7 @@ class MapTest(tf.test.TestCase, parameterized.TestCase):
       (np.ones((1, 2, 3, 1)), r'1\)'),
       (np.dstack([eye, 2 * eye]), 'different channels'),
       (-eye, '-1'),
-      (np.where(eye > 0, np.nan, 1.0), 'nan'),
+      (np.where(eye > 0, np.nan, 1.0), 'values are NaN'),
       (np.where(eye > 0, np.inf, 1.0), 'inf'),
       (eye.astype('i1') - 2, '-2'),
       (np.full((3, 3), 7, np.uint8), 'without contrast'),

@@ -360,7 +360,13 @@ def as_map(values: np.ndarray) -> np.ndarray:
     values = values[..., 0]
   if values.ndim != 2 or not values.size:
     raise ValueError(f'a map of shape {found}; expected (height, width)')
-  if not np.isfinite(values).all() or values.min() < 0:
+  unusable = int(np.count_nonzero(~np.isfinite(values)))
+  if unusable:
+    raise ValueError(
+      f'a map in which {unusable} of {values.size} values are NaN or infinite; '
+      'expected finite values that are not negative'
+    )
+  if values.min() < 0:
     raise ValueError(
       f'a map with values from {values.min()} to {values.max()}; expected '
       'finite values that are not negative'
