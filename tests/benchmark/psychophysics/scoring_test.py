@@ -98,11 +98,18 @@ class CurveTest(Case):
     )
     self.assertTrue(math.isnan(curve.threshold))
     self.assertIn('fewer than 3', curve.logistic.problem)
-    (accuracy,) = result.scores
+    accuracy, full = result.scores
     self.assertEqual(accuracy.name, 'psychophysics_accuracy')
     self.assertAlmostEqual(accuracy.value, 2 / 3)
     self.assertEqual(accuracy.n, 4)
     self.assertEqual(accuracy.preprocessing, 'none; stimuli by resize')
+    self.assertEqual(full.name, 'psychophysics_full_accuracy')
+    self.assertEqual((full.value, full.n), (1.0, 4))
+    # Wilson's interval of 4 of 4; guesses would be right with 1/2 ** 4.
+    self.assertAlmostEqual(full.low, 4 / (4 + 1.959964**2), 6)
+    self.assertAlmostEqual(full.details['chance'], 0.5)
+    self.assertAlmostEqual(full.details['chance_p_value'], 1 / 16)
+    self.assertIn('1.000 on 4 images', result.warnings[0])
 
   def test_people_counted_by_hand(self):
     stimuli = self.stimuli(1, (0, 200))
@@ -253,8 +260,8 @@ class AlignmentTest(Case):
       'images',
     )
     self.assertIn('fixed', l2['fixed'].details['bootstrap'])
-    self.assertGreater(l2['trials'].details['people_split_half'], 0.0)
-    self.assertTrue(math.isnan(l2['known'].details['people_split_half']))
+    self.assertGreater(l2['trials'].details['people']['value'], 0.0)
+    self.assertIsNone(l2['known'].details['people'])
 
   def test_interval_of_the_accuracy_is_that_of_a_binomial(self):
     stimuli = self.stimuli(200, (0, 200))

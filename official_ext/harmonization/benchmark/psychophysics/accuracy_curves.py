@@ -6,8 +6,9 @@
 Responses are counted by participant, image and level; a network is a single
 participant. The bootstrap resamples images within each target, with all levels
 of an image, and independently participants, with all their responses (Owen,
-"The pigeonhole bootstrap", 2007). Levels are fixed by the experiment and are
-not resampled.
+"The pigeonhole bootstrap", 2007). Single trials are never resampled: those of a
+participant depend on each other, as do those of an image. Levels are fixed by
+the experiment and are not resampled either.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ import math
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from official_ext.harmonization.benchmark.psychophysics import human_trials
 from official_ext.harmonization.benchmark.psychophysics import psychometrics
@@ -168,7 +170,12 @@ def fit(levels: Sequence[int], correct, trials) -> psychometrics.Logistic:
 
 
 class ResponseCounts:
-  """Responses counted by participant, image and level."""
+  """Responses counted by participant, image and level.
+
+  Attributes:
+    names: the P participants, sorted.
+    participants: P.
+  """
 
   def __init__(
     self,
@@ -185,10 +192,8 @@ class ResponseCounts:
     """
     self._images = images
     self._levels = list(levels)
-    participants = {
-      p: i
-      for i, p in enumerate(sorted({trial.participant for trial in trials}))
-    }
+    self.names = sorted({trial.participant for trial in trials})
+    participants = {p: i for i, p in enumerate(self.names)}
     self.participants = len(participants)
     column = {level: i for i, level in enumerate(levels)}
     # (images, participants, levels).
@@ -205,14 +210,30 @@ class ResponseCounts:
     np.add.at(self._count, cells, 1)
     np.add.at(self._right, cells, [t.response == t.target for t in trials])
 
-  def curve(self, image_weights: np.ndarray, confidence: float) -> Curve:
-    """Computes the accuracy curve.
+  def draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Resamples the participants; a single one is always drawn.
 
     Args:
-      image_weights: (R, I) bootstrap weights of the images. The interval of the
-        threshold uses the first 200 resamples.
-      confidence: of that interval.
+      resamples: number R of resamples.
+      rng: random generator.
+
+    Returns:
+      int (R, P): how often each participant was drawn.
     """
+    return bootstrap_weights(self.participants, resamples, rng)
+
+  def proportions(self) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what `consistency.agreement` compares.
+
+    Returns:
+      The proportion of correct responses, float32 (L, P, I), 0 where there are
+      none, and whether there are any, bool (L, P, I).
+    """
+    right, count = (x.transpose(2, 1, 0) for x in (self._right, self._count))
+    return np.nan_to_num(_divide(right, count)).astype(np.float32), count > 0
+
+  def curve(self) -> Curve:
+    """Computes the accuracy curve, without the interval of its threshold."""
     right, count = (
       x.sum(axis=0, dtype=np.float64) for x in (self._right, self._count)
     )
@@ -234,7 +255,6 @@ class ResponseCounts:
       n,
       self._d_prime(),
       logistic,
-      self._threshold_interval(image_weights, logistic, confidence),
     )
 
   def _d_prime(self):
@@ -251,79 +271,132 @@ class ResponseCounts:
       noises,
     )
 
+  def _resampled_counts(self, image_weights, drawn):
+    """Yields correct responses and responses of some resamples at a time.
+
+    Args:
+      image_weights: (R, I).
+      drawn: (R, P).
+
+    Yields:
+      A slice of r resamples, two float32 arrays (r, P, L), and the slice's part
+      of `drawn` as (r, P, 1).
+    """
+    images, participants, levels = self._count.shape
+    rows = max(1, _CHUNK // (participants * levels))
+    for start in range(0, len(image_weights), rows):
+      part = slice(start, start + rows)
+      right, count = (
+        (image_weights[part] @ x.reshape(images, -1)).reshape(
+          -1, participants, levels
+        )
+        for x in (self._right, self._count)
+      )
+      yield part, right, count, drawn[part, :, np.newaxis]
+
   def resample(
-    self, image_weights: np.ndarray, rng: np.random.Generator
+    self, image_weights: np.ndarray, drawn: np.ndarray
   ) -> np.ndarray:
     """Returns accuracy curves of bootstrap resamples.
 
     Args:
       image_weights: (R, I) bootstrap weights of the images.
-      rng: random generator for resampling the participants, which changes
-        nothing for a single participant.
+      drawn: (R, P) of the participants, from `draw`.
 
     Returns:
       float64 (R, L); NaN if no resampled participant saw a level.
     """
-    images, participants, levels = self._count.shape
-    curves = np.empty((len(image_weights), levels))
-    rows = max(1, _CHUNK // (participants * levels))
-    for start in range(0, len(curves), rows):
-      weights = image_weights[start : start + rows]
-      right, count = (
-        (weights @ x.reshape(images, -1)).reshape(-1, participants, levels)
-        for x in (self._right, self._count)
-      )
-      drawn = bootstrap_weights(participants, len(weights), rng)
-      weights = drawn[..., np.newaxis] * (count > 0)
+    curves = np.empty((len(image_weights), len(self._levels)))
+    for part, right, count, times in self._resampled_counts(
+      image_weights, drawn
+    ):
+      weights = times * (count > 0)
       each = np.nan_to_num(_divide(right, count))
-      curves[start : start + rows] = _divide(
+      curves[part] = _divide(
         (each * weights).sum(axis=1), weights.sum(axis=1).astype(float)
       )
     return curves
 
-  def split_half(self, measure, seed: int, splits: int = 100) -> float:
+  def thresholds(
+    self, image_weights: np.ndarray, drawn: np.ndarray
+  ) -> np.ndarray:
+    """Returns fitted thresholds of bootstrap resamples, in percent.
+
+    Args:
+      image_weights: (R, I) bootstrap weights of the images. Only the first 200
+        resamples are used.
+      drawn: (R, P) of the participants, from `draw`.
+
+    Returns:
+      float64 (min(R, 200),), NaN outside the percents shown; all NaN with fewer
+      than three levels beside the full image.
+    """
+    image_weights = image_weights[:_THRESHOLD_RESAMPLES]
+    kept = _partial(self._levels)
+    found = np.full(len(image_weights), np.nan)
+    if kept.sum() < 3:
+      return found
+    for part, right, count, times in self._resampled_counts(
+      image_weights, drawn[:_THRESHOLD_RESAMPLES]
+    ):
+      found[part] = psychometrics.thresholds(
+        _percents(self._levels)[kept],
+        (right * times).sum(axis=1)[:, kept],
+        (count * times).sum(axis=1)[:, kept],
+      )
+    return found
+
+  def split_half(
+    self, measure, seed: int, splits: int = 100, confidence: float = 0.95
+  ) -> tuple[float, float, float]:
     """Compares random halves of the participants with each other.
+
+    The interval comes from the jackknife over participants: each in turn is
+    removed from its half in all splits. A bootstrap would put copies of a
+    participant into both halves, which makes them more alike than they are.
 
     Args:
       measure: function of two arrays of curves (splits, L).
       seed: of the splits.
       splits: number of splits.
+      confidence: of the interval.
 
     Returns:
       The mean over the splits with a defined value, or NaN, as for a single
-      participant. Half of the participants are noisier than all of them.
+      participant, and the lower and upper end of its interval, NaN for fewer
+      than four participants. Half of the participants are noisier than all.
     """
     if self.participants < 2:
-      return math.nan
+      return math.nan, math.nan, math.nan
     rng = np.random.default_rng(seed)
     each = _divide(
       *(x.sum(axis=0, dtype=np.float64) for x in (self._right, self._count))
     )
     seen, half = ~np.isnan(each), self.participants // 2
+    each = np.nan_to_num(each)
     order = rng.permuted(
       np.tile(np.arange(self.participants), (splits, 1)), axis=1
     )
-    curves = []
-    for part in (order[:, :half], order[:, half : 2 * half]):
-      total = np.nan_to_num(each)[part].sum(axis=1)
-      curves.append(_divide(total, seen[part].sum(axis=1)))
-    values = measure(*curves)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else math.nan
+    members = np.zeros((2, splits, self.participants))
+    halves = order[:, :half], order[:, half : 2 * half]
+    for side, part in zip(members, halves):
+      np.put_along_axis(side, part, 1.0, axis=1)
 
-  def _threshold_interval(self, image_weights, logistic, confidence):
-    """Returns the bootstrap interval of the threshold, in percent."""
-    if logistic.problem:
-      return math.nan, math.nan
-    kept = _partial(self._levels)
-    percents = _percents(self._levels)[kept]
-    weights = image_weights[:_THRESHOLD_RESAMPLES]
-    right, count = (
-      weights @ x.sum(axis=1)[:, kept] for x in (self._right, self._count)
-    )
-    return interval(
-      psychometrics.thresholds(percents, right, count), confidence
-    )[:2]
+    def mean(members):
+      curves = _divide(members @ each, members @ seen.astype(float))
+      values = measure(*curves)
+      values = values[~np.isnan(values)]
+      return float(values.mean()) if len(values) else math.nan
+
+    value = mean(members)
+    if self.participants < 4:
+      return value, math.nan, math.nan
+    kept = 1.0 - np.eye(self.participants)
+    without = np.array([mean(members * others) for others in kept])
+    p = self.participants
+    error = math.sqrt((p - 1) / p * np.sum((without - without.mean()) ** 2))
+    margin = float(stats.t.ppf(0.5 + confidence / 2, p - 1)) * error
+    return value, value - margin, value + margin
 
 
 class TabulatedAccuracy:
@@ -340,14 +413,8 @@ class TabulatedAccuracy:
     self._accuracy = np.array([table.accuracy[level] for level in levels])
     self._error = np.array([table.standard_error[level] for level in levels])
 
-  def curve(self, image_weights: np.ndarray, confidence: float) -> Curve:
-    """Returns the accuracies; all levels have equal weight in the logistic.
-
-    Args:
-      image_weights: unused.
-      confidence: unused.
-    """
-    del image_weights, confidence  # Without trials the interval is unknown.
+  def curve(self) -> Curve:
+    """Returns the accuracies; all levels have equal weight in the logistic."""
     unknown = np.full(len(self._levels), np.nan)
     return Curve(
       self._levels,
@@ -358,29 +425,42 @@ class TabulatedAccuracy:
       fit(self._levels, self._accuracy, np.ones(len(unknown))),
     )
 
+  def draw(self, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns standard normal noise, (R, L)."""
+    return rng.standard_normal((resamples, len(self._levels)))
+
   def resample(
-    self, image_weights: np.ndarray, rng: np.random.Generator
+    self, image_weights: np.ndarray, drawn: np.ndarray
   ) -> np.ndarray:
     """Samples curves from normal distributions with the standard errors.
 
     An unknown standard error counts as 0.
 
     Args:
-      image_weights: (R, I), of which only R is used.
-      rng: random generator.
+      image_weights: unused.
+      drawn: (R, L), from `draw`.
 
     Returns:
       float64 (R, L), clipped to [0, 1].
     """
-    noise = rng.standard_normal((len(image_weights), len(self._levels)))
+    del image_weights
     return np.clip(
-      self._accuracy + noise * np.nan_to_num(self._error), 0.0, 1.0
+      self._accuracy + drawn * np.nan_to_num(self._error), 0.0, 1.0
     )
 
-  def split_half(self, measure, seed: int) -> float:
+  def thresholds(
+    self, image_weights: np.ndarray, drawn: np.ndarray
+  ) -> np.ndarray:
+    """Returns NaN (R,), because the numbers of responses are unknown."""
+    del drawn
+    return np.full(len(image_weights[:_THRESHOLD_RESAMPLES]), np.nan)
+
+  def split_half(
+    self, measure, seed: int, confidence: float = 0.95
+  ) -> tuple[float, float, float]:
     """Returns NaN, because the participants are unknown."""
-    del measure, seed
-    return math.nan
+    del measure, seed, confidence
+    return math.nan, math.nan, math.nan
 
 
 def interval(values, confidence: float) -> tuple[float, float, int]:

@@ -19,8 +19,11 @@ import tqdm
 
 from official_ext.harmonization import choices
 from official_ext.harmonization import option_values
+from official_ext.harmonization.benchmark import accuracy
 from official_ext.harmonization.benchmark import journal as journal_lib
+from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.benchmark.psychophysics import accuracy_curves
+from official_ext.harmonization.benchmark.psychophysics import consistency
 from official_ext.harmonization.benchmark.psychophysics import decisions
 from official_ext.harmonization.benchmark.psychophysics import human_trials
 from official_ext.harmonization.benchmark.psychophysics import psychometrics
@@ -31,6 +34,8 @@ from official_ext.harmonization.evaluation import scores
 
 FRAMINGS = option_values.STIMULUS_FRAMINGS
 
+# The level with 100 % revealed, which is used if the full image is not shown.
+_ALL_REVEALED = 100
 _ALIGNMENTS = {
   'psychophysics_l2': psychometrics.l2,
   'psychophysics_negative_log_mse': psychometrics.negative_log_mse,
@@ -43,20 +48,26 @@ class PsychophysicsResult:
 
   Attributes:
     curves: of the network ('model') and, if given, of people ('human').
-    scores: `psychophysics_accuracy`, the mean of the network's curve, and with
-      people's data `psychophysics_l2` (smaller is better) and
-      `psychophysics_negative_log_mse` (larger is better).
+    scores: `psychophysics_accuracy`, the mean of the network's curve, and
+      `psychophysics_full_accuracy`, at the full image; with people's data
+      `psychophysics_l2` (smaller is better), `psychophysics_negative_log_mse`
+      (larger is better) and `psychophysics_log_threshold_ratio` (0 is equal);
+      with their trials also the measures of `consistency`. `details['people']`
+      is the same number for people, and `details['difference']` the network's
+      minus people's, with its test.
     trials: rows with the columns of model-vs-human, for `scores.write_rows`.
     settings: the arguments of `evaluate` on which the scores depend.
+    warnings: sentences that a reader of the scores must know.
   """
 
   curves: Mapping[str, accuracy_curves.Curve]
   scores: Sequence[scores.Score]
   trials: Sequence[Mapping[str, Any]]
   settings: Mapping[str, Any]
+  warnings: Sequence[str] = ()
 
   def to_json(self) -> dict[str, Any]:
-    """Returns everything except the trials, for strict JSON."""
+    """Returns everything except trials and warnings, for strict JSON."""
     return scores.json_safe(
       {
         'curves': {name: c.to_json() for name, c in self.curves.items()},
@@ -361,6 +372,8 @@ def evaluate(
       preprocessing=preprocessing,
     ),
   )
+  full, warnings = _full_accuracy(answered, confidence, preprocessing, people)
+  made += full
   rows = [
     human_trials.row(
       adapter.name,
@@ -372,7 +385,94 @@ def evaluate(
     )
     for i, (s, answer) in enumerate(answered, 1)
   ]
-  return PsychophysicsResult(curves, made, rows, settings)
+  return PsychophysicsResult(curves, made, rows, settings, warnings)
+
+
+def _full_accuracy(answered, confidence, preprocessing, people):
+  """Scores the full image, and tests whether the network is above chance.
+
+  Little of an image may show too little for anyone. A network that does not
+  exceed chance even at the full image does not take part in the task.
+
+  Args:
+    answered: (stimulus, response) pairs of the network.
+    confidence: of the interval.
+    preprocessing: of the images, in one line.
+    people: as from `human_trials.read`.
+
+  Returns:
+    A list of at most one score, and a list of at most one warning; both are
+    empty if neither the full image nor 100 % is shown.
+  """
+  levels = {s.level for s, _ in answered}
+  level = next(
+    (x for x in (stimulus_files.FULL, _ALL_REVEALED) if x in levels), None
+  )
+  if level is None:
+    return [], []
+  pairs = [
+    (answer == stimulus_files.ANIMAL, s.target == stimulus_files.ANIMAL)
+    for s, answer in answered
+    if s.level == level
+  ]
+  answers, targets = np.array(pairs, int).T
+  test = accuracy.chance(answers, targets)
+  score = accuracy.proportion(
+    'psychophysics_full_accuracy',
+    answers == targets,
+    preprocessing=preprocessing,
+    confidence=confidence,
+    details={
+      'level': level,
+      'chance': test.rate,
+      'chance_p_value': test.p_value,
+      'people': _people_at(level, people, confidence),
+    },
+  )
+  if not test.is_at_chance:
+    return [score], []
+  return [score], [
+    f'At the full image, accuracy is {score.value:.3f} on {score.n} images, '
+    f'not significantly above guessing ({test.rate:.3f}; one-sided binomial '
+    f'test, p = {test.p_value:.2g}). The curve does not show how the network '
+    'recognizes images. The usual cause is a wrong rule, class order or '
+    'preprocessing.'
+  ]
+
+
+def _people_at(level, people, confidence) -> dict[str, Any] | None:
+  """Returns people's accuracy at a level, with a test against chance.
+
+  Args:
+    level: one that is scored.
+    people: as from `human_trials.read`.
+    confidence: of the interval, Student's t over participants, cut at 1.
+
+  Returns:
+    `value`, `low`, `high`, and `p`, one-sided against chance, ½; None without
+    people or with accuracies only.
+  """
+  if not isinstance(people, human_trials.Trials):
+    return None
+  correct: dict[str, list[bool]] = {}
+  for t in people.trials:
+    if t.level == level:
+      correct.setdefault(t.participant, []).append(t.response == t.target)
+  above = statistics.mean(
+    [np.mean(c) - psychometrics.GUESS for c in correct.values()],
+    confidence=confidence,
+  )
+  low, value, high = (
+    float(np.clip(x + psychometrics.GUESS, 0.0, 1.0))
+    for x in (above.low, above.value, above.high)
+  )
+  return {
+    'value': value,
+    'low': low,
+    'high': high,
+    'interval': "Student's t over participants",
+    'p': above.p / 2 if above.value > 0 else 1 - above.p / 2,
+  }
 
 
 def _levels(people) -> Sequence[int] | None:
@@ -436,15 +536,22 @@ def _compare(model, people, images, resamples, seed, details, facts):
     Curves by 'model' and 'human', and a list of scores.
   """
   rng = np.random.default_rng(seed)
+  confidence = facts['confidence']
   weights = images.resample(resamples, rng)
   sides = {'model': model, **({'human': people} if people else {})}
-  curves, resampled = {}, {}
+  curves, resampled, thresholds, drawn = {}, {}, {}, {}
   for name, responses in sides.items():
-    curves[name] = responses.curve(weights, facts['confidence'])
-    resampled[name] = responses.resample(weights, rng)
+    drawn[name] = responses.draw(resamples, rng)
+    curve = responses.curve()
+    resampled[name] = responses.resample(weights, drawn[name])
+    thresholds[name] = responses.thresholds(weights, drawn[name])
+    if not curve.logistic.problem:
+      low, high, _ = accuracy_curves.interval(thresholds[name], confidence)
+      curve = dataclasses.replace(curve, threshold_interval=(low, high))
+    curves[name] = curve
 
   def score(name, value, values, **more):
-    low, high, undefined = accuracy_curves.interval(values, facts['confidence'])
+    low, high, undefined = accuracy_curves.interval(values, confidence)
     return scores.Score(
       name,
       float(value),
@@ -470,7 +577,60 @@ def _compare(model, people, images, resamples, seed, details, facts):
           name,
           measure(curves['human'].accuracy, curves['model'].accuracy),
           measure(resampled['human'], resampled['model']),
-          people_split_half=people.split_half(measure, seed),
+          people=_split_half(people, measure, seed, confidence),
         )
       )
+    ratios = np.log10(thresholds['model'] / thresholds['human'])
+    made.append(
+      score(
+        'psychophysics_log_threshold_ratio',
+        np.log10(curves['model'].threshold / curves['human'].threshold),
+        ratios,
+        p=consistency.p_value(ratios),
+      )
+    )
+  if isinstance(people, accuracy_curves.ResponseCounts):
+    found = consistency.compare(
+      model.proportions(), people.proportions(), weights, drawn['human']
+    )
+    for i, name in enumerate(consistency.MEASURES):
+      ours, theirs = found.resampled_model[i], found.resampled_people[i]
+      more: dict[str, Any] = {
+        'people': _with_interval(found.people[i], theirs, confidence),
+        'difference': {
+          **_with_interval(
+            found.model[i] - found.people[i], ours - theirs, confidence
+          ),
+          'p': consistency.p_value(ours - theirs),
+        },
+        'participants': dict(zip(people.names, found.participants[i].tolist())),
+      }
+      if name == 'error_consistency':
+        more['p'] = consistency.p_value(ours)
+        more['people']['p'] = consistency.p_value(theirs)
+      made.append(score(f'psychophysics_{name}', found.model[i], ours, **more))
   return curves, made
+
+
+def _with_interval(value, values, confidence) -> dict[str, Any]:
+  """Returns a number with its bootstrap interval."""
+  low, high, _ = accuracy_curves.interval(values, confidence)
+  return {
+    'value': float(value),
+    'low': low,
+    'high': high,
+    'interval': 'bootstrapped over images and participants',
+  }
+
+
+def _split_half(people, measure, seed, confidence) -> dict[str, Any] | None:
+  """Returns the distance between halves of people; None if it is unknown."""
+  value, low, high = people.split_half(measure, seed, confidence=confidence)
+  if np.isnan(value):
+    return None
+  return {
+    'value': value,
+    'low': low,
+    'high': high,
+    'interval': 'jackknife over participants',
+  }
