@@ -28,6 +28,7 @@ from official_ext.harmonization.benchmark.report import examples
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import leaderboard
 from official_ext.harmonization.benchmark.report import page
+from official_ext.harmonization.benchmark.report import people as people_lib
 from official_ext.harmonization.benchmark.report import trade_off
 from official_ext.harmonization.benchmark.report import writer
 from tests.benchmark import report_results as made
@@ -340,6 +341,99 @@ class PsychophysicsTest(parameterized.TestCase):
       self.assertIn(words, text)
     text = _page(made.report(self._models(standard_error=[math.nan] * 12)))
     self.assertNotIn('standard error', text)
+
+  def _compared(self, *names):
+    """Makes models with scores of version 2, as they are stored."""
+    models = self._models()[: len(names)]
+    for i, (name, model) in enumerate(zip(names, models)):
+      model.name = name
+      of_people = {
+        'value': 0.2,
+        'low': 0.11,
+        'high': 0.31,
+        'interval': 'bootstrapped over images and participants',
+      }
+      more = {
+        'psychophysics_l2': {
+          'people': {**of_people, 'interval': 'jackknife over participants'}
+        },
+        'psychophysics_log_threshold_ratio': {'p': 0.0001},
+        **{
+          f'psychophysics_{measure}': {
+            'p': 0.002,
+            'people': of_people,
+            'difference': {
+              'value': -0.05,
+              'low': -0.08,
+              'high': None,
+              'p': 0.01 * (i + 1),
+            },
+            'participants': {'zoe': 0.25, 'ann': None, 'bob': 0.3},
+          }
+          for measure in (
+            'error_consistency',
+            'observed_consistency',
+            'accuracy_difference',
+          )
+        },
+      }
+      stored = model.results['psychophysics']
+      scores = {
+        name: made.score(
+          name, 0.15, bootstrap='images and participants', **details
+        )
+        for name, details in more.items()
+      }
+      model.results['psychophysics'] = dataclasses.replace(
+        stored, scores={**stored.scores, **scores}
+      )
+    return models
+
+  def test_people_against_people_next_to_models(self):
+    models = self._compared('one', 'two')
+    found = {m.name: m.results['psychophysics'] for m in models}
+    distances, consistency, participants = people_lib.tables(found)
+    one = [(c.text, c.note) for c in distances.cells()[0]]
+    self.assertEqual(one[1][0], '0.150')
+    self.assertEqual(one[2], ('0.200', '[0.110, 0.310]'))
+    self.assertEqual(one[4][0], '< .001')
+    one, two = [[c.text for c in row] for row in consistency.cells()]
+    # Holm: the smaller of two p-values counts twice.
+    self.assertEqual(one, ['one', '0.150', '0.002', '0.200', '-0.050', '0.020'])
+    self.assertEqual(two[-1], '0.020')
+    self.assertEqual(consistency.cells()[0][4].note, '')
+    rows = [[c.text for c in row] for row in participants.cells()]
+    self.assertEqual(rows[0][:2], ['mean of 3', '0.200'])
+    self.assertEqual([r[0] for r in rows[1:]], ['bob', 'zoe', 'ann'])
+    self.assertEqual(rows[3][1], '-')
+    text = html.unescape(_page(made.report(models)))
+    self.assertIn('between two random halves of the participants', text)
+
+  def test_people_of_version_2_have_intervals(self):
+    models = self._compared('one')
+    words = leaderboard.intervals(models, leaderboard.columns(models))
+    for part in (
+      'L2 (small is good) of people: 95 % intervals, jackknife',
+      'threshold (% revealed) of people: 95 % intervals, bootstrapped over '
+      'images and participants',
+      'threshold (% revealed): 95 % intervals, bootstrapped over images;',
+    ):
+      self.assertIn(part, words)
+    # It is computed in the same way for models and people.
+    self.assertNotIn('consistency (κ) of people', words)
+    (row,) = [
+      r for r in leaderboard.as_text(models).splitlines() if 'halves' in r
+    ][-1:]
+    self.assertIn('0.200 [0.110, 0.310]', row)
+
+  def test_many_participants_are_one_row(self):
+    models = self._compared('one')
+    for score in models[0].results['psychophysics'].scores.values():
+      if 'participants' in score.details:
+        score.details['participants'].update({str(i): 0.1 for i in range(60)})
+    *_, table = people_lib.tables({'one': models[0].results['psychophysics']})
+    self.assertLen(table.rows, 1)
+    self.assertIn('63 participants', table.caption)
 
   def test_captions_say_what_was_drawn(self):
     models = self._models()

@@ -30,12 +30,14 @@ with epy.lazy_imports():
   from official_ext.harmonization.benchmark.psychophysics import scoring
   from official_ext.harmonization.benchmark.report import curves
   from official_ext.harmonization.benchmark.report import figures
+  from official_ext.harmonization.benchmark.report import people as people_lib
   from official_ext.harmonization.data.stimuli import stimulus_files
   from official_ext.harmonization.evaluation import scores
 
 _ACCURACY = 'psychophysics_accuracy'
 _THRESHOLD = 'psychophysics_threshold'
 _D_PRIME = 'psychophysics_d_prime'
+_RATIO = 'psychophysics_log_threshold_ratio'
 _FULL_LEVEL = 200
 _FACTS = {
   'input_path': 'data',
@@ -80,16 +82,26 @@ class PsychophysicsProtocol(protocol.Protocol):
   name = 'psychophysics'
   label = 'Psychophysics'
   title = 'Psychophysics: how people decide'
+  version = 2
   Options = PsychophysicsOptions
   score_words = {
     'accuracy': 'accuracy',
+    'full_accuracy': 'accuracy at the full image',
     'threshold': 'threshold (% revealed)',
     'd_prime': "d' (mean of levels)",
     'l2': 'L2 (small is good)',
     'negative_log_mse': '-log MSE',
+    'log_threshold_ratio': 'threshold ratio (log10, 0 is good)',
+    'error_consistency': 'error consistency (κ)',
+    'observed_consistency': 'observed consistency',
+    'accuracy_difference': 'squared accuracy difference',
   }
-  headlines = (_ACCURACY, 'psychophysics_l2')
-  people_label = 'people (distances: split halves)'
+  headlines = (
+    _ACCURACY,
+    'psychophysics_l2',
+    'psychophysics_error_consistency',
+  )
+  people_label = 'people (split halves; each against others)'
   pictures = ('curves.png',)
 
   def __init__(self, folder: str, *, batch_size: int, **options: Any):
@@ -192,6 +204,7 @@ class PsychophysicsProtocol(protocol.Protocol):
     return results.Measurement(
       scores=found.scores,
       rows=found.trials,
+      warnings=found.warnings,
       curves={
         observer: results.Curve.from_json(curve.to_json())
         for observer, curve in found.curves.items()
@@ -206,7 +219,8 @@ class PsychophysicsProtocol(protocol.Protocol):
       'part, the most important to people, is revealed. Its accuracy curve is '
       'compared with that of people. The threshold is the percent revealed at '
       'which a fitted curve is halfway from chance to its upper end; '
-      "d' is the sensitivity to animals."
+      "d' is the sensitivity to animals. Error consistency is Cohen's κ of "
+      'right and wrong responses, within each level.'
     )
 
   @classmethod
@@ -232,10 +246,30 @@ class PsychophysicsProtocol(protocol.Protocol):
     if curve is None:
       return {}
     made = _scores_of_curve(curve)
+    # Version 1 resampled images only.
+    if _THRESHOLD in made and any(_RATIO in r.scores for r in found):
+      made[_THRESHOLD].details['bootstrap'] = 'images and participants'
     made[_ACCURACY] = _score(_ACCURACY, statistics.fmean(curve.accuracy))
     for result in found:
       for name, score in result.scores.items():
-        # Distance between random halves of the participants.
+        fields = score.details.get('people')
+        if fields:
+          low, high = (
+            math.nan if fields[end] is None else fields[end]
+            for end in ('low', 'high')
+          )
+          made.setdefault(
+            name,
+            _score(
+              name,
+              math.nan if fields['value'] is None else fields['value'],
+              low=low,
+              high=high,
+              confidence=score.confidence,
+              details={'interval': fields['interval']},
+            ),
+          )
+        # Version 1: the distance between random halves of the participants.
         halves = score.details.get('people_split_half')
         if halves is not None:
           made.setdefault(name, _score(name, halves))
@@ -270,7 +304,8 @@ class PsychophysicsProtocol(protocol.Protocol):
         )
       )
     table = _sensitivities(observers)
-    return parts + ([table] if table.rows else [])
+    parts += [table] if table.rows else []
+    return parts + people_lib.tables(found)
 
 
 def _curve(result, observer: str = 'model') -> 'results.Curve | None':
@@ -295,6 +330,7 @@ def _score(name: str, value: float, **fields) -> 'scores.Score':
       'confidence': 0.95,
       'ceiling': None,
       'preprocessing': '',
+      'details': {},
       **fields,
     }
   )

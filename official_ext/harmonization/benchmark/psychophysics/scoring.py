@@ -595,6 +595,9 @@ def _compare(model, people, images, resamples, seed, details, facts):
     )
     for i, name in enumerate(consistency.MEASURES):
       ours, theirs = found.resampled_model[i], found.resampled_people[i]
+      if name == 'accuracy_difference':
+        ours = _centred(ours, found.model[i])
+        theirs = _centred(theirs, found.people[i])
       more: dict[str, Any] = {
         'people': _with_interval(found.people[i], theirs, confidence),
         'difference': {
@@ -610,6 +613,17 @@ def _compare(model, people, images, resamples, seed, details, facts):
         more['people']['p'] = consistency.p_value(theirs)
       made.append(score(f'psychophysics_{name}', found.model[i], ours, **more))
   return curves, made
+
+
+def _centred(values, value):
+  """Shifts bootstrap values so that their mean is the estimate.
+
+  Resampling adds noise to both accuracies, and noise increases their squared
+  difference: unshifted, an interval need not contain its estimate.
+  """
+  values = np.asarray(values)
+  defined = values[~np.isnan(values)]
+  return values + (value - defined.mean()) if len(defined) else values
 
 
 def _with_interval(value, values, confidence) -> dict[str, Any]:

@@ -162,7 +162,11 @@ def intervals(models: Models, shown: Sequence[Column]) -> str:
       key = (column.protocol, column.score)
       add(scores_of(model).get(key), column.title)
     people = _people(models, column.protocol).get(column.score)
-    add(people, f'{column.title} of people')
+    # One title covers both if their intervals have the same method.
+    if people and column.title not in titles.get(
+      (people.confidence, people.interval_method), {}
+    ):
+      add(people, f'{column.title} of people')
   words = {
     f'{100 * confidence:g} % intervals, {method}': found
     for (confidence, method), found in titles.items()
