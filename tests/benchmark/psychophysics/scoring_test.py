@@ -263,6 +263,94 @@ class AlignmentTest(Case):
     self.assertGreater(l2['trials'].details['people']['value'], 0.0)
     self.assertIsNone(l2['known'].details['people'])
 
+  def test_trials_are_compared_with_people(self):
+    stimuli = self.stimuli(10)
+    people = self.people(stimuli, participants=4)
+    by_who = {}
+    for t in human_trials.read(people).trials:
+      by_who.setdefault(t.participant, {})[t.image, t.level] = (
+        t.response == t.target
+      )
+    first = by_who.pop('p0')
+    # The network answers as one of the participants does.
+    adapter = experiment.FakeAdapter(
+      stimuli, [first[s.image, s.level] for s in stimuli]
+    )
+    found = {s.name: s for s in self.evaluate(adapter, human=people).scores}
+    kappa = found['psychophysics_error_consistency']
+    self.assertEqual([*kappa.details['participants']], ['p0', 'p1', 'p2', 'p3'])
+    rest = kappa.details['participants']['p0']
+    self.assertAlmostEqual(kappa.value, (1 + 3 * rest) / 4)
+    self.assertAlmostEqual(
+      kappa.details['people']['value'],
+      np.mean([*kappa.details['participants'].values()]),
+    )
+    self.assertAlmostEqual(
+      kappa.details['difference']['value'],
+      kappa.value - kappa.details['people']['value'],
+    )
+    observed = found['psychophysics_observed_consistency']
+    agreed = [
+      np.mean([first[key] == answers[key] for key in first])
+      for answers in by_who.values()
+    ]
+    self.assertAlmostEqual(observed.value, np.mean([1.0, *agreed]))
+    self.assertAlmostEqual(
+      observed.details['participants']['p0'], np.mean(agreed)
+    )
+
+  def test_threshold_against_people(self):
+    stimuli = self.stimuli(60)
+    people = self.people(stimuli, participants=8)
+    later = psychometrics.Logistic(1.5, 5.0, 0.02)
+    for function, expected in ((_OBSERVER, 0.0), (later, 0.5)):
+      adapter = experiment.FakeAdapter(
+        stimuli, experiment.draws(stimuli, _probability(function), self.rng)
+      )
+      result = self.evaluate(
+        adapter, human=people, batch_size=1000, resamples=200
+      )
+      (ratio,) = [
+        s
+        for s in result.scores
+        if s.name == 'psychophysics_log_threshold_ratio'
+      ]
+      self.assertAlmostEqual(ratio.value, expected, delta=0.12)
+      self.assertLess(ratio.low, ratio.value)
+      self.assertGreater(ratio.high, ratio.value)
+      self.assertEqual(ratio.low < 0 < ratio.high, expected == 0)
+      self.assertEqual(ratio.details['p'] < 0.05, expected > 0)
+      low, high = result.curves['human'].threshold_interval
+      self.assertTrue(low < 10.0 < high)
+
+  def test_chance_is_tested_at_the_full_image(self):
+    stimuli = self.stimuli(20)
+    # Half right at all levels but the full image: this is not at chance.
+    right = [s.level == 200 or _digit(s) < 10 for s in stimuli]
+    people = self.people(stimuli, participants=5)
+    result = self.evaluate(
+      experiment.FakeAdapter(stimuli, right), human=people, batch_size=100
+    )
+    (full,) = [s for s in result.scores if 'full' in s.name]
+    self.assertEqual((full.value, full.n, result.warnings), (1.0, 40, []))
+    self.assertAlmostEqual(full.details['chance_p_value'], 0.5**40)
+    human = full.details['people']
+    self.assertAlmostEqual(human['value'], result.curves['human'].accuracy[-1])
+    self.assertLess(human['p'], 0.01)
+    # Without the full image, 100 % is it; without that, there is no test.
+    blind = experiment.FakeAdapter(
+      stimuli, [s.level < 100 or _digit(s) < 10 for s in stimuli]
+    )
+    kept = [s for s in stimuli if s.level < 200]
+    for s in stimuli:
+      if s not in kept:
+        (pathlib.Path(self.stimuli_folder) / s.file).unlink()
+    result = self.evaluate(blind)
+    self.assertEqual(result.scores[1].details['level'], 100)
+    self.assertEqual(result.scores[1].value, 0.5)
+    self.assertIn('not significantly above guessing', result.warnings[0])
+    self.assertEqual(len(self.evaluate(blind, levels=(0, 50)).scores), 1)
+
   def test_interval_of_the_accuracy_is_that_of_a_binomial(self):
     stimuli = self.stimuli(200, (0, 200))
     # Both levels of an image are correct or wrong together: clusters of two.

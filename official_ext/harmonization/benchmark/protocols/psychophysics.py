@@ -27,6 +27,7 @@ with epy.lazy_imports():
   import tensorflow as tf
 
   from official_ext.harmonization.benchmark import results
+  from official_ext.harmonization.benchmark.psychophysics import human_values
   from official_ext.harmonization.benchmark.psychophysics import scoring
   from official_ext.harmonization.benchmark.report import curves
   from official_ext.harmonization.benchmark.report import figures
@@ -252,21 +253,17 @@ class PsychophysicsProtocol(protocol.Protocol):
     made[_ACCURACY] = _score(_ACCURACY, statistics.fmean(curve.accuracy))
     for result in found:
       for name, score in result.scores.items():
-        fields = score.details.get('people')
-        if fields:
-          low, high = (
-            math.nan if fields[end] is None else fields[end]
-            for end in ('low', 'high')
-          )
+        human = human_values.HumanValues.of(score).people
+        if not math.isnan(human.value):
           made.setdefault(
             name,
             _score(
               name,
-              math.nan if fields['value'] is None else fields['value'],
-              low=low,
-              high=high,
+              human.value,
+              low=human.low,
+              high=human.high,
               confidence=score.confidence,
-              details={'interval': fields['interval']},
+              details={'interval': human.interval},
             ),
           )
         # Version 1: the distance between random halves of the participants.

@@ -11,6 +11,7 @@ is revealed is compared with people's.
 import base64
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from official_ext.harmonization.benchmark.psychophysics import accuracy_curves
 from official_ext.harmonization.benchmark.psychophysics import consistency
 from official_ext.harmonization.benchmark.psychophysics import decisions
 from official_ext.harmonization.benchmark.psychophysics import human_trials
+from official_ext.harmonization.benchmark.psychophysics import human_values
 from official_ext.harmonization.benchmark.psychophysics import psychometrics
 from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.data.maps import map_files
@@ -466,13 +468,13 @@ def _people_at(level, people, confidence) -> dict[str, Any] | None:
     float(np.clip(x + psychometrics.GUESS, 0.0, 1.0))
     for x in (above.low, above.value, above.high)
   )
-  return {
-    'value': value,
-    'low': low,
-    'high': high,
-    'interval': "Student's t over participants",
-    'p': above.p / 2 if above.value > 0 else 1 - above.p / 2,
-  }
+  return human_values.Value(
+    value,
+    low,
+    high,
+    "Student's t over participants",
+    above.p / 2 if above.value > 0 else 1 - above.p / 2,
+  ).to_json()
 
 
 def _levels(people) -> Sequence[int] | None:
@@ -598,19 +600,21 @@ def _compare(model, people, images, resamples, seed, details, facts):
       if name == 'accuracy_difference':
         ours = _centred(ours, found.model[i])
         theirs = _centred(theirs, found.people[i])
+      is_kappa = name == 'error_consistency'
       more: dict[str, Any] = {
-        'people': _with_interval(found.people[i], theirs, confidence),
-        'difference': {
-          **_with_interval(
-            found.model[i] - found.people[i], ours - theirs, confidence
-          ),
-          'p': consistency.p_value(ours - theirs),
-        },
+        'people': _with_interval(
+          found.people[i], theirs, confidence, theirs if is_kappa else None
+        ),
+        'difference': _with_interval(
+          found.model[i] - found.people[i],
+          ours - theirs,
+          confidence,
+          ours - theirs,
+        ),
         'participants': dict(zip(people.names, found.participants[i].tolist())),
       }
-      if name == 'error_consistency':
+      if is_kappa:
         more['p'] = consistency.p_value(ours)
-        more['people']['p'] = consistency.p_value(theirs)
       made.append(score(f'psychophysics_{name}', found.model[i], ours, **more))
   return curves, made
 
@@ -626,15 +630,16 @@ def _centred(values, value):
   return values + (value - defined.mean()) if len(defined) else values
 
 
-def _with_interval(value, values, confidence) -> dict[str, Any]:
-  """Returns a number with its bootstrap interval."""
+def _with_interval(value, values, confidence, tested=None) -> dict[str, Any]:
+  """Returns a number with its bootstrap interval, and a test of being 0."""
   low, high, _ = accuracy_curves.interval(values, confidence)
-  return {
-    'value': float(value),
-    'low': low,
-    'high': high,
-    'interval': 'bootstrapped over images and participants',
-  }
+  return human_values.Value(
+    float(value),
+    low,
+    high,
+    'bootstrapped over images and participants',
+    math.nan if tested is None else consistency.p_value(tested),
+  ).to_json()
 
 
 def _split_half(people, measure, seed, confidence) -> dict[str, Any] | None:
@@ -642,9 +647,6 @@ def _split_half(people, measure, seed, confidence) -> dict[str, Any] | None:
   value, low, high = people.split_half(measure, seed, confidence=confidence)
   if np.isnan(value):
     return None
-  return {
-    'value': value,
-    'low': low,
-    'high': high,
-    'interval': 'jackknife over participants',
-  }
+  return human_values.Value(
+    value, low, high, 'jackknife over participants'
+  ).to_json()

@@ -1,12 +1,7 @@
 # Copyright The official-ext-harmonization authors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tables that compare models with people in the psychophysics experiment.
-
-A score of the experiment has the same number for people in `details['people']`,
-the difference and its test in `details['difference']`, and the value of each
-participant against the others in `details['participants']`.
-"""
+"""Tables that compare models with people in the psychophysics experiment."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -14,7 +9,9 @@ from typing import Any
 
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import statistics
+from official_ext.harmonization.benchmark.psychophysics import human_values
 from official_ext.harmonization.benchmark.report import blocks
+from official_ext.harmonization.evaluation import scores
 
 _L2 = 'psychophysics_l2'
 _RATIO = 'psychophysics_log_threshold_ratio'
@@ -40,35 +37,23 @@ def tables(found: Found) -> list[blocks.Table]:
   return [table for table in made if table.rows]
 
 
-def _number(value: Any) -> float:
-  return math.nan if value is None else float(value)
-
-
-def _text(value: Any, sign: str = '') -> str:
-  value = _number(value)
+def _text(value: float, sign: str = '') -> str:
   return '-' if math.isnan(value) else f'{value:{sign}.3f}'
 
 
-def _with_interval(content: Mapping[str, Any], sign: str = '') -> blocks.Cell:
-  """Returns a cell of `value`, `low` and `high`; a dash if it is unknown."""
-  ends = [_text(content.get(end), sign) for end in ('low', 'high')]
-  return blocks.Cell(
-    _text(content.get('value'), sign),
-    '' if '-' in ends else f'[{", ".join(ends)}]',
-  )
+def _cell(
+  found: scores.Score | human_values.Value | None, sign: str = ''
+) -> blocks.Cell:
+  """Returns a number with its interval; a dash if it is unknown."""
+  if found is None:
+    return blocks.Cell('-')
+  ends = [_text(end, sign) for end in (found.low, found.high)]
+  note = '' if '-' in ends else f'[{", ".join(ends)}]'
+  return blocks.Cell(_text(found.value, sign), note)
 
 
-def _of_score(score, sign: str = '') -> blocks.Cell:
-  return _with_interval(
-    {'value': score.value, 'low': score.low, 'high': score.high}, sign
-  )
-
-
-def _p(value: Any) -> str:
-  value = _number(value)
-  if math.isnan(value):
-    return '-'
-  return '< .001' if value < 0.001 else f'{value:.3f}'
+def _p(value: float) -> str:
+  return '< .001' if value < 0.001 else _text(value)
 
 
 def _distances(found: Found) -> blocks.Table:
@@ -76,18 +61,14 @@ def _distances(found: Found) -> blocks.Table:
   rows = []
   for name, result in found.items():
     distance, ratio = (result.scores.get(s) for s in (_L2, _RATIO))
-    people = distance and distance.details.get('people')
-    if not distance or not people:
+    if distance is None:
       continue
-    rows.append(
-      [
-        name,
-        _of_score(distance),
-        _with_interval(people),
-        _of_score(ratio, '+') if ratio else '-',
-        _p(ratio.details.get('p')) if ratio else '-',
-      ]
-    )
+    people = human_values.HumanValues.of(distance).people
+    if not math.isnan(people.value):
+      p = human_values.HumanValues.of(ratio).p if ratio else math.nan
+      rows.append(
+        [name, _cell(distance), _cell(people), _cell(ratio, '+'), _p(p)]
+      )
   return blocks.Table(
     [
       'model',
@@ -108,22 +89,22 @@ def _distances(found: Found) -> blocks.Table:
 def _consistency(found: Found) -> blocks.Table:
   """Tests the models' error consistency against 0 and against people's."""
   shown = {
-    name: result.scores[_KAPPA]
+    name: score
     for name, result in found.items()
-    if _KAPPA in result.scores
+    if (score := result.scores.get(_KAPPA))
   }
-  differences = {n: s.details.get('difference', {}) for n, s in shown.items()}
-  p_values = [_number(d.get('p')) for d in differences.values()]
+  human = [human_values.HumanValues.of(score) for score in shown.values()]
+  adjusted = statistics.holm([h.difference.p for h in human])
   rows = [
     [
       name,
-      _of_score(score),
-      _p(score.details.get('p')),
-      _with_interval(score.details.get('people', {})),
-      _with_interval(differences[name], '+'),
+      _cell(score),
+      _p(h.p),
+      _cell(h.people),
+      _cell(h.difference, '+'),
       _p(p),
     ]
-    for (name, score), p in zip(shown.items(), statistics.holm(p_values))
+    for (name, score), h, p in zip(shown.items(), human, adjusted)
   ]
   return blocks.Table(
     [
@@ -145,34 +126,42 @@ def _consistency(found: Found) -> blocks.Table:
 
 def _participants(found: Found) -> blocks.Table:
   """Lists each participant against the others, and their mean."""
-  details: dict[str, Mapping[str, Any]] = {}
-  for result in found.values():
-    for name, score in result.scores.items():
-      if name in _MEASURES and score.details.get('participants'):
-        details.setdefault(name, score.details)
-  if len(details) < len(_MEASURES):
+  # People are the same in the results of all models.
+  measured = [
+    result.scores
+    for result in found.values()
+    if _MEASURES.keys() <= result.scores.keys()
+  ]
+  if not measured:
     return blocks.Table([], [], '')
-  participants = {
-    name: {who: _number(v) for who, v in details[name]['participants'].items()}
+  each = [
+    human_values.HumanValues.of(score)
     for name in _MEASURES
-  }
-  kappa = participants[_KAPPA]
-  names = sorted(kappa, key=lambda who: (math.isnan(kappa[who]), -kappa[who]))
+    for score in [measured[0].get(name)]
+    if score
+  ]
+  kappa = each[0].participants
+  names = [
+    who
+    for _, who in sorted(
+      (math.inf if math.isnan(value) else -value, who)
+      for who, value in kappa.items()
+    )
+  ]
   caption = (
     'People, trial by trial: each participant against the others, by error '
     'consistency'
   )
   if len(names) > _MAX_PARTICIPANTS:
-    caption += f' (the mean of {len(names)} participants only)'
+    caption += f' (only the mean of {len(names)} participants)'
     names = []
   rows: list[Sequence[Any]] = [
-    [
-      f'mean of {len(kappa)}',
-      *(_with_interval(details[name].get('people', {})) for name in _MEASURES),
-    ]
+    [f'mean of {len(kappa)}', *(_cell(h.people) for h in each)]
   ]
   for who in names:
-    rows.append([who, *(_text(participants[m][who]) for m in _MEASURES)])
+    rows.append(
+      [who, *(_text(h.participants.get(who, math.nan)) for h in each)]
+    )
   return blocks.Table(
     ['participant', *_MEASURES.values()], rows, f'{caption}.', is_numeric=True
   )
