@@ -42,6 +42,23 @@ def _released_filter(offsets: np.ndarray) -> np.ndarray:
   return matrix.astype(np.float32)
 
 
+def filters(kernel: str = 'released') -> tuple[np.ndarray, np.ndarray]:
+  """Returns the Gaussian of `blur_cells` as a matrix for each axis.
+
+  Args:
+    kernel: one of `KERNELS`.
+
+  Returns:
+    float32 (64, 64), for rows and for columns: the filtered cells are
+    `rows @ cells @ columns.T`.
+  """
+  columns = np.arange(-_KERNEL_SIZE // 2, _KERNEL_SIZE // 2)
+  found = _released_filter(columns[::-1]), _released_filter(columns)
+  if kernel == 'centred':
+    found = tuple((m + m.T) / 2.0 for m in found)
+  return found
+
+
 def to_cells(maps: tf.Tensor, map_resize: str = 'released') -> tf.Tensor:
   """Resizes maps to the size that is blurred, bilinearly.
 
@@ -79,11 +96,7 @@ def blur_cells(cells: tf.Tensor, kernel: str = 'released') -> tf.Tensor:
     float32 `Tensor` of shape (B, 64, 64, 1).
   """
   cells = tf.cast(cells, tf.float32)  # Also converts arrays and lists.
-  columns = np.arange(-_KERNEL_SIZE // 2, _KERNEL_SIZE // 2)
-  rows = columns[::-1]
-  down, across = _released_filter(rows), _released_filter(columns)
-  if kernel == 'centred':
-    down, across = ((m + m.T) / 2.0 for m in (down, across))
+  down, across = filters(kernel)
   blurred = tf.matmul(down, cells[..., 0])
   blurred = tf.matmul(blurred, across, transpose_b=True)
   return blurred[..., tf.newaxis]

@@ -12,6 +12,7 @@ with sigma sqrt(21).
 import collections
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ _DISC = 21
 _LARGEST_DISC = 51
 _SHORT_SIDE = 256
 _SIGMA = np.sqrt(21.0)
+# Sums over the whole map are faster for more clicks.
+_MANY_CLICKS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +128,78 @@ def disc_sum(counts: np.ndarray, width: int) -> np.ndarray:
   return total
 
 
+@functools.lru_cache(maxsize=4096)
+def _stamp(
+  width: int, above: int, below: int, left: int, right: int
+) -> np.ndarray:
+  """Returns what a click adds to a map that is summed over two discs.
+
+  Args:
+    width: of the disc.
+    above: rows of the map above the click, at most width // 2 of which count,
+      because the sum over the first disc is 0 outside the map.
+    below: rows below it.
+    left: columns left of it.
+    right: columns right of it.
+
+  Returns:
+    int64, the sums around the click, as far as the map reaches.
+  """
+  reach = 2 * (width // 2)
+  above, below, left, right = (
+    reach if side >= width // 2 else side
+    for side in (above, below, left, right)
+  )
+  counts = np.zeros((above + 1 + below, left + 1 + right), np.int64)
+  counts[above, left] = 1
+  return disc_sum(disc_sum(counts, width), width)
+
+
+def click_density(
+  points: np.ndarray, height: int, width: int, kind: str = 'disc'
+) -> np.ndarray:
+  """Computes `blur(count(points))`, bit for bit, in less time.
+
+  What a click adds does not depend on the others, so that the sums over discs
+  are made of one stamp per click. They are whole numbers, in any order exact.
+
+  Args:
+    points: int64 (n, 2), x and y.
+    height: of the map.
+    width: of the map.
+    kind: as for `blur`.
+
+  Returns:
+    float64 (height, width).
+  """
+  if kind != 'disc' or len(points) > _MANY_CLICKS:
+    return blur(count(points, height, width), kind)
+  disc = disc_width(height, width)
+  radius = disc // 2
+  total = np.zeros((height, width), np.int64)
+  for x, y in points.tolist():
+    sides = (y, height - 1 - y, x, width - 1 - x)
+    stamp = _stamp(disc, *(min(side, radius) for side in sides))
+    # Next to an edge, the stamp ends there; elsewhere it is cut off here.
+    top, bottom, left, right = (
+      side if side < radius else 2 * radius for side in sides
+    )
+    skip_top, skip_left = max(0, top - y), max(0, left - x)
+    rows = slice(y - top + skip_top, y + bottom + 1)
+    columns = slice(x - left + skip_left, x + right + 1)
+    part = total[rows, columns]
+    part += stamp[
+      skip_top : skip_top + part.shape[0],
+      skip_left : skip_left + part.shape[1],
+    ]
+  return total / float(_disc_area(disc)) ** 2
+
+
+@functools.lru_cache
+def _disc_area(width: int) -> int:
+  return int(disc_sum(np.pad([[1]], width // 2), width).sum())
+
+
 def blur(counts: np.ndarray, kind: str = 'disc') -> np.ndarray:
   """Blurs a map of counts like a version of the ClickMe 2.0 tools.
 
@@ -145,8 +220,9 @@ def blur(counts: np.ndarray, kind: str = 'disc') -> np.ndarray:
   if kind != 'disc':
     raise ValueError(f'blur is {kind!r}; expected disc or gaussian.')
   width = disc_width(*counts.shape)
-  area = disc_sum(np.pad([[1]], width // 2), width).sum()
-  return disc_sum(disc_sum(counts, width), width) / float(area) ** 2
+  return disc_sum(disc_sum(counts, width), width) / float(
+    _disc_area(width)
+  ) ** 2
 
 
 class Participants(NamedTuple):
@@ -259,8 +335,9 @@ def click_map(
   clicks = sum(len(points) for points in people.points.values())
   values = None
   if clicks and len(people.points) >= click_filter.min_participants:
-    counts = count(np.concatenate(list(people.points.values())), height, width)
-    values = blur(counts, click_filter.blur) / len(people.points)
+    points = np.concatenate(list(people.points.values()))
+    values = click_density(points, height, width, click_filter.blur)
+    values /= len(people.points)
   return ClickMap(
     values, clicks, len(people.points), people.left_out, people.unreadable
   )

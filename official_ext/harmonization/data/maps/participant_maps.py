@@ -7,6 +7,7 @@ import collections
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 import tensorflow as tf
 import tqdm
 
@@ -18,7 +19,10 @@ from official_ext.harmonization.data.maps import folders
 from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.data.maps import map_files
 from official_ext.harmonization.data.maps import map_options
+from official_ext.harmonization.ops import blur
 
+# Pixels in which the width of a blur is given.
+_UNIT = 224
 # Images whose clicks are inspected before all are read.
 _INSPECTED = 1000
 
@@ -27,8 +31,9 @@ class ParticipantMaps:
   """Maps of participants, for `benchmark.ceilings`.
 
   The clicks of a participant are counted at each pixel of the frame in which
-  they were made; the counts are blurred and resized. Both steps are linear, so
-  that the mean of participants' maps is the map of all participants.
+  they were made; the counts are blurred, resized and possibly blurred again as
+  for evaluation. All steps are linear, so that the mean of participants' maps
+  is the map of all participants.
 
   Attributes:
     left_out: numbers of skipped clicks and rows, by reason.
@@ -45,6 +50,8 @@ class ParticipantMaps:
     frame: int = 0,
     image_dir: str = '',
     prefix: str = '',
+    release_blur: bool = False,
+    blur_width: float = 0,
   ):
     """Reads all clicks once, with a progress bar.
 
@@ -58,6 +65,9 @@ class ParticipantMaps:
       image_dir: folder of the images, whose sizes are needed without a frame.
       prefix: folders that were removed from the images' paths; they may exist
         in that folder.
+      release_blur: whether maps get the release's blur, see `ops.blur`.
+      blur_width: standard deviation of a Gaussian that maps of the given size
+        are blurred with at last, in pixels of a map of 224; 0 for none.
 
     Raises:
       ValueError: an image is missing or unreadable, or most clicks are outside.
@@ -68,6 +78,9 @@ class ParticipantMaps:
     self._frame = frame
     self._image_dir = image_dir
     self._prefix = files.normal(prefix)
+    self._release_blur = release_blur
+    self._sigma = blur_width * size / _UNIT
+    self._axes = {}
     self._counts = {}
     self.shapes = {}
     self.left_out = collections.Counter()
@@ -125,11 +138,45 @@ class ParticipantMaps:
     people = self._people(name)
     maps = np.stack(
       [
-        clicks.blur(clicks.count(points, *shape), self._click_filter.blur)
+        clicks.click_density(points, *shape, self._click_filter.blur)
         for points in people.points.values()
-      ]
+      ],
+      dtype=np.float32,
+      casting='same_kind',
     )
-    # Bilinear and without antialiasing, as in evaluation.
-    return tf.image.resize(maps[..., np.newaxis], (self._size, self._size))[
-      ..., 0
-    ].numpy()
+    down, across = (self._axis(n, axis) for axis, n in enumerate(shape))
+    # All steps act on rows and columns separately.
+    return down @ (maps.reshape(-1, shape[1]) @ across.T).reshape(
+      len(maps), shape[0], self._size
+    )
+
+  def _axis(self, length: int, axis: int) -> np.ndarray:
+    """Returns what is done along an axis, as a matrix (size, length)."""
+    if (length, axis) not in self._axes:
+      if self._release_blur:
+        cells = _resizing(length, blur.WORKING_SIZE)
+        steps = [
+          cells,
+          blur.filters('released')[axis],
+          _resizing(blur.WORKING_SIZE, self._size),
+        ]
+      else:
+        steps = [_resizing(length, self._size)]
+      if self._sigma:
+        steps.append(
+          ndimage.gaussian_filter1d(
+            np.eye(self._size), self._sigma, axis=0, mode='nearest'
+          )
+        )
+      matrix = np.eye(length)
+      for step in steps:
+        matrix = step @ matrix
+      self._axes[length, axis] = matrix.astype(np.float32)
+    return self._axes[length, axis]
+
+
+def _resizing(length: int, size: int) -> np.ndarray:
+  """Returns how evaluation resizes an axis, as a matrix (size, length)."""
+  # Bilinear and without antialiasing.
+  columns = np.eye(length, dtype=np.float32)[..., np.newaxis]
+  return tf.image.resize(columns, (size, length))[..., 0].numpy()
