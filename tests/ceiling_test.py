@@ -26,7 +26,10 @@ from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.data.maps import click_files
+from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.data.maps import map_options
+from official_ext.harmonization.data.maps import participant_maps
+from official_ext.harmonization.ops import blur
 from tests.data import building
 
 _FRAME, _SIZE = 64, 32
@@ -121,6 +124,7 @@ class CeilingTest(tf.test.TestCase):
       rules=map_options.ClickFilter(min_participants=2, blur='gaussian'),
       settings=ceilings.Settings(iterations=2, min_participants=2),
       size=_FRAME,
+      width=0.0,
     )
     found = ceiling.measure(options)
     maps = np.zeros((2, 1, _FRAME, _FRAME))
@@ -134,6 +138,54 @@ class CeilingTest(tf.test.TestCase):
     lines = ceiling.summary(found).split('\n')
     self.assertIn('no interval from one image  1 images', lines[0])
     self.assertIn('not measured, because it needs another', lines[3])
+
+  def test_maps_are_made_as_where_models_are_ranked(self):
+    for flags_given, width in (({}, 10.0), ({'release_blur': True}, 0.0)):
+      options = self._options(**flags_given)
+      self.assertEqual(options.blur_width, width)
+      table = click_files.Table(os.path.join(self.folder, f'{width}.sqlite'))
+      table.fill(click_files.read(options.clicks[0]))
+      shapes = {'1.png': (_FRAME, 50)}
+      maps = participant_maps.ParticipantMaps(
+        table,
+        ['1.png'],
+        options.rules,
+        _SIZE,
+        _FRAME,
+        release_blur=options.release_blur,
+        blur_width=width,
+      )
+      maps.shapes.update(shapes)
+      found = maps.maps('1.png')
+      people = clicks.participants(
+        table.rows('1.png'), *shapes['1.png'], options.rules
+      )
+      raw = np.stack(
+        [
+          clicks.blur(clicks.count(points, *shapes['1.png']))
+          for points in people.points.values()
+        ]
+      )[..., np.newaxis]
+      if options.release_blur:
+        expected = blur.blur_maps(raw, (_SIZE, _SIZE))[..., 0]
+      else:
+        resized = tf.image.resize(raw, (_SIZE, _SIZE))[..., 0].numpy()
+        sigma = 10 * _SIZE / 224
+        expected = ndimage.gaussian_filter(
+          resized, (0, sigma, sigma), mode='nearest'
+        )
+      self.assertAllClose(found, expected, atol=1e-6 * found.max(), rtol=1e-5)
+      ceiling.measure(options)
+      _, results = self._read(options)
+      self.assertEqual(
+        results['maps'],
+        {
+          'comparison_size': _SIZE,
+          'width': width,
+          'release_blur': options.release_blur,
+        },
+      )
+      shutil.rmtree(options.output_dir)
 
   def test_resumes(self):
     whole = self._options('whole')
@@ -212,10 +264,10 @@ class CeilingTest(tf.test.TestCase):
     stale = os.path.join(options.output_dir, 'ceilings.partial.jsonl')
     with open(stale, 'w', encoding='utf-8') as f:
       f.write('from a process that was killed')
-    for clicks in (options.clicks, (renamed,)):
+    for paths in (options.clicks, (renamed,)):
       with mock.patch.object(ceilings, 'measure') as measure:
         with mock.patch.object(ceiling.tqdm.tqdm, 'write') as write:
-          again = ceiling.measure(dataclasses.replace(options, clicks=clicks))
+          again = ceiling.measure(dataclasses.replace(options, clicks=paths))
       measure.assert_not_called()
       self.assertIn('ceilings.json: measured from', write.call_args.args[0])
       self.assertEqual(ceiling.summary(again), ceiling.summary(found))

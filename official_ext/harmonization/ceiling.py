@@ -8,9 +8,10 @@ r"""Measures how well people agree on where to look: ceilings and a floor.
 
 The input is raw ClickMe 2.0 clicks, in CSV or NPZ files. Random halves of each
 image's participants are scored against each other, each participant against the
-others, and halves against halves of another image's participants (the floor),
-by Spearman's rank correlation of their maps. The command writes images.csv, a
-row per image, and ceilings.json, the means with their intervals.
+others, and both against those of other images (the floors), by Spearman's rank
+correlation of their maps, which are resized and blurred as where models are
+ranked. The command writes images.csv, a row per image, and ceilings.json, the
+means with their intervals, for evaluate --ceilings.
 
 Run it again to resume an interrupted measurement. Results in --output_dir from
 the same clicks and settings are used again; others are kept in its folder
@@ -52,13 +53,17 @@ _RESULTS = 'ceilings.json'
 _PROGRESS = 'ceilings.partial.jsonl'
 _CLAIM = 'ceilings.claim'
 # Version of the method; part of the identity of results.
-_VERSION = 1
+_VERSION = 2
 _TITLES = {
   'split_half': 'half of the participants against the other half',
   'spearman_brown': 'the same, corrected to all participants',
-  'leave_one_out': 'each participant against the others',
+  'upper_ceiling': 'upper ceiling, the root of this',
   'floor': "half of the participants against half of another image's",
+  'leave_one_out': 'lower ceiling, each participant against the others',
+  'leave_one_out_shuffled': "each participant against another image's",
 }
+# Standard deviation of the Gaussian at which models are ranked.
+_RANKED_WIDTH = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +99,22 @@ class Options(map_options.StripPrefix):
     path=True,
   )
   size: int = cli.flag(
-    224, 'Height and width at which maps are compared.', at_least=2
+    224,
+    'Height and width at which maps are compared.',
+    at_least=2,
+    aliases=('comparison_size',),
+  )
+  width: float | None = cli.flag(
+    None,
+    'Standard deviation of the Gaussian that blurs maps before they are '
+    'compared, in pixels of a map of 224; 0: no blur. By default 10, as where '
+    'models are ranked, or 0 with --release_blur.',
+    at_least=0,
+  )
+  release_blur: bool = cli.flag(
+    False,
+    'Blur maps as the ClickMe release does: resized to 64, 10x10 Gaussian with '
+    'sigma 10. For the published score, which uses such maps.',
   )
   images: int = cli.flag(
     0, 'Measure only this many images, chosen at random; 0: all.', at_least=0
@@ -116,6 +136,13 @@ class Options(map_options.StripPrefix):
     )
     # The way to set a field of a frozen dataclass in __post_init__.
     object.__setattr__(self, 'settings', settings)
+
+  @property
+  def blur_width(self) -> float:
+    """The width, or its default."""
+    if self.width is not None:
+      return float(self.width)
+    return 0.0 if self.release_blur else _RANKED_WIDTH
 
 
 def _check(options: Options):
@@ -222,9 +249,11 @@ def _preprocessing(options: Options) -> str:
     if options.click_frame
     else "the image's own pixels"
   )
+  blur = "the release's blur at 64 x 64, " if options.release_blur else ''
   return (
-    f'clicks counted in {frame}, blur {options.rules.blur}, resized to '
-    f'{options.size} x {options.size} (bilinear)'
+    f'clicks counted in {frame}, blur {options.rules.blur}, {blur}resized to '
+    f'{options.size} x {options.size} (bilinear), blurred with sigma = '
+    f'{options.blur_width:g} px at 224'
   )
 
 
@@ -360,7 +389,7 @@ def measure(options: Options) -> 'dict[str, scores.Score]':
     options: the flags.
 
   Returns:
-    A score for each of `ceilings.MEASURES`.
+    A score for each of `ceilings.MEASURES`, and `ceilings.UPPER`.
 
   Raises:
     ValueError: an option or file is invalid, or no image can be measured.
@@ -402,6 +431,8 @@ def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
       options.click_frame,
       options.image_dir,
       options.strip_prefix,
+      options.release_blur,
+      options.blur_width,
     )
     _check_people(maps, options)
     folder = options.output_dir
@@ -426,6 +457,11 @@ def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
       'identity': depends_on,
       'created': identity.now(),
       'clicks': paths,
+      'maps': {
+        'comparison_size': options.size,
+        'width': options.blur_width,
+        'release_blur': options.release_blur,
+      },
       'rules': dataclasses.asdict(options.rules),
       'left_out': maps.left_out,
       'unreadable': maps.unreadable,
@@ -447,7 +483,7 @@ def summary(found: 'dict[str, scores.Score]') -> str:
   """Formats scores as text, one line each.
 
   Args:
-    found: a score for each of `ceilings.MEASURES`.
+    found: as from `measure`.
   """
   width = max(map(len, _TITLES.values()))
   lines = [

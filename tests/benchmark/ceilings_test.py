@@ -5,6 +5,7 @@
 
 import dataclasses
 import math
+import zlib
 
 from absl.testing import parameterized
 import numpy as np
@@ -255,7 +256,13 @@ class MeasureTest(tf.test.TestCase):
   def test_summary_lists_skipped_images(self):
     rows = list(self._rows(self.maps, self.settings).values())
     made = ceilings.summarize(rows, self.settings, preprocessing='none')
-    self.assertCountEqual(made, ceilings.MEASURES)
+    self.assertCountEqual(made, (*ceilings.MEASURES, ceilings.UPPER))
+    upper = made.pop(ceilings.UPPER)
+    # The root of the mean, not the mean of the roots.
+    for end in ('value', 'low', 'high'):
+      self.assertAllClose(
+        getattr(upper, end), getattr(made['spearman_brown'], end) ** 0.5
+      )
     for name, score in made.items():
       self.assertEqual((score.n, score.n_undefined), (11, 2))
       self.assertAllClose(score.value, np.nanmean([row[name] for row in rows]))
@@ -266,6 +273,70 @@ class MeasureTest(tf.test.TestCase):
     self.assertEqual(details['participants_per_image']['least'], 5)
     self.assertEqual(
       details['maps'], sum(len(m) for n, m in self.maps.items() if n != 'few')
+    )
+
+  def test_values_are_those_of_single_scores(self):
+    rng = np.random.default_rng(5)
+    shared = rng.normal(size=(_SIDE, _SIDE))
+    maps = {
+      name: np.round(10 * np.maximum(_gaussian(rng, p, 1.5, 1.0, shared), 0))
+      for name, p in (('a', 5), ('b', 7), ('c', 2))
+    }
+    for resample in (False, True):
+      settings = ceilings.Settings(
+        iterations=40, group=3, resample=resample, min_participants=2
+      )
+      rows = self._rows(maps, settings)
+      for name, values in maps.items():
+        halves = ceilings.split_half_scores(
+          values,
+          iterations=40,
+          resample=resample,
+          seed=(0, zlib.crc32(name.encode())),
+        )
+        row = rows[name]
+        self.assertAllClose(row['split_half'], halves.mean(), rtol=1e-6)
+        self.assertAllClose(
+          row['leave_one_out'],
+          ceilings.leave_one_out_scores(values).mean(),
+          rtol=1e-6,
+        )
+        others = [values for other, values in maps.items() if other != name]
+        floor = ceilings.other_image_scores(
+          values, others, iterations=600, resample=resample
+        )
+        self.assertAllClose(row['floor'], floor.mean(), atol=0.02)
+        people, rest = [], []
+        for other in others:
+          for one, two in ((values, other), (other, values)):
+            sums = two.sum(0) - two
+            people += [m for m in one for _ in sums]
+            rest += [*sums] * len(one)
+        # Each other image counts once, and both ways.
+        products = ceilings.spearman(np.stack(people), np.stack(rest))
+        sizes = [len(values) * len(other) for other in others for _ in 'ab']
+        means = [p.mean() for p in np.split(products, np.cumsum(sizes)[:-1])]
+        self.assertAllClose(
+          row['leave_one_out_shuffled'], np.mean(means), atol=1e-6
+        )
+
+  def test_interval_of_a_floor_allows_for_both_images(self):
+    rng = np.random.default_rng(6)
+    rows = [
+      {
+        'image': str(i),
+        'participants': 5,
+        'note': '',
+        **dict.fromkeys(ceilings.MEASURES, value),
+      }
+      for i, value in enumerate(rng.normal(size=50))
+    ]
+    made = ceilings.summarize(rows, ceilings.Settings(), preprocessing='none')
+    floor, halves = made['floor'], made['split_half']
+    self.assertAllClose(floor.value, halves.value)
+    self.assertAllClose(floor.high - floor.low, 2 * (halves.high - halves.low))
+    self.assertAllClose(
+      floor.details['standard_error'], 2 * halves.details['standard_error']
     )
 
   def test_nothing_to_measure(self):

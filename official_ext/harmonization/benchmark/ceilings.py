@@ -25,6 +25,8 @@ from official_ext.harmonization import cli
 
 # Lazy, because the command imports this module for the flags in `Settings`.
 with epy.lazy_imports():
+  from official_ext.harmonization.benchmark import normalization
+  from official_ext.harmonization.benchmark import statistics
   from official_ext.harmonization.evaluation import numpy_metrics
   from official_ext.harmonization.evaluation import scores
 
@@ -36,9 +38,19 @@ BlurFunction = Callable[[np.ndarray], np.ndarray]
 # Pairs of maps in memory at a time.
 _CHUNK = 32
 
-_MEASURED = ('split_half', 'leave_one_out', 'floor')
+_MEASURED = ('split_half', 'floor', 'leave_one_out', 'leave_one_out_shuffled')
 # The measures of an image: those above and what is derived from them.
-MEASURES = ('split_half', 'spearman_brown', 'leave_one_out', 'floor')
+MEASURES = (
+  'split_half',
+  'spearman_brown',
+  'floor',
+  'leave_one_out',
+  'leave_one_out_shuffled',
+)
+# Means over pairs of images; each image enters as both parts of a pair.
+_SHUFFLED = ('floor', 'leave_one_out_shuffled')
+# The correlation that a map without noise has with the map of all participants.
+UPPER = 'upper_ceiling'
 
 
 def spearman(maps_a: np.ndarray, maps_b: np.ndarray) -> np.ndarray:
@@ -245,13 +257,12 @@ class Settings:
   """How agreement is measured.
 
   Attributes:
-    iterations: number of splits of each image's participants, and of pairs of
-      halves for the floor.
+    iterations: number of splits of each image's participants.
     resample: whether halves are resampled to full size.
     min_participants: images with fewer are listed, but not scored.
     group: images are measured in random groups of at least this size and less
-      than twice this size. A group is in memory at a time; the other images for
-      the floor come from the same group.
+      than twice this size. The other images for the floor come from the same
+      group.
     seed: of all random choices. The splits of an image depend only on the seed
       and the image's name.
   """
@@ -326,57 +337,139 @@ def _row(
     row[measured] = float(defined.mean()) if len(defined) else math.nan
     row[f'{measured}_undefined'] = len(values) - len(defined)
     if measured == 'split_half':
-      row['spearman_brown'] = spearman_brown(row[measured])
+      row['spearman_brown'] = float(spearman_brown(row[measured]))
   return {**row, 'note': note}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Agreement:
+  """Agreement on one image, and what the other images are compared with.
+
+  Attributes:
+    scores: (n,), by measure.
+    means: (4, H * W), mean unit ranks of first halves, second halves, single
+      participants and of the others; NaN if all are undefined.
+  """
+
+  scores: dict[str, np.ndarray]
+  means: np.ndarray
+
+
+def _mean_ranks(ranks: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """Averages the given rows of unit ranks, without undefined ones."""
+  counts = np.bincount(rows, minlength=len(ranks)).astype(np.float32)
+  defined = ~np.isnan(ranks[:, 0])
+  if not counts[defined].any():
+    return np.full(ranks.shape[1], np.nan, np.float32)
+  total = counts[defined] @ ranks[defined]
+  return total / counts[defined].sum()
+
+
+def _products(ranks: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Returns correlations of pairs of rows of unit ranks, float64."""
+  # Sums in parts, because those in float32 lose digits.
+  parts = np.gcd(ranks.shape[1], 1 << 10)
+  folded = ranks.reshape(len(ranks), parts, -1)
+  return np.array(
+    [
+      np.einsum('ij,ij->i', folded[i], folded[j]).sum(dtype=np.float64)
+      for i, j in zip(a, b)
+    ]
+  )
+
+
+def _agreement(maps: np.ndarray, settings: 'Settings', seed: Any) -> _Agreement:
+  """Ranks each different half once: few participants have few halves."""
+  maps = _maps(maps)
+  generator = np.random.default_rng(seed)
+  halves = [
+    _random_halves(generator, len(maps), splits, settings.resample)
+    for splits in _chunks(settings.iterations)
+  ]
+  first, second = (np.concatenate(part) for part in zip(*halves))
+  one = np.eye(len(maps))
+  weights, rows = np.unique(
+    np.concatenate([first, second, one, 1 - one]), axis=0, return_inverse=True
+  )
+  ranks = np.concatenate(
+    [
+      numpy_metrics.unit_ranks(_average(maps, part, None))
+      for part in np.array_split(weights, -(-len(weights) // _CHUNK))
+    ]
+  )
+  n = settings.iterations
+  parts = np.split(rows.ravel(), [n, 2 * n, 2 * n + len(maps)])
+  return _Agreement(
+    {
+      'split_half': _products(ranks, parts[0], parts[1]),
+      'leave_one_out': _products(ranks, parts[2], parts[3]),
+    },
+    np.stack([_mean_ranks(ranks, part) for part in parts]),
+  )
+
+
+def _with_others(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Correlates mean unit ranks of images with those of other images.
+
+  Args:
+    a: (n, N), such as of first halves.
+    b: (n, N), such as of second halves.
+
+  Returns:
+    float64 (n, n - 1), both ways on average.
+  """
+  pairs = a.astype(np.float64) @ b.astype(np.float64).T
+  pairs = (pairs + pairs.T) / 2
+  others = ~np.eye(len(pairs), dtype=bool)
+  return pairs[others].reshape(len(pairs), -1)
+
+
 def measure(
-  reader: MapReader,
-  group: Sequence[str],
-  settings: Settings,
-  *,
-  score: ScoreFunction = spearman,
-  blur: BlurFunction | None = None,
+  reader: MapReader, group: Sequence[str], settings: Settings
 ) -> list[dict[str, Any]]:
-  """Measures agreement on the images of one group.
+  """Measures agreement on the images of one group by rank correlation.
 
   Args:
     reader: of the maps.
-    group: images from `plan`; all their maps are in memory at once.
+    group: images from `plan`.
     settings: how agreement is measured.
-    score: compares two batches of maps.
-    blur: applied to means of maps, if it was not applied to the maps.
 
   Returns:
     A row for each image: `image`, `participants`, the means of the defined
-    scores `split_half`, `leave_one_out` and `floor`, the numbers of undefined
-    scores (`split_half_undefined` ...), `spearman_brown` of `split_half`, and
-    an empty `note`. The floor is NaN if the group has no other image.
+    scores of each measure, the numbers of undefined scores
+    (`split_half_undefined` ...), `spearman_brown` of `split_half`, and an empty
+    `note`. `floor` and `leave_one_out_shuffled` are means over the other images
+    of the group and all pairs of their halves or participants; they are NaN
+    without another image.
 
   Raises:
     ValueError: the images differ in size.
   """
-  maps = {name: reader.maps(name) for name in group}
-  splitting = {
-    'score': score,
-    'blur': blur,
-    'iterations': settings.iterations,
-    'resample': settings.resample,
-  }
-  rows = []
+  found = {}
   for name in group:
     seed = settings.seed, zlib.crc32(name.encode())
-    found = {
-      'split_half': split_half_scores(maps[name], seed=seed, **splitting),
-      'leave_one_out': leave_one_out_scores(maps[name], score=score, blur=blur),
-    }
-    others = [maps[other] for other in group if other != name]
-    if others:
-      found['floor'] = other_image_scores(
-        maps[name], others, seed=(*seed, 1), **splitting
-      )
-    rows.append(_row(name, len(maps[name]), found))
-  return rows
+    found[name] = _agreement(reader.maps(name), settings, seed)
+  if len({agreement.means.shape for agreement in found.values()}) > 1:
+    raise ValueError(
+      f'The maps of {group[0]!r} and of other images differ in size; expected '
+      'one size. Resize them.'
+    )
+  first, second, one, rest = np.stack(
+    [agreement.means for agreement in found.values()], axis=1
+  )
+  floor, shuffled = _with_others(first, second), _with_others(one, rest)
+  return [
+    _row(
+      name,
+      reader.participants(name),
+      {
+        **found[name].scores,
+        'floor': floor[i],
+        'leave_one_out_shuffled': shuffled[i],
+      },
+    )
+    for i, name in enumerate(group)
+  ]
 
 
 def summarize(
@@ -397,8 +490,9 @@ def summarize(
     resamples: number of bootstrap resamples over images.
 
   Returns:
-    A score for each of `MEASURES`. Images with too few participants count as
-    undefined and are listed in the details.
+    A score for each of `MEASURES`, and `UPPER`. Images with too few
+    participants count as undefined and are listed in the details, with the
+    standard error of the mean.
   """
   too_few = sorted(row['image'] for row in rows if row['note'])
   people = [row['participants'] for row in rows if not row['note']]
@@ -413,15 +507,43 @@ def summarize(
     },
     'too_few_participants': too_few,
   }
-  return {
-    name: scores.score(
+  found = {}
+  for name in MEASURES:
+    values = np.array([row[name] for row in rows], np.float64)
+    if name in _SHUFFLED:
+      values = normalization.floor_influence(values)
+    found[name] = scores.score(
       name,
-      [row[name] for row in rows],
+      values,
       preprocessing=preprocessing,
       confidence=confidence,
       resamples=resamples,
       seed=settings.seed,
-      details=details,
+      details={
+        **details,
+        'standard_error': statistics.mean(values).standard_error,
+      },
     )
-    for name in MEASURES
-  }
+  found[UPPER] = _upper_ceiling(found['spearman_brown'])
+  return found
+
+
+def _upper_ceiling(reliability: 'scores.Score') -> 'scores.Score':
+  """Returns the root of the mean Spearman-Brown, NaN where that is negative."""
+  value, low, high = (
+    math.sqrt(x) if x >= 0 else math.nan
+    for x in (reliability.value, reliability.low, reliability.high)
+  )
+  error = reliability.details['standard_error']
+  return dataclasses.replace(
+    reliability,
+    name=UPPER,
+    value=value,
+    low=low,
+    high=high,
+    details={
+      **reliability.details,
+      # By the derivative of the root.
+      'standard_error': error / (2 * value) if value else math.nan,
+    },
+  )

@@ -45,6 +45,25 @@ class BlurTest(tf.test.TestCase):
       self.assertEqual(clicks.disc_width(*shape), width)
       self.assertAllClose(clicks.blur(counts), expected, atol=1e-12, rtol=1e-9)
 
+  def test_stamps_are_sums_over_discs(self):
+    rng = np.random.default_rng(1)
+    for shape in ((256, 300), (60, 37), (630, 512), (9, 9), (3, 40)):
+      height, width = shape
+      points = rng.integers((width, height), size=(200, 2))
+      # Corners, and both sides of where the edges begin to matter.
+      points[:5] = [
+        (0, 0),
+        (width - 1, height - 1),
+        (min(10, width - 1), min(9, height - 1)),
+        (max(0, width - 11), max(0, height - 10)),
+        (min(20, width - 1), min(19, height - 1)),
+      ]
+      for some in (points, points[:5], points[:0]):
+        self.assertAllEqual(
+          clicks.click_density(some, *shape),
+          clicks.blur(clicks.count(some, *shape)),
+        )
+
   def test_gaussian_is_its_formula(self):
     counts = np.zeros((61, 61), np.int64)
     counts[30, 30] = 1

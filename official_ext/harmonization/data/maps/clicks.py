@@ -220,9 +220,9 @@ def blur(counts: np.ndarray, kind: str = 'disc') -> np.ndarray:
   if kind != 'disc':
     raise ValueError(f'blur is {kind!r}; expected disc or gaussian.')
   width = disc_width(*counts.shape)
-  return disc_sum(disc_sum(counts, width), width) / float(
-    _disc_area(width)
-  ) ** 2
+  return (
+    disc_sum(disc_sum(counts, width), width) / float(_disc_area(width)) ** 2
+  )
 
 
 class Participants(NamedTuple):
