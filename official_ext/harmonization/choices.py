@@ -15,6 +15,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
   return next(iter(difflib.get_close_matches(name, known, 1)), '')
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+  """Returns ' Did you mean cat?' for the nearest known name, or ''."""
+  similar = nearest(name, known)
+  return f' Did you mean {similar}?' if similar else ''
+
+
 def require(
   where: str, value: _T, choices: Iterable[_T], descriptions: str = ''
 ) -> _T:
@@ -38,7 +44,6 @@ def require(
   choices = list(choices)
   if value not in choices:
     names = descriptions or ', '.join(sorted(map(str, choices)))
-    similar = nearest(str(value), map(str, choices))
-    hint = f' Did you mean {similar}?' if similar else ''
+    hint = did_you_mean(str(value), map(str, choices))
     raise ValueError(f'{where} is {value!r}; expected one of {names}.{hint}')
   return value

@@ -5,7 +5,9 @@
 
 # Bazel: tags = ["subprocess"]
 
+import contextlib
 import dataclasses
+import io
 import json
 import multiprocessing
 import os
@@ -373,7 +375,7 @@ class SummaryTest(building.Case):
     folder, totals = self.build(
       npz=self.archive(9, n2=broken, n4=broken, n5=building.entry(5, label=-1))
     )
-    text = shard_builder.summary(folder, totals, ['cat', 'dog'])
+    text = shard_builder.summary(folder, totals, {0: 'cat', 1: 'dog'})
     self.assertRegex(text, r'(?m)^ +2  of class 0 \(cat\)$')
     self.assertRegex(text, r'(?m)^ +2  of class 1 \(dog\)$')
     self.assertRegex(text, r'(?m)^ +1  of class 3$')
@@ -388,6 +390,26 @@ class SummaryTest(building.Case):
       r'sub/005.npz: class -1.*$',
     )
     self.assertIn('left_out.csv', text)
+
+  def test_misspelled_class_names_are_shown(self):
+    for name in ('cat/a', 'dog/b', 'dog/c'):
+      for folder, pixels in (
+        ('images', np.zeros((8, 8, 3), np.uint8)),
+        ('maps', np.eye(8, dtype=np.uint8)),
+      ):
+        self.write(f'{folder}/{name}.png', building.png(pixels))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+      folder, totals = self.build(
+        image_dir=str(self.folder / 'images'),
+        map_dir=str(self.folder / 'maps'),
+        class_names=self.write('names.txt', b'cat\ndogg\nox\n'),
+        label_offset=1,
+      )
+    self.assertEqual(totals['counts'], {'images: no label': 2})
+    text = printed.getvalue()
+    self.assertRegex(text, r'(?m)^ +1  of class 1 \(cat\)$')
+    self.assertRegex(text, "class 'dog' is .*did you mean dogg")
+    self.assertRegex(text, '2 of the 3 names in --class_names.*: dogg, ox$')
 
   def test_many_classes_are_summed_up(self):
     totals = {

@@ -122,6 +122,14 @@ class ClicksTest(building.Case):
     )
     self.assertIn(
       {
+        'name': 'dog/gone.png',
+        'reason': 'image not found',
+        'detail': f'it is not in {self.images_dir}',
+      },
+      self.left_out(folder),
+    )
+    self.assertIn(
+      {
         'name': 'clicks.csv, row 14',
         'reason': 'row: unreadable',
         'detail': 'cat/b.png: the clicks are not a list of (x, y)',
@@ -205,6 +213,11 @@ class ClicksTest(building.Case):
       'the file of --labels does not contain cat/b.png',
       [row['detail'] for row in self.left_out(folder)],
     )
+    labels = self.write('bare.csv', b'image,label\na.png,bird\nb,bird\n')
+    folder, _ = self.build('d', labels=labels, class_names=names, **common)
+    details = '; '.join(row['detail'] for row in self.left_out(folder))
+    self.assertIn('cat/a.png, but a.png; expected paths below', details)
+    self.assertIn('cat/b.png, but b; expected paths below', details)
 
   def labels(self, folder):
     return {k: r['image/class/label'] for k, r in building.read(folder).items()}

@@ -227,13 +227,15 @@ class _FolderReader:
     """Returns the bytes of an image, or raises `SkippedImage`."""
     inside = files.normal(path)
     if not files.is_below(inside):
-      raise SkippedImage('image outside --image_dir', path)
+      raise SkippedImage('image outside --image_dir')
     try:
       return map_files.read_file(
         folders.locate(self._folder, inside, self._prefix)
       )
     except tf.errors.NotFoundError:
-      raise SkippedImage('image not found', path) from None
+      raise SkippedImage(
+        'image not found', f'it is not in {self._folder}'
+      ) from None
     except (tf.errors.OpError, OSError) as e:
       raise SkippedImage('image not readable', e) from None
 

@@ -12,6 +12,7 @@ import posixpath
 import re
 import unicodedata
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import files
 from official_ext.harmonization import text_files
 
@@ -93,7 +94,9 @@ class Labels:
     if self._table is not None:
       text = self._table.get(image, self._table.get(os.path.splitext(image)[0]))
       if text is None:
-        raise ValueError(f'the file of --labels does not contain {image}')
+        raise ValueError(
+          f'the file of --labels does not contain {image}{self._similar(image)}'
+        )
     else:
       text = recorded or posixpath.dirname(image).split('/')[0]
     text = unicodedata.normalize('NFC', text.strip())
@@ -106,7 +109,11 @@ class Labels:
       )
     number = _NUMBER.fullmatch(text)
     if not number:
-      raise ValueError(f'class {text!r} is neither a number nor a known name')
+      near = choices.nearest(text, self.names)
+      raise ValueError(
+        f'class {text!r} is neither a number nor a known name'
+        + (f' (did you mean {near}?)' if near else '')
+      )
     # Such names may be in any order, so that a number could be a name.
     if any(map(_NUMBER.fullmatch, self.names)):
       raise ValueError(
@@ -120,6 +127,14 @@ class Labels:
         'a name'
       )
     return label
+
+  def _similar(self, image: str) -> str:
+    """Names a row of the table whose image has the same name elsewhere."""
+    name = posixpath.basename(image)
+    for path in self._table or ():
+      if posixpath.basename(path) in (name, os.path.splitext(name)[0]):
+        return f', but {path}; expected paths below the folder of images'
+    return ''
 
 
 def folders(images: Iterable[str], prefix: str = '') -> list[str]:

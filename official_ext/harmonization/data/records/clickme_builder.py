@@ -32,6 +32,8 @@ from official_ext.harmonization.data.records import shard_builder
 # Rows of clicks, and images, that are inspected before a build.
 _INSPECTED_ROWS = 20_000
 _INSPECTED_IMAGES = 1000
+# Names of classes without records that are printed.
+_NAMES_SHOWN = 5
 # The clicks by image, while the shards are being built.
 _TABLE = 'clicks.sqlite'
 # File names that a pattern such as train-* matches can begin with this.
@@ -384,7 +386,19 @@ def finish(
     settings=used,
     class_names=classes.names,
   )
-  print(shard_builder.summary(options.output_dir, totals, classes.names))
+  names = {i + options.label_offset: n for i, n in enumerate(classes.names)}
+  print(shard_builder.summary(options.output_dir, totals, names))
+  if options.class_names and totals['classes'] is not None:
+    unused = [
+      name for label, name in names.items() if not totals['classes'].get(label)
+    ]
+    if unused:
+      print(
+        f'{len(unused)} of the {len(names)} names in --class_names have no '
+        f'record: {", ".join(unused[:_NAMES_SHOWN])}'
+        + ', ...'
+        * (len(unused) > _NAMES_SHOWN)
+      )
   return totals
 
 

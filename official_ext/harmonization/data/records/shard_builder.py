@@ -290,18 +290,20 @@ def finish(
 
 
 def summary(
-  directory: str, totals: Mapping[str, Any], class_names: Sequence[str] = ()
+  directory: str,
+  totals: Mapping[str, Any],
+  class_names: Mapping[int, str] | None = None,
 ) -> str:
   """Returns a few lines on what was made and what was skipped.
 
   Args:
     directory: folder of the shards.
     totals: as from `finish`.
-    class_names: names of the classes by number; empty if they have none.
+    class_names: names of the classes by label, if they have names.
   """
   lines = [f'{directory}: {totals["records"]} records.']
   if totals['classes']:
-    lines += _of_classes(totals['classes'], class_names)
+    lines += _of_classes(totals['classes'], class_names or {})
   lines += counted(totals['counts'], totals['first'])
   if totals['left_out']:
     lines.append(
@@ -338,12 +340,14 @@ def counted(
   return lines
 
 
-def _of_classes(classes: Mapping[int, int], names: Sequence[str]) -> list[str]:
+def _of_classes(
+  classes: Mapping[int, int], names: Mapping[int, str]
+) -> list[str]:
   """Returns lines with the number of records in each class."""
   if len(classes) <= _CLASSES_SHOWN:
     lines = [
       f'{count:>10}  of class {label}'
-      + (f' ({names[label]})' if label < len(names) else '')
+      + (f' ({names[label]})' if label in names else '')
       for label, count in classes.items()
     ]
     if len(classes) == 1 and sum(classes.values()) > 1:
