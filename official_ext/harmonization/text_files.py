@@ -38,7 +38,14 @@ _NOT_TEXT = {
   b'\xd0\xcf\x11\xe0': 'a spreadsheet (.xls)',
   b'\x1f\x8b': 'compressed by gzip',
   b'\x93NUMPY': 'an npy file',
+  b'\x89PNG\r\n': 'a PNG image',
+  b'\xff\xd8\xff': 'a JPEG image',
+  b'GIF8': 'a GIF image',
+  b'\x89HDF\r\n': 'an HDF5 file',
+  b'%PDF-': 'a PDF file',
 }
+# U+FFFD replaces bytes that are not UTF-8.
+_NOT_IN_TEXT = re.compile(r'[\x00-\x08\x0e-\x1f\x7f\ufffd]')
 _HEAD = 4096
 _BUFFER = 1 << 20
 _DELIMITERS = ',;\t|'
@@ -48,17 +55,38 @@ _BYTES = re.compile(r'(?:np\.(?:str_|bytes_)\()?(b?(["\']).*\2)\)?', re.DOTALL)
 _NUMBER = re.compile(r'(?:np|numpy)\.\w+\(([^()]*)\)')
 
 
+def _binary(head: bytes) -> str:
+  """Recognizes a format that is not text; '' if it is unknown."""
+  return next((w for m, w in _NOT_TEXT.items() if head.startswith(m)), '')
+
+
+def kind_of(head: bytes) -> str:
+  """Describes a file by its first bytes; '' if they are not recognized.
+
+    kind_of(b'image,label')  # 'text'
+
+  Args:
+    head: the first bytes, or the whole file if it is short.
+  """
+  found = _binary(head)
+  if found:
+    return found
+  # The head may end inside a character.
+  text = codecs.getincrementaldecoder('utf-8')('replace').decode(head)
+  return 'text' if text and not _NOT_IN_TEXT.search(text) else ''
+
+
 def _encoding(head: bytes, path: str) -> str:
   """Detects the encoding of a file from its first bytes."""
   for mark, encoding in _MARKS.items():
     if head.startswith(mark):
       return encoding
-  for magic, what in _NOT_TEXT.items():
-    if head.startswith(magic):
-      raise ValueError(
-        f'{path} is {what}; expected text. Save it as UTF-8 '
-        'text (a table as CSV).'
-      )
+  what = _binary(head)
+  if what:
+    raise ValueError(
+      f'{path} is {what}; expected text. Save it as UTF-8 '
+      'text (a table as CSV).'
+    )
   if b'\0' not in head:
     return 'utf-8'
   # In UTF-16, every second byte of ASCII text is zero.

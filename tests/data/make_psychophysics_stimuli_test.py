@@ -329,6 +329,15 @@ class RecordsTest(Case):
         totals.get('image without a map', 0), int(kind == 'canonical')
       )
       self.assertEqual(self.rows('left_out.csv')[0]['name'], 'records:4')
+    self.out = self.folder / 'other'
+    totals = self.make(
+      records=[path], map_decoder='clickme', animal_classes=['0-397']
+    )
+    self.assertEqual(totals['bad record'], 6)
+    self.assertIn(
+      'did you mean --map_decoder=canonical',
+      self.rows('left_out.csv')[0]['detail'],
+    )
     found = [
       {p.name: p.read_bytes() for p in (self.folder / k).rglob('*.png')}
       for k in ('clickme', 'canonical')

@@ -165,6 +165,21 @@ class ReaderTest(ShardCase):
     self._write(gzip.compress(self.bytes))
     self.assertIn('gzip', _read(self.path)[0].problem)
 
+  def test_files_of_another_kind(self):
+    for content, kind in (
+      (tf.io.encode_png(fixtures.pixels(0)).numpy(), 'a PNG image'),
+      (b'\xff\xd8\xff\xe0 and more bytes', 'a JPEG image'),
+      ('image,label\nà.png,1\n'.encode(), 'text'),
+      (b'short', 'text'),
+    ):
+      self._write(content)
+      (found,) = _read(self.path)
+      self.assertEqual(
+        found.problem, f'the file is {kind}; expected a TFRecord file'
+      )
+    self._write(b'\0\1\2\3' * 9)
+    self.assertIn('checksum', _read(self.path)[0].problem)
+
   def test_start(self):
     self._flip(_OFFSETS[1] + _DATA)
     self.assertEqual(
@@ -446,6 +461,14 @@ class ContentTest(tf.test.TestCase, parameterized.TestCase):
         'clickme_2018, white at 255',
         'clickme_per_category, white at 255',
       ],
+    )
+
+  def test_another_format_is_suggested(self):
+    _, (problem,), _ = self.verify(
+      {'a': [_canonical(0)]}, map_decoder='clickme'
+    )
+    self.assertRegex(
+      problem, 'read as clickme.*did you mean --map_decoder=canonical'
     )
 
   def test_white_is_recognized_or_said(self):

@@ -22,7 +22,9 @@ import tensorflow as tf
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.data.records import record_checks
 from official_ext.harmonization.data.records import record_files
+from official_ext.harmonization.data.records import record_reader
 from official_ext.harmonization.data.records import verification
 from official_ext.harmonization.dataloaders import decoding
 from official_ext.harmonization.dataloaders import harmonization_input
@@ -223,9 +225,19 @@ def _check(batch: Mapping[str, np.ndarray], dataset: Dataset, num_classes: int):
   ):
     where = f'{file.decode()}, record {index} (counted from 0)'
     if problem:
+      hint = ''
+      if dataset.has_maps:  # Otherwise no flag sets the format.
+        hint = record_checks.other_format(
+          record_reader.data_at(file.decode(), index), dataset.map_decoder
+        )
       raise protocol.BadDataError(
-        f'Bad record: {where}: {problem.decode(errors="replace")}. Repair or '
-        f'remove it, or set its format; it was read as {dataset.map_decoder}.'
+        f'Bad record: {where}: {problem.decode(errors="replace")}'
+        + (
+          f'; {hint}'
+          if hint
+          else '. Repair or remove it, or set its format; it was read as '
+          f'{dataset.map_decoder}.'
+        )
       )
     if not 0 <= label + dataset.label_offset < num_classes:
       # Not a BadDataError: another model may have that class.

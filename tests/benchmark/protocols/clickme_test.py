@@ -420,6 +420,15 @@ class BadRecordsTest(tf.test.TestCase):
     ):
       _run(self._write())
 
+  def test_another_format_is_suggested(self):
+    image = tf.io.encode_png(fixtures.pixels(0)).numpy()
+    path = self._write(record_writer.canonical_example(image, 1))
+    with self.assertRaisesRegex(
+      protocol.BadDataError,
+      f'{path}, record 0 .*did you mean --map_decoder=canonical',
+    ):
+      _run(path)
+
   def test_canonical_record_without_a_map(self):
     image = tf.io.encode_png(fixtures.pixels(0)).numpy()
     path = self._write(record_writer.canonical_example(image, 1))

@@ -55,6 +55,22 @@ def recognize(data: bytes) -> str:
   return '' if image is None else _RAW_SIDES.get(len(image), 'clickme')
 
 
+def other_format(data: bytes | None, kind: str) -> str:
+  """Returns a hint if a record seems to have another format; '' if not.
+
+  Args:
+    data: the serialized record, which has a problem when read as `kind`.
+    kind: the format it was read as.
+  """
+  found = recognize(data) if data else ''
+  if found in ('', kind):
+    return ''
+  return (
+    f'it was read as {kind}, but has the fields of {found}: did you mean '
+    f'--map_decoder={found}?'
+  )
+
+
 class Finding(NamedTuple):
   """A fact about a whole file, or about all files.
 
@@ -232,7 +248,8 @@ class _FileChecker:
       self._format = checker.format_of(self._path, record.data)
     found = checker.decode(record.data, *self._format)
     if found.problem:
-      return found.problem
+      hint = other_format(record.data, self._format[0])
+      return '; '.join(filter(None, (found.problem, hint)))
     wrong = checker.label_problem(found.label, self._format[0])
     if wrong:
       return wrong

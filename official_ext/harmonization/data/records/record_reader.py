@@ -11,16 +11,20 @@ TensorFlow's datasets stop at the first bad record and do not name the file.
 """
 
 from collections.abc import Iterator
+import itertools
 import struct
 from typing import NamedTuple
 
 import tensorflow as tf
 from tensorflow.python.lib.io import tf_record
 
+from official_ext.harmonization import text_files
+
 _HEADER = struct.Struct('<QI')
 HEADER_SIZE = _HEADER.size
 _FRAME = HEADER_SIZE + 4
-_GZIP = b'\x1f\x8b'
+# Bytes from which the kind of a file without records is recognized.
+_INSPECTED = 512
 
 
 class Record(NamedTuple):
@@ -82,11 +86,6 @@ def _frame(header: bytes, room: int):
     return 0, f'the file ends {room} bytes into the header of a record'
   length, checksum = _HEADER.unpack(header)
   if masked_crc32c(header[:8]) != checksum:
-    if header[:2] == _GZIP:
-      return (
-        0,
-        'this is not a record; the file seems to be compressed with gzip',
-      )
     return 0, "the checksum of the record's length does not match"
   whole = length + _FRAME
   if whole > room:
@@ -120,12 +119,28 @@ def read(path: str, start: int = 0) -> Iterator[Record]:
       # Checked first, because TensorFlow would allocate memory for any length.
       whole, problem = _frame(f.read(HEADER_SIZE), size - offset)
       if problem:
+        if not offset:
+          f.seek(0)
+          kind = text_files.kind_of(f.read(_INSPECTED))
+          if kind:
+            problem = f'the file is {kind}; expected a TFRecord file'
         yield Record(index, offset, None, problem, unread=size - offset)
         return
       if offset >= start:
         yield _read_data(reader, index, offset)
       offset += whole
       index += 1
+
+
+def data_at(path: str, index: int) -> bytes | None:
+  """Returns a record, or None if it is bad or does not exist.
+
+  Args:
+    path: as for `read`.
+    index: the record's position in the file, from 0.
+  """
+  record = next(itertools.islice(read(path), index, None), None)
+  return record and record.data
 
 
 def _read_data(reader, index: int, offset: int) -> Record:

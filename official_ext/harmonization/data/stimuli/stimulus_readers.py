@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.data.maps import map_readers
+from official_ext.harmonization.data.records import record_checks
 from official_ext.harmonization.data.records import record_reader
 from official_ext.harmonization.data.records import shard_builder
 from official_ext.harmonization.dataloaders import registry
@@ -83,6 +84,8 @@ def from_records(
       if not problem:
         fields = decode(record.data)
         problem = fields['problem'].numpy().decode(errors='replace')
+        hint = problem and record_checks.other_format(record.data, map_decoder)
+        problem += f'; {hint}' if hint else ''
       if problem:
         yield StimulusImage(name, reason='bad record', detail=problem)
       elif not bool(fields.get('has_map', True)):
