@@ -19,6 +19,7 @@ import tf_keras
 
 from official_ext.harmonization import cli
 from official_ext.harmonization import evaluate
+from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark.adapters import spec
 from official_ext.harmonization.benchmark.protocols import clickme
@@ -125,7 +126,12 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     )
     self.assertEqual(code, 1)
     results = json.loads(self._read('results.json'))
-    self.assertEqual([m['name'] for m in results['models']], ['base', 'twin'])
+    self.assertEqual(
+      [m['name'] for m in results['models']],
+      ['base', 'twin']
+      + [f'random-{name}-{i}' for name in ('base', 'twin') for i in range(3)]
+      + [f'control-{name}' for name in controls.NAMES],
+    )
     self.assertEqual([f['name'] for f in results['failures']], ['lost'])
     self.assertEqual(results['left_out'], {'clicktionary': 'no --clicktionary'})
     self.assertEqual(results['twins'], [['base', 'twin']])
@@ -140,6 +146,25 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
         )
       },
       {'clickme': 5, 'imagenet': 3, 'psychophysics': 3},
+    )
+    for model in results['models']:
+      for explained in model['experiments']['clickme']['explainers'].values():
+        own, shuffled, specific = (
+          explained['scores'][name]['value']
+          for name in ('own', 'shuffled', 'specific')
+        )
+        self.assertAlmostEqual(own - shuffled, specific)
+    compared = {(c['model'], c['control']) for c in results['comparisons']}
+    self.assertEqual(
+      compared,
+      {
+        (name, control)
+        for name in ('base', 'twin')
+        for control in (
+          f'random-{name}',
+          *(f'control-{name}' for name in controls.NAMES),
+        )
+      },
     )
     # These records are not the release.
     self.assertIsNone(found['clickme']['scores']['spearman']['ceiling'])
@@ -162,7 +187,12 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
 
   def _check_resuming(self):
     """Runs the command again with fewer, more and other flags."""
-    given = (*self.models, f'--clickme={self.clickme}')
+    given = (
+      *self.models,
+      f'--clickme={self.clickme}',
+      '--nocontrols',
+      '--random_twins=0',
+    )
 
     def score(*more):
       self.assertEqual(self._evaluate(*given, *more), 0)

@@ -40,6 +40,7 @@ with epy.lazy_imports():
   from official_ext.harmonization.benchmark import identity
   from official_ext.harmonization.benchmark import results
   from official_ext.harmonization.benchmark import run as benchmark_run
+  from official_ext.harmonization.benchmark.report import answer
   from official_ext.harmonization.benchmark.report import leaderboard
   from official_ext.harmonization.benchmark.report import writer
 
@@ -137,6 +138,7 @@ def _report(
     models=found.models,
     failures=found.failures,
     notes=found.notes,
+    comparisons=found.comparisons,
   )
 
 
@@ -163,6 +165,20 @@ def _evaluate(options: Options) -> 'results.Report':
     spec.check(model.spec)
   protocols = _protocols(options.run)
 
+  companions = {m.name: m for p in protocols for m in p.companions(models)}
+  # Random twins are last, because a network that cannot be opened has none.
+  rows = [
+    *(m for m in companions.values() if not m.twin_of),
+    *models,
+    *(m for m in companions.values() if m.twin_of),
+  ]
+  if len(rows) > len(models):
+    print(
+      f'Besides {len(models)} models, {len(rows) - len(models)} rows of '
+      'controls and random twins are measured (--nocontrols and '
+      '--random_twins=0 skip them).'
+    )
+
   def write(found):
     _check_measured(models, found)
     report = _report(options, protocols, twins, found)
@@ -170,9 +186,11 @@ def _evaluate(options: Options) -> 'results.Report':
 
   report, written = benchmark_run.Benchmark(
     protocols, output_dir, spec.build, options.rescore
-  ).run(models, write)
+  ).run(rows, write)
   if report.models:
-    print('\n' + leaderboard.as_text(report.models))
+    print('\n' + leaderboard.as_text(report.models, report.comparisons))
+    for sentence in answer.sentences(report):
+      print(sentence)
   _print_notes(report)
   print('\nWritten: ' + ', '.join(written))
   return report

@@ -37,7 +37,7 @@ class BrightnessProtocol(protocol.Protocol):
   Options = Options
   score_words = {'rises': 'share of rises'}
   headlines = ('rises',)
-  alignment_score = 'rises'
+  alignment_scores = ('rises',)
 
   def __init__(self, options):
     self._options = options

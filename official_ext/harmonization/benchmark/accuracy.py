@@ -196,26 +196,23 @@ def among_top(
 
 
 def decision_rows(
-  batch: labelled_images.Batch, predictions: np.ndarray
+  batch: labelled_images.Batch, predictions: np.ndarray | None
 ) -> list[dict[str, Any]]:
   """Makes rows of the table of images.
 
   Args:
     batch: the images.
-    predictions: int (B,), classes.
+    predictions: int (B,), classes; None for a control, which has none.
 
   Returns:
     A row per image: file, record, label, prediction, correct.
   """
-  return [
-    {
-      'file': file,
-      'record': index,
-      'label': int(label),
-      'prediction': int(prediction),
-      'correct': int(label == prediction),
-    }
-    for (file, index), label, prediction in zip(
-      batch.locations, batch.labels, predictions
-    )
+  rows = [
+    {'file': file, 'record': index, 'label': int(label)}
+    for (file, index), label in zip(batch.locations, batch.labels)
   ]
+  if predictions is not None:
+    for row, prediction in zip(rows, predictions):
+      row['prediction'] = int(prediction)
+      row['correct'] = int(row['label'] == prediction)
+  return rows

@@ -22,6 +22,8 @@ from official_ext.harmonization.benchmark.adapters import base
 BLIND = ('centre', 'mean-map', 'other-maps', 'noise')
 FROM_IMAGE = ('sobel', 'contrast', 'colour')
 NAMES = (*BLIND, *FROM_IMAGE)
+# Not made from the image's pixels or places, but of maps of people, or drawn.
+FROM_MAPS = ('mean-map', 'other-maps', 'noise')
 # Before a name in results.
 PREFIX = 'control-'
 
@@ -29,6 +31,10 @@ PREFIX = 'control-'
 # of local contrast, and the width of the border whose mean colour is taken for
 # the background.
 _REFERENCE_SIZE, _CONTRAST_SIGMA, _BORDER = 224, 10.0, 8
+
+# Part of the identity of results; increase it when the same images give other
+# maps.
+_VERSION = 1
 
 # One sentence for each control, for reports.
 DESCRIPTIONS = {
@@ -160,3 +166,33 @@ def noise(seed: int, count: int, size: int) -> np.ndarray:
   return np.random.default_rng(seed).standard_normal(
     (count, size, size), np.float32
   )
+
+
+class Control:
+  """A control in place of a network.
+
+  It has the attributes of `adapters.base.Adapter` that protocols with controls
+  read, but neither logits nor gradients.
+  """
+
+  num_classes = 0
+  # Labels of any data set are in range.
+  scored_classes = 1 << 31
+
+  def __init__(self, control: str):
+    """Initializes it.
+
+    Args:
+      control: one of `NAMES`.
+
+    Raises:
+      ValueError: the name is unknown.
+    """
+    self.control = choices.require('control', control, NAMES)
+    self.spec, self.name = f'control:{control}', PREFIX + control
+    self.input_size = (_REFERENCE_SIZE, _REFERENCE_SIZE)
+    self.preprocessing = 'none'
+
+  def identity(self) -> dict[str, str]:
+    """Returns what stands for the network in the identity of a result."""
+    return {'control': f'{self.control} {_VERSION}'}

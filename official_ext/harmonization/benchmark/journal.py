@@ -72,6 +72,18 @@ class Journal:
       except (KeyError, TypeError, ValueError):
         return
 
+  @property
+  def maps(self) -> str:
+    """Folder for the maps of the finished images."""
+    return self._path.removesuffix('.jsonl') + '.maps'
+
+  def restart(self):
+    """Discards all items."""
+    self.items = []
+    with tf.io.gfile.GFile(self._path, 'r') as f:
+      head = f.readline()
+    files.write(self._path, head)
+
   def add(self, items: Sequence[Any]):
     """Adds and stores the items of a batch."""
     line = json.dumps({'start': len(self.items), 'items': list(items)})

@@ -14,6 +14,7 @@ import dataclasses
 import os
 from typing import Any, NamedTuple
 
+from google.protobuf import message
 import numpy as np
 from official.common import dataset_fn
 from official.vision.ops import preprocess_ops
@@ -67,6 +68,8 @@ class Dataset:
     center_crop: whether the central 87.5 % of the image is used, as in Model
       Garden's evaluation of ImageNet; the release uses the whole image.
     limit: only the first `limit` records, as a trial; None for all.
+    sample: only so many records, drawn at random with a fixed seed; None for
+      all.
   """
 
   input_path: str
@@ -79,6 +82,7 @@ class Dataset:
   has_maps: bool = True
   center_crop: bool = False
   limit: int | None = None
+  sample: int | None = None
 
   def files(self) -> list[str]:
     """Returns the paths of the files, sorted.
@@ -100,6 +104,8 @@ class Dataset:
     fields = {**dataclasses.asdict(self), 'map_resize': self.resize()}
     # Older scores do not name these two, which were always as released. Scores
     # without maps do not depend on them.
+    if self.sample is None:
+      del fields['sample']
     return {
       name: value
       for name, value in fields.items()
@@ -107,6 +113,27 @@ class Dataset:
       or self.has_maps
       and value != 'released'
     }
+
+  def read(self) -> tf.data.Dataset:
+    """Returns the records as `dataloaders.records.located` reads them."""
+    found = records.located(dataset_fn.pick_dataset_fn('tfrecord'))(
+      self.files()
+    )
+    if self.limit is not None:
+      found = found.take(self.limit)
+    if self.sample is None:
+      return found
+    count = int(found.reduce(np.int64(0), lambda n, _: n + 1))
+    if count <= self.sample:
+      return found
+    drawn = np.random.default_rng(0).permutation(count)[: self.sample]
+    is_drawn = np.zeros(count, bool)
+    is_drawn[drawn] = True
+    return (
+      tf.data.Dataset.zip(found, tf.data.Dataset.from_tensor_slices(is_drawn))
+      .filter(lambda _, drawn: drawn)
+      .map(lambda record, _: record)
+    )
 
   def settings(self) -> dict[str, Any]:
     """Returns the fields, the number of files and their size in bytes."""
@@ -149,12 +176,17 @@ class Batch(NamedTuple):
     maps: float32 (B, H, W), the human maps; None if they are not read.
     labels: int64 (B,), of the classes that are scored.
     locations: file and position from 0 of each record.
+    unblurred: float32 (B, H, W), the human maps as recorded, only resized
+      (antialiased); None if maps are not read.
+    names: of the images, as recorded; '' where the format has none.
   """
 
   images: np.ndarray
   maps: np.ndarray | None
   labels: np.ndarray
   locations: list[tuple[str, int]]
+  unblurred: np.ndarray | None = None
+  names: list[str] | None = None
 
   def human_maps(self) -> np.ndarray:
     """Returns `maps` of a dataset that has maps."""
@@ -210,12 +242,29 @@ def _prepare(
     'label': decoded['label'],
     'problem': problem,
     'image': tf.cond(good, image, lambda: tf.zeros([*image_size, 3])),
+    'name': tf.ensure_shape(
+      tf.numpy_function(_name, [record['serialized']], tf.string), []
+    ),
   }
   if dataset.has_maps:
-    prepared['map'] = tf.cond(
-      good, human_map, lambda: tf.zeros([*map_size, 1])
+    black = tf.zeros([*map_size, 1])
+    prepared['map'] = tf.cond(good, human_map, lambda: black)[..., 0]
+    prepared['unblurred'] = tf.cond(
+      good,
+      lambda: tf.image.resize(decoded['heatmap'], map_size, antialias=True),
+      lambda: black,
     )[..., 0]
   return prepared
+
+
+def _name(serialized: bytes) -> bytes:
+  """Returns the recorded name of an image, or an empty one."""
+  try:
+    features = tf.train.Example.FromString(serialized).features.feature
+  except message.DecodeError:
+    return b''
+  found = features['image/filename'].bytes_list.value
+  return found[0] if found else b''
 
 
 def _check(batch: Mapping[str, np.ndarray], dataset: Dataset, num_classes: int):
@@ -279,17 +328,17 @@ def batches(
     ValueError: a label is outside the classes.
   """
   decoder = registry.get_decoder(dataset.map_decoder, dataset.raw_image_max)
-  read = records.located(dataset_fn.pick_dataset_fn('tfrecord'))
-  files = dataset.files()
-  records_read = read(files)
-  if dataset.limit is not None:
-    records_read = records_read.take(dataset.limit)
-  records_read = records_read.skip(start)
-  prepared = records_read.map(
-    lambda record: _prepare(record, decoder, dataset, image_size, map_size),
-    num_parallel_calls=tf.data.AUTOTUNE,
+  prepared = (
+    dataset.read()
+    .skip(start)
+    .map(
+      lambda record: _prepare(record, decoder, dataset, image_size, map_size),
+      num_parallel_calls=tf.data.AUTOTUNE,
+    )
   )
-  for batch in _iterate(prepared.batch(batch_size).prefetch(1), files):
+  for batch in _iterate(
+    prepared.batch(batch_size).prefetch(1), dataset.files()
+  ):
     _check(batch, dataset, num_classes)
     yield Batch(
       images=batch['image'],
@@ -299,6 +348,8 @@ def batches(
         (file.decode(), int(index))
         for file, index in zip(batch['file'], batch['index'])
       ],
+      unblurred=batch.get('unblurred'),
+      names=[name.decode(errors='replace') for name in batch['name']],
     )
 
 

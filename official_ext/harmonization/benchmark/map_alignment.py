@@ -10,6 +10,7 @@ their 90th percentile (Fel et al., NeurIPS 2022; `harmonization` 0.0.9,
 """
 
 from collections.abc import Mapping, Sequence
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -96,20 +97,28 @@ def explain(
 
 
 def rows(
-  batch: labelled_images.Batch, maps: np.ndarray, predictions: np.ndarray
+  batch: labelled_images.Batch,
+  maps: np.ndarray | None,
+  predictions: np.ndarray | None,
 ) -> list[dict[str, Any]]:
   """Compares maps with the human maps.
 
   Args:
     batch: the images with human maps (B, H, W).
-    maps: the model's maps, of the same shape.
-    predictions: int (B,), the model's classes.
+    maps: the model's maps, of the same shape, or None.
+    predictions: int (B,), the model's classes, or None.
 
   Returns:
-    A row per image: file, record, label, prediction, correct, spearman, dice
-    and iou.
+    A row per image: file, record, name, pixels (a digest), label, prediction,
+    correct, spearman, dice and iou. A control has no predictions, and one that
+    is made of human maps has no scores yet.
   """
   found = accuracy.decision_rows(batch, predictions)
+  for row, name, image in zip(found, batch.names or (), batch.images):
+    row['name'] = name
+    row['pixels'] = hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest()
+  if maps is None:
+    return found
   measured = numpy_metrics.alignment_scores(maps, batch.human_maps())
   for i, row in enumerate(found):
     row.update({metric: float(measured[metric][i]) for metric in METRICS})
@@ -157,20 +166,22 @@ def measure(
 def extend_examples(
   examples: results.Examples | None,
   batch: labelled_images.Batch,
-  maps: np.ndarray,
+  maps: np.ndarray | None,
   size: Sequence[int],
-) -> results.Examples:
+) -> results.Examples | None:
   """Adds images of a batch until there are six.
 
   Args:
     examples: of the batches before; None for the first.
     batch: the images with human maps.
-    maps: the model's maps.
+    maps: the model's maps, or None for a control without maps.
     size: (height, width) of the maps, to which images are resized.
 
   Returns:
     The examples.
   """
+  if maps is None:
+    return None
   missing = _EXAMPLES - (0 if examples is None else len(examples.images))
   if examples is not None and missing <= 0:
     return examples

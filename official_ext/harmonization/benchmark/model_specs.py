@@ -22,6 +22,8 @@ from official_ext.harmonization.benchmark.adapters import spec as spec_lib
 with epy.lazy_imports():
   import tensorflow as tf
 
+  from official_ext.harmonization.benchmark import controls as controls_lib
+
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9 ._+-]*')
 # The files in a model's folder that change with the model, and not when it is
 # only opened.
@@ -42,18 +44,31 @@ class Model:
     spec: the SPEC of its adapter.
     names: the target of the SPEC and the values of its options, some of which
       are files or folders.
+    twin_of: name of the network that this one is a random twin of, or ''.
+    seed: of the random twin's weights.
   """
 
   name: str
   spec: str
   names: Sequence[str]
+  twin_of: str = ''
+  seed: int = 0
+
+  @property
+  def control(self) -> str:
+    """The name of a control, such as 'centre'; '' for a network."""
+    kind, _, name = self.spec.partition(':')
+    return name if kind == 'control' else ''
 
   def settings(self) -> dict[str, Any]:
     """Returns the SPEC, and size and time of the files that it names."""
     files = {}
     for name in self.names:
       files.update(_fingerprint(resources.working_path(name)))
-    return {'spec': self.spec, 'files': files}
+    settings = {'spec': self.spec, 'files': files}
+    if self.twin_of:
+      settings.update(random_twin_of=self.twin_of, seed=self.seed)
+    return settings
 
 
 def _fingerprint(path: str) -> dict[str, list[int]]:
@@ -99,6 +114,28 @@ def parse(text: str) -> Model:
       "'KIND:TARGET?name=NAME'."
     )
   return Model(name, text, [target, *options.values()])
+
+
+def controls() -> list[Model]:
+  """Returns the rows without a network, see `benchmark.controls`."""
+  return [
+    Model(controls_lib.PREFIX + name, f'control:{name}', ())
+    for name in controls_lib.NAMES
+  ]
+
+
+def random_twins(models: Sequence[Model], count: int) -> list[Model]:
+  """Returns `count` networks with fresh weights for each model."""
+  return [
+    dataclasses.replace(
+      model,
+      name=f'random-{model.name}-{seed}',
+      twin_of=model.name,
+      seed=seed,
+    )
+    for model in models
+    for seed in range(count)
+  ]
 
 
 def parse_all(texts: Sequence[str]) -> list[Model]:

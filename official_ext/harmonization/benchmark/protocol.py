@@ -78,9 +78,11 @@ class Protocol(abc.ABC):
       data give other scores.
     score_words: titles of the scores, by name without the protocol's name.
     headlines: the scores that the first table shows.
-    alignment_score: the score of alignment with people, which models are
-      ranked by and which the trade-off plot shows, or None.
+    alignment_scores: scores of alignment with people; the first that models
+      have is what they are ranked by, and what the trade-off plot shows.
     accuracy_score: the score of accuracy for the trade-off plot, or None.
+    has_controls: whether controls and random twins are measured; see
+      `benchmark.controls`.
     people_label: of the row that holds the scores of people.
     pictures: names of the files that pictures of `sections` are written to.
   """
@@ -92,8 +94,9 @@ class Protocol(abc.ABC):
   version = 1
   score_words: Mapping[str, str] = {}
   headlines: Sequence[str] = ()
-  alignment_score: str | None = None
+  alignment_scores: Sequence[str] = ()
   accuracy_score: str | None = None
+  has_controls = False
   people_label = 'people'
   pictures: Sequence[str] = ()
 
@@ -162,6 +165,18 @@ class Protocol(abc.ABC):
     Returns:
       Scores, a row per image or trial, and what belongs to them.
     """
+
+  def companions(self, models: Sequence[Any]) -> list[Any]:
+    """Returns controls and random twins that are measured with the models.
+
+    Args:
+      models: that the user named, each a `model_specs.Model`.
+    """
+    return []
+
+  def for_random_twins(self) -> 'Protocol':
+    """Returns the protocol for networks with fresh weights."""
+    return self
 
   def present(
     self, stored: 'Mapping[str, scores.Score]'

@@ -100,6 +100,71 @@ class Curve:
 
 
 @dataclasses.dataclass(frozen=True)
+class Smoothed:
+  """Alignment of maps that were blurred.
+
+  Attributes:
+    width: the standard deviation of the Gaussian, in pixels at 224.
+    own: alignment with the right human maps.
+    shuffled: alignment with those of other images.
+    specific: the difference.
+  """
+
+  width: float
+  own: scores_lib.Score
+  shuffled: scores_lib.Score
+  specific: scores_lib.Score
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained:
+  """Alignment of the maps of one explainer.
+
+  Attributes:
+    scores: by name, of the maps that models are compared by.
+    by_width: the same for other widths of the blur.
+  """
+
+  scores: Mapping[str, scores_lib.Score]
+  by_width: Sequence[Smoothed]
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the fields in strict JSON's types."""
+    return {
+      'scores': {name: s.to_json() for name, s in self.scores.items()},
+      'by_width': [
+        {
+          'width': found.width,
+          **{name: getattr(found, name).to_json() for name in _SMOOTHED},
+        }
+        for found in self.by_width
+      ],
+    }
+
+  @classmethod
+  def from_json(cls, content: Any) -> 'Explained':
+    """Reads what `to_json` returned; raises ValueError if it is incomplete."""
+    content = _mapping(content, 'an explainer')
+    read = scores_lib.Score.from_json
+    return cls(
+      {
+        name: read(score)
+        for name, score in _field(content, 'scores', dict).items()
+      },
+      [
+        Smoothed(
+          _mapping(found, 'a width').get('width', math.nan),
+          **{name: read(found.get(name)) for name in _SMOOTHED},
+        )
+        for found in _field(content, 'by_width', list)
+      ],
+    )
+
+
+_SMOOTHED = ('own', 'shuffled', 'specific')
+
+
+@dataclasses.dataclass(frozen=True)
 class Measurement:
   """What a protocol measured on one model.
 
@@ -109,6 +174,7 @@ class Measurement:
     warnings: sentences that a reader of the scores must know.
     curves: by observer, 'model' or 'human'; None if the protocol has none.
     examples: for panels, or None.
+    explainers: alignment by explainer; None if the protocol has none.
   """
 
   scores: Sequence[scores_lib.Score]
@@ -116,6 +182,7 @@ class Measurement:
   warnings: Sequence[str] = ()
   curves: Mapping[str, Curve] | None = None
   examples: Examples | None = None
+  explainers: Mapping[str, Explained] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +196,7 @@ class StoredResult:
     examples: path of the examples, or None.
     warnings: sentences that a reader of the scores must know.
     curves: by observer, or None.
+    explainers: alignment by explainer, or None.
     created: local time in ISO 8601.
     seconds: that the measurement took; None if unknown.
     identity: what the scores depend on, see `identity`; None for results of
@@ -145,6 +213,7 @@ class StoredResult:
   examples: str | None = None
   warnings: Sequence[str] = ()
   curves: Mapping[str, Curve] | None = None
+  explainers: Mapping[str, Explained] | None = None
   created: str = ''
   seconds: float | None = None
   identity: Mapping[str, Any] | None = None
@@ -166,6 +235,10 @@ class StoredResult:
       and {name: curve.to_json() for name, curve in self.curves.items()},
       'examples': self.examples,
     }
+    if self.explainers:
+      content['explainers'] = {
+        name: found.to_json() for name, found in self.explainers.items()
+      }
     del content['origin']
     if self.origin:
       content['earlier'] = self.origin
@@ -197,6 +270,11 @@ class StoredResult:
       warnings=_field(content, 'warnings', list),
       curves=curves
       and {name: Curve.from_json(c) for name, c in curves.items() if c},
+      explainers={
+        name: Explained.from_json(found)
+        for name, found in (content.get('explainers') or {}).items()
+      }
+      or None,
       created=content.get('created', created),
       origin=content.get('earlier', ''),
       **{
@@ -245,6 +323,21 @@ class ModelResults:
   def spec(self) -> str:
     """The SPEC that the model was named by."""
     return self.settings['spec']
+
+  @property
+  def is_control(self) -> bool:
+    """Whether it is a control, which is not a network."""
+    return self.spec.startswith('control:')
+
+  @property
+  def twin_of(self) -> str | None:
+    """Name of the network that this one is a random twin of, or None."""
+    return self.settings.get('random_twin_of')
+
+  @property
+  def is_network(self) -> bool:
+    """Whether it is one of the networks to be compared with the others."""
+    return not self.is_control and self.twin_of is None
 
   def to_json(self) -> dict[str, Any]:
     """Returns the content of the model's file."""
@@ -319,6 +412,43 @@ class Failure:
 
 
 @dataclasses.dataclass(frozen=True)
+class Comparison:
+  """A network against a row that a network must beat.
+
+  Attributes:
+    protocol: its name.
+    model: name of the network.
+    control: name of the control, or `random-<model>` for its random twins.
+    difference: of specific alignment, network minus control.
+    low: lower end of its 95 % interval.
+    high: its upper end.
+    p: of the paired test over images that there is no difference.
+    p_holm: the same, adjusted for all comparisons of the protocol (Holm).
+    n: number of images.
+  """
+
+  protocol: str
+  model: str
+  control: str
+  difference: float
+  low: float
+  high: float
+  p: float
+  p_holm: float
+  n: int
+
+  @property
+  def beats(self) -> bool:
+    """Whether the network is better than the control, at .05."""
+    return self.difference > 0 and self.p < 0.05
+
+  @property
+  def is_below(self) -> bool:
+    """Whether it is worse, at .05 after the adjustment."""
+    return self.difference < 0 and self.p_holm < 0.05
+
+
+@dataclasses.dataclass(frozen=True)
 class RunResults:
   """What a run of the benchmark found.
 
@@ -326,11 +456,13 @@ class RunResults:
     models: with a result of at least one of the run's protocols.
     failures: of this run.
     notes: sentences on what was found in the folder.
+    comparisons: of networks with controls.
   """
 
   models: Sequence[ModelResults]
   failures: Sequence[Failure] = ()
   notes: Sequence[str] = ()
+  comparisons: Sequence[Comparison] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -361,6 +493,7 @@ class Report:
     models: with their results.
     failures: of this run.
     notes: sentences on what was found in the folder.
+    comparisons: of networks with controls.
   """
 
   created: str
@@ -373,6 +506,7 @@ class Report:
   models: Sequence[ModelResults]
   failures: Sequence[Failure] = ()
   notes: Sequence[str] = ()
+  comparisons: Sequence[Comparison] = ()
 
   def to_json(self) -> dict[str, Any]:
     """Returns the content of results.json, see docs/benchmark.md."""
@@ -400,6 +534,12 @@ class Report:
         for failure in self.failures
       ],
       'notes': list(self.notes),
+      'comparisons': [
+        scores_lib.json_safe(
+          {**dataclasses.asdict(c), 'beats': c.beats, 'is_below': c.is_below}
+        )
+        for c in self.comparisons
+      ],
     }
 
 

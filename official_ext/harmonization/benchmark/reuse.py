@@ -51,9 +51,17 @@ class Reuse:
     """
     self._store, self._digests, self._rescore = store, digests, rescore
     self._protocols = {p.name: p for p in protocols}
-    self._settings = {p.name: scores.json_safe(p.settings()) for p in protocols}
+    # By name, and whether they are those of random twins.
+    variants = {
+      (p.name, is_twin): p.for_random_twins() if is_twin else p
+      for p in protocols
+      for is_twin in (False, True)
+    }
+    self._settings = {
+      key: scores.json_safe(p.settings()) for key, p in variants.items()
+    }
     self._identities = {
-      p.name: scores.json_safe(p.identity(digests)) for p in protocols
+      key: scores.json_safe(p.identity(digests)) for key, p in variants.items()
     }
     self._begun = identity_lib.now()
     self.notes: list[str] = []
@@ -64,13 +72,16 @@ class Reuse:
     self.notes.append(sentence)
 
   def identity(
-    self, protocol: str, spec: str, network: Mapping[str, Any] | None
+    self,
+    protocol: str,
+    model: results.ModelResults,
+    network: Mapping[str, Any] | None,
   ) -> dict[str, Any]:
     """Returns what a result would depend on if it were computed now.
 
     Args:
       protocol: its name.
-      spec: of the model.
+      model: its SPEC, and whether it is a random twin, are used.
       network: from `identity.network`.
 
     Returns:
@@ -78,8 +89,8 @@ class Reuse:
     """
     return {
       'network': network,
-      **self._identities[protocol],
-      'versions': identity_lib.versions(spec),
+      **self._identities[protocol, model.twin_of is not None],
+      'versions': identity_lib.versions(model.spec),
     }
 
   def add_current(
@@ -136,7 +147,7 @@ class Reuse:
         {'network': result.network}, {'network': network}
       )
     return self._differences(
-      result.identity, self.identity(name, model.spec, network)
+      result.identity, self.identity(name, model, network)
     )
 
   def _differs_unverified(self, stored, name, model) -> str:
@@ -146,8 +157,9 @@ class Reuse:
       (stored.adapter.to_json(), model.adapter.to_json()),
       (_unnamed_spec(stored.spec), _unnamed_spec(model.spec)),
     ]
-    if name in self._settings:
-      pairs.append((stored.results[name].settings, self._settings[name]))
+    if name in self._protocols:
+      now = self._settings[name, model.twin_of is not None]
+      pairs.append((stored.results[name].settings, now))
     return '; '.join(filter(None, (_differ(*pair) for pair in pairs)))
 
   def _differences(self, before, now) -> str:
@@ -199,7 +211,7 @@ class Reuse:
     if result.identity is None:
       origin += f', {_UNVERIFIED}'
     else:
-      settings = self._settings[name]
+      settings = self._settings[name, model.twin_of is not None]
     return dataclasses.replace(
       result,
       scores=self._protocols[name].present(result.scores),
@@ -260,9 +272,11 @@ class Reuse:
       return broken
     result = model.results[name]
     if result.identity is None:
-      return _differ(result.settings, self._settings[name])
+      return _differ(
+        result.settings, self._settings[name, model.twin_of is not None]
+      )
     return self._differences(
-      result.identity, self.identity(name, model.spec, result.network)
+      result.identity, self.identity(name, model, result.network)
     )
 
 

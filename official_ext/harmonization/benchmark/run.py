@@ -22,6 +22,8 @@ import tf_keras
 import tqdm
 
 from official_ext.harmonization.benchmark import claims
+from official_ext.harmonization.benchmark import comparisons
+from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import identity as identity_lib
 from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark import model_specs
@@ -29,6 +31,7 @@ from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import reuse
 from official_ext.harmonization.benchmark import stored_results
+from official_ext.harmonization.benchmark.adapters import fresh_weights
 from official_ext.harmonization.evaluation import scores
 
 _FOLDER = 'models'
@@ -94,6 +97,8 @@ class Benchmark:
     bar = tqdm.tqdm(models, unit=' models', disable=None)
     for model in bar:
       bar.set_description(model.name)
+      if model.twin_of in scored and scored[model.twin_of] is None:
+        continue  # The network cannot be opened.
       try:
         with claims.Claim(self._store.path(model.name, 'claim')) as claim:
           scored[model.name] = self._score(model, claim, failures, names)
@@ -104,10 +109,15 @@ class Benchmark:
       others.sort(
         key=lambda m: names.index(m.name) if m.name in names else len(names)
       )
+      measured = [m for m in (*scored.values(), *others) if m and m.results]
+      measured.sort(key=lambda m: (not m.is_network, m.is_control))
       found = results.RunResults(
-        models=[m for m in (*scored.values(), *others) if m and m.results],
+        models=measured,
         failures=failures,
         notes=self._reuse.notes,
+        comparisons=comparisons.compare(
+          os.path.dirname(self._folder), measured, self._protocols
+        ),
       )
       return finish(found)
 
@@ -125,9 +135,13 @@ class Benchmark:
     failure = self._store.path(model.name, 'failure.txt')
     if tf.io.gfile.exists(failure):  # From an earlier run.
       tf.io.gfile.remove(failure)
-    opened = self._attempt(
-      model, 'the model cannot be opened', failures, lambda: self._open(model)
-    )
+    try:
+      opened = self._attempt(
+        model, 'the model cannot be opened', failures, lambda: self._open(model)
+      )
+    except fresh_weights.Unavailable as e:
+      self._reuse.note(f'{model.name} is not available: {e}')
+      return None
     if opened is None:
       return None
     adapter, network = opened
@@ -138,6 +152,10 @@ class Benchmark:
     shown = {}
     for protocol in self._protocols:
       name = protocol.name
+      if not protocol.has_controls and not stored.is_network:
+        continue
+      if stored.twin_of is not None:
+        protocol = protocol.for_random_twins()
       if name in stored.results:
         shown[name] = self._reuse.presented(stored, name)
         continue
@@ -152,7 +170,12 @@ class Benchmark:
     return dataclasses.replace(stored, results=shown)
 
   def _open(self, model: model_specs.Model):
+    if model.control:
+      control = controls.Control(model.control)
+      return control, control.identity()
     adapter = self._build(model.spec)
+    if model.twin_of:
+      adapter.randomize(model.seed)
     # The same name everywhere. An adapter's own name may not be unique, such as
     # that of a function of which two modules have one.
     adapter.name = model.name
@@ -163,7 +186,11 @@ class Benchmark:
     path = self._store.path(model.name, 'failure.txt')
     try:
       return function()
-    except (protocol_lib.BadDataError, claims.Taken):
+    except (
+      protocol_lib.BadDataError,
+      claims.Taken,
+      fresh_weights.Unavailable,
+    ):
       # Bad data affect all models.
       raise
     except Exception as e:
@@ -179,7 +206,7 @@ class Benchmark:
   def _measure(self, model: results.ModelResults, adapter, network, p, claim):
     """Measures a model with the protocol `p` and stores the result."""
     start = time.monotonic()
-    identity = self._reuse.identity(p.name, model.spec, network)
+    identity = self._reuse.identity(p.name, model, network)
     path = self._store.path(model.name, f'{p.name}.partial.jsonl')
     journal = journal_lib.Journal(path, identity)
     if journal.note:
@@ -220,6 +247,7 @@ class Benchmark:
       examples=examples and os.path.join(_FOLDER, os.path.basename(examples)),
       warnings=list(measured.warnings),
       curves=measured.curves,
+      explainers=measured.explainers,
       created=identity_lib.now(),
       seconds=round(seconds, 1),
       identity=scores.json_safe(identity),

@@ -39,7 +39,7 @@ class Estimate:
 
 def mean(
   values: npt.ArrayLike,
-  groups: Sequence[int] | None = None,
+  groups: npt.ArrayLike | None = None,
   confidence: float = 0.95,
 ) -> Estimate:
   """Estimates a mean from values that are independent between groups.
@@ -63,13 +63,13 @@ def mean(
   values, group = values[is_defined], group[is_defined]
   n = len(values)
   if not n:
-    return Estimate(*[math.nan] * 5, 0)
+    return Estimate(math.nan, math.nan, math.nan, math.nan, math.nan, 0)
   value = float(values.mean())
   _, index = np.unique(group, return_inverse=True)
   deviations = np.bincount(index, values - value)
   k = len(deviations)
   if k < 2:
-    return Estimate(value, *[math.nan] * 4, n)
+    return Estimate(value, math.nan, math.nan, math.nan, math.nan, n)
   error = math.sqrt(k / (k - 1) * np.sum(deviations**2)) / n
   half = float(stats.t.ppf(0.5 + confidence / 2, k - 1)) * error
   if error:
@@ -82,7 +82,7 @@ def mean(
 def difference(
   a: npt.ArrayLike,
   b: npt.ArrayLike,
-  groups: Sequence[int] | None = None,
+  groups: npt.ArrayLike | None = None,
   confidence: float = 0.95,
 ) -> Estimate:
   """Estimates the mean of a - b over the images that have both.

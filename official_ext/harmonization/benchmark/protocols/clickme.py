@@ -8,7 +8,9 @@ divided by the score that people reach; see `benchmark.map_alignment`.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+import copy
 import dataclasses
+import re
 from typing import Any
 
 from etils import epy
@@ -16,16 +18,22 @@ import typing_extensions
 
 from official_ext.harmonization import cli
 from official_ext.harmonization import option_values
+from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.dataloaders import registry as decoders
 
 with epy.lazy_imports():
+  import numpy as np
+
   from official_ext.harmonization.benchmark import accuracy
+  from official_ext.harmonization.benchmark import controls as controls_lib
   from official_ext.harmonization.benchmark import identity as identity_lib
   from official_ext.harmonization.benchmark import journal as journal_lib
   from official_ext.harmonization.benchmark import labelled_images
   from official_ext.harmonization.benchmark import map_alignment
+  from official_ext.harmonization.benchmark import map_store
   from official_ext.harmonization.benchmark import results
+  from official_ext.harmonization.benchmark import specific_alignment
   from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg,
   )
@@ -33,6 +41,9 @@ with epy.lazy_imports():
 
 # Height and width at which the release compares maps.
 RELEASED_SIZE = 224
+
+# Images on which random twins are measured.
+TWIN_IMAGES = 500
 
 # What a map is, for the explainers whose name does not say it.
 _MAPS = {
@@ -103,6 +114,26 @@ class ClickMeOptions:
     "How a model's map is computed.",
     choices=option_values.EXPLAINERS,
   )
+  group_by: str = cli.flag(
+    '',
+    'Regular expression on the recorded names of images, such as '
+    "'(.*)_[0-9]+'. Images with the same match (of its group, if it has one) "
+    'belong together, such as frames of a video, and do not count as different '
+    'images. Images with equal pixels always belong together.',
+  )
+  controls: bool = cli.flag(
+    True,
+    'Measure controls too: rows without a network that a network must beat.',
+  )
+  random_twins: int = cli.flag(
+    3,
+    'Number of networks with fresh weights that are measured for each model.',
+    at_least=0,
+  )
+  all: bool = cli.flag(
+    False,
+    f'Measure random twins on all images, not on {TWIN_IMAGES} drawn ones.',
+  )
 
 
 class ClickMeProtocol(protocol.Protocol):
@@ -112,15 +143,20 @@ class ClickMeProtocol(protocol.Protocol):
   label = 'ClickMe'
   title = 'ClickMe: where people look'
   Options = ClickMeOptions
+  version = 2
   score_words = {
     'top1': 'top-1',
-    'spearman': 'rho',
+    'specific': 'specific',
+    'own': 'own',
+    'shuffled': 'shuffled',
+    'spearman': 'published rho',
     'dice': 'Dice',
     'iou': 'IoU',
   }
-  headlines = ('top1', 'spearman')
-  alignment_score = 'spearman'
+  headlines = ('top1', 'specific', 'own', 'shuffled', 'spearman')
+  alignment_scores = ('specific', 'spearman')
   accuracy_score = 'top1'
+  has_controls = True
 
   def __init__(
     self,
@@ -130,6 +166,10 @@ class ClickMeProtocol(protocol.Protocol):
     ceiling: float | None = None,
     explainer: str = 'gradient',
     comparison_size: int | None = RELEASED_SIZE,
+    group_by: str = '',
+    controls: bool = False,
+    random_twins: int = 0,
+    all_images: bool = False,
   ):
     """Initializes the protocol.
 
@@ -141,12 +181,38 @@ class ClickMeProtocol(protocol.Protocol):
       explainer: one of `explainers.EXPLAINERS`.
       comparison_size: height and width at which maps are compared; None for
         each model's input size.
+      group_by: regular expression on the recorded names of images, see
+        `ClickMeOptions`.
+      controls: whether rows without a network are measured too.
+      random_twins: the number of networks with fresh weights for each model.
+      all_images: whether these are measured on all images, not on 500.
     """
     self._dataset = dataset
     self._batch_size = batch_size
     self._ceiling = ceiling
     self._explainer = explainer
     self._comparison_size = comparison_size
+    self._group_by = group_by
+    self._controls, self._random_twins = controls, random_twins
+    self._all = all_images
+    self._ranks = self._sampled = None
+
+  @typing_extensions.override
+  def companions(self, models):
+    rows = model_specs.controls() if self._controls else []
+    return rows + model_specs.random_twins(models, self._random_twins)
+
+  @typing_extensions.override
+  def for_random_twins(self) -> 'ClickMeProtocol':
+    if self._all:
+      return self
+    if self._sampled is None:
+      self._sampled = copy.copy(self)
+      self._sampled._dataset = dataclasses.replace(
+        self._dataset, sample=TWIN_IMAGES
+      )
+      self._sampled._ranks = None
+    return self._sampled
 
   @classmethod
   @typing_extensions.override
@@ -190,12 +256,22 @@ class ClickMeProtocol(protocol.Protocol):
     )
     if ceiling is None:
       ceiling = _known_ceiling(dataset, run.output_dir)
+    try:
+      re.compile(options.group_by)
+    except re.error as e:
+      raise protocol.SettingsError(
+        f'--group_by={options.group_by}: {e}; expected a regular expression.'
+      ) from None
     return cls(
       dataset,
       batch_size=run.batch_size,
       explainer=options.explainer,
       ceiling=None if ceiling == 1.0 else ceiling,
       comparison_size=options.comparison_size or None,
+      group_by=options.group_by,
+      controls=options.controls,
+      random_twins=options.random_twins,
+      all_images=options.all,
     )
 
   @classmethod
@@ -220,6 +296,10 @@ class ClickMeProtocol(protocol.Protocol):
           'blur_kernel',
           'comparison_size',
           'explainer',
+          'group_by',
+          'controls',
+          'random_twins',
+          'all',
         ),
       )
     elif not any(map(decoders.is_raw, formats)):
@@ -228,6 +308,8 @@ class ClickMeProtocol(protocol.Protocol):
         'whose images are encoded',
         ('raw_image_max',),
       )
+    if not options.random_twins:
+      yield 'with --random_twins=0', ('all',)
     if not options.blur:
       yield 'with --noblur', ('map_resize', 'blur_kernel')
     if 'clickme' not in measured:
@@ -252,6 +334,7 @@ class ClickMeProtocol(protocol.Protocol):
         **self._dataset.options(),
         'explainer': self._explainer,
         'comparison_size': self._comparison_size or 'native',
+        'group_by': self._group_by,
       },
     }
 
@@ -267,30 +350,54 @@ class ClickMeProtocol(protocol.Protocol):
       if self._comparison_size is None
       else (self._comparison_size,) * 2
     )
+    kinds = [specific_alignment.HUMAN, specific_alignment.RELEASED]
+    if _control(adapter) not in controls_lib.FROM_MAPS:
+      kinds.append(specific_alignment.MODEL)
+    folder = journal.maps if journal else None
+    with map_store.MapStore(folder, kinds, size) as store:
+      rows, examples = self._explain_all(
+        adapter, size, store, progress, journal
+      )
+      if not rows:
+        raise protocol.BadDataError(
+          f'{self._dataset.input_path} does not contain any records.'
+        )
+      return self._measurement(adapter, rows, examples, size, store)
+
+  def _explain_all(self, adapter, size, store, progress, journal):
+    """Computes maps and rows of all images, or of those not in the journal."""
     rows, examples = journal_lib.kept(journal), None
+    if len(store) < len(rows):  # A temporary store does not survive.
+      journal.restart()
+      rows = []
+    store.keep(len(rows))
     is_resumed = bool(rows)
     if is_resumed:  # The examples were lost with the process that ended.
       for batch in self._batches(adapter, size):
-        maps, _ = map_alignment.explain(adapter, batch, self._explainer, size)
+        maps, _ = self._explain(adapter, batch, size)
         examples = map_alignment.extend_examples(examples, batch, maps, size)
         if map_alignment.has_all_examples(examples):
           break
     for batch in self._batches(adapter, size, start=len(rows)):
-      maps, predictions = map_alignment.explain(
-        adapter, batch, self._explainer, size
-      )
+      maps, predictions = self._explain(adapter, batch, size)
       found = map_alignment.rows(batch, maps, predictions)
+      store.add(human=batch.unblurred, released=batch.maps, model=maps)
       rows += found
       if journal:
         journal.add(found)
       if not is_resumed:
         examples = map_alignment.extend_examples(examples, batch, maps, size)
-      progress(len(maps))
-    if not rows:
-      raise protocol.BadDataError(
-        f'{self._dataset.input_path} does not contain any records.'
-      )
-    return self._measurement(adapter, rows, examples, size)
+      progress(len(found))
+    return rows, examples
+
+  def _explain(self, adapter, batch, size):
+    """Returns maps and predictions, each None where a control has none."""
+    control = _control(adapter)
+    if not control:
+      return map_alignment.explain(adapter, batch, self._explainer, size)
+    if control in controls_lib.FROM_MAPS:
+      return None, None
+    return controls_lib.maps(control, batch.images, size[0]), None
 
   def _batches(self, adapter, size, start: int = 0):
     return labelled_images.batches(
@@ -302,32 +409,82 @@ class ClickMeProtocol(protocol.Protocol):
       start,
     )
 
-  def _measurement(self, adapter, rows, examples, size):
-    """Computes the scores from the rows of all images."""
+  def _human_ranks(self) -> 'specific_alignment.HumanRanks':
+    """Returns the ranks that all models share."""
+    if self._ranks is None:
+      self._ranks = specific_alignment.HumanRanks()
+    return self._ranks
+
+  def _images(self, rows) -> 'specific_alignment.Images':
+    """Groups images by their names and pixels."""
+    names = [_name(self._group_by, row['name']) for row in rows]
+    if self._group_by and not any(names):
+      raise protocol.BadDataError(
+        f'--group_by={self._group_by} matches no recorded name of an image, '
+        f'such as {rows[0]["name"]!r}; expected a match. Change or remove it.'
+      )
+    return specific_alignment.Images(
+      specific_alignment.groups(names, [row['pixels'] for row in rows]),
+      np.array([row['label'] for row in rows]),
+    )
+
+  def _measurement(self, adapter, rows, examples, size, store):
+    """Computes the scores from the rows and maps of all images."""
     preprocessing = self._preprocessing(adapter, size)
-    measured, undefined = map_alignment.measure(
-      rows,
-      ceiling=self._ceiling,
-      preprocessing=preprocessing,
-      details={
-        'compared_at': list(size),
-        'explainer': self._explainer,
-        'limit': self._dataset.limit,
-      },
+    images = self._images(rows)
+    control = _control(adapter)
+    made_of_maps = control if control in controls_lib.FROM_MAPS else ''
+    explained, more = specific_alignment.measure(
+      store, images, preprocessing, made_of_maps, self._human_ranks()
     )
-    top1, warnings = accuracy.measure(
-      [row['prediction'] for row in rows],
-      [row['label'] for row in rows],
-      preprocessing=preprocessing,
-      model_preprocessing=adapter.preprocessing,
-      details={'limit': self._dataset.limit},
-    )
+    rows = [{**row, **values} for row, values in zip(rows, more)]
+    explainer = 'none' if control else self._explainer
+    measured, warnings = [], []
+    if made_of_maps:
+      measured.append(
+        dataclasses.replace(
+          specific_alignment.published(store, images, preprocessing, control),
+          ceiling=self._ceiling,
+        )
+      )
+    else:
+      measured, warnings = map_alignment.measure(
+        rows,
+        ceiling=self._ceiling,
+        preprocessing=preprocessing,
+        details={
+          'compared_at': list(size),
+          'explainer': explainer,
+          'limit': self._dataset.limit,
+        },
+      )
+    if not control:
+      top1, doubts = accuracy.measure(
+        [row['prediction'] for row in rows],
+        [row['label'] for row in rows],
+        preprocessing=preprocessing,
+        model_preprocessing=adapter.preprocessing,
+        details={'limit': self._dataset.limit},
+      )
+      measured, warnings = [*measured, top1], doubts + warnings
     return results.Measurement(
-      scores=[*measured, top1],
+      scores=measured,
       rows=rows,
-      warnings=warnings + undefined,
+      warnings=warnings,
       examples=examples,
+      explainers={explainer: explained},
     )
+
+  @classmethod
+  @typing_extensions.override
+  def scores_of(cls, result):
+    found = dict(result.scores)
+    for explained in (result.explainers or {}).values():
+      for name in ('specific', 'own', 'shuffled'):
+        found[name] = explained.scores[name]
+      break
+    order = [*cls.score_words]
+    return dict(sorted(found.items(), key=lambda pair: order.index(pair[0])))
 
   def _preprocessing(self, adapter, size) -> str:
     """Describes in one line how images and maps were preprocessed."""
@@ -349,25 +506,31 @@ class ClickMeProtocol(protocol.Protocol):
   def describe(cls, settings: Mapping[str, Any]) -> str:
     size, ceiling = settings['comparison_size'], settings['ceiling']
     explainer = settings['explainer']
+    blurred = 'blurred as in the ClickMe release' if settings['blur'] else 'raw'
     return (
-      f"Each model's map of an image ({_MAPS.get(explainer, explainer)}) is "
-      'compared with the human map at '
+      f"A model's map of an image ({_MAPS.get(explainer, explainer)}) is "
+      'compared with human maps at '
       + (
         "the model's input size. "
         if size == 'native'
         else f'{size} x {size} pixels. '
       )
+      + 'Own is the mean rank correlation with the human map of the same '
+      'image, shuffled that with the human maps of other images, and '
+      'specific the difference, which is 0 for a map that ignores the image. '
+      'For these, the maps of models and people are blurred by the same '
+      'Gaussian, with a standard deviation of '
+      f'{specific_alignment.RANKED} pixels at 224. Controls '
+      'are rows without a network; random-... are the same networks '
+      'with fresh weights. Published rho is the score of Fel et al. (NeurIPS '
+      f'2022): human maps are {blurred}, the maps of models are not. It cannot '
+      'show that a network uses what people use, because a map of the image '
+      'centre has a high published rho too. Dice and IoU compare what lies '
+      "above each map's 90th percentile. "
       + (
-        'The human map is blurred as in the ClickMe release. '
-        if settings['blur']
-        else 'The human map is not blurred. '
-      )
-      + "rho is Spearman's rank correlation with average ranks for ties; Dice "
-      "and IoU compare what lies above each map's 90th percentile. "
-      + (
-        'Scores are raw, because no human ceiling was given.'
+        'Published rho is raw, because no human ceiling was given.'
         if ceiling is None
-        else f'Alignment is the mean rho divided by the ceiling of '
+        else 'Alignment is the published rho divided by the ceiling of '
         f'{ceiling:.4f}, the rank correlation among people.'
       )
     )
@@ -415,6 +578,17 @@ class ClicktionaryProtocol(ClickMeProtocol):
           'clicktionary_ceiling',
         ),
       )
+
+
+def _control(adapter) -> str:
+  """Returns the name of a control; '' for a network."""
+  return adapter.control if isinstance(adapter, controls_lib.Control) else ''
+
+
+def _name(pattern: str, name: str) -> str:
+  """Returns what images of one group share; '' if that is not known."""
+  found = re.search(pattern, name) if pattern and name else None
+  return found.group(found.re.groups and 1) if found else ''
 
 
 def _known_ceiling(

@@ -22,6 +22,9 @@ from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.evaluation import scores
 
 Models = Sequence[results.ModelResults]
+Comparisons = Sequence[results.Comparison]
+
+NOT_BEATEN, BELOW = '†', '‡'
 
 
 class Column(NamedTuple):
@@ -127,16 +130,66 @@ def _row_of_people(
   return label, [_cell(people[c.protocol].get(c.score), c) for c in shown]
 
 
+def marks(comparisons: Comparisons) -> dict[str, str]:
+  """Marks networks that do not beat every control.
+
+  Args:
+    comparisons: of networks with controls.
+
+  Returns:
+    NOT_BEATEN or BELOW by the name of the network.
+  """
+  found: dict[str, str] = {}
+  for c in comparisons:
+    if c.is_below:
+      found[c.model] = BELOW
+    elif not c.beats:
+      found.setdefault(c.model, NOT_BEATEN)
+  return found
+
+
+def legend(names: Mapping[str, str]) -> str:
+  """Explains the marks that occur; '' for none."""
+  words = {
+    NOT_BEATEN: 'does not beat every control (paired over images, p < .05)',
+    BELOW: 'is below a control (p < .05 after Holm)',
+  }
+  found = [f'{m} {text}' for m, text in words.items() if m in names.values()]
+  return f'{"; ".join(found)}.' if found else ''
+
+
 def _rows(
-  models: Models, shown: Sequence[Column]
+  models: Models, shown: Sequence[Column], comparisons: Comparisons
 ) -> list[tuple[str, list[Cell]]]:
-  """Returns name and cells of each model, best first, and of people."""
+  """Returns name and cells: networks, best first, controls and people."""
+  marked = marks(comparisons)
+  order = ranked(models, columns(models))
   rows = [
+    (
+      f'{model.name} {marked.get(model.name, "")}'.rstrip(),
+      [cell(model, c) for c in shown],
+    )
+    for model in order
+    if model.is_network
+  ]
+  for name in dict.fromkeys(m.twin_of for m in order if m.twin_of):
+    twins = [m for m in order if m.twin_of == name]
+    label = f'random-{name} (mean of {len(twins)})'
+    rows.append((label, [_mean([cell(m, c) for m in twins]) for c in shown]))
+  rows += [
     (model.name, [cell(model, c) for c in shown])
-    for model in ranked(models, columns(models))
+    for model in order
+    if model.is_control
   ]
   people = _row_of_people(models, shown)
+  rows = [r for r in rows if any(not math.isnan(c.value) for c in r[1])]
   return rows + ([people] if people else [])
+
+
+def _mean(cells: Sequence[Cell]) -> Cell:
+  """Returns the mean value, without an interval."""
+  values = [c.value for c in cells]
+  return Cell(sum(values) / len(values), math.nan, math.nan)
 
 
 def intervals(models: Models, shown: Sequence[Column]) -> str:
@@ -201,10 +254,12 @@ def ranking_column(shown: Sequence[Column]) -> Column | None:
 
 def alignment_column(shown: Sequence[Column]) -> Column | None:
   """Returns the first protocol's score of alignment, or None."""
-  return next(
-    (c for c in shown if c.score == registry.get(c.protocol).alignment_score),
-    None,
-  )
+  by_key = {(c.protocol, c.score): c for c in shown}
+  for protocol in dict.fromkeys(c.protocol for c in shown):
+    for score in registry.get(protocol).alignment_scores:
+      if (protocol, score) in by_key:
+        return by_key[protocol, score]
+  return None
 
 
 def accuracy_column(shown: Sequence[Column]) -> Column | None:
@@ -226,7 +281,10 @@ def of_protocol(shown: Sequence[Column], protocol: str) -> list[Column]:
 
 
 def table(
-  models: Models, shown: Sequence[Column], caption: str = ''
+  models: Models,
+  shown: Sequence[Column],
+  caption: str = '',
+  comparisons: Comparisons = (),
 ) -> blocks.Table:
   """Makes a table for the page.
 
@@ -234,6 +292,7 @@ def table(
     models: in any order.
     shown: the columns.
     caption: follows what is said of the intervals.
+    comparisons: of networks with controls, for the marks.
 
   Returns:
     A row per model, best first, and one for people if they have scores.
@@ -243,12 +302,13 @@ def table(
       name,
       *(blocks.Cell(c.text().partition(' ')[0], c.interval()) for c in cells),
     ]
-    for name, cells in _rows(models, shown)
+    for name, cells in _rows(models, shown, comparisons)
   ]
+  words = (intervals(models, shown), caption, legend(marks(comparisons)))
   return blocks.Table(
     ['model', *(c.title for c in shown)],
     rows,
-    f'{intervals(models, shown)} {caption}'.strip(),
+    ' '.join(filter(None, words)),
     is_numeric=True,
   )
 
@@ -289,7 +349,9 @@ def _change(baseline, twin, column) -> blocks.Cell:
   return blocks.Cell(f'{after - before:+.3f}', f'{before:.3f} → {after:.3f}')
 
 
-def _tables(models: Models) -> Iterator[list[list[str]]]:
+def _tables(
+  models: Models, comparisons: Comparisons
+) -> Iterator[list[list[str]]]:
   """Yields tables of text: headlines if there are several protocols, then each.
 
   The table of the headlines has no intervals.
@@ -299,30 +361,34 @@ def _tables(models: Models) -> Iterator[list[list[str]]]:
   if len(protocols) > 1:
     yield [
       [text.partition(' [')[0] for text in row]
-      for row in _texts(models, headlines(shown))
+      for row in _texts(models, headlines(shown), comparisons)
     ]
   for name in protocols:
-    yield _texts(models, of_protocol(shown, name))
+    yield _texts(models, of_protocol(shown, name), comparisons)
 
 
-def _texts(models: Models, shown: Sequence[Column]) -> list[list[str]]:
+def _texts(
+  models: Models, shown: Sequence[Column], comparisons: Comparisons
+) -> list[list[str]]:
   rows = [
-    [name, *(c.text() for c in cells)] for name, cells in _rows(models, shown)
+    [name, *(c.text() for c in cells)]
+    for name, cells in _rows(models, shown, comparisons)
   ]
   return [['model', *(c.title for c in shown)], *rows]
 
 
-def as_text(models: Models) -> str:
+def as_text(models: Models, comparisons: Comparisons = ()) -> str:
   """Returns the tables in columns of spaces, for a terminal."""
-  return '\n\n'.join(
+  tables = [
     tabulate.tabulate(rows, tablefmt='plain', disable_numparse=True)
-    for rows in _tables(models)
-  )
+    for rows in _tables(models, comparisons)
+  ]
+  return '\n\n'.join(filter(None, [*tables, legend(marks(comparisons))]))
 
 
-def as_markdown(models: Models) -> str:
+def as_markdown(models: Models, comparisons: Comparisons = ()) -> str:
   """Returns the tables in Markdown."""
-  return '\n\n'.join(
+  tables = [
     tabulate.tabulate(
       [[text.replace('|', '\\|') for text in row] for row in rows],
       'firstrow',
@@ -330,8 +396,9 @@ def as_markdown(models: Models) -> str:
       disable_numparse=True,
       colalign=['left', *['right'] * (len(rows[0]) - 1)],
     )
-    for rows in _tables(models)
-  )
+    for rows in _tables(models, comparisons)
+  ]
+  return '\n\n'.join(filter(None, [*tables, legend(marks(comparisons))]))
 
 
 def origins(models: Models) -> list[str]:
@@ -344,9 +411,10 @@ def origins(models: Models) -> list[str]:
   ]
 
 
-def as_csv(models: Models) -> str:
+def as_csv(models: Models, comparisons: Comparisons = ()) -> str:
   """Returns one table of every number of every score, unrounded.
 
+  The column beats_controls is empty where no control was measured.
   The scores of people are in columns that end in `_people`, equal in all rows.
   """
   fields = (
@@ -370,7 +438,7 @@ def as_csv(models: Models) -> str:
   text = io.StringIO()
   writer = csv.writer(text, lineterminator='\n')
   writer.writerow(
-    ['model', 'spec', 'preprocessing']
+    ['model', 'spec', 'preprocessing', 'beats_controls']
     + [
       f'{c.protocol}_{c.score}' + ('' if f == 'value' else f'_{f}')
       for c in shown
@@ -378,7 +446,9 @@ def as_csv(models: Models) -> str:
     ]
     + [f'{c.protocol}_{c.score}_people' for c, _ in people]
   )
+  marked, compared = marks(comparisons), {c.model for c in comparisons}
   for model in ranked(models, shown):
+    beats = str(model.name not in marked) if model.name in compared else ''
     by_key = scores_of(model)
     values = [
       getattr(by_key.get((c.protocol, c.score)), f, None)
@@ -387,7 +457,7 @@ def as_csv(models: Models) -> str:
     ]
     values += [value for _, value in people]
     writer.writerow(
-      [model.name, model.spec, model.adapter.preprocessing]
+      [model.name, model.spec, model.adapter.preprocessing, beats]
       + ['' if v is None or math.isnan(v) else v for v in values]
     )
   return text.getvalue()

@@ -15,6 +15,7 @@ import jinja2
 
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark.report import answer
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import examples
 from official_ext.harmonization.benchmark.report import figures
@@ -67,7 +68,10 @@ def sections(report: results.Report, output_dir: str) -> list[Section]:
   """
   models = report.models
   shown = [
-    Section('leaderboard', 'Leaderboard', _leaderboard(models)),
+    Section(
+      'answer', 'Does any network see as people do?', answer.section(report)
+    ),
+    Section('leaderboard', 'Leaderboard', _leaderboard(report)),
     Section('trade-off', 'Accuracy against alignment', _trade_off(report)),
     *(
       Section(name, measured.title, _protocol(name, report, output_dir))
@@ -97,6 +101,7 @@ def render(report: results.Report, content: Sequence[Section]) -> str:
   environment.filters['data_url'] = _data_url
   return environment.get_template(_TEMPLATE).render(
     summary=_summary(report),
+    answers=answer.sentences(report),
     alarms=list(_alarms(report)),
     sections=content,
   )
@@ -108,7 +113,10 @@ def _data_url(png: bytes) -> str:
 
 def _summary(report: results.Report) -> str:
   """Says in a few sentences what the page is about."""
-  scored, failed = len(report.models), len(report.failures)
+  scored, failed = (
+    sum(model.is_network for model in report.models),
+    len(report.failures),
+  )
   titles = [measured.title for measured in report.protocols.values()]
   missing = [
     f'{name} ({reason})' for name, reason in report.not_measured.items()
@@ -157,14 +165,17 @@ def _alarms(report: results.Report) -> Iterator[Alarm]:
       yield Alarm(title, items)
 
 
-def _leaderboard(models) -> list[blocks.Block]:
+def _leaderboard(report: results.Report) -> list[blocks.Block]:
+  models = report.models
   if not models:
     return [blocks.Paragraph('No model was scored.')]
   shown = leaderboard.columns(models)
   by = leaderboard.ranking_column(shown)
   headlines = leaderboard.headlines(shown)
   caption = f'Ranked by {by.title}.' if by else ''
-  return [leaderboard.table(models, headlines, caption)] if headlines else []
+  if not headlines:
+    return []
+  return [leaderboard.table(models, headlines, caption, report.comparisons)]
 
 
 def _trade_off(report: results.Report) -> list[blocks.Block]:
@@ -178,7 +189,7 @@ def _trade_off(report: results.Report) -> list[blocks.Block]:
         'of the leaderboard has the same numbers.',
         'One dot per model; bars are the intervals of the leaderboard. Shaded: '
         'the convex hull of the ordinary models. Arrows: from each baseline to '
-        'its harmonized twin, for the pairs given by --twin.',
+        'its harmonized twin, for the pairs given by --twin. Dotted: controls.',
         'trade_off.png',
       )
     )
@@ -195,14 +206,18 @@ def _protocol(
   settings = report.protocols[name].settings
   shown = leaderboard.columns(models)
   columns = leaderboard.of_protocol(shown, name)
+  compared = [c for c in report.comparisons if c.protocol == name]
   facts = [*protocol.facts(settings), ('images scored', _counts(name, models))]
   ranked = leaderboard.ranked(report.models, leaderboard.columns(report.models))
   return [
     blocks.Paragraph(protocol.describe(settings)),
     blocks.Facts(facts),
-    *([leaderboard.table(models, columns)] if columns else []),
+    *([leaderboard.table(models, columns, '', compared)] if columns else []),
     *protocol.sections({m.name: m.results[name] for m in models}, report.twins),
-    *examples.draw(output_dir, ranked, name),
+    *answer.widths(
+      [(m.name, m.results[name]) for m in ranked if name in m.results]
+    ),
+    *examples.draw(output_dir, [m for m in ranked if m.is_network], name),
   ]
 
 
@@ -222,6 +237,7 @@ def _counts(name: str, models) -> str:
 
 
 def _models(models) -> list[blocks.Block]:
+  models = [model for model in models if model.is_network]
   rows = [
     [
       model.name,

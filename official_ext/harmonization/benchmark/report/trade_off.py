@@ -22,6 +22,8 @@ from official_ext.harmonization.benchmark.report import leaderboard
 
 # With more models than this, only twins have names, which would be unreadable.
 _MOST_NAMES = 40
+# Height of a line of text as a fraction of the plot's.
+_NAME_HEIGHT = 0.025
 # Candidate positions of a name: offset from its dot in points, and alignment.
 _OFFSETS = (
   (6, 5, 'left', 'bottom'),
@@ -97,6 +99,7 @@ def points(
       model.name in harmonized,
     )
     for model in models
+    if model.is_network
   ]
   return [p for p in found if all(map(math.isfinite, p.position))]
 
@@ -157,6 +160,7 @@ def draw(
       label,
     )
   _arrows(plot, {p.name: p for p in found}, twins, theme)
+  _controls(plot, models, alignment, theme)
   plot.set_xlabel(f'accuracy: {accuracy.title}')
   plot.set_ylabel(
     'alignment: '
@@ -192,6 +196,39 @@ def _dots(plot, shown, colour, marker, label):
       **{direction: np.maximum(spread, 0.0)},
     )
   plot.scatter(x, y, s=38, color=colour, marker=marker, label=label, zorder=3)
+
+
+def _controls(plot, models, alignment, theme):
+  """Draws a line at each control and at the mean of the random twins."""
+  lines = {
+    model.name.removeprefix('control-'): leaderboard.cell(model, alignment)
+    for model in models
+    if model.is_control
+  }
+  values = {n: c.value for n, c in lines.items() if math.isfinite(c.value)}
+  twins = [leaderboard.cell(m, alignment).value for m in models if m.twin_of]
+  if twins:
+    values['random weights'] = sum(twins) / len(twins)
+  low, high = plot.get_ylim()
+  near: list[tuple[list[str], float]] = []
+  for name, value in sorted(values.items(), key=lambda pair: pair[1]):
+    plot.axhline(value, color=theme.human, lw=0.8, ls=':', alpha=0.7, zorder=1)
+    # Names of lines that almost coincide share a line of text.
+    if near and value - near[-1][1] < _NAME_HEIGHT * (high - low):
+      near[-1][0].append(name)
+    else:
+      near.append(([name], value))
+  for names, value in near:
+    plot.annotate(
+      ', '.join(names),
+      (1, value),
+      (2, 0),
+      xycoords=('axes fraction', 'data'),
+      textcoords='offset points',
+      va='center',
+      fontsize=7,
+      color=theme.ink,
+    )
 
 
 def _arrows(plot, by_name, twins, theme):

@@ -31,9 +31,13 @@ def _contents(
   contents: dict[str, str | bytes] = {}
   if models:
     notes = ''.join(f'\n{line}\n' for line in leaderboard.origins(models))
-    contents['leaderboard.txt'] = f'{leaderboard.as_text(models)}\n{notes}'
-    contents['leaderboard.md'] = f'{leaderboard.as_markdown(models)}\n{notes}'
-    contents['leaderboard.csv'] = leaderboard.as_csv(models)
+    contents['leaderboard.txt'] = (
+      f'{leaderboard.as_text(models, report.comparisons)}\n{notes}'
+    )
+    contents['leaderboard.md'] = (
+      f'{leaderboard.as_markdown(models, report.comparisons)}\n{notes}'
+    )
+    contents['leaderboard.csv'] = leaderboard.as_csv(models, report.comparisons)
   sections = page.sections(report, output_dir)
   for section in sections:
     for block in section.blocks:

@@ -1,0 +1,108 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Compares each network with each control and with its random twins.
+
+A network that sees as people do must be more specifically aligned than every
+map that anybody can make without it. Comparisons are paired by image, through
+the images' influence on the score (`specificity`).
+"""
+
+from collections.abc import Mapping, Sequence
+import csv
+import dataclasses
+import io
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from official_ext.harmonization.benchmark import protocol as protocol_lib
+from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import statistics
+
+# An image: file and position of its record.
+_Key = tuple[str, str]
+
+
+def compare(
+  output_dir: str,
+  models: Sequence[results.ModelResults],
+  protocols: Sequence[protocol_lib.Protocol],
+) -> list[results.Comparison]:
+  """Compares networks with controls.
+
+  Args:
+    output_dir: that the paths of tables start from.
+    models: networks, controls and random twins.
+    protocols: of which those with controls are compared.
+
+  Returns:
+    A comparison for each protocol, network and control. Random twins of one
+    network count as one control, whose influence is their mean.
+  """
+  found = []
+  for protocol in protocols:
+    if not protocol.has_controls:
+      continue
+    tables = {
+      model.name: _read(
+        os.path.join(output_dir, model.results[protocol.name].table)
+      )
+      for model in models
+      if protocol.name in model.results
+      and model.results[protocol.name].explainers
+    }
+    measured = [m for m in models if m.name in tables]
+    shared = {m.name: [tables[m.name]] for m in measured if m.is_control}
+    compared = []
+    for model in measured:
+      if not model.is_network:
+        continue
+      twins = [tables[m.name] for m in measured if m.twin_of == model.name]
+      rivals = {**shared, **({f'random-{model.name}': twins} if twins else {})}
+      compared += [
+        _compare(protocol.name, model.name, tables[model.name], name, rival)
+        for name, rival in rivals.items()
+      ]
+    adjusted = statistics.holm([c.p for c in compared])
+    found += [
+      dataclasses.replace(c, p_holm=p) for c, p in zip(compared, adjusted)
+    ]
+  return found
+
+
+def _read(path: str) -> dict[_Key, tuple[float, str]]:
+  """Returns influence and group by image."""
+  with tf.io.gfile.GFile(path, 'rb') as f:
+    text = f.read().decode()
+  return {
+    (row['file'], row['record']): (float(row['influence']), row['group'])
+    for row in csv.DictReader(io.StringIO(text, newline=''))
+  }
+
+
+def _compare(
+  protocol: str,
+  model: str,
+  table: Mapping[_Key, tuple[float, str]],
+  control: str,
+  rival: Sequence[Mapping[_Key, tuple[float, str]]],
+) -> results.Comparison:
+  """Tests the mean difference over the images that all tables have."""
+  keys = [key for key in table if all(key in other for other in rival)]
+  groups = [table[key][1] for key in keys]
+  ours = np.array([table[key][0] for key in keys])
+  theirs = np.array([[other[key][0] for key in keys] for other in rival])
+  estimate = statistics.difference(ours, theirs.mean(axis=0), groups)
+  return results.Comparison(
+    protocol=protocol,
+    model=model,
+    control=control,
+    difference=estimate.value,
+    low=estimate.low,
+    high=estimate.high,
+    p=estimate.p,
+    p_holm=np.nan,
+    n=estimate.n,
+  )

@@ -1,0 +1,167 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Does any network see as people do? Comparisons with the controls."""
+
+from collections.abc import Sequence
+
+from official_ext.harmonization.benchmark import registry
+from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark.report import blocks
+from official_ext.harmonization.benchmark.report import leaderboard
+
+# Networks in the table.
+_SHOWN = 5
+
+
+def sentences(report: results.Report) -> list[str]:
+  """Answers the question for each protocol with controls.
+
+  Args:
+    report: what was measured.
+
+  Returns:
+    A paragraph per protocol; none without comparisons.
+  """
+  found = []
+  for protocol in dict.fromkeys(c.protocol for c in report.comparisons):
+    compared = _of(report, protocol)
+    best = next(iter(compared))
+    winners = [n for n, rows in compared.items() if all(c.beats for c in rows)]
+    label = registry.get(protocol).label
+    closest = min(compared[best], key=lambda c: c.difference)
+    found.append(
+      f'{label}: {len(winners) or "none"} of '
+      f'{len(compared)} network{"s"[: len(compared) != 1]} '
+      f'{"is" if len(winners) < 2 else "are"} more specifically aligned with '
+      f'people than every control'
+      + (f' ({", ".join(winners)})' if winners else '')
+      + f'. The best, {best}, is {_words(closest)} the strongest control, '
+      f'{closest.control}: {closest.difference:+.3f} '
+      f'[{closest.low:.3f}, {closest.high:.3f}], p = {closest.p:.2g}, over '
+      f'{closest.n} images.'
+    )
+  return found
+
+
+def _words(c: results.Comparison) -> str:
+  """Says in words what a comparison shows."""
+  if c.beats:
+    return 'above'
+  return 'below' if c.is_below else 'not distinguishable from'
+
+
+def _of(
+  report: results.Report, protocol: str
+) -> dict[str, list[results.Comparison]]:
+  """Returns the comparisons of each network, best network first."""
+  ranked = leaderboard.ranked(report.models, leaderboard.columns(report.models))
+  by_model = {
+    model.name: [
+      c
+      for c in report.comparisons
+      if (c.protocol, c.model) == (protocol, model.name)
+    ]
+    for model in ranked
+  }
+  return {name: rows for name, rows in by_model.items() if rows}
+
+
+def section(report: results.Report) -> list[blocks.Block]:
+  """Makes a table of the best networks against all controls.
+
+  Args:
+    report: what was measured.
+
+  Returns:
+    Blocks; none without comparisons.
+  """
+  found: list[blocks.Block] = []
+  for protocol in dict.fromkeys(c.protocol for c in report.comparisons):
+    compared = dict(list(_of(report, protocol).items())[:_SHOWN])
+    # Random twins differ between networks, and share a row.
+    names = dict.fromkeys(_row(c) for rows in compared.values() for c in rows)
+    cells = {
+      (_row(c), c.model): blocks.Cell(
+        f'{c.difference:+.3f}',
+        f'[{c.low:.3f}, {c.high:.3f}], p = {c.p:.2g}'
+        + ('' if c.beats else ' ' + (_BELOW if c.is_below else _NOT)),
+      )
+      for rows in compared.values()
+      for c in rows
+    }
+    found.append(
+      blocks.Table(
+        ['control', *compared],
+        [
+          [
+            name,
+            *(cells.get((name, model), '-') for model in compared),
+          ]
+          for name in names
+        ],
+        f'{registry.get(protocol).label}: specific alignment of each network '
+        'minus that of each control, 95 % intervals and paired tests over '
+        f'images. {_NOT}: not above the control at .05; {_BELOW}: below it '
+        'after Holm.',
+        is_numeric=True,
+      )
+    )
+  return found
+
+
+_NOT, _BELOW = leaderboard.NOT_BEATEN, leaderboard.BELOW
+_TWINS = 'random weights'
+
+
+def _row(c: results.Comparison) -> str:
+  return _TWINS if c.control.startswith('random-') else c.control
+
+
+def widths(
+  found: Sequence[tuple[str, results.StoredResult]],
+) -> list[blocks.Block]:
+  """Shows specific alignment by smoothness, and whether the order changes.
+
+  Args:
+    found: names and results, networks first.
+
+  Returns:
+    A table; none if no result has explainers.
+  """
+  rows, orders = [], {}
+  for name, result in found:
+    explained = next(iter((result.explainers or {}).values()), None)
+    if explained is None:
+      continue
+    rows.append(
+      [name, *(f'{s.specific.value:.3f}' for s in explained.by_width)]
+    )
+    for smoothed in explained.by_width:
+      if not name.startswith(('control-', 'random-')):
+        value = smoothed.specific.value
+        orders.setdefault(smoothed.width, []).append((value, name))
+  ranks = {
+    width: [name for _, name in sorted(values, reverse=True)]
+    for width, values in orders.items()
+  }
+  same = len({tuple(order) for order in ranks.values()}) < 2
+  titles = ['specific, by blur', *(f'{w} px' for w in orders)]
+  if not orders:
+    return []
+  return [
+    blocks.Table(
+      titles,
+      rows,
+      'Specific alignment by the standard deviation of the Gaussian that blurs '
+      'the maps of models and of people, in pixels at 224. '
+      + (
+        ''
+        if len(next(iter(ranks.values()))) < 2
+        else 'The order of the networks is the same at all widths.'
+        if same
+        else 'The order of the networks depends on the width.'
+      ),
+      is_numeric=True,
+    )
+  ]
