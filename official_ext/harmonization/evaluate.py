@@ -201,6 +201,8 @@ def _print_notes(report: 'results.Report'):
   for sentence in leaderboard.origins(report.models):
     print(sentence)
   for model in report.models:
+    if not model.is_network:
+      continue  # Fresh weights are at chance, as they should be.
     for name, result in model.results.items():
       for warning in result.warnings:
         print(f'WARNING {model.name} ({name}): {warning}')

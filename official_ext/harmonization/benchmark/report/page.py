@@ -136,6 +136,7 @@ def _alarms(report: results.Report) -> Iterator[Alarm]:
     for model in report.models
     for protocol, result in model.results.items()
   ]
+  networks = {model.name for model in report.models if model.is_network}
   trial = f'Only the first {report.limit} records were scored.'
   for title, items in (
     ('A trial', [AlarmItem(trial)] if report.limit else []),
@@ -148,6 +149,7 @@ def _alarms(report: results.Report) -> Iterator[Alarm]:
       [
         AlarmItem(warning, name, protocol)
         for name, protocol, result in measured
+        if name in networks  # Fresh weights are at chance, as they should be.
         for warning in result.warnings
       ],
     ),
