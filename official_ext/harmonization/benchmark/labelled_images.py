@@ -68,8 +68,7 @@ class Dataset:
     center_crop: whether the central 87.5 % of the image is used, as in Model
       Garden's evaluation of ImageNet; the release uses the whole image.
     limit: only the first `limit` records, as a trial; None for all.
-    sample: only so many records, drawn at random with a fixed seed; None for
-      all.
+    sample: only this many records, drawn with a fixed seed; None for all.
   """
 
   input_path: str

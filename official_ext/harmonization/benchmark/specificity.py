@@ -4,7 +4,7 @@
 """Alignment that a map can only have if it depends on the image.
 
 A map that ignores the image, such as the distance from the image centre, agrees
-with every human map. Its alignment says nothing about the image, so that
+with every human map. Its alignment does not depend on the image, so that
 alignment is compared between the right and the wrong human maps:
 
   own: mean rank correlation of a model's map with the human map of its image.
