@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import io
 import os
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -46,7 +47,7 @@ def compare(
     if not protocol.has_controls:
       continue
     tables = {
-      model.name: _read(
+      model.name: influences(
         os.path.join(output_dir, model.results[protocol.name].table)
       )
       for model in models
@@ -72,12 +73,35 @@ def compare(
   return found
 
 
-def _read(path: str) -> dict[_Key, tuple[float, str]]:
-  """Returns influence and group by image."""
+class Influence(NamedTuple):
+  """What an image contributes to a score.
+
+  Attributes:
+    value: its influence; NaN if it has none.
+    group: of the image.
+    name: of the image, as recorded; '' if it has none.
+  """
+
+  value: float
+  group: str
+  name: str
+
+
+def influences(path: str) -> dict[_Key, Influence]:
+  """Reads the influences from a table of images.
+
+  Args:
+    path: of the CSV file.
+
+  Returns:
+    The influences by file and position of the record.
+  """
   with tf.io.gfile.GFile(path, 'rb') as f:
     text = f.read().decode()
   return {
-    (row['file'], row['record']): (float(row['influence']), row['group'])
+    (row['file'], row['record']): Influence(
+      float(row['influence']), row['group'], row['name']
+    )
     for row in csv.DictReader(io.StringIO(text, newline=''))
   }
 
@@ -85,15 +109,15 @@ def _read(path: str) -> dict[_Key, tuple[float, str]]:
 def _compare(
   protocol: str,
   model: str,
-  table: Mapping[_Key, tuple[float, str]],
+  table: Mapping[_Key, Influence],
   control: str,
-  rival: Sequence[Mapping[_Key, tuple[float, str]]],
+  rival: Sequence[Mapping[_Key, Influence]],
 ) -> results.Comparison:
   """Tests the mean difference over the images that all tables have."""
   keys = [key for key in table if all(key in other for other in rival)]
-  groups = [table[key][1] for key in keys]
-  ours = np.array([table[key][0] for key in keys])
-  theirs = np.array([[other[key][0] for key in keys] for other in rival])
+  groups = [table[key].group for key in keys]
+  ours = np.array([table[key].value for key in keys])
+  theirs = np.array([[other[key].value for key in keys] for other in rival])
   estimate = statistics.difference(ours, theirs.mean(axis=0), groups)
   return results.Comparison(
     protocol=protocol,

@@ -25,7 +25,7 @@ dominate a mean of ratios.
   found.value, found.low, found.high, found.reason
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import math
 
@@ -61,7 +61,7 @@ def controlled(
   split_half: npt.ArrayLike,
   spearman_brown: npt.ArrayLike,
   floor: npt.ArrayLike,
-  groups: Sequence[int] | None = None,
+  groups: npt.ArrayLike | None = None,
   confidence: float = 0.95,
 ) -> Normalized:
   """Divides `specific` by that of an observer without noise.
@@ -107,7 +107,7 @@ def controlled_person(
   influence: npt.ArrayLike,
   leave_one_out: npt.ArrayLike,
   leave_one_out_shuffled: npt.ArrayLike,
-  groups: Sequence[int] | None = None,
+  groups: npt.ArrayLike | None = None,
   confidence: float = 0.95,
 ) -> Normalized:
   """Divides `specific` by that of one participant.
@@ -195,7 +195,7 @@ def _complete(*values: npt.ArrayLike) -> tuple[np.ndarray, list[np.ndarray]]:
   return index, [c[index] for c in columns]
 
 
-def _take(groups: Sequence[int] | None, index: np.ndarray):
+def _take(groups: npt.ArrayLike | None, index: np.ndarray):
   return None if groups is None else np.asarray(groups)[index]
 
 

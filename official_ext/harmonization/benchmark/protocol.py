@@ -191,6 +191,21 @@ class Protocol(abc.ABC):
     """
     return dict(stored)
 
+  def normalized(
+    self, stored: 'results.StoredResult', output_dir: str
+  ) -> 'results.StoredResult':
+    """Adds scores that relate a result to people, without measuring again.
+
+    Args:
+      stored: the result, as measured.
+      output_dir: that the paths of its files start from.
+
+    Returns:
+      The result as the report shows it.
+    """
+    del output_dir
+    return stored
+
   # The report. These need no data: a stored result is enough.
 
   @classmethod

@@ -109,7 +109,11 @@ class Benchmark:
       others.sort(
         key=lambda m: names.index(m.name) if m.name in names else len(names)
       )
-      measured = [m for m in (*scored.values(), *others) if m and m.results]
+      measured = [
+        self._normalized(model)
+        for model in (*scored.values(), *others)
+        if model and model.results
+      ]
       measured.sort(key=lambda m: (not m.is_network, m.is_control))
       found = results.RunResults(
         models=measured,
@@ -120,6 +124,18 @@ class Benchmark:
         ),
       )
       return finish(found)
+
+  def _normalized(self, model: results.ModelResults) -> results.ModelResults:
+    """Relates the results of a model to people."""
+    by_name = {p.name: p for p in self._protocols}
+    root = os.path.dirname(self._folder)
+    return dataclasses.replace(
+      model,
+      results={
+        name: by_name[name].normalized(stored, root)
+        for name, stored in model.results.items()
+      },
+    )
 
   def _score(self, model: model_specs.Model, claim, failures, named):
     """Returns a model's results; None if it cannot be opened."""

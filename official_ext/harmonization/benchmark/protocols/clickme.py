@@ -10,6 +10,7 @@ divided by the score that people reach; see `benchmark.map_alignment`.
 from collections.abc import Container, Iterator, Mapping, Sequence
 import copy
 import dataclasses
+import os
 import re
 from typing import Any
 
@@ -26,18 +27,22 @@ with epy.lazy_imports():
   import numpy as np
 
   from official_ext.harmonization.benchmark import accuracy
+  from official_ext.harmonization.benchmark import comparisons
   from official_ext.harmonization.benchmark import controls as controls_lib
   from official_ext.harmonization.benchmark import identity as identity_lib
   from official_ext.harmonization.benchmark import journal as journal_lib
   from official_ext.harmonization.benchmark import labelled_images
   from official_ext.harmonization.benchmark import map_alignment
   from official_ext.harmonization.benchmark import map_store
+  from official_ext.harmonization.benchmark import measured_ceilings
+  from official_ext.harmonization.benchmark import normalization
   from official_ext.harmonization.benchmark import results
   from official_ext.harmonization.benchmark import specific_alignment
   from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg,
   )
   from official_ext.harmonization.data.records import clickme_release
+  from official_ext.harmonization.evaluation import scores
 
 # Height and width at which the release compares maps.
 RELEASED_SIZE = 224
@@ -109,6 +114,13 @@ class ClickMeOptions:
   clicktionary_ceiling: float = cli.flag(
     1.0, 'Ceiling of --clicktionary; 1 gives raw scores.'
   )
+  ceilings: str = cli.flag(
+    '',
+    'ceilings.json of ceiling, with images.csv next to it: what people reach '
+    'on the same images. Adds controlled and controlled_person, the parts of '
+    'it that a model reaches.',
+    path=True,
+  )
   explainer: str = cli.flag(
     'gradient',
     "How a model's map is computed.",
@@ -146,6 +158,7 @@ class ClickMeProtocol(protocol.Protocol):
   version = 2
   score_words = {
     'top1': 'top-1',
+    'controlled': 'controlled',
     'specific': 'specific',
     'own': 'own',
     'shuffled': 'shuffled',
@@ -153,8 +166,8 @@ class ClickMeProtocol(protocol.Protocol):
     'dice': 'Dice',
     'iou': 'IoU',
   }
-  headlines = ('top1', 'specific', 'own', 'shuffled', 'spearman')
-  alignment_scores = ('specific', 'spearman')
+  headlines = ('top1', 'controlled', 'specific', 'own', 'shuffled', 'spearman')
+  alignment_scores = ('controlled', 'specific', 'spearman')
   accuracy_score = 'top1'
   has_controls = True
 
@@ -170,6 +183,7 @@ class ClickMeProtocol(protocol.Protocol):
     controls: bool = False,
     random_twins: int = 0,
     all_images: bool = False,
+    ceilings: 'measured_ceilings.MeasuredCeilings | None' = None,
   ):
     """Initializes the protocol.
 
@@ -186,6 +200,7 @@ class ClickMeProtocol(protocol.Protocol):
       controls: whether rows without a network are measured too.
       random_twins: the number of networks with fresh weights for each model.
       all_images: whether these are measured on all images, not on 500.
+      ceilings: what people reach on these images, or None.
     """
     self._dataset = dataset
     self._batch_size = batch_size
@@ -194,7 +209,7 @@ class ClickMeProtocol(protocol.Protocol):
     self._comparison_size = comparison_size
     self._group_by = group_by
     self._controls, self._random_twins = controls, random_twins
-    self._all = all_images
+    self._all, self._ceilings = all_images, ceilings
     self._ranks = self._sampled = None
 
   @typing_extensions.override
@@ -272,6 +287,7 @@ class ClickMeProtocol(protocol.Protocol):
       controls=options.controls,
       random_twins=options.random_twins,
       all_images=options.all,
+      ceilings=_ceilings(options) if options.ceilings else None,
     )
 
   @classmethod
@@ -475,13 +491,65 @@ class ClickMeProtocol(protocol.Protocol):
       explainers={explainer: explained},
     )
 
+  @typing_extensions.override
+  def normalized(self, stored, output_dir):
+    if self._ceilings is None or not stored.explainers:
+      return stored
+    table = comparisons.influences(os.path.join(output_dir, stored.table))
+    images = list(table.values())
+    people = self._ceilings.of([image.name for image in images])
+    found = {
+      'controlled': normalization.controlled(
+        [image.value for image in images],
+        people['split_half'],
+        people['spearman_brown'],
+        people['floor'],
+        [image.group for image in images],
+      ),
+      'controlled_person': normalization.controlled_person(
+        [image.value for image in images],
+        people['leave_one_out'],
+        people['leave_one_out_shuffled'],
+        [image.group for image in images],
+      ),
+    }
+    made = {
+      name: scores.Score(
+        name=name,
+        value=ratio.value,
+        n=ratio.n,
+        n_undefined=len(images) - ratio.n,
+        low=ratio.low,
+        high=ratio.high,
+        confidence=0.95,
+        ceiling=None,
+        preprocessing=stored.scores['spearman'].preprocessing,
+        details={
+          'interval': "Student's t over groups of images",
+          'reason': ratio.reason,
+          'denominator': ratio.denominator.value,
+        },
+      )
+      for name, ratio in found.items()
+    }
+    reasons = dict.fromkeys(r.reason for r in found.values() if r.reason)
+    return dataclasses.replace(
+      stored,
+      explainers={
+        name: dataclasses.replace(e, scores={**e.scores, **made})
+        for name, e in stored.explainers.items()
+      },
+      warnings=[*stored.warnings, *reasons],
+    )
+
   @classmethod
   @typing_extensions.override
   def scores_of(cls, result):
     found = dict(result.scores)
     for explained in (result.explainers or {}).values():
-      for name in ('specific', 'own', 'shuffled'):
-        found[name] = explained.scores[name]
+      for name in ('controlled', 'specific', 'own', 'shuffled'):
+        if name in explained.scores:
+          found[name] = explained.scores[name]
       break
     order = [*cls.score_words]
     return dict(sorted(found.items(), key=lambda pair: order.index(pair[0])))
@@ -578,6 +646,22 @@ class ClicktionaryProtocol(ClickMeProtocol):
           'clicktionary_ceiling',
         ),
       )
+
+
+def _ceilings(
+  options: ClickMeOptions,
+) -> 'measured_ceilings.MeasuredCeilings':
+  """Reads the ceilings, which must be made as the maps that are ranked."""
+  try:
+    found = measured_ceilings.read(options.ceilings)
+    found.require(
+      comparison_size=options.comparison_size,
+      width=specific_alignment.RANKED,
+      release_blur=False,
+    )
+  except ValueError as e:
+    raise protocol.SettingsError(f'--ceilings: {e}') from None
+  return found
 
 
 def _control(adapter) -> str:

@@ -249,7 +249,11 @@ class PsychophysicsProtocol(protocol.Protocol):
     made = _scores_of_curve(curve)
     # Version 1 resampled images only.
     if _THRESHOLD in made and any(_RATIO in r.scores for r in found):
-      made[_THRESHOLD].details['bootstrap'] = 'images and participants'
+      threshold = made[_THRESHOLD]
+      made[_THRESHOLD] = dataclasses.replace(
+        threshold,
+        details={**threshold.details, 'bootstrap': 'images and participants'},
+      )
     made[_ACCURACY] = _score(_ACCURACY, statistics.fmean(curve.accuracy))
     for result in found:
       for name, score in result.scores.items():

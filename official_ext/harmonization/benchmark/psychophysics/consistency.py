@@ -21,12 +21,12 @@ in Medicine 10, 1991), a ratio of sums over the levels:
 With one level this is Cohen's kappa.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import typing as npt
 
 MEASURES = ('error_consistency', 'observed_consistency', 'accuracy_difference')
 
@@ -176,7 +176,7 @@ def compare(
   )
 
 
-def p_value(values: Sequence[float]) -> float:
+def p_value(values: npt.ArrayLike) -> float:
   """Tests whether a bootstrapped quantity is 0.
 
   Args:
@@ -187,9 +187,9 @@ def p_value(values: Sequence[float]) -> float:
     of values on the rarer side of 0, including those that are 0; NaN if fewer
     than half of the values are defined.
   """
-  values = np.asarray(values, float)
-  defined = values[~np.isnan(values)]
-  if 2 * len(defined) < len(values) or not len(defined):
+  drawn = np.asarray(values, float)
+  defined = drawn[~np.isnan(drawn)]
+  if 2 * len(defined) < len(drawn) or not len(defined):
     return math.nan
   k = min(np.sum(defined <= 0), np.sum(defined >= 0))
   return float(min(1.0, 2 * (1 + k) / (len(defined) + 1)))

@@ -37,13 +37,12 @@ class Value:
   def from_json(cls, content: Mapping[str, Any] | None) -> 'Value':
     """Reads what `to_json` returned; all is NaN for None."""
     names = {f.name for f in dataclasses.fields(cls)}
-    return cls(
-      **{
-        name: math.nan if value is None else value
-        for name, value in (content or {}).items()
-        if name in names
-      }
-    )
+    known: dict[str, Any] = {
+      name: math.nan if value is None else value
+      for name, value in (content or {}).items()
+      if name in names
+    }
+    return cls(**known)
 
 
 @dataclasses.dataclass(frozen=True)
