@@ -169,10 +169,11 @@ class CeilingTest(tf.test.TestCase):
       if options.release_blur:
         expected = blur.blur_maps(raw, (_SIZE, _SIZE))[..., 0]
       else:
-        resized = tf.image.resize(raw, (_SIZE, _SIZE))[..., 0].numpy()
+        resized = tf.image.resize(raw, (_SIZE, _SIZE), antialias=True)
+        resized = resized[..., 0].numpy()
         sigma = 10 * _SIZE / 224
         expected = ndimage.gaussian_filter(
-          resized, (0, sigma, sigma), mode='nearest'
+          resized, (0, sigma, sigma), mode='reflect'
         )
       self.assertAllClose(found, expected, atol=1e-6 * found.max(), rtol=1e-5)
       ceiling.measure(options)

@@ -338,7 +338,7 @@ def _stored(
     depends_on: as from `_identity`.
 
   Returns:
-    Scores by name, and a note is printed; empty if there are none, or if they
+    Scores by name, and a note is printed; empty without stored results, or if they
     depend on anything else.
   """
   path = os.path.join(folder, _RESULTS)

@@ -19,9 +19,12 @@ from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import map_alignment
+from official_ext.harmonization.benchmark import measured_ceilings
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark.protocols import clickme
 from official_ext.harmonization.data.records import record_writer
+from official_ext.harmonization.evaluation import scores
 from testing import fixtures
 from testing import released
 from tests.benchmark import fakes
@@ -376,6 +379,72 @@ def _image_of(path):
   serialized = next(tf.data.TFRecordDataset(path).as_numpy_iterator())
   example = tf.train.Example.FromString(serialized)
   return example.features.feature['image'].bytes_list.value[0]
+
+
+class CeilingsTest(tf.test.TestCase):
+  def test_ratios_are_added_without_measuring_again(self):
+    rng = np.random.default_rng(0)
+    influence = rng.normal(0.2, 0.1, 30)
+    people = {
+      measure: rng.normal(mean, 0.05, 30)
+      for measure, mean in (
+        ('split_half', 0.5),
+        ('spearman_brown', 0.66),
+        ('floor', 0.2),
+        ('leave_one_out', 0.6),
+        ('leave_one_out_shuffled', 0.3),
+      )
+    }
+    names = [f'dog/{i}.png' for i in range(30)]
+    order = rng.permutation(30)  # Images are matched by name, not by position.
+    measured = measured_ceilings.MeasuredCeilings(
+      'ceilings.json',
+      224,
+      10.0,
+      False,
+      {},
+      {
+        names[i].removesuffix('.png'): {n: v[i] for n, v in people.items()}
+        for i in order
+      },
+    )
+    folder = self.get_temp_dir()
+    scores.write_rows(
+      os.path.join(folder, 'x.csv'),
+      [
+        {'file': 'f', 'record': i, 'name': n, 'group': i, 'influence': v}
+        for i, (n, v) in enumerate(zip(names, influence))
+      ],
+    )
+    rho = scores.score('spearman', influence, preprocessing='x / 255')
+    stored = results.StoredResult(
+      {'spearman': rho},
+      {},
+      'x.csv',
+      explainers={'gradient': results.Explained({'specific': rho}, [])},
+    )
+    found = clickme.ClickMeProtocol(
+      labelled_images.Dataset('x'), batch_size=1, ceilings=measured
+    ).normalized(stored, folder)
+    shown = clickme.ClickMeProtocol.scores_of(found)
+    u = np.sqrt(people['spearman_brown'].mean())
+    expected = influence.mean() / (
+      u * (1 - people['floor'].mean() / people['split_half'].mean())
+    )
+    self.assertAllClose(shown['controlled'].value, expected)
+    self.assertLess(shown['controlled'].low, expected)
+    person = found.explainers['gradient'].scores['controlled_person'].value
+    self.assertAllClose(
+      person,
+      influence.mean()
+      / (people['leave_one_out'] - people['leave_one_out_shuffled']).mean(),
+    )
+    self.assertEqual(next(iter(shown)), 'controlled')
+
+  def test_no_ceilings_no_ratio(self):
+    stored = results.StoredResult({}, {}, 'missing.csv')
+    made = clickme.ClickMeProtocol(labelled_images.Dataset('x'), batch_size=1)
+    self.assertIs(made.normalized(stored, ''), stored)
 
 
 class BadRecordsTest(tf.test.TestCase):

@@ -161,11 +161,12 @@ class ParticipantMaps:
           _resizing(blur.WORKING_SIZE, self._size),
         ]
       else:
-        steps = [_resizing(length, self._size)]
+        # As `benchmark.labelled_images` resizes the maps that are ranked.
+        steps = [_resizing(length, self._size, antialias=True)]
       if self._sigma:
         steps.append(
           ndimage.gaussian_filter1d(
-            np.eye(self._size), self._sigma, axis=0, mode='nearest'
+            np.eye(self._size), self._sigma, axis=0, mode='reflect'
           )
         )
       matrix = np.eye(length)
@@ -175,8 +176,8 @@ class ParticipantMaps:
     return self._axes[length, axis]
 
 
-def _resizing(length: int, size: int) -> np.ndarray:
-  """Returns how evaluation resizes an axis, as a matrix (size, length)."""
-  # Bilinear and without antialiasing.
+def _resizing(length: int, size: int, antialias: bool = False) -> np.ndarray:
+  """Returns a bilinear resizing of an axis as a matrix (size, length)."""
   columns = np.eye(length, dtype=np.float32)[..., np.newaxis]
-  return tf.image.resize(columns, (size, length))[..., 0].numpy()
+  resized = tf.image.resize(columns, (size, length), antialias=antialias)
+  return resized[..., 0].numpy()
