@@ -338,8 +338,8 @@ def _stored(
     depends_on: as from `_identity`.
 
   Returns:
-    Scores by name, and a note is printed; empty without stored results, or if they
-    depend on anything else.
+    Scores by name, and a note is printed; empty without stored results, or if
+    they depend on anything else.
   """
   path = os.path.join(folder, _RESULTS)
   if not tf.io.gfile.exists(path):
