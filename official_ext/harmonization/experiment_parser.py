@@ -7,7 +7,8 @@ A later layer overrides an earlier one. Overridden bindings are reported, and
 unknown fields are refused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import os
@@ -36,7 +37,11 @@ from official_ext.harmonization.configs import (
 )
 from official_ext.harmonization.configs import yaml_settings
 
-# gin's message about an unknown argument; the exception has no fields.
+# gin's messages about unknown names; its exceptions have no fields.
+_UNKNOWN_NAME = re.compile(
+  r"No configurable matching (?:reference )?'@?([\w./]+)"
+)
+_UNKNOWN_MACRO = re.compile(r"No bindings specified for '([\w.]+)/gin.macro'")
 _UNKNOWN_ARGUMENT = re.compile(
   r"'harmonize' doesn't have a parameter named '(\w+)'"
 )
@@ -116,6 +121,54 @@ def find_files(flags_obj):
     flags_obj.params_override = resources.find(override, 'experiments')
 
 
+def _gin_error(origin: str, error: Exception) -> ValueError:
+  """Describes why gin refuses a file or a binding."""
+  message = str(error)
+  if isinstance(error, SyntaxError):
+    return ValueError(
+      f'{origin}: cannot be parsed ({" ".join(message.split())}); expected '
+      'harmonize.FIELD = VALUE, one per line. Put text in quotes '
+      '("harmonize.saliency = \'abs_max\'") and capitalize True and False.'
+    )
+  if unknown := _UNKNOWN_ARGUMENT.search(message):
+    known = sorted(exp_cfg.SETTINGS)
+    near = choices.nearest(unknown[1], known)
+    return ValueError(
+      f'{origin}: harmonize.{unknown[1]} is not an argument; expected one '
+      f'of {", ".join(known)}.'
+      + (f' Did you mean harmonize.{near}?' if near else '')
+    )
+  if unknown := _UNKNOWN_NAME.search(message):
+    return ValueError(
+      f'{origin}: {unknown[1]} is not known to gin; expected harmonize.FIELD '
+      '= VALUE.' + choices.did_you_mean(unknown[1], ['harmonize'])
+    )
+  if unknown := _UNKNOWN_MACRO.search(message):
+    return ValueError(
+      f'{origin}: %{unknown[1]} is not defined; expected a line '
+      f'{unknown[1]} = VALUE before it. Add it, or put text in quotes.'
+    )
+  # gin appends the lines of the file, and the folders that it searched.
+  reason = message.partition('\n')[0].partition('. Searched')[0].rstrip('.')
+  return ValueError(
+    f'{origin}: {reason}; expected lines such as harmonize.weight = 1. '
+    'Correct it.'
+  )
+
+
+def _gin_file(name: str) -> str:
+  """Returns the path of a file of --gin_file, which must exist."""
+  path = resources.find(name, 'gin')
+  if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
+    known = resources.shipped('gin')
+    raise ValueError(
+      f'--gin_file={name} is not a file; expected a path, or one of '
+      f'{", ".join(known)}.'
+      + choices.did_you_mean(os.path.basename(name), known)
+    )
+  return path
+
+
 def parse_gin(gin_files: Sequence[str], bindings: Sequence[str]):
   """Parses gin, and reports bindings that a later file or flag replaces.
 
@@ -129,7 +182,7 @@ def parse_gin(gin_files: Sequence[str], bindings: Sequence[str]):
   inputs = [
     (
       f'--gin_file={name}',
-      functools.partial(gin.parse_config_file, resources.find(name, 'gin')),
+      functools.partial(gin.parse_config_file, _gin_file(name)),
     )
     for name in gin_files
   ]
@@ -141,24 +194,10 @@ def parse_gin(gin_files: Sequence[str], bindings: Sequence[str]):
   for origin, parse in inputs:
     try:
       parse()
-    except SyntaxError as e:
-      raise ValueError(
-        f'{origin}: cannot be parsed ({" ".join(str(e).split())}); expected '
-        'harmonize.FIELD = VALUE, one per line. Put text in quotes '
-        '("harmonize.saliency = \'abs_max\'") and capitalize True and False.'
-      ) from None
-    except ValueError as e:
-      unknown = _UNKNOWN_ARGUMENT.search(str(e))
-      if not unknown:
-        raise
-      known = sorted(exp_cfg.SETTINGS)
-      near = choices.nearest(unknown[1], known)
-      raise ValueError(
-        f'{origin}: harmonize.{unknown[1]} is not an argument; expected one '
-        f'of {", ".join(known)}.'
-        + (f' Did you mean harmonize.{near}?' if near else '')
-      ) from None
-    for name, value in exp_cfg.bindings().items():
+      bound = exp_cfg.bindings()
+    except (SyntaxError, ValueError, OSError, ImportError) as e:
+      raise _gin_error(origin, e) from None
+    for name, value in bound.items():
       before = origins.get(name)
       if before and repr(before[1]) != repr(value):
         logging.warning(
@@ -171,7 +210,10 @@ def parse_gin(gin_files: Sequence[str], bindings: Sequence[str]):
         )
       if not before or repr(before[1]) != repr(value):
         origins[name] = (origin, value)
-  gin.finalize()
+  try:
+    gin.finalize()
+  except ValueError as e:
+    raise _gin_error('gin', e) from None
 
 
 def check_fields(
@@ -257,6 +299,7 @@ class ExperimentParser(train_utils.ExperimentParser):
     self.code: cfg.ExperimentConfig | None = None
     self._bound: dict[str, Any] = {}
     self._replaced: dict[str, str] = {}
+    self._layers: list[tuple[str, Mapping[str, Any]]] = []
 
   def base_experiment(self) -> cfg.ExperimentConfig:
     """Returns the experiment with gin's bindings applied."""
@@ -272,6 +315,7 @@ class ExperimentParser(train_utils.ExperimentParser):
   def _apply(self, params, settings, where):
     before = {path: _get(params, path) for path in self._bound}
     override(params, settings, where)
+    self._layers.append((where, settings))
     self._replaced.update(
       {
         path: where
@@ -302,6 +346,23 @@ class ExperimentParser(train_utils.ExperimentParser):
       self._apply(params, yaml_settings.parse(text), '--params_override')
     return params
 
+  @contextlib.contextmanager
+  def naming_origins(self) -> Iterator[None]:
+    """A context in which errors about a field name the file that set it.
+
+    Raises:
+      ValueError: as raised inside; begins with the file or flag if the message
+        begins with a field that one of them sets.
+    """
+    try:
+      yield
+    except ValueError as e:
+      path = str(e).partition(' is ')[0]
+      for where, settings in reversed(self._layers):
+        if _sets(settings, path):
+          raise ValueError(f'{where}: {e}') from None
+      raise
+
   def report_replaced(self, params: cfg.ExperimentConfig):
     """Logs the bindings of `harmonize` that do not have their bound value.
 
@@ -329,6 +390,18 @@ class ExperimentParser(train_utils.ExperimentParser):
             found,
             self._replaced.get(path, 'the code'),
           )
+
+
+def _sets(settings: Mapping[str, Any], path: str) -> bool:
+  """Whether settings contain a field, or replace a section that holds it."""
+  found: Any = settings
+  for name in path.split('.'):
+    if not isinstance(found, Mapping):
+      return True
+    if name not in found:
+      return False
+    found = found[name]
+  return True
 
 
 def _reaches(config: cfg.ExperimentConfig, path: str) -> bool:
@@ -359,7 +432,8 @@ def parse_configuration(flags_obj) -> cfg.ExperimentConfig:
   parser = ExperimentParser(flags_obj)
   params = parser.parse()
   experiment_checks.check_gin()
-  experiment_checks.check(params)
+  with parser.naming_origins():
+    experiment_checks.check(params)
   idle = exp_cfg.idle_bindings(params)
   if idle:
     raise ValueError(
@@ -412,6 +486,7 @@ def resolve(flags_obj) -> tuple[ExperimentParser, cfg.ExperimentConfig]:
     )
   )
   params = parser.parse()
-  field_types.check(params, 'experiment')
+  with parser.naming_origins():
+    field_types.check(params, '')
   params.lock()
   return parser, params

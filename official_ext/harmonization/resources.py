@@ -39,6 +39,21 @@ def search_path() -> list[str]:
   return [root for root, has in zip(_ROOTS, has_files) if has]
 
 
+def shipped(folder: str) -> list[str]:
+  """Returns the names of the files that ship in a folder, sorted.
+
+  Args:
+    folder: 'gin' or 'experiments'.
+  """
+  return sorted(
+    name
+    for root in search_path()
+    if os.path.isdir(os.path.join(root, folder))
+    for name in os.listdir(os.path.join(root, folder))
+    if name.endswith(('.gin', '.yaml'))
+  )
+
+
 def find(name: str, folder: str) -> str:
   """Finds a file by its path or by the name of a shipped file.
 

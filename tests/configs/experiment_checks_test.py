@@ -56,7 +56,7 @@ class ExperimentChecksTest(_Case):
     ('task.harmonization.enabled=maybe', "enabled is 'maybe'; .* true or"),
     ('task.harmonization.ceiling=true', 'ceiling is True; .* finite number'),
     ('task.harmonization=5', 'task.harmonization is 5; .*section'),
-    ('task=5', 'experiment.task is 5; .*section'),
+    ('task=5', '^--params_override: task is 5; .*section'),
     ('trainer.train_steps=1e5', 'train_steps is 100000.0; .*not 1e5'),
     ('task.train_data.global_batch_size=many', "batch_size is 'many'"),
     # Values outside of a list of choices.
@@ -254,7 +254,11 @@ class ExperimentChecksTest(_Case):
     ('task: {harmonization: {wieght: 1}}', 'wieght'),
     ('task: {mapped_data: {aug_type: {typ: randaug}}}', 'typ'),
     ('task: {harmonization: {weight: "1"}}', "weight is '1'"),
-    ('trainer: 5', 'experiment.trainer is 5'),
+    ('trainer: 5', 'params.yaml: trainer is 5'),
+    (
+      'task: {harmonization: {levels: -1}}',
+      'params.yaml: task.harmonization.levels is -1',
+    ),
   )
   def test_yaml_stops(self, text, message):
     with self.assertRaisesRegex((KeyError, ValueError), message):
@@ -363,6 +367,48 @@ class ReplacedBindingsTest(_Case):
       'text in quotes',
     ):
       experiment_parser.parse_gin([], [binding])
+
+  def test_a_value_names_the_last_file_that_sets_it(self):
+    first = self._write('task: {harmonization: {weight: -1}}')
+    other = self._write('trainer: {train_steps: 5}')
+    with self.assertRaisesRegex(
+      ValueError, f'^{first}: task.harmonization.weight is -1'
+    ):
+      _parse(config_file=[first, other])
+    with self.assertRaisesRegex(
+      ValueError, '^--params_override: task.harmonization.weight is -2'
+    ):
+      _parse(
+        config_file=[first], params_override='task.harmonization.weight=-2'
+      )
+
+  @parameterized.parameters(
+    ('harmonise.weight = 5', 'harmonise .*mean harmonize'),
+    ('harmonize.weight = @foo()', 'foo is not known'),
+    ('import no_such_module', "named 'no_such_module'"),
+  )
+  def test_gin_of_an_unknown_name(self, binding, message):
+    with self.assertRaisesRegex(
+      ValueError, rf'^--gin_params={re.escape(binding)}: .*{message}'
+    ):
+      experiment_parser.parse_gin([], [binding])
+    path = self._write(binding)
+    with self.assertRaisesRegex(ValueError, f'^--gin_file={path}: .*{message}'):
+      experiment_parser.parse_gin([path], [])
+
+  def test_gin_of_an_unknown_macro(self):
+    with self.assertRaisesRegex(ValueError, '%foo is not defined'):
+      experiment_parser.parse_gin([], ['harmonize.weight = %foo'])
+
+  def test_gin_files_that_do_not_exist(self):
+    with self.assertRaisesRegex(
+      ValueError,
+      '^--gin_file=harmonise.gin .*released_form.gin.*mean harmonize.gin',
+    ):
+      experiment_parser.parse_gin(['harmonise.gin'], [])
+    path = self._write("include 'nowhere.gin'")
+    with self.assertRaisesRegex(ValueError, f'^--gin_file={path}: .*nowhere'):
+      experiment_parser.parse_gin([path], [])
 
   def test_gin_of_an_unknown_argument(self):
     with self.assertRaisesRegex(

@@ -152,7 +152,7 @@ def check(params: cfg.ExperimentConfig):
     ValueError: a field, or a combination of fields, is invalid. The message
       names the field, its value and what is expected.
   """
-  field_types.check(params, 'experiment')
+  field_types.check(params, '')
   task_checks.check(params.task)
   sections = dict(
     task=params.task, trainer=params.trainer, runtime=params.runtime

@@ -91,7 +91,8 @@ def check(config: hyperparams.Config, name: str):
   Args:
     config: a dataclass. None is accepted where it is declared, where it is the
       default, and for text.
-    name: name of the configuration, for messages.
+    name: dotted name of the configuration, for messages; '' for a whole
+      experiment.
 
   Raises:
     ValueError: a field has a value of another type. The message names it.
@@ -101,7 +102,8 @@ def check(config: hyperparams.Config, name: str):
   hints = _hints(type(config))
   for field in dataclasses.fields(config):
     value, hint = getattr(config, field.name), hints[field.name]
-    path, kinds = f'{name}.{field.name}', _choices(hint)
+    path = f'{name}.{field.name}' if name else field.name
+    kinds = _choices(hint)
     if value is None and (
       field.default is None or kinds != (hint,) or hint is str
     ):
