@@ -114,7 +114,7 @@ class CeilingTest(tf.test.TestCase):
     self.assertLess(values['leave_one_out'], values['split_half'])
     summary = ceiling.summary(found)
     self.assertIn(f'{values["floor"]:.4f}', summary)
-    self.assertIn('1 images have too few', summary)
+    self.assertIn('Too few participants saw 1 image,', summary)
 
   def test_leave_one_out_from_scratch(self):
     # Two people: a single score of blurred and resized maps.
@@ -136,7 +136,7 @@ class CeilingTest(tf.test.TestCase):
     self.assertAllClose(found['split_half'].value, expected, atol=1e-4)
     self.assertTrue(np.isnan(found['floor'].value))
     lines = ceiling.summary(found).split('\n')
-    self.assertIn('no interval from one image  1 images', lines[0])
+    self.assertIn('no interval from one image  1 image', lines[0])
     self.assertIn('not measured, because it needs another', lines[3])
 
   def test_maps_are_made_as_where_models_are_ranked(self):

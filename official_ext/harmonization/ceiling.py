@@ -27,6 +27,7 @@ from typing import Any
 
 from etils import epy
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import cli
 from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.data.maps import map_options
@@ -290,7 +291,7 @@ def _open_progress(
   if progress.items:
     number = sum(len(rows) for _, rows in progress.items)
     tqdm.tqdm.write(
-      f'{number} images are from a run that began on '
+      f'Kept {choices.plural(number, "image")} from a run that began on '
       f'{identity.date(progress.begun)}.'
     )
   return progress
@@ -493,8 +494,8 @@ def summary(found: 'dict[str, scores.Score]') -> str:
   few = found['split_half'].details['too_few_participants']
   if few:
     lines.append(
-      f'{len(few)} images have too few participants; they are named '
-      f'in {_IMAGES}.'
+      f'Too few participants saw {choices.plural(len(few), "image")}, which '
+      f'{_IMAGES} names.'
     )
   return '\n'.join(lines)
 
@@ -507,7 +508,7 @@ def _in_words(score: 'scores.Score') -> str:
     if math.isnan(score.low)
     else f'[{score.low:.4f}, {score.high:.4f}]'
   )
-  return f'{score.value:7.4f}  {interval}  {score.n} images'
+  return f'{score.value:7.4f}  {interval}  {choices.plural(score.n, "image")}'
 
 
 def run():

@@ -1,7 +1,7 @@
 # Copyright The official-ext-harmonization authors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Names that are not among those that exist."""
+"""Words for messages: names that resemble unknown ones, and plurals."""
 
 from collections.abc import Iterable
 import difflib
@@ -13,6 +13,13 @@ _T = TypeVar('_T')
 def nearest(name: str, known: Iterable[str]) -> str:
   """Returns the known name that a misspelled one resembles most, or ''."""
   return next(iter(difflib.get_close_matches(name, known, 1)), '')
+
+
+def plural(count: int, noun: str) -> str:
+  """Returns a number and its noun, such as '1 image' and '2 classes'."""
+  if count == 1:
+    return f'1 {noun}'
+  return f'{count} {noun}{"es" if noun.endswith("s") else "s"}'
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

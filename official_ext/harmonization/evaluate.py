@@ -30,6 +30,7 @@ import sys
 
 from etils import epy
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import cli
 from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import protocol as protocol_lib
@@ -212,7 +213,7 @@ def _print_notes(report: 'results.Report'):
   for name, reason in report.not_measured.items():
     print(f'Not measured: {name} ({reason}).')
   if report.limit:
-    print(f'A trial: only the first {report.limit} records were scored.')
+    print(f'A trial: limited to {choices.plural(report.limit, "record")}.')
 
 
 def main(options: Options, arguments: Sequence[str] = ()):

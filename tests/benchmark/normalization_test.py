@@ -94,7 +94,7 @@ class RatioTest(tf.test.TestCase, parameterized.TestCase):
       ((e, s - 0.6, b, f), r'do not agree.*-0\.\d+'),
       ((e, s, b - 0.9, f), r'do not agree'),
       ((e, s, b, f * _NAN), r'no image'),
-      ((e[:1], s[:1], b[:1], f[:1]), r'1 images'),
+      ((e[:1], s[:1], b[:1], f[:1]), r'1 image in'),
     ):
       found = normalization.controlled(*values)
       self.assertTrue(math.isnan(found.value))

@@ -540,7 +540,7 @@ class ContentTest(tf.test.TestCase, parameterized.TestCase):
     self.assertRegex(warnings[0], 'all 4 records have the label 1')
     self.assertRegex(
       warnings[1],
-      '1 images are copies of earlier ones.* For example, '
+      '1 image is a copy of an earlier one.* For example, '
       r'record 1 of b \(label 1\) is a copy of record 0 of a ',
     )
     _, _, (warning,) = self.verify(
@@ -558,7 +558,7 @@ class ContentTest(tf.test.TestCase, parameterized.TestCase):
       verify_records.main(options, [path])
     self.assertRegex(
       said.call_args.args[0],
-      r'^3 records \(canonical\), \d+ bytes: 1 problems\.$',
+      r'^3 records \(canonical\), \d+ bytes: 1 problem\.$',
     )
     with mock.patch('builtins.print') as said:
       verify_records.main(dataclasses.replace(options, label_offset=1), [path])
@@ -593,7 +593,7 @@ class ContentTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual(
       warnings,
       [
-        '1 files: raw_image_max=1 has no effect: the records are canonical, '
+        '1 file: raw_image_max=1 has no effect: the records are canonical, '
         'whose images are encoded'
       ],
     )

@@ -16,6 +16,7 @@ import numpy as np
 from numpy import typing as npt
 from scipy import stats
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.evaluation import scores
@@ -147,7 +148,8 @@ def measure(
   if not test.is_at_chance:
     return score, []
   return score, [
-    f'Top-1 accuracy is {score.value:.4f} on {score.n} images, not '
+    f'Top-1 accuracy is {score.value:.4f} on '
+    f'{choices.plural(score.n, "image")}, not '
     f'significantly above guessing ({test.rate:.4f}; one-sided binomial test, '
     f'p = {test.p_value:.2g}). The usual cause is a wrong preprocessing, class '
     f'order or label offset; the preprocessing was: {model_preprocessing}.'

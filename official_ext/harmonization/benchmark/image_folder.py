@@ -15,7 +15,6 @@ from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.data.maps import folders
 from official_ext.harmonization.data.maps import image_codec
 from official_ext.harmonization.data.maps import map_files
-from official_ext.harmonization.data.maps import map_framing
 from official_ext.harmonization.data.maps import pairs
 from official_ext.harmonization.data.records import class_labels
 
@@ -146,12 +145,12 @@ class ImageFolder:
       return np.full(size, np.nan, np.float32)
     path = os.path.join(self._map_dir, self._maps[name])
     try:
-      if pairs.is_same_file(map_files.read_file(self.folder, name), path):
-        raise ValueError(
-          f'it is the same file as its image {name}, or a copy; expected a map'
-        )
-      values = map_framing.fit(
-        map_files.read_map(path), *self._sizes[name], self._framing
+      values = pairs.read_map(
+        path,
+        map_files.read_file(self.folder, name),
+        name,
+        *self._sizes[name],
+        self._framing,
       )
     except ValueError as e:
       raise ValueError(f'{path}: {e}.') from None

@@ -32,6 +32,7 @@ import math
 import numpy as np
 from numpy import typing as npt
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import statistics
 
 
@@ -219,7 +220,8 @@ def _ratio(
   below = statistics.mean(denominator, groups, confidence)
   if math.isnan(below.low):
     return _undefined(
-      f'{below.n} images in one group do not show how sure the denominator is',
+      f'{choices.plural(below.n, "image")} in one group cannot show how sure '
+      'the denominator is',
       below.n,
       below,
     )

@@ -21,6 +21,7 @@ import tensorflow as tf
 import tf_keras
 import tqdm
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import comparisons
 from official_ext.harmonization.benchmark import controls
@@ -231,7 +232,8 @@ class Benchmark:
       )
     if journal.items:
       self._reuse.note(
-        f'{model.name}: {p.name} resumes after {len(journal.items)} images of '
+        f'{model.name}: {p.name} resumes after '
+        f'{choices.plural(len(journal.items), "image")} of '
         f'a run that began on {identity_lib.date(journal.begun)}.'
       )
     with tqdm.tqdm(

@@ -256,7 +256,7 @@ class EncodeImageTest(tf.test.TestCase):
       (np.eye(2).astype(object), 'object'),
       (np.zeros((2, 2), 'M8[s]'), 'datetime64'),
       (np.zeros(()), r'\(\)'),
-      (np.full((2, 2), np.nan), 'nan'),
+      (np.array([[np.nan, 1], [np.inf, 0]]), '2 of 4 values are NaN'),
       (np.full((2, 2), -1), '-1'),
       (np.full((2, 2), 256), '256'),
       (np.zeros((0, 2)), r'\(0, 2\)'),

@@ -139,6 +139,8 @@ class GrowthTest(unittest.TestCase):
     ):
       with self.assertRaisesRegex(ValueError, 'a map'):
         reveal.growth_order(heatmap, rng)
+    with self.assertRaisesRegex(ValueError, '3 of 9 values are NaN'):
+      reveal.growth_order(np.where(np.eye(3) > 0, np.nan, 1.0), rng)
     with self.assertRaisesRegex(ValueError, 'connectivity'):
       reveal.growth_order(np.eye(3), rng, 6)
 

@@ -185,17 +185,33 @@ def _check_numbers(values: np.ndarray, what: str):
     raise ValueError(f'{what} of type {values.dtype}; expected real numbers')
 
 
+def check_finite(values: np.ndarray, what: str, expected: str):
+  """Raises ValueError if values are NaN or infinite, and says how many.
+
+  Args:
+    values: of any shape.
+    what: names them, such as 'a map'.
+    expected: the range of valid values, for the message.
+  """
+  unusable = int(np.count_nonzero(~np.isfinite(values)))
+  if unusable:
+    raise ValueError(
+      f'{what} in which {unusable} of {values.size} values are NaN or '
+      f'infinite; expected {expected}'
+    )
+
+
 def _as_bytes(pixels: np.ndarray) -> np.ndarray:
   """Rounds numbers in [0, 255], or in [0, 1] times 255, to uint8."""
   _check_numbers(pixels, 'an image')
   if pixels.dtype == np.uint8:
     return pixels
+  expected = 'values in 0..255, or in 0..1'
+  check_finite(pixels, 'an image', expected)
   low, high = pixels.min(), pixels.max()
-  # Unlike `low < 0 or high > 255`, this refuses NaN.
-  if not (low >= 0 and high <= 255):
+  if low < 0 or high > 255:
     raise ValueError(
-      f'an image with values from {low} to {high}; expected '
-      'values in 0..255, or in 0..1'
+      f'an image with values from {low} to {high}; expected {expected}'
     )
   scale = 255.0 if high <= 1 else 1.0
   return np.round(pixels.astype(np.float64) * scale).astype(np.uint8)
@@ -360,16 +376,12 @@ def as_map(values: np.ndarray) -> np.ndarray:
     values = values[..., 0]
   if values.ndim != 2 or not values.size:
     raise ValueError(f'a map of shape {found}; expected (height, width)')
-  unusable = int(np.count_nonzero(~np.isfinite(values)))
-  if unusable:
-    raise ValueError(
-      f'a map in which {unusable} of {values.size} values are NaN or infinite; '
-      'expected finite values that are not negative'
-    )
+  expected = 'finite values that are not negative'
+  check_finite(values, 'a map', expected)
   if values.min() < 0:
     raise ValueError(
       f'a map with values from {values.min()} to {values.max()}; expected '
-      'finite values that are not negative'
+      f'{expected}'
     )
   if values.dtype.kind == 'u' and values.dtype.itemsize <= 2:
     return values.astype(values.dtype.newbyteorder('='))

@@ -316,11 +316,9 @@ class FolderReader(_FolderReader):
     encoded, counts = self.seen(found)
     path = os.path.join(self._map_dir, heatmap)
     try:
-      if pairs.is_same_file(found, path):
-        raise ValueError(
-          f'{path} is the same file as its image {image}, or a copy of it'
-        )
-      values = map_files.read_map(path)
+      values = pairs.read_map(
+        path, found, image, *image_codec.shape(encoded)[:2], self._framing
+      )
     except (tf.errors.OpError, OSError) as e:
       raise SkippedImage('map not readable', e) from None
     except ValueError as e:
@@ -329,7 +327,7 @@ class FolderReader(_FolderReader):
       encoded,
       name + os.path.splitext(image)[1],
       self.label(image),
-      _fitted(values, encoded, self._framing),
+      values,
       self.kind,
       counts=counts,
     )

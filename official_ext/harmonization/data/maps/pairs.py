@@ -7,11 +7,13 @@ import os
 from typing import NamedTuple
 
 from absl import logging
+import numpy as np
 import tensorflow as tf
 
 from official_ext.harmonization import files
 from official_ext.harmonization.data.maps import folders
 from official_ext.harmonization.data.maps import map_files
+from official_ext.harmonization.data.maps import map_framing
 
 
 class Pair(NamedTuple):
@@ -132,6 +134,39 @@ def _add(pair: list[str], role: int, path: str, folder: str):
       '--map_suffix.'
     )
   pair[role] = path
+
+
+def read_map(
+  path: str,
+  image: bytes,
+  name: str,
+  height: int,
+  width: int,
+  framing: str = 'same',
+) -> np.ndarray:
+  """Reads the map of an image, and fits it to the image.
+
+  Args:
+    path: of the map's file.
+    image: content of the image's file.
+    name: of the image, for messages.
+    height: of the image as people see it.
+    width: of that image.
+    framing: what the map shows of its image, see `map_framing.fit`.
+
+  Returns:
+    (H, W), see `map_framing.fit`.
+
+  Raises:
+    ValueError: the file is not a map, is the image itself, or contradicts the
+      framing.
+    tf.errors.OpError: it cannot be read.
+  """
+  if is_same_file(image, path):
+    raise ValueError(
+      f'the map is the same file as its image {name}, or a copy of it'
+    )
+  return map_framing.fit(map_files.read_map(path), height, width, framing)
 
 
 def is_same_file(image: bytes, heatmap: str) -> bool:

@@ -13,6 +13,7 @@ from google.protobuf import message
 import numpy as np
 import tensorflow as tf
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.data.records import record_reader
 from official_ext.harmonization.dataloaders import labels
 from official_ext.harmonization.dataloaders import registry
@@ -221,8 +222,14 @@ class Checker:
     if self._copy:
       (path, index, label), (other, place, its_label) = self._copy
       differ = self._copies['another label']
+      copies = sum(self._copies.values())
       yield Finding(
-        f'{sum(self._copies.values())} images are copies of earlier ones'
+        f'{choices.plural(copies, "image")} '
+        + (
+          'is a copy of an earlier one'
+          if copies == 1
+          else 'are copies of earlier ones'
+        )
         + (f', {differ} of them with another label' if differ else '')
         + f'. For example, record {place} of {other} (label {its_label}) is a '
         f'copy of record {index} of {path} (label {label})',

@@ -20,6 +20,7 @@ from typing import Any
 import tensorflow as tf
 import tqdm
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import files
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import output_folder
@@ -301,7 +302,7 @@ def summary(
     totals: as from `finish`.
     class_names: names of the classes by label, if they have names.
   """
-  lines = [f'{directory}: {totals["records"]} records.']
+  lines = [f'{directory}: {choices.plural(totals["records"], "record")}.']
   if totals['classes']:
     lines += _of_classes(totals['classes'], class_names or {})
   lines += counted(totals['counts'], totals['first'])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tqdm
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import files
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import record_checks
@@ -237,7 +238,7 @@ def verify(
   sizes = [tf.io.gfile.stat(p).length for p in paths if tf.io.gfile.exists(p)]
   bar = tqdm.tqdm(
     total=sum(sizes),
-    desc=f'{len(paths)} files',
+    desc=choices.plural(len(paths), 'file'),
     unit='B',
     unit_scale=True,
     disable=None,
@@ -258,7 +259,7 @@ def verify(
   finally:
     executor.shutdown(cancel_futures=True)
     bar.close()
-  everything = FileResult(f'{len(paths)} files')
+  everything = FileResult(choices.plural(len(paths), 'file'))
   if checker:
     everything.add_findings(checker.findings())
   if everything.problems or everything.warnings:
@@ -382,12 +383,14 @@ def summary(
   """
   formats = '; '.join(checker.formats()) if checker else ''
   numbers = {
-    'problems': sum(len(r.problems) for r in results),
-    'warnings': sum(len(r.warnings) for r in results),
+    'problem': sum(len(r.problems) for r in results),
+    'warning': sum(len(r.warnings) for r in results),
   }
-  found = [f'{number} {kind}' for kind, number in numbers.items() if number]
+  found = [
+    choices.plural(number, kind) for kind, number in numbers.items() if number
+  ]
   return (
-    f'{sum(r.records for r in results)} records'
+    choices.plural(sum(r.records for r in results), 'record')
     + (f' ({formats})' if formats else '')
     + f', {sum(r.bytes for r in results)} bytes: '
     + (' and '.join(found) or 'all good')

@@ -12,6 +12,8 @@ import heapq
 
 import numpy as np
 
+from official_ext.harmonization.data.maps import image_codec
+
 # Weight of a pixel of value 0, relative to the map's maximum. It is far below
 # the smallest step of a 16-bit map, so that pixels above 0 come first.
 FLOOR = 1e-9
@@ -73,11 +75,12 @@ def growth_order(
   if heatmap.ndim != 2 or heatmap.size == 0:
     raise ValueError(f'a map of shape {heatmap.shape}; expected (H, W)')
   values = np.asarray(heatmap, np.float64)
+  expected = 'finite values that are not negative, and a positive maximum'
+  image_codec.check_finite(values, 'a map', expected)
   peak = values.max()
-  if not (values.min() >= 0 and 0 < peak < np.inf):
+  if values.min() < 0 or peak <= 0:
     raise ValueError(
-      f'a map with values from {values.min()} to {peak}; expected finite '
-      'values that are not negative, and a positive maximum'
+      f'a map with values from {values.min()} to {peak}; expected {expected}'
     )
   waits = rng.standard_exponential(values.shape) / np.maximum(
     values / peak, FLOOR
