@@ -10,10 +10,22 @@ from collections.abc import Callable, Iterable
 import dataclasses
 import string
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 from official.core import config_definitions as cfg
 from official.modeling import hyperparams
+
+
+class Condition(NamedTuple):
+  """When a check applies.
+
+  Attributes:
+    text: completes "if", for the page of checks; Markdown.
+    holds: from the section that holds the field, and the whole configuration.
+  """
+
+  text: str
+  holds: Callable[[Any, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +41,7 @@ class Check:
       stands for the name and value of another field.
     found: from the same arguments as `valid`, a fact that explains the error.
     check_none: whether None is passed to `valid`; otherwise it is valid.
+    when: when the check applies; None for always.
   """
 
   path: str
@@ -36,6 +49,7 @@ class Check:
   expected: str
   found: Callable[[Any, Any, Any], str | None] | None = None
   check_none: bool = False
+  when: Condition | None = None
 
 
 class _NamesAndValues(string.Formatter):
@@ -77,6 +91,8 @@ def run(checks: Iterable[Check], **sections: hyperparams.Config):
     section = _get(config, check.path.rpartition('.')[0])
     value = _get(config, check.path)
     if section is None or (value is None and not check.check_none):
+      continue
+    if check.when and not check.when.holds(section, config):
       continue
     if not check.valid(value, section, config):
       expected = _NamesAndValues().format(check.expected, **sections)

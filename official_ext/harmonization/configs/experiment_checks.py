@@ -67,10 +67,12 @@ _RUNTIME = (
   *(
     checks.Check(
       'runtime.all_reduce_alg',
-      lambda v, _, c, strategy=strategy, choices=choices: (
-        v in choices or _strategy(c) != strategy
-      ),
+      lambda v, *_, choices=choices: v in choices,
       f'one of {[a for a in choices if a]} with the strategy {strategy}',
+      when=checks.Condition(
+        f'`runtime.distribution_strategy` is {strategy}',
+        lambda _, c, strategy=strategy: _strategy(c) == strategy,
+      ),
     )
     for strategy, choices in _ALL_REDUCE.items()
   ),
@@ -258,16 +260,18 @@ def as_markdown() -> str:
       task_checks.HARMONIZED_TASK + HARMONIZED_EXPERIMENT,
     ),
   ):
-    rows: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[str, str, str], list[str]] = {}
     for row in table:
       # A field of several datasets takes one line.
-      key = row.path.rpartition('.')[2], row.expected
+      condition = row.when.text if row.when else ''
+      key = row.path.rpartition('.')[2], row.expected, condition
       rows.setdefault(key, []).append(row.path)
-    lines += ['', f'## {title}', '', '| field | expected |', '| --- | --- |']
-    for (_, expected), paths in rows.items():
+    lines += ['', f'## {title}', '']
+    lines += ['| field | expected | only if |', '| --- | --- | --- |']
+    for (_, expected, condition), paths in rows.items():
       fields = '<br>'.join(f'`{path}`' for path in paths)
       text = re.sub(r'{([^}]*)}', r'`\1`', expected).replace('|', '\\|')
-      lines.append(f'| {fields} | {text} |')
+      lines.append(f'| {fields} | {text} | {condition} |')
   return '\n'.join(lines) + '\n'
 
 

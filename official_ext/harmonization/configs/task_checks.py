@@ -91,29 +91,33 @@ _READING = tuple(
   checks.Check(
     f'task.{name}.{field}',
     # -1 means AUTOTUNE to tf.data.
-    lambda v, data, _, least=least: (
-      v >= least or v == -1 or not checks.has_source(data)
-    ),
+    lambda v, *_, least=least: v >= least or v == -1,
     f'{least} or more',
+    when=checks.Condition(
+      'the dataset names its data', lambda data, _: checks.has_source(data)
+    ),
   )
   for name in _DATASETS
   for field, least in _LEAST_OF_READING.items()
 )
 
 
-def _offset_fits(classes: int, needed: int, dataset: str):
-  """A check of the label offset of TFDS's ImageNet, at a number of classes."""
+def _has_tfds_imagenet(classes: int, dataset: str) -> checks.Condition:
+  """Holds if a dataset is TFDS's ImageNet, at a number of classes."""
 
-  def valid(offset, _, config):
+  def holds(_, config):
     task = config.task
     return (
-      offset == needed
-      or task.model.num_classes != classes
-      or not task.harmonization.enabled
-      or not str(getattr(task, dataset).tfds_name).startswith('imagenet2012')
+      task.model.num_classes == classes
+      and task.harmonization.enabled
+      and str(getattr(task, dataset).tfds_name).startswith('imagenet2012')
     )
 
-  return valid
+  return checks.Condition(
+    f'`task.model.num_classes` is {classes}, `task.{dataset}.tfds_name` begins '
+    'with imagenet2012, and `task.harmonization.enabled` is True',
+    holds,
+  )
 
 
 _LABEL_OFFSETS = tuple(
@@ -123,17 +127,22 @@ _LABEL_OFFSETS = tuple(
   for row in (
     checks.Check(
       field,
-      lambda v, task, _: not v or task.harmonization.enabled,
+      lambda v, *_: not v,
       '0, since the stock task has no label offset. Set '
       'task.harmonization.enabled to True (and weight to 0 to train as the '
       'stock task does)',
+      when=checks.Condition(
+        '`task.harmonization.enabled` is False',
+        lambda task, _: not task.harmonization.enabled,
+      ),
     ),
     *(
       checks.Check(
         field,
-        _offset_fits(classes, needed, dataset),
+        lambda v, *_, needed=needed: v == needed,
         f'{needed}: labels of TFDS imagenet2012 are 0..999, so {classes} '
         f'classes need {needed}',
+        when=_has_tfds_imagenet(classes, dataset),
       )
       for classes, needed in labels.OFFSETS.items()
     ),
@@ -166,8 +175,11 @@ _HARMONIZATION = (
   checks.at_least('task.harmonization.interval', 1),
   checks.Check(
     'task.harmonization.interval',
-    lambda v, section, _: v == 1 or section.weight,
+    lambda v, *_: v == 1,
     '1, since it has no effect with task.harmonization.weight 0',
+    when=checks.Condition(
+      '`task.harmonization.weight` is 0', lambda section, _: not section.weight
+    ),
   ),
   checks.at_least('task.harmonization.warmup_steps', 0),
   checks.Check(
@@ -292,18 +304,14 @@ _DATA_SERVICE = (
 )
 
 
-def _offset_fits_clickme(classes: int, needed: int):
-  """A check of the label offset of ClickMe, at a number of classes."""
-
-  def valid(_, data, config):
-    found = config.task.model.num_classes
-    return (
-      data.map_decoder != 'clickme'
-      or found != classes
-      or labels.offset_with_map(data, found) == needed
-    )
-
-  return valid
+def _is_clickme(classes: int) -> checks.Condition:
+  """Holds for the release's records, at a number of classes."""
+  return checks.Condition(
+    f'`task.model.num_classes` is {classes} and `map_decoder` is clickme',
+    lambda data, config: (
+      data.map_decoder == 'clickme' and config.task.model.num_classes == classes
+    ),
+  )
 
 
 def _checks_with_map(dataset: str) -> tuple[checks.Check, ...]:
@@ -319,8 +327,11 @@ def _checks_with_map(dataset: str) -> tuple[checks.Check, ...]:
     checks.choice(field('blur_kernel'), blur.KERNELS),
     checks.Check(
       field('blur_kernel'),
-      lambda v, data, _: data.blur != 'none' or v == 'released',
+      lambda v, *_: v == 'released',
       "'released', since it has no effect when blur is 'none'",
+      when=checks.Condition(
+        '`blur` is none', lambda data, _: data.blur == 'none'
+      ),
     ),
     checks.Check(
       field('label_offset'),
@@ -334,9 +345,12 @@ def _checks_with_map(dataset: str) -> tuple[checks.Check, ...]:
     *(
       checks.Check(
         field('label_offset'),
-        _offset_fits_clickme(classes, needed),
+        lambda _, data, c, needed=needed: (
+          labels.offset_with_map(data, c.task.model.num_classes) == needed
+        ),
         f'{needed}: ClickMe labels are 0..999, so {classes} classes need '
         f'{needed}',
+        when=_is_clickme(classes),
       )
       for classes, needed in labels.OFFSETS.items()
     ),
@@ -349,8 +363,12 @@ def _checks_with_map(dataset: str) -> tuple[checks.Check, ...]:
     checks.positive(field('raw_image_max')),
     checks.Check(
       field('raw_image_max'),
-      lambda v, data, _: v == 255 or map_decoders.is_raw(data.map_decoder),
+      lambda v, *_: v == 255,
       '255, since the format of map_decoder is not raw',
+      when=checks.Condition(
+        'the format of `map_decoder` is not raw',
+        lambda data, _: not map_decoders.is_raw(data.map_decoder),
+      ),
     ),
     *(
       checks.Check(
@@ -368,8 +386,11 @@ def _checks_with_map(dataset: str) -> tuple[checks.Check, ...]:
     *(
       checks.Check(
         field(augmenting),
-        lambda v, data, _: not v or data.is_training,
+        lambda v, *_: not v,
         'no value, since it has no effect in evaluation',
+        when=checks.Condition(
+          '`is_training` is False', lambda data, _: not data.is_training
+        ),
       )
       for augmenting in (
         'aug_type',
@@ -412,12 +433,14 @@ _BOTH_DATASETS = (
   *(
     checks.Check(
       f'task.{with_map}.dtype',
-      lambda v, data, c, other=without_map: (
-        not checks.has_source(data)
-        or not checks.has_source(getattr(c.task, other))
-        or v == getattr(c.task, other).dtype
-      ),
+      lambda v, _, c, other=without_map: v == getattr(c.task, other).dtype,
       f'the same as {{task.{without_map}.dtype}}, since both are in one batch',
+      when=checks.Condition(
+        'both datasets name their data',
+        lambda data, c, other=without_map: (
+          checks.has_source(data) and checks.has_source(getattr(c.task, other))
+        ),
+      ),
     )
     for with_map, without_map in _PAIRS
   ),
