@@ -164,7 +164,7 @@ class BenchmarkTest(tf.test.TestCase):
     kept = stored_results.read_examples(
       os.path.join(self.folder, first.examples)
     )
-    np.testing.assert_array_equal(kept.human[0], 255 * np.eye(4))
+    np.testing.assert_array_equal(kept.human[0], np.eye(4))
     np.testing.assert_array_equal(kept.human[1], np.zeros((4, 4)))
     self.assertEqual(
       [f for f in os.listdir(self._path('')) if f.endswith('.partial')], []

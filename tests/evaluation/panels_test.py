@@ -58,6 +58,25 @@ class PanelsTest(tf.test.TestCase):
     self.assertGreater(upper, 20)
     self.assertEqual(lower, 0)
 
+  def test_one_hot_pixel_does_not_blacken_a_map(self):
+    ramp = np.linspace(0, 1, 400).reshape(1, 20, 20)
+    hot = ramp.copy()
+    hot[0, 0, 0] = 1000.0
+    black = np.zeros((1, 20, 20, 3))
+    plain, picture = (panels.render(black, {'map': m}) for m in (ramp, hot))
+    half = picture.shape[1] // 2
+    self.assertNear(picture[:, half:].mean(), plain[:, half:].mean(), 2.0)
+
+  def test_both_signs_are_shown(self):
+    signed = np.zeros((1, 10, 10))
+    signed[0, :, :4], signed[0, :, 6:] = -2.0, 1.0
+    picture = panels.render(np.zeros((1, 10, 10, 3)), {'map': signed})
+    red, _, blue = np.moveaxis(
+      picture[:, picture.shape[1] // 2 :].astype(int), -1, 0
+    )
+    self.assertGreater(np.mean(blue > red + 50), 0.2)
+    self.assertGreater(np.mean(red > blue + 50), 0.2)
+
   def test_written_pictures(self):
     folder = self.get_temp_dir()
     pixels = np.random.default_rng(0).random((2, 6, 7, 3))

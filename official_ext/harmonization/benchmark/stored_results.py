@@ -234,13 +234,13 @@ class Store:
 
 
 def write_examples(path: str, examples: results.Examples):
-  """Writes the pixels of panels atomically, 8 bits each."""
+  """Writes the pixels of panels atomically: images uint8, maps float16."""
   buffer = io.BytesIO()
   np.savez_compressed(
     buffer,
     images=examples.images,
-    human=_eight_bits(examples.human),
-    model=_eight_bits(examples.model),
+    human=_scaled(examples.human),
+    model=_scaled(examples.model),
   )
   files.write(path, buffer.getvalue())
 
@@ -252,7 +252,7 @@ def read_examples(path: str) -> results.Examples | None:
     path: of the npz file.
 
   Returns:
-    The examples, maps as uint8; None if the file does not exist.
+    The examples, each map on its own scale; None if the file does not exist.
   """
   if not tf.io.gfile.exists(path):
     return None
@@ -261,13 +261,11 @@ def read_examples(path: str) -> results.Examples | None:
   return results.Examples(content['images'], content['human'], content['model'])
 
 
-def _eight_bits(maps: np.ndarray) -> np.ndarray:
-  """Scales each map (B, H, W) to 0..255; NaN and infinity become 0."""
+def _scaled(maps: np.ndarray) -> np.ndarray:
+  """Divides each map (B, H, W) by its largest magnitude; NaN becomes 0."""
   maps = np.nan_to_num(maps.astype(np.float64), posinf=0.0, neginf=0.0)
-  low = maps.min((1, 2), keepdims=True)
-  span = maps.max((1, 2), keepdims=True) - low
-  scaled = 255.0 * (maps - low) / np.where(span > 0, span, 1.0)
-  return np.round(scaled).astype(np.uint8)
+  largest = np.abs(maps).max((1, 2), keepdims=True)
+  return (maps / np.where(largest > 0, largest, 1.0)).astype(np.float16)
 
 
 def _paths(result: results.StoredResult) -> dict[str, str]:

@@ -4,7 +4,7 @@
 """Draws panels: images next to human maps and model maps."""
 
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from matplotlib import figure
 from matplotlib.backends import backend_agg
@@ -16,6 +16,7 @@ from official_ext.harmonization import files
 
 _INCHES = 1.4
 _DPI = 120
+_PERCENTILE = 99
 
 
 def to_display(images: np.ndarray) -> np.ndarray:
@@ -33,6 +34,24 @@ def to_display(images: np.ndarray) -> np.ndarray:
   return np.clip(pixels / 255.0, 0.0, 1.0)
 
 
+def _shown(values: np.ndarray) -> dict[str, Any]:
+  """Returns the arguments by which `imshow` draws a map.
+
+  The scale ends at the 99th percentile, because a few hot pixels would leave
+  the rest of a gradient black. Zero is white in a map with both signs.
+  """
+  values = np.asarray(values, np.float64)
+  finite = values[np.isfinite(values)]
+  low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+  if low < 0 < high:
+    limit = np.percentile(np.abs(finite), _PERCENTILE) or high
+    return {'X': values, 'cmap': 'RdBu_r', 'vmin': -limit, 'vmax': limit}
+  limit = np.percentile(finite, _PERCENTILE) if finite.size else high
+  # A sparse map has the lowest value at the percentile too.
+  limit = limit if limit > low else high
+  return {'X': values, 'cmap': 'magma', 'vmin': low, 'vmax': limit}
+
+
 def _figure(images, maps, captions) -> figure.Figure:
   maps = list(maps.items() if isinstance(maps, Mapping) else maps)
   rows, columns = len(images), 1 + len(maps)
@@ -46,7 +65,7 @@ def _figure(images, maps, captions) -> figure.Figure:
   for row in range(rows):
     axes[row, 0].imshow(images[row])
     for column, (_, values) in enumerate(maps, 1):
-      axes[row, column].imshow(values[row], cmap='magma')
+      axes[row, column].imshow(**_shown(values[row]))
   for axis, title in zip(axes[0], ['image', *(t for t, _ in maps)]):
     axis.set_title(title, fontsize=9)
   for axis in axes.flat:
@@ -69,7 +88,8 @@ def draw(
       file, for PNG.
     images: float (B, H, W, 3) in [0, 1].
     maps: maps (B, H, W) by column title, or pairs of title and maps if titles
-      can be equal. Each map is drawn on its own scale.
+      can be equal. Each map is drawn on its own scale, which ends at its 99th
+      percentile; maps with both signs are blue below 0 and red above.
     captions: B lines of text, left of the rows.
   """
   _figure(images, maps, captions).savefig(path)

@@ -47,8 +47,8 @@ def draw(
       _png(group),
       'Rows of images, each with the human map and the maps of '
       f'{", ".join(name for name, _ in group)}.',
-      "The first images: image, human map, models' maps, each map on its own "
-      'scale.',
+      "The first images: image, human map, models' maps. The scale of each map "
+      'ends at its 99th percentile; a map with both signs is blue below 0.',
       f'panels_{protocol}_{number}.png',
     )
     for number, group in enumerate(groups, 1)
