@@ -57,6 +57,8 @@ def _rows(config) -> Sequence[tuple[str, str]]:
     ('clickme_accuracy', f'accuracy on {with_maps}'),
     ('accuracy', f'accuracy on {validation}'),
     ('alignment', f'alignment, mean Spearman rho, {normalized}'),
+    ('alignment_shuffled', "rho with other images' human maps, raw"),
+    ('alignment_specific', 'specific alignment: the difference, raw'),
     ('alignment_dice', 'Dice at the 90th percentile'),
     ('alignment_n', 'images scored for alignment'),
     ('alignment_n_undefined', 'images whose score is undefined'),

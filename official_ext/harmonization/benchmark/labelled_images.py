@@ -23,6 +23,7 @@ import tensorflow as tf
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import record_checks
 from official_ext.harmonization.data.records import record_files
 from official_ext.harmonization.data.records import record_reader
@@ -112,6 +113,12 @@ class Dataset:
       or self.has_maps
       and value != 'released'
     }
+
+  def total(self) -> int | None:
+    """Returns the number of images, if a manifest tells that of the records."""
+    records = manifest.count(self.files())
+    limits = [n for n in (records, self.limit, self.sample) if n is not None]
+    return min(limits) if records is not None else None
 
   def read(self) -> tf.data.Dataset:
     """Returns the records as `dataloaders.records.located` reads them."""

@@ -166,6 +166,10 @@ class Protocol(abc.ABC):
       Scores, a row per image or trial, and what belongs to them.
     """
 
+  def total(self) -> int | None:
+    """Returns the number of images for the progress; None if unknown."""
+    return None
+
   def companions(self, models: Sequence[Any]) -> list[Any]:
     """Returns controls and random twins that are measured with the models.
 

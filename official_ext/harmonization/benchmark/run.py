@@ -28,6 +28,7 @@ from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import identity as identity_lib
 from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark import model_specs
+from official_ext.harmonization.benchmark import progress
 from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import reuse
@@ -236,12 +237,8 @@ class Benchmark:
         f'{choices.plural(len(journal.items), "image")} of '
         f'a run that began on {identity_lib.date(journal.begun)}.'
       )
-    with tqdm.tqdm(
-      desc=f'{model.name}: {p.name}',
-      unit=' images',
-      initial=len(journal.items),
-      leave=False,
-      disable=None,
+    with progress.Progress(
+      f'{model.name}: {p.name}', ' images', p.total(), len(journal.items)
     ) as bar:
       measured = p.run(adapter, bar.update, journal)
     claim.check()

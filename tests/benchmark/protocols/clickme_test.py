@@ -295,6 +295,16 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     ):
       _run(self.path, label_offset=1)
 
+  def test_a_drawn_sample_is_the_same_for_all_networks(self):
+    found = [
+      [r['record'] for r in _run(self.path, batch_size=b, sample=3).rows]
+      for b in (1, 3)
+    ]
+    self.assertEqual(found[0], found[1])
+    self.assertLen(set(found[0]), 3)
+    everything = _run(self.path, sample=9).rows
+    self.assertEqual([r['record'] for r in everything], [0, 1, 2, 3, 4])
+
   def test_limit(self):
     found = _run(self.path, limit=3)
     self.assertLen(found.rows, 3)

@@ -332,6 +332,10 @@ class ClickMeProtocol(protocol.Protocol):
       yield 'without --clickme', ('ceiling',)
 
   @typing_extensions.override
+  def total(self) -> int | None:
+    return self._dataset.total()
+
+  @typing_extensions.override
   def settings(self) -> dict[str, Any]:
     return {
       **self._dataset.settings(),

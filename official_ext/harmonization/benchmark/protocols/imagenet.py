@@ -84,6 +84,10 @@ class ImageNetProtocol(protocol.Protocol):
       yield 'without --imagenet', ('imagenet_label_offset',)
 
   @typing_extensions.override
+  def total(self) -> int | None:
+    return self._dataset.total()
+
+  @typing_extensions.override
   def settings(self) -> dict[str, Any]:
     return self._dataset.settings()
 
