@@ -149,7 +149,7 @@ def measure(
     return score, []
   return score, [
     f'Top-1 accuracy is {score.value:.4f} on '
-    f'{choices.plural(score.n, "image")}, not '
+    f'{choices.plural(score.n or 0, "image")}, not '
     f'significantly above guessing ({test.rate:.4f}; one-sided binomial test, '
     f'p = {test.p_value:.2g}). The usual cause is a wrong preprocessing, class '
     f'order or label offset; the preprocessing was: {model_preprocessing}.'

@@ -435,7 +435,7 @@ def _full_accuracy(answered, confidence, preprocessing, people):
     return [score], []
   return [score], [
     f'At the full image, accuracy is {score.value:.3f} on '
-    f'{choices.plural(score.n, "image")}, '
+    f'{choices.plural(score.n or 0, "image")}, '
     f'not significantly above guessing ({test.rate:.3f}; one-sided binomial '
     f'test, p = {test.p_value:.2g}). The curve does not show how the network '
     'recognizes images. The usual cause is a wrong rule, class order or '
