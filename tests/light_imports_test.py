@@ -34,6 +34,13 @@ class LightImportsTest(parameterized.TestCase):
       'from official_ext.harmonization import train; train.define_flags()',
       {'tensorflow', 'numpy', 'gin'},
     ),
+    *(
+      (
+        f'from official_ext.harmonization import {name}',
+        {'tensorflow', 'official', 'numpy', 'gin'},
+      )
+      for name in ('export_saved_model', 'export_tflite')
+    ),
   )
   def test_does_not_load(self, statement, packages):
     code = _FAIL_IF_LOADED.format(statement=statement, packages=packages)

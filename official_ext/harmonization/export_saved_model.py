@@ -12,33 +12,86 @@ r"""Exports a run of this project as a SavedModel, with Model Garden's exporter.
 images of the run's size unless --input_image_size gives another.
 """
 
+import dataclasses
 import os
 
-from absl import flags
 from absl import logging
-from official.vision.serving import export_saved_model
-from official.vision.serving import export_saved_model_lib
-import tensorflow as tf
+from etils import epy
 
-from official_ext.harmonization import building
-from official_ext.harmonization import choices
 from official_ext.harmonization import cli
-from official_ext.harmonization import experiment_parser
-from official_ext.harmonization import resources
-from official_ext.harmonization import run_folder
-from official_ext.harmonization.benchmark import runs
 
-FLAGS = flags.FLAGS
+with epy.lazy_imports():
+  from official.vision.serving import export_saved_model_lib
+  import tensorflow as tf
+
+  from official_ext.harmonization import building
+  from official_ext.harmonization import experiment_parser
+  from official_ext.harmonization import run_folder
+  from official_ext.harmonization.benchmark import runs
 
 _INPUT_TYPES = ('image_tensor', 'image_bytes', 'tf_example', 'tflite')
 
 
-def _input_size(params) -> list[int]:
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is exported, and how: the flags of Model Garden's exporter."""
+
+  experiment: str = cli.flag(
+    '',
+    'Experiment of the run, such as harmonized_resnet_imagenet.',
+    required=True,
+  )
+  config_file: tuple[str, ...] = cli.flag(
+    (),
+    "YAML file of settings, such as the run's params.yaml. Repeat the flag for "
+    'more; later files override earlier ones.',
+    repeated=True,
+  )
+  params_override: str = cli.flag(
+    '', 'Settings that override those of --config_file, or their YAML file.'
+  )
+  checkpoint_path: str = cli.flag(
+    '', 'A checkpoint, or a folder of checkpoints.', path=True, required=True
+  )
+  export_dir: str = cli.flag(
+    '', 'Folder that is written.', path=True, required=True
+  )
+  batch_size: int | None = cli.flag(
+    None, 'Images in a batch; any number by default.', at_least=1
+  )
+  input_type: str = cli.flag(
+    'image_tensor', "Type of the network's input.", choices=_INPUT_TYPES
+  )
+  input_image_size: str | None = cli.flag(
+    None,
+    "HEIGHT,WIDTH of the input in pixels; by default the run's, or 224,224.",
+  )
+  export_checkpoint_subdir: str = cli.flag(
+    'checkpoint', 'Folder of the checkpoint in --export_dir.'
+  )
+  export_saved_model_subdir: str = cli.flag(
+    'saved_model', 'Folder of the SavedModel in --export_dir.'
+  )
+  log_model_flops_and_params: bool = cli.flag(
+    False, 'Log the numbers of operations and of parameters.'
+  )
+  input_name: str | None = cli.flag(
+    None, "Name of the signature's input; inputs by default."
+  )
+  function_keys: str = cli.flag(
+    '', 'Names of several signatures: INPUT_TYPE:NAME,INPUT_TYPE:NAME.'
+  )
+  add_tpu_function_alias: bool = cli.flag(
+    False, 'Add the alias that a conversion for TPUs needs.'
+  )
+
+
+def _input_size(options: Options, params) -> list[int]:
   """Returns height and width of the exported network's input."""
   size = list(getattr(params.task.model, 'input_size', [])[:2])
-  if not FLAGS['input_image_size'].present and size:
+  if options.input_image_size is None and size:
     return size
-  text = FLAGS.input_image_size
+  text = options.input_image_size or '224,224'
   parts = text.split(',')
   if len(parts) != 2 or not all(p.strip().isdigit() and int(p) for p in parts):
     raise ValueError(
@@ -56,50 +109,42 @@ def _input_size(params) -> list[int]:
   return given
 
 
-def _function_keys() -> dict[str, str] | None:
+def _function_keys(options: Options) -> dict[str, str] | None:
   """Parses --function_keys: the names of the signatures by input type."""
-  pairs = [p.split(':') for p in FLAGS.function_keys.split(',') if p]
+  pairs = [p.split(':') for p in options.function_keys.split(',') if p]
   for pair in pairs:
     if len(pair) != 2 or pair[0] not in _INPUT_TYPES:
       raise ValueError(
-        f'--function_keys={FLAGS.function_keys}: found {":".join(pair)!r}; '
+        f'--function_keys={options.function_keys}: found {":".join(pair)!r}; '
         'expected INPUT_TYPE:NAME with an input type of '
         f'{", ".join(_INPUT_TYPES)}.'
       )
   return dict(pairs) or None
 
 
-def main(_):
+def main(options: Options):
   """Exports the network."""
-  choices.require('--input_type', FLAGS.input_type, _INPUT_TYPES)
-  if FLAGS.batch_size is not None and FLAGS.batch_size < 1:
-    raise ValueError(
-      f'--batch_size is {FLAGS.batch_size}; expected 1 or more. Remove the '
-      'flag to export for batches of any size.'
-    )
-  parser, params = experiment_parser.resolve(FLAGS)
-  keys, size = _function_keys(), _input_size(params)
+  parser, params = experiment_parser.resolve(options)
+  keys, size = _function_keys(options), _input_size(options, params)
   # Without a checkpoint Model Garden would export random weights.
-  folder, name = os.path.split(
-    resources.working_path(FLAGS.checkpoint_path.removesuffix('.index'))
-  )
+  folder, name = os.path.split(options.checkpoint_path.removesuffix('.index'))
   checkpoint = runs.find_checkpoint(folder, name)
-  export_dir = resources.working_path(FLAGS.export_dir)
+  export_dir = options.export_dir
   run_folder.prepare(export_dir, '--export_dir')
   try:
     export_saved_model_lib.export_inference_graph(
-      input_type=FLAGS.input_type,
-      batch_size=FLAGS.batch_size,
+      input_type=options.input_type,
+      batch_size=options.batch_size,
       input_image_size=size,
       params=params,
       checkpoint_path=checkpoint,
       export_dir=export_dir,
       function_keys=keys,
-      export_checkpoint_subdir=FLAGS.export_checkpoint_subdir,
-      export_saved_model_subdir=FLAGS.export_saved_model_subdir,
-      log_model_flops_and_params=FLAGS.log_model_flops_and_params,
-      input_name=FLAGS.input_name,
-      add_tpu_function_alias=FLAGS.add_tpu_function_alias,
+      export_checkpoint_subdir=options.export_checkpoint_subdir,
+      export_saved_model_subdir=options.export_saved_model_subdir,
+      log_model_flops_and_params=options.log_model_flops_and_params,
+      input_name=options.input_name,
+      add_tpu_function_alias=options.add_tpu_function_alias,
     )
   except Exception as e:  # Model Garden raises errors of many types here.
     # TensorFlow would otherwise log each variable that was not restored.
@@ -117,10 +162,7 @@ def main(_):
 
 def run():
   """Runs the command."""
-  flags.mark_flags_as_required(['experiment', 'checkpoint_path', 'export_dir'])
-  cli.run(
-    main, __name__, flags_of=(export_saved_model.__name__,), resumes=False
-  )
+  cli.run(main, Options, resumes=False)
 
 
 if __name__ == '__main__':

@@ -18,27 +18,26 @@ the stock task reads it, or on task.mapped_data if all images of the run have
 maps.
 """
 
+import dataclasses
 import os
 
-from absl import flags
 from absl import logging
-from official.core import config_definitions as cfg
-from official.vision.serving import export_tflite
-from official.vision.serving import export_tflite_lib
-import tensorflow as tf
+from etils import epy
 
-from official_ext.harmonization import building
-from official_ext.harmonization import choices
 from official_ext.harmonization import cli
-from official_ext.harmonization import experiment_parser
-from official_ext.harmonization import files
-from official_ext.harmonization import input_checks
-from official_ext.harmonization import resources
-from official_ext.harmonization import run_folder
-from official_ext.harmonization.configs import checks
-from official_ext.harmonization.tasks import harmonized_image_classification
 
-FLAGS = flags.FLAGS
+with epy.lazy_imports():
+  from official.core import config_definitions
+  from official.vision.serving import export_tflite_lib
+  import tensorflow as tf
+
+  from official_ext.harmonization import building
+  from official_ext.harmonization import experiment_parser
+  from official_ext.harmonization import files
+  from official_ext.harmonization import input_checks
+  from official_ext.harmonization import run_folder
+  from official_ext.harmonization.configs import checks
+  from official_ext.harmonization.tasks import harmonized_image_classification
 
 _INTEGER = (
   'int8',
@@ -50,13 +49,52 @@ _INTEGER = (
 _QUANT_TYPES = (*_INTEGER, 'default', 'fp16', 'qat', 'qat_fp32_io', 'uint8')
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is converted, and how: the flags of Model Garden's converter."""
+
+  experiment: str = cli.flag(
+    '',
+    'Experiment of the run, such as harmonized_resnet_imagenet.',
+    required=True,
+  )
+  config_file: tuple[str, ...] = cli.flag(
+    (),
+    "YAML file of settings, such as the run's params.yaml. Repeat the flag for "
+    'more; later files override earlier ones.',
+    repeated=True,
+  )
+  params_override: str = cli.flag(
+    '', 'Settings that override those of --config_file, or their YAML file.'
+  )
+  saved_model_dir: str = cli.flag(
+    '',
+    'Output of export_saved_model, EXPORT_DIR/saved_model.',
+    path=True,
+    required=True,
+  )
+  tflite_path: str = cli.flag(
+    '', 'File that is written.', path=True, required=True
+  )
+  quant_type: str | None = cli.flag(
+    None, 'Quantization; none by default.', choices=sorted(_QUANT_TYPES)
+  )
+  calibration_steps: int = cli.flag(
+    500, 'Images on which integer quantization is calibrated.', at_least=1
+  )
+  denylisted_ops: str = cli.flag(
+    '', 'Operations, in capitals with commas, that are not quantized.'
+  )
+
+
 def calibration_task(
-  params: cfg.ExperimentConfig,
-) -> harmonized_image_classification.HarmonizedImageClassificationTask | None:
+  params: 'config_definitions.ExperimentConfig', options: Options
+) -> 'harmonized_image_classification.HarmonizedImageClassificationTask | None':
   """Chooses the images for calibrating integer quantization.
 
   Args:
     params: the experiment.
+    options: the flags.
 
   Returns:
     None for `task.train_data`, which Model Garden reads with the stock task;
@@ -78,13 +116,13 @@ def calibration_task(
   if not mapped or not checks.has_source(mapped):
     raise ValueError(
       'task.train_data.input_path and task.mapped_data.input_path are empty; '
-      f'expected records, on which --quant_type={FLAGS.quant_type} is '
+      f'expected records, on which --quant_type={options.quant_type} is '
       'calibrated. Name them in --config_file or --params_override.'
     )
   input_checks.check_source(mapped, 'mapped_data')
-  if FLAGS.denylisted_ops:
+  if options.denylisted_ops:
     raise ValueError(
-      f'--denylisted_ops is {FLAGS.denylisted_ops}; expected no such flag if '
+      f'--denylisted_ops is {options.denylisted_ops}; expected no such flag if '
       'all images of the run have maps, because it is calibrated only on '
       'task.train_data. Remove the flag, or name images without maps and set '
       'task.harmonization.mapped_fraction below 1.'
@@ -97,30 +135,24 @@ def calibration_task(
   return harmonized_image_classification.HarmonizedImageClassificationTask(task)
 
 
-def main(_):
+def main(options: Options):
   """Converts the network."""
-  quant_type = FLAGS.quant_type or None
-  if quant_type is not None:
-    choices.require('--quant_type', quant_type, _QUANT_TYPES)
-  if FLAGS.calibration_steps < 1:
-    raise ValueError(
-      f'--calibration_steps is {FLAGS.calibration_steps}; expected 1 or more.'
-    )
-  saved_model = resources.working_path(FLAGS.saved_model_dir)
+  quant_type = options.quant_type
+  saved_model = options.saved_model_dir
   if not tf.io.gfile.exists(os.path.join(saved_model, 'saved_model.pb')):
     raise ValueError(
       f'--saved_model_dir={saved_model} has no saved_model.pb; expected the '
       'output of export_saved_model, EXPORT_DIR/saved_model. Check the path.'
     )
-  path = resources.working_path(FLAGS.tflite_path)
+  path = options.tflite_path
   if tf.io.gfile.isdir(path):
     raise ValueError(
       f'--tflite_path={path} is a folder; expected the path of a file, such as '
       'model.tflite in it.'
     )
   run_folder.prepare(os.path.dirname(path) or '.', '--tflite_path')
-  _, params = experiment_parser.resolve(FLAGS)
-  task = calibration_task(params) if quant_type in _INTEGER else None
+  _, params = experiment_parser.resolve(options)
+  task = calibration_task(params, options) if quant_type in _INTEGER else None
   logging.info('Converting %s.', saved_model)
   try:
     model = export_tflite_lib.convert_tflite_model(
@@ -128,8 +160,8 @@ def main(_):
       quant_type=quant_type,
       params=params,
       task=task,
-      calibration_steps=FLAGS.calibration_steps,
-      denylisted_ops=[op for op in FLAGS.denylisted_ops.split(',') if op],
+      calibration_steps=options.calibration_steps,
+      denylisted_ops=[op for op in options.denylisted_ops.split(',') if op],
     )
   except Exception as e:  # The converter raises errors of many types.
     raise ValueError(
@@ -144,7 +176,7 @@ def main(_):
 
 def run():
   """Runs the command."""
-  cli.run(main, __name__, flags_of=(export_tflite.__name__,), resumes=False)
+  cli.run(main, Options, resumes=False)
 
 
 if __name__ == '__main__':
