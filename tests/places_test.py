@@ -301,8 +301,11 @@ class RecordFilesTest(tf.test.TestCase):
 
   def test_what_names_no_records_is_refused_by_name(self):
     for pattern, words in (
-      (f'{self.folder}/manifest.json', 'only manifest.json'),
-      (f'{self.get_temp_dir()}/rec*/left*', '--flag=.*only left_out.csv'),
+      (f'{self.folder}/manifest.json', 'no file but manifest.json'),
+      (
+        f'{self.get_temp_dir()}/rec*/left*',
+        '--flag=.*no file but left_out.csv',
+      ),
       (f'{self.folder}/none', 'does not exist'),
       (f'{self.folder}/none*', 'matches no file'),
     ):

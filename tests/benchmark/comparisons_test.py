@@ -49,7 +49,7 @@ class CompareTest(absltest.TestCase):
     scores.write_rows(
       os.path.join(self.folder, f'{name}.csv'),
       [
-        {'file': 'f', 'record': i, 'influence': v, 'group': i // 2}
+        {'file': 'f', 'record': i, 'name': '', 'influence': v, 'group': i // 2}
         for i, v in enumerate(values)
       ],
     )
