@@ -146,6 +146,7 @@ class SpecificAlignment(tf_keras.metrics.Metric):
 
   def update_state(self):
     """Does nothing; `shuffled` is updated."""
+    return  # AutoGraph cannot convert a function without a statement.
 
   def result(self):
     """Returns own minus shuffled, a scalar."""
