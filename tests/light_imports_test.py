@@ -6,6 +6,8 @@
 # Bazel: tags = ["subprocess"]
 # Bazel: deps = ["//official_ext/harmonization/losses:harmonization"]
 # Bazel: deps = ["//official_ext/harmonization:train"]
+# Bazel: deps = ["//official_ext/harmonization:export_saved_model"]
+# Bazel: deps = ["//official_ext/harmonization:export_tflite"]
 
 import subprocess
 import sys
