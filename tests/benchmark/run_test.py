@@ -3,6 +3,7 @@
 
 """Tests of the benchmark's loop: resuming, failures and stored results."""
 
+# Bazel: size = "large"
 # Bazel: tags = ["subprocess"]
 
 import csv

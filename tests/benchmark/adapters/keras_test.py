@@ -3,6 +3,7 @@
 
 """Tests of Keras files and of tf_keras.applications."""
 
+# Bazel: size = "large"
 # Bazel: tags = ["networks"]
 
 import json

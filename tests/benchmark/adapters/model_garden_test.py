@@ -3,6 +3,7 @@
 
 """Tests of the adapter of runs."""
 
+# Bazel: size = "large"
 # Bazel: tags = ["networks"]
 
 import functools

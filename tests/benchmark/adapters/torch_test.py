@@ -3,6 +3,7 @@
 
 """Tests of PyTorch modules, against an equal network in tf_keras."""
 
+# Bazel: size = "large"
 # Bazel: tags = ["networks"]
 
 import collections

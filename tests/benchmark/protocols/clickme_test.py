@@ -3,6 +3,7 @@
 
 """Tests of the ClickMe and Clicktionary protocols."""
 
+# Bazel: size = "large"
 # Bazel: tags = ["networks"]
 
 import os

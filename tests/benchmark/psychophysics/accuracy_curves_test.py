@@ -3,6 +3,8 @@
 
 """Tests of accuracy curves and their bootstrap against closed forms."""
 
+# Bazel: size = "large"
+
 import math
 import unittest
 

@@ -3,6 +3,8 @@
 
 """Tests of error consistency against scikit-learn, by hand, in simulations."""
 
+# Bazel: size = "large"
+
 import math
 import unittest
 

@@ -3,6 +3,8 @@
 
 """Tests of the psychophysics experiment with prescribed responses."""
 
+# Bazel: size = "large"
+
 import json
 import math
 import pathlib
