@@ -76,10 +76,9 @@ def get_experiment(name: str) -> cfg.ExperimentConfig:
   """
   if name not in exp_factory._REGISTERED_CONFIGS:
     known = experiment_names()
-    near = choices.nearest(name, known)
     raise ValueError(
       f'--experiment={name} is not registered; expected one of '
-      f'{", ".join(known)}.' + (f' Did you mean {near}?' if near else '')
+      f'{", ".join(known)}.' + choices.did_you_mean(name, known)
     )
   return exp_factory.get_exp_config(name)
 

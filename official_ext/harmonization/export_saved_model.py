@@ -19,6 +19,7 @@ from absl import logging
 from etils import epy
 
 from official_ext.harmonization import cli
+from official_ext.harmonization import experiment_flags
 
 with epy.lazy_imports():
   from official.vision.serving import export_saved_model_lib
@@ -33,23 +34,9 @@ _INPUT_TYPES = ('image_tensor', 'image_bytes', 'tf_example', 'tflite')
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(experiment_flags.ExperimentFlags):
   """What is exported, and how: the flags of Model Garden's exporter."""
 
-  experiment: str = cli.flag(
-    '',
-    'Experiment of the run, such as harmonized_resnet_imagenet.',
-    required=True,
-  )
-  config_file: tuple[str, ...] = cli.flag(
-    (),
-    "YAML file of settings, such as the run's params.yaml. Repeat the flag for "
-    'more; later files override earlier ones.',
-    repeated=True,
-  )
-  params_override: str = cli.flag(
-    '', 'Settings that override those of --config_file, or their YAML file.'
-  )
   checkpoint_path: str = cli.flag(
     '', 'A checkpoint, or a folder of checkpoints.', path=True, required=True
   )

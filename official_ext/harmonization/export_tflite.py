@@ -25,6 +25,7 @@ from absl import logging
 from etils import epy
 
 from official_ext.harmonization import cli
+from official_ext.harmonization import experiment_flags
 
 with epy.lazy_imports():
   from official.core import config_definitions
@@ -50,23 +51,9 @@ _QUANT_TYPES = (*_INTEGER, 'default', 'fp16', 'qat', 'qat_fp32_io', 'uint8')
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(experiment_flags.ExperimentFlags):
   """What is converted, and how: the flags of Model Garden's converter."""
 
-  experiment: str = cli.flag(
-    '',
-    'Experiment of the run, such as harmonized_resnet_imagenet.',
-    required=True,
-  )
-  config_file: tuple[str, ...] = cli.flag(
-    (),
-    "YAML file of settings, such as the run's params.yaml. Repeat the flag for "
-    'more; later files override earlier ones.',
-    repeated=True,
-  )
-  params_override: str = cli.flag(
-    '', 'Settings that override those of --config_file, or their YAML file.'
-  )
   saved_model_dir: str = cli.flag(
     '',
     'Output of export_saved_model, EXPORT_DIR/saved_model.',

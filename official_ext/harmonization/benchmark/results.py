@@ -422,7 +422,7 @@ class Comparison:
     difference: of specific alignment, network minus control.
     low: lower end of its 95 % interval.
     high: its upper end.
-    p: of the paired test over images that there is no difference.
+    p: of the paired test over images that the difference is 0.
     p_holm: the same, adjusted for all comparisons of the protocol (Holm).
     n: number of images.
   """

@@ -23,6 +23,7 @@ from scipy import sparse
 
 from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import map_store
+from official_ext.harmonization.benchmark import normalization
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import specificity
 from official_ext.harmonization.benchmark import statistics
@@ -208,7 +209,7 @@ def measure(
   images: Images,
   preprocessing: str,
   control: str = '',
-  ranks_of_people: HumanRanks | None = None,
+  people: HumanRanks | None = None,
 ) -> tuple[results.Explained, list[dict[str, Any]]]:
   """Computes the scores at all widths.
 
@@ -218,12 +219,12 @@ def measure(
     preprocessing: of images and maps, in one line.
     control: the name of a control whose maps are made of other maps, one of
       `controls.FROM_MAPS`; '' if the store has the model's maps.
-    ranks_of_people: shared between models.
+    people: ranks of the human maps, which models share.
 
   Returns:
     The scores, and a dict per image: group, own, outward, inward, influence.
   """
-  people = ranks_of_people or HumanRanks()
+  people = people or HumanRanks()
   by_width: list[results.Smoothed] = []
   ranked: dict[str, scores.Score] = {}
   rows: list[dict[str, Any]] = []
@@ -258,28 +259,51 @@ def published(
   images: Images,
   preprocessing: str,
   control: str,
+  people: HumanRanks,
 ) -> scores.Score:
   """Computes the published rank correlation of a control made of other maps."""
-  human, mean = HumanRanks().get(store, RELEASED, 0, images)
+  human, mean = people.get(store, RELEASED, 0, images)
   model = _model_ranks(store, 0, images, control, human, mean)
   own = specificity.measure(model, human, images.groups).own
   return _score('spearman', own, images.groups, preprocessing)
 
 
-def _score(name, values, in_groups, preprocessing) -> scores.Score:
-  estimate = statistics.mean(values, in_groups)
+def score_of(
+  name: str,
+  estimate: statistics.Estimate | normalization.Normalized,
+  images: int,
+  preprocessing: str,
+  **details: Any,
+) -> scores.Score:
+  """Makes a score of an estimate over groups of images.
+
+  Args:
+    name: of the score.
+    estimate: with its 95 % interval.
+    images: their number, with and without a value.
+    preprocessing: of images and maps, in one line.
+    **details: of the score.
+
+  Returns:
+    The score.
+  """
   return scores.Score(
     name=name,
     value=estimate.value,
     n=estimate.n,
-    n_undefined=len(values) - estimate.n,
+    n_undefined=images - estimate.n,
     low=estimate.low,
     high=estimate.high,
     confidence=0.95,
     ceiling=None,
     preprocessing=preprocessing,
-    details={'interval': "Student's t over groups of images"},
+    details={'interval': "Student's t over groups of images", **details},
   )
+
+
+def _score(name, values, in_groups, preprocessing) -> scores.Score:
+  estimate = statistics.mean(values, in_groups)
+  return score_of(name, estimate, len(values), preprocessing)
 
 
 def _scores(
@@ -321,10 +345,8 @@ def _conditional(
     ('given_mean_map', mean),
   ):
     values[name] = specificity.partial_correlation(
-      found.own, _products(model, covariate), _products(human, covariate)
+      found.own,
+      specificity.products(model, covariate),
+      specificity.products(human, covariate),
     )
   return values
-
-
-def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  return np.array([np.dot(x.astype(float), y) for x, y in zip(a, b)])

@@ -113,8 +113,7 @@ def measure(
   images = np.flatnonzero(is_defined)
   group = np.arange(n) if groups is None else np.asarray(groups)
   own = np.full(n, np.nan)
-  for rows in _chunks(images):
-    own[rows] = np.einsum('ij,ij->i', _rows(model, rows), _rows(human, rows))
+  own[images] = products(model, human, images)
 
   together = list(_sets(images, group))
   if partners == 'all':
@@ -227,6 +226,28 @@ def other_maps(
     if others:
       found[members] = (total - _total(human, members)) / others
   return found
+
+
+def products(
+  a: np.ndarray, b: np.ndarray, images: np.ndarray | None = None
+) -> np.ndarray:
+  """Computes correlations of maps of the same image from their unit ranks.
+
+  Args:
+    a: (n, N).
+    b: (n, N).
+    images: indices of the rows; None for all.
+
+  Returns:
+    float64, one per image.
+  """
+  if images is None:
+    images = np.arange(len(a))
+  parts = [
+    np.einsum('ij,ij->i', _rows(a, rows), _rows(b, rows))
+    for rows in _chunks(images)
+  ]
+  return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def _sets(images: np.ndarray, key: np.ndarray) -> Iterable[np.ndarray]:

@@ -339,7 +339,7 @@ class AlignmentTest(Case):
     human = full.details['people']
     self.assertAlmostEqual(human['value'], result.curves['human'].accuracy[-1])
     self.assertLess(human['p'], 0.01)
-    # Without the full image, 100 % is it; without that, there is no test.
+    # Without the full image, 100 % is tested; without that, nothing is.
     blind = experiment.FakeAdapter(
       stimuli, [s.level < 100 or _digit(s) < 10 for s in stimuli]
     )

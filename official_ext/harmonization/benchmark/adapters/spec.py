@@ -264,10 +264,9 @@ def _resolve(
   known = options_of(kind)
   unknown = sorted(set(options) - set(known))
   if unknown:
-    near = choices.nearest(unknown[0], known)
     raise ValueError(
       f'{spec!r}: {name}: has no option {", ".join(unknown)}; expected '
-      f'{", ".join(known)}.' + f' Did you mean {near}?' * bool(near)
+      f'{", ".join(known)}.' + choices.did_you_mean(unknown[0], known)
     )
   for option, value in options.items():
     if isinstance(value, str) and option in _PARSERS:

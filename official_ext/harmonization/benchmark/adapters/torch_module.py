@@ -256,12 +256,10 @@ def lookup(spec: str, target: str) -> Any:
         for n, v in vars(found).items()
         if callable(v) and not n.startswith('_')
       )
-      near = choices.nearest(part, known)
       raise ImportError(
         f'{spec}: {getattr(found, "__name__", found)} has no attribute '
         f'{part!r}; expected one of {", ".join(known) or "its functions"}.'
-        + f' Did you mean {near}?'
-        * bool(near)
+        + choices.did_you_mean(part, known)
       )
     found = getattr(found, part)
   return found

@@ -42,7 +42,6 @@ with epy.lazy_imports():
     harmonized_image_classification as exp_cfg,
   )
   from official_ext.harmonization.data.records import clickme_release
-  from official_ext.harmonization.evaluation import scores
 
 # Height and width at which the release compares maps.
 RELEASED_SIZE = 224
@@ -463,7 +462,9 @@ class ClickMeProtocol(protocol.Protocol):
     if made_of_maps:
       measured.append(
         dataclasses.replace(
-          specific_alignment.published(store, images, preprocessing, control),
+          specific_alignment.published(
+            store, images, preprocessing, control, self._human_ranks()
+          ),
           ceiling=self._ceiling,
         )
       )
@@ -518,21 +519,13 @@ class ClickMeProtocol(protocol.Protocol):
       ),
     }
     made = {
-      name: scores.Score(
-        name=name,
-        value=ratio.value,
-        n=ratio.n,
-        n_undefined=len(images) - ratio.n,
-        low=ratio.low,
-        high=ratio.high,
-        confidence=0.95,
-        ceiling=None,
-        preprocessing=stored.scores['spearman'].preprocessing,
-        details={
-          'interval': "Student's t over groups of images",
-          'reason': ratio.reason,
-          'denominator': ratio.denominator.value,
-        },
+      name: specific_alignment.score_of(
+        name,
+        ratio,
+        len(images),
+        stored.scores['spearman'].preprocessing,
+        reason=ratio.reason,
+        denominator=ratio.denominator.value,
       )
       for name, ratio in found.items()
     }

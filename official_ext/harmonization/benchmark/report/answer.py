@@ -119,28 +119,30 @@ def _row(c: results.Comparison) -> str:
 
 
 def widths(
-  found: Sequence[tuple[str, results.StoredResult]],
+  models: Sequence[results.ModelResults], protocol: str
 ) -> list[blocks.Block]:
   """Shows specific alignment by smoothness, and whether the order changes.
 
   Args:
-    found: names and results, networks first.
+    models: of which those with results of the protocol are shown.
+    protocol: its name.
 
   Returns:
     A table; none if no result has explainers.
   """
   rows, orders = [], {}
-  for name, result in found:
-    explained = next(iter((result.explainers or {}).values()), None)
-    if explained is None:
+  for model in models:
+    result = model.results.get(protocol)
+    if result is None or not result.explainers:
       continue
+    explained = next(iter(result.explainers.values()))
     rows.append(
-      [name, *(f'{s.specific.value:.3f}' for s in explained.by_width)]
+      [model.name, *(f'{s.specific.value:.3f}' for s in explained.by_width)]
     )
     for smoothed in explained.by_width:
-      if not name.startswith(('control-', 'random-')):
+      if model.is_network:
         value = smoothed.specific.value
-        orders.setdefault(smoothed.width, []).append((value, name))
+        orders.setdefault(smoothed.width, []).append((value, model.name))
   ranks = {
     width: [name for _, name in sorted(values, reverse=True)]
     for width, values in orders.items()

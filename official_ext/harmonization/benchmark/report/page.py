@@ -216,9 +216,7 @@ def _protocol(
     blocks.Facts(facts),
     *([leaderboard.table(models, columns, '', compared)] if columns else []),
     *protocol.sections({m.name: m.results[name] for m in models}, report.twins),
-    *answer.widths(
-      [(m.name, m.results[name]) for m in ranked if name in m.results]
-    ),
+    *answer.widths(ranked, name),
     *examples.draw(output_dir, [m for m in ranked if m.is_network], name),
   ]
 
