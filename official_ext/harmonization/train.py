@@ -38,6 +38,7 @@ with epy.lazy_imports():
 
   from official_ext.harmonization import building
   from official_ext.harmonization import experiment_parser
+  from official_ext.harmonization import gin_settings
   from official_ext.harmonization import input_checks
   from official_ext.harmonization import run_folder
   from official_ext.harmonization import runner
@@ -108,7 +109,7 @@ def _configure():
   """Returns the final experiment; checks it, the data and the folder."""
   _check_flags()
   experiment_parser.find_files(FLAGS)
-  experiment_parser.parse_gin(FLAGS.gin_file or [], FLAGS.gin_params or [])
+  gin_settings.parse(FLAGS.gin_file or [], FLAGS.gin_params or [])
   params = experiment_parser.parse_configuration(FLAGS)
   trains = 'train' in FLAGS.mode
   if trains:

@@ -14,6 +14,7 @@ import yaml
 
 import gin
 from official_ext.harmonization import experiment_parser
+from official_ext.harmonization import gin_settings
 from official_ext.harmonization.benchmark import runs
 
 _NAME = 'harmonized_resnet_imagenet'
@@ -297,7 +298,7 @@ class ReplacedBindingsTest(_Case):
     with self.assertLogs('absl', 'WARNING') as logs:
       experiment_parser.logging.warning('start')
       with gin.unlock_config():
-        experiment_parser.parse_gin([], list(bindings))
+        gin_settings.parse([], list(bindings))
       _parse(**flags)
     return logs.output[1:]
 
@@ -366,7 +367,7 @@ class ReplacedBindingsTest(_Case):
       rf'--gin_params={re.escape(binding)}: .*'
       'text in quotes',
     ):
-      experiment_parser.parse_gin([], [binding])
+      gin_settings.parse([], [binding])
 
   def test_a_value_names_the_last_file_that_sets_it(self):
     first = self._write('task: {harmonization: {weight: -1}}')
@@ -391,24 +392,24 @@ class ReplacedBindingsTest(_Case):
     with self.assertRaisesRegex(
       ValueError, rf'^--gin_params={re.escape(binding)}: .*{message}'
     ):
-      experiment_parser.parse_gin([], [binding])
+      gin_settings.parse([], [binding])
     path = self._write(binding)
     with self.assertRaisesRegex(ValueError, f'^--gin_file={path}: .*{message}'):
-      experiment_parser.parse_gin([path], [])
+      gin_settings.parse([path], [])
 
   def test_gin_of_an_unknown_macro(self):
     with self.assertRaisesRegex(ValueError, '%foo is not defined'):
-      experiment_parser.parse_gin([], ['harmonize.weight = %foo'])
+      gin_settings.parse([], ['harmonize.weight = %foo'])
 
   def test_gin_files_that_do_not_exist(self):
     with self.assertRaisesRegex(
       ValueError,
       '^--gin_file=harmonise.gin .*released_form.gin.*mean harmonize.gin',
     ):
-      experiment_parser.parse_gin(['harmonise.gin'], [])
+      gin_settings.parse(['harmonise.gin'], [])
     path = self._write("include 'nowhere.gin'")
     with self.assertRaisesRegex(ValueError, f'^--gin_file={path}: .*nowhere'):
-      experiment_parser.parse_gin([path], [])
+      gin_settings.parse([path], [])
 
   def test_gin_of_an_unknown_argument(self):
     with self.assertRaisesRegex(
@@ -416,7 +417,7 @@ class ReplacedBindingsTest(_Case):
       '--gin_params=harmonize.wieght = 5: harmonize.wieght is '
       'not an argument.*levels.*Did you mean harmonize.weight',
     ):
-      experiment_parser.parse_gin([], ['harmonize.wieght = 5'])
+      gin_settings.parse([], ['harmonize.wieght = 5'])
 
 
 class TrustTest(_Case):

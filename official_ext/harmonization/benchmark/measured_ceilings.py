@@ -5,10 +5,7 @@
 
 found = measured_ceilings.read('runs/ceiling/ceilings.json')
 found.require(comparison_size=224, width=10, release_blur=False)
-people = found.of(filenames)
-normalization.controlled(
-    influence, people['split_half'], people['spearman_brown'],
-    people['floor'])
+found.ratios(filenames, influence, groups)['controlled'].value
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +21,7 @@ import tensorflow as tf
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import ceilings
+from official_ext.harmonization.benchmark import normalization
 from official_ext.harmonization.evaluation import scores
 
 
@@ -109,6 +107,42 @@ class MeasuredCeilings:
         [self.images[k][measure] if k else math.nan for k in keys], np.float64
       )
       for measure in ceilings.MEASURES
+    }
+
+  def ratios(
+    self,
+    names: Sequence[str],
+    influence: Sequence[float],
+    groups: Sequence[str],
+  ) -> dict[str, normalization.Normalized]:
+    """Divides specific alignment by what people reach on the same images.
+
+    Args:
+      names: (n,), as in `of`.
+      influence: (n,), of the images on the alignment, see `specificity`.
+      groups: (n,), of the images.
+
+    Returns:
+      The ratios `controlled` and `controlled_person`, see `normalization`.
+
+    Raises:
+      ValueError: as `of`.
+    """
+    people = self.of(names)
+    return {
+      'controlled': normalization.controlled(
+        influence,
+        people['split_half'],
+        people['spearman_brown'],
+        people['floor'],
+        groups,
+      ),
+      'controlled_person': normalization.controlled_person(
+        influence,
+        people['leave_one_out'],
+        people['leave_one_out_shuffled'],
+        groups,
+      ),
     }
 
   def _find(self, name: str, by_stem: Mapping[str, list[str]]) -> str:

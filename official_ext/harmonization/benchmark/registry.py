@@ -25,7 +25,7 @@ _PROTOCOLS = 'official_ext.harmonization.benchmark.protocols'
 _REGISTERED: dict[str, str | type[protocol.Protocol]] = {
   'imagenet': f'{_PROTOCOLS}.imagenet:ImageNetProtocol',
   'clickme': f'{_PROTOCOLS}.clickme:ClickMeProtocol',
-  'clicktionary': f'{_PROTOCOLS}.clickme:ClicktionaryProtocol',
+  'clicktionary': f'{_PROTOCOLS}.clicktionary:ClicktionaryProtocol',
   'psychophysics': f'{_PROTOCOLS}.psychophysics:PsychophysicsProtocol',
 }
 

@@ -24,6 +24,7 @@ from official_ext.harmonization.benchmark import measured_ceilings
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark.protocols import clickme
+from official_ext.harmonization.benchmark.protocols import clicktionary
 from official_ext.harmonization.data.records import record_writer
 from official_ext.harmonization.evaluation import scores
 from testing import fixtures
@@ -32,7 +33,7 @@ from tests.benchmark import fakes
 
 _PROTOCOLS = {
   'clickme': clickme.ClickMeProtocol,
-  'clicktionary': clickme.ClicktionaryProtocol,
+  'clicktionary': clicktionary.ClicktionaryProtocol,
 }
 
 

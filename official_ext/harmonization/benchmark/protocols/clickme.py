@@ -1,10 +1,10 @@
 # Copyright The official-ext-harmonization authors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""ClickMe and Clicktionary: do models look where people look?
+"""ClickMe: do models look where people look?
 
-Alignment is the mean rank correlation of a model's maps with human maps,
-divided by the score that people reach; see `benchmark.map_alignment`.
+Models are compared by how much better their maps agree with the human maps of
+the same images than with those of other images; see `benchmark.alignment`.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -24,18 +24,11 @@ from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.dataloaders import registry as decoders
 
 with epy.lazy_imports():
-  import numpy as np
-
-  from official_ext.harmonization.benchmark import accuracy
+  from official_ext.harmonization.benchmark import alignment
   from official_ext.harmonization.benchmark import comparisons
-  from official_ext.harmonization.benchmark import controls as controls_lib
   from official_ext.harmonization.benchmark import identity as identity_lib
-  from official_ext.harmonization.benchmark import journal as journal_lib
   from official_ext.harmonization.benchmark import labelled_images
-  from official_ext.harmonization.benchmark import map_alignment
-  from official_ext.harmonization.benchmark import map_store
   from official_ext.harmonization.benchmark import measured_ceilings
-  from official_ext.harmonization.benchmark import normalization
   from official_ext.harmonization.benchmark import results
   from official_ext.harmonization.benchmark import specific_alignment
   from official_ext.harmonization.configs import (
@@ -120,6 +113,9 @@ class ClickMeOptions:
     'it that a model reaches.',
     path=True,
   )
+  clicktionary_ceilings: str = cli.flag(
+    '', 'The same for the images of --clicktionary.', path=True
+  )
   explainer: str = cli.flag(
     'gradient',
     "How a model's map is computed.",
@@ -201,15 +197,12 @@ class ClickMeProtocol(protocol.Protocol):
       all_images: whether these are measured on all images, not on 500.
       ceilings: what people reach on these images, or None.
     """
-    self._dataset = dataset
-    self._batch_size = batch_size
-    self._ceiling = ceiling
-    self._explainer = explainer
-    self._comparison_size = comparison_size
-    self._group_by = group_by
+    self._alignment = alignment.Alignment(
+      dataset, batch_size, explainer, comparison_size, ceiling, group_by
+    )
     self._controls, self._random_twins = controls, random_twins
     self._all, self._ceilings = all_images, ceilings
-    self._ranks = self._sampled = None
+    self._sampled: ClickMeProtocol | None = None
 
   @typing_extensions.override
   def companions(self, models):
@@ -221,11 +214,11 @@ class ClickMeProtocol(protocol.Protocol):
     if self._all:
       return self
     if self._sampled is None:
+      dataset = dataclasses.replace(self._alignment.dataset, sample=TWIN_IMAGES)
       self._sampled = copy.copy(self)
-      self._sampled._dataset = dataclasses.replace(
-        self._dataset, sample=TWIN_IMAGES
+      self._sampled._alignment = dataclasses.replace(
+        self._alignment, dataset=dataset
       )
-      self._sampled._ranks = None
     return self._sampled
 
   @classmethod
@@ -240,10 +233,13 @@ class ClickMeProtocol(protocol.Protocol):
       map_decoder=options.map_decoder,
       label_offset=options.label_offset,
       ceiling=options.ceiling,
+      ceilings=options.ceilings,
     )
 
   @classmethod
-  def _make(cls, options, run, path, *, map_decoder, label_offset, ceiling):
+  def _make(
+    cls, options, run, path, *, map_decoder, label_offset, ceiling, ceilings
+  ):
     """Makes a protocol of the flags for its records and the shared flags."""
     prefix = '' if cls.name == 'clickme' else f'{cls.name}_'
     if label_offset is None and map_decoder == 'canonical':
@@ -286,8 +282,25 @@ class ClickMeProtocol(protocol.Protocol):
       controls=options.controls,
       random_twins=options.random_twins,
       all_images=options.all,
-      ceilings=_ceilings(options) if options.ceilings else None,
+      ceilings=cls._read_ceilings(ceilings, options) if ceilings else None,
     )
+
+  @classmethod
+  def _read_ceilings(
+    cls, path: str, options: ClickMeOptions
+  ) -> 'measured_ceilings.MeasuredCeilings':
+    """Reads ceilings, which must be of maps that are made like the ranked."""
+    try:
+      found = measured_ceilings.read(path)
+      found.require(
+        comparison_size=options.comparison_size,
+        width=specific_alignment.RANKED,
+        release_blur=False,
+      )
+    except ValueError as e:
+      flag = 'ceilings' if cls.name == 'clickme' else f'{cls.name}_ceilings'
+      raise protocol.SettingsError(f'--{flag}: {e}') from None
+    return found
 
   @classmethod
   @typing_extensions.override
@@ -328,173 +341,45 @@ class ClickMeProtocol(protocol.Protocol):
     if not options.blur:
       yield 'with --noblur', ('map_resize', 'blur_kernel')
     if 'clickme' not in measured:
-      yield 'without --clickme', ('ceiling',)
+      yield 'without --clickme', ('ceiling', 'ceilings')
 
   @typing_extensions.override
   def total(self) -> int | None:
-    return self._dataset.total()
+    return self._alignment.dataset.total()
 
   @typing_extensions.override
   def settings(self) -> dict[str, Any]:
     return {
-      **self._dataset.settings(),
-      'ceiling': self._ceiling,
-      'explainer': self._explainer,
-      'comparison_size': self._comparison_size or 'native',
+      **self._alignment.dataset.settings(),
+      'ceiling': self._alignment.ceiling,
+      'explainer': self._alignment.explainer,
+      'comparison_size': self._alignment.comparison_size or 'native',
     }
 
   @typing_extensions.override
   def identity(self, digests) -> dict[str, Any]:
     return {
       'protocol': f'{self.name} {self.version}',
-      'data': self._dataset.contents(digests),
+      'data': self._alignment.dataset.contents(digests),
       # Without the ceiling, which only changes how a score is shown.
       'options': {
-        **self._dataset.options(),
-        'explainer': self._explainer,
-        'comparison_size': self._comparison_size or 'native',
-        'group_by': self._group_by,
+        **self._alignment.dataset.options(),
+        'explainer': self._alignment.explainer,
+        'comparison_size': self._alignment.comparison_size or 'native',
+        'group_by': self._alignment.group_by,
       },
     }
 
   @typing_extensions.override
   def present(self, stored):
-    spearman = dataclasses.replace(stored['spearman'], ceiling=self._ceiling)
+    spearman = dataclasses.replace(
+      stored['spearman'], ceiling=self._alignment.ceiling
+    )
     return {**stored, 'spearman': spearman}
 
   @typing_extensions.override
   def run(self, adapter, progress, journal=None) -> 'results.Measurement':
-    size = (
-      adapter.input_size
-      if self._comparison_size is None
-      else (self._comparison_size,) * 2
-    )
-    kinds = [specific_alignment.HUMAN, specific_alignment.RELEASED]
-    if _control(adapter) not in controls_lib.FROM_MAPS:
-      kinds.append(specific_alignment.MODEL)
-    folder = journal.maps if journal else None
-    with map_store.MapStore(folder, kinds, size) as store:
-      rows, examples = self._explain_all(
-        adapter, size, store, progress, journal
-      )
-      if not rows:
-        raise protocol.BadDataError(
-          f'{self._dataset.input_path} does not contain any records.'
-        )
-      return self._measurement(adapter, rows, examples, size, store)
-
-  def _explain_all(self, adapter, size, store, progress, journal):
-    """Computes maps and rows of all images, or of those not in the journal."""
-    rows, examples = journal_lib.kept(journal), None
-    if len(store) < len(rows):  # A temporary store does not survive.
-      journal.restart()
-      rows = []
-    store.keep(len(rows))
-    is_resumed = bool(rows)
-    if is_resumed:  # The examples were lost with the process that ended.
-      for batch in self._batches(adapter, size):
-        maps, _ = self._explain(adapter, batch, size)
-        examples = map_alignment.extend_examples(examples, batch, maps, size)
-        if map_alignment.has_all_examples(examples):
-          break
-    for batch in self._batches(adapter, size, start=len(rows)):
-      maps, predictions = self._explain(adapter, batch, size)
-      found = map_alignment.rows(batch, maps, predictions)
-      store.add(human=batch.unblurred, released=batch.maps, model=maps)
-      rows += found
-      if journal:
-        journal.add(found)
-      if not is_resumed:
-        examples = map_alignment.extend_examples(examples, batch, maps, size)
-      progress(len(found))
-    return rows, examples
-
-  def _explain(self, adapter, batch, size):
-    """Returns maps and predictions, each None where a control has none."""
-    control = _control(adapter)
-    if not control:
-      return map_alignment.explain(adapter, batch, self._explainer, size)
-    if control in controls_lib.FROM_MAPS:
-      return None, None
-    return controls_lib.maps(control, batch.images, size[0]), None
-
-  def _batches(self, adapter, size, start: int = 0):
-    return labelled_images.batches(
-      self._dataset,
-      adapter.input_size,
-      size,
-      adapter.scored_classes,
-      self._batch_size,
-      start,
-    )
-
-  def _human_ranks(self) -> 'specific_alignment.HumanRanks':
-    """Returns the ranks that all models share."""
-    if self._ranks is None:
-      self._ranks = specific_alignment.HumanRanks()
-    return self._ranks
-
-  def _images(self, rows) -> 'specific_alignment.Images':
-    """Groups images by their names and pixels."""
-    names = [_name(self._group_by, row['name']) for row in rows]
-    if self._group_by and not any(names):
-      raise protocol.BadDataError(
-        f'--group_by={self._group_by} matches no recorded name of an image, '
-        f'such as {rows[0]["name"]!r}; expected a match. Change or remove it.'
-      )
-    return specific_alignment.Images(
-      specific_alignment.groups(names, [row['pixels'] for row in rows]),
-      np.array([row['label'] for row in rows]),
-    )
-
-  def _measurement(self, adapter, rows, examples, size, store):
-    """Computes the scores from the rows and maps of all images."""
-    preprocessing = self._preprocessing(adapter, size)
-    images = self._images(rows)
-    control = _control(adapter)
-    made_of_maps = control if control in controls_lib.FROM_MAPS else ''
-    explained, more = specific_alignment.measure(
-      store, images, preprocessing, made_of_maps, self._human_ranks()
-    )
-    rows = [{**row, **values} for row, values in zip(rows, more)]
-    explainer = 'none' if control else self._explainer
-    measured, warnings = [], []
-    if made_of_maps:
-      measured.append(
-        dataclasses.replace(
-          specific_alignment.published(
-            store, images, preprocessing, control, self._human_ranks()
-          ),
-          ceiling=self._ceiling,
-        )
-      )
-    else:
-      measured, warnings = map_alignment.measure(
-        rows,
-        ceiling=self._ceiling,
-        preprocessing=preprocessing,
-        details={
-          'compared_at': list(size),
-          'explainer': explainer,
-          'limit': self._dataset.limit,
-        },
-      )
-    if not control:
-      top1, doubts = accuracy.measure(
-        [row['prediction'] for row in rows],
-        [row['label'] for row in rows],
-        preprocessing=preprocessing,
-        model_preprocessing=adapter.preprocessing,
-        details={'limit': self._dataset.limit},
-      )
-      measured, warnings = [*measured, top1], doubts + warnings
-    return results.Measurement(
-      scores=measured,
-      rows=rows,
-      warnings=warnings,
-      examples=examples,
-      explainers={explainer: explained},
-    )
+    return self._alignment.run(adapter, progress, journal)
 
   @typing_extensions.override
   def normalized(self, stored, output_dir):
@@ -502,22 +387,11 @@ class ClickMeProtocol(protocol.Protocol):
       return stored
     table = comparisons.influences(os.path.join(output_dir, stored.table))
     images = list(table.values())
-    people = self._ceilings.of([image.name for image in images])
-    found = {
-      'controlled': normalization.controlled(
-        [image.value for image in images],
-        people['split_half'],
-        people['spearman_brown'],
-        people['floor'],
-        [image.group for image in images],
-      ),
-      'controlled_person': normalization.controlled_person(
-        [image.value for image in images],
-        people['leave_one_out'],
-        people['leave_one_out_shuffled'],
-        [image.group for image in images],
-      ),
-    }
+    found = self._ceilings.ratios(
+      [image.name for image in images],
+      [image.value for image in images],
+      [image.group for image in images],
+    )
     made = {
       name: specific_alignment.score_of(
         name,
@@ -550,21 +424,6 @@ class ClickMeProtocol(protocol.Protocol):
       break
     order = [*cls.score_words]
     return dict(sorted(found.items(), key=lambda pair: order.index(pair[0])))
-
-  def _preprocessing(self, adapter, size) -> str:
-    """Describes in one line how images and maps were preprocessed."""
-    dataset, blurred = self._dataset, ''
-    if dataset.blur:
-      blurred = '64x64, 10x10 Gaussian of sigma 10{}, '.format(
-        ' (centred)' if dataset.blur_kernel == 'centred' else ''
-      )
-    if dataset.resize() == 'antialias':
-      blurred = f'antialiased, {blurred}'
-    return (
-      'whole image resized to {}x{} (bilinear); '.format(*adapter.input_size)
-      + f'{adapter.preprocessing}; human map: {blurred}'
-      + '{}x{}; model map: {}, {}x{}'.format(*size, self._explainer, *size)
-    )
 
   @classmethod
   @typing_extensions.override
@@ -604,72 +463,6 @@ class ClickMeProtocol(protocol.Protocol):
   @typing_extensions.override
   def facts(cls, settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return protocol.facts_of(settings, labelled_images.FACTS)
-
-
-class ClicktionaryProtocol(ClickMeProtocol):
-  """ClickMe's protocol on Clicktionary's records."""
-
-  name = 'clicktionary'
-  label = 'Clicktionary'
-  title = 'Clicktionary: where people look'
-  headlines = ('spearman',)
-
-  @classmethod
-  @typing_extensions.override
-  def from_options(
-    cls, options: ClickMeOptions, run: protocol.RunOptions
-  ) -> 'ClicktionaryProtocol':
-    offset = options.clicktionary_label_offset
-    return cls._make(
-      options,
-      run,
-      options.clicktionary,
-      map_decoder=options.clicktionary_map_decoder or options.map_decoder,
-      label_offset=options.label_offset if offset is None else offset,
-      ceiling=options.clicktionary_ceiling,
-    )
-
-  @classmethod
-  @typing_extensions.override
-  def flags_without_effect(
-    cls, options: ClickMeOptions, measured: Container[str]
-  ) -> Iterator[tuple[str, Sequence[str]]]:
-    if cls.name not in measured:
-      yield (
-        'without --clicktionary',
-        (
-          'clicktionary_map_decoder',
-          'clicktionary_label_offset',
-          'clicktionary_ceiling',
-        ),
-      )
-
-
-def _ceilings(
-  options: ClickMeOptions,
-) -> 'measured_ceilings.MeasuredCeilings':
-  """Reads the ceilings, which must be made as the maps that are ranked."""
-  try:
-    found = measured_ceilings.read(options.ceilings)
-    found.require(
-      comparison_size=options.comparison_size,
-      width=specific_alignment.RANKED,
-      release_blur=False,
-    )
-  except ValueError as e:
-    raise protocol.SettingsError(f'--ceilings: {e}') from None
-  return found
-
-
-def _control(adapter) -> str:
-  """Returns the name of a control; '' for a network."""
-  return adapter.control if isinstance(adapter, controls_lib.Control) else ''
-
-
-def _name(pattern: str, name: str) -> str:
-  """Returns what images of one group share; '' if that is not known."""
-  found = re.search(pattern, name) if pattern and name else None
-  return found.group(found.re.groups and 1) if found else ''
 
 
 def _known_ceiling(

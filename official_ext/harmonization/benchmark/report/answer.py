@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 
+from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark.report import blocks
@@ -95,7 +96,7 @@ def section(report: results.Report) -> list[blocks.Block]:
         ['control', *compared],
         [
           [
-            name,
+            blocks.Cell(name, _description(name)),
             *(cells.get((name, model), '-') for model in compared),
           ]
           for name in names
@@ -116,6 +117,13 @@ _TWINS = 'random weights'
 
 def _row(c: results.Comparison) -> str:
   return _TWINS if c.control.startswith('random-') else c.control
+
+
+def _description(row: str) -> str:
+  """Says in one sentence how the maps of a control are made."""
+  if row == _TWINS:
+    return 'The same network with fresh weights, averaged over its draws.'
+  return controls.DESCRIPTIONS.get(row.removeprefix(controls.PREFIX), '')
 
 
 def widths(

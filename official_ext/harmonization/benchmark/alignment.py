@@ -1,0 +1,224 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Measures how the maps of a network, or of a control, agree with human maps.
+
+Maps of all images are computed batch by batch and stored, since the agreement
+with other images' human maps needs all of them (`specific_alignment`). The rest
+is computed with each batch (`map_alignment`).
+"""
+
+from collections.abc import Callable
+import dataclasses
+import re
+
+import numpy as np
+
+from official_ext.harmonization.benchmark import accuracy
+from official_ext.harmonization.benchmark import controls
+from official_ext.harmonization.benchmark import journal as journal_lib
+from official_ext.harmonization.benchmark import labelled_images
+from official_ext.harmonization.benchmark import map_alignment
+from official_ext.harmonization.benchmark import map_store
+from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import specific_alignment
+from official_ext.harmonization.benchmark.adapters import base
+
+
+@dataclasses.dataclass
+class Alignment:
+  """Alignment with the maps of a dataset, and accuracy on its images.
+
+  Attributes:
+    dataset: the records with maps.
+    batch_size: no score depends on it.
+    explainer: one of `explainers.EXPLAINERS`.
+    comparison_size: height and width at which maps are compared; None for each
+      model's input size.
+    ceiling: the mean rank correlation that counts as 1; None if that of people
+      is unknown.
+    group_by: regular expression on the recorded names of images: those with the
+      same match are not counted as different images; '' if names do not matter.
+  """
+
+  dataset: labelled_images.Dataset
+  batch_size: int
+  explainer: str
+  comparison_size: int | None
+  ceiling: float | None
+  group_by: str
+
+  def __post_init__(self):
+    self._ranks = specific_alignment.HumanRanks()
+
+  def run(
+    self,
+    adapter: base.Adapter,
+    progress: Callable[[int], None],
+    journal: journal_lib.Journal | None = None,
+  ) -> results.Measurement:
+    """Measures a network or a control.
+
+    Args:
+      adapter: of the network, or a `controls.Control`.
+      progress: called with the number of images that were just measured.
+      journal: of a measurement that may be resumed.
+
+    Returns:
+      The measurement.
+
+    Raises:
+      protocol.BadDataError: there are no records, or `group_by` fits none.
+    """
+    size = (
+      adapter.input_size
+      if self.comparison_size is None
+      else (self.comparison_size,) * 2
+    )
+    kinds = [specific_alignment.HUMAN, specific_alignment.RELEASED]
+    if _control(adapter) not in controls.FROM_MAPS:
+      kinds.append(specific_alignment.MODEL)
+    folder = journal.maps if journal else None
+    with map_store.MapStore(folder, kinds, size) as store:
+      rows, examples = self._explain_all(
+        adapter, size, store, progress, journal
+      )
+      if not rows:
+        raise protocol.BadDataError(
+          f'{self.dataset.input_path} does not contain any records.'
+        )
+      return self._measurement(adapter, rows, examples, size, store)
+
+  def _explain_all(self, adapter, size, store, progress, journal):
+    """Computes maps and rows of all images, or of those not in the journal."""
+    rows, examples = journal_lib.kept(journal), None
+    if len(store) < len(rows):  # A temporary store does not survive.
+      journal.restart()
+      rows = []
+    store.keep(len(rows))
+    is_resumed = bool(rows)
+    if is_resumed:  # The examples were lost with the process that ended.
+      for batch in self._batches(adapter, size):
+        maps, _ = self._explain(adapter, batch, size)
+        examples = map_alignment.extend_examples(examples, batch, maps, size)
+        if map_alignment.has_all_examples(examples):
+          break
+    for batch in self._batches(adapter, size, start=len(rows)):
+      maps, predictions = self._explain(adapter, batch, size)
+      found = map_alignment.rows(batch, maps, predictions)
+      store.add(human=batch.unblurred, released=batch.maps, model=maps)
+      rows += found
+      if journal:
+        journal.add(found)
+      if not is_resumed:
+        examples = map_alignment.extend_examples(examples, batch, maps, size)
+      progress(len(found))
+    return rows, examples
+
+  def _explain(self, adapter, batch, size):
+    """Returns maps and predictions, each None where a control has none."""
+    control = _control(adapter)
+    if not control:
+      return map_alignment.explain(adapter, batch, self.explainer, size)
+    if control in controls.FROM_MAPS:
+      return None, None
+    return controls.maps(control, batch.images, size[0]), None
+
+  def _batches(self, adapter, size, start: int = 0):
+    return labelled_images.batches(
+      self.dataset,
+      adapter.input_size,
+      size,
+      adapter.scored_classes,
+      self.batch_size,
+      start,
+    )
+
+  def _images(self, rows) -> specific_alignment.Images:
+    """Groups images by their names and pixels."""
+    names = [_name(self.group_by, row['name']) for row in rows]
+    if self.group_by and not any(names):
+      raise protocol.BadDataError(
+        f'--group_by={self.group_by} matches no recorded name of an image, '
+        f'such as {rows[0]["name"]!r}; expected a match. Change or remove it.'
+      )
+    return specific_alignment.Images(
+      specific_alignment.groups(names, [row['pixels'] for row in rows]),
+      np.array([row['label'] for row in rows]),
+    )
+
+  def _measurement(self, adapter, rows, examples, size, store):
+    """Computes the scores from the rows and maps of all images."""
+    preprocessing = self._preprocessing(adapter, size)
+    images = self._images(rows)
+    control = _control(adapter)
+    made_of_maps = control if control in controls.FROM_MAPS else ''
+    explained, more = specific_alignment.measure(
+      store, images, preprocessing, made_of_maps, self._ranks
+    )
+    rows = [{**row, **values} for row, values in zip(rows, more)]
+    explainer = 'none' if control else self.explainer
+    measured, warnings = [], []
+    if made_of_maps:
+      measured.append(
+        dataclasses.replace(
+          specific_alignment.published(
+            store, images, preprocessing, control, self._ranks
+          ),
+          ceiling=self.ceiling,
+        )
+      )
+    else:
+      measured, warnings = map_alignment.measure(
+        rows,
+        ceiling=self.ceiling,
+        preprocessing=preprocessing,
+        details={
+          'compared_at': list(size),
+          'explainer': explainer,
+          'limit': self.dataset.limit,
+        },
+      )
+    if not control:
+      top1, doubts = accuracy.measure(
+        [row['prediction'] for row in rows],
+        [row['label'] for row in rows],
+        preprocessing=preprocessing,
+        model_preprocessing=adapter.preprocessing,
+        details={'limit': self.dataset.limit},
+      )
+      measured, warnings = [*measured, top1], doubts + warnings
+    return results.Measurement(
+      scores=measured,
+      rows=rows,
+      warnings=warnings,
+      examples=examples,
+      explainers={explainer: explained},
+    )
+
+  def _preprocessing(self, adapter, size) -> str:
+    """Describes in one line how images and maps were preprocessed."""
+    dataset, blurred = self.dataset, ''
+    if dataset.blur:
+      blurred = '64x64, 10x10 Gaussian of sigma 10{}, '.format(
+        ' (centred)' if dataset.blur_kernel == 'centred' else ''
+      )
+    if dataset.resize() == 'antialias':
+      blurred = f'antialiased, {blurred}'
+    return (
+      'whole image resized to {}x{} (bilinear); '.format(*adapter.input_size)
+      + f'{adapter.preprocessing}; human map: {blurred}'
+      + '{}x{}; model map: {}, {}x{}'.format(*size, self.explainer, *size)
+    )
+
+
+def _control(adapter) -> str:
+  """Returns the name of a control; '' for a network."""
+  return adapter.control if isinstance(adapter, controls.Control) else ''
+
+
+def _name(pattern: str, name: str) -> str:
+  """Returns what images of one group share; '' if that is not known."""
+  found = re.search(pattern, name) if pattern and name else None
+  return found.group(found.re.groups and 1) if found else ''
