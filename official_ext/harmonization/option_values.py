@@ -24,6 +24,9 @@ EXPLAINERS = (
   'smoothgrad',
   'training_map',
 )
+# Which saliency metrics are computed besides rank correlations, see
+# `benchmark.saliency_scores`: all but the earth mover's distance, all, or none.
+SALIENCY_METRICS = ('standard', 'all', 'none')
 # How logits become a response to a stimulus, see
 # `benchmark.psychophysics.decisions`.
 DECISION_RULES = ('split_398', 'mean_logit', 'readout')

@@ -20,15 +20,18 @@ from absl.testing import parameterized
 from matplotlib import colors
 import numpy as np
 from PIL import Image
+from scipy import stats
 import tensorflow as tf
 
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark.report import curves
 from official_ext.harmonization.benchmark.report import examples
 from official_ext.harmonization.benchmark.report import figures
+from official_ext.harmonization.benchmark.report import further_scores
 from official_ext.harmonization.benchmark.report import leaderboard
 from official_ext.harmonization.benchmark.report import page
 from official_ext.harmonization.benchmark.report import people as people_lib
+from official_ext.harmonization.benchmark.report import score_correlations
 from official_ext.harmonization.benchmark.report import trade_off
 from official_ext.harmonization.benchmark.report import writer
 from tests.benchmark import report_results as made
@@ -121,6 +124,86 @@ class LeaderboardTest(parameterized.TestCase):
     first, *_ = leaderboard.as_text(_square()).split('\n\n')
     starts = {line.rfind(line.split()[-1]) for line in first.splitlines()[1:]}
     self.assertLen(starts, 1)
+
+
+def _explained(name, **values):
+  """Makes a model with saliency metrics."""
+  scores = {key: made.score(key, value) for key, value in values.items()}
+  return _model(
+    name, 0.5, 0.2, explainers={'gradient': results.Explained(scores, [])}
+  )
+
+
+class FurtherScoresTest(parameterized.TestCase):
+  def test_table_apart_with_dashes_for_earlier_versions(self):
+    models = [_explained('new', auc=0.7, nss=1.25), _model('old', 0.4, 0.1)]
+    table, meanings = further_scores.tables(models, 'clickme')
+    self.assertEqual(table.titles, ['model', 'AUC', 'NSS'])
+    self.assertEqual(
+      [[c.text for c in row] for row in table.cells()],
+      [['new', '0.700', '1.250'], ['old', '-', '-']],
+    )
+    self.assertLen(meanings.items, 2)
+    self.assertEmpty(further_scores.tables(models[1:], 'clickme'))
+    main = leaderboard.of_protocol(leaderboard.columns(models), 'clickme')
+    self.assertEqual([c.score for c in main], ['spearman', 'dice'])
+    self.assertNotIn('AUC', leaderboard.as_text(models))
+    rows = csv.DictReader(io.StringIO(leaderboard.as_csv(models)))
+    self.assertEqual([r['clickme_auc'] for r in rows], ['0.7', ''])
+
+
+class ScoreCorrelationsTest(parameterized.TestCase):
+  def test_equal_scipy(self):
+    x, y = np.random.default_rng(0).normal(size=(2, 9))
+    y[3] = y[4]
+    rho, low, high = score_correlations.spearman(x, y)
+    self.assertAlmostEqual(rho, stats.spearmanr(x, y).statistic)
+    # Fisher's interval of Pearson's r, with the wider standard error.
+    scale = math.sqrt(1 + rho**2 / 2)
+    ends = stats.norm.interval(0.95, math.atanh(rho), scale / math.sqrt(6))
+    np.testing.assert_allclose((low, high), np.tanh(ends))
+    rho, low, high = score_correlations.spearman(x, -x)
+    self.assertEqual((rho, math.isnan(low)), (-1, True))
+    self.assertTrue(math.isnan(score_correlations.spearman(x, 0 * x)[0]))
+
+  def test_coverage(self):
+    rng = np.random.default_rng(1)
+    # The rank correlation that belongs to Pearson's .6.
+    truth = 6 / math.pi * math.asin(0.6 / 2)
+    hits = 0
+    for _ in range(300):
+      x, z = rng.normal(size=(2, 12))
+      _, low, high = score_correlations.spearman(x, 0.6 * x + 0.8 * z)
+      hits += low <= truth <= high
+    self.assertBetween(hits / 300, 0.91, 0.99)
+
+  def test_networks_only_and_at_least_five(self):
+    auc, nss = [0.5, 0.6, 0.7, 0.8, 0.9], [2.0, 1.0, 3.0, 4.0, 5.0]
+    models = [
+      _explained(f'net{i}', auc=a, nss=b)
+      for i, (a, b) in enumerate(zip(auc, nss))
+    ]
+    control = _explained('control-centre', auc=0.1, nss=9.0)
+    control.settings = {'spec': 'control:centre'}
+    twin = _explained('random-net0-0', auc=0.1, nss=9.0)
+    twin.settings = {'spec': 'keras:x', 'random_twin_of': 'net0'}
+    self.assertEmpty(score_correlations.section([*models[1:], control, twin]))
+    found = {
+      (c.a.score, c.b.score): c
+      for c in score_correlations.correlations([*models, control, twin])
+    }
+    self.assertAlmostEqual(found['auc', 'nss'].rho, 0.9)
+    self.assertEqual(found['auc', 'nss'].n, 5)
+    self.assertTrue(math.isnan(found['top1', 'auc'].rho))
+    words, table = score_correlations.section([*models, control, twin])
+    self.assertIn('over 5 networks', words.text)
+    self.assertEqual(table.titles, ['score', '1', '2', '3', '4', '5'])
+    last = table.cells()[-1]
+    self.assertEqual(
+      [c.text for c in last], ['5 ClickMe NSS', '-', '-', '-', '0.90', '1']
+    )
+    text = score_correlations.as_csv(list(found.values()))
+    self.assertIn('clickme_auc,clickme_nss,0.8999', text)
 
 
 class TradeOffTest(parameterized.TestCase):

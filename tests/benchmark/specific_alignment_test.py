@@ -11,8 +11,10 @@ from absl.testing import absltest
 import numpy as np
 from scipy import ndimage
 from scipy import stats
+from sklearn import metrics as sklearn_metrics
 
 from official_ext.harmonization.benchmark import map_store
+from official_ext.harmonization.benchmark import saliency_scores
 from official_ext.harmonization.benchmark import specific_alignment
 
 _SIZE = (28, 28)
@@ -117,6 +119,99 @@ class MeasureTest(absltest.TestCase):
     self.assertEqual(found.scores['specific'].n, 6)
     self.assertEqual(found.scores['specific'].n_undefined, 1)
     self.assertTrue(np.isnan(rows[6]['own']))
+
+
+class SaliencyScoresTest(absltest.TestCase):
+  def test_equal_a_loop_over_pairs(self):
+    store, model, human = _store(self)
+    images = _images(groups=[0, 0, 1, 2, 3, 4])
+    found, rows = saliency_scores.measure(store, images, '', has_emd=True)
+    model, human = (specific_alignment.blur(m, 10) for m in (model, human))
+    cuts = [h > np.percentile(h, 90) for h in human]
+    pairs = np.array(
+      [[_auc(s, a, b) for b in cuts] for s, a in zip(model, cuts)]
+    )
+    other = np.not_equal.outer(images.groups, images.groups)
+    self.assertAlmostEqual(found['shuffled_auc'].value, pairs[other].mean(), 6)
+    model -= np.minimum(model.min(axis=(1, 2), keepdims=True), 0)
+    for i, row in enumerate(rows):
+      self.assertAlmostEqual(row['shuffled_auc'], pairs[i][other[i]].mean(), 6)
+      self.assertAlmostEqual(row['auc'], _auc(model[i], cuts[i], ~cuts[i]), 6)
+      self.assertEqual(row['pointing'], cuts[i].flat[model[i].argmax()])
+      p, q, b = (
+        m.ravel() / m.sum(dtype=np.float64)
+        for m in (human[i], model[i], human[other[i]].mean(axis=0))
+      )
+      q, b = (0.99 * m + 0.01 / m.size for m in (q, b))
+      self.assertAlmostEqual(
+        row['information_gain'], np.sum(p * np.log2(q / b)), 6
+      )
+      self.assertAlmostEqual(row['kl'], stats.entropy(p, q), 6)
+      self.assertGreater(row['emd'], 0)
+    for name in ('auc', 'information_gain', 'nss', 'cc', 'kl', 'sim', 'emd'):
+      self.assertAlmostEqual(
+        found[name].value, np.mean([row[name] for row in rows])
+      )
+    hits = sum(int(row['pointing']) for row in rows)
+    interval = stats.binomtest(hits, 6).proportion_ci(method='wilson')
+    self.assertAlmostEqual(found['pointing'].high, interval.high)
+    self.assertEqual(found['pointing'].interval_method, 'Wilson')
+
+  def test_blind_maps(self):
+    store, _, _ = _store(self, 12)
+    images = _images(12)
+    # The mean map is the baseline itself.
+    found, _ = saliency_scores.measure(store, images, '', 'mean-map')
+    gain = found['information_gain']
+    self.assertEqual((gain.value, gain.low, gain.high), (0, 0, 0))
+    for control in ('noise', 'other-maps'):
+      found, _ = saliency_scores.measure(store, images, '', control)
+      self.assertLess(abs(found['shuffled_auc'].value - 0.5), 0.1)
+      self.assertEqual(found['pointing'].n, 12)
+    # One map for all images is exactly at chance, and surely so.
+    store = map_store.MapStore(_folder(self), ('model', 'human'), _SIZE)
+    rng = np.random.default_rng(0)
+    store.add(
+      model=np.tile(rng.random(_SIZE), (12, 1, 1)),
+      human=rng.random((12, *_SIZE)),
+    )
+    blind = saliency_scores.measure(store, images, '')[0]['shuffled_auc']
+    for value in (blind.low, blind.value, blind.high):
+      self.assertAlmostEqual(value, 0.5, 6)
+
+  def test_the_interval_of_shuffled_auc_is_that_of_a_jackknife(self):
+    store, model, human = _store(self, 12)
+    score = saliency_scores.measure(store, _images(12), '')[0]['shuffled_auc']
+    model, human = (specific_alignment.blur(m, 10) for m in (model, human))
+    cuts = [h > np.percentile(h, 90) for h in human]
+    pairs = np.array(
+      [[_auc(s, a, b) for b in cuts] for s, a in zip(model, cuts)]
+    )
+    without = []
+    for i in range(12):
+      rest = np.delete(np.delete(pairs, i, 0), i, 1)
+      without.append(rest[~np.eye(11, dtype=bool)].mean())
+    error = np.sqrt(11 / 12 * np.sum((without - np.mean(without)) ** 2))
+    half = (score.high - score.low) / 2 / stats.t.ppf(0.975, 11)
+    self.assertAlmostEqual(half / error, 1, delta=0.15)
+
+  def test_a_constant_map_has_no_score(self):
+    store, _, _ = _store(self)
+    flat = np.ones((1, *_SIZE))
+    store.add(model=flat, human=flat, released=flat)
+    found, rows = saliency_scores.measure(store, _images(7), '')
+    for name, score in found.items():
+      self.assertEqual((score.n, score.n_undefined), (6, 1), name)
+      self.assertTrue(np.isnan(rows[6][name]), name)
+
+
+def _auc(values, positives, negatives):
+  """Computes AUC of pixels that may be both positive and negative."""
+  return sklearn_metrics.roc_auc_score(
+    np.repeat([1, 0], values.size),
+    np.tile(values.ravel(), 2),
+    sample_weight=np.concatenate([positives.ravel(), negatives.ravel()]),
+  )
 
 
 class GroupsTest(absltest.TestCase):

@@ -22,6 +22,7 @@ from official_ext.harmonization.benchmark import map_alignment
 from official_ext.harmonization.benchmark import map_store
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import saliency_scores
 from official_ext.harmonization.benchmark import specific_alignment
 from official_ext.harmonization.benchmark.adapters import base
 
@@ -40,6 +41,7 @@ class Alignment:
       is unknown.
     group_by: regular expression on the recorded names of images: those with the
       same match are not counted as different images; '' if names do not matter.
+    metrics: further saliency metrics, one of `option_values.SALIENCY_METRICS`.
   """
 
   dataset: labelled_images.Dataset
@@ -48,6 +50,7 @@ class Alignment:
   comparison_size: int | None
   ceiling: float | None
   group_by: str
+  metrics: str = 'none'
 
   def __post_init__(self):
     self._ranks = specific_alignment.HumanRanks()
@@ -158,6 +161,18 @@ class Alignment:
       store, images, preprocessing, made_of_maps, self._ranks
     )
     rows = [{**row, **values} for row, values in zip(rows, more)]
+    if self.metrics != 'none':
+      further, more = saliency_scores.measure(
+        store,
+        images,
+        preprocessing,
+        made_of_maps,
+        has_emd=self.metrics == 'all',
+      )
+      rows = [{**row, **values} for row, values in zip(rows, more)]
+      explained = dataclasses.replace(
+        explained, scores={**explained.scores, **further}
+      )
     explainer = 'none' if control else self.explainer
     measured, warnings = [], []
     if made_of_maps:

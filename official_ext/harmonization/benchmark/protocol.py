@@ -77,6 +77,7 @@ class Protocol(abc.ABC):
     version: part of the identity of its results; increase it when the same
       data give other scores.
     score_words: titles of the scores, by name without the protocol's name.
+    further_scores: scores of a table of their own, and what their values mean.
     headlines: the scores that the first table shows.
     alignment_scores: scores of alignment with people; the first that models
       have is what they are ranked by, and what the trade-off plot shows.
@@ -93,6 +94,7 @@ class Protocol(abc.ABC):
   title: str
   version = 1
   score_words: Mapping[str, str] = {}
+  further_scores: Mapping[str, str] = {}
   headlines: Sequence[str] = ()
   alignment_scores: Sequence[str] = ()
   accuracy_score: str | None = None

@@ -150,7 +150,7 @@ class HumanRanks:
       human[i] = numpy_metrics.unit_ranks(one)[0]
       blurred[i] = one.ravel() if np.isfinite(human[i, 0]) else 0
 
-    _each(rank, range(count))
+    each(rank, range(count))
     total = blurred.sum(axis=0, dtype=np.float64)
 
     # The mean map is a mean of blurred maps, not of their ranks.
@@ -159,11 +159,11 @@ class HumanRanks:
       mean[members] = numpy_metrics.unit_ranks(rest.reshape(1, *size))[0]
 
     keys = images.groups
-    _each(rank_rest, [np.flatnonzero(keys == key) for key in np.unique(keys)])
+    each(rank_rest, [np.flatnonzero(keys == key) for key in np.unique(keys)])
     return human, mean
 
 
-def _each(function: Callable[[Any], None], items: Sequence[Any]):
+def each(function: Callable[[Any], None], items: Sequence[Any]):
   """Calls a function for each item, in threads; sorting releases the GIL."""
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for _ in pool.map(function, items):
@@ -200,7 +200,7 @@ def _model_ranks(
   def rank(i):
     found[i] = numpy_metrics.unit_ranks(blur(maps[i : i + 1], width))[0]
 
-  _each(rank, range(count))
+  each(rank, range(count))
   return found
 
 

@@ -215,6 +215,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
       size=20,
       ceiling=None,
       batch_size=2,
+      metrics='none',
       **source,
     ):
       return clickme.ClickMeProtocol(
@@ -223,7 +224,11 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
         batch_size=batch_size,
         comparison_size=size,
         ceiling=ceiling,
+        metrics=metrics,
       ).identity(digests)
+
+    # Results of versions without saliency metrics.
+    self.assertNotIn('metrics', of()['options'])
 
     for same in (
       dict(path=copy),
@@ -239,6 +244,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
       dict(map_decoder='canonical'),
       dict(size=None),
       dict(explainer='smoothgrad'),
+      dict(metrics='standard'),
     ):
       self.assertNotEqual(identity.differences(of(), of(**other)), '')
     with open(copy, 'r+b') as f:
@@ -382,7 +388,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
         settings.get('blur_kernel', 'released'),
         'centred' if centred else 'released',
       )
-      line = experiment._preprocessing(fakes.Adapter(), (224, 224))
+      line = experiment._alignment._preprocessing(fakes.Adapter(), (224, 224))
       self.assertEqual('antialiased' in line, seen)
       self.assertEqual('(centred)' in line, centred)
 

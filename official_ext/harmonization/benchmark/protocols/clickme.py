@@ -19,6 +19,7 @@ import typing_extensions
 
 from official_ext.harmonization import cli
 from official_ext.harmonization import option_values
+from official_ext.harmonization.benchmark import alignment_words
 from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.dataloaders import registry as decoders
@@ -121,6 +122,13 @@ class ClickMeOptions:
     "How a model's map is computed.",
     choices=option_values.EXPLAINERS,
   )
+  metrics: str = cli.flag(
+    'standard',
+    'Further saliency metrics, shown below the main table: standard for AUC, '
+    'pointing, shuffled AUC, information gain, NSS, CC, KL and SIM; all adds '
+    "the earth mover's distance; none skips them.",
+    choices=option_values.SALIENCY_METRICS,
+  )
   group_by: str = cli.flag(
     '',
     'Regular expression on the recorded names of images, such as '
@@ -151,16 +159,8 @@ class ClickMeProtocol(protocol.Protocol):
   title = 'ClickMe: where people look'
   Options = ClickMeOptions
   version = 2
-  score_words = {
-    'top1': 'top-1',
-    'controlled': 'controlled',
-    'specific': 'specific',
-    'own': 'own',
-    'shuffled': 'shuffled',
-    'spearman': 'published rho',
-    'dice': 'Dice',
-    'iou': 'IoU',
-  }
+  score_words = alignment_words.TITLES
+  further_scores = alignment_words.MEANINGS
   headlines = ('top1', 'controlled', 'specific', 'own', 'shuffled', 'spearman')
   alignment_scores = ('controlled', 'specific', 'spearman')
   accuracy_score = 'top1'
@@ -179,6 +179,7 @@ class ClickMeProtocol(protocol.Protocol):
     random_twins: int = 0,
     all_images: bool = False,
     ceilings: 'measured_ceilings.MeasuredCeilings | None' = None,
+    metrics: str = 'none',
   ):
     """Initializes the protocol.
 
@@ -196,9 +197,17 @@ class ClickMeProtocol(protocol.Protocol):
       random_twins: the number of networks with fresh weights for each model.
       all_images: whether these are measured on all images, not on 500.
       ceilings: what people reach on these images, or None.
+      metrics: further saliency metrics, one of
+        `option_values.SALIENCY_METRICS`.
     """
     self._alignment = alignment.Alignment(
-      dataset, batch_size, explainer, comparison_size, ceiling, group_by
+      dataset,
+      batch_size,
+      explainer,
+      comparison_size,
+      ceiling,
+      group_by,
+      metrics,
     )
     self._controls, self._random_twins = controls, random_twins
     self._all, self._ceilings = all_images, ceilings
@@ -283,6 +292,7 @@ class ClickMeProtocol(protocol.Protocol):
       random_twins=options.random_twins,
       all_images=options.all,
       ceilings=cls._read_ceilings(ceilings, options) if ceilings else None,
+      metrics=options.metrics,
     )
 
   @classmethod
@@ -324,6 +334,7 @@ class ClickMeProtocol(protocol.Protocol):
           'blur_kernel',
           'comparison_size',
           'explainer',
+          'metrics',
           'group_by',
           'controls',
           'random_twins',
@@ -358,6 +369,8 @@ class ClickMeProtocol(protocol.Protocol):
 
   @typing_extensions.override
   def identity(self, digests) -> dict[str, Any]:
+    # Results without these scores are as those of versions that had none.
+    metrics = self._alignment.metrics
     return {
       'protocol': f'{self.name} {self.version}',
       'data': self._alignment.dataset.contents(digests),
@@ -367,6 +380,7 @@ class ClickMeProtocol(protocol.Protocol):
         'explainer': self._alignment.explainer,
         'comparison_size': self._alignment.comparison_size or 'native',
         'group_by': self._alignment.group_by,
+        **({} if metrics == 'none' else {'metrics': metrics}),
       },
     }
 
@@ -418,7 +432,13 @@ class ClickMeProtocol(protocol.Protocol):
   def scores_of(cls, result):
     found = dict(result.scores)
     for explained in (result.explainers or {}).values():
-      for name in ('controlled', 'specific', 'own', 'shuffled'):
+      for name in (
+        'controlled',
+        'specific',
+        'own',
+        'shuffled',
+        *cls.further_scores,
+      ):
         if name in explained.scores:
           found[name] = explained.scores[name]
       break

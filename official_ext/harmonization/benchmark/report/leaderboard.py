@@ -159,12 +159,15 @@ def legend(names: Mapping[str, str]) -> str:
 
 
 def _rows(
-  models: Models, shown: Sequence[Column], comparisons: Comparisons
+  models: Models,
+  shown: Sequence[Column],
+  comparisons: Comparisons,
+  keeps_networks: bool = False,
 ) -> list[tuple[str, list[Cell]]]:
   """Returns name and cells: networks, best first, controls and people."""
   marked = marks(comparisons)
   order = ranked(models, columns(models))
-  rows = [
+  networks = [
     (
       f'{model.name} {marked.get(model.name, "")}'.rstrip(),
       [cell(model, c) for c in shown],
@@ -172,6 +175,7 @@ def _rows(
     for model in order
     if model.is_network
   ]
+  rows = []
   for name in dict.fromkeys(m.twin_of for m in order if m.twin_of):
     twins = [m for m in order if m.twin_of == name]
     label = f'random-{name} (mean of {len(twins)})'
@@ -182,8 +186,13 @@ def _rows(
     if model.is_control
   ]
   people = _row_of_people(models, shown)
-  rows = [r for r in rows if any(not math.isnan(c.value) for c in r[1])]
-  return rows + ([people] if people else [])
+
+  def measured(found):
+    return [r for r in found if any(not math.isnan(c.value) for c in r[1])]
+
+  if not keeps_networks:
+    networks = measured(networks)
+  return [*networks, *measured(rows), *([people] if people else [])]
 
 
 def _mean(cells: Sequence[Cell]) -> Cell:
@@ -276,8 +285,9 @@ def headlines(shown: Sequence[Column]) -> list[Column]:
 
 
 def of_protocol(shown: Sequence[Column], protocol: str) -> list[Column]:
-  """Selects the columns of a protocol."""
-  return [c for c in shown if c.protocol == protocol]
+  """Selects the columns of a protocol's main table."""
+  apart = registry.get(protocol).further_scores
+  return [c for c in shown if c.protocol == protocol and c.score not in apart]
 
 
 def table(
@@ -285,6 +295,7 @@ def table(
   shown: Sequence[Column],
   caption: str = '',
   comparisons: Comparisons = (),
+  keeps_networks: bool = False,
 ) -> blocks.Table:
   """Makes a table for the page.
 
@@ -293,6 +304,7 @@ def table(
     shown: the columns.
     caption: follows what is said of the intervals.
     comparisons: of networks with controls, for the marks.
+    keeps_networks: whether networks without any of the scores have a row.
 
   Returns:
     A row per model, best first, and one for people if they have scores.
@@ -302,7 +314,7 @@ def table(
       name,
       *(blocks.Cell(c.text().partition(' ')[0], c.interval()) for c in cells),
     ]
-    for name, cells in _rows(models, shown, comparisons)
+    for name, cells in _rows(models, shown, comparisons, keeps_networks)
   ]
   words = (intervals(models, shown), caption, legend(marks(comparisons)))
   return blocks.Table(

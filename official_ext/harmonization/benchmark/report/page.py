@@ -19,7 +19,9 @@ from official_ext.harmonization.benchmark.report import answer
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import examples
 from official_ext.harmonization.benchmark.report import figures
+from official_ext.harmonization.benchmark.report import further_scores
 from official_ext.harmonization.benchmark.report import leaderboard
+from official_ext.harmonization.benchmark.report import score_correlations
 from official_ext.harmonization.benchmark.report import trade_off
 
 _TEMPLATE = 'report.html.j2'
@@ -76,6 +78,11 @@ def sections(report: results.Report, output_dir: str) -> list[Section]:
     *(
       Section(name, measured.title, _protocol(name, report, output_dir))
       for name, measured in report.protocols.items()
+    ),
+    Section(
+      'correlations',
+      'Correlation of scores across networks',
+      score_correlations.section(models),
     ),
     Section('models', 'Models and their preprocessing', _models(models)),
     Section('made', 'How this was made', _made(report)),
@@ -217,6 +224,7 @@ def _protocol(
     *([leaderboard.table(models, columns, '', compared)] if columns else []),
     *protocol.sections({m.name: m.results[name] for m in models}, report.twins),
     *answer.widths(ranked, name),
+    *further_scores.tables(models, name, compared),
     *examples.draw(output_dir, [m for m in ranked if m.is_network], name),
   ]
 

@@ -14,12 +14,14 @@ from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import leaderboard
 from official_ext.harmonization.benchmark.report import page
+from official_ext.harmonization.benchmark.report import score_correlations
 from official_ext.harmonization.evaluation import scores
 
 PAGE = 'report.html'
 RESULTS = 'results.json'
+CORRELATIONS = 'score_correlations.csv'
 _OURS = re.compile(
-  r'leaderboard\.(txt|md|csv)|trade_off\.png|panels_\w+_\d+\.png'
+  r'leaderboard\.(txt|md|csv)|score_correlations\.csv|trade_off\.png|panels_\w+_\d+\.png'
 )
 
 
@@ -38,6 +40,9 @@ def _contents(
       f'{leaderboard.as_markdown(models, report.comparisons)}\n{notes}'
     )
     contents['leaderboard.csv'] = leaderboard.as_csv(models, report.comparisons)
+  correlations = score_correlations.correlations(models)
+  if correlations:
+    contents[CORRELATIONS] = score_correlations.as_csv(correlations)
   sections = page.sections(report, output_dir)
   for section in sections:
     for block in section.blocks:
