@@ -6,6 +6,7 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from scipy import ndimage
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
@@ -98,6 +99,48 @@ class LocalizationTest(parameterized.TestCase):
     np.testing.assert_array_equal(
       numpy_metrics.localization_scores(model, human)['pointing'], [0.0, 1.0]
     )
+
+
+class CountedRanksTest(parameterized.TestCase):
+  def test_correlations_are_those_of_scipy(self):
+    rng = np.random.default_rng(3)
+    clicks = rng.random((4, 96, 96)) < 0.01
+    # Zeros far from all clicks, and values over many orders of magnitude.
+    clicks[:, :40] = False
+    maps = ndimage.gaussian_filter(
+      clicks.astype(np.float32), (0, 4.0, 4.0), truncate=4.0
+    )
+    self.assertGreater(np.sum(maps == 0), 1000)
+    ranks = numpy_metrics.counted_unit_ranks(maps)
+    for i, j in ((0, 1), (2, 3)):
+      self.assertAlmostEqual(
+        float(ranks[i].astype(float) @ ranks[j]),
+        stats.spearmanr(maps[i].ravel(), maps[j].ravel())[0],
+        delta=3e-6,
+      )
+    np.testing.assert_allclose(
+      np.linalg.norm(ranks.astype(float), axis=1), 1, rtol=1e-6
+    )
+
+  def test_maps_that_need_sorting_are_sorted(self):
+    rng = np.random.default_rng(4)
+    maps = rng.random((9, 32, 32)).astype(np.float32)
+    maps[0] = np.round(3 * maps[0])  # Ties.
+    maps[1] -= 0.5
+    maps[2] = 1000 + maps[2]
+    maps[3, 0, 0] = 1e30
+    maps[4, 0, 0] = np.nan
+    maps[5, 0, 0] = np.inf
+    maps[6], maps[7] = 0, 2
+    maps[8] = 0
+    maps[8, 5, 5] = 1
+    found = numpy_metrics.counted_unit_ranks(maps)
+    expected = numpy_metrics.unit_ranks(maps)
+    self.assertEqual(
+      np.flatnonzero(np.isnan(expected[:, 0])).tolist(), [4, 5, 6, 7]
+    )
+    # Ranks of neighbouring levels may differ by a few places of 1,024.
+    np.testing.assert_allclose(found, expected, atol=5e-4)
 
 
 if __name__ == '__main__':

@@ -355,14 +355,16 @@ class _Agreement:
   means: np.ndarray
 
 
-def _mean_ranks(ranks: np.ndarray, rows: np.ndarray) -> np.ndarray:
-  """Averages the given rows of unit ranks, without undefined ones."""
-  counts = np.bincount(rows, minlength=len(ranks)).astype(np.float32)
-  defined = ~np.isnan(ranks[:, 0])
-  if not counts[defined].any():
-    return np.full(ranks.shape[1], np.nan, np.float32)
-  total = counts[defined] @ ranks[defined]
-  return total / counts[defined].sum()
+def _mean_ranks(ranks: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
+  """Averages unit ranks over each set of rows, without undefined ones."""
+  counts = np.stack([np.bincount(r, minlength=len(ranks)) for r in rows])
+  is_defined = ~np.isnan(ranks[:, 0])
+  if not is_defined.all():
+    ranks, counts = ranks[is_defined], counts[:, is_defined]
+  totals = counts.sum(1, keepdims=True)
+  means = counts.astype(np.float32) @ ranks
+  means /= np.where(totals, totals, np.nan).astype(np.float32)
+  return means
 
 
 def _products(ranks: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -391,12 +393,14 @@ def _agreement(maps: np.ndarray, settings: 'Settings', seed: Any) -> _Agreement:
   weights, rows = np.unique(
     np.concatenate([first, second, one, 1 - one]), axis=0, return_inverse=True
   )
-  ranks = np.concatenate(
-    [
-      numpy_metrics.unit_ranks(_average(maps, part, None))
-      for part in np.array_split(weights, -(-len(weights) // _CHUNK))
-    ]
-  )
+  ranks = np.empty((len(weights), maps[0].size), np.float32)
+  for start in range(0, len(weights), _CHUNK):
+    part = slice(start, start + _CHUNK)
+    # Sums have the ranks of means.
+    sums = weights[part].astype(np.float32) @ maps.reshape(len(maps), -1)
+    ranks[part] = numpy_metrics.counted_unit_ranks(
+      sums.reshape(-1, *maps.shape[1:])
+    )
   n = settings.iterations
   parts = np.split(rows.ravel(), [n, 2 * n, 2 * n + len(maps)])
   return _Agreement(
@@ -404,7 +408,7 @@ def _agreement(maps: np.ndarray, settings: 'Settings', seed: Any) -> _Agreement:
       'split_half': _products(ranks, parts[0], parts[1]),
       'leave_one_out': _products(ranks, parts[2], parts[3]),
     },
-    np.stack([_mean_ranks(ranks, part) for part in parts]),
+    _mean_ranks(ranks, parts),
   )
 
 

@@ -14,6 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 _SIGN = np.uint32(1 << 31)
+_INFINITY = 0x7F800000  # The bits of a float32; those of NaN are larger.
+# Levels to which values are rounded before they are counted, as a power of 2.
+_LEVELS = 15
+# Largest part of the ranks' variance that may be within levels.
+_WITHIN = 1e-6
 _NAN = float('nan')
 
 
@@ -139,6 +144,61 @@ def unit_ranks(maps: np.ndarray) -> np.ndarray:
     if ranked is not None:
       row[:] = ranked.ranks / np.sqrt(_product(ranked.ranks, ranked.ranks))
   return found.astype(np.float32)
+
+
+def counted_unit_ranks(maps: np.ndarray) -> np.ndarray:
+  """Ranks maps without negative values as `unit_ranks`, in less time.
+
+  Values are counted instead of sorted: the bits of a positive float32 are in
+  the order of the values, and their first 15 that differ within a map are the
+  level of a value. Values of one level get their average rank, and zeros have a
+  level of their own. Maps for which this would change the variance of the ranks
+  by more than a millionth are sorted, as are those with negative values.
+
+  Correlations of halves of the participants differ by less than 2e-6 from those
+  of sorted maps of 224 x 224, and means over 100 splits by less than 1e-6.
+
+  Args:
+    maps: (B, H, W), compared as float32.
+
+  Returns:
+    float32 (B, H * W), as from `unit_ranks`.
+  """
+  maps = np.ascontiguousarray(maps, np.float32)
+  found = np.empty((len(maps), maps[0].size if len(maps) else 0), np.float32)
+  for i, row in enumerate(found):
+    if not _count_ranks(maps[i].ravel(), row):
+      row[:] = unit_ranks(maps[i : i + 1])[0]
+  return found
+
+
+def _count_ranks(values: np.ndarray, row: np.ndarray) -> bool:
+  """Writes unit ranks of float32 values (N,) if they can be counted."""
+  bits, size = values.view(np.int32), float(len(values))
+  # Zeros become the largest number here, and count as level 0 below. The bits
+  # of negative values are larger than those of infinity.
+  low = int((values.view(np.uint32) - np.uint32(1)).min()) + 1
+  high = int(values.view(np.uint32).max())
+  if high >= _INFINITY or low > high:
+    return False
+  shift = max(0, (high - low).bit_length() - _LEVELS)
+  levels = bits >> np.int32(shift)
+  levels -= np.int32((low >> shift) - 1)
+  np.maximum(levels, 0, out=levels)
+  index = levels.astype(np.intp)
+  counts = np.bincount(index)
+  ends = np.cumsum(counts)
+  many = counts[1:].astype(np.float64)
+  within = np.einsum('i,i,i->', many, many, many)
+  if within > _WITHIN * size**3:
+    return False
+  # Doubled average ranks around 0, as in `_Ranked`, and the sum of their
+  # squares over the map.
+  ranks = 2.0 * ends - (counts + len(values))
+  ranks /= np.sqrt((size**3 - float(counts[0]) ** 3 - within) / 3)
+  # Any mode but 'raise' writes to the row directly.
+  np.take(ranks.astype(np.float32), index, out=row, mode='clip')
+  return True
 
 
 def alignment_scores(
