@@ -18,13 +18,16 @@ A file whose tests are not fast says why, in a comment `# Bazel: tags = [...]`:
 import atexit
 import functools
 import gc
+import itertools
+import multiprocessing
 import os
 import pathlib
 import re
 import shutil
-import sys
 import tempfile
+import traceback
 
+from _pytest import runner
 import pytest
 
 _TAGS = re.compile(r'^# Bazel: tags = \[(.*)\]', re.MULTILINE)
@@ -81,10 +84,92 @@ def pytest_collection_finish():
   gc.freeze()
 
 
-@pytest.fixture(scope='module', autouse=True)
-def free_memory():
-  """Frees networks and traced functions, which slow down later test files."""
-  yield
-  if 'tf_keras' in sys.modules:
-    sys.modules['tf_keras'].backend.clear_session()
-  gc.collect()
+class _Fork:
+  """A fork of a worker that runs the tests of one file.
+
+  TensorFlow keeps what a process has traced: it slows down from file to file,
+  and freeing that takes longer than to end the process. The worker only
+  imports: once TensorFlow has run, its threads would be missing in a fork.
+  """
+
+  def __init__(self, items):
+    self._path = items[0].path
+    self._reports, reports = multiprocessing.Pipe(duplex=False)
+    self._pid = os.fork()
+    if not self._pid:
+      try:
+        _run(items, reports)
+      except BaseException:
+        traceback.print_exc()
+      finally:
+        os._exit(0)
+    reports.close()
+
+  def reports(self, item):
+    """Returns the reports of the next test, whose item is given."""
+    try:
+      found = self._reports.recv()
+    except EOFError:
+      message = f'The process that ran {self._path} has died.'
+      return [
+        pytest.TestReport(
+          item.nodeid, item.location, {}, 'failed', message, 'call'
+        )
+      ]
+    hook = item.config.hook
+    return [
+      hook.pytest_report_from_serializable(config=item.config, data=data)
+      for data in found
+    ]
+
+  def end(self):
+    self._reports.close()
+    os.waitpid(self._pid, 0)
+
+
+class _Collector:
+  """Keeps reports, also of subtests, that a fork cannot send to xdist."""
+
+  def __init__(self, config):
+    self._config = config
+    self.found = []
+    for plugin in config.pluginmanager.get_plugins():
+      if type(plugin).__name__ == 'WorkerInteractor':
+        config.pluginmanager.unregister(plugin)
+    config.pluginmanager.register(self)
+
+  def pytest_runtest_logreport(self, report):
+    self.found.append(
+      self._config.hook.pytest_report_to_serializable(
+        config=self._config, report=report
+      )
+    )
+
+
+def _run(items, reports):
+  """Runs tests, and sends the list of its reports for each."""
+  collector = _Collector(items[0].config)
+  for item, following in itertools.zip_longest(items, items[1:]):
+    runner.runtestprotocol(item, log=True, nextitem=following)
+    reports.send(collector.found)
+    collector.found = []
+
+
+_forks: dict[pathlib.Path, _Fork] = {}
+
+
+def pytest_runtest_protocol(item, nextitem):
+  """Runs the tests of a file in a fork, if pytest uses several processes."""
+  if 'PYTEST_XDIST_WORKER' not in os.environ:
+    return None
+  path = item.path
+  if path not in _forks:
+    _forks[path] = _Fork([i for i in item.session.items if i.path == path])
+  hook = item.ihook
+  hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+  for report in _forks[path].reports(item):
+    hook.pytest_runtest_logreport(report=report)
+  hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+  if nextitem is None or nextitem.path != path:
+    _forks.pop(path).end()
+  return True

@@ -49,7 +49,7 @@ from official_ext.harmonization.data.stimuli import stimulus_builder  # noqa: F4
 from testing import fixtures  # noqa: F401
 
 # After which a fork that hangs is ended.
-_SECONDS = 120
+_SECONDS = 300
 _PACKAGE = 'official_ext.harmonization.'
 # train.py imports them only when they are used.
 _LOADED = (building, experiment_parser, input_checks, runner)

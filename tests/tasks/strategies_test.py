@@ -5,14 +5,13 @@
 
 # Bazel: size = "large"
 # Bazel: tags = ["slow"]
-# Bazel: data = ["//:train"]
 
+from concurrent import futures
+import functools
 import json
 import os
 import re
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -25,10 +24,8 @@ from official_ext.harmonization.tasks import (
 )
 from testing import fixtures
 from tests import devices
+from tests import forked
 
-_ROOT = os.path.dirname(
-  os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-)
 _RATE = 1e3  # Large, so that rounding of the variables is negligible.
 
 
@@ -209,50 +206,42 @@ class MultiWorkerTest(tf.test.TestCase):
     with open(path, 'w') as f:
       yaml.safe_dump(json.loads(json.dumps(config)), f)
     hosts = [f'localhost:{_free_port()}' for _ in range(2)]
-    workers = [
-      subprocess.Popen(
-        [
-          sys.executable,
-          'train.py',
-          # Registers the network.
-          '--gin_params=import testing.fixtures',
-          '--experiment=harmonized_resnet_imagenet',
-          f'--config_file={path}',
-          f'--model_dir={folder}/run',
-        ],
-        cwd=_ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={
-          **os.environ,
-          'CUDA_VISIBLE_DEVICES': '',
-          # Otherwise TensorFlow confuses inputs of fused convolutions in the
-          # evaluation of several processes on CPUs.
-          'TF_ENABLE_ONEDNN_OPTS': '0',
-          'TF_CONFIG': json.dumps(
-            {
-              'cluster': {'worker': hosts},
-              'task': {'type': 'worker', 'index': index},
-            }
+    with futures.ThreadPoolExecutor(2) as threads:
+      workers = list(
+        threads.map(
+          lambda index: forked.command(
+            'train',
+            '--experiment=harmonized_resnet_imagenet',
+            f'--config_file={path}',
+            f'--model_dir={folder}/run',
+            prepare=functools.partial(_join, hosts, index),
           ),
-        },
+          range(2),
+        )
       )
-      for index in range(2)
-    ]
-    try:
-      outputs = [w.communicate(timeout=300)[0] for w in workers]
-    finally:
-      for worker in workers:
-        worker.kill()
-    for worker, output in zip(workers, outputs):
-      self.assertEqual(worker.returncode, 0, output[-3000:])
-      self.assertIn('harmonization_loss', output)
+    for worker in workers:
+      self.assertEqual(worker.code, 0, worker.errors[-3000:])
+      self.assertIn('harmonization_loss', worker.errors)
+    outputs = [worker.output + worker.errors for worker in workers]
+    for output in outputs:
       self.assertRegex(output, r"'alignment_n': np.float32\(12\.0\)")
     scores = [set(re.findall(r"'alignment\w*': [^,}\s]+", o)) for o in outputs]
     self.assertEqual(*scores)
     for name in ('alignment_low', 'alignment_specific'):
       self.assertTrue(any(f"'{name}'" in score for score in scores[0]))
+
+
+def _join(hosts, index):
+  """Makes the process one of a cluster."""
+  os.environ['TF_CONFIG'] = json.dumps(
+    {
+      'cluster': {'worker': hosts},
+      'task': {'type': 'worker', 'index': index},
+    }
+  )
+  # Otherwise TensorFlow confuses inputs of fused convolutions in the evaluation
+  # of several processes on CPUs.
+  os.environ['TF_ENABLE_ONEDNN_OPTS'] = '0'
 
 
 def _free_port():
