@@ -165,6 +165,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
           for name in ('own', 'shuffled', 'specific')
         )
         self.assertAlmostEqual(own - shuffled, specific)
+        self.assertEqual(explained['scores']['information_gain']['n'], 5)
     compared = {(c['model'], c['control']) for c in results['comparisons']}
     self.assertEqual(
       compared,
@@ -189,6 +190,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     page = self._read('report.html')
     for words in (
       'base → twin',
+      'Further metrics',
       'lost.keras does not exist',
       'Psychophysics',
       'data:image/png',

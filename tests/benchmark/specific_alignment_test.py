@@ -164,10 +164,13 @@ class SaliencyScoresTest(absltest.TestCase):
     found, _ = saliency_scores.measure(store, images, '', 'mean-map')
     gain = found['information_gain']
     self.assertEqual((gain.value, gain.low, gain.high), (0, 0, 0))
-    for control in ('noise', 'other-maps'):
-      found, _ = saliency_scores.measure(store, images, '', control)
-      self.assertLess(abs(found['shuffled_auc'].value - 0.5), 0.1)
-      self.assertEqual(found['pointing'].n, 12)
+    found, _ = saliency_scores.measure(store, images, '', 'noise')
+    self.assertLess(abs(found['shuffled_auc'].value - 0.5), 0.05)
+    # Of all other images, each is once its own negative.
+    found, _ = saliency_scores.measure(store, images, '', 'other-maps')
+    self.assertLess(found['shuffled_auc'].value, 0.5)
+    self.assertGreater(found['shuffled_auc'].value, 0.4)
+    self.assertEqual(found['pointing'].n, 12)
     # One map for all images is exactly at chance, and surely so.
     store = map_store.MapStore(_folder(self), ('model', 'human'), _SIZE)
     rng = np.random.default_rng(0)

@@ -26,8 +26,10 @@ from official_ext.harmonization.evaluation import saliency_metrics
 from official_ext.harmonization.evaluation import scores
 
 _PERCENTILE = 90.0
-# Maps of noise, or of other images, that are averaged for each image.
-DRAWS = 4
+# Maps of noise, or of other images, that are drawn in all, and the least and
+# the most for each image. Few images need more, because the interval does not
+# contain the error of the draws.
+_DRAWS, _LEAST, _MOST = 2000, 4, 20
 
 _Maps = Callable[[int], np.ndarray]
 
@@ -63,7 +65,7 @@ def measure(
   elif control == 'other-maps':
     model = _others(human, images.groups, is_defined)
   elif control == 'noise':
-    model = _noise(store.size)
+    model = _noise(store.size, len(human))
   else:
     model = _model(store)
   shape = (len(human), human[0].size if len(human) else 0)
@@ -144,6 +146,11 @@ def _rest(
   return rest
 
 
+def _draws(images: int) -> int:
+  """Returns the number of maps that are drawn for each image."""
+  return min(max(_DRAWS // images, _LEAST), _MOST)
+
+
 def _alone(map_of: _Maps) -> _Maps:
   """Returns a function that gives a map (H, W) as a batch, (1, H, W)."""
   return lambda i: map_of(i)[np.newaxis]
@@ -156,14 +163,14 @@ def _others(
 
   def others(i):
     partners = np.flatnonzero((groups != groups[i]) & is_defined)
-    drawn = np.random.default_rng(i).permutation(partners)[:DRAWS]
+    drawn = np.random.default_rng(i).permutation(partners)[: _draws(len(human))]
     # Without a partner, a constant map, whose scores are undefined.
     return human[drawn] if len(drawn) else np.zeros_like(human[:1])
 
   return others
 
 
-def _noise(size) -> _Maps:
+def _noise(size, images: int) -> _Maps:
   """Returns a function that draws maps of noise, (D, H, W)."""
   pool = specific_alignment.blur(
     controls.noise(0, specific_alignment.NOISE_DRAWS, size[0]),
@@ -172,7 +179,7 @@ def _noise(size) -> _Maps:
 
   def noise(i):
     rng = np.random.default_rng(i)
-    return pool[rng.choice(len(pool), DRAWS, replace=False)]
+    return pool[rng.choice(len(pool), _draws(images), replace=False)]
 
   return noise
 
