@@ -203,6 +203,7 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     given = (
       *self.models,
       f'--clickme={self.clickme}',
+      '--comparison_size=32',
       '--nocontrols',
       '--random_twins=0',
     )
