@@ -346,10 +346,18 @@ class CeilingTest(tf.test.TestCase):
         ceiling.measure(options)
 
   def test_results_do_not_depend_on_the_number_of_processes(self):
-    one, two = self._options('one'), self._options('two', workers=2)
+    one = self._options('one', user_groups=4)
+    two = dataclasses.replace(self._options('two', workers=2), user_groups=4)
     ceiling.measure(one)
     ceiling.measure(two)
-    self.assertEqual(self._read(one), self._read(two))
+    rows, results = self._read(one)
+    self.assertEqual((rows, results), self._read(two))
+    self.assertEqual(results['users']['participants'], 6)
+    self.assertLen(results['users']['without'], 4)
+    self.assertAllClose(
+      results['users']['everyone']['leave_one_out'],
+      results['scores']['leave_one_out']['value'],
+    )
 
   def test_sizes_from_images(self):
     frames = self._options('frames')

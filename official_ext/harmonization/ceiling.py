@@ -18,6 +18,7 @@ the same clicks and settings are used again; others are kept in its folder
 earlier/.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 import math
@@ -42,6 +43,7 @@ with epy.lazy_imports():
   from official_ext.harmonization.benchmark import earlier
   from official_ext.harmonization.benchmark import identity
   from official_ext.harmonization.benchmark import journal
+  from official_ext.harmonization.benchmark import user_jackknife
   from official_ext.harmonization.data.maps import click_files
   from official_ext.harmonization.data.maps import participant_maps
   from official_ext.harmonization.data.records import manifest
@@ -120,6 +122,14 @@ class Options(map_options.StripPrefix):
   images: int = cli.flag(
     0, 'Measure only this many images, chosen at random; 0: all.', at_least=0
   )
+  user_groups: int = cli.flag(
+    0,
+    'Measure again without each participant, for an interval over '
+    'participants where they saw several images; of more than this number, '
+    'without each of this number of random groups (50). 0: do not. Takes '
+    'several times as long.',
+    at_least=0,
+  )
   trust_pickle: bool = cli.flag(
     False,
     'Unpickle arrays of objects. A pickle can run any code, so use this only '
@@ -194,33 +204,44 @@ def _check_people(maps: 'participant_maps.ParticipantMaps', options: Options):
 
 def _measure_group(
   i: int,
-  reader: ceilings.MapReader,
+  reader: 'user_jackknife.UserMapReader',
   group: list[str],
   settings: ceilings.Settings,
+  users: dict[str, str],
   progress,
-) -> tuple[int, list[dict[str, Any]]]:
-  """Returns the number and the rows of a group; runs in any process."""
+) -> list[Any]:
+  """Measures a group of images; runs in any process.
+
+  Returns:
+    The number of the group, its rows, and, with groups of users, its sums
+    without each of them.
+  """
   del progress  # A group is too short to report its progress.
-  return i, ceilings.measure(reader, group, settings)
+  found = [i, ceilings.measure(reader, group, settings)]
+  if users:
+    found.append(user_jackknife.measure(reader, group, settings, users))
+  return found
 
 
 def _rows(
   maps: 'participant_maps.ParticipantMaps',
   progress: 'journal.Journal',
+  users: dict[str, str],
   options: Options,
 ) -> list[dict[str, Any]]:
   """Measures the groups that are not finished; returns the rows of all images.
 
   Args:
     maps: of the participants.
-    progress: of which each item is the number of a group and its rows.
+    progress: to which `_measure_group` of each group is added.
+    users: the group of each participant for a jackknife; may be empty.
     options: the flags.
 
   Returns:
     Rows, sorted by the images' names.
   """
   groups, rows = ceilings.plan(maps, options.settings)
-  done = {i for i, _ in progress.items}
+  done = {item[0] for item in progress.items}
   todo = {i: g for i, g in enumerate(groups) if i not in done}
   total = sum(map(len, groups))
   bar = tqdm.tqdm(
@@ -231,15 +252,15 @@ def _rows(
     disable=None,
   )
   with bar:
-    for i, found in workers.run(
+    for item in workers.run(
       _measure_group,
-      [(i, maps, group, options.settings) for i, group in todo.items()],
+      [(i, maps, group, options.settings, users) for i, group in todo.items()],
       options.workers,
       lambda images: None,
     ):
-      progress.add([[i, found]])
-      bar.update(len(found))
-  rows += itertools.chain.from_iterable(found for _, found in progress.items)
+      progress.add([item])
+      bar.update(len(item[1]))
+  rows += itertools.chain.from_iterable(item[1] for item in progress.items)
   return sorted(rows, key=lambda row: row['image'])
 
 
@@ -274,6 +295,8 @@ def _identity(
         'settings': dataclasses.asdict(options.settings),
         'preprocessing': _preprocessing(options),
         'images': options.images,
+        # Absent from results of versions without it.
+        **({'user_groups': options.user_groups} if options.user_groups else {}),
       },
       'versions': identity.versions(),
     }
@@ -289,7 +312,7 @@ def _open_progress(
   if progress.note:
     tqdm.tqdm.write(f'{path}: {progress.note}; the measurement starts again.')
   if progress.items:
-    number = sum(len(rows) for _, rows in progress.items)
+    number = sum(len(item[1]) for item in progress.items)
     tqdm.tqdm.write(
       f'Kept {choices.plural(number, "image")} from a run that began on '
       f'{identity.date(progress.begun)}.'
@@ -442,7 +465,12 @@ def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
     if stored:
       return stored
     progress = _open_progress(options, depends_on)
-    rows = _rows(maps, progress, options)
+    users = (
+      user_jackknife.assign(maps.images_by_user, options.user_groups)
+      if options.user_groups
+      else {}
+    )
+    rows = _rows(maps, progress, users, options)
   found = ceilings.summarize(
     rows, options.settings, preprocessing=_preprocessing(options)
   )
@@ -467,10 +495,33 @@ def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
       'left_out': maps.left_out,
       'unreadable': maps.unreadable,
       'scores': {name: score.to_json() for name, score in found.items()},
+      **_without_users(progress.items, maps.images_by_user, users),
     },
   )
   progress.end()
   return found
+
+
+def _without_users(
+  items: Sequence[list[Any]],
+  images_by_user: Mapping[str, int],
+  users: Mapping[str, str],
+) -> dict[str, Any]:
+  """Returns the jackknife over participants for the results; may be empty."""
+  # In the order of the groups, so that sums do not depend on the processes.
+  parts = [item[2] for item in sorted(items, key=lambda item: item[0]) if users]
+  if not parts:
+    return {}
+  replicates = user_jackknife.Replicates.of(parts)
+  return {
+    'users': {
+      'participants': len(images_by_user),
+      'images_per_participant': sum(images_by_user.values())
+      / len(images_by_user),
+      'groups': len(replicates.without),
+      **replicates.to_json(),
+    }
+  }
 
 
 def main(options: Options):

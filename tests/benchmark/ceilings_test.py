@@ -3,6 +3,7 @@
 
 """Tests of ceilings with participants of known agreement."""
 
+import collections
 import dataclasses
 import math
 import zlib
@@ -14,6 +15,7 @@ from scipy import stats
 import tensorflow as tf
 
 from official_ext.harmonization.benchmark import ceilings
+from official_ext.harmonization.benchmark import user_jackknife
 
 _SIDE = 48
 # Largest error of a correlation over 48 x 48 pixels.
@@ -346,6 +348,83 @@ class MeasureTest(tf.test.TestCase):
     made = ceilings.summarize(rows, self.settings, preprocessing='none')
     self.assertTrue(math.isnan(made['split_half'].value))
     self.assertEqual(made['split_half'].n_undefined, 1)
+
+
+class JackknifeTest(tf.test.TestCase):
+  def setUp(self):
+    super().setUp()
+    rng = np.random.default_rng(7)
+    shared = rng.normal(size=(_SIDE, _SIDE))
+    self.users = {'a': 'uvwxy', 'b': 'vwxyz', 'c': 'rstux'}
+    self.maps = {
+      name: np.maximum(_gaussian(rng, 5, 1.0, 1.0, shared), 0)
+      for name in self.users
+    }
+    self.settings = ceilings.Settings(iterations=6, group=3)
+    self.groups = user_jackknife.assign(dict.fromkeys('rstuvwxyz', 2), 50)
+
+  def _measure(self):
+    reader = _Maps(self.maps)
+    reader.users = lambda name: self.users[name]
+    sums = user_jackknife.measure(
+      reader, list(self.maps), self.settings, self.groups
+    )
+    return user_jackknife.Replicates.of([sums])
+
+  def _means(self, maps):
+    rows = ceilings.measure(_Maps(maps), list(maps), self.settings)
+    return {m: np.mean([r[m] for r in rows]) for m in ceilings.MEASURES}
+
+  def test_without_a_participant(self):
+    found = self._measure()
+    self.assertLen(found.without, 9)
+    self.assertAllClose(found.everyone, self._means(self.maps), rtol=1e-6)
+    for user in 'xz':
+      without = found.without[self.groups[user]]
+      expected = self._means(
+        {
+          name: maps[[u != user for u in self.users[name]]]
+          for name, maps in self.maps.items()
+        }
+      )
+      # These have no random halves.
+      for name in ('leave_one_out', 'leave_one_out_shuffled'):
+        self.assertAllClose(without[name], expected[name], rtol=1e-6)
+        self.assertNotAllClose(without[name], found.everyone[name], rtol=1e-6)
+      self.assertNotEqual(without['split_half'], found.everyone['split_half'])
+
+  def test_halves_stay_the_same(self):
+    # The halves do not change without a participant whose map is empty.
+    self.maps['a'][4] = 0
+    self.users['b'], self.users['c'] = 'vwxtz', 'rstuq'
+    found = self._measure()
+    for name in ('split_half', 'floor'):
+      self.assertAllClose(
+        found.without[self.groups['y']][name], found.everyone[name], rtol=1e-6
+      )
+
+  def test_groups(self):
+    self.assertEqual(user_jackknife.assign({'a': 1, 'b': 1}, 50), {})
+    self.assertLen(set(self.groups.values()), 9)
+    seen = {str(i): 2 for i in range(1000)}
+    groups = user_jackknife.assign(seen, 50)
+    sizes = collections.Counter(groups.values())
+    self.assertEqual((len(sizes), set(sizes.values())), (50, {20}))
+
+  def test_means_are_over_all_parts(self):
+    parts = [
+      {
+        '': dict.fromkeys(ceilings.MEASURES, (6.0, 3)),
+        '0': dict.fromkeys(ceilings.MEASURES, (4.0, 3)),
+      },
+      {'': dict.fromkeys(ceilings.MEASURES, (5.0, 1))},
+    ]
+    found = user_jackknife.Replicates.of(parts)
+    self.assertEqual(found.everyone['floor'], 11 / 4)
+    self.assertEqual(found.without['0']['floor'], 9 / 4)
+    self.assertEqual(
+      user_jackknife.Replicates.from_json(found.to_json()), found
+    )
 
 
 if __name__ == '__main__':

@@ -48,7 +48,7 @@ MEASURES = (
   'leave_one_out_shuffled',
 )
 # Means over pairs of images; each image enters as both parts of a pair.
-_SHUFFLED = ('floor', 'leave_one_out_shuffled')
+SHUFFLED = ('floor', 'leave_one_out_shuffled')
 # The correlation that a map without noise has with the map of all participants.
 UPPER = 'upper_ceiling'
 
@@ -342,7 +342,7 @@ def _row(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Agreement:
+class Agreement:
   """Agreement on one image, and what the other images are compared with.
 
   Attributes:
@@ -380,8 +380,31 @@ def _products(ranks: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
   )
 
 
-def _agreement(maps: np.ndarray, settings: 'Settings', seed: Any) -> _Agreement:
-  """Ranks each different half once: few participants have few halves."""
+def seed_of(name: str, settings: 'Settings') -> tuple[int, int]:
+  """Returns the seed of the splits of an image's participants."""
+  return settings.seed, zlib.crc32(name.encode())
+
+
+def agreements(
+  maps: np.ndarray,
+  settings: 'Settings',
+  seed: Any,
+  keep: Sequence[np.ndarray] | None = None,
+) -> list[Agreement]:
+  """Measures agreement on one image, for one or several sets of participants.
+
+  Each different half is ranked once: few participants have few halves.
+
+  Args:
+    maps: (P, H, W), one per participant.
+    settings: how agreement is measured.
+    seed: of the splits, from `seed_of`.
+    keep: bool (P,) each, the participants whose agreement is measured; they
+      remain in their halves. By default once, for all of them.
+
+  Returns:
+    The agreement of each set.
+  """
   maps = _maps(maps)
   generator = np.random.default_rng(seed)
   halves = [
@@ -390,9 +413,13 @@ def _agreement(maps: np.ndarray, settings: 'Settings', seed: Any) -> _Agreement:
   ]
   first, second = (np.concatenate(part) for part in zip(*halves))
   one = np.eye(len(maps))
-  weights, rows = np.unique(
-    np.concatenate([first, second, one, 1 - one]), axis=0, return_inverse=True
-  )
+  sets = [np.ones(len(maps), bool)] if keep is None else keep
+  parts = [
+    part * kept
+    for kept in sets
+    for part in (first, second, one[kept], 1 - one[kept])
+  ]
+  weights, rows = np.unique(np.concatenate(parts), axis=0, return_inverse=True)
   ranks = np.empty((len(weights), maps[0].size), np.float32)
   for start in range(0, len(weights), _CHUNK):
     part = slice(start, start + _CHUNK)
@@ -401,15 +428,20 @@ def _agreement(maps: np.ndarray, settings: 'Settings', seed: Any) -> _Agreement:
     ranks[part] = numpy_metrics.counted_unit_ranks(
       sums.reshape(-1, *maps.shape[1:])
     )
-  n = settings.iterations
-  parts = np.split(rows.ravel(), [n, 2 * n, 2 * n + len(maps)])
-  return _Agreement(
-    {
-      'split_half': _products(ranks, parts[0], parts[1]),
-      'leave_one_out': _products(ranks, parts[2], parts[3]),
-    },
-    _mean_ranks(ranks, parts),
-  )
+  indices = np.split(rows.ravel(), np.cumsum([len(p) for p in parts])[:-1])
+  found = []
+  for i in range(0, len(indices), 4):
+    four = indices[i : i + 4]
+    found.append(
+      Agreement(
+        {
+          'split_half': _products(ranks, four[0], four[1]),
+          'leave_one_out': _products(ranks, four[2], four[3]),
+        },
+        _mean_ranks(ranks, four),
+      )
+    )
+  return found
 
 
 def _with_others(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -449,30 +481,47 @@ def measure(
   Raises:
     ValueError: the images differ in size.
   """
-  found = {}
-  for name in group:
-    seed = settings.seed, zlib.crc32(name.encode())
-    found[name] = _agreement(reader.maps(name), settings, seed)
-  if len({agreement.means.shape for agreement in found.values()}) > 1:
+  found = [
+    agreements(reader.maps(name), settings, seed_of(name, settings))[0]
+    for name in group
+  ]
+  return rows_of([(name, reader.participants(name)) for name in group], found)
+
+
+def rows_of(
+  images: Sequence[tuple[str, int]], found: Sequence[Agreement]
+) -> list[dict[str, Any]]:
+  """Makes rows of the agreement on the images of one group.
+
+  Args:
+    images: name and number of participants of each.
+    found: the agreement on each.
+
+  Returns:
+    Rows, as from `measure`.
+
+  Raises:
+    ValueError: as `measure`.
+  """
+  if len({agreement.means.shape for agreement in found}) > 1:
     raise ValueError(
-      f'The maps of {group[0]!r} and of other images differ in size; expected '
-      'one size. Resize them.'
+      f'The maps of {images[0][0]!r} and of other images differ in size; '
+      'expected one size. Resize them.'
     )
   first, second, one, rest = np.stack(
-    [agreement.means for agreement in found.values()], axis=1
+    [agreement.means for agreement in found], axis=1
   )
   floor, shuffled = _with_others(first, second), _with_others(one, rest)
   return [
     _row(
-      name,
-      reader.participants(name),
+      *image,
       {
-        **found[name].scores,
+        **found[i].scores,
         'floor': floor[i],
         'leave_one_out_shuffled': shuffled[i],
       },
     )
-    for i, name in enumerate(group)
+    for i, image in enumerate(images)
   ]
 
 
@@ -514,7 +563,7 @@ def summarize(
   found = {}
   for name in MEASURES:
     values = np.array([row[name] for row in rows], np.float64)
-    if name in _SHUFFLED:
+    if name in SHUFFLED:
       values = normalization.floor_influence(values)
     found[name] = scores.score(
       name,

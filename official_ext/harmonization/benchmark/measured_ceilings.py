@@ -22,6 +22,8 @@ import tensorflow as tf
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.benchmark import normalization
+from official_ext.harmonization.benchmark import statistics
+from official_ext.harmonization.benchmark import user_jackknife
 from official_ext.harmonization.evaluation import scores
 
 
@@ -38,6 +40,7 @@ class MeasuredCeilings:
     scores: the means, by name: `ceilings.MEASURES` and `ceilings.UPPER`.
     images: of each image that was measured, by its name without extension, the
       value of each of `ceilings.MEASURES`.
+    replicates: the means without some of the participants, or None.
   """
 
   path: str
@@ -46,6 +49,7 @@ class MeasuredCeilings:
   release_blur: bool
   scores: Mapping[str, scores.Score]
   images: Mapping[str, Mapping[str, float]]
+  replicates: user_jackknife.Replicates | None = None
 
   def require(
     self, *, comparison_size: int, width: float, release_blur: bool
@@ -145,6 +149,67 @@ class MeasuredCeilings:
       ),
     }
 
+  def people(
+    self, names: Sequence[str], groups: Sequence[str]
+  ) -> dict[str, statistics.Estimate]:
+    """Averages the ceilings over the images that are scored.
+
+    Args:
+      names: (n,), as in `of`.
+      groups: (n,), of the images.
+
+    Returns:
+      The mean of each of `ceilings.MEASURES`, and `ceilings.UPPER`, which is
+      NaN where the mean Spearman-Brown is negative.
+
+    Raises:
+      ValueError: as `of`.
+    """
+    found = {}
+    for measure, values in self.of(names).items():
+      if measure in ceilings.SHUFFLED:
+        values = normalization.floor_influence(values)
+      found[measure] = statistics.mean(values, groups)
+    brown = found['spearman_brown']
+    value, low, high = (
+      math.sqrt(x) if x >= 0 else math.nan
+      for x in (brown.value, brown.low, brown.high)
+    )
+    error = brown.standard_error / (2 * value) if value else math.nan
+    found[ceilings.UPPER] = dataclasses.replace(
+      brown, value=value, low=low, high=high, standard_error=error
+    )
+    return found
+
+  def over_participants(
+    self, ratios: Mapping[str, normalization.Normalized]
+  ) -> dict[str, tuple[float, float]]:
+    """Computes the ratios' intervals over participants, by a jackknife.
+
+    They show how much what people reach depends on who took part. The images
+    and the human maps that models were compared with stay as they are. If not
+    all images of the ceilings are scored, the denominator is taken to change by
+    the same factor on those that are.
+
+    Args:
+      ratios: from `ratios`.
+
+    Returns:
+      Lower and upper end, by ratio; empty if the ceilings have no replicates.
+    """
+    if self.replicates is None:
+      return {}
+    everyone = normalization.denominators(self.replicates.everyone)
+    found = {}
+    for name, ratio in ratios.items():
+      without = {
+        group: ratio.value * everyone[name] / denominator[name]
+        for group, means in self.replicates.without.items()
+        for denominator in [normalization.denominators(means)]
+      }
+      found[name] = normalization.user_interval(ratio.value, without)
+    return found
+
   def _find(self, name: str, by_stem: Mapping[str, list[str]]) -> str:
     key = image_key(name)
     if key in self.images:
@@ -198,13 +263,19 @@ def read(path_json: str, path_csv: str | None = None) -> MeasuredCeilings:
       'width': float(maps['width']),
       'release_blur': bool(maps['release_blur']),
     }
+    users = content.get('users')
+    replicates = user_jackknife.Replicates.from_json(users) if users else None
   except (KeyError, TypeError, ValueError) as e:
     raise ValueError(
       f'{path_json}: {e} is missing or invalid; expected ceilings.json of this '
       'version. Run ceiling again.'
     ) from None
   return MeasuredCeilings(
-    path_json, scores=found, images=_images(path_csv), **settings
+    path_json,
+    scores=found,
+    images=_images(path_csv),
+    replicates=replicates,
+    **settings,
   )
 
 

@@ -132,6 +132,25 @@ def controlled_person(
   return _ratio(e, denominator, _take(groups, index), confidence)
 
 
+def denominators(means: Mapping[str, float]) -> dict[str, float]:
+  """Returns what the ratios divide by, from means over images.
+
+  Args:
+    means: by the names of `ceilings.MEASURES`.
+
+  Returns:
+    By ratio, `controlled` and `controlled_person`; NaN where it is undefined or
+    not positive.
+  """
+  s, b, f = (means[k] for k in ('split_half', 'spearman_brown', 'floor'))
+  found = {
+    'controlled': math.sqrt(b) * (1 - f / s) if s > 0 and b > 0 else math.nan,
+    'controlled_person': means['leave_one_out']
+    - means['leave_one_out_shuffled'],
+  }
+  return {k: v if v > 0 else math.nan for k, v in found.items()}
+
+
 def floor_influence(floor: npt.ArrayLike) -> np.ndarray:
   """Returns each image's contribution to the mean of a floor.
 

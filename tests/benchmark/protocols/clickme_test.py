@@ -14,6 +14,7 @@ from unittest import mock
 from absl.testing import parameterized
 import numpy as np
 from scipy import ndimage
+from scipy import stats
 import tensorflow as tf
 
 from official_ext.harmonization.benchmark import identity
@@ -23,6 +24,7 @@ from official_ext.harmonization.benchmark import map_alignment
 from official_ext.harmonization.benchmark import measured_ceilings
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import user_jackknife
 from official_ext.harmonization.benchmark.protocols import clickme
 from official_ext.harmonization.benchmark.protocols import clicktionary
 from official_ext.harmonization.data.records import record_writer
@@ -425,6 +427,16 @@ class CeilingsTest(tf.test.TestCase):
         names[i].removesuffix('.png'): {n: v[i] for n, v in people.items()}
         for i in order
       },
+      user_jackknife.Replicates(
+        {name: v.mean() for name, v in people.items()},
+        {
+          str(i): {
+            **{name: v.mean() for name, v in people.items()},
+            'leave_one_out': people['leave_one_out'].mean() + change,
+          }
+          for i, change in enumerate((0.01, -0.02, 0.03))
+        },
+      ),
     )
     folder = self.get_temp_dir()
     scores.write_rows(
@@ -439,7 +451,9 @@ class CeilingsTest(tf.test.TestCase):
       {'spearman': rho},
       {},
       'x.csv',
-      explainers={'gradient': results.Explained({'specific': rho}, [])},
+      explainers={
+        'gradient': results.Explained({'specific': rho, 'own': rho}, [])
+      },
     )
     found = clickme.ClickMeProtocol(
       labelled_images.Dataset('x'), batch_size=1, ceilings=measured
@@ -458,6 +472,30 @@ class CeilingsTest(tf.test.TestCase):
       / (people['leave_one_out'] - people['leave_one_out_shuffled']).mean(),
     )
     self.assertEqual(next(iter(shown)), 'controlled')
+
+    picture, ratios, ceilings = clickme.ClickMeProtocol.sections(
+      {'net': found}, []
+    )
+    self.assertEqual(picture.file, 'clickme_ceilings.png')
+    denominator = (
+      people['leave_one_out'] - people['leave_one_out_shuffled']
+    ).mean()
+    values = influence.mean() / (denominator + np.array([0.01, -0.02, 0.03]))
+    # Efron and Tibshirani (1993), eq. 11.5.
+    half = stats.t.ppf(0.975, 2) * np.sqrt(
+      2 / 3 * np.sum((values - values.mean()) ** 2)
+    )
+    name, own, _, among, _, among_persons = ratios.rows[0]
+    self.assertEqual((name, own.text), ('net', f'{influence.mean():.3f}'))
+    # Leaving out a group changes nothing in this ratio.
+    self.assertEqual(among, f'[{expected:.3f}, {expected:.3f}]')
+    self.assertEqual(
+      among_persons, f'[{person - half:.3f}, {person + half:.3f}]'
+    )
+    self.assertEqual(ceilings.rows[0][1].text, f'{u:.3f}')
+    self.assertEqual(
+      ceilings.rows[1][1].text, f'{people["leave_one_out"].mean():.3f}'
+    )
 
   def test_no_ceilings_no_ratio(self):
     stored = results.StoredResult({}, {}, 'missing.csv')

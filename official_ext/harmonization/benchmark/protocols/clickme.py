@@ -32,6 +32,7 @@ with epy.lazy_imports():
   from official_ext.harmonization.benchmark import measured_ceilings
   from official_ext.harmonization.benchmark import results
   from official_ext.harmonization.benchmark import specific_alignment
+  from official_ext.harmonization.benchmark.report import against_people
   from official_ext.harmonization.configs import (
     harmonized_image_classification as exp_cfg,
   )
@@ -164,6 +165,7 @@ class ClickMeProtocol(protocol.Protocol):
   headlines = ('top1', 'controlled', 'specific', 'own', 'shuffled', 'spearman')
   alignment_scores = ('controlled', 'specific', 'spearman')
   accuracy_score = 'top1'
+  pictures = ('clickme_ceilings.png',)
   has_controls = True
 
   def __init__(
@@ -401,11 +403,16 @@ class ClickMeProtocol(protocol.Protocol):
       return stored
     table = comparisons.influences(os.path.join(output_dir, stored.table))
     images = list(table.values())
+    names = [image.name for image in images]
+    groups = [image.group for image in images]
     found = self._ceilings.ratios(
-      [image.name for image in images],
-      [image.value for image in images],
-      [image.group for image in images],
+      names, [image.value for image in images], groups
     )
+    ceilings = {
+      name: [estimate.value, estimate.low, estimate.high]
+      for name, estimate in self._ceilings.people(names, groups).items()
+    }
+    participants = self._ceilings.over_participants(found)
     made = {
       name: specific_alignment.score_of(
         name,
@@ -414,6 +421,8 @@ class ClickMeProtocol(protocol.Protocol):
         stored.scores['spearman'].preprocessing,
         reason=ratio.reason,
         denominator=ratio.denominator.value,
+        ceilings=ceilings,
+        participants_interval=participants.get(name),
       )
       for name, ratio in found.items()
     }
@@ -478,6 +487,11 @@ class ClickMeProtocol(protocol.Protocol):
         f'{ceiling:.4f}, the rank correlation among people.'
       )
     )
+
+  @classmethod
+  @typing_extensions.override
+  def sections(cls, found, twins):
+    return against_people.section(found, *cls.pictures)
 
   @classmethod
   @typing_extensions.override

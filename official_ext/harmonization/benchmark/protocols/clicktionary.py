@@ -18,6 +18,7 @@ class ClicktionaryProtocol(clickme.ClickMeProtocol):
   label = 'Clicktionary'
   title = 'Clicktionary: where people look'
   headlines = ('specific', 'shuffled', 'spearman')
+  pictures = ('clicktionary_ceilings.png',)
 
   @classmethod
   @typing_extensions.override

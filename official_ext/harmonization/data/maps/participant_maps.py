@@ -39,6 +39,7 @@ class ParticipantMaps:
     left_out: numbers of skipped clicks and rows, by reason.
     unreadable: place of and reason for each unreadable row.
     shapes: height and width of the frame of each image's clicks.
+    images_by_user: number of images of each participant.
   """
 
   def __init__(
@@ -83,6 +84,7 @@ class ParticipantMaps:
     self._axes = {}
     self._counts = {}
     self.shapes = {}
+    self.images_by_user = collections.Counter()
     self.left_out = collections.Counter()
     self.unreadable = []
     some = names[:_INSPECTED]
@@ -94,6 +96,7 @@ class ParticipantMaps:
     for name in tqdm.tqdm(names, 'clicks', unit=' images', disable=None):
       people = self._people(name)
       self._counts[name] = len(people.points)
+      self.images_by_user.update(people.points.keys())
       self.left_out.update(people.left_out)
       self.unreadable += people.unreadable
 
@@ -131,6 +134,10 @@ class ParticipantMaps:
   def participants(self, name: str) -> int:
     """Returns the number of participants whose clicks on an image count."""
     return self._counts[name]
+
+  def users(self, name: str) -> list[str]:
+    """Returns the participants, in the order of an image's maps."""
+    return list(self._people(name).points)
 
   def maps(self, name: str) -> np.ndarray:
     """Returns an image's maps, float32 (P, size, size)."""
