@@ -335,7 +335,12 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       '--raw_image_max has no effect without --clickme or --clicktionary',
     ),
     (
-      ('--model=keras:a.keras', '--clickme=x', '--raw_image_max=1'),
+      (
+        '--model=keras:a.keras',
+        '--clickme=x',
+        '--raw_image_max=1',
+        '--map_decoder=clickme',
+      ),
       '--raw_image_max has no effect on records of the format clickme',
     ),
     (
@@ -350,6 +355,14 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     (
       ('--model=keras:a.keras', '--psychophysics=x', '--ceiling=.5'),
       '--ceiling has no effect without --clickme',
+    ),
+    (
+      ('--model=keras:a.keras', '--psychophysics=x', '--training_records=t'),
+      '--training_records has no effect without records',
+    ),
+    (
+      ('--model=keras:a.keras', '--clickme=x', '--exclude'),
+      '--exclude has no effect without --training_records',
     ),
     # Names and options of all models are checked before one is opened.
     (
@@ -368,6 +381,21 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
   def test_refuses_before_any_work(self, given, message):
     with mock.patch.object(spec, 'build') as build:
       self.assertRegex(self._evaluate(*given), '^evaluate: .*' + message)
+      build.assert_not_called()
+
+  def test_the_format_is_recognized(self):
+    image = tf.io.encode_jpeg(fixtures.pixels(0)).numpy()
+    record = record_writer.canonical_example(image, label=1)
+    path = fixtures.write(self.folder, 'canonical', [record])
+    with mock.patch.object(spec, 'build') as build:
+      for given, message in (
+        ((f'--clickme={path}',), 'label_offset is not set; canonical'),
+        (
+          (f'--clickme={path}', '--label_offset=0', '--raw_image_max=1'),
+          'raw_image_max=1 has no effect on .*, whose format is canonical',
+        ),
+      ):
+        self.assertRegex(self._evaluate(self.models[0], *given), message)
       build.assert_not_called()
 
   def test_no_report_if_every_model_failed(self):

@@ -92,9 +92,20 @@ def _protocols(run: protocol_lib.RunOptions) -> list[protocol_lib.Protocol]:
     )
   names = {p.name for p in measured}
   cli.refuse_without_effect(
-    pair for p in options for pair in p.flags_without_effect(options[p], names)
+    [
+      *(q for p in options for q in p.flags_without_effect(options[p], names)),
+      *_without_effect(run, measured),
+    ]
   )
   return [p.from_options(options[p], run) for p in measured]
+
+
+def _without_effect(run: protocol_lib.RunOptions, measured):
+  """Yields flags that all protocols share and that nothing uses."""
+  if not any(p.reads_records for p in measured):
+    yield 'without records', ('training_records', 'exclude')
+  elif not run.training_records:
+    yield 'without --training_records', ('exclude',)
 
 
 def _twins(

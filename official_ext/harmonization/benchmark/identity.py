@@ -288,11 +288,16 @@ class Digests:
     Raises:
       OSError: a file cannot be read.
     """
+    found = self.each(paths)
+    return {'files': len(found), 'sha256': sha256(found, list(names or ()))}
+
+  def each(self, paths: Sequence[str]) -> list[str]:
+    """Returns the digest of each file; raises OSError as `of`."""
     stats = [_stat(path) for path in paths]
     sampled = sum(stat[0] for stat in stats) > _WHOLE
     found = [self._one(*pair, sampled) for pair in zip(paths, stats)]
     self._keep()
-    return {'files': len(found), 'sha256': sha256(found, list(names or ()))}
+    return found
 
   def file(self, path: str) -> str:
     """Returns the digest of one file, which is not sampled if it is local."""

@@ -9,7 +9,7 @@ read in sorted order, so that all models see the same images. The last batch
 holds what remains.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import os
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark import identity
+from official_ext.harmonization.benchmark import leakage as leakage_lib
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import record_checks
@@ -43,6 +44,7 @@ FACTS = {
   'map_decoder': 'format',
   'label_offset': 'label offset',
   'limit': 'only the first records',
+  'training_copies': 'in training records too',
 }
 
 
@@ -70,6 +72,7 @@ class Dataset:
       Garden's evaluation of ImageNet; the release uses the whole image.
     limit: only the first `limit` records, as a trial; None for all.
     sample: only this many records, drawn with a fixed seed; None for all.
+    leakage: which images occur in training records too; None if unknown.
   """
 
   input_path: str
@@ -83,6 +86,7 @@ class Dataset:
   center_crop: bool = False
   limit: int | None = None
   sample: int | None = None
+  leakage: leakage_lib.Leakage | None = None
 
   def files(self) -> list[str]:
     """Returns the paths of the files, sorted.
@@ -101,7 +105,8 @@ class Dataset:
 
   def _fields(self) -> dict[str, Any]:
     """Returns the fields that describe the scores."""
-    fields = {**dataclasses.asdict(self), 'map_resize': self.resize()}
+    fields = {**vars(self), 'map_resize': self.resize()}
+    del fields['leakage']
     # Older scores do not name these two, which were always as released. Scores
     # without maps do not depend on them.
     if self.sample is None:
@@ -117,8 +122,18 @@ class Dataset:
   def total(self) -> int | None:
     """Returns the number of images, if a manifest tells that of the records."""
     records = manifest.count(self.files())
-    limits = [n for n in (records, self.limit, self.sample) if n is not None]
-    return min(limits) if records is not None else None
+    if records is None:
+      return None
+    if self.limit is not None:
+      records = min(records, self.limit)
+    records -= len(self._excluded())
+    return records if self.sample is None else min(records, self.sample)
+
+  def _excluded(self) -> Sequence[int]:
+    """Returns the positions of excluded records among the first `limit`."""
+    if self.leakage is None or not self.leakage.is_excluded:
+      return []
+    return self.leakage.positions.tolist()
 
   def read(self) -> tf.data.Dataset:
     """Returns the records as `dataloaders.records.located` reads them."""
@@ -127,6 +142,13 @@ class Dataset:
     )
     if self.limit is not None:
       found = found.take(self.limit)
+    if self._excluded():
+      excluded = tf.constant(self._excluded(), tf.int64)
+      found = (
+        found.enumerate()
+        .filter(lambda i, _: tf.reduce_all(i != excluded))
+        .map(lambda _, record: record)
+      )
     if self.sample is None:
       return found
     count = int(found.reduce(np.int64(0), lambda n, _: n + 1))
@@ -147,7 +169,12 @@ class Dataset:
       os.path.basename(file): tf.io.gfile.stat(file).length
       for file in self.files()
     }
-    return {**self._fields(), 'bytes': sum(sizes.values()), 'files': len(sizes)}
+    found = {
+      **self._fields(),
+      'bytes': sum(sizes.values()),
+      'files': len(sizes),
+    }
+    return found | (self.leakage.settings() if self.leakage else {})
 
   def options(self) -> dict[str, Any]:
     """Returns how records are read, without the names of the files."""
@@ -155,6 +182,8 @@ class Dataset:
     del options['input_path']
     if not registry.is_raw(self.map_decoder):
       del options['raw_image_max']  # Encoded images do not depend on it.
+    if self.leakage and self.leakage.identity():
+      options['excluded'] = self.leakage.identity()
     return options
 
   def contents(self, digests: identity.Digests) -> dict[str, Any]:
@@ -172,6 +201,70 @@ class Dataset:
         be stored.
     """
     return digests.of(self.files())
+
+
+def recognized(input_path: str, name: str) -> tuple[str, float]:
+  """Recognizes the format of records by the first one, and prints it.
+
+  Args:
+    input_path: as in `Dataset`.
+    name: of the protocol.
+
+  Returns:
+    The format, see `dataloaders.registry`, and the value of white, which
+    matters if pixels are raw.
+
+  Raises:
+    protocol.BadDataError: a path or glob matches no file.
+  """
+  for path in Dataset(input_path).files():
+    found = record_checks.recognize_file(path)
+    if found:
+      kind, white = found
+      raw = f', white at {white:g}' if registry.is_raw(kind) else ''
+      print(f'{name}: {path} has the format {kind}{raw}.')
+      return found
+  return 'clickme', 255.0
+
+
+def compared_with_training(
+  dataset: Dataset, run: protocol.RunOptions, name: str
+) -> Dataset:
+  """Finds out which images occur in the records of --training_records too.
+
+  Writes a table of them, `<name>.training_copies.csv`, and prints their number.
+
+  Args:
+    dataset: the evaluated images.
+    run: names the training records, and says whether copies are excluded.
+    name: of the protocol.
+
+  Returns:
+    The dataset, with `leakage` if there are training records.
+
+  Raises:
+    protocol.SettingsError: there are no such records, or no image is left.
+    protocol.BadDataError: a file is damaged.
+  """
+  if not run.training_records:
+    return dataset
+  found = leakage_lib.find(
+    dataset.files(),
+    leakage_lib.training_files(working_paths(run.training_records)),
+    run.output_dir,
+    training_records=run.training_records,
+    limit=dataset.limit,
+    exclude=run.exclude,
+  )
+  path = os.path.join(run.output_dir, f'{name}.training_copies.csv')
+  found.write(path)
+  print(f'{name}: {found.summary()}.' + (f' See {path}.' * bool(found.copies)))
+  if found.is_excluded and len(found.copies) == found.images:
+    raise protocol.SettingsError(
+      f'--exclude: all images of --{name} occur in the training records; '
+      'expected others. Evaluate other records.'
+    )
+  return dataclasses.replace(dataset, leakage=found)
 
 
 class Batch(NamedTuple):

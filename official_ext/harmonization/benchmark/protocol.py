@@ -63,6 +63,15 @@ class RunOptions:
     'Score only the first LIMIT records of each dataset, as a trial.',
     at_least=1,
   )
+  training_records: str = cli.flag(
+    '',
+    'Records that networks were trained on: paths or globs, of any format. '
+    'Evaluated images that also occur in them, perhaps coded, resized or '
+    'flipped, are reported.',
+  )
+  exclude: bool = cli.flag(
+    False, 'Exclude images that occur in --training_records from all scores.'
+  )
 
 
 class Protocol(abc.ABC):
@@ -85,6 +94,8 @@ class Protocol(abc.ABC):
     has_controls: whether controls and random twins are measured; see
       `benchmark.controls`.
     people_label: of the row that holds the scores of people.
+    reads_records: whether its images are in records, which are compared with
+      those of training.
     pictures: names of the files that pictures of `sections` are written to.
   """
 
@@ -99,6 +110,7 @@ class Protocol(abc.ABC):
   alignment_scores: Sequence[str] = ()
   accuracy_score: str | None = None
   has_controls = False
+  reads_records = False
   people_label = 'people'
   pictures: Sequence[str] = ()
 

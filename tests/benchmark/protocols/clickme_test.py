@@ -6,6 +6,7 @@
 # Bazel: size = "large"
 # Bazel: tags = ["networks"]
 
+import dataclasses
 import os
 import sys
 import types
@@ -20,6 +21,7 @@ import tensorflow as tf
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal
 from official_ext.harmonization.benchmark import labelled_images
+from official_ext.harmonization.benchmark import leakage
 from official_ext.harmonization.benchmark import map_alignment
 from official_ext.harmonization.benchmark import measured_ceilings
 from official_ext.harmonization.benchmark import protocol
@@ -253,6 +255,72 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
       f.seek(-1, os.SEEK_END)
       f.write(b'x')
     self.assertIn('data.sha256', identity.differences(of(), of(copy)))
+
+  def test_images_of_training_records(self):
+    folder = self.get_temp_dir()
+
+    def pixels(seed):  # With finer structure than that of the fixtures.
+      noise = np.random.default_rng(seed).normal(size=(60, 60, 3))
+      smooth = ndimage.gaussian_filter(noise, (2, 2, 0))
+      return np.clip(128 + 400 * smooth, 0, 255).astype(np.uint8)
+
+    image, *others = map(pixels, range(3))
+    white = np.full((60, 60, 3), 250, np.uint8)
+
+    def write(name, images):
+      return fixtures.write(
+        folder,
+        name,
+        [
+          fixtures.record(image=tf.io.encode_jpeg(i, quality=90).numpy())
+          for i in images
+        ],
+      )
+
+    wide = np.concatenate([white[:, :9], image, white[:, :9]], axis=1)
+    larger = tf.image.resize(image, (90, 80)).numpy().astype(np.uint8)
+    write('val', [others[0], image, white, image[:, ::-1], larger])
+    train = write('train', [white, others[1], wide])
+    run = protocol.RunOptions(
+      output_dir=folder, training_records=train, exclude=True
+    )
+    scored = labelled_images.Dataset(os.path.join(folder, 'val'))
+
+    def check(**changes):
+      return labelled_images.compared_with_training(
+        scored, dataclasses.replace(run, **changes), 'clickme'
+      )
+
+    found = check()
+    self.assertIs(check(training_records=''), scored)
+    copies = found.leakage.copies
+    self.assertEqual([c.record for c in copies], [1, 3, 4])
+    self.assertEqual([c.is_flipped for c in copies], [False, True, False])
+    self.assertEqual({c.training_record for c in copies}, {2})
+    self.assertEqual(found.leakage.without_structure, 1)
+    self.assertIn('3 of 5 images also occur', found.leakage.summary())
+    table = os.path.join(folder, 'clickme.training_copies.csv')
+    with open(table) as f:
+      self.assertLen(f.readlines(), 4)
+
+    # Two remain; identities differ only if they are excluded.
+    self.assertEqual(found.leakage.identity()['images'], 3)
+    self.assertEqual(check(exclude=False).options(), scored.options())
+    self.assertNotEqual(found.options(), scored.options())
+    for dataset, positions in (
+      (found, [0, 2]),
+      (dataclasses.replace(found, sample=1), [0]),
+      (check(exclude=False), range(5)),
+    ):
+      read = [int(r['index']) for r in dataset.read()]
+      if dataset.sample:
+        self.assertLen(read, 1)
+        self.assertIn(read[0], [0, 2])
+      else:
+        self.assertSequenceEqual(read, positions)
+    with mock.patch.object(leakage, '_compute') as compute:  # Hashes are kept.
+      self.assertEqual(check().leakage.copies, copies)
+      compute.assert_not_called()
 
   def test_a_stored_score_is_shown_with_another_ceiling(self):
     experiment = clickme.ClickMeProtocol(

@@ -59,8 +59,11 @@ class ClickMeOptions:
 
   clickme: str = cli.flag('', 'ClickMe records: paths or globs.')
   clicktionary: str = cli.flag('', 'Clicktionary records: paths or globs.')
-  map_decoder: str = cli.flag(
-    'clickme', 'Format of the records with maps.', choices=decoders.names
+  map_decoder: str | None = cli.flag(
+    None,
+    'Format of the records with maps. By default, it is recognized from the '
+    'first record.',
+    choices=decoders.names,
   )
   clicktionary_map_decoder: str | None = cli.flag(
     None,
@@ -71,14 +74,16 @@ class ClickMeOptions:
     None,
     'Added to the labels of records with maps to give the classes that are '
     'scored, 0..999 for ImageNet. The default is 0, except that '
-    '--map_decoder=canonical requires the flag: -1 if the labels are 1..1000.',
+    'canonical records require the flag: -1 if the labels are 1..1000.',
   )
   clicktionary_label_offset: int | None = cli.flag(
     None,
     'Label offset of --clicktionary, if it differs from --label_offset.',
   )
-  raw_image_max: float = cli.flag(
-    255.0, 'Maximum pixel value in formats of raw pixels: 255 or 1.'
+  raw_image_max: float | None = cli.flag(
+    None,
+    'Maximum pixel value in formats of raw pixels: 255 or 1. The default is '
+    '255, or recognized if --map_decoder is not set.',
   )
   blur: bool = cli.flag(True, 'Blur human maps as the ClickMe release does.')
   map_resize: str | None = cli.flag(
@@ -167,6 +172,7 @@ class ClickMeProtocol(protocol.Protocol):
   accuracy_score = 'top1'
   pictures = ('clickme_ceilings.png',)
   has_controls = True
+  reads_records = True
 
   def __init__(
     self,
@@ -253,23 +259,33 @@ class ClickMeProtocol(protocol.Protocol):
   ):
     """Makes a protocol of the flags for its records and the shared flags."""
     prefix = '' if cls.name == 'clickme' else f'{cls.name}_'
-    if label_offset is None and map_decoder == 'canonical':
-      raise protocol.SettingsError(
-        f'--{prefix}label_offset is not set; canonical records require it. '
-        "Set 0 if their labels are the model's classes, or -1 if they are "
-        "Model Garden's 1..1000."
-      )
     if ceiling is not None and not 0 < ceiling <= 1:
       raise protocol.SettingsError(
         f'--{prefix}ceiling={ceiling} is not a rank correlation of people; '
         'expected more than 0 and at most 1, such as 0.65753. Set 1 for raw '
         'scores.'
       )
+    path = labelled_images.working_paths(path)
+    white = options.raw_image_max or 255.0
+    if map_decoder is None:
+      map_decoder, recognized = labelled_images.recognized(path, cls.name)
+      if not decoders.is_raw(map_decoder) and options.raw_image_max:
+        raise protocol.SettingsError(
+          f'--raw_image_max={options.raw_image_max:g} has no effect on {path}, '
+          f'whose format is {map_decoder}; expected raw pixels. Omit it.'
+        )
+      white = options.raw_image_max or recognized
+    if label_offset is None and map_decoder == 'canonical':
+      raise protocol.SettingsError(
+        f'--{prefix}label_offset is not set; canonical records require it. '
+        "Set 0 if their labels are the model's classes, or -1 if they are "
+        "Model Garden's 1..1000."
+      )
     dataset = labelled_images.Dataset(
-      input_path=labelled_images.working_paths(path),
+      input_path=path,
       map_decoder=map_decoder,
       label_offset=label_offset or 0,
-      raw_image_max=options.raw_image_max,
+      raw_image_max=white,
       blur=options.blur,
       map_resize=options.map_resize,
       blur_kernel=options.blur_kernel,
@@ -283,6 +299,7 @@ class ClickMeProtocol(protocol.Protocol):
       raise protocol.SettingsError(
         f'--group_by={options.group_by}: {e}; expected a regular expression.'
       ) from None
+    dataset = labelled_images.compared_with_training(dataset, run, cls.name)
     return cls(
       dataset,
       batch_size=run.batch_size,
@@ -319,11 +336,12 @@ class ClickMeProtocol(protocol.Protocol):
   def flags_without_effect(
     cls, options: ClickMeOptions, measured: Container[str]
   ) -> Iterator[tuple[str, Sequence[str]]]:
-    formats = []
+    formats: list[str | None] = []
     if 'clickme' in measured:
       formats.append(options.map_decoder)
     if 'clicktionary' in measured:
       formats.append(options.clicktionary_map_decoder or options.map_decoder)
+    known = [f for f in formats if f]
     if not formats:
       yield (
         'without --clickme or --clicktionary',
@@ -343,9 +361,9 @@ class ClickMeProtocol(protocol.Protocol):
           'all',
         ),
       )
-    elif not any(map(decoders.is_raw, formats)):
+    elif len(known) == len(formats) and not any(map(decoders.is_raw, known)):
       yield (
-        f'on records of the format {" or ".join(dict.fromkeys(formats))}, '
+        f'on records of the format {" or ".join(dict.fromkeys(known))}, '
         'whose images are encoded',
         ('raw_image_max',),
       )

@@ -49,6 +49,7 @@ class ImageNetProtocol(protocol.Protocol):
   score_words = {'top1': 'top-1', 'top5': 'top-5'}
   headlines = ('top1',)
   accuracy_score = 'top1'
+  reads_records = True
 
   def __init__(self, dataset: 'labelled_images.Dataset', batch_size: int):
     """Initializes the protocol.
@@ -73,6 +74,7 @@ class ImageNetProtocol(protocol.Protocol):
       center_crop=True,
       limit=run.limit,
     )
+    dataset = labelled_images.compared_with_training(dataset, run, cls.name)
     return cls(dataset, run.batch_size)
 
   @classmethod

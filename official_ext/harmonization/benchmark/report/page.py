@@ -23,6 +23,7 @@ from official_ext.harmonization.benchmark.report import further_scores
 from official_ext.harmonization.benchmark.report import leaderboard
 from official_ext.harmonization.benchmark.report import score_correlations
 from official_ext.harmonization.benchmark.report import trade_off
+from official_ext.harmonization.benchmark.report import training_copies
 
 _TEMPLATE = 'report.html.j2'
 
@@ -168,6 +169,14 @@ def _alarms(report: results.Report) -> Iterator[Alarm]:
         if result.origin
       ],
     ),
+    (
+      'Seen in training',
+      [
+        AlarmItem(f'{text}.', '', protocol)
+        for protocol, measured in report.protocols.items()
+        for text in training_copies.warnings(measured.settings)
+      ],
+    ),
     ('Found in the folder', [AlarmItem(note) for note in report.notes]),
   ):
     if items:
@@ -225,6 +234,7 @@ def _protocol(
     *protocol.sections({m.name: m.results[name] for m in models}, report.twins),
     *answer.widths(ranked, name),
     *further_scores.tables(models, name, compared),
+    *training_copies.blocks_of(settings),
     *examples.draw(output_dir, [m for m in ranked if m.is_network], name),
   ]
 

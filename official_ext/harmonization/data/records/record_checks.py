@@ -56,6 +56,22 @@ def recognize(data: bytes) -> str:
   return '' if image is None else _RAW_SIDES.get(len(image), 'clickme')
 
 
+def recognize_file(path: str) -> tuple[str, float] | None:
+  """Recognizes the format of a file by its first record.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    One of `registry.names()`, which is 'clickme' if the fields are those of no
+    format, and the value of white in raw pixels; None if the file is empty.
+  """
+  first = next(record_reader.read(path), None)
+  if first is None:
+    return None
+  return Checker().format_of(path, first.data or b'')
+
+
 def other_format(data: bytes | None, kind: str) -> str:
   """Returns a hint if a record seems to have another format; '' if not.
 
