@@ -206,7 +206,6 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       '--comparison_size=32',
       '--nocontrols',
       '--random_twins=0',
-      '--comparison_size=32',
     )
 
     def score(*more):

@@ -44,14 +44,6 @@ RELEASED_SIZE = 224
 # Images on which random twins are measured.
 TWIN_IMAGES = 500
 
-# What a map is, for the explainers whose name does not say it.
-_MAPS = {
-  'gradient': 'the largest magnitude over colour channels of the gradient of '
-  "the label's logit with respect to the image",
-  'training_map': 'the mean over colour channels of the gradient of the '
-  "label's logit with respect to the image",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class ClickMeOptions:
@@ -475,36 +467,7 @@ class ClickMeProtocol(protocol.Protocol):
   @classmethod
   @typing_extensions.override
   def describe(cls, settings: Mapping[str, Any]) -> str:
-    size, ceiling = settings['comparison_size'], settings['ceiling']
-    explainer = settings['explainer']
-    blurred = 'blurred as in the ClickMe release' if settings['blur'] else 'raw'
-    return (
-      f"A model's map of an image ({_MAPS.get(explainer, explainer)}) is "
-      'compared with human maps at '
-      + (
-        "the model's input size. "
-        if size == 'native'
-        else f'{size} x {size} pixels. '
-      )
-      + 'Own is the mean rank correlation with the human map of the same '
-      'image, shuffled that with the human maps of other images, and '
-      'specific the difference, which is 0 for a map that ignores the image. '
-      'For these, the maps of models and people are blurred by the same '
-      'Gaussian, with a standard deviation of '
-      f'{specific_alignment.RANKED} pixels at 224. Controls '
-      'are rows without a network; random-... are the same networks '
-      'with fresh weights. Published rho is the score of Fel et al. (NeurIPS '
-      f'2022): human maps are {blurred}, the maps of models are not. It cannot '
-      'show that a network uses what people use, because a map of the image '
-      'centre has a high published rho too. Dice and IoU compare what lies '
-      "above each map's 90th percentile. "
-      + (
-        'Published rho is raw, because no human ceiling was given.'
-        if ceiling is None
-        else 'Alignment is the published rho divided by the ceiling of '
-        f'{ceiling:.4f}, the rank correlation among people.'
-      )
-    )
+    return alignment_words.describe(settings, specific_alignment.RANKED)
 
   @classmethod
   @typing_extensions.override

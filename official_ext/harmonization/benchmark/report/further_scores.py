@@ -39,7 +39,8 @@ def tables(
   table = leaderboard.table(
     models,
     shown,
-    'Further metrics, of the maps that specific is computed from.',
+    'Further metrics of the maps that specific is computed from. Most of them '
+    'favour maps of the image centre, so compare networks with the controls.',
     comparisons,
     keeps_networks=True,
   )
