@@ -35,6 +35,7 @@ _LAYERS = (
   {
     'building',
     'experiment_parser',
+    'gin_settings',
     'input_checks',
     'run_folder',
     'runner',
