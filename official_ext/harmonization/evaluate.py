@@ -39,6 +39,7 @@ from official_ext.harmonization.benchmark.adapters import spec
 
 with epy.lazy_imports():
   from official_ext.harmonization.benchmark import identity
+  from official_ext.harmonization.benchmark import network_pairs
   from official_ext.harmonization.benchmark import results
   from official_ext.harmonization.benchmark import run as benchmark_run
   from official_ext.harmonization.benchmark.report import answer
@@ -59,6 +60,12 @@ class Options:
     (),
     'BASELINE:HARMONIZED, the names of two models: adds an arrow to the plot '
     'and a row to the table of differences. Repeat the flag for more.',
+    repeated=True,
+  )
+  compare: tuple[str, ...] = cli.flag(
+    (),
+    'FIRST:SECOND, the names of two models: tests their difference, as for '
+    '--twin, without an arrow. Repeat the flag for more.',
     repeated=True,
   )
   rescore: bool = cli.flag(
@@ -108,25 +115,26 @@ def _without_effect(run: protocol_lib.RunOptions, measured):
     yield 'without --training_records', ('exclude',)
 
 
-def _twins(
-  pairs: Sequence[str], models: Sequence[model_specs.Model]
+def _pairs(
+  flag: str, pairs: Sequence[str], models: Sequence[model_specs.Model]
 ) -> list[tuple[str, str]]:
-  """Parses the pairs of --twin."""
-  names = [model.name for model in models]
+  """Parses the pairs of --twin or --compare."""
+  names = model_specs.rows(models)
   parsed = []
   for text in pairs:
-    baseline, _, twin = text.partition(':')
-    if not {baseline, twin} <= {*names} or baseline == twin:
+    first, _, second = text.partition(':')
+    if not {first, second} <= {*names} or first == second:
+      form = 'BASELINE:HARMONIZED' if flag == 'twin' else 'FIRST:SECOND'
       raise protocol_lib.SettingsError(
-        f'--twin={text}; expected the names of two models, '
-        f'BASELINE:HARMONIZED, out of {", ".join(names)}.'
+        f'--{flag}={text}; expected the names of two models or groups, '
+        f'{form}, out of {", ".join(names)}.'
       )
-    parsed.append((baseline, twin))
+    parsed.append((first, second))
   return parsed
 
 
 def _report(
-  options: Options, protocols, twins, found: 'results.RunResults'
+  options: Options, protocols, twins, pairs, found: 'results.RunResults'
 ) -> 'results.Report':
   now = datetime.datetime.now().astimezone()
   measured = {p.name: p for p in protocols}
@@ -151,6 +159,9 @@ def _report(
     failures=found.failures,
     notes=found.notes,
     comparisons=found.comparisons,
+    pairs=network_pairs.compare(
+      options.run.output_dir, found.models, protocols, [*twins, *pairs]
+    ),
   )
 
 
@@ -171,7 +182,8 @@ def _evaluate(options: Options) -> 'results.Report':
   """Measures the models and writes the report."""
   output_dir = options.run.output_dir
   models = model_specs.parse_all(options.model)
-  twins = _twins(options.twin, models)
+  twins = _pairs('twin', options.twin, models)
+  pairs = _pairs('compare', options.compare, models)
   # Otherwise a misspelled name would be found when that model's turn comes.
   for model in models:
     spec.check(model.spec)
@@ -193,7 +205,7 @@ def _evaluate(options: Options) -> 'results.Report':
 
   def write(found):
     _check_measured(models, found)
-    report = _report(options, protocols, twins, found)
+    report = _report(options, protocols, twins, pairs, found)
     return report, writer.write(output_dir, report)
 
   report, written = benchmark_run.Benchmark(

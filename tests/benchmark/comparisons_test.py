@@ -1,8 +1,9 @@
 # Copyright The official-ext-harmonization authors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tests of the comparisons of networks with controls."""
+"""Tests of the comparisons of networks with controls and with each other."""
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -12,7 +13,12 @@ import numpy as np
 from scipy import stats
 
 from official_ext.harmonization.benchmark import comparisons
+from official_ext.harmonization.benchmark import model_specs
+from official_ext.harmonization.benchmark import network_pairs
+from official_ext.harmonization.benchmark import protocol as protocol_lib
+from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run_groups
 from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.evaluation import scores
 
@@ -28,6 +34,18 @@ def _folder(case):
 
 class _Protocol:
   name, has_controls = 'clickme', True
+  image_values = {
+    'specific': ('influence',),
+    'shuffled': ('own', 'influence'),
+    'top1': ('correct',),
+    'lost': ('not in the table',),
+  }
+
+
+def _score(name, value, spread=0.1):
+  return scores.Score(
+    name, value, 20, 1, value - spread, value + spread, 0.95, None, ''
+  )
 
 
 class CompareTest(absltest.TestCase):
@@ -115,6 +133,187 @@ class CompareTest(absltest.TestCase):
       self.folder, [model, old, self._model('control-centre')], [_Protocol()]
     )
     self.assertEqual([c.model for c in found], ['good'])
+
+
+class GroupTest(absltest.TestCase):
+  """Runs of one network, and another network, on 12 images."""
+
+  def setUp(self):
+    super().setUp()
+    self.folder = _folder(self)
+    rng = np.random.default_rng(1)
+    names = [*(f'seed-{i}' for i in range(5)), 'other', 'control-sobel']
+    self.own = dict(zip(names, 0.5 + 0.1 * rng.normal(size=(7, 12))))
+    self.influence = dict(zip(names, 0.3 + 0.1 * rng.normal(size=(7, 12))))
+    self.influence['seed-1'][3] = np.nan
+    self.groups = np.repeat(range(6), 2)
+    self.hits = dict(zip(names, rng.integers(0, 2, size=(7, 12))))
+    self.models = [self._model(name) for name in names]
+    twin = self._model('seed-0')
+    twin.name = 'random-net-0'
+    twin.settings = {'spec': 'x:seed-0', 'random_twin_of': 'seed-0'}
+    self.models.append(twin)
+
+  def _model(self, name):
+    scores.write_rows(
+      os.path.join(self.folder, f'{name}.csv'),
+      [
+        {
+          'file': 'f',
+          'record': i,
+          'name': '',
+          'correct': self.hits[name][i],
+          'own': self.own[name][i],
+          'influence': self.influence[name][i],
+          'group': self.groups[i],
+        }
+        for i in range(12)
+      ],
+    )
+    settings = {'spec': f'keras:{name}'}
+    if name.startswith('seed'):
+      settings['group'] = 'net'
+    if name.startswith('control'):
+      settings['spec'] = 'control:sobel'
+    specific = np.nanmean(self.influence[name])
+    one = {'specific': _score('specific', specific)}
+    smoothed = results.Smoothed(5, *3 * [_score('own', specific)])
+    stored = results.StoredResult(
+      {'top1': _score('top1', 0.5), 'l2': _score('l2', specific, 0.2)},
+      {},
+      f'{name}.csv',
+      explainers={'gradient': results.Explained(one, [smoothed])},
+      warnings=['dark'] if name == 'seed-2' else [],
+    )
+    return results.ModelResults(name, settings, _FACTS, {'clickme': stored})
+
+  def _with_means(self, skipped=()):
+    models = [m for m in self.models if m.name not in skipped]
+    return run_groups.with_means(models, [_Protocol()], self.folder)
+
+  def _runs(self, values, count=5):
+    return np.array([values[f'seed-{i}'] for i in range(count)])
+
+  def test_runs_are_one_row_with_the_uncertainty_of_seeds(self):
+    models = self._with_means()
+    self.assertEqual([m.name for m in models if m.is_network], ['other', 'net'])
+    net = models[-1]
+    self.assertEqual(net.runs, [f'seed-{i}' for i in range(5)])
+    self.assertEqual(models[-2].twin_of, 'net')
+    found = net.results['clickme']
+    self.assertEqual(found.warnings, ['seed-2: dark'])
+    score = found.explainers['gradient'].scores['specific']
+    expected = repeated_runs.mean(self._runs(self.influence), self.groups)
+    self.assertEqual(
+      (score.value, score.low, score.high, score.n, score.n_undefined),
+      (expected.value, expected.low, expected.high, 11, 10),
+    )
+    self.assertIn('over the seeds of 5 runs', score.interval_method)
+    # Without values of images, images count as if they were not shared.
+    l2 = found.scores['l2']
+    values = [np.nanmean(v) for v in self._runs(self.influence)]
+    self.assertAlmostEqual(l2.value, np.mean(values))
+    variance = (0.2 / 1.959964) ** 2 + np.var(values, ddof=1) / 5
+    self.assertAlmostEqual(l2.high - l2.value, 2.776445 * variance**0.5, 5)
+    (smoothed,) = found.explainers['gradient'].by_width
+    self.assertAlmostEqual(smoothed.own.value, np.mean(values))
+
+  def test_fewer_than_five_runs(self):
+    net = self._with_means(['seed-4'])[-1]
+    score = net.results['clickme'].scores['top1']
+    hits = self._runs(self.hits, 4).mean(axis=0)
+    expected = statistics.mean(hits, self.groups)
+    self.assertEqual((score.low, score.high), (expected.low, expected.high))
+    self.assertIn('seeds: not estimable with 4 runs', score.interval_method)
+
+  def test_a_group_is_compared_with_controls(self):
+    found = comparisons.compare(self.folder, self._with_means(), [_Protocol()])
+    by_names = {(c.model, c.control): c for c in found}
+    self.assertCountEqual(
+      by_names,
+      [
+        ('other', 'control-sobel'),
+        ('net', 'control-sobel'),
+        ('net', 'random-net'),
+      ],
+    )
+    expected = repeated_runs.mean(
+      self._runs(self.influence) - self.influence['control-sobel'], self.groups
+    )
+    c = by_names['net', 'control-sobel']
+    self.assertEqual((c.p, c.variance), (expected.p, expected.variance))
+    self.assertEqual(c.n, 11)
+
+  def test_pairs(self):
+    pairs = [('other', 'net'), ('other', 'seed-0'), ('other', 'missing')]
+    found = network_pairs.compare(
+      self.folder, self._with_means(), [_Protocol()], [*pairs, *pairs]
+    )
+    by_key = {(c.second, c.score): c for c in found}
+    self.assertLen(found, 6)
+    self.assertCountEqual(
+      by_key,
+      itertools.product(('net', 'seed-0'), ('specific', 'shuffled', 'top1')),
+    )
+    c = by_key['seed-0', 'shuffled']
+    shuffled = {n: self.own[n] - self.influence[n] for n in ('seed-0', 'other')}
+    by_group = {n: v.reshape(6, 2).mean(axis=1) for n, v in shuffled.items()}
+    expected = stats.ttest_rel(by_group['seed-0'], by_group['other'])
+    self.assertAlmostEqual(c.p, expected.pvalue)
+    # From the first network to the second.
+    self.assertAlmostEqual(
+      c.difference, np.mean(shuffled['seed-0'] - shuffled['other'])
+    )
+    self.assertAlmostEqual(c.low, expected.confidence_interval().low)
+    self.assertFalse(c.over_seeds)
+    for score in ('specific', 'top1'):
+      of_score = [by_key[n, score] for n in ('net', 'seed-0')]
+      self.assertEqual(
+        [c.p_holm for c in of_score], statistics.holm([c.p for c in of_score])
+      )
+
+  def test_two_groups_are_compared_over_seeds(self):
+    for model in list(self.models[:5]):
+      again = self._model(model.name)
+      again.name, again.settings['group'] = f'{model.name}-b', 'second'
+      self.models.append(again)
+    (c,) = [
+      c
+      for c in network_pairs.compare(
+        self.folder, self._with_means(), [_Protocol()], [('net', 'second')]
+      )
+      if c.score == 'top1'
+    ]
+    self.assertTrue(c.over_seeds)
+    self.assertEqual((c.difference, c.p), (0, 1))
+    hits = self._runs(self.hits)
+    expected = repeated_runs.difference(hits, hits, self.groups)
+    self.assertEqual((c.low, c.high), (expected.low, expected.high))
+    self.assertLess(c.low, 0)
+
+  def test_names(self):
+    models = model_specs.parse_all(
+      ['keras:a.h5?group=net', 'keras:b.h5?group=net', 'keras:c.h5']
+    )
+    self.assertEqual(model_specs.rows(models), ['net', 'c'])
+    twins = model_specs.random_twins(models, 2)
+    self.assertEqual(
+      [(t.name, t.twin_of) for t in twins],
+      [
+        ('random-net-0', 'a'),
+        ('random-net-1', 'a'),
+        ('random-c-0', 'c'),
+        ('random-c-1', 'c'),
+      ],
+    )
+    self.assertEqual(models[0].settings()['group'], 'net')
+    self.assertNotIn('group', twins[0].settings())
+    for specs, words in (
+      (['keras:a.h5?group=C', 'keras:c.h5'], 'is the name of the model'),
+      (['keras:a.h5?group=a/b'], 'the group would be called'),
+    ):
+      with self.assertRaisesRegex(protocol_lib.SettingsError, words):
+        model_specs.parse_all(specs)
 
 
 if __name__ == '__main__':

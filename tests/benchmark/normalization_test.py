@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import normalization
+from official_ext.harmonization.benchmark import specificity
 from studies import ceiling_coverage
+from studies import seed_coverage
 
 _NAN = math.nan
 
@@ -151,6 +153,29 @@ class SimulationTest(tf.test.TestCase):
       self.assertBetween(covered[name], 0.91, 0.99)
     self.assertLess(covered['controlled_person, ceiling exact'], 0.85)
     self.assertIn('| weak agreement | ', ceiling_coverage.table(results))
+
+
+class SeedCoverageTest(tf.test.TestCase):
+  def test_the_influence_is_that_of_the_statistic(self):
+    model, human = (
+      seed_coverage._unit_ranks(m)
+      for m in np.random.default_rng(0).normal(size=(2, 6, 20))
+    )
+    self.assertAllClose(
+      seed_coverage._influence(model, human),
+      specificity.measure(model, human).influence,
+    )
+
+  def test_intervals_over_seeds_cover(self):
+    name = 'both vary, 5 runs, 20 images'
+    output = os.path.join(self.get_temp_dir(), 'results', 'seeds.json')
+    setting = {name: seed_coverage.SETTINGS[name]}
+    seed_coverage.run(setting, 50, output)
+    result = seed_coverage.run(setting, 150, output)[name]
+    self.assertEqual(result, files.read_json(output)[name])
+    self.assertBetween(result['covered']['mean'] / 150, 0.91, 0.99)
+    self.assertBetween(result['covered']['difference'] / 150, 0.91, 1.0)
+    self.assertIn(f'| {name} | ', seed_coverage.table({name: result}))
 
 
 if __name__ == '__main__':

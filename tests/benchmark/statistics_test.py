@@ -3,12 +3,15 @@
 
 """Tests of intervals and tests for means, pairs and proportions."""
 
+import itertools
 import math
 
 from absl.testing import absltest
 import numpy as np
 from scipy import stats
 
+from official_ext.harmonization.benchmark import power
+from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import statistics
 
 
@@ -84,6 +87,133 @@ class WilsonTest(absltest.TestCase):
       for low, high in (statistics.wilson(k, n) for k in counts)
     ]
     self.assertGreater(np.sum(stats.binom.pmf(counts, n, p) * covers), 0.93)
+
+
+def _bootstrap_variance(values, draws_runs, draws_images):
+  """Returns the exact variance of the mean over all bootstrap samples."""
+  r, n = (range(size) for size in values.shape)
+  rows = list(itertools.product(r, repeat=len(r))) if draws_runs else [list(r)]
+  columns = (
+    list(itertools.product(n, repeat=len(n))) if draws_images else [list(n)]
+  )
+  means = [values[list(row)].mean(axis=0)[np.array(columns)] for row in rows]
+  return np.var(np.mean(means, axis=-1))
+
+
+class RepeatedRunsTest(absltest.TestCase):
+  def test_parts_are_those_of_the_bootstrap_that_draws_runs_and_images(self):
+    runs, n = 5, 3
+    values = np.random.default_rng(3).normal(size=(runs, n))
+    parts = repeated_runs.mean(values).variance
+    # A bootstrap has no correction for the means being estimated.
+    images = parts.images * (n - 1) / n
+    seeds = parts.seeds * (runs - 1) / runs
+    both = parts.both * (n - 1) / n * (runs - 1) / runs
+    by_images = _bootstrap_variance(values, False, True)
+    by_runs = _bootstrap_variance(values, True, False)
+    at_once = _bootstrap_variance(values, True, True)
+    self.assertAlmostEqual(by_images, images)
+    self.assertAlmostEqual(by_runs, seeds)
+    self.assertAlmostEqual(
+      2 * (by_images + by_runs) - at_once, images + seeds - both
+    )
+
+  def test_only_seeds_vary(self):
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(0.5, 1, 6), rng.normal(0, 2, 9)
+    wide = [np.repeat(x[:, np.newaxis], 7, axis=1) for x in (a, b)]
+    found = repeated_runs.difference(*wide)
+    expected = stats.ttest_ind(a, b, equal_var=False)
+    interval = expected.confidence_interval()
+    self.assertAlmostEqual(found.p, expected.pvalue)
+    self.assertAlmostEqual(found.low, interval.low)
+    self.assertAlmostEqual(found.high, interval.high)
+    self.assertTrue(found.over_seeds)
+
+  def test_few_runs_say_nothing_on_seeds(self):
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(4, 12)), rng.normal(size=(6, 12))
+    a[1, 3] = math.nan
+    groups = np.arange(12) // 2
+    found = repeated_runs.difference(a, b, groups)
+    expected = statistics.difference(a.mean(axis=0), b.mean(axis=0), groups)
+    for field in ('value', 'low', 'high', 'p', 'n', 'standard_error'):
+      self.assertEqual(getattr(found, field), getattr(expected, field))
+    self.assertFalse(found.over_seeds)
+    self.assertTrue(math.isnan(found.variance.seeds))
+    self.assertIn('not estimable with 4 runs', repeated_runs.not_estimable(4))
+
+  def test_copies_in_a_group_add_nothing(self):
+    values = np.random.default_rng(6).normal(size=(5, 8))
+    once = repeated_runs.mean(values)
+    thrice = repeated_runs.mean(
+      np.repeat(values, 3, axis=1), np.repeat(range(8), 3)
+    )
+    for field in ('value', 'low', 'high', 'p'):
+      self.assertAlmostEqual(getattr(once, field), getattr(thrice, field))
+    self.assertAlmostEqual(once.variance.both, thrice.variance.both)
+
+  def test_variance_is_at_least_that_of_one_source(self):
+    # Residuals dominate, so that the sum minus `both` is often too small.
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+      parts = repeated_runs.mean(rng.normal(size=(5, 6))).variance
+      variance, df = repeated_runs.combine(parts)
+      self.assertGreaterEqual(variance, max(parts.images, parts.seeds))
+      self.assertGreaterEqual(df, 4)
+
+
+class PowerTest(absltest.TestCase):
+  def _of_images(self, deviation, n):
+    return repeated_runs.Variance(
+      deviation**2 / n, math.nan, math.nan, n, [1, 1]
+    )
+
+  def test_equals_rs_power_t_test(self):
+    # power.t.test(delta=d, sd=1, power=.8, type='paired') in R 4.
+    for d, expected in ((0.5, 33.37), (0.2, 198.15), (1.0, 9.94)):
+      needed = power.images_needed(d, self._of_images(1.0, 20))
+      self.assertEqual(needed, math.ceil(expected))
+    found = power.power(0.5, self._of_images(1.0, 34))
+    self.assertAlmostEqual(found, 0.8078, 4)
+    self.assertAlmostEqual(power.power(0.0, self._of_images(1.0, 9)), 0.05)
+    with self.assertRaisesRegex(ValueError, 'not estimable with 1 run,'):
+      power.runs_needed(0.1, self._of_images(1.0, 20))
+
+  def test_simulated_power_of_images_and_seeds(self):
+    # Variances of seeds, images and the rest, per network.
+    seed, image, rest, runs, n, delta = 0.02, 0.06, 0.1, 6, 30, 0.25
+    parts = repeated_runs.Variance(
+      2 * (image / n + rest / (runs * n)),
+      2 * (seed / runs + rest / (runs * n)),
+      2 * rest / (runs * n),
+      n,
+      [runs, runs],
+    )
+    needed = power.runs_needed(delta, parts)
+    self.assertLess(needed, 40)
+    rng, hits = np.random.default_rng(8), 0
+    for _ in range(400):
+      a, b = (
+        seed**0.5 * rng.normal(size=(needed, 1))
+        + image**0.5 * rng.normal(size=n)
+        + rest**0.5 * rng.normal(size=(needed, n))
+        for _ in range(2)
+      )
+      hits += repeated_runs.difference(a + delta, b).p < 0.05
+    self.assertBetween(hits / 400, 0.74, 0.88)
+    self.assertGreater(power.images_needed(delta / 2, parts) or 10**9, n)
+    # Seeds differ by more than any number of images can average out.
+    self.assertIsNone(power.images_needed(0.01, parts))
+    self.assertIsNone(power.runs_needed(0.01, parts))
+
+  def test_another_size_has_the_variance_of_its_size(self):
+    parts = repeated_runs.Variance(0.05, 0.03, 0.01, 20, [5])
+    found = power.scaled(parts, 40, 2)
+    self.assertAlmostEqual(found.images, 0.04 / 2 + 0.01 / 4)
+    self.assertAlmostEqual(found.seeds, 0.02 / 2 + 0.01 / 4)
+    self.assertAlmostEqual(found.both, 0.01 / 4)
+    self.assertEqual((found.groups, found.runs), (40, [10]))
 
 
 if __name__ == '__main__':

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.harmonization.benchmark import protocol as protocol_lib
+from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import statistics
 
@@ -40,7 +41,8 @@ def compare(
 
   Returns:
     A comparison for each protocol, network and control. Random twins of one
-    network count as one control, whose influence is their mean.
+    network count as one control, whose influence is their mean. Several runs
+    of one network are compared as one, with the uncertainty of their seeds.
   """
   found = []
   for protocol in protocols:
@@ -53,17 +55,19 @@ def compare(
       for model in models
       if protocol.name in model.results
       and model.results[protocol.name].explainers
+      and not model.runs
     }
     measured = [m for m in models if m.name in tables]
     shared = {m.name: [tables[m.name]] for m in measured if m.is_control}
     compared = []
-    for model in measured:
-      if not model.is_network:
+    for model in models:
+      runs = [tables[n] for n in model.runs or (model.name,) if n in tables]
+      if not model.is_network or not runs:
         continue
       twins = [tables[m.name] for m in measured if m.twin_of == model.name]
       rivals = {**shared, **({f'random-{model.name}': twins} if twins else {})}
       compared += [
-        _compare(protocol.name, model.name, tables[model.name], name, rival)
+        _compare(protocol.name, model.name, runs, name, rival)
         for name, rival in rivals.items()
       ]
     adjusted = statistics.holm([c.p for c in compared])
@@ -109,16 +113,19 @@ def influences(path: str) -> dict[_Key, Influence]:
 def _compare(
   protocol: str,
   model: str,
-  table: Mapping[_Key, Influence],
+  runs: Sequence[Mapping[_Key, Influence]],
   control: str,
   rival: Sequence[Mapping[_Key, Influence]],
 ) -> results.Comparison:
   """Tests the mean difference over the images that all tables have."""
-  keys = [key for key in table if all(key in other for other in rival)]
-  groups = [table[key].group for key in keys]
-  ours = np.array([table[key].value for key in keys])
-  theirs = np.array([[other[key].value for key in keys] for other in rival])
-  estimate = statistics.difference(ours, theirs.mean(axis=0), groups)
+  first, *others = runs
+  keys = [k for k in first if all(k in table for table in (*others, *rival))]
+  groups = [first[key].group for key in keys]
+  ours, theirs = (
+    np.array([[table[key].value for key in keys] for table in tables])
+    for tables in (runs, rival)
+  )
+  estimate = repeated_runs.mean(ours - theirs.mean(axis=0), groups)
   return results.Comparison(
     protocol=protocol,
     model=model,
@@ -129,4 +136,5 @@ def _compare(
     p=estimate.p,
     p_holm=np.nan,
     n=estimate.n,
+    variance=estimate.variance,
   )

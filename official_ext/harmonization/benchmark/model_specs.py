@@ -46,6 +46,7 @@ class Model:
       are files or folders.
     twin_of: name of the network that this one is a random twin of, or ''.
     seed: of the random twin's weights.
+    group: name of the network that this run is one of several of, or ''.
   """
 
   name: str
@@ -53,6 +54,7 @@ class Model:
   names: Sequence[str]
   twin_of: str = ''
   seed: int = 0
+  group: str = ''
 
   @property
   def control(self) -> str:
@@ -68,6 +70,8 @@ class Model:
     settings = {'spec': self.spec, 'files': files}
     if self.twin_of:
       settings.update(random_twin_of=self.twin_of, seed=self.seed)
+    if self.group:
+      settings['group'] = self.group
     return settings
 
 
@@ -107,13 +111,15 @@ def parse(text: str) -> Model:
   last = os.path.basename(target.rstrip('/'))
   stem = re.sub(r'\.(keras|h5|hdf5)$', '', last)
   name = options.get('name', stem)
-  if not _NAME.fullmatch(name):
-    raise protocol.SettingsError(
-      f'{text}: the model would be called {name!r}; expected a letter or digit '
-      'followed by letters, digits, spaces and . _ + -. Set a name with '
-      "'KIND:TARGET?name=NAME'."
-    )
-  return Model(name, text, [target, *options.values()])
+  group = options.get(spec_lib.GROUP, '')
+  for what, found in (('model', name), ('group', group or name)):
+    if not _NAME.fullmatch(found):
+      raise protocol.SettingsError(
+        f'{text}: the {what} would be called {found!r}; expected a letter or '
+        'digit followed by letters, digits, spaces and . _ + -. Set a name '
+        f"with 'KIND:TARGET?{'name' if what == 'model' else 'group'}=NAME'."
+      )
+  return Model(name, text, [target, *options.values()], group=group)
 
 
 def controls() -> list[Model]:
@@ -125,15 +131,21 @@ def controls() -> list[Model]:
 
 
 def random_twins(models: Sequence[Model], count: int) -> list[Model]:
-  """Returns `count` networks with fresh weights for each model."""
+  """Returns `count` networks with fresh weights for each model.
+
+  Runs of one group have the same architecture, so that only the first has them.
+  """
+  firsts = {model.group or model.name: model for model in reversed(models)}
   return [
     dataclasses.replace(
       model,
-      name=f'random-{model.name}-{seed}',
+      name=f'random-{model.group or model.name}-{seed}',
       twin_of=model.name,
       seed=seed,
+      group='',
     )
     for model in models
+    if firsts[model.group or model.name] is model
     for seed in range(count)
   ]
 
@@ -148,8 +160,8 @@ def parse_all(texts: Sequence[str]) -> list[Model]:
     The models.
 
   Raises:
-    protocol.SettingsError: there are no SPECs, one cannot be read, or two have
-      the same name.
+    protocol.SettingsError: there are no SPECs, one cannot be read, two have the
+      same name, or a group has that of a model.
   """
   if not texts:
     raise protocol.SettingsError('No model was given. Add --model=KIND:TARGET.')
@@ -170,4 +182,16 @@ def parse_all(texts: Sequence[str]) -> list[Model]:
         f'{other.spec} and {model.spec} would {both}; expected different '
         "names. Set them with --model='KIND:TARGET?name=NAME'."
       )
+  for model in by_name.values():
+    other = by_name.get(model.group.lower())
+    if other:
+      raise protocol.SettingsError(
+        f'{model.spec}: group={model.group} is the name of the model '
+        f'{other.spec}; expected another. Change one of the names.'
+      )
   return list(by_name.values())
+
+
+def rows(models: Sequence[Model]) -> list[str]:
+  """Returns the names of the models' rows; runs of a group share one."""
+  return list(dict.fromkeys(model.group or model.name for model in models))

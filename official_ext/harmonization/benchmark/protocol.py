@@ -91,6 +91,9 @@ class Protocol(abc.ABC):
     alignment_scores: scores of alignment with people; the first that models
       have is what they are ranked by, and what the trade-off plot shows.
     accuracy_score: the score of accuracy for the trade-off plot, or None.
+    image_values: what an image contributes to a score, by name of the score:
+      columns of the table, the first minus the others. Scores without it are
+      not compared between networks.
     has_controls: whether controls and random twins are measured; see
       `benchmark.controls`.
     people_label: of the row that holds the scores of people.
@@ -109,6 +112,7 @@ class Protocol(abc.ABC):
   headlines: Sequence[str] = ()
   alignment_scores: Sequence[str] = ()
   accuracy_score: str | None = None
+  image_values: Mapping[str, Sequence[str]] = {}
   has_controls = False
   reads_records = False
   people_label = 'people'

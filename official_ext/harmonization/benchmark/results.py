@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.evaluation import scores as scores_lib
 
 FORMAT = 2
@@ -335,9 +336,27 @@ class ModelResults:
     return self.settings.get('random_twin_of')
 
   @property
+  def group(self) -> str | None:
+    """Name of the network that this is one of several runs of, or None."""
+    return self.settings.get('group')
+
+  @property
+  def runs(self) -> Sequence[str]:
+    """Names of the runs that it is the mean of; empty for a single model."""
+    return self.settings.get('runs', ())
+
+  @property
+  def is_companion(self) -> bool:
+    """Whether it is a control or a random twin."""
+    return self.is_control or self.twin_of is not None
+
+  @property
   def is_network(self) -> bool:
-    """Whether it is one of the networks to be compared with the others."""
-    return not self.is_control and self.twin_of is None
+    """Whether it is one of the networks to be compared with the others.
+
+    Several runs of one network are represented by their mean.
+    """
+    return not self.is_companion and self.group is None
 
   def to_json(self) -> dict[str, Any]:
     """Returns the content of the model's file."""
@@ -425,6 +444,7 @@ class Comparison:
     p: of the paired test over images that the difference is 0.
     p_holm: the same, adjusted for all comparisons of the protocol (Holm).
     n: number of images.
+    variance: of the difference; None if it is unknown.
   """
 
   protocol: str
@@ -436,6 +456,7 @@ class Comparison:
   p: float
   p_holm: float
   n: int
+  variance: repeated_runs.Variance | None = None
 
   @property
   def beats(self) -> bool:
@@ -446,6 +467,46 @@ class Comparison:
   def is_below(self) -> bool:
     """Whether it is worse, at .05 after the adjustment."""
     return self.difference < 0 and self.p_holm < 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class PairComparison:
+  """A score of one network against that of another, on the same images.
+
+  Attributes:
+    protocol: its name.
+    score: its name.
+    first: name of the network that the difference starts from, the baseline of
+      a pair of twins.
+    second: name of the other network.
+    difference: second minus first.
+    low: lower end of its 95 % interval.
+    high: its upper end.
+    p: of the paired test that the difference is 0.
+    p_holm: the same, adjusted for all pairs that the score is compared for.
+    n: number of images.
+    over_seeds: whether the interval and the test include the variance between
+      seeds. Otherwise they hold for these runs only.
+    variance: of the difference; None if it is unknown.
+  """
+
+  protocol: str
+  score: str
+  first: str
+  second: str
+  difference: float
+  low: float
+  high: float
+  p: float
+  p_holm: float
+  n: int
+  over_seeds: bool = False
+  variance: repeated_runs.Variance | None = None
+
+  @property
+  def is_significant(self) -> bool:
+    """Whether the networks differ, at .05 after the adjustment."""
+    return self.p_holm < 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -494,6 +555,7 @@ class Report:
     failures: of this run.
     notes: sentences on what was found in the folder.
     comparisons: of networks with controls.
+    pairs: comparisons of networks with each other.
   """
 
   created: str
@@ -507,6 +569,7 @@ class Report:
   failures: Sequence[Failure] = ()
   notes: Sequence[str] = ()
   comparisons: Sequence[Comparison] = ()
+  pairs: Sequence[PairComparison] = ()
 
   def to_json(self) -> dict[str, Any]:
     """Returns the content of results.json, see docs/benchmark.md."""
@@ -539,6 +602,12 @@ class Report:
           {**dataclasses.asdict(c), 'beats': c.beats, 'is_below': c.is_below}
         )
         for c in self.comparisons
+      ],
+      'pairs': [
+        scores_lib.json_safe(
+          {**dataclasses.asdict(c), 'is_significant': c.is_significant}
+        )
+        for c in self.pairs
       ],
     }
 

@@ -281,12 +281,13 @@ class Reuse:
 
 
 def _unnamed_spec(spec: str) -> dict[str, Any]:
-  """Returns a SPEC without the name that it gives to the model."""
+  """Returns a SPEC without the names of the model and of its group."""
   try:
     kind, target, options = spec_lib.parse(spec)
   except ValueError:
     return {'model': spec}
-  options = {name: v for name, v in options.items() if name != 'name'}
+  names = ('name', spec_lib.GROUP)
+  options = {name: v for name, v in options.items() if name not in names}
   return {'model': f'{kind}:{target}', **options}
 
 

@@ -32,6 +32,7 @@ from official_ext.harmonization.benchmark import progress
 from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import reuse
+from official_ext.harmonization.benchmark import run_groups
 from official_ext.harmonization.benchmark import stored_results
 from official_ext.harmonization.benchmark.adapters import fresh_weights
 from official_ext.harmonization.evaluation import scores
@@ -116,6 +117,9 @@ class Benchmark:
         for model in (*scored.values(), *others)
         if model and model.results
       ]
+      measured = run_groups.with_means(
+        measured, self._protocols, os.path.dirname(self._folder)
+      )
       measured.sort(key=lambda m: (not m.is_network, m.is_control))
       found = results.RunResults(
         models=measured,
@@ -170,7 +174,7 @@ class Benchmark:
     shown = {}
     for protocol in self._protocols:
       name = protocol.name
-      if not protocol.has_controls and not stored.is_network:
+      if not protocol.has_controls and stored.is_companion:
         continue
       if stored.twin_of is not None:
         protocol = protocol.for_random_twins()

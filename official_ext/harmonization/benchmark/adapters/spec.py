@@ -171,6 +171,9 @@ _PARSERS = {
 }
 # Options of every kind, which replace a named preprocessing.
 _AFFINE = ('mean', 'std', 'scale')
+# Names the network that runs with several seeds belong to; it does not change
+# how a run is opened.
+GROUP = 'group'
 
 
 def usage() -> str:
@@ -186,7 +189,7 @@ def usage() -> str:
 
 def options_of(kind: Kind) -> tuple[str, ...]:
   """Returns the names of the options that a kind accepts."""
-  return (*kind.options, *_AFFINE)
+  return (*kind.options, *_AFFINE, GROUP)
 
 
 def _affine(options: dict[str, Any]):
@@ -284,6 +287,7 @@ def _resolve(
       preprocessing.get(options['preprocessing'])
   except ValueError as e:
     raise ValueError(f'{spec!r}: {str(e).rstrip(".")}.') from None
+  options.pop(GROUP, None)
   return kind, target, options
 
 

@@ -50,6 +50,7 @@ class ImageNetProtocol(protocol.Protocol):
   headlines = ('top1',)
   accuracy_score = 'top1'
   reads_records = True
+  image_values = {'top1': ('correct',), 'top5': ('top5',)}
 
   def __init__(self, dataset: 'labelled_images.Dataset', batch_size: int):
     """Initializes the protocol.

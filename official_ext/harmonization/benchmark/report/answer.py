@@ -141,7 +141,7 @@ def widths(
   rows, orders = [], {}
   for model in models:
     result = model.results.get(protocol)
-    if result is None or not result.explainers:
+    if result is None or not result.explainers or model.group:
       continue
     explained = next(iter(result.explainers.values()))
     rows.append(

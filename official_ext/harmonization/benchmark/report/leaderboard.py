@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import tabulate
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark.report import blocks
@@ -169,7 +170,7 @@ def _rows(
   order = ranked(models, columns(models))
   networks = [
     (
-      f'{model.name} {marked.get(model.name, "")}'.rstrip(),
+      f'{label(model)} {marked.get(model.name, "")}'.rstrip(),
       [cell(model, c) for c in shown],
     )
     for model in order
@@ -178,8 +179,8 @@ def _rows(
   rows = []
   for name in dict.fromkeys(m.twin_of for m in order if m.twin_of):
     twins = [m for m in order if m.twin_of == name]
-    label = f'random-{name} (mean of {len(twins)})'
-    rows.append((label, [_mean([cell(m, c) for m in twins]) for c in shown]))
+    title = f'random-{name} (mean of {len(twins)})'
+    rows.append((title, [_mean([cell(m, c) for m in twins]) for c in shown]))
   rows += [
     (model.name, [cell(model, c) for c in shown])
     for model in order
@@ -193,6 +194,13 @@ def _rows(
   if not keeps_networks:
     networks = measured(networks)
   return [*networks, *measured(rows), *([people] if people else [])]
+
+
+def label(model: results.ModelResults) -> str:
+  """Returns a model's name, with the number of runs that it is the mean of."""
+  if not model.runs:
+    return model.name
+  return f'{model.name} (mean of {choices.plural(len(model.runs), "run")})'
 
 
 def _mean(cells: Sequence[Cell]) -> Cell:
@@ -221,6 +229,8 @@ def intervals(models: Models, shown: Sequence[Column]) -> str:
 
   for column in shown:
     for model in models:
+      if model.group:
+        continue  # Its group has a row.
       key = (column.protocol, column.score)
       add(scores_of(model).get(key), column.title)
     people = _people(models, column.protocol).get(column.score)
@@ -323,42 +333,6 @@ def table(
     ' '.join(filter(None, words)),
     is_numeric=True,
   )
-
-
-def twin_table(
-  models: Models, twins: Sequence[tuple[str, str]]
-) -> blocks.Table | None:
-  """Makes a table of what changed from each baseline to its twin.
-
-  Args:
-    models: among them those that the pairs name.
-    twins: names of baselines and of their harmonized twins.
-
-  Returns:
-    The table; None if no pair was scored.
-  """
-  by_name = {model.name: model for model in models}
-  shown = headlines(columns(models))
-  rows = [
-    [f'{a} → {b}', *(_change(by_name[a], by_name[b], c) for c in shown)]
-    for a, b in twins
-    if a in by_name and b in by_name
-  ]
-  if not rows:
-    return None
-  return blocks.Table(
-    ['baseline → twin', *(c.title for c in shown)],
-    rows,
-    'Change from each baseline to its harmonized twin, and both values.',
-    is_numeric=True,
-  )
-
-
-def _change(baseline, twin, column) -> blocks.Cell:
-  before, after = (cell(m, column).value for m in (baseline, twin))
-  if math.isnan(before) or math.isnan(after):
-    return blocks.Cell('-')
-  return blocks.Cell(f'{after - before:+.3f}', f'{before:.3f} → {after:.3f}')
 
 
 def _tables(

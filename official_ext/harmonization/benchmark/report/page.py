@@ -17,6 +17,7 @@ from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark.report import answer
 from official_ext.harmonization.benchmark.report import blocks
+from official_ext.harmonization.benchmark.report import differences
 from official_ext.harmonization.benchmark.report import examples
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import further_scores
@@ -76,6 +77,7 @@ def sections(report: results.Report, output_dir: str) -> list[Section]:
     ),
     Section('leaderboard', 'Leaderboard', _leaderboard(report)),
     Section('trade-off', 'Accuracy against alignment', _trade_off(report)),
+    Section('power', 'What differences could be detected', _power(report)),
     *(
       Section(name, measured.title, _protocol(name, report, output_dir))
       for name, measured in report.protocols.items()
@@ -202,17 +204,23 @@ def _trade_off(report: results.Report) -> list[blocks.Block]:
   if trade_off.points(models, twins):
     parts.append(
       figures.themed_picture(
-        lambda theme: trade_off.draw(models, twins, theme),
+        lambda theme: trade_off.draw(models, twins, theme, report.pairs),
         'Scatter plot of accuracy and alignment, one dot per model. The table '
         'of the leaderboard has the same numbers.',
         'One dot per model; bars are the intervals of the leaderboard. Shaded: '
         'the convex hull of the ordinary models. Arrows: from each baseline to '
-        'its harmonized twin, for the pairs given by --twin. Dotted: controls.',
+        'its harmonized twin, for the pairs given by --twin, solid if their '
+        'alignment differs (p < .05 after Holm). Dotted: controls.',
         'trade_off.png',
       )
     )
-  table = leaderboard.twin_table(models, twins)
+  table = differences.table(models, twins, report.pairs)
   return parts + ([table] if table else [])
+
+
+def _power(report: results.Report) -> list[blocks.Block]:
+  table = differences.power_table(report)
+  return [table] if table else []
 
 
 def _protocol(
@@ -231,7 +239,9 @@ def _protocol(
     blocks.Paragraph(protocol.describe(settings)),
     blocks.Facts(facts),
     *([leaderboard.table(models, columns, '', compared)] if columns else []),
-    *protocol.sections({m.name: m.results[name] for m in models}, report.twins),
+    *protocol.sections(
+      {m.name: m.results[name] for m in models if not m.runs}, report.twins
+    ),
     *answer.widths(ranked, name),
     *further_scores.tables(models, name, compared),
     *training_copies.blocks_of(settings),
@@ -273,7 +283,10 @@ def _models(models) -> list[blocks.Block]:
 
 def _made(report: results.Report) -> list[blocks.Block]:
   tables = [
-    result.table for model in report.models for result in model.results.values()
+    result.table
+    for model in report.models
+    for result in model.results.values()
+    if result.table
   ]
   return [
     blocks.Command(report.command),

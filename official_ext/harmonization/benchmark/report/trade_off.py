@@ -17,6 +17,7 @@ from matplotlib import transforms
 import numpy as np
 from scipy import spatial
 
+from official_ext.harmonization.benchmark.report import differences
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import leaderboard
 
@@ -126,6 +127,7 @@ def draw(
   models: leaderboard.Models,
   twins: Sequence[tuple[str, str]],
   theme: figures.Theme = figures.LIGHT,
+  pairs: differences.Pairs = (),
 ) -> figure.Figure:
   """Draws the plot.
 
@@ -133,6 +135,8 @@ def draw(
     models: of which some have both scores.
     twins: names of baselines and of their harmonized twins.
     theme: colours.
+    pairs: comparisons of the twins. Arrows are dashed where the alignment does
+      not differ significantly, or was not tested.
 
   Returns:
     The figure.
@@ -159,7 +163,8 @@ def draw(
       'D' if is_twin else 'o',
       label,
     )
-  _arrows(plot, {p.name: p for p in found}, twins, theme)
+  by_name = {p.name: p for p in found}
+  _arrows(plot, by_name, twins, alignment, pairs, theme)
   _controls(plot, models, alignment, theme)
   plot.set_xlabel(f'accuracy: {accuracy.title}')
   plot.set_ylabel(
@@ -231,10 +236,20 @@ def _controls(plot, models, alignment, theme):
     )
 
 
-def _arrows(plot, by_name, twins, theme):
+def _arrows(plot, by_name, twins, alignment, pairs, theme):
   """Draws arrows between pairs of which both models have a point."""
+  styles = {}
   for baseline, twin in twins:
     if baseline in by_name and twin in by_name:
+      c = differences.find(
+        pairs, baseline, twin, alignment.protocol, alignment.score
+      )
+      style, words = (
+        ('-', 'alignment differs (p < .05, Holm)')
+        if c and c.is_significant
+        else ('--', 'not significant' if c else 'not tested')
+      )
+      styles[words] = style
       plot.annotate(
         '',
         by_name[twin].position,
@@ -243,11 +258,15 @@ def _arrows(plot, by_name, twins, theme):
           'arrowstyle': '-|>',
           'color': theme.twin,
           'lw': 1.2,
+          'linestyle': style,
           'shrinkA': 5,
           'shrinkB': 5,
           'alpha': 0.8,
         },
       )
+
+  for words, style in styles.items():
+    plot.plot([], [], style, color=theme.twin, lw=1.2, label=words)
 
 
 def _names(drawing, plot, shown, theme):
