@@ -24,21 +24,25 @@ Experiments are saved as they finish; run the command again to continue.
 import dataclasses
 import os
 
-from absl import app
-from absl import flags
 import numpy as np
 
+from official_ext.harmonization import cli
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import statistics
 
-_EXPERIMENTS = flags.DEFINE_integer('experiments', 1000, 'Per setting.')
-_OUTPUT = flags.DEFINE_string(
-  'output', 'docs/results/seed_coverage.json', 'JSON file for the results.'
-)
-
 _PER_SAVE = 100
 _POPULATION, _POPULATION_IMAGES = 2000, 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The flags of the command."""
+
+  experiments: int = cli.flag(1000, 'Number per setting.', at_least=1)
+  output: str = cli.flag(
+    'docs/results/seed_coverage.json', 'JSON file for the results.', path=True
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,11 +197,10 @@ def table(results: dict[str, dict]) -> str:
   return '\n'.join(lines)
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unknown arguments: {argv[1:]}')
-  print(table(run(SETTINGS, _EXPERIMENTS.value, _OUTPUT.value)))
+def main(options: Options):
+  """Runs the experiments and prints the table."""
+  print(table(run(SETTINGS, options.experiments, options.output)))
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main, Options)

@@ -146,6 +146,10 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual([f['name'] for f in results['failures']], ['lost'])
     self.assertEqual(results['left_out'], {'clicktionary': 'no --clicktionary'})
     self.assertEqual(results['twins'], [['base', 'twin']])
+    self.assertEqual(
+      {(c['protocol'], c['first'], c['second']) for c in results['pairs']},
+      {(name, 'base', 'twin') for name in ('clickme', 'imagenet')},
+    )
     found = results['models'][0]['experiments']
     self.assertEqual(
       {

@@ -23,8 +23,10 @@ from PIL import Image
 from scipy import stats
 import tensorflow as tf
 
+from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark.report import curves
+from official_ext.harmonization.benchmark.report import differences
 from official_ext.harmonization.benchmark.report import examples
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import further_scores
@@ -44,6 +46,25 @@ def _model(name, accuracy, rho, **more):
     name,
     imagenet=made.result({'top1': accuracy}),
     clickme=made.result({'spearman': rho, 'dice': 0.2}, ceiling=0.5, **more),
+  )
+
+
+def _pair(first, second, score, difference, p, **more):
+  """Makes a comparison over 100 images whose differences have sd = .2."""
+  variance = repeated_runs.Variance(0.0004, math.nan, math.nan, 100, [1, 1])
+  return results.PairComparison(
+    'clickme',
+    score,
+    first,
+    second,
+    difference,
+    difference - 0.02,
+    difference + 0.02,
+    p,
+    2 * p,
+    100,
+    variance=variance,
+    **more,
   )
 
 
@@ -234,6 +255,24 @@ class TradeOffTest(parameterized.TestCase):
     self.assertLen(arrows, 1)
     np.testing.assert_allclose(arrows[0].xyann, (0.4, 0.4))
     np.testing.assert_allclose(arrows[0].xy, (0.9, 0.9))
+
+  def test_arrows_are_solid_if_the_difference_is_significant(self):
+    twins = [('a', 'twin'), ('b', 'c'), ('c', 'd')]
+    pairs = [
+      _pair('a', 'twin', 'spearman', 0.25, 0.001),
+      _pair('b', 'c', 'spearman', 0.1, 0.2),
+      _pair('c', 'd', 'dice', 0.1, 0.001),
+    ]
+    plot = trade_off.draw(_square(), twins, pairs=pairs).axes[0]
+    styles = [
+      a.arrow_patch.get_linestyle() for a in plot.texts if a.arrow_patch
+    ]
+    self.assertEqual(styles, ['-', '--', '--'])
+    words = [t.get_text() for t in plot.get_legend().get_texts()]
+    self.assertContainsSubset(
+      ['alignment differs (p < .05, Holm)', 'not significant', 'not tested'],
+      words,
+    )
 
   def test_names_do_not_overlap(self):
     picture = trade_off.draw(_square(), [])
@@ -737,6 +776,78 @@ class ReportTest(tf.test.TestCase):
     text = _page(made.report(models, [('a', 'b')]))
     self.assertRegex(text, r'(?s)a → b.*\+0\.100')
     self.assertIn('0.400 → 0.600', text)
+    self.assertNotIn('p, Holm', text)
+
+  def test_differences_have_intervals_and_tests(self):
+    models = [_model(n, 0.5, 0.2) for n in 'abc']
+    pairs = [
+      _pair('a', 'b', 'spearman', 0.04, 0.01),
+      _pair('a', 'c', 'spearman', 0.04, 0.01, over_seeds=True),
+    ]
+    table = differences.table(models, [('a', 'b')], pairs)
+    rows = {(r[0], r[1]): r[2:] for r in table.rows}
+    # Divided by the ceiling of 0.5, as the column is.
+    self.assertEqual(
+      rows['a → b', 'ClickMe alignment'],
+      ['0.400 → 0.400', '+0.080*', '[0.040, 0.120]', '0.01', '0.02'],
+    )
+    self.assertEqual(
+      rows['a → c', 'ClickMe alignment'][1:3], ['+0.080', '[0.040, 0.120]']
+    )
+    self.assertEqual(
+      rows['a → b', 'ImageNet top-1'][1:], ['+0.000', '-', '-', '-']
+    )
+    self.assertIn('except where a network has fewer', table.caption)
+    table = differences.table(models, [], pairs[:1])
+    self.assertIn('not estimable with fewer than 5 runs', table.caption)
+    self.assertEqual(table.rows[-1][3], '+0.080')
+    found = made.report(models, pairs=pairs).to_json()['pairs']
+    self.assertEqual([c['is_significant'] for c in found], [True, True])
+    self.assertIsNone(found[0]['variance']['seeds'])
+
+  def test_power(self):
+    models = [_model(n, 0.5, 0.2) for n in 'ab']
+    pair = _pair('a', 'b', 'spearman', 0.04, 0.01)
+    table = differences.power_table(made.report(models, pairs=[pair]))
+    ((name, *cells),) = table.rows
+    self.assertEqual(name, 'ClickMe alignment: b - a')
+    # sd = .2: R's power.t.test(sd=.2, power=.8, type='paired', delta=...).
+    self.assertEqual([c.text for c in cells], ['3,142', '787', '128'])
+    self.assertEqual(cells[0].note, 'runs: not estimable')
+    # Four images of each group.
+    grouped = dataclasses.replace(pair, n=400)
+    table = differences.power_table(made.report(models, pairs=[grouped]))
+    self.assertEqual(table.rows[0][3].text, '512')
+    parts = repeated_runs.Variance(0.0004, 0.0009, 0.0001, 100, [5, 5])
+    seeds = dataclasses.replace(pair, variance=parts)
+    table = differences.power_table(made.report(models, pairs=[seeds]))
+    self.assertEqual(table.rows[0][1].text, 'not with 5 runs')
+    self.assertEqual(table.rows[0][2].note, 'runs: not with 100 images')
+    self.assertRegex(table.rows[0][3].note, r'^runs: \d+$')
+    # Without pairs, the best network against the nearest control.
+    compared = [
+      results.Comparison(
+        'clickme',
+        name,
+        f'control-{control}',
+        difference,
+        0,
+        0,
+        1,
+        1,
+        100,
+        pair.variance,
+      )
+      for name in 'ab'
+      for control, difference in (('noise', 0.3), ('sobel', 0.1))
+    ]
+    report = made.report(models, comparisons=compared)
+    table = differences.power_table(report)
+    self.assertEqual(
+      [r[0] for r in table.rows], ['specific: a - control-sobel']
+    )
+    self.assertIn('What differences could be detected', _page(report))
+    self.assertIsNone(differences.power_table(made.report(models)))
 
 
 if __name__ == '__main__':

@@ -39,7 +39,8 @@ def compare(
 
   Returns:
     A comparison for each pair and score that both networks have. P-values are
-    adjusted (Holm) over the pairs, for each score of a protocol.
+    adjusted (Holm) over the pairs, for each score of a protocol. Interval and
+    p-value are NaN if all images have the same difference.
   """
   by_name = {model.name: model for model in models}
   pairs = [p for p in dict.fromkeys(pairs) if {*p} <= by_name.keys()]
@@ -84,6 +85,11 @@ def _compare(
     estimate = repeated_runs.difference(
       of_runs[runs:], of_runs[:runs], values.groups
     )
+    # If all images have the same difference, their spread shows nothing.
+    if not estimate.standard_error:
+      estimate = repeated_runs.Estimate(
+        estimate.value, *4 * [math.nan], estimate.n
+      )
     found.append(
       results.PairComparison(
         protocol=protocol.name,

@@ -22,6 +22,7 @@ from official_ext.harmonization.benchmark import image_tables
 from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.evaluation import scores as scores_lib
 
 Models = Sequence[results.ModelResults]
@@ -181,11 +182,21 @@ def _score(
   """
   first, count = of_runs[0], len(of_runs)
   over_seeds = count >= repeated_runs.LEAST_RUNS
+  seeds = (
+    f' and over the seeds of {count} runs'
+    if over_seeds
+    else f' ({repeated_runs.not_estimable(count)})'
+  )
   values = np.array([score.value for score in of_runs])
   value = float(values.mean())
   if estimate is not None:
     low, high, value = estimate.low, estimate.high, estimate.value
-    method = "Student's t over images"
+    method = f"Student's t over images{seeds}"
+    if not estimate.standard_error and first.interval_method == 'Wilson':
+      # All answers of all runs are correct, or all are wrong.
+      hits = round(value * estimate.n)
+      low, high = statistics.wilson(hits, estimate.n, first.confidence)
+      method = 'Wilson, as for one run, over images'
   else:
     quantile = stats.norm.ppf(0.5 + first.confidence / 2)
     errors = [(s.high - s.low) / 2 / quantile for s in of_runs]
@@ -196,12 +207,7 @@ def _score(
     low, high = (
       value + sign * quantile * math.sqrt(variance) for sign in (-1, 1)
     )
-    method = 'from the variance of each run over images'
-  method += (
-    f' and over the seeds of {count} runs'
-    if over_seeds
-    else f' ({repeated_runs.not_estimable(count)})'
-  )
+    method = f'from the variance of each run over images{seeds}'
   known = [s.n for s in of_runs if s.n is not None]
   n = estimate.n if estimate else min(known) if known else None
   return dataclasses.replace(

@@ -56,33 +56,32 @@ def table(
   shown = leaderboard.headlines(leaderboard.columns(models))
   named = dict.fromkeys([*twins, *((c.first, c.second) for c in pairs)])
   rows = [
-    [
-      f'{a} → {b}',
-      *(_change(by_name[a], by_name[b], c, pairs) for c in shown),
-    ]
+    [f'{a} → {b}', column.title, *cells]
     for a, b in named
     if a in by_name and b in by_name
+    for column in shown
+    if (cells := _change(by_name[a], by_name[b], column, pairs))
   ]
   if not rows:
     return None
+  titles = ['pair', 'score', 'values', 'difference']
   caption = (
     'Change from each baseline to its harmonized twin, or from the first to '
-    'the second network of a pair, and both values.'
+    'the second network of a pair.'
   )
   if pairs:
+    titles += ['95 % interval', 'p', 'p, Holm']
     caption += (
-      ' In brackets, 95 % intervals and tests of the difference, paired over '
-      'images; Holm: the p-value adjusted for all pairs in the table, for each '
-      f'score. {_seeds(pairs)}'
+      ' Intervals and tests are paired over images, and Holm adjusts for all '
+      'pairs in the table, for each score. They are undefined where the '
+      f'difference is the same for all images. {_seeds(pairs)}'
     )
-  if any(c.score == 'controlled' for c in shown):
-    caption += (
-      ' The test of specific is also that of controlled, since people are the '
-      'same for all networks.'
-    )
-  return blocks.Table(
-    ['pair', *(c.title for c in shown)], rows, caption, is_numeric=True
-  )
+    if any(c.score == 'controlled' for c in shown):
+      caption += (
+        ' The test of specific is also that of controlled, since people are '
+        'the same for all networks.'
+      )
+  return blocks.Table(titles, rows, caption, is_numeric=True)
 
 
 def _seeds(pairs: Pairs) -> str:
@@ -101,14 +100,15 @@ def _seeds(pairs: Pairs) -> str:
   )
 
 
-def _change(baseline, twin, column, pairs: Pairs) -> blocks.Cell:
+def _change(baseline, twin, column, pairs: Pairs) -> list[str]:
+  """Returns the cells of a score; none if a network does not have it."""
   before, after = (leaderboard.cell(m, column).value for m in (baseline, twin))
   if math.isnan(before) or math.isnan(after):
-    return blocks.Cell('-')
-  note = f'{before:.3f} → {after:.3f}'
+    return []
+  cells = [f'{before:.3f} → {after:.3f}']
   found = find(pairs, baseline.name, twin.name, column.protocol, column.score)
-  if found is None or found.score != column.score or math.isnan(found.p):
-    return blocks.Cell(f'{after - before:+.3f}', note)
+  if found is None or found.score != column.score:
+    return [*cells, f'{after - before:+.3f}', *(['-'] * 3 if pairs else ())]
   unit = 1.0
   if column.normalized:
     key = (column.protocol, column.score)
@@ -118,11 +118,15 @@ def _change(baseline, twin, column, pairs: Pairs) -> blocks.Cell:
   )
   mixed = {c.over_seeds for c in pairs} == {True, False}
   mark = '*' if mixed and not found.over_seeds else ''
-  return blocks.Cell(
+  if math.isnan(found.p):
+    return [*cells, f'{difference:+.3f}', *['-'] * 3]
+  return [
+    *cells,
     f'{difference:+.3f}{mark}',
-    f'[{low:.3f}, {high:.3f}], p = {found.p:.2g}, Holm {found.p_holm:.2g}; '
-    + note,
-  )
+    f'[{low:.3f}, {high:.3f}]',
+    f'{found.p:.2g}',
+    f'{found.p_holm:.2g}',
+  ]
 
 
 def power_table(report: results.Report) -> blocks.Table | None:
