@@ -27,6 +27,31 @@ TITLES = {
   'emd': 'EMD',
 }
 
+# Columns of the table of images that give an image's value of a score: the
+# first minus the others.
+IMAGE_VALUES = {
+  'top1': ('correct',),
+  'specific': ('influence',),
+  'own': ('own',),
+  'shuffled': ('own', 'influence'),
+  **{
+    name: (name,)
+    for name in (
+      'spearman',
+      'dice',
+      'iou',
+      'auc',
+      'pointing',
+      'information_gain',
+      'nss',
+      'cc',
+      'kl',
+      'sim',
+      'emd',
+    )
+  },
+}
+
 # Saliency metrics, and what their values mean.
 MEANINGS = {
   'auc': 'AUC: a high value means that the map is higher where people looked '

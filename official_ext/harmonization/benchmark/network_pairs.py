@@ -87,8 +87,9 @@ def _compare(
     )
     # If all images have the same difference, their spread shows nothing.
     if not estimate.standard_error:
+      unknown = math.nan
       estimate = repeated_runs.Estimate(
-        estimate.value, *4 * [math.nan], estimate.n
+        estimate.value, unknown, unknown, unknown, unknown, estimate.n
       )
     found.append(
       results.PairComparison(

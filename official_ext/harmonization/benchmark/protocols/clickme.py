@@ -163,15 +163,7 @@ class ClickMeProtocol(protocol.Protocol):
   alignment_scores = ('controlled', 'specific', 'spearman')
   accuracy_score = 'top1'
   pictures = ('clickme_ceilings.png',)
-  image_values = {
-    'top1': ('correct',),
-    'specific': ('influence',),
-    'own': ('own',),
-    'shuffled': ('own', 'influence'),
-    'spearman': ('spearman',),
-    'dice': ('dice',),
-    'iou': ('iou',),
-  }
+  image_values = alignment_words.IMAGE_VALUES
   has_controls = True
   reads_records = True
 
