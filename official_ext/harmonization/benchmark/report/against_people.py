@@ -21,6 +21,7 @@ _CEILINGS = {
   'floor': 'halves of the participants of two images',
   'leave_one_out_shuffled': 'a participant and the others of another image',
 }
+_OWN = 'own'
 _RATIOS = ('controlled', 'controlled_person')
 
 
@@ -43,7 +44,7 @@ def section(
     if result.explainers
   }
   shown = {
-    name: s for name, s in explained.items() if {'own', *_RATIOS} <= s.keys()
+    name: s for name, s in explained.items() if {_OWN, *_RATIOS} <= s.keys()
   }
   people = [s[_RATIOS[0]].details.get('ceilings') for s in shown.values()]
   people = [
@@ -58,7 +59,7 @@ def section(
   ceilings = people[0]
   rows = []
   for name, s in shown.items():
-    own = s['own']
+    own = s[_OWN]
     cells: list[blocks.Cell | str] = [_cell(own.value, own.low, own.high)]
     for ratio in _RATIOS:
       score = s[ratio]
@@ -131,9 +132,9 @@ def _draw(
 ) -> figure.Figure:
   """Draws raw correlations, one line per model, and the band of people."""
   rows = [
-    (name, s['own'])
+    (name, s[_OWN])
     for name, s in shown.items()
-    if _number(s['own'].value) is not None
+    if _number(s[_OWN].value) is not None
   ]
   rows.sort(key=lambda row: row[1].value)
   drawing, plot = figures.axes(theme, height=1.6 + 0.26 * len(rows))

@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from official_ext.harmonization.benchmark import leakage
 from official_ext.harmonization.benchmark.report import blocks
 
 
@@ -16,7 +17,7 @@ def warnings(settings: Mapping[str, Any]) -> list[str]:
     settings: of a protocol, with those of `leakage.Leakage` if known.
   """
   scored = settings.get('copies') and not settings.get('exclude')
-  return [settings['training_copies']] if scored else []
+  return [settings.get('training_copies', '')] if scored else []
 
 
 def blocks_of(settings: Mapping[str, Any]) -> list[blocks.Block]:
@@ -28,7 +29,7 @@ def blocks_of(settings: Mapping[str, Any]) -> list[blocks.Block]:
   Returns:
     The table; nothing if there are no copies.
   """
-  copies = settings.get('copies')
+  copies = [leakage.Copy(**copy) for copy in settings.get('copies') or ()]
   if not copies:
     return []
   return [
@@ -36,15 +37,15 @@ def blocks_of(settings: Mapping[str, Any]) -> list[blocks.Block]:
       ['image', 'training record', 'differing bits', 'flipped'],
       [
         [
-          f'{copy["file"]}, {copy["record"]}',
-          f'{copy["training_file"]}, {copy["training_record"]}',
-          copy['distance'],
-          'yes' if copy['is_flipped'] else 'no',
+          f'{copy.file}, {copy.record}',
+          f'{copy.training_file}, {copy.training_record}',
+          copy.distance,
+          'yes' if copy.is_flipped else 'no',
         ]
         for copy in copies
       ],
       'Evaluated images that also occur in training records: file and position '
       'from 0 of both, and the number of bits out of 256 in which their '
-      f'perceptual hashes differ. {settings["training_copies"]}.',
+      f'perceptual hashes differ. {settings.get("training_copies", "")}.',
     )
   ]
