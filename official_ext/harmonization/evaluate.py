@@ -190,10 +190,11 @@ def _evaluate(options: Options) -> 'results.Report':
   protocols = _protocols(options.run)
 
   companions = {m.name: m for p in protocols for m in p.companions(models)}
-  # Random twins are last, because a network that cannot be opened has none.
+  # Networks are first: their time tells that of the others, and a network that
+  # cannot be opened has no random twins.
   rows = [
-    *(m for m in companions.values() if not m.twin_of),
     *models,
+    *(m for m in companions.values() if not m.twin_of),
     *(m for m in companions.values() if m.twin_of),
   ]
   if len(rows) > len(models):

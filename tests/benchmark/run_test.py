@@ -21,9 +21,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import claims
+from official_ext.harmonization.benchmark import companion_cost
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark import model_specs
@@ -572,6 +574,36 @@ class BenchmarkTest(tf.test.TestCase):
       self.assertTrue(
         any('one.first.partial.jsonl: ' in n for n in outcome.notes)
       )
+
+  def test_cost_of_controls_is_printed_before_they_run(self):
+    class WithControls(_Lengths):
+      has_controls = True
+
+      def images_of_random_twins(self, images):
+        return images - 1
+
+    one, network = WithControls('first'), _models('one')
+    companions = [
+      *model_specs.controls()[:3],
+      *model_specs.random_twins(network, 4),
+    ]
+    found = self._run([one], network).models[0]
+    found.results['first'] = dataclasses.replace(
+      found.results['first'], seconds=20.0
+    )
+    # The network has 2 images; 3 controls x 2 and 4 twins x 1 at 10 seconds.
+    said = companion_cost.sentence([one, _Lengths('second')], companions, found)
+    self.assertIn('3 controls and 4 random twins', said)
+    self.assertIn('10 passes, at most 0:01:40 at 10 seconds per image', said)
+    self.assertEqual(
+      companion_cost.sentence([one], companions, None),
+      'Next, 3 controls and 4 random twins are measured.',
+    )
+    said = []
+    with mock.patch.object(tqdm.tqdm, 'write', said.append):
+      self._run([one], [*network, *model_specs.controls()[:1]])
+    self.assertIn('1 controls and 0 random', ''.join(said))
+    self.assertEqual(one.scored[-1], 'control-centre')
 
   def test_holds_one_model_at_a_time(self):
     alive = weakref.WeakSet()

@@ -60,13 +60,14 @@ class Progress:
     seconds = time.monotonic() - self._start
     text = f'{self._name}: {self._done}'
     if self._total is None:
-      return f'{text} {self._unit} in {_in_words(seconds)}'
+      return f'{text} {self._unit} in {in_words(seconds)}'
     computed = self._done - self._initial
     remaining = (self._total - self._done) * seconds / max(computed, 1)
     return (
-      f'{text} of {self._total} {self._unit}, {_in_words(remaining)} remaining'
+      f'{text} of {self._total} {self._unit}, {in_words(remaining)} remaining'
     )
 
 
-def _in_words(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+  """Formats a time as hours, minutes and seconds, such as 0:02:05."""
   return str(datetime.timedelta(seconds=round(seconds)))

@@ -196,6 +196,10 @@ class Protocol(abc.ABC):
     """
     return []
 
+  def images_of_random_twins(self, images: int) -> int:
+    """Returns how many of a network's images its random twins are shown."""
+    return images
+
   def for_random_twins(self) -> 'Protocol':
     """Returns the protocol for networks with fresh weights."""
     return self

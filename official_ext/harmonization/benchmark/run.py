@@ -23,6 +23,7 @@ import tqdm
 
 from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import claims
+from official_ext.harmonization.benchmark import companion_cost
 from official_ext.harmonization.benchmark import comparisons
 from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import identity as identity_lib
@@ -98,8 +99,14 @@ class Benchmark:
     failures: list[results.Failure] = []
     names = [model.name for model in models]
     bar = tqdm.tqdm(models, unit=' models', disable=None)
+    companions = [m for m in models if m.control or m.twin_of]
     for model in bar:
       bar.set_description(model.name)
+      if companions and model is companions[0]:
+        first = next((m for m in scored.values() if m and m.results), None)
+        tqdm.tqdm.write(
+          companion_cost.sentence(self._protocols, companions, first)
+        )
       if model.twin_of in scored and scored[model.twin_of] is None:
         continue  # The network cannot be opened.
       try:

@@ -220,6 +220,10 @@ class ClickMeProtocol(protocol.Protocol):
     return rows + model_specs.random_twins(models, self._random_twins)
 
   @typing_extensions.override
+  def images_of_random_twins(self, images):
+    return images if self._all else min(images, TWIN_IMAGES)
+
+  @typing_extensions.override
   def for_random_twins(self) -> 'ClickMeProtocol':
     if self._all:
       return self

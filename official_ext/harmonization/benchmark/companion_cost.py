@@ -1,0 +1,55 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Says what controls and random twins will cost, before they are measured."""
+
+from collections.abc import Sequence
+
+from official_ext.harmonization.benchmark import model_specs
+from official_ext.harmonization.benchmark import progress
+from official_ext.harmonization.benchmark import protocol as protocol_lib
+from official_ext.harmonization.benchmark import results
+
+
+def sentence(
+  protocols: Sequence[protocol_lib.Protocol],
+  companions: Sequence[model_specs.Model],
+  measured: results.ModelResults | None,
+) -> str:
+  """Estimates the cost from the time that a network took.
+
+  Args:
+    protocols: to be measured.
+    companions: controls and random twins.
+    measured: a network with results; None if no network has any.
+
+  Returns:
+    A sentence. The time is an upper bound: a control needs no network, and
+    results of earlier runs are used again.
+  """
+  twins = sum(bool(model.twin_of) for model in companions)
+  rows = f'{len(companions) - twins} controls and {twins} random twins'
+  passes, seconds, parts = 0, 0.0, []
+  for protocol in protocols:
+    result = measured and measured.results.get(protocol.name)
+    if not protocol.has_controls or not result or not result.scores:
+      continue
+    score = next(iter(result.scores.values()))
+    images = (score.n or 0) + (score.n_undefined or 0)
+    of_twins = protocol.images_of_random_twins(images)
+    if not images or result.seconds is None:
+      continue
+    added = (len(companions) - twins) * images + twins * of_twins
+    passes += added
+    seconds += added * result.seconds / images
+    parts.append(
+      f'{protocol.name}: {images} images for each control, {of_twins} for '
+      'each twin'
+    )
+  if not measured or not passes:
+    return f'Next, {rows} are measured.'
+  return (
+    f'Next, {rows} are measured ({"; ".join(parts)}): {passes} passes, at most '
+    f'{progress.in_words(seconds)} at {seconds / passes:.2g} seconds per image '
+    f'of {measured.name}.'
+  )
