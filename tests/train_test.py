@@ -168,10 +168,30 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
     with open(os.path.join(report, 'results.json')) as f:
       found = json.load(f)['scores']['harmonized']
     self.assertAllClose({k: found[k] for k in scores}, scores, rtol=1e-5)
+    self._differences_are_paired(report, output)
     with open(os.path.join(report, 'panels.png'), 'rb') as f:
       picture = tf.io.decode_png(f.read(), channels=3).numpy()
     # Four columns of pictures that are not blank.
     self.assertGreater(np.std(picture.astype(float), axis=(0, 1)).min(), 20.0)
+
+  def _differences_are_paired(self, report, output):
+    """The images' differences have the differences of the logged means."""
+    with open(os.path.join(report, 'results.json')) as f:
+      results = json.load(f)
+    runs_, found = results['scores'], results['differences']
+    for name in (
+      'clickme_accuracy',
+      'alignment',
+      'alignment_dice',
+      'alignment_specific',
+      'alignment_shuffled',
+    ):
+      expected = runs_['harmonized'][name] - runs_['baseline'][name]
+      self.assertAllClose(found[name]['value'], expected, atol=2e-6, msg=name)
+    difference = found['alignment_specific']
+    self.assertEqual(difference['n'], 6)
+    interval = f'[{difference["low"]:.3f}, {difference["high"]:.3f}]'
+    self.assertIn(interval, output)
 
   def _other_settings_are_refused(self):
     """Other settings are refused in a folder with a checkpoint."""

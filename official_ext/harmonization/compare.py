@@ -6,12 +6,14 @@ r"""Compares a baseline run with a harmonized run of the same experiment.
   python -m official_ext.harmonization.compare \
       --baseline=runs/digits/baseline --harmonized=runs/digits/harmonized
 
-Evaluates both on their validation data, prints a table, and writes results.json
-and panels.png (image | human map | baseline saliency | harmonized saliency).
+Evaluates both on their validation data, prints a table with the differences,
+their 95 % intervals and tests, paired over images, and writes results.json and
+panels.png (image | human map | baseline saliency | harmonized saliency).
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 import os
 
 from etils import epy
@@ -23,8 +25,11 @@ with epy.lazy_imports():
 
   from official_ext.harmonization import files
   from official_ext.harmonization import resources
+  from official_ext.harmonization.benchmark import run_images
   from official_ext.harmonization.benchmark import runs
+  from official_ext.harmonization.benchmark import statistics
   from official_ext.harmonization.evaluation import panels
+  from official_ext.harmonization.evaluation import scores as scores_lib
   from official_ext.harmonization.ops import saliency as saliency_ops
   from official_ext.harmonization.tasks import human_ceiling
 
@@ -65,12 +70,17 @@ def _rows(config) -> Sequence[tuple[str, str]]:
   )
 
 
-def format_table(scores: Mapping[str, dict[str, float]], rows) -> str:
+def format_table(
+  scores: Mapping[str, dict[str, float]],
+  rows,
+  differences: 'Mapping[str, statistics.Estimate] | None' = None,
+) -> str:
   """Formats scores as text.
 
   Args:
     scores: values by metric, by run.
     rows: (metric, description) pairs; a metric that no run has is skipped.
+    differences: of the second from the first run, by metric, or None.
 
   Returns:
     The table, one line per metric.
@@ -78,6 +88,8 @@ def format_table(scores: Mapping[str, dict[str, float]], rows) -> str:
   rows = [r for r in rows if any(r[0] in s for s in scores.values())]
   width = max(len(description) for _, description in rows)
   lines = [' ' * width + ''.join(f'{name:>13}' for name in scores)]
+  if differences:
+    lines[0] += f'{"difference":>13}{"95 % interval":>19}{"p":>10}'
   for metric, description in rows:
     values = [s.get(metric, float('nan')) for s in scores.values()]
     is_count = metric == 'step' or metric.startswith('alignment_n')
@@ -85,20 +97,31 @@ def format_table(scores: Mapping[str, dict[str, float]], rows) -> str:
     lines.append(
       f'{description:<{width}}' + ''.join(f'{v:{form}}' for v in values)
     )
+    if differences and metric in differences:
+      lines[-1] += _difference(differences[metric])
   return '\n'.join(lines)
+
+
+def _difference(found: 'statistics.Estimate') -> str:
+  """Formats a difference, its interval and its p-value."""
+  text = f'{found.value:+13.3f}'
+  if math.isnan(found.p):
+    return f'{text}{"-":>19}{"-":>10}'
+  return f'{text}{f"[{found.low:.3f}, {found.high:.3f}]":>19}{found.p:10.2g}'
 
 
 def main(options: Options):
   """Evaluates the two runs and writes the comparison."""
   output_dir = resources.working_path(options.output_dir or options.harmonized)
   folders = {'baseline': options.baseline, 'harmonized': options.harmonized}
-  scores, maps = {}, {}
+  scores, maps, images_of = {}, {}, []
   for name, folder in folders.items():
     print(f'Evaluating {name} ({folder}) ...', flush=True)
     run = runs.Run(resources.working_path(folder))
     # `evaluate` scores moving averages if there are any; draw the same weights.
     run.use_averages()
     scores[name] = {'step': run.step, **run.evaluate()}
+    images_of.append(run_images.measure(run))
     images, targets, human = run.examples_with_maps(_PANEL_ROWS)
     _, saliency = saliency_ops.saliency_maps(
       run.model, images, targets, reduction='abs_max', training=False
@@ -109,6 +132,7 @@ def main(options: Options):
   tf.io.gfile.makedirs(output_dir)
   picture = os.path.join(output_dir, 'panels.png')
   panels.draw(picture, panels.to_display(images.numpy()), maps)
+  differences = run_images.differences(*images_of)
   results = os.path.join(output_dir, 'results.json')
   files.write_json(
     results,
@@ -117,9 +141,17 @@ def main(options: Options):
       'maps_compared_at': list(images.shape[1:3]),
       'saliency': "gradient of the label's logit, abs_max over channels",
       'scores': scores,
+      'differences': scores_lib.json_safe(
+        {name: dataclasses.asdict(d) for name, d in differences.items()}
+      ),
     },
   )
-  print('\n' + format_table(scores, _rows(run.config)))
+  print('\n' + format_table(scores, _rows(run.config), differences))
+  print(
+    "Differences are paired over images (Student's t) and hold for these two "
+    'runs; other seeds may differ. "-" means that all images have the same '
+    'difference.'
+  )
   if len({s['step'] for s in scores.values()}) > 1:
     print(
       'The two runs were trained for different numbers of steps, so their '
