@@ -75,13 +75,13 @@ SETTINGS = {
 }
 
 
-def _unit_ranks(maps: np.ndarray) -> np.ndarray:
+def unit_ranks(maps: np.ndarray) -> np.ndarray:
   """Ranks maps (..., N) without ties; centred, with norm 1."""
   ranks = maps.argsort(-1).argsort(-1) - (maps.shape[-1] - 1) / 2
   return ranks / np.linalg.norm(ranks[0].reshape(-1, maps.shape[-1])[0])
 
 
-def _with_others(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def with_others(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """Means over other images of a_i . b_j, for a, b (n, N)."""
   return (a @ b.sum(0) - (a * b).sum(1)) / (len(a) - 1)
 
@@ -106,30 +106,28 @@ def simulate(
   noise = setting.noise * np.exp(rng.normal(0, setting.spread, (n, 1, 1)))
   people = signal[:, None] + noise * rng.normal(size=(n, p, pixels))
 
-  model, human = _unit_ranks(network), _unit_ranks(people.mean(1))
+  model, human = unit_ranks(network), unit_ranks(people.mean(1))
   own = (model * human).sum(1)
-  outward, inward = _with_others(model, human), _with_others(human, model)
+  outward, inward = with_others(model, human), with_others(human, model)
 
   order = rng.permuted(np.tile(np.arange(p), (n, setting.splits, 1)), axis=-1)
   halves = [
-    _unit_ranks(mask.astype(float) @ people)
+    unit_ranks(mask.astype(float) @ people)
     for mask in (order < p // 2, order >= p // 2)
   ]
   split_half = (halves[0] * halves[1]).sum(-1).mean(1)
   first, second = (half.mean(1) for half in halves)
   everyone = people.sum(1, keepdims=True)
-  one, rest = _unit_ranks(people), _unit_ranks(everyone - people)
+  one, rest = unit_ranks(people), unit_ranks(everyone - people)
   leave_one_out = (one * rest).sum(-1).mean(1)
   one, rest = one.mean(1), rest.mean(1)
   return {
     'influence': own - outward - inward + outward.mean(),
     'split_half': split_half,
     'spearman_brown': ceilings.spearman_brown(split_half),
-    'floor': (_with_others(first, second) + _with_others(second, first)) / 2,
+    'floor': (with_others(first, second) + with_others(second, first)) / 2,
     'leave_one_out': leave_one_out,
-    'leave_one_out_shuffled': (
-      _with_others(one, rest) + _with_others(rest, one)
-    )
+    'leave_one_out_shuffled': (with_others(one, rest) + with_others(rest, one))
     / 2,
   }
 

@@ -20,6 +20,7 @@ earlier/.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -39,6 +40,7 @@ with epy.lazy_imports():
   import tqdm
 
   from official_ext.harmonization import files
+  from official_ext.harmonization.benchmark import beam_ceilings
   from official_ext.harmonization.benchmark import claims
   from official_ext.harmonization.benchmark import earlier
   from official_ext.harmonization.benchmark import identity
@@ -138,6 +140,12 @@ class Options(map_options.StripPrefix):
   workers: int = cli.flag(
     os.cpu_count() or 1, 'Number of processes.', at_least=1
   )
+  beam: tuple[str, ...] = cli.flag(
+    (),
+    'Measure with Apache Beam: options of its runner, separated by commas, '
+    'such as --runner=DirectRunner. The results are the same. By default, '
+    '--workers processes measure.',
+  )
   rules: map_options.ClickFilter = map_options.ClickFilter()
   settings: ceilings.Settings = ceilings.Settings()
 
@@ -158,6 +166,8 @@ class Options(map_options.StripPrefix):
 
 def _check(options: Options):
   """Checks the options, and that the files exist."""
+  if options.beam:
+    beam_ceilings.check_installed()
   if bool(options.click_frame) == bool(options.image_dir):
     raise ValueError(
       f'--click_frame is {options.click_frame} and --image_dir is '
@@ -241,6 +251,9 @@ def _rows(
     Rows, sorted by the images' names.
   """
   groups, rows = ceilings.plan(maps, options.settings)
+  if options.beam:
+    progress.restart()
+    progress.add(_with_beam(dict(enumerate(groups)), maps, users, options))
   done = {item[0] for item in progress.items}
   todo = {i: g for i, g in enumerate(groups) if i not in done}
   total = sum(map(len, groups))
@@ -262,6 +275,38 @@ def _rows(
       bar.update(len(item[1]))
   rows += itertools.chain.from_iterable(item[1] for item in progress.items)
   return sorted(rows, key=lambda row: row['image'])
+
+
+def _with_beam(
+  groups: Mapping[int, Sequence[str]],
+  maps: 'participant_maps.ParticipantMaps',
+  users: dict[str, str],
+  options: Options,
+) -> list[list[Any]]:
+  """Measures all groups with Apache Beam; returns items for the journal."""
+  return beam_ceilings.measure(
+    click_files.expand(options.clicks),
+    _click_arguments(options),
+    groups,
+    maps,
+    functools.partial(_work, settings=options.settings, users=users),
+    options.output_dir,
+    options.beam,
+  )
+
+
+def _work(i, reader, group, settings, users):
+  """As `_measure_group`, for Beam."""
+  return _measure_group(i, reader, group, settings, users, None)
+
+
+def _click_arguments(options: Options) -> dict[str, Any]:
+  """Returns the arguments of `click_files.read`."""
+  return {
+    'trust_pickle': options.trust_pickle,
+    'prefix': options.strip_prefix,
+    'needed': ('is_mobile',) if options.rules.drop_mobile else (),
+  }
 
 
 def _preprocessing(options: Options) -> str:
@@ -438,13 +483,7 @@ def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
     table = click_files.Table(os.path.join(folder, 'clicks.sqlite'))
     table.fill(
       itertools.chain.from_iterable(
-        click_files.read(
-          file,
-          trust_pickle=options.trust_pickle,
-          prefix=options.strip_prefix,
-          needed=('is_mobile',) if options.rules.drop_mobile else (),
-        )
-        for file in paths
+        click_files.read(file, **_click_arguments(options)) for file in paths
       )
     )
     maps = participant_maps.ParticipantMaps(

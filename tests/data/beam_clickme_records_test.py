@@ -6,7 +6,9 @@
 # Bazel: tags = ["subprocess"]
 
 import dataclasses
+import json
 import os
+import pathlib
 import sys
 import unittest
 import zipfile
@@ -20,6 +22,8 @@ from testing import optional
 # The command imports Beam if it finds it.
 sys.path.append(optional.path('apache_beam'))
 
+from official_ext.harmonization import ceiling
+from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.data.maps import map_options
 from official_ext.harmonization.data.records import beam_builder
 from official_ext.harmonization.data.records import build_options
@@ -128,6 +132,49 @@ class BeamTest(building.Case):
     beam_builder.build(options)
     self.assertEqual(building.contents(options.output_dir), before)
     self.assertEqual(os.stat(second).st_mtime_ns, untouched)
+
+  def test_ceilings(self):
+    rng = np.random.default_rng(0)
+    for part in range(2):
+      lines = ['image_path,clicks,user_id']
+      for image in range(9):
+        lines += [
+          f'x/{image}.png,'
+          f'"{rng.integers(0, 32, (6, 2)).tolist()}",u{part}{user}'
+          for user in range(3)
+        ]
+      # A second row of the same participant, which does not count.
+      lines.append('x/3.png,"[(1, 1)]",u00')
+      (self.folder / f'{part}.csv').write_text('\n'.join(lines))
+    plain = ceiling.Options(
+      clicks=(str(self.folder / '?.csv'),),
+      output_dir=str(self.folder / 'plain'),
+      click_frame=32,
+      size=16,
+      images=8,
+      strip_prefix='x',
+      user_groups=3,
+      settings=ceilings.Settings(iterations=3, group=3),
+      workers=1,
+    )
+    ceiling.measure(plain)
+    beam = dataclasses.replace(
+      plain,
+      output_dir=str(self.folder / 'beam'),
+      beam=('--runner=DirectRunner',),
+    )
+    ceiling.measure(beam)
+
+    def contents(options):
+      folder = pathlib.Path(options.output_dir)
+      self.assertCountEqual(os.listdir(folder), ['images.csv', 'ceilings.json'])
+      results = json.loads((folder / 'ceilings.json').read_text())
+      # The date and the digest that includes it differ.
+      del results['created'], results['digest']
+      return (folder / 'images.csv').read_text(), results
+
+    self.assertEqual(contents(beam), contents(plain))
+    self.assertLen(contents(beam)[1]['users']['without'], 3)
 
   def test_clicks_need_the_number_of_shards(self):
     csv = self.folder / 'c.csv'

@@ -42,7 +42,7 @@ class UserMapReader(ceilings.MapReader, Protocol):
 
 
 def assign(images_by_user: Mapping[str, int], most: int) -> dict[str, str]:
-  """Divides participants into groups that are left out together.
+  """Divides participants into groups that are excluded together.
 
   Args:
     images_by_user: number of images that each participant saw.

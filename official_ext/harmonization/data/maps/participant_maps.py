@@ -5,6 +5,8 @@
 
 import collections
 from collections.abc import Sequence
+import copy
+from typing import Protocol
 
 import numpy as np
 from scipy import ndimage
@@ -12,7 +14,6 @@ import tensorflow as tf
 import tqdm
 
 from official_ext.harmonization import files
-from official_ext.harmonization.data.maps import click_files
 from official_ext.harmonization.data.maps import click_frames
 from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.data.maps import folders
@@ -25,6 +26,14 @@ from official_ext.harmonization.ops import blur
 _UNIT = 224
 # Images whose clicks are inspected before all are read.
 _INSPECTED = 1000
+
+
+class Rows(Protocol):
+  """Rows of clicks by image, such as a `click_files.Table`."""
+
+  def rows(self, image: str) -> Sequence[clicks.ParticipantClicks]:
+    """Returns an image's rows, in the order in which they were recorded."""
+    ...
 
 
 class ParticipantMaps:
@@ -44,7 +53,7 @@ class ParticipantMaps:
 
   def __init__(
     self,
-    table: click_files.Table,
+    table: Rows,
     names: Sequence[str],
     click_filter: map_options.ClickFilter,
     size: int,
@@ -126,6 +135,21 @@ class ParticipantMaps:
     return clicks.participants(
       self._table.rows(name), *self._shape(name), self._click_filter
     )
+
+  def of(self, table: 'Rows', names: Sequence[str]) -> 'ParticipantMaps':
+    """Returns a reader with these settings of other rows, for a worker.
+
+    Args:
+      table: of the rows.
+      names: of its images.
+    """
+    found = copy.copy(self)
+    found._table = table
+    found._counts, found.shapes = {}, {}
+    found.images_by_user = collections.Counter()
+    found.left_out, found.unreadable = collections.Counter(), []
+    found._counts = {n: len(found._people(n).points) for n in names}
+    return found
 
   def names(self) -> list[str]:
     """Returns the images, in the order in which they were given."""
