@@ -5,6 +5,7 @@
 
 import math
 import os
+from unittest import mock
 
 from absl.testing import parameterized
 import numpy as np
@@ -14,6 +15,7 @@ from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import normalization
 from official_ext.harmonization.benchmark import specificity
 from studies import ceiling_coverage
+from studies import participant_coverage
 from studies import seed_coverage
 
 _NAN = math.nan
@@ -153,6 +155,19 @@ class SimulationTest(tf.test.TestCase):
       self.assertBetween(covered[name], 0.91, 0.99)
     self.assertLess(covered['controlled_person, ceiling exact'], 0.85)
     self.assertIn('| weak agreement | ', ceiling_coverage.table(results))
+
+  def test_crossed_participants(self):
+    setting = participant_coverage.Setting(
+      images=12, participants=4, splits=2, pixels=16, users=8
+    )
+    output = os.path.join(self.get_temp_dir(), 'crossed', 'coverage.json')
+    with mock.patch.object(participant_coverage, '_POPULATION', 20):
+      participant_coverage.run({'few': setting}, 2, output)
+      results = participant_coverage.run({'few': setting}, 3, output)
+    self.assertEqual(results, files.read_json(output))
+    self.assertEqual(results['few']['done'], 3)
+    self.assertLen(results['few']['counts'], 8)
+    self.assertIn('| few | ', participant_coverage.table(results))
 
 
 class SeedCoverageTest(tf.test.TestCase):
