@@ -118,6 +118,28 @@ class RepeatedRunsTest(absltest.TestCase):
       2 * (by_images + by_runs) - at_once, images + seeds - both
     )
 
+  def test_mean_squares(self):
+    # The analysis of variance of runs and images without replication.
+    rng = np.random.default_rng(9)
+    runs, n = 6, 11
+    values = rng.normal(size=(runs, 1)) + rng.normal(size=(runs, n))
+    values += 2 * rng.normal(size=n)
+    by_run, by_image = values.mean(axis=1), values.mean(axis=0)
+    rest = values - by_run[:, np.newaxis] - by_image + values.mean()
+    squares = (
+      n * by_run.var(ddof=1),
+      runs * by_image.var(ddof=1),
+      np.sum(rest**2) / ((runs - 1) * (n - 1)),
+    )
+    total = squares[0] + squares[1] - squares[2]
+    free = (runs - 1, n - 1, (runs - 1) * (n - 1))
+    df = total**2 / sum(s**2 / f for s, f in zip(squares, free))
+    found = repeated_runs.mean(values)
+    expected = stats.t.interval(
+      0.95, df, values.mean(), math.sqrt(total / (runs * n))
+    )
+    np.testing.assert_allclose((found.low, found.high), expected)
+
   def test_only_seeds_vary(self):
     rng = np.random.default_rng(4)
     a, b = rng.normal(0.5, 1, 6), rng.normal(0, 2, 9)
