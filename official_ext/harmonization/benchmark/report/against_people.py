@@ -75,7 +75,8 @@ def section(
       'Own, the raw mean rank correlation with the human map of the same image '
       '(bars: 95 % intervals over images). The band reaches from the lower '
       'ceiling, a participant against the mean of the others, to the upper '
-      'ceiling, which a map without noise would reach.',
+      'ceiling, which a map without noise would reach. Controls can be in the '
+      'band too, because own includes what the maps of all images share.',
       file,
     ),
     blocks.Table(
@@ -139,16 +140,24 @@ def _draw(
   rows.sort(key=lambda row: row[1].value)
   drawing, plot = figures.axes(theme, height=1.6 + 0.26 * len(rows))
   low, high = ceilings[_LOWER][0], ceilings[_UPPER][0]
-  plot.axvspan(
-    low, high, color=theme.human, alpha=0.15, linewidth=0, label='people'
-  )
-  for end in (low, high):
+  plot.axvspan(low, high, color=theme.human, alpha=0.15, linewidth=0)
+  for end, words, side in ((low, 'lower', 'right'), (high, 'upper', 'left')):
     plot.axvline(end, color=theme.human, linewidth=1.2)
+    # The labels are outside the band, which is narrow where people agree.
+    plot.annotate(
+      f'{words} ceiling',
+      (end, 1),
+      (-3 if side == 'right' else 3, 3),
+      xycoords=('data', 'axes fraction'),
+      textcoords='offset points',
+      ha=side,
+      color=theme.ink,
+      fontsize=9,
+    )
   for place, (_, own) in enumerate(rows):
     plot.plot([own.value], [place], 'o', color=theme.ordinary, markersize=4)
     if _number(own.low) is not None and _number(own.high) is not None:
       plot.plot([own.low, own.high], [place] * 2, color=theme.ordinary)
   plot.set_yticks(range(len(rows)), [name for name, _ in rows])
   plot.set_xlabel('own: mean rank correlation with people (raw)')
-  figures.legend(plot, theme, loc='lower right')
   return drawing
