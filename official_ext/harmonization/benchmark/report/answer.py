@@ -49,7 +49,12 @@ def _words(c: results.Comparison) -> str:
   """Says in words what a comparison shows."""
   if c.beats:
     return 'above'
-  return 'below' if c.is_below else 'not distinguishable from'
+  if c.is_below:
+    return 'below'
+  # Below on its own, but one of several tests.
+  if c.difference < 0 and c.p < 0.05:
+    return 'below, though not after the correction for several tests (Holm),'
+  return 'not distinguishable from'
 
 
 def _of(
