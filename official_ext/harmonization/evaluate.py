@@ -38,6 +38,7 @@ from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark.adapters import spec
 
 with epy.lazy_imports():
+  from official_ext.harmonization.benchmark import data_cards
   from official_ext.harmonization.benchmark import identity
   from official_ext.harmonization.benchmark import network_pairs
   from official_ext.harmonization.benchmark import results
@@ -138,6 +139,7 @@ def _report(
 ) -> 'results.Report':
   now = datetime.datetime.now().astimezone()
   measured = {p.name: p for p in protocols}
+  digests = identity.Digests(identity.digests_path(options.run.output_dir))
   return results.Report(
     created=now.isoformat(timespec='seconds'),
     # The module, not the path of the file: results are read on other machines.
@@ -148,7 +150,13 @@ def _report(
     },
     limit=options.run.limit,
     protocols={
-      name: results.MeasuredProtocol(p.title, p.settings())
+      name: results.MeasuredProtocol(
+        p.title,
+        p.settings(),
+        data_cards.card(
+          p.origin(digests), found.models, name, options.run.output_dir
+        ),
+      )
       for name, p in measured.items()
     },
     not_measured={
@@ -162,6 +170,7 @@ def _report(
     pairs=network_pairs.compare(
       options.run.output_dir, found.models, protocols, [*twins, *pairs]
     ),
+    subgroups=found.subgroups,
   )
 
 

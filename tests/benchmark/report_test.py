@@ -15,6 +15,7 @@ import math
 import os
 import re
 import statistics
+from unittest import mock
 
 from absl.testing import parameterized
 from matplotlib import colors
@@ -25,6 +26,7 @@ import tensorflow as tf
 
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import subgroups as subgroups_lib
 from official_ext.harmonization.benchmark.report import curves
 from official_ext.harmonization.benchmark.report import differences
 from official_ext.harmonization.benchmark.report import examples
@@ -34,8 +36,11 @@ from official_ext.harmonization.benchmark.report import leaderboard
 from official_ext.harmonization.benchmark.report import page
 from official_ext.harmonization.benchmark.report import people as people_lib
 from official_ext.harmonization.benchmark.report import score_correlations
+from official_ext.harmonization.benchmark.report import subgroups
 from official_ext.harmonization.benchmark.report import trade_off
 from official_ext.harmonization.benchmark.report import writer
+from official_ext.harmonization.evaluation import panels
+from official_ext.harmonization.evaluation import scores
 from tests.benchmark import report_results as made
 
 _EVIL = '<script>alert("x")</script>&\'|'
@@ -604,6 +609,154 @@ class PanelsTest(tf.test.TestCase):
     widths = [Image.open(io.BytesIO(p.png)).width for p in (picture, one)]
     # An image, the human map, and a panel for each model.
     self.assertAllClose(widths[0] / widths[1], 5 / 3, atol=0.02)
+
+  def test_panels_show_agreement_and_decisions(self):
+    folder = self.get_temp_dir()
+    models = [
+      made.model(
+        name,
+        clickme=made.result(
+          {},
+          examples=made.write_examples(folder, f'{name}.npz', 0),
+          table=f'{name}.csv',
+        ),
+      )
+      for name in ('new', 'old')
+    ]
+    rows = [
+      {'label': 2, 'prediction': 2, 'own': 0.5, 'outward': -0.25},
+      {'label': 0, 'prediction': 1, 'own': math.nan, 'outward': math.nan},
+      {'label': 1, 'prediction': 10, 'own': 0.125, 'outward': 0.0},
+      {'label': 1, 'prediction': 1, 'own': 0.7, 'outward': 0.7},
+    ]
+    scores.write_rows(os.path.join(folder, 'new.csv'), rows)
+    # Tables of early versions lack own and outward.
+    scores.write_rows(
+      os.path.join(folder, 'old.csv'),
+      [{'label': r['label'], 'prediction': 1} for r in rows],
+    )
+    names = {2: 'a tabby cat with a long name', 0: '$dog$', 1: 'bird'}
+    with mock.patch.object(
+      panels, 'draw', side_effect=panels.draw, autospec=True
+    ) as drawn:
+      (picture,) = examples.draw(folder, models, 'clickme', names)
+    _, _, _, captions, notes = drawn.call_args.args
+    self.assertEqual(captions, ['a tabby cat wit…', '$dog$', 'bird'])
+    self.assertEqual(
+      notes,
+      [
+        [],
+        [
+          'own 0.50, out -0.25\na tabby cat wit… ✓',
+          'own -, out -\nbird ✗',
+          'own 0.12, out 0.00\nclass 10 ✗',
+        ],
+        ['bird ✗', 'bird ✗', 'bird ✓'],
+      ],
+    )
+    self.assertIn('correct (✓) or wrong (✗)', picture.caption)
+
+
+class SubgroupsTest(parameterized.TestCase):
+  def _report(self, **more):
+    models = [
+      _model(name, 0.5, rho) for name, rho in (('low', 0.1), ('high', 0.3))
+    ]
+    control = _model('control-contrast', 0.5, 0.2)
+    control.settings = {'spec': 'control:contrast', 'files': {}}
+
+    def subgroup(model, kind, name, value, low, high, n, **fields):
+      return subgroups_lib.Subgroup(
+        'clickme',
+        model,
+        kind,
+        name,
+        value,
+        low,
+        high,
+        **{'p': math.nan, 'n': n, 'n_undefined': 0, **fields},
+      )
+
+    nan = math.nan
+    return made.report(
+      [*models, control],
+      subgroups=[
+        subgroup('low', 'all', 'all images', 0.1, 0.0, 0.2, 9, n_undefined=1),
+        subgroup('low', 'class', '4', 0.1, nan, nan, 1),
+        subgroup('high', 'all', 'all images', 0.3, 0.2, 0.4, 10),
+        subgroup('high', 'answer', 'correct', nan, nan, nan, 0),
+        subgroup(
+          'high', 'answer', 'correct minus wrong', 0.25, -1, 2, 10, p=0.03125
+        ),
+        subgroup('high', 'class', '4', -0.5, -0.75, -0.25, 3),
+        subgroup('control-contrast', 'all', 'all images', 0.2, 0.1, 0.3, 10),
+      ],
+      **more,
+    )
+
+  def test_tables(self):
+    kinds, classes = subgroups.tables(self._report(), 'clickme', {4: 'a bird'})
+    self.assertEqual(
+      kinds.titles, ['images', 'high', 'low', 'control-contrast']
+    )
+    cells = [[(c.text, c.note) for c in row] for row in kinds.cells()]
+    self.assertEqual(
+      cells,
+      [
+        [
+          ('all images', ''),
+          ('0.300', '[0.200, 0.400]\nn = 10'),
+          ('0.100', '[0.000, 0.200]\nn = 9 (1 undefined)'),
+          ('0.200', '[0.100, 0.300]\nn = 10'),
+        ],
+        [('correct', ''), ('-', 'n = 0'), ('-', ''), ('-', '')],
+        [
+          ('correct minus wrong', ''),
+          ('+0.250', '[-1.000, 2.000]\nn = 10\np = 0.031'),
+          ('-', ''),
+          ('-', ''),
+        ],
+      ],
+    )
+    self.assertIn('does not have', kinds.caption)
+    self.assertEqual(
+      [(c.text, c.note) for c in classes.cells()[0]],
+      [
+        ('class 4', 'a bird'),
+        ('-0.500', '[-0.750, -0.250]\nn = 3'),
+        ('0.100', 'n = 1'),
+        ('-', ''),
+      ],
+    )
+    self.assertEqual(subgroups.tables(self._report(), 'clicktionary'), [])
+
+  def test_page_has_subgroups_and_the_data_card(self):
+    card = results.DataCard(
+      'the zoo', _EVIL, {'files (2)': 'ab' * 32}, 10, 9, 3, {4: 'a bird'}
+    )
+    report = self._report()
+    report = dataclasses.replace(
+      report,
+      protocols={
+        name: dataclasses.replace(p, card=card)
+        for name, p in report.protocols.items()
+      },
+    )
+    text = _page(report)
+    for words in (
+      '<h3>Data card</h3>',
+      '<dt>origin</dt><dd>the zoo</dd>',
+      '<dt>human maps</dt><dd>9</dd>',
+      f'<dd>{"ab" * 32}</dd>',
+      '<small>a bird</small>',
+      'by kind of image',
+    ):
+      self.assertIn(words, text)
+    self.assertNotIn(_EVIL, text)
+    content = report.to_json()
+    self.assertEqual(content['experiments']['clickme']['card']['maps'], 9)
+    self.assertLen(content['subgroups'], 7)
+    self.assertIsNone(content['subgroups'][0]['p'])
 
 
 class _References(html.parser.HTMLParser):

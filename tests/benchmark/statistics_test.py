@@ -57,6 +57,52 @@ class DifferenceTest(absltest.TestCase):
     self.assertEqual(found.n, 12)
 
 
+class DifferenceOfMeansTest(absltest.TestCase):
+  def test_equals_scipys_welch_test(self):
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0.5, 1, 9), rng.normal(0, 3, 14)
+    expected = stats.ttest_ind(a, b, equal_var=False)
+    interval = expected.confidence_interval(0.9)
+    found = statistics.difference_of_means(
+      [*a, math.nan], [math.nan, *b], confidence=0.9
+    )
+    self.assertAlmostEqual(found.value, a.mean() - b.mean())
+    self.assertAlmostEqual(found.low, interval.low)
+    self.assertAlmostEqual(found.high, interval.high)
+    self.assertAlmostEqual(found.p, expected.pvalue)
+    self.assertEqual(found.n, 23)
+
+  def test_copies_in_a_group_add_nothing(self):
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=6), rng.normal(size=8)
+    once = statistics.difference_of_means(a, b)
+    twice = statistics.difference_of_means(
+      np.repeat(a, 2),
+      np.repeat(b, 2),
+      np.repeat(range(6), 2),
+      np.repeat(range(10, 18), 2),
+    )
+    for field in ('value', 'low', 'high', 'standard_error', 'p'):
+      self.assertAlmostEqual(getattr(once, field), getattr(twice, field))
+
+  def test_groups_in_both_sets_make_pairs(self):
+    rng = np.random.default_rng(5)
+    a = rng.normal(size=10)
+    b = a + 0.1 * rng.normal(size=10)
+    found = statistics.difference_of_means(a, b, range(10), range(10))
+    self.assertAlmostEqual(found.standard_error, stats.sem(a - b))
+
+  def test_one_group_has_no_interval(self):
+    found = statistics.difference_of_means([1.0], [2.0, 4.0])
+    self.assertEqual((found.value, found.n), (-2.0, 3))
+    self.assertTrue(math.isnan(found.low) and math.isnan(found.p))
+    self.assertTrue(
+      math.isnan(statistics.difference_of_means([], [1.0, 2.0]).value)
+    )
+    with self.assertRaisesRegex(ValueError, 'both or neither'):
+      statistics.difference_of_means([1.0], [2.0], [0])
+
+
 class HolmTest(absltest.TestCase):
   def test_the_example_of_the_method(self):
     found = statistics.holm([0.01, 0.04, math.nan, 0.03, 0.005])

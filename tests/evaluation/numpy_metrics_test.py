@@ -78,6 +78,48 @@ class AlignmentTest(parameterized.TestCase):
       numpy_metrics.alignment_scores(np.ones((2, 3, 3)), np.ones((2, 3, 4)))
 
 
+class ExtentsTest(absltest.TestCase):
+  def test_the_size_of_a_part(self):
+    maps = np.zeros((2, 10, 20))
+    maps[0, 2:6, 3:8], maps[1, :, :5] = 1.0, 1.0
+    np.testing.assert_allclose(numpy_metrics.extents(maps), [0.1, 0.25])
+    np.testing.assert_allclose(
+      numpy_metrics.extents(7 - 3 * -maps), [0.1, 0.25]
+    )
+
+  def test_a_gaussian_covers_its_effective_area(self):
+    y, x = np.mgrid[-50:51, -50:51]
+    sigmas = np.array([3.0, 6.0])[:, np.newaxis, np.newaxis]
+    maps = np.exp(-(x**2 + y**2) / (2 * sigmas**2))
+    np.testing.assert_allclose(
+      numpy_metrics.extents(maps),
+      4 * np.pi * sigmas.ravel() ** 2 / 101**2,
+      rtol=1e-6,
+    )
+
+  def test_follows_the_size_of_what_was_clicked(self):
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64] - 31.5
+    radii, maps = rng.uniform(4, 28, 40), np.zeros((40, 64, 64))
+    for radius, one in zip(radii, maps):
+      inside = np.argwhere(x**2 + y**2 < radius**2)
+      clicks = inside[rng.integers(len(inside), size=30)]
+      np.add.at(one, tuple(clicks.T), 1)
+    maps = ndimage.uniform_filter(maps, (0, 7, 7))
+    half = (maps > maps.max((1, 2), keepdims=True) / 2).mean((1, 2))
+    found = stats.spearmanr(radii, numpy_metrics.extents(maps))[0]
+    self.assertGreater(found, 0.97)
+    self.assertLess(stats.spearmanr(radii, half)[0], 0.9)
+
+  def test_undefined(self):
+    maps = np.ones((3, 4, 4))
+    maps[1, 0, 0], maps[2, 0, 0] = np.inf, 2.0
+    found = numpy_metrics.extents(maps)
+    np.testing.assert_array_equal(np.isnan(found), [True, True, False])
+    with self.assertRaisesRegex(ValueError, r'\(4, 4\)'):
+      numpy_metrics.extents(np.ones((4, 4)))
+
+
 class LocalizationTest(parameterized.TestCase):
   @parameterized.named_parameters(*map_pairs.NAMED)
   def test_equals_sklearn(self, pairs):

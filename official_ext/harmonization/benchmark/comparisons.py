@@ -9,19 +9,17 @@ the images' influence on the score (`specificity`).
 """
 
 from collections.abc import Mapping, Sequence
-import csv
 import dataclasses
-import io
 import os
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import statistics
+from official_ext.harmonization.evaluation import scores
 
 # An image: file and position of its record.
 _Key = tuple[str, str]
@@ -100,13 +98,11 @@ def influences(path: str) -> dict[_Key, Influence]:
   Returns:
     The influences by file and position of the record.
   """
-  with tf.io.gfile.GFile(path, 'rb') as f:
-    text = f.read().decode()
   return {
     (row['file'], row['record']): Influence(
       float(row['influence']), row['group'], row['name']
     )
-    for row in csv.DictReader(io.StringIO(text, newline=''))
+    for row in scores.read_rows(path)
   }
 
 

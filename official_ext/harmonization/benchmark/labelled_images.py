@@ -21,6 +21,7 @@ from official.vision.ops import preprocess_ops
 import tensorflow as tf
 
 from official_ext.harmonization import resources
+from official_ext.harmonization.benchmark import data_cards
 from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import leakage as leakage_lib
 from official_ext.harmonization.benchmark import protocol
@@ -201,6 +202,17 @@ class Dataset:
         be stored.
     """
     return digests.of(self.files())
+
+  def origin(self, digests: identity.Digests) -> data_cards.Origin:
+    """Finds where the records come from.
+
+    Args:
+      digests: of files' contents.
+
+    Returns:
+      As `data_cards.of_records`.
+    """
+    return data_cards.of_records(self.files(), digests.file, self.label_offset)
 
 
 def recognized(input_path: str, name: str) -> tuple[str, float]:

@@ -110,13 +110,19 @@ def rows(
 
   Returns:
     A row per image: file, record, name, pixels (a digest), label, prediction,
-    correct, spearman, dice and iou. A control has no predictions, and one that
-    is made of human maps has no scores yet.
+    correct, spearman, dice, iou and map_extent, the part of the image that the
+    human map covers (`numpy_metrics.extents`). A control has no predictions,
+    and one that is made of human maps has no scores yet.
   """
   found = accuracy.decision_rows(batch, predictions)
   for row, name, image in zip(found, batch.names or (), batch.images):
     row['name'] = name
     row['pixels'] = hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest()
+  recorded = batch.unblurred
+  if recorded is None:
+    recorded = batch.human_maps()
+  for row, extent in zip(found, numpy_metrics.extents(recorded)):
+    row['map_extent'] = float(extent)
   if maps is None:
     return found
   measured = numpy_metrics.alignment_scores(maps, batch.human_maps())

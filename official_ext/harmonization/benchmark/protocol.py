@@ -31,6 +31,7 @@ from typing import Any, TYPE_CHECKING
 from official_ext.harmonization import cli
 
 if TYPE_CHECKING:
+  from official_ext.harmonization.benchmark import data_cards
   from official_ext.harmonization.benchmark import identity as identity_lib
   from official_ext.harmonization.benchmark import journal as journal_lib
   from official_ext.harmonization.benchmark import results
@@ -231,6 +232,16 @@ class Protocol(abc.ABC):
     """
     del output_dir
     return stored
+
+  def origin(
+    self, digests: 'identity_lib.Digests'
+  ) -> 'data_cards.Origin | None':
+    """Returns where the data come from, for their card; None if unknown.
+
+    Args:
+      digests: of files' contents.
+    """
+    return None
 
   # The report. These need no data: a stored result is enough.
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from official_ext.harmonization.benchmark import repeated_runs
+from official_ext.harmonization.benchmark import subgroups as subgroups_lib
 from official_ext.harmonization.evaluation import scores as scores_lib
 
 FORMAT = 2
@@ -25,7 +26,7 @@ FORMAT = 2
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-  """A few images with their maps, for panels.
+  """The first images of the table with their maps, for panels.
 
   Attributes:
     images: uint8 (n, H, W, 3), as people saw them.
@@ -36,6 +37,23 @@ class Examples:
   images: np.ndarray
   human: np.ndarray
   model: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFacts:
+  """What the table of images tells of an image; None where it does not.
+
+  Attributes:
+    label: its class.
+    prediction: the class that the model predicted.
+    own: the rank correlation with the human map of this image.
+    outward: the mean rank correlation with the human maps of other images.
+  """
+
+  label: int | None = None
+  prediction: int | None = None
+  own: float | None = None
+  outward: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -518,12 +536,38 @@ class RunResults:
     failures: of this run.
     notes: sentences on what was found in the folder.
     comparisons: of networks with controls.
+    subgroups: specific alignment of parts of the images.
   """
 
   models: Sequence[ModelResults]
   failures: Sequence[Failure] = ()
   notes: Sequence[str] = ()
   comparisons: Sequence[Comparison] = ()
+  subgroups: Sequence[subgroups_lib.Subgroup] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCard:
+  """What is known of the data of a protocol, see `data_cards`.
+
+  Attributes:
+    origin: where the data come from, in words.
+    licence: what their source says, in words.
+    sha256: digests of their contents by what they are of, see
+      `identity.Digests`.
+    images: their number; None if unknown.
+    maps: number of human maps that are not constant; None without maps.
+    classes: number of classes that occur; None if unknown.
+    class_names: names of classes by number, where they are recorded.
+  """
+
+  origin: str
+  licence: str
+  sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  images: int | None = None
+  maps: int | None = None
+  classes: int | None = None
+  class_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -533,10 +577,12 @@ class MeasuredProtocol:
   Attributes:
     title: of its section.
     settings: of its data and options.
+    card: of its data, or None.
   """
 
   title: str
   settings: Mapping[str, Any]
+  card: DataCard | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -556,6 +602,7 @@ class Report:
     notes: sentences on what was found in the folder.
     comparisons: of networks with controls.
     pairs: comparisons of networks with each other.
+    subgroups: specific alignment of parts of the images.
   """
 
   created: str
@@ -570,6 +617,7 @@ class Report:
   notes: Sequence[str] = ()
   comparisons: Sequence[Comparison] = ()
   pairs: Sequence[PairComparison] = ()
+  subgroups: Sequence[subgroups_lib.Subgroup] = ()
 
   def to_json(self) -> dict[str, Any]:
     """Returns the content of results.json, see docs/benchmark.md."""
@@ -608,6 +656,9 @@ class Report:
           {**dataclasses.asdict(c), 'is_significant': c.is_significant}
         )
         for c in self.pairs
+      ],
+      'subgroups': [
+        scores_lib.json_safe(dataclasses.asdict(s)) for s in self.subgroups
       ],
     }
 

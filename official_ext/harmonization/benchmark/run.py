@@ -35,6 +35,7 @@ from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import reuse
 from official_ext.harmonization.benchmark import run_groups
 from official_ext.harmonization.benchmark import stored_results
+from official_ext.harmonization.benchmark import subgroups
 from official_ext.harmonization.benchmark.adapters import fresh_weights
 from official_ext.harmonization.evaluation import scores
 
@@ -135,6 +136,7 @@ class Benchmark:
         comparisons=comparisons.compare(
           os.path.dirname(self._folder), measured, self._protocols
         ),
+        subgroups=self._subgroups(measured),
       )
       return finish(found)
 
@@ -149,6 +151,30 @@ class Benchmark:
         for name, stored in model.results.items()
       },
     )
+
+  def _subgroups(
+    self, measured: Sequence[results.ModelResults]
+  ) -> list[subgroups.Subgroup]:
+    """Measures parts of the images, of networks and controls."""
+    root = os.path.dirname(self._folder)
+    # Controls have no classes.
+    classes = next((m.adapter.num_classes for m in measured if m.is_network), 0)
+    return [
+      found
+      for p in self._protocols
+      for model in measured
+      if p.has_controls
+      and p.name in model.results
+      and not model.twin_of
+      # Results of early versions have no influences.
+      and model.results[p.name].explainers
+      for found in subgroups.measure(
+        scores.read_rows(os.path.join(root, model.results[p.name].table)),
+        model.adapter.num_classes or classes,
+        p.name,
+        model.name,
+      )
+    ]
 
   def _score(self, model: model_specs.Model, claim, failures, named):
     """Returns a model's results; None if it cannot be opened."""

@@ -100,6 +100,76 @@ def difference(
   return mean(values, groups, confidence)
 
 
+def difference_of_means(
+  a: npt.ArrayLike,
+  b: npt.ArrayLike,
+  a_groups: npt.ArrayLike | None = None,
+  b_groups: npt.ArrayLike | None = None,
+  confidence: float = 0.95,
+) -> Estimate:
+  """Estimates mean(a) - mean(b) for two sets of images.
+
+  The interval and the test are Welch's (Biometrika 34, 1947): variances may
+  differ, and the degrees of freedom are those of Satterthwaite. As in `mean`,
+  standard errors are those of groups. If a group has images in both sets, the
+  covariance that it causes is part of the standard error.
+
+  Args:
+    a: (n_a,), one value per image; NaN values are excluded.
+    b: (n_b,), the same for other images.
+    a_groups: (n_a,), the group of each image; by default, each is its own.
+    b_groups: (n_b,), with the same numbers for the same groups.
+    confidence: of the interval.
+
+  Returns:
+    The estimate, where n is the number of values of both sets. All but value
+    and n are NaN if a set has fewer than two groups.
+
+  Raises:
+    ValueError: only one set has groups.
+  """
+  if (a_groups is None) != (b_groups is None):
+    raise ValueError(
+      'difference_of_means: one set has groups and the other does not; '
+      'expected both or neither. Pass both.'
+    )
+  values = [np.asarray(v, np.float64) for v in (a, b)]
+  if a_groups is None or b_groups is None:
+    ends = len(values[0]), len(values[0]) + len(values[1])
+    groups = [np.arange(ends[0]), np.arange(*ends)]
+  else:
+    groups = [np.asarray(a_groups), np.asarray(b_groups)]
+  parts = [mean(v, g, confidence) for v, g in zip(values, groups)]
+  value, n = parts[0].value - parts[1].value, parts[0].n + parts[1].n
+  if any(math.isnan(part.standard_error) for part in parts):
+    return Estimate(value, math.nan, math.nan, math.nan, math.nan, n)
+  # What each group adds to the error of the difference.
+  _, index = np.unique(np.concatenate(groups), return_inverse=True)
+  error_of = np.zeros(index.max() + 1)
+  freedom = []
+  starts = (0, len(values[0]))
+  for sign, v, part, start in zip((1, -1), values, parts, starts):
+    is_defined = ~np.isnan(v)
+    of_set = index[start : start + len(v)][is_defined]
+    k = len(np.unique(of_set))
+    np.add.at(
+      error_of,
+      of_set,
+      sign * math.sqrt(k / (k - 1)) * (v[is_defined] - part.value) / part.n,
+    )
+    freedom.append(k - 1)
+  error = math.sqrt(np.sum(error_of**2))
+  squares = [part.standard_error**2 for part in parts]
+  if not error:
+    return Estimate(value, value, value, 0.0, float(value == 0), n)
+  degrees = sum(squares) ** 2 / sum(
+    square**2 / f for square, f in zip(squares, freedom)
+  )
+  half = float(stats.t.ppf(0.5 + confidence / 2, degrees)) * error
+  p = float(2 * stats.t.sf(abs(value) / error, degrees))
+  return Estimate(value, value - half, value + half, error, p, n)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
   """Adjusts p-values for the number of tests.
 

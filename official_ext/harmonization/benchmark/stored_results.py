@@ -261,6 +261,28 @@ def read_examples(path: str) -> results.Examples | None:
   return results.Examples(content['images'], content['human'], content['model'])
 
 
+def read_facts(path: str, count: int) -> list[results.ImageFacts]:
+  """Reads what panels show besides maps.
+
+  Args:
+    path: of the table of images.
+    count: number of its first images.
+
+  Returns:
+    The facts of these images; none if the table does not exist. Tables of early
+    versions lack `own` and `outward`.
+  """
+  if not tf.io.gfile.exists(path):
+    return []
+  kinds = {'label': int, 'prediction': int, 'own': float, 'outward': float}
+  return [
+    results.ImageFacts(
+      **{name: kind(row[name]) for name, kind in kinds.items() if row.get(name)}
+    )
+    for row in scores.read_rows(path)[:count]
+  ]
+
+
 def _scaled(maps: np.ndarray) -> np.ndarray:
   """Divides each map (B, H, W) by its largest magnitude; NaN becomes 0."""
   maps = np.nan_to_num(maps.astype(np.float64), posinf=0.0, neginf=0.0)

@@ -16,6 +16,8 @@ from official_ext.harmonization import files
 
 _INCHES = 1.4
 _DPI = 120
+# For two lines below a map.
+_NOTE_INCHES = 0.35
 _PERCENTILE = 99
 
 
@@ -52,12 +54,15 @@ def _shown(values: np.ndarray) -> dict[str, Any]:
   return {'X': values, 'cmap': 'magma', 'vmin': low, 'vmax': limit}
 
 
-def _figure(images, maps, captions) -> figure.Figure:
+def _figure(images, maps, captions, notes=()) -> figure.Figure:
   maps = list(maps.items() if isinstance(maps, Mapping) else maps)
   rows, columns = len(images), 1 + len(maps)
   # A Figure without pyplot needs no display and leaves no global state.
   picture = figure.Figure(
-    figsize=(_INCHES * columns, _INCHES * rows + 0.3),
+    figsize=(
+      _INCHES * columns,
+      (_INCHES + (_NOTE_INCHES if notes else 0)) * rows + 0.3,
+    ),
     dpi=_DPI,
     layout='constrained',
   )
@@ -72,6 +77,9 @@ def _figure(images, maps, captions) -> figure.Figure:
     axis.set(xticks=[], yticks=[], frame_on=False)
   for axis, caption in zip(axes[:, 0], captions or ()):
     axis.set_ylabel(caption, fontsize=8)
+  for column, texts in enumerate(notes or (), 1):
+    for axis, text in zip(axes[:, column], texts):
+      axis.set_xlabel(text, fontsize=7.5, parse_math=False)
   return picture
 
 
@@ -80,6 +88,7 @@ def draw(
   images: np.ndarray,
   maps: Mapping[str, np.ndarray] | Sequence[tuple[str, np.ndarray]],
   captions: Sequence[str] | None = None,
+  notes: Sequence[Sequence[str]] | None = None,
 ):
   """Draws one row per image: the image, then each of its maps.
 
@@ -91,8 +100,9 @@ def draw(
       can be equal. Each map is drawn on its own scale, which ends at its 99th
       percentile; maps with both signs are blue below 0 and red above.
     captions: B lines of text, left of the rows.
+    notes: for each column of maps, B texts that are written below the maps.
   """
-  _figure(images, maps, captions).savefig(path)
+  _figure(images, maps, captions, notes).savefig(path)
 
 
 def render(

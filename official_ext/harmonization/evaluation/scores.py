@@ -312,6 +312,20 @@ def write_rows(path: str, rows: Sequence[Mapping[str, Any]]):
   _write(path, encode(path, columns, rows))
 
 
+def read_rows(path: str) -> list[dict[str, str]]:
+  """Reads a CSV table that `write_rows` wrote.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    The rows, with text by column.
+  """
+  with tf.io.gfile.GFile(path, 'rb') as f:
+    text = f.read().decode()
+  return list(csv.DictReader(io.StringIO(text, newline='')))
+
+
 def _csv(path, columns, rows) -> bytes:
   del path
   text = io.StringIO()

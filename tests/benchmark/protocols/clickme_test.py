@@ -137,7 +137,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual([r['label'] for r in rows], [0, 1, 2, 3, 0])
     self.assertEqual({r['file'] for r in rows}, {self.path})
     for other in results[1:]:
-      for metric in map_alignment.METRICS:
+      for metric in (*map_alignment.METRICS, 'map_extent'):
         self.assertAllClose(
           [r[metric] for r in other.rows], [r[metric] for r in rows], atol=1e-5
         )

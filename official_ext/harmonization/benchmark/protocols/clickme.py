@@ -27,6 +27,7 @@ from official_ext.harmonization.dataloaders import registry as decoders
 with epy.lazy_imports():
   from official_ext.harmonization.benchmark import alignment
   from official_ext.harmonization.benchmark import comparisons
+  from official_ext.harmonization.benchmark import data_cards
   from official_ext.harmonization.benchmark import identity as identity_lib
   from official_ext.harmonization.benchmark import labelled_images
   from official_ext.harmonization.benchmark import measured_ceilings
@@ -383,6 +384,10 @@ class ClickMeProtocol(protocol.Protocol):
       'explainer': self._alignment.explainer,
       'comparison_size': self._alignment.comparison_size or 'native',
     }
+
+  @typing_extensions.override
+  def origin(self, digests) -> 'data_cards.Origin':
+    return self._alignment.dataset.origin(digests)
 
   @typing_extensions.override
   def identity(self, digests) -> dict[str, Any]:

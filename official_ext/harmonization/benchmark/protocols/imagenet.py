@@ -15,6 +15,7 @@ from official_ext.harmonization.benchmark import protocol
 
 with epy.lazy_imports():
   from official_ext.harmonization.benchmark import accuracy
+  from official_ext.harmonization.benchmark import data_cards
   from official_ext.harmonization.benchmark import journal as journal_lib
   from official_ext.harmonization.benchmark import labelled_images
   from official_ext.harmonization.benchmark import results
@@ -93,6 +94,10 @@ class ImageNetProtocol(protocol.Protocol):
   @typing_extensions.override
   def settings(self) -> dict[str, Any]:
     return self._dataset.settings()
+
+  @typing_extensions.override
+  def origin(self, digests) -> 'data_cards.Origin':
+    return self._dataset.origin(digests)
 
   @typing_extensions.override
   def identity(self, digests) -> dict[str, Any]:

@@ -97,10 +97,11 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """Terms and their values."""
+  """Terms and their values, with an optional heading."""
 
   kind: ClassVar = 'facts'
   items: Sequence[tuple[str, Any]]
+  title: str = ''
 
 
 Block = Table | Picture | Paragraph | Sentences | Command | Facts

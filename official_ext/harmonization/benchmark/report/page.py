@@ -9,7 +9,7 @@ import base64
 from collections.abc import Iterator, Sequence
 import dataclasses
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 
@@ -23,6 +23,7 @@ from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import further_scores
 from official_ext.harmonization.benchmark.report import leaderboard
 from official_ext.harmonization.benchmark.report import score_correlations
+from official_ext.harmonization.benchmark.report import subgroups
 from official_ext.harmonization.benchmark.report import trade_off
 from official_ext.harmonization.benchmark.report import training_copies
 
@@ -54,10 +55,17 @@ class AlarmItem(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-  """A box at the top of the page."""
+  """A box at the top of the page.
+
+  Attributes:
+    title: of the box.
+    items: what it says.
+    is_urgent: whether it is open, because the scores may not be what they seem.
+  """
 
   title: str
   items: Sequence[AlarmItem]
+  is_urgent: bool
 
 
 def sections(report: results.Report, output_dir: str) -> list[Section]:
@@ -148,14 +156,16 @@ def _alarms(report: results.Report) -> Iterator[Alarm]:
   ]
   networks = {model.name for model in report.models if model.is_network}
   trial = f'Only the first {report.limit} records were scored.'
-  for title, items in (
-    ('A trial', [AlarmItem(trial)] if report.limit else []),
+  for title, is_urgent, items in (
+    ('A trial', True, [AlarmItem(trial)] if report.limit else []),
     (
       'Failures',
+      True,
       [AlarmItem(f.error, f.name, f.stage) for f in report.failures],
     ),
     (
       'Warnings',
+      True,
       [
         AlarmItem(warning, name, protocol)
         for name, protocol, result in measured
@@ -165,6 +175,7 @@ def _alarms(report: results.Report) -> Iterator[Alarm]:
     ),
     (
       'Not scored this time',
+      False,
       [
         AlarmItem(f'{result.origin}.', name, protocol)
         for name, protocol, result in measured
@@ -173,16 +184,17 @@ def _alarms(report: results.Report) -> Iterator[Alarm]:
     ),
     (
       'Seen in training',
+      True,
       [
         AlarmItem(f'{text}.', '', protocol)
         for protocol, measured in report.protocols.items()
         for text in training_copies.warnings(measured.settings)
       ],
     ),
-    ('Found in the folder', [AlarmItem(note) for note in report.notes]),
+    ('Found in the folder', False, [AlarmItem(note) for note in report.notes]),
   ):
     if items:
-      yield Alarm(title, items)
+      yield Alarm(title, items, is_urgent)
 
 
 def _leaderboard(report: results.Report) -> list[blocks.Block]:
@@ -229,7 +241,8 @@ def _protocol(
   """Returns what was measured, on which data, and pictures."""
   protocol = registry.get(name)
   models = [m for m in report.models if name in m.results]
-  settings = report.protocols[name].settings
+  settings, card = report.protocols[name].settings, report.protocols[name].card
+  class_names = card.class_names if card else {}
   shown = leaderboard.columns(models)
   columns = leaderboard.of_protocol(shown, name)
   compared = [c for c in report.comparisons if c.protocol == name]
@@ -238,6 +251,7 @@ def _protocol(
   return [
     blocks.Paragraph(protocol.describe(settings)),
     blocks.Facts(facts),
+    *([blocks.Facts(_card(card), 'Data card')] if card else []),
     *([leaderboard.table(models, columns, '', compared)] if columns else []),
     *protocol.sections(
       {m.name: m.results[name] for m in models if not m.runs}, report.twins
@@ -246,6 +260,26 @@ def _protocol(
     *further_scores.tables(models, name, compared),
     *training_copies.blocks_of(settings),
     *examples.draw(output_dir, [m for m in ranked if m.is_network], name),
+    *subgroups.tables(report, name, class_names),
+    *examples.draw(
+      output_dir, [m for m in ranked if m.is_network], name, class_names
+    ),
+  ]
+
+
+def _card(card: results.DataCard) -> list[tuple[str, Any]]:
+  """Returns what is known of the data."""
+  counts = [
+    ('images', card.images),
+    ('human maps', card.maps),
+    ('classes', card.classes),
+  ]
+  digests = [(f'SHA-256 of {k}', v) for k, v in card.sha256.items()]
+  return [
+    ('origin', card.origin),
+    ('licence', card.licence),
+    *((name, n) for name, n in counts if n is not None),
+    *(digests or [('SHA-256', 'not recorded')]),
   ]
 
 
