@@ -178,6 +178,7 @@ class _Table:
 def _by_extent(table: _Table, extents: np.ndarray) -> list[Subgroup]:
   """Measures thirds of the images by the extent of their human maps."""
   low, high = np.nanquantile(extents, (1 / 3, 2 / 3))
+  low_percent, high_percent = f'{100 * low:.0f}', f'{100 * high:.0f}'
   return table.pair(
     EXTENT,
     {
@@ -186,9 +187,9 @@ def _by_extent(table: _Table, extents: np.ndarray) -> list[Subgroup]:
       'small human maps': extents <= low,
     },
     {
-      'large human maps': f'more than {100 * high:.0f} % of the image',
-      'medium human maps': f'{100 * low:.0f} to {100 * high:.0f} % of the image',
-      'small human maps': f'at most {100 * low:.0f} % of the image',
+      'large human maps': f'more than {high_percent} % of the image',
+      'medium human maps': f'{low_percent} to {high_percent} % of the image',
+      'small human maps': f'at most {low_percent} % of the image',
     },
   )
 
