@@ -118,6 +118,22 @@ class SubgroupsTest(absltest.TestCase):
     self.assertTrue(math.isnan(animals.value))
     self.assertEqual((animals.n, animals.n_undefined), (0, 0))
 
+  def test_runs_of_one_network_are_averaged_by_image(self):
+    one, two = (
+      [
+        {'file': 'f', 'record': i, 'group': i, 'label': 0, 'correct': 1}
+        | {'influence': value}
+        for i, value in values.items()
+      ]
+      for values in ({0: 0.0, 1: 0.5, 2: 9.0}, {1: 0.75, 0: 0.25})
+    )
+    self.assertIs(subgroups.mean_rows([one]), one)
+    rows = subgroups.mean_rows([one, two])
+    self.assertEqual([r['influence'] for r in rows], [0.125, 0.625])
+    self.assertEqual(
+      {kind for kind, _ in _named(subgroups.measure(rows, 2))}, {'all', 'class'}
+    )
+
   def test_the_largest_classes_have_rows(self):
     labels = [i for i in range(30) for _ in range(1 + (i % 5))]
     rows = [

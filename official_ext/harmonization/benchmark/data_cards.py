@@ -164,7 +164,7 @@ def card(
   found = [
     model.results[protocol]
     for model in models
-    if protocol in model.results and not model.twin_of
+    if protocol in model.results and not model.twin_of and not model.runs
   ]
   origin = origin or Origin()
   identity = next((r.identity for r in found if r.identity), {})

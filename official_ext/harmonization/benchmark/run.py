@@ -169,7 +169,14 @@ class Benchmark:
       # Results of early versions have no influences.
       and model.results[p.name].explainers
       for found in subgroups.measure(
-        scores.read_rows(os.path.join(root, model.results[p.name].table)),
+        subgroups.mean_rows(
+          [
+            scores.read_rows(os.path.join(root, run.results[p.name].table))
+            for run in measured
+            if run.name in (model.runs or [model.name])
+            and p.name in run.results
+          ]
+        ),
         model.adapter.num_classes or classes,
         p.name,
         model.name,

@@ -265,14 +265,14 @@ def read_facts(path: str, count: int) -> list[results.ImageFacts]:
   """Reads what panels show besides maps.
 
   Args:
-    path: of the table of images.
+    path: of the table of images, or ''.
     count: number of its first images.
 
   Returns:
     The facts of these images; none if the table does not exist. Tables of early
     versions lack `own` and `outward`.
   """
-  if not tf.io.gfile.exists(path):
+  if not path or not tf.io.gfile.exists(path):
     return []
   kinds = {'label': int, 'prediction': int, 'own': float, 'outward': float}
   return [

@@ -114,6 +114,35 @@ def measure(
   return found + _by_class(table, labels)
 
 
+def mean_rows(
+  tables: Sequence[Sequence[Mapping[str, Any]]],
+) -> Sequence[Mapping[str, Any]]:
+  """Averages the influences of several runs of one network.
+
+  Args:
+    tables: of images, one per run.
+
+  Returns:
+    The rows of the first table with the mean influence of the runs, for images
+    that all of them have. Whether answers are correct differs between runs and
+    is dropped. A single table is returned as it is.
+  """
+  first, *others = tables
+  if not others:
+    return first
+  by_image = [
+    {(row['file'], row['record']): float(row['influence']) for row in rows}
+    for rows in tables
+  ]
+  found = []
+  for row in first:
+    key = (row['file'], row['record'])
+    if all(key in values for values in by_image):
+      mean = np.mean([values[key] for values in by_image])
+      found.append({**row, 'influence': mean, 'correct': ''})
+  return found
+
+
 class _Table:
   """The columns of a table of images."""
 

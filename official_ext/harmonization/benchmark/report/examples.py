@@ -54,7 +54,8 @@ def draw(
     if examples:
       # Examples are the first images of the table.
       facts = stored_results.read_facts(
-        os.path.join(output_dir, result.table), len(examples.images)
+        result.table and os.path.join(output_dir, result.table),
+        len(examples.images),
       )
       found.append((model.name, examples, facts))
   groups = [found[i : i + _COLUMNS] for i in range(0, len(found), _COLUMNS)]
@@ -83,7 +84,9 @@ _NOTES = (
 
 def _png(group: Sequence[_Shown], class_names: Mapping[int, str]) -> bytes:
   """Draws image, human map and the maps of some models."""
-  _, first, facts = group[0]
+  _, first, _ = group[0]
+  # The mean of several runs has no table.
+  facts = next((f for *_, f in group if f), [])
   # Pairs instead of a mapping, because two names can be equal when wrapped.
   maps = [('human map', first.human)] + [
     (_wrapped(name), examples.model) for name, examples, _ in group

@@ -259,7 +259,6 @@ def _protocol(
     *answer.widths(ranked, name),
     *further_scores.tables(models, name, compared),
     *training_copies.blocks_of(settings),
-    *examples.draw(output_dir, [m for m in ranked if m.is_network], name),
     *subgroups.tables(report, name, class_names),
     *examples.draw(
       output_dir, [m for m in ranked if m.is_network], name, class_names
