@@ -597,12 +597,14 @@ class BenchmarkTest(tf.test.TestCase):
     self.assertIn('10 passes, at most 0:01:40 at 10 seconds per image', said)
     self.assertEqual(
       companion_cost.sentence([one], companions, None),
-      'Next, 3 controls and 4 random twins are measured.',
+      'To be measured next: 3 controls and 4 random twins.',
     )
     said = []
     with mock.patch.object(tqdm.tqdm, 'write', said.append):
       self._run([one], [*network, *model_specs.controls()[:1]])
-    self.assertIn('1 controls and 0 random', ''.join(said))
+    self.assertIn(
+      '1 control (first: 2 images for each control), 2', ''.join(said)
+    )
     self.assertEqual(one.scored[-1], 'control-centre')
 
   def test_holds_one_model_at_a_time(self):

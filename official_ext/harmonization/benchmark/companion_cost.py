@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import progress
 from official_ext.harmonization.benchmark import protocol as protocol_lib
@@ -28,7 +29,12 @@ def sentence(
     results of earlier runs are used again.
   """
   twins = sum(bool(model.twin_of) for model in companions)
-  rows = f'{len(companions) - twins} controls and {twins} random twins'
+  count = len(companions) - twins
+  rows = ' and '.join(
+    choices.plural(n, kind)
+    for n, kind in ((count, 'control'), (twins, 'random twin'))
+    if n
+  )
   passes, seconds, parts = 0, 0.0, []
   for protocol in protocols:
     result = measured and measured.results.get(protocol.name)
@@ -39,17 +45,16 @@ def sentence(
     of_twins = protocol.images_of_random_twins(images)
     if not images or result.seconds is None:
       continue
-    added = (len(companions) - twins) * images + twins * of_twins
+    added = count * images + twins * of_twins
     passes += added
     seconds += added * result.seconds / images
-    parts.append(
-      f'{protocol.name}: {images} images for each control, {of_twins} for '
-      'each twin'
-    )
+    shown = [f'{images} images for each control'] * bool(count)
+    shown += [f'{of_twins} for each twin'] * bool(twins)
+    parts.append(f'{protocol.name}: {", ".join(shown)}')
   if not measured or not passes:
-    return f'Next, {rows} are measured.'
+    return f'To be measured next: {rows}.'
   return (
-    f'Next, {rows} are measured ({"; ".join(parts)}): {passes} passes, at most '
-    f'{progress.in_words(seconds)} at {seconds / passes:.2g} seconds per image '
+    f'To be measured next: {rows} ({"; ".join(parts)}), {passes} passes, at '
+    f'most {progress.in_words(seconds)} at {seconds / passes:.2g} seconds per image '
     f'of {measured.name}.'
   )
