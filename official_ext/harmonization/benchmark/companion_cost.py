@@ -55,6 +55,6 @@ def sentence(
     return f'To be measured next: {rows}.'
   return (
     f'To be measured next: {rows} ({"; ".join(parts)}), {passes} passes, at '
-    f'most {progress.in_words(seconds)} at {seconds / passes:.2g} seconds per image '
-    f'of {measured.name}.'
+    f'most {progress.in_words(seconds)} at {seconds / passes:.2g} seconds per '
+    f'image of {measured.name}.'
   )
