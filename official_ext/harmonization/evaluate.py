@@ -41,8 +41,8 @@ with epy.lazy_imports():
   from official_ext.harmonization.benchmark import data_cards
   from official_ext.harmonization.benchmark import identity
   from official_ext.harmonization.benchmark import network_pairs
-  from official_ext.harmonization.benchmark import results
   from official_ext.harmonization.benchmark import run as benchmark_run
+  from official_ext.harmonization.benchmark import run_results
   from official_ext.harmonization.benchmark.report import answer
   from official_ext.harmonization.benchmark.report import leaderboard
   from official_ext.harmonization.benchmark.report import writer
@@ -135,12 +135,12 @@ def _pairs(
 
 
 def _report(
-  options: Options, protocols, twins, pairs, found: 'results.RunResults'
-) -> 'results.Report':
+  options: Options, protocols, twins, pairs, found: 'run_results.RunResults'
+) -> 'run_results.Report':
   now = datetime.datetime.now().astimezone()
   measured = {p.name: p for p in protocols}
   digests = identity.Digests(identity.digests_path(options.run.output_dir))
-  return results.Report(
+  return run_results.Report(
     created=now.isoformat(timespec='seconds'),
     # The module, not the path of the file: results are read on other machines.
     command=f'python -m {_MODULE} {shlex.join(sys.argv[1:])}',
@@ -150,7 +150,7 @@ def _report(
     },
     limit=options.run.limit,
     protocols={
-      name: results.MeasuredProtocol(
+      name: run_results.MeasuredProtocol(
         p.title,
         p.settings(),
         data_cards.card(
@@ -175,7 +175,7 @@ def _report(
 
 
 def _check_measured(
-  models: Sequence[model_specs.Model], found: 'results.RunResults'
+  models: Sequence[model_specs.Model], found: 'run_results.RunResults'
 ):
   """Raises ValueError if all models failed, so that no report is written."""
   failed = {failure.name: failure.traceback for failure in found.failures}
@@ -187,7 +187,7 @@ def _check_measured(
     )
 
 
-def _evaluate(options: Options) -> 'results.Report':
+def _evaluate(options: Options) -> 'run_results.Report':
   """Measures the models and writes the report."""
   output_dir = options.run.output_dir
   models = model_specs.parse_all(options.model)
@@ -230,7 +230,7 @@ def _evaluate(options: Options) -> 'results.Report':
   return report
 
 
-def _print_notes(report: 'results.Report'):
+def _print_notes(report: 'run_results.Report'):
   """Prints what a reader of the table must know."""
   for sentence in leaderboard.origins(report.models):
     print(sentence)

@@ -10,6 +10,7 @@ import numpy as np
 
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results as results_lib
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.evaluation import scores
 
 LEVELS = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 200]
@@ -107,7 +108,7 @@ def report(models, twins=(), failures=(), ceiling=None, **more):
   found = [
     name for name in registry.names() if any(name in m.results for m in models)
   ]
-  return results_lib.Report(
+  return run_results.Report(
     **{
       'created': '2026-01-02T03:04:05+00:00',
       'command': 'evaluate --model=...',
@@ -117,7 +118,7 @@ def report(models, twins=(), failures=(), ceiling=None, **more):
       'failures': list(failures),
       'twins': list(twins),
       'protocols': {
-        name: results_lib.MeasuredProtocol(
+        name: run_results.MeasuredProtocol(
           registry.get(name).title, settings.get(name, {})
         )
         for name in found

@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark import subgroups as subgroups_lib
 from official_ext.harmonization.benchmark.report import curves
 from official_ext.harmonization.benchmark.report import differences
@@ -57,7 +58,7 @@ def _model(name, accuracy, rho, **more):
 def _pair(first, second, score, difference, p, **more):
   """Makes a comparison over 100 images whose differences have sd = .2."""
   variance = repeated_runs.Variance(0.0004, math.nan, math.nan, 100, [1, 1])
-  return results.PairComparison(
+  return run_results.PairComparison(
     'clickme',
     score,
     first,
@@ -731,7 +732,7 @@ class SubgroupsTest(parameterized.TestCase):
     self.assertEqual(subgroups.tables(self._report(), 'clicktionary'), [])
 
   def test_page_has_subgroups_and_the_data_card(self):
-    card = results.DataCard(
+    card = run_results.DataCard(
       'the zoo', _EVIL, {'files (2)': 'ab' * 32}, 10, 9, 3, {4: 'a bird'}
     )
     report = self._report()
@@ -815,7 +816,7 @@ class ReportTest(tf.test.TestCase):
     models[1].results['psychophysics'] = made.result(
       {'psychophysics_l2': 0.4}, curves={'model': made.curve(0.5)}
     )
-    failure = results.Failure(
+    failure = run_results.Failure(
       'lost', _EVIL, 'clickme', f'ValueError: {_EVIL}', 'x'
     )
     return made.report(
@@ -909,7 +910,7 @@ class ReportTest(tf.test.TestCase):
     )
 
   def test_without_any_scored_model(self):
-    failure = results.Failure('lost', 'x', 'clickme', 'no', 'x')
+    failure = run_results.Failure('lost', 'x', 'clickme', 'no', 'x')
     _, written, text = self._write(made.report([], failures=[failure]))
     self.assertEqual(written, ['results.json', 'report.html'])
     self.assertIn('No model was scored', text)
@@ -979,7 +980,7 @@ class ReportTest(tf.test.TestCase):
     self.assertRegex(table.rows[0][3].note, r'^runs: \d+$')
     # Without pairs, the best network against the nearest control.
     compared = [
-      results.Comparison(
+      run_results.Comparison(
         'clickme',
         name,
         f'control-{control}',

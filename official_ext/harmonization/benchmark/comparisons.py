@@ -18,6 +18,7 @@ import numpy as np
 from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.evaluation import scores
 
@@ -29,7 +30,7 @@ def compare(
   output_dir: str,
   models: Sequence[results.ModelResults],
   protocols: Sequence[protocol_lib.Protocol],
-) -> list[results.Comparison]:
+) -> list[run_results.Comparison]:
   """Compares networks with controls.
 
   Args:
@@ -112,7 +113,7 @@ def _compare(
   runs: Sequence[Mapping[_Key, Influence]],
   control: str,
   rival: Sequence[Mapping[_Key, Influence]],
-) -> results.Comparison:
+) -> run_results.Comparison:
   """Tests the mean difference over the images that all tables have."""
   first, *others = runs
   keys = [k for k in first if all(k in table for table in (*others, *rival))]
@@ -122,7 +123,7 @@ def _compare(
     for tables in (runs, rival)
   )
   estimate = repeated_runs.mean(ours - theirs.mean(axis=0), groups)
-  return results.Comparison(
+  return run_results.Comparison(
     protocol=protocol,
     model=model,
     control=control,

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from official_ext.harmonization import files as files_lib
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.data.records import clickme_release
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import release_layout
@@ -149,7 +150,7 @@ def card(
   models: Sequence[results.ModelResults],
   protocol: str,
   output_dir: str,
-) -> results.DataCard:
+) -> run_results.DataCard:
   """Adds numbers and digests from the results to an origin.
 
   Args:
@@ -173,7 +174,7 @@ def card(
     if found
     else (None, None, None)
   )
-  return results.DataCard(
+  return run_results.DataCard(
     origin=origin.origin,
     licence=origin.licence,
     sha256=_digests(identity.get('data')),

@@ -20,6 +20,7 @@ from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run_groups
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark import statistics
 
 
@@ -28,7 +29,7 @@ def compare(
   models: Sequence[results.ModelResults],
   protocols: Sequence[protocol_lib.Protocol],
   pairs: Sequence[tuple[str, str]],
-) -> list[results.PairComparison]:
+) -> list[run_results.PairComparison]:
   """Compares the networks of each pair.
 
   Args:
@@ -74,7 +75,7 @@ def _compare(
   first_tables: Sequence[image_tables.Table],
   second: str,
   second_tables: Sequence[image_tables.Table],
-) -> list[results.PairComparison]:
+) -> list[run_results.PairComparison]:
   """Compares all scores of two networks."""
   runs = len(first_tables)
   values = image_tables.values(
@@ -92,7 +93,7 @@ def _compare(
         estimate.value, unknown, unknown, unknown, unknown, estimate.n
       )
     found.append(
-      results.PairComparison(
+      run_results.PairComparison(
         protocol=protocol.name,
         score=score,
         first=first,

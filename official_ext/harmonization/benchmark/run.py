@@ -34,6 +34,7 @@ from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import reuse
 from official_ext.harmonization.benchmark import run_groups
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark import stored_results
 from official_ext.harmonization.benchmark import subgroups
 from official_ext.harmonization.benchmark.adapters import fresh_weights
@@ -77,7 +78,7 @@ class Benchmark:
   def run(
     self,
     models: Sequence[model_specs.Model],
-    finish: Callable[[results.RunResults], Any] = lambda found: found,
+    finish: Callable[[run_results.RunResults], Any] = lambda found: found,
   ) -> Any:
     """Measures what is missing, with progress bars.
 
@@ -97,7 +98,7 @@ class Benchmark:
     """
     tf.io.gfile.makedirs(self._folder)
     scored: dict[str, results.ModelResults | None] = {}
-    failures: list[results.Failure] = []
+    failures: list[run_results.Failure] = []
     names = [model.name for model in models]
     bar = tqdm.tqdm(models, unit=' models', disable=None)
     companions = [m for m in models if m.control or m.twin_of]
@@ -129,7 +130,7 @@ class Benchmark:
         measured, self._protocols, os.path.dirname(self._folder)
       )
       measured.sort(key=lambda m: (not m.is_network, m.is_control))
-      found = results.RunResults(
+      found = run_results.RunResults(
         models=measured,
         failures=failures,
         notes=self._reuse.notes,
@@ -261,7 +262,7 @@ class Benchmark:
       error = f'{type(e).__name__}: {e}'
       tqdm.tqdm.write(f'FAILED {model.name} ({stage}): {error} See {path}.')
       failures.append(
-        results.Failure(model.name, model.spec, stage, error, path)
+        run_results.Failure(model.name, model.spec, stage, error, path)
       )
       return None
 

@@ -23,6 +23,7 @@ from official_ext.harmonization.benchmark.protocols import (
 )
 from official_ext.harmonization.benchmark.psychophysics import decisions
 from official_ext.harmonization.benchmark.psychophysics import human_trials
+from official_ext.harmonization.benchmark.psychophysics import model_responses
 from official_ext.harmonization.benchmark.psychophysics import psychometrics
 from official_ext.harmonization.benchmark.psychophysics import (
   scoring as psychophysics,
@@ -571,26 +572,26 @@ class ImageTest(Case):
 
   def test_grey_becomes_three_channels_and_sizes_fit(self):
     self.write(np.arange(100).reshape(10, 10))
-    found = psychophysics.read_image(str(self.folder), 'a.png', (10, 10))
+    found = model_responses.read_image(str(self.folder), 'a.png', (10, 10))
     self.assertEqual(found.dtype, np.float32)
     np.testing.assert_array_equal(
       found, np.arange(100).reshape(10, 10, 1).repeat(3, 2)
     )
-    crop = psychophysics.read_image(
+    crop = model_responses.read_image(
       str(self.folder), 'a.png', (4, 6), 'center_crop'
     )
     np.testing.assert_array_equal(
       crop[..., 0], np.arange(100).reshape(10, 10)[3:7, 2:8]
     )
     with self.assertRaisesRegex(ValueError, '10 x 10; .*12 x 6'):
-      psychophysics.read_image(
+      model_responses.read_image(
         str(self.folder), 'a.png', (12, 6), 'center_crop'
       )
 
   def test_broken_picture_is_named(self):
     (self.folder / 'a.png').write_bytes(b'no picture')
     with self.assertRaisesRegex(ValueError, 'a.png'):
-      psychophysics.read_image(str(self.folder), 'a.png', (4, 4))
+      model_responses.read_image(str(self.folder), 'a.png', (4, 4))
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import leaderboard
 
@@ -15,7 +16,7 @@ from official_ext.harmonization.benchmark.report import leaderboard
 _SHOWN = 5
 
 
-def sentences(report: results.Report) -> list[str]:
+def sentences(report: run_results.Report) -> list[str]:
   """Answers the question for each protocol with controls.
 
   Args:
@@ -45,7 +46,7 @@ def sentences(report: results.Report) -> list[str]:
   return found
 
 
-def _words(c: results.Comparison) -> str:
+def _words(c: run_results.Comparison) -> str:
   """Says in words what a comparison shows."""
   if c.beats:
     return 'above'
@@ -58,8 +59,8 @@ def _words(c: results.Comparison) -> str:
 
 
 def _of(
-  report: results.Report, protocol: str
-) -> dict[str, list[results.Comparison]]:
+  report: run_results.Report, protocol: str
+) -> dict[str, list[run_results.Comparison]]:
   """Returns the comparisons of each network, best network first."""
   ranked = leaderboard.ranked(report.models, leaderboard.columns(report.models))
   by_model = {
@@ -73,7 +74,7 @@ def _of(
   return {name: rows for name, rows in by_model.items() if rows}
 
 
-def section(report: results.Report) -> list[blocks.Block]:
+def section(report: run_results.Report) -> list[blocks.Block]:
   """Makes a table of the best networks against all controls.
 
   Args:
@@ -120,7 +121,7 @@ _NOT, _BELOW = leaderboard.NOT_BEATEN, leaderboard.BELOW
 _TWINS = 'random weights'
 
 
-def _row(c: results.Comparison) -> str:
+def _row(c: run_results.Comparison) -> str:
   return _TWINS if c.control.startswith('random-') else c.control
 
 

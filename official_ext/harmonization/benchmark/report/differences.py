@@ -10,11 +10,11 @@ from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import power
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import repeated_runs
-from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import leaderboard
 
-Pairs = Sequence[results.PairComparison]
+Pairs = Sequence[run_results.PairComparison]
 
 # Differences that the table of power is made for.
 DETECTED = (0.01, 0.02, 0.05)
@@ -22,7 +22,7 @@ DETECTED = (0.01, 0.02, 0.05)
 
 def find(
   pairs: Pairs, first: str, second: str, protocol: str, score: str
-) -> results.PairComparison | None:
+) -> run_results.PairComparison | None:
   """Returns the comparison of two networks by a score, or None."""
   # What `controlled` divides by is the same for all networks.
   score = 'specific' if score == 'controlled' else score
@@ -129,7 +129,7 @@ def _change(baseline, twin, column, pairs: Pairs) -> list[str]:
   ]
 
 
-def power_table(report: results.Report) -> blocks.Table | None:
+def power_table(report: run_results.Report) -> blocks.Table | None:
   """Makes a table of the images and seeds that detect small differences.
 
   Args:
@@ -160,7 +160,7 @@ def power_table(report: results.Report) -> blocks.Table | None:
 
 
 def _observed(
-  report: results.Report,
+  report: run_results.Report,
 ) -> Iterator[tuple[str, repeated_runs.Variance, int]]:
   """Yields name, variance and number of images of differences."""
   shown = leaderboard.columns(report.models)

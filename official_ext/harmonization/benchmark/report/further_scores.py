@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import leaderboard
 
@@ -14,7 +15,7 @@ from official_ext.harmonization.benchmark.report import leaderboard
 def tables(
   models: Sequence[results.ModelResults],
   protocol: str,
-  comparisons: Sequence[results.Comparison] = (),
+  comparisons: Sequence[run_results.Comparison] = (),
 ) -> list[blocks.Block]:
   """Makes the table and a sentence on each score.
 

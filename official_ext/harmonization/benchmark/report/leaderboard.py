@@ -19,11 +19,12 @@ import tabulate
 from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.evaluation import scores
 
 Models = Sequence[results.ModelResults]
-Comparisons = Sequence[results.Comparison]
+Comparisons = Sequence[run_results.Comparison]
 
 NOT_BEATEN, BELOW = '†', '‡'
 

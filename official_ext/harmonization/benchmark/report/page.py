@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from official_ext.harmonization.benchmark import registry
-from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark.report import answer
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import differences
@@ -68,7 +68,7 @@ class Alarm:
   is_urgent: bool
 
 
-def sections(report: results.Report, output_dir: str) -> list[Section]:
+def sections(report: run_results.Report, output_dir: str) -> list[Section]:
   """Makes the sections of the page and draws their pictures.
 
   Args:
@@ -101,7 +101,7 @@ def sections(report: results.Report, output_dir: str) -> list[Section]:
   return [section for section in shown if section.blocks]
 
 
-def render(report: results.Report, content: Sequence[Section]) -> str:
+def render(report: run_results.Report, content: Sequence[Section]) -> str:
   """Renders the page.
 
   Args:
@@ -129,7 +129,7 @@ def _data_url(png: bytes) -> str:
   return 'data:image/png;base64,' + base64.b64encode(png).decode()
 
 
-def _summary(report: results.Report) -> str:
+def _summary(report: run_results.Report) -> str:
   """Says in a few sentences what the page is about."""
   scored, failed = (
     sum(model.is_network for model in report.models),
@@ -148,7 +148,7 @@ def _summary(report: results.Report) -> str:
   )
 
 
-def _alarms(report: results.Report) -> Iterator[Alarm]:
+def _alarms(report: run_results.Report) -> Iterator[Alarm]:
   measured = [
     (model.name, protocol, result)
     for model in report.models
@@ -197,7 +197,7 @@ def _alarms(report: results.Report) -> Iterator[Alarm]:
       yield Alarm(title, items, is_urgent)
 
 
-def _leaderboard(report: results.Report) -> list[blocks.Block]:
+def _leaderboard(report: run_results.Report) -> list[blocks.Block]:
   models = report.models
   if not models:
     return [blocks.Paragraph('No model was scored.')]
@@ -210,7 +210,7 @@ def _leaderboard(report: results.Report) -> list[blocks.Block]:
   return [leaderboard.table(models, headlines, caption, report.comparisons)]
 
 
-def _trade_off(report: results.Report) -> list[blocks.Block]:
+def _trade_off(report: run_results.Report) -> list[blocks.Block]:
   models, twins = report.models, report.twins
   parts: list[blocks.Block] = []
   if trade_off.points(models, twins):
@@ -230,13 +230,13 @@ def _trade_off(report: results.Report) -> list[blocks.Block]:
   return parts + ([table] if table else [])
 
 
-def _power(report: results.Report) -> list[blocks.Block]:
+def _power(report: run_results.Report) -> list[blocks.Block]:
   table = differences.power_table(report)
   return [table] if table else []
 
 
 def _protocol(
-  name: str, report: results.Report, output_dir: str
+  name: str, report: run_results.Report, output_dir: str
 ) -> list[blocks.Block]:
   """Returns what was measured, on which data, and pictures."""
   protocol = registry.get(name)
@@ -266,7 +266,7 @@ def _protocol(
   ]
 
 
-def _card(card: results.DataCard) -> list[tuple[str, Any]]:
+def _card(card: run_results.DataCard) -> list[tuple[str, Any]]:
   """Returns what is known of the data."""
   counts = [
     ('images', card.images),
@@ -314,7 +314,7 @@ def _models(models) -> list[blocks.Block]:
   return [blocks.Table(titles, rows, caption)] if rows else []
 
 
-def _made(report: results.Report) -> list[blocks.Block]:
+def _made(report: run_results.Report) -> list[blocks.Block]:
   tables = [
     result.table
     for model in report.models

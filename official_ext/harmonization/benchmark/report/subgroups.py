@@ -8,7 +8,7 @@ import math
 
 from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import registry
-from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark import subgroups
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import leaderboard
@@ -22,7 +22,7 @@ _CONTROLS = tuple(
 
 
 def tables(
-  report: results.Report,
+  report: run_results.Report,
   protocol: str,
   class_names: Mapping[int, str] | None = None,
 ) -> list[blocks.Block]:

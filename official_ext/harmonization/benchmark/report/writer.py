@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import registry
-from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import leaderboard
 from official_ext.harmonization.benchmark.report import page
@@ -26,7 +26,7 @@ _OURS = re.compile(
 
 
 def _contents(
-  report: results.Report, output_dir: str
+  report: run_results.Report, output_dir: str
 ) -> dict[str, str | bytes]:
   """Returns the contents of all files but results.json by name, page last."""
   models = report.models
@@ -52,7 +52,7 @@ def _contents(
   return contents
 
 
-def write(output_dir: str, report: results.Report) -> list[str]:
+def write(output_dir: str, report: run_results.Report) -> list[str]:
   """Writes results.json and all that is made of it, each file atomically.
 
   Args:

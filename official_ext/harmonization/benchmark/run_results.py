@@ -1,0 +1,247 @@
+# Copyright The official-ext-harmonization authors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a run of the benchmark found: models, comparisons, and the report."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from official_ext.harmonization.benchmark import repeated_runs
+from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import subgroups as subgroups_lib
+from official_ext.harmonization.evaluation import scores as scores_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """A model that could not be opened or scored.
+
+  Attributes:
+    name: of the model.
+    spec: of the model.
+    stage: the protocol, or that the model could not be opened.
+    error: type and message.
+    traceback: path of the file that holds it.
+  """
+
+  name: str
+  spec: str
+  stage: str
+  error: str
+  traceback: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """A network against a row that a network must beat.
+
+  Attributes:
+    protocol: its name.
+    model: name of the network.
+    control: name of the control, or `random-<model>` for its random twins.
+    difference: of specific alignment, network minus control.
+    low: lower end of its 95 % interval.
+    high: its upper end.
+    p: of the paired test over images that the difference is 0.
+    p_holm: the same, adjusted for all comparisons of the protocol (Holm).
+    n: number of images.
+    variance: of the difference; None if it is unknown.
+  """
+
+  protocol: str
+  model: str
+  control: str
+  difference: float
+  low: float
+  high: float
+  p: float
+  p_holm: float
+  n: int
+  variance: repeated_runs.Variance | None = None
+
+  @property
+  def beats(self) -> bool:
+    """Whether the network is better than the control, at .05."""
+    return self.difference > 0 and self.p < 0.05
+
+  @property
+  def is_below(self) -> bool:
+    """Whether it is worse, at .05 after the adjustment."""
+    return self.difference < 0 and self.p_holm < 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class PairComparison:
+  """A score of one network against that of another, on the same images.
+
+  Attributes:
+    protocol: its name.
+    score: its name.
+    first: name of the network that the difference starts from, the baseline of
+      a pair of twins.
+    second: name of the other network.
+    difference: second minus first.
+    low: lower end of its 95 % interval.
+    high: its upper end.
+    p: of the paired test that the difference is 0.
+    p_holm: the same, adjusted for all pairs that the score is compared for.
+    n: number of images.
+    over_seeds: whether the interval and the test include the variance between
+      seeds. Otherwise they hold for these runs only.
+    variance: of the difference; None if it is unknown.
+  """
+
+  protocol: str
+  score: str
+  first: str
+  second: str
+  difference: float
+  low: float
+  high: float
+  p: float
+  p_holm: float
+  n: int
+  over_seeds: bool = False
+  variance: repeated_runs.Variance | None = None
+
+  @property
+  def is_significant(self) -> bool:
+    """Whether the networks differ, at .05 after the adjustment."""
+    return self.p_holm < 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResults:
+  """What a run of the benchmark found.
+
+  Attributes:
+    models: with a result of at least one of the run's protocols.
+    failures: of this run.
+    notes: sentences on what was found in the folder.
+    comparisons: of networks with controls.
+    subgroups: specific alignment of parts of the images.
+  """
+
+  models: Sequence[results.ModelResults]
+  failures: Sequence[Failure] = ()
+  notes: Sequence[str] = ()
+  comparisons: Sequence[Comparison] = ()
+  subgroups: Sequence[subgroups_lib.Subgroup] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCard:
+  """What is known of the data of a protocol, see `data_cards`.
+
+  Attributes:
+    origin: where the data come from, in words.
+    licence: what their source says, in words.
+    sha256: digests of their contents by what they are of, see
+      `identity.Digests`.
+    images: their number; None if unknown.
+    maps: number of human maps that are not constant; None without maps.
+    classes: number of classes that occur; None if unknown.
+    class_names: names of classes by number, where they are recorded.
+  """
+
+  origin: str
+  licence: str
+  sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  images: int | None = None
+  maps: int | None = None
+  classes: int | None = None
+  class_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredProtocol:
+  """A protocol that a report covers.
+
+  Attributes:
+    title: of its section.
+    settings: of its data and options.
+    card: of its data, or None.
+  """
+
+  title: str
+  settings: Mapping[str, Any]
+  card: DataCard | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """All that is in the report.
+
+  Attributes:
+    created: local time in ISO 8601.
+    command: that was run.
+    versions: of packages, by name.
+    limit: the number of records that were scored of each dataset; None if all.
+    protocols: that were measured, by name, in the order of the report.
+    not_measured: why a protocol was not measured, by name.
+    twins: names of baselines and of their harmonized twins.
+    models: with their results.
+    failures: of this run.
+    notes: sentences on what was found in the folder.
+    comparisons: of networks with controls.
+    pairs: comparisons of networks with each other.
+    subgroups: specific alignment of parts of the images.
+  """
+
+  created: str
+  command: str
+  versions: Mapping[str, str]
+  limit: int | None
+  protocols: Mapping[str, MeasuredProtocol]
+  not_measured: Mapping[str, str]
+  twins: Sequence[tuple[str, str]]
+  models: Sequence[results.ModelResults]
+  failures: Sequence[Failure] = ()
+  notes: Sequence[str] = ()
+  comparisons: Sequence[Comparison] = ()
+  pairs: Sequence[PairComparison] = ()
+  subgroups: Sequence[subgroups_lib.Subgroup] = ()
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the content of results.json, see docs/benchmark.md."""
+    return {
+      'format': results.FORMAT,
+      'created': self.created,
+      'command': self.command,
+      'versions': dict(self.versions),
+      'limit': self.limit,
+      'experiments': {
+        name: dataclasses.asdict(protocol)
+        for name, protocol in self.protocols.items()
+      },
+      'left_out': dict(self.not_measured),
+      'twins': [list(pair) for pair in self.twins],
+      'models': [model.to_json() for model in self.models],
+      'failures': [
+        {
+          'name': failure.name,
+          'spec': failure.spec,
+          'experiment': failure.stage,
+          'error': failure.error,
+          'traceback': failure.traceback,
+        }
+        for failure in self.failures
+      ],
+      'notes': list(self.notes),
+      'comparisons': [
+        scores_lib.json_safe(
+          {**dataclasses.asdict(c), 'beats': c.beats, 'is_below': c.is_below}
+        )
+        for c in self.comparisons
+      ],
+      'pairs': [
+        scores_lib.json_safe(
+          {**dataclasses.asdict(c), 'is_significant': c.is_significant}
+        )
+        for c in self.pairs
+      ],
+      'subgroups': [
+        scores_lib.json_safe(dataclasses.asdict(s)) for s in self.subgroups
+      ],
+    }
