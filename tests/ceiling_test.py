@@ -354,6 +354,8 @@ class CeilingTest(tf.test.TestCase):
     self.assertEqual((rows, results), self._read(two))
     self.assertEqual(results['users']['participants'], 6)
     self.assertLen(results['users']['without'], 4)
+    with self.assertRaisesRegex(ValueError, '--user_groups=1 .*at least 2'):
+      ceiling.measure(dataclasses.replace(one, user_groups=1))
     self.assertAllClose(
       results['users']['everyone']['leave_one_out'],
       results['scores']['leave_one_out']['value'],

@@ -367,6 +367,16 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       ('--model=keras:a.keras', '--clickme=x', '--exclude'),
       '--exclude has no effect without --training_records',
     ),
+    (
+      (
+        '--model=keras:a.keras',
+        '--model=mg:b',
+        '--clickme=x',
+        '--twin=a:b',
+        '--compare=b:a',
+      ),
+      'a:b and b:a are the same pair',
+    ),
     # Names and options of all models are checked before one is opened.
     (
       ('--model=keras:a.keras', '--model=keras_app:VGG61', '--clickme=x'),
@@ -399,6 +409,19 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
         ),
       ):
         self.assertRegex(self._evaluate(self.models[0], *given), message)
+      build.assert_not_called()
+
+  def test_training_records_have_images(self):
+    path = fixtures.write(self.folder, 'empty', [])
+    with mock.patch.object(spec, 'build') as build:
+      self.assertRegex(
+        self._evaluate(
+          self.models[0],
+          f'--clickme={self.clickme}',
+          f'--training_records={path}',
+        ),
+        '^evaluate: --training_records=.*empty has no records',
+      )
       build.assert_not_called()
 
   def test_no_report_if_every_model_failed(self):

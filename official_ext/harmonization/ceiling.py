@@ -175,6 +175,11 @@ def _check(options: Options):
       '--click_frame=256 for clicks in pixels of a square with this side, or '
       '--image_dir for clicks in pixels of the images.'
     )
+  if options.user_groups == 1:
+    raise ValueError(
+      '--user_groups=1 leaves out all participants at once; expected 0, or at '
+      'least 2 groups. Set 50.'
+    )
   folder = options.image_dir
   if folder and not tf.io.gfile.exists(folder):
     raise ValueError(f'--image_dir={folder} does not exist. Check the path.')
@@ -509,6 +514,11 @@ def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
       if options.user_groups
       else {}
     )
+    if options.user_groups and not users:
+      print(
+        '--user_groups has no effect: no participant saw more than one image, '
+        'so that the interval over images is sufficient.'
+      )
     rows = _rows(maps, progress, users, options)
   found = ceilings.summarize(
     rows, options.settings, preprocessing=_preprocessing(options)

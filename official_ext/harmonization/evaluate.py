@@ -134,6 +134,19 @@ def _pairs(
   return parsed
 
 
+def _refuse_reversed(pairs: Sequence[tuple[str, str]]):
+  """Raises SettingsError if a pair is given in both orders.
+
+  It would count twice when p-values are adjusted for the number of pairs.
+  """
+  for first, second in pairs:
+    if (second, first) in pairs:
+      raise protocol_lib.SettingsError(
+        f'--twin, --compare: {first}:{second} and {second}:{first} are the '
+        'same pair; expected each pair once. Remove one of them.'
+      )
+
+
 def _report(
   options: Options, protocols, twins, pairs, found: 'run_results.RunResults'
 ) -> 'run_results.Report':
@@ -193,6 +206,7 @@ def _evaluate(options: Options) -> 'run_results.Report':
   models = model_specs.parse_all(options.model)
   twins = _pairs('twin', options.twin, models)
   pairs = _pairs('compare', options.compare, models)
+  _refuse_reversed([*twins, *pairs])
   # Otherwise a misspelled name would be found when that model's turn comes.
   for model in models:
     spec.check(model.spec)
@@ -208,8 +222,9 @@ def _evaluate(options: Options) -> 'run_results.Report':
   ]
   if len(rows) > len(models):
     print(
-      f'Besides {len(models)} models, {len(rows) - len(models)} rows of '
-      'controls and random twins are measured (--nocontrols and '
+      f'Besides {choices.plural(len(models), "model")}, '
+      f'{choices.plural(len(rows) - len(models), "row")} of controls '
+      'and random twins are to be measured (--nocontrols and '
       '--random_twins=0 skip them).'
     )
 

@@ -226,6 +226,14 @@ class GroupTest(absltest.TestCase):
     self.assertEqual((score.low, score.high), (expected.low, expected.high))
     self.assertIn('seeds: not estimable with 4 runs', score.interval_method)
 
+  def test_one_run_keeps_its_interval(self):
+    models = self._with_means([f'seed-{i}' for i in range(1, 5)])
+    (run,) = (m for m in models if m.name == 'seed-0')
+    one, mean = (m.results['clickme'].scores['top1'] for m in (run, models[-1]))
+    self.assertEqual((mean.low, mean.high), (one.low, one.high))
+    self.assertEqual(mean.details['runs'], 1)
+    self.assertIn('seeds: not estimable with 1 run', mean.interval_method)
+
   def test_a_group_is_compared_with_controls(self):
     found = comparisons.compare(self.folder, self._with_means(), [_Protocol()])
     by_names = {(c.model, c.control): c for c in found}
@@ -310,6 +318,10 @@ class GroupTest(absltest.TestCase):
     self.assertNotIn('group', twins[0].settings())
     for specs, words in (
       (['keras:a.h5?group=C', 'keras:c.h5'], 'is the name of the model'),
+      (['keras:a.h5?name=control-sobel'], 'the name of a control'),
+      (['keras:a.h5?group=control-sobel'], 'of a control.*group=NAME'),
+      (['mg:a', 'mg:b?name=Random-a-0'], 'Random-a-0 is .* a random twin'),
+      (['mg:a?group=g', 'mg:b?group=random-g'], 'random-g is .* random twin'),
       (['keras:a.h5?group=a/b'], 'the group would be called'),
     ):
       with self.assertRaisesRegex(protocol_lib.SettingsError, words):

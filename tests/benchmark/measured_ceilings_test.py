@@ -75,12 +75,15 @@ class ReadTest(tf.test.TestCase):
       found.of(['a.png'])
     with self.assertRaisesRegex(ValueError, "2 images, such as 'x.png'"):
       found.of(['x.png', 'y.png'])
+    with self.assertRaisesRegex(ValueError, 'records have no names'):
+      found.of(['', ''])
 
   def test_other_maps_are_refused(self):
     found = self._read()
     found.require(comparison_size=224, width=10, release_blur=False)
     for changes, message in (
       ({'comparison_size': 64}, 'comparison_size=224; .*--size=64 --width=10'),
+      ({'comparison_size': 0}, 'input size; .*--comparison_size=224.$'),
       ({'width': 5}, 'width=10.0; expected width=5'),
       ({'release_blur': True}, 'release_blur=False; .*--release_blur'),
     ):
@@ -97,6 +100,8 @@ class ReadTest(tf.test.TestCase):
   def test_refuses(self):
     with self.assertRaisesRegex(ValueError, 'none.json does not exist'):
       measured_ceilings.read('none.json')
+    with self.assertRaisesRegex(ValueError, 'is a folder; .*ceilings.json.$'):
+      measured_ceilings.read(self.get_temp_dir())
     with self.assertRaisesRegex(ValueError, "'width' is missing"):
       self._read(maps={'comparison_size': 224})
     with self.assertRaisesRegex(ValueError, "ceilings.json: 'split_half'"):

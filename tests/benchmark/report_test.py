@@ -28,6 +28,7 @@ from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark import subgroups as subgroups_lib
+from official_ext.harmonization.benchmark.report import answer
 from official_ext.harmonization.benchmark.report import curves
 from official_ext.harmonization.benchmark.report import differences
 from official_ext.harmonization.benchmark.report import examples
@@ -656,6 +657,35 @@ class PanelsTest(tf.test.TestCase):
       ],
     )
     self.assertIn('correct (✓) or wrong (✗)', picture.caption)
+
+
+class AnswerTest(parameterized.TestCase):
+  def test_undefined_comparisons(self):
+    nan = math.nan
+
+    def report(difference):
+      return made.report(
+        [_model('net', 0.5, 0.1)],
+        comparisons=[
+          run_results.Comparison(
+            *('clickme', 'net', control, value, nan, nan, nan, nan, 1)
+          )
+          for control, value in (
+            ('control-noise', nan),
+            ('control-sobel', difference),
+          )
+        ],
+      )
+
+    (sentence,) = answer.sentences(report(nan))
+    self.assertIn('specific alignment is undefined', sentence)
+    (sentence,) = answer.sentences(report(0.25))
+    self.assertIn(
+      'control-sobel: +0.250 (no interval), over 1 image.', sentence
+    )
+    for value in (nan, 0.25):
+      (table,) = answer.section(report(value))
+      self.assertNotRegex(str(table.cells()), r'\bnan\b')
 
 
 class SubgroupsTest(parameterized.TestCase):

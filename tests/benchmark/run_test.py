@@ -453,6 +453,27 @@ class BenchmarkTest(tf.test.TestCase):
     (note,) = outcome.notes
     self.assertRegex(note, 'other.json: first is not shown: .*limit was 3')
 
+  def test_earlier_results_give_way_to_rows_of_the_same_name(self):
+    first = _Lengths('first')
+
+    def run(spec, seed):
+      return self._run(
+        [first],
+        [model_specs.parse(spec)],
+        lambda spec: fakes.Adapter(spec=spec, seed=seed),
+      )
+
+    run('mg:net', 0)
+    outcome = run('mg:a?group=net', 1)
+    self.assertEqual(
+      {m.name: m.runs for m in outcome.models}, {'a': (), 'net': ['a']}
+    )
+    (note,) = outcome.notes
+    self.assertRegex(note, '^net: .* not shown, .*the name of another row')
+    outcome = run('mg:net', 0)
+    self.assertEqual([m.name for m in outcome.models], ['net'])
+    self.assertRegex(outcome.notes[0], '^a: .* not shown, because net is')
+
   def test_a_claimed_model_is_skipped(self):
     self._run([_Lengths('first')], _models('one'))
     first = _Lengths('first')

@@ -48,7 +48,9 @@ def sentence(
     added = count * images + twins * of_twins
     passes += added
     seconds += added * result.seconds / images
-    shown = [f'{images} images for each control'] * bool(count)
+    shown = [f'{choices.plural(images, "image")} for each control'] * bool(
+      count
+    )
     shown += [f'{of_twins} for each twin'] * bool(twins)
     parts.append(f'{protocol.name}: {", ".join(shown)}')
   if not measured or not passes:

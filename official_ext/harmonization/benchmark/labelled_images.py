@@ -268,6 +268,11 @@ def compared_with_training(
     limit=dataset.limit,
     exclude=run.exclude,
   )
+  if not found.training_images:
+    raise protocol.SettingsError(
+      f'--training_records={run.training_records} has no records; expected '
+      'those that networks were trained on. Check the path.'
+    )
   path = os.path.join(run.output_dir, f'{name}.training_copies.csv')
   found.write(path)
   print(f'{name}: {found.summary()}.' + (f' See {path}.' * bool(found.copies)))

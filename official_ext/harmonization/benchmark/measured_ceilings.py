@@ -57,13 +57,20 @@ class MeasuredCeilings:
     """Checks that people's maps were made as those that are scored.
 
     Args:
-      comparison_size: height and width at which maps are compared.
+      comparison_size: height and width at which maps are compared; 0 if they
+        depend on the model.
       width: as the attribute.
       release_blur: as the attribute.
 
     Raises:
       ValueError: one of them differs.
     """
+    if not comparison_size:
+      raise ValueError(
+        f"{self.path}: ceilings do not apply to maps of each model's input "
+        f'size; expected maps of the size {self.comparison_size}. Set '
+        f'--comparison_size={self.comparison_size}.'
+      )
     for name, expected in (
       ('comparison_size', comparison_size),
       ('width', width),
@@ -95,6 +102,12 @@ class MeasuredCeilings:
     Raises:
       ValueError: the last part of a name fits several images, or no name fits.
     """
+    if names and not any(names):
+      raise ValueError(
+        f'{self.path}: the records have no names of images, by which ceilings '
+        'are matched; expected image/filename. Use records of '
+        'data.build_clickme_records.'
+      )
     by_stem: dict[str, list[str]] = {}
     for key in self.images:
       by_stem.setdefault(posixpath.basename(key), []).append(key)
@@ -244,6 +257,11 @@ def read(path_json: str, path_csv: str | None = None) -> MeasuredCeilings:
   Raises:
     ValueError: a file is missing, invalid, or of an earlier version.
   """
+  if tf.io.gfile.isdir(path_json):
+    raise ValueError(
+      f'{path_json} is a folder; expected ceilings.json of ceiling. Give '
+      f'{os.path.join(path_json, "ceilings.json")}.'
+    )
   if path_csv is None:
     path_csv = os.path.join(os.path.dirname(path_json), 'images.csv')
   for path in (path_json, path_csv):

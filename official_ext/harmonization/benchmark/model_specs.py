@@ -161,7 +161,7 @@ def parse_all(texts: Sequence[str]) -> list[Model]:
 
   Raises:
     protocol.SettingsError: there are no SPECs, one cannot be read, two have the
-      same name, or a group has that of a model.
+      same name, or a name is that of a group, a control or a random twin.
   """
   if not texts:
     raise protocol.SettingsError('No model was given. Add --model=KIND:TARGET.')
@@ -189,7 +189,24 @@ def parse_all(texts: Sequence[str]) -> list[Model]:
         f'{model.spec}: group={model.group} is the name of the model '
         f'{other.spec}; expected another. Change one of the names.'
       )
-  return list(by_name.values())
+  models = list(by_name.values())
+  _refuse_reserved(models)
+  return models
+
+
+def _refuse_reserved(models: Sequence[Model]):
+  """Refuses names of controls and random twins, whose files they would be."""
+  reserved = {row.name for row in controls()}
+  networks = {name.lower() for name in rows(models)}
+  for model in models:
+    for option, name in (('name', model.name), (spec_lib.GROUP, model.group)):
+      twin = re.fullmatch(r'random-(.+?)(-\d+)?', name.lower())
+      if name.lower() in reserved or (twin and twin[1] in networks):
+        kind = 'random twin' if twin else 'control'
+        raise protocol.SettingsError(
+          f'{model.spec}: {name} is the name of a {kind}; expected another. '
+          f"Set it with --model='KIND:TARGET?{option}=NAME'."
+        )
 
 
 def rows(models: Sequence[Model]) -> list[str]:

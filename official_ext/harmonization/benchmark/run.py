@@ -117,7 +117,7 @@ class Benchmark:
       except claims.Taken as e:
         self._reuse.note(f'{model.name} is being scored by {e}; skipped.')
     with claims.locked(self._folder):
-      others = self._reuse.others(scored)
+      others = self._without_namesakes(self._reuse.others(scored), models)
       others.sort(
         key=lambda m: names.index(m.name) if m.name in names else len(names)
       )
@@ -140,6 +140,34 @@ class Benchmark:
         subgroups=self._subgroups(measured),
       )
       return finish(found)
+
+  def _without_namesakes(
+    self,
+    others: Sequence[results.ModelResults],
+    models: Sequence[model_specs.Model],
+  ) -> list[results.ModelResults]:
+    """Excludes earlier results that would share a name with another row.
+
+    Args:
+      others: models of earlier commands.
+      models: of this command.
+
+    Returns:
+      The others, without those that have the name of a group, whose group has
+      the name of a model, and without their random twins.
+    """
+    groups = {m.group for m in (*models, *others) if m.group}
+    names = {m.name for m in models}
+    excluded = set()
+    for other in others:
+      if other.name in groups or other.group in names:
+        excluded.add(other.name)
+        self._reuse.note(
+          f'{other.name}: its results of an earlier run are not shown, because '
+          f'{other.group or other.name} is now the name of another row. Choose '
+          'other names, or another --output_dir.'
+        )
+    return [m for m in others if not {m.name, m.twin_of} & excluded]
 
   def _normalized(self, model: results.ModelResults) -> results.ModelResults:
     """Relates the results of a model to people."""

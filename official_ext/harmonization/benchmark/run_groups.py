@@ -179,8 +179,15 @@ def _score(
   Returns:
     The mean. Without an estimate, the variance is the sum of those between the
     runs and of their mean over images, which is more than that of the mean.
+    One run keeps its own interval.
   """
   first, count = of_runs[0], len(of_runs)
+  if count == 1:
+    method = f'{first.interval_method} ({repeated_runs.not_estimable(1)})'
+    kept = {k: first.details[k] for k in _KEPT if k in first.details}
+    return dataclasses.replace(
+      first, details={'interval': method, 'runs': 1, **kept}
+    )
   over_seeds = count >= repeated_runs.LEAST_RUNS
   seeds = (
     f' and over the seeds of {count} runs'

@@ -4,7 +4,9 @@
 """Does any network see as people do? Comparisons with the controls."""
 
 from collections.abc import Sequence
+import math
 
+from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
@@ -31,7 +33,15 @@ def sentences(report: run_results.Report) -> list[str]:
     best = next(iter(compared))
     winners = [n for n, rows in compared.items() if all(c.beats for c in rows)]
     label = registry.get(protocol).label
-    closest = min(compared[best], key=lambda c: c.difference)
+    defined = [c for c in compared[best] if not math.isnan(c.difference)]
+    if not defined:
+      found.append(
+        f'{label}: no network can be compared with the controls, because '
+        'specific alignment is undefined; expected at least two different '
+        'images with human maps that are not constant.'
+      )
+      continue
+    closest = min(defined, key=lambda c: c.difference)
     found.append(
       f'{label}: {len(winners) or "none"} of '
       f'{len(compared)} network{"s"[: len(compared) != 1]} '
@@ -39,9 +49,8 @@ def sentences(report: run_results.Report) -> list[str]:
       f'people than every control'
       + (f' ({", ".join(winners)})' if winners else '')
       + f'. The best, {best}, is {_words(closest)} the strongest control, '
-      f'{closest.control}: {closest.difference:+.3f} '
-      f'[{closest.low:.3f}, {closest.high:.3f}], p = {closest.p:.2g}, over '
-      f'{closest.n} images.'
+      f'{closest.control}: {closest.difference:+.3f} {_test(closest)}, over '
+      f'{choices.plural(closest.n, "image")}.'
     )
   return found
 
@@ -56,6 +65,13 @@ def _words(c: run_results.Comparison) -> str:
   if c.difference < 0 and c.p < 0.05:
     return 'below, though not after the correction for several tests (Holm),'
   return 'not distinguishable from'
+
+
+def _test(c: run_results.Comparison) -> str:
+  """Returns interval and p-value, which one group of images does not have."""
+  if math.isnan(c.low):
+    return '(no interval)'
+  return f'[{c.low:.3f}, {c.high:.3f}], p = {c.p:.2g}'
 
 
 def _of(
@@ -90,8 +106,8 @@ def section(report: run_results.Report) -> list[blocks.Block]:
     names = dict.fromkeys(_row(c) for rows in compared.values() for c in rows)
     cells = {
       (_row(c), c.model): blocks.Cell(
-        f'{c.difference:+.3f}',
-        f'[{c.low:.3f}, {c.high:.3f}], p = {c.p:.2g}'
+        '-' if math.isnan(c.difference) else f'{c.difference:+.3f}',
+        ('' if math.isnan(c.difference) else _test(c))
         + ('' if c.beats else ' ' + (_BELOW if c.is_below else _NOT)),
       )
       for rows in compared.values()
@@ -151,12 +167,20 @@ def widths(
       continue
     explained = next(iter(result.explainers.values()))
     rows.append(
-      [model.name, *(f'{s.specific.value:.3f}' for s in explained.by_width)]
+      [
+        model.name,
+        *(
+          '-' if math.isnan(s.specific.value) else f'{s.specific.value:.3f}'
+          for s in explained.by_width
+        ),
+      ]
     )
     for smoothed in explained.by_width:
       if model.is_network:
         value = smoothed.specific.value
-        orders.setdefault(smoothed.width, []).append((value, model.name))
+        order = orders.setdefault(smoothed.width, [])
+        if not math.isnan(value):
+          order.append((value, model.name))
   ranks = {
     width: [name for _, name in sorted(values, reverse=True)]
     for width, values in orders.items()
@@ -173,7 +197,7 @@ def widths(
       'the maps of models and of people, in pixels at 224. '
       + (
         ''
-        if len(next(iter(ranks.values()))) < 2
+        if min(map(len, ranks.values())) < 2
         else 'The order of the networks is the same at all widths.'
         if same
         else 'The order of the networks depends on the width.'
