@@ -107,7 +107,8 @@ def _difference(found: 'statistics.Estimate') -> str:
   text = f'{found.value:+13.3f}'
   if math.isnan(found.p):
     return f'{text}{"-":>19}{"-":>10}'
-  return f'{text}{f"[{found.low:.3f}, {found.high:.3f}]":>19}{found.p:10.2g}'
+  interval = f'[{found.low:.3f}, {found.high:.3f}]'
+  return f'{text}{interval:>19}{statistics.p_text(found.p):>10}'
 
 
 def main(options: Options):

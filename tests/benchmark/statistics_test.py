@@ -16,6 +16,12 @@ from official_ext.harmonization.benchmark import statistics
 
 
 class MeanTest(absltest.TestCase):
+  def test_text_of_p_values(self):
+    self.assertEqual(statistics.p_text(0.0312), '0.031')
+    self.assertEqual(statistics.p_text(9.9e-5), '< 0.0001')
+    self.assertEqual(statistics.p_words(0.49), 'p = 0.49')
+    self.assertEqual(statistics.p_words(0.0), 'p < 0.0001')
+
   def test_equals_scipys_t_test(self):
     values = np.random.default_rng(0).normal(0.3, 1, 15)
     expected = stats.ttest_1samp(values, 0)

@@ -189,6 +189,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
   return found.tolist()
 
 
+def p_text(p: float) -> str:
+  """Formats a p-value for a table: '0.031', or '< 0.0001'."""
+  return '< 0.0001' if p < 1e-4 else f'{p:.2g}'
+
+
+def p_words(p: float) -> str:
+  """Formats a p-value for a sentence: 'p = 0.031', or 'p < 0.0001'."""
+  text = p_text(p)
+  return f'p {text}' if text.startswith('<') else f'p = {text}'
+
+
 def wilson(
   successes: int, n: int, confidence: float = 0.95
 ) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run_results
+from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import leaderboard
 
@@ -71,7 +72,7 @@ def _test(c: run_results.Comparison) -> str:
   """Returns interval and p-value, which one group of images does not have."""
   if math.isnan(c.low):
     return '(no interval)'
-  return f'[{c.low:.3f}, {c.high:.3f}], p = {c.p:.2g}'
+  return f'[{c.low:.3f}, {c.high:.3f}], {statistics.p_words(c.p)}'
 
 
 def _of(

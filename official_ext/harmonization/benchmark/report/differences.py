@@ -11,6 +11,7 @@ from official_ext.harmonization.benchmark import power
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import run_results
+from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import leaderboard
 
@@ -124,8 +125,8 @@ def _change(baseline, twin, column, pairs: Pairs) -> list[str]:
     *cells,
     f'{difference:+.3f}{mark}',
     f'[{low:.3f}, {high:.3f}]',
-    f'{found.p:.2g}',
-    f'{found.p_holm:.2g}',
+    statistics.p_text(found.p),
+    statistics.p_text(found.p_holm),
   ]
 
 

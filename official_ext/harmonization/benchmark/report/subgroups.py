@@ -9,6 +9,7 @@ import math
 from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import run_results
+from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.benchmark import subgroups
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import leaderboard
@@ -131,7 +132,7 @@ def _cell(found: subgroups.Subgroup | None) -> blocks.Cell:
   if math.isnan(found.low):
     lines = [count]  # One group of images does not show how values vary.
   if not math.isnan(found.p):
-    lines.append(f'p = {found.p:.2g}')
+    lines.append(statistics.p_words(found.p))
   is_difference = ' minus ' in found.name
   text = f'{found.value:+.3f}' if is_difference else f'{found.value:.3f}'
   return blocks.Cell(text, '\n'.join(lines))
