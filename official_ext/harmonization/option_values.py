@@ -24,6 +24,18 @@ EXPLAINERS = (
   'smoothgrad',
   'training_map',
 )
+# Rows without a network, see `benchmark.controls`; in results, each name has
+# this prefix.
+CONTROLS = (
+  'centre',
+  'mean-map',
+  'other-maps',
+  'noise',
+  'sobel',
+  'contrast',
+  'colour',
+)
+CONTROL_PREFIX = 'control-'
 # Which saliency metrics are computed besides rank correlations, see
 # `benchmark.saliency_scores`: all but the earth mover's distance, all, or none.
 SALIENCY_METRICS = ('standard', 'all', 'none')

@@ -16,6 +16,7 @@ from absl.testing import absltest
 
 from official_ext.harmonization import evaluate
 from official_ext.harmonization import option_values
+from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import explainers
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark.psychophysics import decisions
@@ -115,6 +116,7 @@ class NamesTest(absltest.TestCase):
     self.assertCountEqual(option_values.EXPLAINERS, explainers.EXPLAINERS)
     self.assertEqual(option_values.DECISION_RULES, decisions.RULES)
     self.assertEqual(option_values.STIMULUS_FRAMINGS, scoring.FRAMINGS)
+    self.assertEqual(option_values.CONTROLS, controls.NAMES)
 
   def test_every_protocol_has_its_flag_and_its_name(self):
     for name in registry.names():

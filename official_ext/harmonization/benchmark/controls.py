@@ -17,6 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from official_ext.harmonization import choices
+from official_ext.harmonization import option_values
 from official_ext.harmonization.benchmark.adapters import base
 
 BLIND = ('centre', 'mean-map', 'other-maps', 'noise')
@@ -25,7 +26,7 @@ NAMES = (*BLIND, *FROM_IMAGE)
 # Not made from the image's pixels or places, but of maps of people, or drawn.
 FROM_MAPS = ('mean-map', 'other-maps', 'noise')
 # Before a name in results.
-PREFIX = 'control-'
+PREFIX = option_values.CONTROL_PREFIX
 
 # Lengths in pixels of a map of 224 pixels: the standard deviation of the window
 # of local contrast, and the width of the border whose mean colour is taken for

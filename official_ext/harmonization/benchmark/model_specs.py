@@ -15,14 +15,13 @@ from typing import Any
 
 from etils import epy
 
+from official_ext.harmonization import option_values
 from official_ext.harmonization import resources
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.benchmark.adapters import spec as spec_lib
 
 with epy.lazy_imports():
   import tensorflow as tf
-
-  from official_ext.harmonization.benchmark import controls as controls_lib
 
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9 ._+-]*')
 # The files in a model's folder that change with the model, and not when it is
@@ -125,8 +124,8 @@ def parse(text: str) -> Model:
 def controls() -> list[Model]:
   """Returns the rows without a network, see `benchmark.controls`."""
   return [
-    Model(controls_lib.PREFIX + name, f'control:{name}', ())
-    for name in controls_lib.NAMES
+    Model(option_values.CONTROL_PREFIX + name, f'control:{name}', ())
+    for name in option_values.CONTROLS
   ]
 
 
