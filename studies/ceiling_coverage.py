@@ -21,24 +21,21 @@ Experiments are saved as they finish; run the command again to continue.
 """
 
 import dataclasses
-import os
 
 from absl import app
 from absl import flags
 import numpy as np
 
-from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.benchmark import normalization
 from official_ext.harmonization.benchmark import statistics
+from studies import coverage
 
 _EXPERIMENTS = flags.DEFINE_integer('experiments', 1000, 'Per setting.')
 _POPULATION = flags.DEFINE_integer('population', 20000, 'Images of the truth.')
 _OUTPUT = flags.DEFINE_string(
   'output', 'docs/results/ceiling_coverage.json', 'JSON file for the results.'
 )
-
-_PER_SAVE = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +72,6 @@ SETTINGS = {
 }
 
 
-def unit_ranks(maps: np.ndarray) -> np.ndarray:
-  """Ranks maps (..., N) without ties; centred, with norm 1."""
-  ranks = maps.argsort(-1).argsort(-1) - (maps.shape[-1] - 1) / 2
-  return ranks / np.linalg.norm(ranks[0].reshape(-1, maps.shape[-1])[0])
-
-
-def with_others(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Means over other images of a_i . b_j, for a, b (n, N)."""
-  return (a @ b.sum(0) - (a * b).sum(1)) / (len(a) - 1)
-
-
 def simulate(
   setting: Setting, rng: np.random.Generator, common: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -106,29 +92,32 @@ def simulate(
   noise = setting.noise * np.exp(rng.normal(0, setting.spread, (n, 1, 1)))
   people = signal[:, None] + noise * rng.normal(size=(n, p, pixels))
 
-  model, human = unit_ranks(network), unit_ranks(people.mean(1))
-  own = (model * human).sum(1)
-  outward, inward = with_others(model, human), with_others(human, model)
+  model, human = (
+    coverage.unit_ranks(network),
+    coverage.unit_ranks(people.mean(1)),
+  )
 
   order = rng.permuted(np.tile(np.arange(p), (n, setting.splits, 1)), axis=-1)
   halves = [
-    unit_ranks(mask.astype(float) @ people)
+    coverage.unit_ranks(mask.astype(float) @ people)
     for mask in (order < p // 2, order >= p // 2)
   ]
   split_half = (halves[0] * halves[1]).sum(-1).mean(1)
   first, second = (half.mean(1) for half in halves)
   everyone = people.sum(1, keepdims=True)
-  one, rest = unit_ranks(people), unit_ranks(everyone - people)
+  one, rest = (
+    coverage.unit_ranks(people),
+    coverage.unit_ranks(everyone - people),
+  )
   leave_one_out = (one * rest).sum(-1).mean(1)
   one, rest = one.mean(1), rest.mean(1)
   return {
-    'influence': own - outward - inward + outward.mean(),
+    'influence': coverage.influence(model, human),
     'split_half': split_half,
     'spearman_brown': ceilings.spearman_brown(split_half),
-    'floor': (with_others(first, second) + with_others(second, first)) / 2,
+    'floor': coverage.floor(first, second),
     'leave_one_out': leave_one_out,
-    'leave_one_out_shuffled': (with_others(one, rest) + with_others(rest, one))
-    / 2,
+    'leave_one_out_shuffled': coverage.floor(one, rest),
   }
 
 
@@ -222,44 +211,36 @@ def run(
     The results by setting: `setting`, `truth`, and for each interval the
     numbers of experiments in which it was `defined` and in which it `covered`.
   """
-  results = files.read_json(output) if os.path.exists(output) else {}
-  for name, setting in settings.items():
-    described = {**dataclasses.asdict(setting), 'population': images}
-    result = results.get(name)
-    if not result or result['setting'] != described:
-      truth = population(setting, images)
-      result = {'setting': described, 'truth': truth, 'done': 0, 'counts': {}}
-    while result['done'] < experiments:
-      start = result['done']
-      for seed in range(start, min(start + _PER_SAVE, experiments)):
-        for key, hit in experiment(setting, result['truth'], seed).items():
-          count = result['counts'].setdefault(key, {'defined': 0, 'covered': 0})
-          count['defined'] += hit is not None
-          count['covered'] += bool(hit)
-        result['done'] = seed + 1
-      results[name] = result
-      os.makedirs(os.path.dirname(output) or '.', exist_ok=True)
-      files.write_json(output, results, indent=1)
-  return results
+
+  def add(setting, result, seed):
+    for key, hit in experiment(setting, result['truth'], seed).items():
+      coverage.count(result, key, hit)
+
+  return coverage.run(
+    settings,
+    experiments,
+    output,
+    describe=lambda setting: {
+      **dataclasses.asdict(setting),
+      'population': images,
+    },
+    begin=lambda setting: {'truth': population(setting, images), 'counts': {}},
+    add=add,
+  )
 
 
 def table(results: dict[str, dict]) -> str:
   """Formats the results as Markdown."""
+  ratios = ['controlled', 'controlled_person']
   names = list(next(iter(results.values()))['counts'])
-  lines = [
-    '| | controlled | controlled_person | ' + ' | '.join(names) + ' |',
-    '|---' * (len(names) + 3) + '|',
-  ]
-  for name, result in results.items():
-    cells = [
-      f'{result["truth"][key]:.3f}'
-      for key in ('controlled', 'controlled_person')
-    ]
-    for key in names:
-      count = result['counts'][key]
-      cells.append(f'{count["covered"] / max(1, count["defined"]):.3f}')
-    lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines)
+  return coverage.table(
+    ratios + names,
+    {
+      name: [f'{result["truth"][key]:.3f}' for key in ratios]
+      + [coverage.covered(result, key) for key in names]
+      for name, result in results.items()
+    },
+  )
 
 
 def main(argv):

@@ -23,16 +23,15 @@ Experiments are saved as they finish; run the command again to continue.
 """
 
 import dataclasses
-import os
 
 from absl import app
 from absl import flags
 import numpy as np
 
-from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.benchmark import normalization
 from studies import ceiling_coverage
+from studies import coverage
 
 _EXPERIMENTS = flags.DEFINE_integer(
   'participants_experiments', 300, 'Per setting.'
@@ -107,7 +106,7 @@ def images(setting: Setting, rng: np.random.Generator) -> Images:
   common = setting.common * np.random.default_rng(1).normal(size=setting.pixels)
   signal = common + rng.normal(size=(setting.images, setting.pixels))
   noise = setting.network_noise * rng.normal(size=signal.shape)
-  return Images(signal, ceiling_coverage.unit_ranks(signal + noise))
+  return Images(signal, coverage.unit_ranks(signal + noise))
 
 
 def people(setting: Setting, seen: Images, rng: np.random.Generator) -> People:
@@ -134,7 +133,7 @@ def _agreement(found: People, keep: np.ndarray) -> dict[str, np.ndarray]:
     By name: `split_half` and `leave_one_out`, (n,), and the ranked maps
     `first`, `second`, `one`, `rest` and `human`, (n, pixels).
   """
-  rank = ceiling_coverage.unit_ranks
+  rank = coverage.unit_ranks
   half = found.order.shape[-1] // 2
   first, second = (
     rank((mask & keep).astype(float) @ found.maps)
@@ -156,22 +155,14 @@ def _agreement(found: People, keep: np.ndarray) -> dict[str, np.ndarray]:
 
 def _values(seen: Images, found: dict[str, np.ndarray]) -> dict:
   """Returns what `normalization` takes, (n,) by name, and `influence`."""
-
-  def both(a, b):
-    others = ceiling_coverage.with_others
-    return (others(found[a], found[b]) + others(found[b], found[a])) / 2
-
   human, model = found['human'], seen.network
-  outward = ceiling_coverage.with_others(model, human)
-  inward = ceiling_coverage.with_others(human, model)
-  own = (model * human).sum(1)
   return {
-    'influence': own - outward - inward + outward.mean(),
+    'influence': coverage.influence(model, human),
     'split_half': found['split_half'],
     'spearman_brown': ceilings.spearman_brown(found['split_half']),
-    'floor': both('first', 'second'),
+    'floor': coverage.floor(found['first'], found['second']),
     'leave_one_out': found['leave_one_out'],
-    'leave_one_out_shuffled': both('one', 'rest'),
+    'leave_one_out_shuffled': coverage.floor(found['one'], found['rest']),
   }
 
 
@@ -285,52 +276,60 @@ def run(
     By setting: `setting`, `truth` with fixed and with drawn images, `done`, and
     `counts`, how many intervals of each kind were `defined` and `covered`.
   """
-  results = files.read_json(output) if os.path.exists(output) else {}
-  for name, setting in settings.items():
-    described = {**dataclasses.asdict(setting), 'population': _POPULATION}
-    seen = images(setting, np.random.default_rng(4))
-    result = results.get(name)
-    if not result or result['setting'] != described:
-      values = {'fixed': truth(setting, seen), 'drawn': truth(setting, None)}
-      result = {'setting': described, 'truth': values, 'done': 0, 'counts': {}}
-    while result['done'] < experiments:
-      start = result['done']
-      for seed in range(start, min(start + _PER_SAVE, experiments)):
-        rng = np.random.default_rng((5, seed))
-        _, fixed = experiment(setting, seen, rng)
-        drawn, people_too = experiment(setting, images(setting, rng), rng)
-        over_images = _over_images(drawn)
-        kinds = {
-          'participants': fixed,
-          'images': over_images,
-          'both': {r: _both(over_images[r], people_too[r]) for r in _RATIOS},
-        }
-        for kind, intervals in kinds.items():
-          values = result['truth'][
-            'fixed' if kind == 'participants' else 'drawn'
-          ]
-          for key, (low, high) in intervals.items():
-            count = result['counts'].setdefault(
-              f'{kind}: {key}', {'defined': 0, 'covered': 0}
-            )
-            count['defined'] += bool(low <= high)
-            count['covered'] += bool(low <= values[key.split(',')[0]] <= high)
-        result['done'] = seed + 1
-      results[name] = result
-      os.makedirs(os.path.dirname(output) or '.', exist_ok=True)
-      files.write_json(output, results, indent=1)
-  return results
+
+  def fixed_images(setting):
+    return images(setting, np.random.default_rng(4))
+
+  def begin(setting):
+    fixed = truth(setting, fixed_images(setting))
+    return {
+      'truth': {'fixed': fixed, 'drawn': truth(setting, None)},
+      'counts': {},
+    }
+
+  def add(setting, result, seed):
+    rng = np.random.default_rng((5, seed))
+    _, fixed = experiment(setting, fixed_images(setting), rng)
+    drawn, people_too = experiment(setting, images(setting, rng), rng)
+    over_images = _over_images(drawn)
+    both = {r: _both(over_images[r], people_too[r]) for r in _RATIOS}
+    for kind, intervals, of in (
+      ('participants', fixed, 'fixed'),
+      ('images', over_images, 'drawn'),
+      ('both', both, 'drawn'),
+    ):
+      for key, (low, high) in intervals.items():
+        value = result['truth'][of][key.split(',')[0]]
+        coverage.count(
+          result,
+          f'{kind}: {key}',
+          bool(low <= value <= high) if low <= high else None,
+        )
+
+  return coverage.run(
+    settings,
+    experiments,
+    output,
+    describe=lambda setting: {
+      **dataclasses.asdict(setting),
+      'population': _POPULATION,
+    },
+    begin=begin,
+    add=add,
+    per_save=_PER_SAVE,
+  )
 
 
 def table(results: dict[str, dict]) -> str:
   """Formats the coverage as Markdown."""
   names = list(next(iter(results.values()))['counts'])
-  lines = ['| | ' + ' | '.join(names) + ' |', '|---' * (len(names) + 1) + '|']
-  for name, result in results.items():
-    counts = [result['counts'][key] for key in names]
-    cells = [f'{c["covered"] / max(1, c["defined"]):.3f}' for c in counts]
-    lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines)
+  return coverage.table(
+    names,
+    {
+      name: [coverage.covered(result, key) for key in names]
+      for name, result in results.items()
+    },
+  )
 
 
 def main(argv):

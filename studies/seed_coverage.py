@@ -22,16 +22,14 @@ Experiments are saved as they finish; run the command again to continue.
 """
 
 import dataclasses
-import os
 
 import numpy as np
 
 from official_ext.harmonization import cli
-from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import statistics
+from studies import coverage
 
-_PER_SAVE = 100
 _POPULATION, _POPULATION_IMAGES = 2000, 50
 
 
@@ -80,21 +78,6 @@ SETTINGS = {
 }
 
 
-def _unit_ranks(maps: np.ndarray) -> np.ndarray:
-  """Ranks maps (n, N) without ties; centred, with norm 1."""
-  ranks = maps.argsort(-1).argsort(-1) - (maps.shape[-1] - 1) / 2
-  return ranks / np.linalg.norm(ranks[0])
-
-
-def _influence(model: np.ndarray, human: np.ndarray) -> np.ndarray:
-  """Returns e_i of `specificity` for unit ranks (n, N), without groups."""
-  others = len(model) - 1
-  own = (model * human).sum(1)
-  outward = (model @ human.sum(0) - own) / others
-  inward = (human @ model.sum(0) - own) / others
-  return own - outward - inward + outward.mean()
-
-
 def simulate(
   setting: Setting, runs: int, rng: np.random.Generator
 ) -> np.ndarray:
@@ -112,12 +95,14 @@ def simulate(
   common = np.random.default_rng(1).normal(size=setting.pixels)
   signal = common + rng.normal(size=shape)
   spread = np.exp(setting.image_spread * rng.normal(size=(setting.images, 1)))
-  human = _unit_ranks(signal + setting.noise * spread * rng.normal(size=shape))
+  human = coverage.unit_ranks(
+    signal + setting.noise * spread * rng.normal(size=shape)
+  )
   found = []
   for _ in range(runs):
     noise = setting.noise * np.exp(setting.seed_spread * rng.normal())
-    maps = _unit_ranks(signal + noise * rng.normal(size=shape))
-    found.append(_influence(maps, human))
+    maps = coverage.unit_ranks(signal + noise * rng.normal(size=shape))
+    found.append(coverage.influence(maps, human))
   return np.array(found)
 
 
@@ -165,36 +150,31 @@ def run(
     By setting: `setting`, `truth`, the number `done`, and how many intervals
     `covered` the truth.
   """
-  results = files.read_json(output) if os.path.exists(output) else {}
-  for name, setting in settings.items():
-    result = results.get(name)
-    if not result or result['setting'] != dataclasses.asdict(setting):
-      result = {
-        'setting': dataclasses.asdict(setting),
-        'truth': truth(setting),
-        'done': 0,
-        'covered': {},
-      }
-    while result['done'] < experiments:
-      start = result['done']
-      for seed in range(start, min(start + _PER_SAVE, experiments)):
-        for key, hit in experiment(setting, result['truth'], seed).items():
-          result['covered'][key] = result['covered'].get(key, 0) + hit
-        result['done'] = seed + 1
-      results[name] = result
-      os.makedirs(os.path.dirname(output) or '.', exist_ok=True)
-      files.write_json(output, results, indent=1)
-  return results
+
+  def add(setting, result, seed):
+    for key, hit in experiment(setting, result['truth'], seed).items():
+      result['covered'][key] = result['covered'].get(key, 0) + hit
+
+  return coverage.run(
+    settings,
+    experiments,
+    output,
+    describe=dataclasses.asdict,
+    begin=lambda setting: {'truth': truth(setting), 'covered': {}},
+    add=add,
+  )
 
 
 def table(results: dict[str, dict]) -> str:
   """Formats the coverage as Markdown."""
   names = list(next(iter(results.values()))['covered'])
-  lines = ['| | ' + ' | '.join(names) + ' |', '|---' * (len(names) + 1) + '|']
-  for name, result in results.items():
-    cells = [f'{result["covered"][key] / result["done"]:.3f}' for key in names]
-    lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines)
+  return coverage.table(
+    names,
+    {
+      name: [f'{r["covered"][key] / r["done"]:.3f}' for key in names]
+      for name, r in results.items()
+    },
+  )
 
 
 def main(options: Options):

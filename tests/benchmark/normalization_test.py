@@ -15,6 +15,7 @@ from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import normalization
 from official_ext.harmonization.benchmark import specificity
 from studies import ceiling_coverage
+from studies import coverage
 from studies import participant_coverage
 from studies import seed_coverage
 
@@ -173,11 +174,11 @@ class SimulationTest(tf.test.TestCase):
 class SeedCoverageTest(tf.test.TestCase):
   def test_the_influence_is_that_of_the_statistic(self):
     model, human = (
-      seed_coverage._unit_ranks(m)
+      coverage.unit_ranks(m)
       for m in np.random.default_rng(0).normal(size=(2, 6, 20))
     )
     self.assertAllClose(
-      seed_coverage._influence(model, human),
+      coverage.influence(model, human),
       specificity.measure(model, human).influence,
     )
 

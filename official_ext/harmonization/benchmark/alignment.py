@@ -72,7 +72,8 @@ class Alignment:
       The measurement.
 
     Raises:
-      protocol.BadDataError: there are no records, or `group_by` fits none.
+      protocol.BadDataError: the files contain no records, or `group_by` matches
+        no name of an image.
     """
     size = (
       adapter.input_size

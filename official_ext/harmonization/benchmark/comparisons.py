@@ -8,22 +8,21 @@ map that anybody can make without it. Comparisons are paired by image, through
 the images' influence on the score (`specificity`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import os
-from typing import NamedTuple
 
 import numpy as np
 
+from official_ext.harmonization.benchmark import image_tables
 from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark import statistics
-from official_ext.harmonization.evaluation import scores
 
-# An image: file and position of its record.
-_Key = tuple[str, str]
+# Columns of the images' values, as `Protocol.image_values`.
+_INFLUENCE = {'specific': ('influence',)}
 
 
 def compare(
@@ -48,7 +47,7 @@ def compare(
     if not protocol.has_controls:
       continue
     tables = {
-      model.name: influences(
+      model.name: image_tables.read(
         os.path.join(output_dir, model.results[protocol.name].table)
       )
       for model in models
@@ -76,53 +75,17 @@ def compare(
   return found
 
 
-class Influence(NamedTuple):
-  """What an image contributes to a score.
-
-  Attributes:
-    value: its influence; NaN if it has none.
-    group: of the image.
-    name: of the image, as recorded; '' if it has none.
-  """
-
-  value: float
-  group: str
-  name: str
-
-
-def influences(path: str) -> dict[_Key, Influence]:
-  """Reads the influences from a table of images.
-
-  Args:
-    path: of the CSV file.
-
-  Returns:
-    The influences by file and position of the record.
-  """
-  return {
-    (row['file'], row['record']): Influence(
-      float(row['influence']), row['group'], row['name']
-    )
-    for row in scores.read_rows(path)
-  }
-
-
 def _compare(
   protocol: str,
   model: str,
-  runs: Sequence[Mapping[_Key, Influence]],
+  runs: Sequence[image_tables.Table],
   control: str,
-  rival: Sequence[Mapping[_Key, Influence]],
+  rival: Sequence[image_tables.Table],
 ) -> run_results.Comparison:
   """Tests the mean difference over the images that all tables have."""
-  first, *others = runs
-  keys = [k for k in first if all(k in table for table in (*others, *rival))]
-  groups = [first[key].group for key in keys]
-  ours, theirs = (
-    np.array([[table[key].value for key in keys] for table in tables])
-    for tables in (runs, rival)
-  )
-  estimate = repeated_runs.mean(ours - theirs.mean(axis=0), groups)
+  found = image_tables.values([*runs, *rival], _INFLUENCE)
+  ours, theirs = np.split(found.by_score['specific'], [len(runs)])
+  estimate = repeated_runs.mean(ours - theirs.mean(axis=0), found.groups)
   return run_results.Comparison(
     protocol=protocol,
     model=model,

@@ -9,13 +9,12 @@ found.by_score['top1']  # (1, n)
 """
 
 from collections.abc import Mapping, Sequence
-import csv
 import dataclasses
-import io
 import math
 
 import numpy as np
-import tensorflow as tf
+
+from official_ext.harmonization.evaluation import scores
 
 # Columns of an image by name. The key is the file and position of its record.
 Row = Mapping[str, str]
@@ -44,12 +43,7 @@ def read(path: str) -> Table:
   Returns:
     The rows by file and position of the record.
   """
-  with tf.io.gfile.GFile(path, 'rb') as f:
-    text = f.read().decode()
-  return {
-    (row['file'], row['record']): row
-    for row in csv.DictReader(io.StringIO(text, newline=''))
-  }
+  return {(row['file'], row['record']): row for row in scores.read_rows(path)}
 
 
 def values(

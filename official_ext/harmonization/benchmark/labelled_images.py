@@ -255,7 +255,8 @@ def compared_with_training(
     The dataset, with `leakage` if there are training records.
 
   Raises:
-    protocol.SettingsError: there are no such records, or no image is left.
+    protocol.SettingsError: the training records match no file or are empty, or
+      every image would be excluded.
     protocol.BadDataError: a file is damaged.
   """
   if not run.training_records:

@@ -40,7 +40,6 @@ import math
 
 import numpy as np
 from numpy import typing as npt
-from scipy import stats
 
 from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import statistics
@@ -183,21 +182,11 @@ def _estimate(
   both = [_both(x, group, count) for x in networks]
   parts = Variance(images, sum(seeds), sum(both), count, runs)
   variance, df = combine(parts, seeds, both)
-  error = math.sqrt(variance)
-  half = float(stats.t.ppf(0.5 + confidence / 2, df)) * error
-  if error:
-    p = float(2 * stats.t.sf(abs(found.value) / error, df))
-  else:
-    p = float(found.value == 0)
+  crossed = statistics.t_estimate(
+    found.value, math.sqrt(variance), df, found.n, confidence
+  )
   return Estimate(
-    found.value,
-    found.value - half,
-    found.value + half,
-    error,
-    p,
-    found.n,
-    over_seeds=True,
-    variance=parts,
+    **dataclasses.asdict(crossed), over_seeds=True, variance=parts
   )
 
 

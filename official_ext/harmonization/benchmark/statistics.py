@@ -71,9 +71,27 @@ def mean(
   if k < 2:
     return Estimate(value, math.nan, math.nan, math.nan, math.nan, n)
   error = math.sqrt(k / (k - 1) * np.sum(deviations**2)) / n
-  half = float(stats.t.ppf(0.5 + confidence / 2, k - 1)) * error
+  return t_estimate(value, error, k - 1, n, confidence)
+
+
+def t_estimate(
+  value: float, error: float, freedom: float, n: int, confidence: float
+) -> Estimate:
+  """Makes an estimate whose interval and test are Student's t.
+
+  Args:
+    value: the mean, or a difference of means.
+    error: its standard error.
+    freedom: degrees of freedom of the error.
+    n: number of values.
+    confidence: of the interval.
+
+  Returns:
+    The estimate. Without any error, p is 1 for the value 0, and otherwise 0.
+  """
+  half = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * error
   if error:
-    p = float(2 * stats.t.sf(abs(value) / error, k - 1))
+    p = float(2 * stats.t.sf(abs(value) / error, freedom))
   else:
     p = float(value == 0)
   return Estimate(value, value - half, value + half, error, p, n)
@@ -165,9 +183,7 @@ def difference_of_means(
   degrees = sum(squares) ** 2 / sum(
     square**2 / f for square, f in zip(squares, freedom)
   )
-  half = float(stats.t.ppf(0.5 + confidence / 2, degrees)) * error
-  p = float(2 * stats.t.sf(abs(value) / error, degrees))
-  return Estimate(value, value - half, value + half, error, p, n)
+  return t_estimate(value, error, degrees, n, confidence)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -26,7 +26,6 @@ from official_ext.harmonization.dataloaders import registry as decoders
 
 with epy.lazy_imports():
   from official_ext.harmonization.benchmark import alignment
-  from official_ext.harmonization.benchmark import comparisons
   from official_ext.harmonization.benchmark import data_cards
   from official_ext.harmonization.benchmark import identity as identity_lib
   from official_ext.harmonization.benchmark import labelled_images
@@ -38,6 +37,7 @@ with epy.lazy_imports():
     harmonized_image_classification as exp_cfg,
   )
   from official_ext.harmonization.data.records import clickme_release
+  from official_ext.harmonization.evaluation import scores
 
 # Height and width at which the release compares maps.
 RELEASED_SIZE = 224
@@ -421,12 +421,11 @@ class ClickMeProtocol(protocol.Protocol):
   def normalized(self, stored, output_dir):
     if self._ceilings is None or not stored.explainers:
       return stored
-    table = comparisons.influences(os.path.join(output_dir, stored.table))
-    images = list(table.values())
-    names = [image.name for image in images]
-    groups = [image.group for image in images]
+    rows = scores.read_rows(os.path.join(output_dir, stored.table))
+    names = [row['name'] for row in rows]
+    groups = [row['group'] for row in rows]
     found = self._ceilings.ratios(
-      names, [image.value for image in images], groups
+      names, [float(row['influence']) for row in rows], groups
     )
     ceilings = {
       name: [estimate.value, estimate.low, estimate.high]
@@ -437,7 +436,7 @@ class ClickMeProtocol(protocol.Protocol):
       name: specific_alignment.score_of(
         name,
         ratio,
-        len(images),
+        len(rows),
         stored.scores['spearman'].preprocessing,
         reason=ratio.reason,
         denominator=ratio.denominator.value,

@@ -17,9 +17,7 @@ from official_ext.harmonization.benchmark.report import leaderboard
 # Networks in the tables.
 _NETWORKS = 4
 # Controls that are made from the image and could favour some of the images.
-_CONTROLS = tuple(
-  f'{controls.PREFIX}{name}' for name in ('sobel', 'contrast', 'colour')
-)
+_CONTROLS = tuple(controls.PREFIX + name for name in controls.FROM_IMAGE)
 
 
 def tables(

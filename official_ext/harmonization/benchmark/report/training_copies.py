@@ -27,7 +27,7 @@ def blocks_of(settings: Mapping[str, Any]) -> list[blocks.Block]:
     settings: of a protocol, with those of `leakage.Leakage` if known.
 
   Returns:
-    The table; nothing if there are no copies.
+    A list with the table, or an empty list if no image has a copy.
   """
   copies = [leakage.Copy(**copy) for copy in settings.get('copies') or ()]
   if not copies:
