@@ -360,6 +360,10 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       '--ceiling has no effect without --clickme',
     ),
     (
+      ('--model=keras:a.keras', '--clickme=x', '--input_sizes=96,big'),
+      "--input_sizes: 'big' is not a size",
+    ),
+    (
       ('--model=keras:a.keras', '--psychophysics=x', '--training_records=t'),
       '--training_records has no effect without records',
     ),

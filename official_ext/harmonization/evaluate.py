@@ -217,15 +217,16 @@ def _evaluate(options: Options) -> 'run_results.Report':
   # cannot be opened has no random twins.
   rows = [
     *models,
-    *(m for m in companions.values() if not m.twin_of),
+    *(m for m in companions.values() if m.size_of),
+    *(m for m in companions.values() if m.control),
     *(m for m in companions.values() if m.twin_of),
   ]
   if len(rows) > len(models):
     print(
       f'Besides {choices.plural(len(models), "model")}, '
-      f'{choices.plural(len(rows) - len(models), "row")} of controls '
-      'and random twins are to be measured (--nocontrols and '
-      '--random_twins=0 skip them).'
+      f'{choices.plural(len(rows) - len(models), "row")} of controls, '
+      'random twins and input sizes are to be measured (--nocontrols, '
+      '--random_twins=0 and --input_sizes= skip them).'
     )
 
   def write(found):

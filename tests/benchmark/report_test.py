@@ -35,6 +35,7 @@ from official_ext.harmonization.benchmark.report import examples
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import further_scores
 from official_ext.harmonization.benchmark.report import leaderboard
+from official_ext.harmonization.benchmark.report import matched_conditions
 from official_ext.harmonization.benchmark.report import page
 from official_ext.harmonization.benchmark.report import people as people_lib
 from official_ext.harmonization.benchmark.report import score_correlations
@@ -686,6 +687,62 @@ class AnswerTest(parameterized.TestCase):
     for value in (nan, 0.25):
       (table,) = answer.section(report(value))
       self.assertNotRegex(str(table.cells()), r'\bnan\b')
+
+
+class InputSizesTest(parameterized.TestCase):
+  def _models(self, values):
+    """Makes networks of 224 pixels; values by name and input size."""
+    found = []
+    for (name, size), value in values.items():
+      explained = results.Explained(
+        {'specific': made.score('specific', value)}, []
+      )
+      model = made.model(
+        f'{name}@{size}' if size else name,
+        clickme=made.result({}, explainers={'gradient': explained}),
+      )
+      if size:
+        model.settings['input_size_of'] = name
+        model.adapter = dataclasses.replace(
+          model.adapter, input_size=[size, size]
+        )
+      found.append(model)
+    return found
+
+  def test_order_of_networks(self):
+    values = {
+      ('a', 0): 0.3,
+      ('b', 0): 0.2,
+      ('fixed', 0): 0.1,
+      ('a', 160): 0.25,
+      ('b', 160): 0.22,
+      ('b', 96): 0.2,
+    }
+    (table,) = matched_conditions.input_sizes(self._models(values), 'clickme')
+    self.assertEqual(table.titles[1:], ['own size', '96 x 96', '160 x 160'])
+    cells = {row[0].text: [c.text for c in row[1:]] for row in table.rows}
+    self.assertEqual(cells['a'], ['0.300', '-', '0.250'])
+    self.assertEqual(cells['b'], ['0.200', '0.200', '0.220'])
+    self.assertEqual(table.rows[0][1].note, '[0.280, 0.320]')
+    self.assertNotIn('The order', table.caption)  # Only b has all sizes.
+    self.assertIn('own size only, which is fixed: fixed.', table.caption)
+    for a, words in ((0.21, 'is the same at all input'), (0.19, 'depends on')):
+      values['a', 96] = a
+      (table,) = matched_conditions.input_sizes(self._models(values), 'clickme')
+      self.assertIn(f'The order of the networks {words}', table.caption)
+      self.assertIn('compares a, b, which have all sizes', table.caption)
+    own = {k: v for k, v in values.items() if not k[1]}
+    self.assertEqual(
+      matched_conditions.input_sizes(self._models(own), 'clickme'), []
+    )
+
+  def test_not_among_the_networks(self):
+    models = self._models({('a', 0): 0.3, ('a', 160): 0.25})
+    found = page.sections(made.report(models), '')
+    tables = {s.id: [b for b in s.blocks if b.kind == 'table'] for s in found}
+    self.assertLen(tables['leaderboard'][0].rows, 1)
+    titles = [table.titles[0] for table in tables['clickme']]
+    self.assertIn('specific, by input size', titles)
 
 
 class SubgroupsTest(parameterized.TestCase):

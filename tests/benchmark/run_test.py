@@ -33,6 +33,7 @@ from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run as benchmark_run
 from official_ext.harmonization.benchmark import stored_results
+from official_ext.harmonization.benchmark.adapters import sizes
 from official_ext.harmonization.evaluation import scores
 from testing import processes
 from tests.benchmark import fakes
@@ -605,6 +606,7 @@ class BenchmarkTest(tf.test.TestCase):
 
     one, network = WithControls('first'), _models('one')
     companions = [
+      *model_specs.at_sizes(network, ['32']),
       *model_specs.controls()[:3],
       *model_specs.random_twins(network, 4),
     ]
@@ -612,13 +614,15 @@ class BenchmarkTest(tf.test.TestCase):
     found.results['first'] = dataclasses.replace(
       found.results['first'], seconds=20.0
     )
-    # The network has 2 images; 3 controls x 2 and 4 twins x 1 at 10 seconds.
+    # The network has 2 images; 3 controls x 2 and 4 twins x 1 at 10 seconds,
+    # and 2 of 4 times as many pixels.
     said = companion_cost.sentence([one, _Lengths('second')], companions, found)
-    self.assertIn('3 controls and 4 random twins', said)
-    self.assertIn('10 passes, at most 0:01:40 at 10 seconds per image', said)
+    names = '1 other input size, 3 controls and 4 random twins'
+    self.assertIn(names, said)
+    self.assertIn('12 passes, at most 0:03:00 at 15 seconds per image', said)
     self.assertEqual(
       companion_cost.sentence([one], companions, None),
-      'To be measured next: 3 controls and 4 random twins.',
+      f'To be measured next: {names}.',
     )
     said = []
     with mock.patch.object(tqdm.tqdm, 'write', said.append):
@@ -627,6 +631,46 @@ class BenchmarkTest(tf.test.TestCase):
       '1 control (first: 2 images for each control), 2', ''.join(said)
     )
     self.assertEqual(one.scored[-1], 'control-centre')
+
+  def test_networks_at_other_input_sizes(self):
+    class WithControls(_Lengths):
+      has_controls = True
+
+    first, second = WithControls('first'), _Lengths('second')
+    networks = _models('fixed', 'one', 'broken')
+    rows = [*networks, *model_specs.at_sizes(networks, ['16', '24x32'])]
+
+    def build(spec, seed=0):
+      adapter = fakes.Adapter(spec=spec.partition('?')[0], seed=seed)
+      if 'input_size' in spec:
+        if 'fixed' in spec:
+          raise ValueError('only 16')
+        adapter.input_size = sizes.parse(spec.partition('=')[2])
+        adapter._linear = tf.ones((12 * 8, 4))
+        adapter.parameters = fakes.Adapter(seed=seed).parameters
+      return _build(spec) and adapter
+
+    found = self._run([first, second], rows, build)
+    self.assertEqual([f.name for f in found.failures], ['broken'])
+    self.assertEqual(
+      [(m.name, m.size_of, m.is_network) for m in found.models],
+      [('fixed', None, True), ('one', None, True), ('one@24x32', 'one', False)],
+    )
+    # Its own size is not measured twice, and only the alignment is compared.
+    self.assertEqual(first.scored, ['fixed', 'one', 'one@24x32'])
+    self.assertEqual(second.scored, ['fixed', 'one'])
+    self.assertEqual(found.models[-1].spec, 'mg:one?input_size=24x32')
+    self.assertEqual(
+      found.notes,
+      [f'fixed@{size} is not available: only 16' for size in ('16', '24x32')][
+        1:
+      ],
+    )
+    found = self._run([first], _models('one'), build)
+    self.assertEqual(found.models[-1].name, 'one@24x32')
+    found = self._run([first], _models('one'), lambda spec: build(spec, seed=1))
+    self.assertNotIn('one@24x32', [m.name for m in found.models])
+    self.assertIn('one@24x32: its results', found.notes[-1])
 
   def test_holds_one_model_at_a_time(self):
     alive = weakref.WeakSet()

@@ -1,15 +1,17 @@
 # Copyright The official-ext-harmonization authors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Says what controls and random twins will cost, before they are measured."""
+"""Says what rows besides the networks will cost, before they are measured."""
 
 from collections.abc import Sequence
+import math
 
 from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import progress
 from official_ext.harmonization.benchmark import protocol as protocol_lib
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark.adapters import sizes
 
 
 def sentence(
@@ -21,20 +23,27 @@ def sentence(
 
   Args:
     protocols: to be measured.
-    companions: controls and random twins.
+    companions: controls, random twins and networks at other input sizes.
     measured: a network with results; None if no network has any.
 
   Returns:
     A sentence. The time is an upper bound: a control needs no network, and
-    results of earlier runs are used again.
+    results of earlier runs are used again. That of other input sizes is taken
+    to be proportional to the number of pixels.
   """
   twins = sum(bool(model.twin_of) for model in companions)
-  count = len(companions) - twins
-  rows = ' and '.join(
+  resized = [sizes.parse(m.input_size) for m in companions if m.size_of]
+  count = len(companions) - twins - len(resized)
+  kinds = [
     choices.plural(n, kind)
-    for n, kind in ((count, 'control'), (twins, 'random twin'))
+    for n, kind in (
+      (len(resized), 'other input size'),
+      (count, 'control'),
+      (twins, 'random twin'),
+    )
     if n
-  )
+  ]
+  rows = ' and '.join(filter(None, (', '.join(kinds[:-1]), kinds[-1])))
   passes, seconds, parts = 0, 0.0, []
   for protocol in protocols:
     result = measured and measured.results.get(protocol.name)
@@ -45,12 +54,16 @@ def sentence(
     of_twins = protocol.images_of_random_twins(images)
     if not images or result.seconds is None:
       continue
-    added = count * images + twins * of_twins
-    passes += added
-    seconds += added * result.seconds / images
+    own_pixels = math.prod(measured.adapter.input_size)
+    pixels = sum(map(math.prod, resized)) / own_pixels
+    passes += (count + len(resized)) * images + twins * of_twins
+    seconds += (
+      ((count + pixels) * images + twins * of_twins) * result.seconds / images
+    )
     shown = [f'{choices.plural(images, "image")} for each control'] * bool(
       count
     )
+    shown += [f'{images} for each input size'] * bool(resized)
     shown += [f'{of_twins} for each twin'] * bool(twins)
     parts.append(f'{protocol.name}: {", ".join(shown)}')
   if not measured or not passes:

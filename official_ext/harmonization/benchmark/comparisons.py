@@ -54,6 +54,7 @@ def compare(
       if protocol.name in model.results
       and model.results[protocol.name].explainers
       and not model.runs
+      and not model.size_of
     }
     measured = [m for m in models if m.name in tables]
     shared = {m.name: [tables[m.name]] for m in measured if m.is_control}

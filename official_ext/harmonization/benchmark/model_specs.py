@@ -46,6 +46,8 @@ class Model:
     twin_of: name of the network that this one is a random twin of, or ''.
     seed: of the random twin's weights.
     group: name of the network that this run is one of several of, or ''.
+    size_of: name of the network that this is at another input size, or ''.
+    input_size: that size, as in the option of the SPEC.
   """
 
   name: str
@@ -54,6 +56,8 @@ class Model:
   twin_of: str = ''
   seed: int = 0
   group: str = ''
+  size_of: str = ''
+  input_size: str = ''
 
   @property
   def control(self) -> str:
@@ -71,6 +75,8 @@ class Model:
       settings.update(random_twin_of=self.twin_of, seed=self.seed)
     if self.group:
       settings['group'] = self.group
+    if self.size_of:
+      settings['input_size_of'] = self.size_of
     return settings
 
 
@@ -126,6 +132,27 @@ def controls() -> list[Model]:
   return [
     Model(option_values.CONTROL_PREFIX + name, f'control:{name}', ())
     for name in option_values.CONTROLS
+  ]
+
+
+def at_sizes(
+  models: Sequence[Model], input_sizes: Sequence[str]
+) -> list[Model]:
+  """Returns each model at each input size.
+
+  Their names contain @, which names that users choose do not.
+  """
+  return [
+    dataclasses.replace(
+      model,
+      name=f'{model.name}@{size}',
+      spec=spec_lib.replaced(model.spec, input_size=size),
+      group=f'{model.group}@{size}' if model.group else '',
+      size_of=model.name,
+      input_size=size,
+    )
+    for model in models
+    for size in input_sizes
   ]
 
 

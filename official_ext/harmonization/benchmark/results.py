@@ -353,6 +353,11 @@ class ModelResults:
     return self.settings.get('random_twin_of')
 
   @property
+  def size_of(self) -> str | None:
+    """Name of the network that this is at another input size, or None."""
+    return self.settings.get('input_size_of')
+
+  @property
   def group(self) -> str | None:
     """Name of the network that this is one of several runs of, or None."""
     return self.settings.get('group')
@@ -364,8 +369,10 @@ class ModelResults:
 
   @property
   def is_companion(self) -> bool:
-    """Whether it is a control or a random twin."""
-    return self.is_control or self.twin_of is not None
+    """Whether it is a control, a random twin, or at another input size."""
+    return (
+      self.is_control or self.twin_of is not None or self.size_of is not None
+    )
 
   @property
   def is_network(self) -> bool:

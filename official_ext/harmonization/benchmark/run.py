@@ -38,6 +38,7 @@ from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark import stored_results
 from official_ext.harmonization.benchmark import subgroups
 from official_ext.harmonization.benchmark.adapters import fresh_weights
+from official_ext.harmonization.benchmark.adapters import sizes
 from official_ext.harmonization.evaluation import scores
 
 _FOLDER = 'models'
@@ -101,7 +102,7 @@ class Benchmark:
     failures: list[run_results.Failure] = []
     names = [model.name for model in models]
     bar = tqdm.tqdm(models, unit=' models', disable=None)
-    companions = [m for m in models if m.control or m.twin_of]
+    companions = [m for m in models if m.control or m.twin_of or m.size_of]
     for model in bar:
       bar.set_description(model.name)
       if companions and model is companions[0]:
@@ -109,8 +110,11 @@ class Benchmark:
         tqdm.tqdm.write(
           companion_cost.sentence(self._protocols, companions, first)
         )
-      if model.twin_of in scored and scored[model.twin_of] is None:
+      network = scored.get(model.twin_of or model.size_of)
+      if network is None and (model.twin_of or model.size_of) in scored:
         continue  # The network cannot be opened.
+      if model.size_of and network and _has_size(network, model.input_size):
+        continue  # It was measured at this size.
       try:
         with claims.Claim(self._store.path(model.name, 'claim')) as claim:
           scored[model.name] = self._score(model, claim, failures, names)
@@ -126,6 +130,7 @@ class Benchmark:
         for model in (*scored.values(), *others)
         if model and model.results
       ]
+      measured = self._without_other_weights(measured)
       measured = run_groups.with_means(
         measured, self._protocols, os.path.dirname(self._folder)
       )
@@ -154,7 +159,7 @@ class Benchmark:
 
     Returns:
       The others, without those that have the name of a group, whose group has
-      the name of a model, and without their random twins.
+      the name of a model, and without their random twins and input sizes.
     """
     groups = {m.group for m in (*models, *others) if m.group}
     names = {m.name for m in models}
@@ -167,7 +172,25 @@ class Benchmark:
           f'{other.group or other.name} is now the name of another row. Choose '
           'other names, or another --output_dir.'
         )
-    return [m for m in others if not {m.name, m.twin_of} & excluded]
+    return [m for m in others if not {m.name, m.twin_of, m.size_of} & excluded]
+
+  def _without_other_weights(
+    self, models: Sequence[results.ModelResults]
+  ) -> list[results.ModelResults]:
+    """Excludes earlier results at input sizes of networks that changed."""
+    by_name = {m.name: m for m in models}
+    found = []
+    for model in models:
+      if model.size_of:
+        network = by_name.get(model.size_of)
+        if network is None or _parameters(network) != _parameters(model):
+          self._reuse.note(
+            f'{model.name}: its results of an earlier run are not shown, '
+            f'because {model.size_of} is not shown or has other weights now.'
+          )
+          continue
+      found.append(model)
+    return found
 
   def _normalized(self, model: results.ModelResults) -> results.ModelResults:
     """Relates the results of a model to people."""
@@ -195,6 +218,7 @@ class Benchmark:
       if p.has_controls
       and p.name in model.results
       and not model.twin_of
+      and not model.size_of
       # Results of early versions have no influences.
       and model.results[p.name].explainers
       for found in subgroups.measure(
@@ -230,7 +254,7 @@ class Benchmark:
       opened = self._attempt(
         model, 'the model cannot be opened', failures, lambda: self._open(model)
       )
-    except fresh_weights.Unavailable as e:
+    except (fresh_weights.Unavailable, sizes.Unavailable) as e:
       self._reuse.note(f'{model.name} is not available: {e}')
       return None
     if opened is None:
@@ -264,7 +288,13 @@ class Benchmark:
     if model.control:
       control = controls.Control(model.control)
       return control, control.identity()
-    adapter = self._build(model.spec)
+    try:
+      adapter = self._build(model.spec)
+    except Exception as e:
+      if not model.size_of:
+        raise
+      # The network was opened at its own size.
+      raise sizes.Unavailable(str(e)) from e
     if model.twin_of:
       adapter.randomize(model.seed)
     # The same name everywhere. An adapter's own name may not be unique, such as
@@ -281,6 +311,7 @@ class Benchmark:
       protocol_lib.BadDataError,
       claims.Taken,
       fresh_weights.Unavailable,
+      sizes.Unavailable,
     ):
       # Bad data affect all models.
       raise
@@ -342,6 +373,18 @@ class Benchmark:
     )
     self._store.seal(model, p.name)
     self._store.save(model)
+
+
+def _has_size(network: results.ModelResults, input_size: str) -> bool:
+  return tuple(network.adapter.input_size) == sizes.parse(input_size)
+
+
+def _parameters(model: results.ModelResults) -> str | None:
+  """Returns the digest of a network's weights, if it was recorded."""
+  for result in model.results.values():
+    if result.network:
+      return result.network.get('parameters')
+  return None
 
 
 def _facts(adapter) -> results.AdapterFacts:

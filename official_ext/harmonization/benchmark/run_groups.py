@@ -59,7 +59,11 @@ def with_means(
     for model in models
   ]
   for name, runs in groups.items():
-    found.append(_mean(name, runs, protocols, output_dir))
+    mean = _mean(name, runs, protocols, output_dir)
+    if runs[0].size_of:
+      size_of = group_of.get(runs[0].size_of, runs[0].size_of)
+      mean.settings = {**mean.settings, 'input_size_of': size_of}
+    found.append(mean)
   return found
 
 

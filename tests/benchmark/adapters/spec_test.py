@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from official_ext.harmonization.benchmark.adapters import sizes
 from official_ext.harmonization.benchmark.adapters import spec
 
 
@@ -73,6 +74,16 @@ class SpecTest(tf.test.TestCase, parameterized.TestCase):
         name,
       )
       self.assertIn('preprocessing', kind.options)
+
+  def test_options_are_replaced(self):
+    for text, expected in (
+      ('mg:a', 'mg:a?input_size=9'),
+      ('timm:a?input_size=8&name=b', 'timm:a?input_size=9&name=b'),
+    ):
+      self.assertEqual(spec.replaced(text, input_size='9'), expected)
+    for size in ('224', '160x96'):
+      self.assertEqual(sizes.text(sizes.parse(size)), size)
+    self.assertEqual(sizes.text(sizes.parse('8x8')), '8')
 
   def test_unknown_options_and_values_are_named(self):
     with self.assertRaisesRegex(

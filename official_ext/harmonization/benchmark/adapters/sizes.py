@@ -6,6 +6,10 @@
 from collections.abc import Sequence
 
 
+class Unavailable(ValueError):
+  """A network does not accept an input size; the message says why."""
+
+
 def parse(value: str) -> tuple[int, int]:
   """Parses the option `input_size`.
 
@@ -24,6 +28,12 @@ def parse(value: str) -> tuple[int, int]:
       f'{value!r} is not a size; expected 224, or 224x320, height first'
     )
   return int(parts[0]), int(parts[-1])
+
+
+def text(size: Sequence[int]) -> str:
+  """Returns the shortest text that `parse` reads as a size."""
+  height, width = size
+  return str(height) if height == width else f'{height}x{width}'
 
 
 def choose(

@@ -249,6 +249,24 @@ def parse(spec: str) -> tuple[str, str, dict[str, str]]:
   return kind, target, options
 
 
+def replaced(spec: str, **options: str) -> str:
+  """Returns a SPEC with other values of options.
+
+    replaced('timm:resnet50?name=r', input_size='160')
+    # 'timm:resnet50?name=r&input_size=160'
+
+  Args:
+    spec: as the user wrote it.
+    **options: replace those of the SPEC, or are added.
+
+  Raises:
+    ValueError: the SPEC does not follow the grammar.
+  """
+  kind, target, written = parse(spec)
+  text = '&'.join(f'{k}={v}' for k, v in {**written, **options}.items())
+  return f'{kind}:{target}' + (f'?{text}' if text else '')
+
+
 def _resolve(
   spec: str, options: dict[str, Any]
 ) -> tuple[Kind, str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from official_ext.harmonization import option_values
 from official_ext.harmonization.benchmark import alignment_words
 from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark.adapters import sizes
 from official_ext.harmonization.dataloaders import registry as decoders
 
 with epy.lazy_imports():
@@ -144,6 +145,12 @@ class ClickMeOptions:
     'Number of networks with fresh weights that are measured for each model.',
     at_least=0,
   )
+  input_sizes: tuple[str, ...] = cli.flag(
+    (),
+    'Input sizes, such as 160,224, at which each network is measured too, if '
+    'it accepts them. The report shows whether the order of the networks '
+    'depends on the input size. Each size costs as much as another network.',
+  )
   all: bool = cli.flag(
     False,
     f'Measure random twins on all images, not on {TWIN_IMAGES} drawn ones.',
@@ -179,6 +186,7 @@ class ClickMeProtocol(protocol.Protocol):
     group_by: str = '',
     controls: bool = False,
     random_twins: int = 0,
+    input_sizes: Sequence[str] = (),
     all_images: bool = False,
     ceilings: 'measured_ceilings.MeasuredCeilings | None' = None,
     metrics: str = 'none',
@@ -197,6 +205,7 @@ class ClickMeProtocol(protocol.Protocol):
         `ClickMeOptions`.
       controls: whether rows without a network are measured too.
       random_twins: the number of networks with fresh weights for each model.
+      input_sizes: at which each model is measured too, such as '160'.
       all_images: whether these are measured on all images, not on 500.
       ceilings: what people reach on these images, or None.
       metrics: further saliency metrics, one of
@@ -212,13 +221,18 @@ class ClickMeProtocol(protocol.Protocol):
       metrics,
     )
     self._controls, self._random_twins = controls, random_twins
+    self._input_sizes = input_sizes
     self._all, self._ceilings = all_images, ceilings
     self._sampled: ClickMeProtocol | None = None
 
   @typing_extensions.override
   def companions(self, models):
     rows = model_specs.controls() if self._controls else []
-    return rows + model_specs.random_twins(models, self._random_twins)
+    return [
+      *model_specs.at_sizes(models, self._input_sizes),
+      *rows,
+      *model_specs.random_twins(models, self._random_twins),
+    ]
 
   @typing_extensions.override
   def images_of_random_twins(self, images):
@@ -263,6 +277,10 @@ class ClickMeProtocol(protocol.Protocol):
         'expected more than 0 and at most 1, such as 0.65753. Set 1 for raw '
         'scores.'
       )
+    try:
+      input_sizes = [sizes.text(sizes.parse(s)) for s in options.input_sizes]
+    except ValueError as e:
+      raise protocol.SettingsError(f'--input_sizes: {e}.') from None
     path = labelled_images.working_paths(path)
     white = options.raw_image_max or 255.0
     if map_decoder is None:
@@ -307,6 +325,7 @@ class ClickMeProtocol(protocol.Protocol):
       group_by=options.group_by,
       controls=options.controls,
       random_twins=options.random_twins,
+      input_sizes=list(dict.fromkeys(input_sizes)),
       all_images=options.all,
       ceilings=cls._read_ceilings(ceilings, options) if ceilings else None,
       metrics=options.metrics,
@@ -356,6 +375,7 @@ class ClickMeProtocol(protocol.Protocol):
           'group_by',
           'controls',
           'random_twins',
+          'input_sizes',
           'all',
         ),
       )

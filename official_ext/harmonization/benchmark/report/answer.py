@@ -3,13 +3,11 @@
 
 """Does any network see as people do? Comparisons with the controls."""
 
-from collections.abc import Sequence
 import math
 
 from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import registry
-from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.benchmark.report import blocks
@@ -147,62 +145,3 @@ def _description(row: str) -> str:
   if row == _TWINS:
     return 'The same network with fresh weights, averaged over its draws.'
   return controls.DESCRIPTIONS.get(row.removeprefix(controls.PREFIX), '')
-
-
-def widths(
-  models: Sequence[results.ModelResults], protocol: str
-) -> list[blocks.Block]:
-  """Shows specific alignment by smoothness, and whether the order changes.
-
-  Args:
-    models: of which those with results of the protocol are shown.
-    protocol: its name.
-
-  Returns:
-    A table; none if no result has explainers.
-  """
-  rows, orders = [], {}
-  for model in models:
-    result = model.results.get(protocol)
-    if result is None or not result.explainers or model.group:
-      continue
-    explained = next(iter(result.explainers.values()))
-    rows.append(
-      [
-        model.name,
-        *(
-          '-' if math.isnan(s.specific.value) else f'{s.specific.value:.3f}'
-          for s in explained.by_width
-        ),
-      ]
-    )
-    for smoothed in explained.by_width:
-      if model.is_network:
-        value = smoothed.specific.value
-        order = orders.setdefault(smoothed.width, [])
-        if not math.isnan(value):
-          order.append((value, model.name))
-  ranks = {
-    width: [name for _, name in sorted(values, reverse=True)]
-    for width, values in orders.items()
-  }
-  same = len({tuple(order) for order in ranks.values()}) < 2
-  titles = ['specific, by blur', *(f'{w} px' for w in orders)]
-  if not orders:
-    return []
-  return [
-    blocks.Table(
-      titles,
-      rows,
-      'Specific alignment by the standard deviation of the Gaussian that blurs '
-      'the maps of models and of people, in pixels at 224. '
-      + (
-        ''
-        if min(map(len, ranks.values())) < 2
-        else 'The order of the networks is the same at all widths.'
-        if same
-        else 'The order of the networks depends on the width.'
-      ),
-      is_numeric=True,
-    )
-  ]

@@ -22,6 +22,7 @@ from official_ext.harmonization.benchmark.report import examples
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import further_scores
 from official_ext.harmonization.benchmark.report import leaderboard
+from official_ext.harmonization.benchmark.report import matched_conditions
 from official_ext.harmonization.benchmark.report import score_correlations
 from official_ext.harmonization.benchmark.report import subgroups
 from official_ext.harmonization.benchmark.report import trade_off
@@ -254,9 +255,11 @@ def _protocol(
     *([blocks.Facts(_card(card), 'Data card')] if card else []),
     *([leaderboard.table(models, columns, '', compared)] if columns else []),
     *protocol.sections(
-      {m.name: m.results[name] for m in models if not m.runs}, report.twins
+      {m.name: m.results[name] for m in models if not m.runs and not m.size_of},
+      report.twins,
     ),
-    *answer.widths(ranked, name),
+    *matched_conditions.widths(ranked, name),
+    *matched_conditions.input_sizes(ranked, name),
     *further_scores.tables(models, name, compared),
     *training_copies.blocks_of(settings),
     *subgroups.tables(report, name, class_names),
