@@ -41,6 +41,9 @@ class _Protocol:
     'lost': ('not in the table',),
   }
 
+  def with_people(self, table):
+    return table
+
 
 def _score(name, value, spread=0.1):
   return scores.Score(

@@ -78,6 +78,37 @@ class RatioTest(tf.test.TestCase, parameterized.TestCase):
     self.assertAllClose(found.low, low, atol=0.04 * (high - low))
     self.assertAllClose(found.high, high, atol=0.04 * (high - low))
 
+  def test_difference_of_two_networks_is_that_of_a_jackknife(self):
+    e, s, b, f = _values(60, 1)
+    other = 0.7 * e + np.random.default_rng(4).normal(0, 0.05, 60)
+    groups = np.arange(60) // 2
+
+    def difference(kept):
+      # The floors of single images stay, so that their weights are not tested.
+      flat = np.full(len(kept), f.mean())
+      first, second = (
+        normalization.controlled(x[kept], s[kept], b[kept], flat)
+        for x in (e, other)
+      )
+      return second.value - first.value
+
+    flat = np.full(60, f.mean())
+    first, second = (
+      normalization.controlled(x, s, b, flat, groups) for x in (e, other)
+    )
+    found = normalization.statistics.difference(
+      second.values, first.values, groups
+    )
+    self.assertAllClose(found.value, difference(np.arange(60)), rtol=1e-9)
+    without = {i: difference(np.flatnonzero(groups != i)) for i in range(30)}
+    low, high = normalization.user_interval(found.value, without)
+    self.assertAllClose(
+      (found.low, found.high), (low, high), atol=0.04 * (high - low)
+    )
+    # Without pairing by image, the interval would be wider.
+    unpaired = np.hypot(second.high - second.value, first.high - first.value)
+    self.assertLess(found.high - found.value, 0.8 * unpaired)
+
   def test_excludes_images_without_all_values(self):
     e, s, b, f = _values()
     groups = np.arange(40) // 2
@@ -85,6 +116,8 @@ class RatioTest(tf.test.TestCase, parameterized.TestCase):
     e[0], f[1] = _NAN, _NAN
     found = normalization.controlled(e, s, b, f, groups)
     self.assertEqual(found.n, 38)
+    self.assertAllEqual(np.isnan(found.values), np.arange(40) < 2)
+    self.assertAllClose(np.nanmean(found.values), found.value)
     self.assertAllClose(
       (found.value, found.low, found.high),
       (expected.value, expected.low, expected.high),
@@ -105,6 +138,8 @@ class RatioTest(tf.test.TestCase, parameterized.TestCase):
       self.assertTrue(math.isnan(found.value))
       self.assertTrue(math.isnan(found.low))
       self.assertRegex(found.reason, reason)
+      self.assertTrue(np.isnan(found.values).all())
+      self.assertLen(found.values, len(values[0]))
     found = normalization.controlled_person(e, f + 0.3 * s, f)
     self.assertEqual(found.reason, '')
     found = normalization.controlled_person(e, f - 0.01, f)

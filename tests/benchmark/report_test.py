@@ -730,7 +730,7 @@ class InputSizesTest(parameterized.TestCase):
       values['a', 96] = a
       (table,) = matched_conditions.input_sizes(self._models(values), 'clickme')
       self.assertIn(f'The order of the networks {words}', table.caption)
-      self.assertIn('compares a, b, which have all sizes', table.caption)
+      self.assertIn('It compares a, b, which have all sizes', table.caption)
     own = {k: v for k, v in values.items() if not k[1]}
     self.assertEqual(
       matched_conditions.input_sizes(self._models(own), 'clickme'), []

@@ -184,7 +184,13 @@ class SaliencyScoresTest(absltest.TestCase):
 
   def test_the_interval_of_shuffled_auc_is_that_of_a_jackknife(self):
     store, model, human = _store(self, 12)
-    score = saliency_scores.measure(store, _images(12), '')[0]['shuffled_auc']
+    found, rows = saliency_scores.measure(store, _images(12), '')
+    score = found['shuffled_auc']
+    # Networks are compared by these values of the images.
+    influence = [row['shuffled_auc_influence'] for row in rows]
+    interval = stats.ttest_1samp(influence, 0).confidence_interval()
+    self.assertAlmostEqual(np.mean(influence), score.value)
+    self.assertAlmostEqual(interval.low, score.low)
     model, human = (specific_alignment.blur(m, 10) for m in (model, human))
     cuts = [h > np.percentile(h, 90) for h in human]
     pairs = np.array(

@@ -31,9 +31,14 @@ TITLES = {
 # first minus the others.
 IMAGE_VALUES = {
   'top1': ('correct',),
+  # Of `Protocol.with_people`.
+  'controlled': ('controlled',),
+  'controlled_person': ('controlled_person',),
   'specific': ('influence',),
   'own': ('own',),
   'shuffled': ('own', 'influence'),
+  # Tables of earlier versions do not have it.
+  'shuffled_auc': ('shuffled_auc_influence',),
   **{
     name: (name,)
     for name in (

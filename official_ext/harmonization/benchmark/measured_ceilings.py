@@ -5,7 +5,8 @@
 
 found = measured_ceilings.read('runs/ceiling/ceilings.json')
 found.require(comparison_size=224, width=10, release_blur=False)
-found.ratios(filenames, influence, groups)['controlled'].value
+people = found.of(filenames)
+measured_ceilings.ratios(people, influence, groups)['controlled'].value
 """
 
 from collections.abc import Mapping, Sequence
@@ -126,74 +127,6 @@ class MeasuredCeilings:
       for measure in ceilings.MEASURES
     }
 
-  def ratios(
-    self,
-    names: Sequence[str],
-    influence: Sequence[float],
-    groups: Sequence[str],
-  ) -> dict[str, normalization.Normalized]:
-    """Divides specific alignment by what people reach on the same images.
-
-    Args:
-      names: (n,), as in `of`.
-      influence: (n,), of the images on the alignment, see `specificity`.
-      groups: (n,), of the images.
-
-    Returns:
-      The ratios `controlled` and `controlled_person`, see `normalization`.
-
-    Raises:
-      ValueError: as `of`.
-    """
-    people = self.of(names)
-    return {
-      'controlled': normalization.controlled(
-        influence,
-        people['split_half'],
-        people['spearman_brown'],
-        people['floor'],
-        groups,
-      ),
-      'controlled_person': normalization.controlled_person(
-        influence,
-        people['leave_one_out'],
-        people['leave_one_out_shuffled'],
-        groups,
-      ),
-    }
-
-  def people(
-    self, names: Sequence[str], groups: Sequence[str]
-  ) -> dict[str, statistics.Estimate]:
-    """Averages the ceilings over the images that are scored.
-
-    Args:
-      names: (n,), as in `of`.
-      groups: (n,), of the images.
-
-    Returns:
-      The mean of each of `ceilings.MEASURES`, and `ceilings.UPPER`, which is
-      NaN where the mean Spearman-Brown is negative.
-
-    Raises:
-      ValueError: as `of`.
-    """
-    found = {}
-    for measure, values in self.of(names).items():
-      if measure in ceilings.SHUFFLED:
-        values = normalization.floor_influence(values)
-      found[measure] = statistics.mean(values, groups)
-    brown = found['spearman_brown']
-    value, low, high = (
-      math.sqrt(x) if x >= 0 else math.nan
-      for x in (brown.value, brown.low, brown.high)
-    )
-    error = brown.standard_error / (2 * value) if value else math.nan
-    found[ceilings.UPPER] = dataclasses.replace(
-      brown, value=value, low=low, high=high, standard_error=error
-    )
-    return found
-
   def over_participants(
     self, ratios: Mapping[str, normalization.Normalized]
   ) -> dict[str, tuple[float, float]]:
@@ -236,6 +169,68 @@ class MeasuredCeilings:
         'expected one image. Give the images their folders.'
       )
     return keys[0] if keys else ''
+
+
+def ratios(
+  people: Mapping[str, np.ndarray],
+  influence: Sequence[float],
+  groups: Sequence[str],
+) -> dict[str, normalization.Normalized]:
+  """Divides specific alignment by what people reach on the same images.
+
+  Args:
+    people: from `MeasuredCeilings.of`.
+    influence: (n,), of the images on the alignment, see `specificity`.
+    groups: (n,), of the images.
+
+  Returns:
+    The ratios `controlled` and `controlled_person`, see `normalization`.
+  """
+  return {
+    'controlled': normalization.controlled(
+      influence,
+      people['split_half'],
+      people['spearman_brown'],
+      people['floor'],
+      groups,
+    ),
+    'controlled_person': normalization.controlled_person(
+      influence,
+      people['leave_one_out'],
+      people['leave_one_out_shuffled'],
+      groups,
+    ),
+  }
+
+
+def means(
+  people: Mapping[str, np.ndarray], groups: Sequence[str]
+) -> dict[str, statistics.Estimate]:
+  """Averages the ceilings over the images that are scored.
+
+  Args:
+    people: from `MeasuredCeilings.of`.
+    groups: (n,), of the images.
+
+  Returns:
+    The mean of each of `ceilings.MEASURES`, and `ceilings.UPPER`, which is NaN
+    where the mean Spearman-Brown is negative.
+  """
+  found = {}
+  for measure, values in people.items():
+    if measure in ceilings.SHUFFLED:
+      values = normalization.floor_influence(values)
+    found[measure] = statistics.mean(values, groups)
+  brown = found['spearman_brown']
+  value, low, high = (
+    math.sqrt(x) if x >= 0 else math.nan
+    for x in (brown.value, brown.low, brown.high)
+  )
+  error = brown.standard_error / (2 * value) if value else math.nan
+  found[ceilings.UPPER] = dataclasses.replace(
+    brown, value=value, low=low, high=high, standard_error=error
+  )
+  return found
 
 
 def image_key(name: str) -> str:

@@ -50,7 +50,7 @@ def compare(
     if not protocol.image_values:
       continue
     tables = {
-      name: run_groups.tables(by_name[name], models, protocol.name, output_dir)
+      name: run_groups.tables(by_name[name], models, protocol, output_dir)
       for name in {name for pair in pairs for name in pair}
       if protocol.name in by_name[name].results
     }

@@ -47,6 +47,9 @@ class Normalized:
     n: number of images with all values.
     denominator: what people reach, with its interval.
     reason: why the ratio is undefined, in one sentence; '' if it is defined.
+    values: float64, what each image contributes: the mean is `value`, and the
+      spread is its uncertainty, so that two networks can be compared by their
+      differences. NaN for images without all values, or if it is undefined.
   """
 
   value: float
@@ -54,7 +57,8 @@ class Normalized:
   high: float
   n: int
   denominator: statistics.Estimate
-  reason: str = ''
+  reason: str
+  values: np.ndarray
 
 
 def controlled(
@@ -83,15 +87,15 @@ def controlled(
   Returns:
     The ratio. Images with a NaN in any of the values are excluded.
   """
-  index, (e, s, b, f) = _complete(influence, split_half, spearman_brown, floor)
-  if not len(index):
-    return _undefined('no image has all values')
-  mean_s, mean_b, mean_f = s.mean(), b.mean(), f.mean()
+  e, s, b, f = _complete(influence, split_half, spearman_brown, floor)
+  if np.isnan(e).all():
+    return _undefined('no image has all values', e)
+  mean_s, mean_b, mean_f = (np.nanmean(v) for v in (s, b, f))
   if mean_s <= 0 or mean_b <= 0:
     return _undefined(
       f'halves of the participants do not agree: their mean correlation is '
       f'{mean_s:.3f}, corrected to all participants {mean_b:.3f}',
-      len(index),
+      e,
     )
   u, specific_part = math.sqrt(mean_b), 1 - mean_f / mean_s
   # First-order expansion around the means.
@@ -101,7 +105,7 @@ def controlled(
     + u * mean_f / mean_s**2 * (s - mean_s)
     - u / mean_s * (floor_influence(f) - mean_f)
   )
-  return _ratio(e, denominator, _take(groups, index), confidence)
+  return _ratio(e, denominator, groups, confidence)
 
 
 def controlled_person(
@@ -123,13 +127,11 @@ def controlled_person(
   Returns:
     The ratio, as from `controlled`.
   """
-  index, (e, one, shuffled) = _complete(
-    influence, leave_one_out, leave_one_out_shuffled
-  )
-  if not len(index):
-    return _undefined('no image has all values')
+  e, one, shuffled = _complete(influence, leave_one_out, leave_one_out_shuffled)
+  if np.isnan(e).all():
+    return _undefined('no image has all values', e)
   denominator = one - floor_influence(shuffled)
-  return _ratio(e, denominator, _take(groups, index), confidence)
+  return _ratio(e, denominator, groups, confidence)
 
 
 def denominators(means: Mapping[str, float]) -> dict[str, float]:
@@ -202,8 +204,8 @@ def user_interval(
   return value + pseudo.low, value + pseudo.high
 
 
-def _complete(*values: npt.ArrayLike) -> tuple[np.ndarray, list[np.ndarray]]:
-  """Returns which images have all values, and their values."""
+def _complete(*values: npt.ArrayLike) -> list[np.ndarray]:
+  """Returns the values with NaN for images that lack one of them."""
   columns = [np.asarray(v, np.float64) for v in values]
   shapes = [c.shape for c in columns]
   if len(shapes[0]) != 1 or len(set(shapes)) > 1:
@@ -211,28 +213,26 @@ def _complete(*values: npt.ArrayLike) -> tuple[np.ndarray, list[np.ndarray]]:
       f'The values have the shapes {shapes}; expected one number per image for '
       'each. Match them by image first.'
     )
-  index = np.flatnonzero(~np.isnan(columns).any(0))
-  return index, [c[index] for c in columns]
-
-
-def _take(groups: npt.ArrayLike | None, index: np.ndarray):
-  return None if groups is None else np.asarray(groups)[index]
+  is_missing = np.isnan(columns).any(0)
+  return [np.where(is_missing, np.nan, c) for c in columns]
 
 
 def _undefined(
   reason: str,
-  n: int = 0,
+  values: np.ndarray,
   denominator: statistics.Estimate | None = None,
 ) -> Normalized:
+  nan, n = math.nan, int(np.count_nonzero(~np.isnan(values)))
   if denominator is None:
     denominator = statistics.mean([])
-  return Normalized(math.nan, math.nan, math.nan, n, denominator, reason)
+  unknown = np.full(len(values), nan)
+  return Normalized(nan, nan, nan, n, denominator, reason, unknown)
 
 
 def _ratio(
   numerator: np.ndarray,
   denominator: np.ndarray,
-  groups: np.ndarray | None,
+  groups: npt.ArrayLike | None,
   confidence: float,
 ) -> Normalized:
   """Divides the means of contributions; the delta method gives the interval."""
@@ -241,7 +241,7 @@ def _ratio(
     return _undefined(
       f'{choices.plural(below.n, "image")} in one group cannot show how sure '
       'the denominator is',
-      below.n,
+      denominator,
       below,
     )
   if below.low <= 0:
@@ -249,11 +249,12 @@ def _ratio(
       f'people agree too little on what is specific to an image: the '
       f'denominator is {below.value:.3f}, in [{below.low:.3f}, '
       f'{below.high:.3f}], which reaches 0',
-      below.n,
+      denominator,
       below,
     )
-  value = numerator.mean() / below.value
-  found = statistics.mean(
-    value + (numerator - value * denominator) / below.value, groups, confidence
+  value = np.nanmean(numerator) / below.value
+  values = value + (numerator - value * denominator) / below.value
+  found = statistics.mean(values, groups, confidence)
+  return Normalized(
+    found.value, found.low, found.high, found.n, below, '', values
   )
-  return Normalized(found.value, found.low, found.high, found.n, below)

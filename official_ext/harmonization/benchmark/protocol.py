@@ -33,6 +33,7 @@ from official_ext.harmonization import cli
 if TYPE_CHECKING:
   from official_ext.harmonization.benchmark import data_cards
   from official_ext.harmonization.benchmark import identity as identity_lib
+  from official_ext.harmonization.benchmark import image_tables
   from official_ext.harmonization.benchmark import journal as journal_lib
   from official_ext.harmonization.benchmark import results
   from official_ext.harmonization.benchmark.report import blocks
@@ -232,6 +233,17 @@ class Protocol(abc.ABC):
     """
     del output_dir
     return stored
+
+  def with_people(self, table: 'image_tables.Table') -> 'image_tables.Table':
+    """Adds columns that relate the images of a model to people.
+
+    Args:
+      table: as measured.
+
+    Returns:
+      The table with columns of `image_values` that are not stored.
+    """
+    return table
 
   def origin(
     self, digests: 'identity_lib.Digests'

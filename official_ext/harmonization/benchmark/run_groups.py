@@ -68,24 +68,31 @@ def with_means(
 
 
 def tables(
-  model: results.ModelResults, models: Models, protocol: str, output_dir: str
+  model: results.ModelResults,
+  models: Models,
+  protocol: protocol_lib.Protocol,
+  output_dir: str,
 ) -> list[image_tables.Table]:
   """Reads the tables of a model, or of all runs of a group.
 
   Args:
     model: one of `models`.
     models: all, among them the runs of a group.
-    protocol: name of the protocol, of which the model has a result.
+    protocol: of which the model has a result.
     output_dir: that the paths of tables start from.
 
   Returns:
-    A table for each run.
+    A table for each run, with the columns of `Protocol.with_people`.
   """
   runs = [m for m in models if m.name in model.runs] if model.runs else [model]
   return [
-    image_tables.read(os.path.join(output_dir, m.results[protocol].table))
+    protocol.with_people(
+      image_tables.read(
+        os.path.join(output_dir, m.results[protocol.name].table)
+      )
+    )
     for m in runs
-    if protocol in m.results
+    if protocol.name in m.results
   ]
 
 
@@ -103,7 +110,7 @@ def _mean(
       continue
     estimates: Mapping[str, repeated_runs.Estimate] = {}
     if protocol.image_values:
-      read = [tables(m, runs, protocol.name, output_dir)[0] for m in measured]
+      read = [tables(m, runs, protocol, output_dir)[0] for m in measured]
       values = image_tables.values(read, protocol.image_values)
       estimates = {
         score: repeated_runs.mean(of_runs, values.groups)

@@ -107,10 +107,12 @@ def measure(
   if made:
     # Each human map gives negatives to all other images, so that their values
     # are not independent; see `specificity`.
-    found = _score(
-      'shuffled_auc', shuffled.own - shuffled.influence, images.groups, text
+    influence = shuffled.own - shuffled.influence
+    made['shuffled_auc'] = _score(
+      'shuffled_auc', influence, images.groups, text
     )
-    made['shuffled_auc'] = found
+    for row, value in zip(rows, influence):
+      row['shuffled_auc_influence'] = float(value)
   return made, rows
 
 

@@ -24,6 +24,8 @@ from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import leakage
 from official_ext.harmonization.benchmark import map_alignment
 from official_ext.harmonization.benchmark import measured_ceilings
+from official_ext.harmonization.benchmark import network_pairs
+from official_ext.harmonization.benchmark import normalization
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import user_jackknife
@@ -523,9 +525,10 @@ class CeilingsTest(tf.test.TestCase):
         'gradient': results.Explained({'specific': rho, 'own': rho}, [])
       },
     )
-    found = clickme.ClickMeProtocol(
+    with_ceilings = clickme.ClickMeProtocol(
       labelled_images.Dataset('x'), batch_size=1, ceilings=measured
-    ).normalized(stored, folder)
+    )
+    found = with_ceilings.normalized(stored, folder)
     shown = clickme.ClickMeProtocol.scores_of(found)
     u = np.sqrt(people['spearman_brown'].mean())
     expected = influence.mean() / (
@@ -564,6 +567,52 @@ class CeilingsTest(tf.test.TestCase):
     self.assertEqual(
       ceilings.rows[1][1].text, f'{people["leave_one_out"].mean():.3f}'
     )
+
+    self._check_pairs(with_ceilings, folder, influence, people)
+
+  def _check_pairs(self, with_ceilings, folder, influence, people):
+    """Compares two networks with each other."""
+    other = 0.5 * influence + np.random.default_rng(1).normal(0, 0.1, 30)
+    rows = scores.read_rows(os.path.join(folder, 'x.csv'))
+    scores.write_rows(
+      os.path.join(folder, 'y.csv'),
+      [{**row, 'influence': e} for row, e in zip(rows, other)],
+    )
+    explained = {'gradient': results.Explained({}, [])}
+    networks = [
+      results.ModelResults(
+        name,
+        {'spec': f'mg:{name}'},
+        results.AdapterFacts([8, 8], 3, ''),
+        {
+          'clickme': results.StoredResult(
+            {}, {}, f'{name}.csv', explainers=explained
+          )
+        },
+      )
+      for name in 'xy'
+    ]
+    found = {
+      c.score: c
+      for c in network_pairs.compare(
+        folder, networks, [with_ceilings], [('x', 'y')]
+      )
+    }
+    self.assertCountEqual(
+      found, ['specific', 'controlled', 'controlled_person']
+    )
+    first, second = (
+      normalization.controlled(
+        e, people['split_half'], people['spearman_brown'], people['floor']
+      )
+      for e in (influence, other)
+    )
+    c = found['controlled']
+    self.assertAllClose(c.difference, second.value - first.value)
+    expected = stats.ttest_rel(second.values, first.values)
+    self.assertAllClose(c.p, expected.pvalue)
+    interval = expected.confidence_interval()
+    self.assertAllClose((c.low, c.high), (interval.low, interval.high))
 
   def test_no_ceilings_no_ratio(self):
     stored = results.StoredResult({}, {}, 'missing.csv')

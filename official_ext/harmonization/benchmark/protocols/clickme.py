@@ -224,6 +224,8 @@ class ClickMeProtocol(protocol.Protocol):
     self._input_sizes = input_sizes
     self._all, self._ceilings = all_images, ceilings
     self._sampled: ClickMeProtocol | None = None
+    # Ceilings of the images that were asked for last, by their names.
+    self._people: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
   @typing_extensions.override
   def companions(self, models):
@@ -442,15 +444,7 @@ class ClickMeProtocol(protocol.Protocol):
     if self._ceilings is None or not stored.explainers:
       return stored
     rows = scores.read_rows(os.path.join(output_dir, stored.table))
-    names = [row['name'] for row in rows]
-    groups = [row['group'] for row in rows]
-    found = self._ceilings.ratios(
-      names, [float(row['influence']) for row in rows], groups
-    )
-    ceilings = {
-      name: [estimate.value, estimate.low, estimate.high]
-      for name, estimate in self._ceilings.people(names, groups).items()
-    }
+    found, ceilings = self._related(rows)
     participants = self._ceilings.over_participants(found)
     made = {
       name: specific_alignment.score_of(
@@ -474,6 +468,33 @@ class ClickMeProtocol(protocol.Protocol):
       },
       warnings=[*stored.warnings, *reasons],
     )
+
+  def _related(self, rows):
+    """Returns the ratios, and mean ceilings with their intervals, by name."""
+    assert self._ceilings is not None
+    names = tuple(row['name'] for row in rows)
+    groups = [row['group'] for row in rows]
+    # Most tables have the same images.
+    if names not in self._people:
+      self._people = {names: self._ceilings.of(names)}
+    people = self._people[names]
+    ratios = measured_ceilings.ratios(
+      people, [float(row['influence']) for row in rows], groups
+    )
+    means = measured_ceilings.means(people, groups)
+    return ratios, {n: [e.value, e.low, e.high] for n, e in means.items()}
+
+  @typing_extensions.override
+  def with_people(self, table):
+    rows = list(table.values())
+    if self._ceilings is None or not rows or 'influence' not in rows[0]:
+      return table
+    ratios, _ = self._related(rows)
+    added = zip(*(ratio.values.tolist() for ratio in ratios.values()))
+    return {
+      key: {**table[key], **dict(zip(ratios, map(str, values)))}
+      for key, values in zip(table, added)
+    }
 
   @classmethod
   @typing_extensions.override

@@ -25,8 +25,6 @@ def find(
   pairs: Pairs, first: str, second: str, protocol: str, score: str
 ) -> run_results.PairComparison | None:
   """Returns the comparison of two networks by a score, or None."""
-  # What `controlled` divides by is the same for all networks.
-  score = 'specific' if score == 'controlled' else score
   for c in pairs:
     if (c.first, c.second, c.protocol, c.score) == (
       first,
@@ -79,8 +77,7 @@ def table(
     )
     if any(c.score == 'controlled' for c in shown):
       caption += (
-        ' The test of specific is also that of controlled, since people are '
-        'the same for all networks.'
+        ' Those of controlled include the uncertainty of what people reach.'
       )
   return blocks.Table(titles, rows, caption, is_numeric=True)
 
@@ -108,7 +105,7 @@ def _change(baseline, twin, column, pairs: Pairs) -> list[str]:
     return []
   cells = [f'{before:.3f} → {after:.3f}']
   found = find(pairs, baseline.name, twin.name, column.protocol, column.score)
-  if found is None or found.score != column.score:
+  if found is None:
     return [*cells, f'{after - before:+.3f}', *(['-'] * 3 if pairs else ())]
   unit = 1.0
   if column.normalized:

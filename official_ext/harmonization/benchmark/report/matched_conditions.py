@@ -96,8 +96,10 @@ def input_sizes(models: Models, protocol: str) -> list[blocks.Block]:
     if {*columns} <= of_network.keys()
   }
   words = _order(complete, 'at all input sizes', 'the input size')
+  if words:
+    words += ' This is the order of the values, without a test.'
   if words and len(complete) < len(networks):
-    words += f' This compares {", ".join(complete)}, which have all sizes.'
+    words += f' It compares {", ".join(complete)}, which have all sizes.'
   # A network that accepts only some of the sizes has dashes.
   fixed = [
     name
@@ -121,8 +123,8 @@ def input_sizes(models: Models, protocol: str) -> list[blocks.Block]:
 
 
 def _specific(model: results.ModelResults, protocol: str) -> scores.Score:
-  explainers = model.results[protocol].explainers or {}
-  return next(iter(explainers.values())).scores['specific']
+  explained = next(iter((model.results[protocol].explainers or {}).values()))
+  return next(s for name, s in explained.scores.items() if name == 'specific')
 
 
 def _size(model: results.ModelResults) -> tuple[int, ...]:
