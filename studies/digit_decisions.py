@@ -26,8 +26,17 @@ _BATCH = 100
 
 
 @functools.lru_cache
-def _records(pattern: str, size: int):
-  """Reads all images (N, size, size, 3), ink maps and labels."""
+def records(pattern: str, size: int):
+  """Reads the records of a split of the digits.
+
+  Args:
+    pattern: glob pattern of the records.
+    size: height and width in pixels.
+
+  Returns:
+    Images, float32 (N, size, size, 3) in 0..255, ink maps (N, size, size), and
+    labels (N,).
+  """
   source = labelled_images.Dataset(pattern, blur=False)
   batches = list(
     labelled_images.batches(
@@ -45,9 +54,17 @@ def _records(pattern: str, size: int):
 
 
 @functools.lru_cache
-def _stimuli(pattern: str, size: int):
-  """Returns labels, and grey images revealed at each level."""
-  images, maps, labels = _records(pattern, size)
+def stimuli(pattern: str, size: int):
+  """Makes grey images that reveal the most inked pixels.
+
+  Args:
+    pattern: as in `records`.
+    size: as in `records`.
+
+  Returns:
+    Labels (N,), and images (N, size, size, 3) by level, for `LEVELS`.
+  """
+  images, maps, labels = records(pattern, size)
   rng = np.random.default_rng(0)
   shown = {level: [] for level in LEVELS}
   for image, ink in zip(images, maps):
@@ -90,9 +107,9 @@ def measure(run: runs.Run, val: str, swapped: str) -> dict[str, float]:
   """
   run.use_averages()
   size = run.config.task.model.input_size[0]
-  images, _, labels = _records(swapped, size)
+  images, _, labels = records(swapped, size)
   scores = {'swapped_accuracy': _accuracy(run.model, images, labels)}
-  labels, shown = _stimuli(val, size)
+  labels, shown = stimuli(val, size)
   for level, pictures in shown.items():
     scores[f'revealed_{level}'] = _accuracy(run.model, pictures, labels)
   return scores

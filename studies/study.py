@@ -142,8 +142,21 @@ def _weights(model_dir: str) -> str:
   )
 
 
-def _train(study, overrides, seed, model_dir):
-  """Runs train.py and returns the final scores."""
+def train(study, overrides, seed, model_dir):
+  """Runs train.py.
+
+  Args:
+    study: the plan, as in the YAML file.
+    overrides: values by name of the field of the configuration.
+    seed: of the run.
+    model_dir: folder of the run, next to which the log is written.
+
+  Returns:
+    The final scores by name.
+
+  Raises:
+    RunError: train.py failed.
+  """
   # Not JSON: YAML reads its 1e-05 as a string.
   values = ','.join(
     f'{k}='
@@ -180,10 +193,27 @@ def _train(study, overrides, seed, model_dir):
   }
 
 
-class _Study:
-  """A study, its results so far, and the folder of its runs."""
+class Study:
+  """A study, its results so far, and the folder of its runs.
+
+  Attributes:
+    plan: the study, as in the YAML file.
+    grid: (setting, seed) of all runs, in the order of training.
+    lines: results by (setting, seed).
+  """
 
   def __init__(self, path: str, output: str, runs_dir: str):
+    """Reads a study and the results so far.
+
+    Args:
+      path: of the YAML file.
+      output: file of the results.
+      runs_dir: folder that holds the folder of this study's runs.
+
+    Raises:
+      ValueError: results were made with other settings, or the plan is invalid.
+      RunError: a run, from which others start, is missing.
+    """
     with open(path) as f:
       self.plan = yaml.safe_load(f)
     self.output = output
@@ -304,7 +334,7 @@ class _Study:
       changes = dict(overrides)
       if _START in changes:
         changes['task.init_checkpoint'] = self._start(changes.pop(_START), seed)
-      line['scores'] = _train(self.plan, changes, seed, model_dir)
+      line['scores'] = train(self.plan, changes, seed, model_dir)
     except RunError as e:
       line['error'] = str(e)
       tqdm.tqdm.write(f'{setting}, seed {seed}: {e}')
@@ -328,7 +358,7 @@ def main(_):
   os.sched_setaffinity(0, {FLAGS.core})
   name = os.path.splitext(os.path.basename(FLAGS.study))[0]
   try:
-    study = _Study(
+    study = Study(
       FLAGS.study,
       FLAGS.output or f'studies/results/{name}.jsonl',
       FLAGS.runs_dir,

@@ -38,7 +38,7 @@ _CONFIDENCE = 0.95
 _FEWEST = 3
 _BASELINE = 'baseline'
 _RECOMMENDED = 'recommended'
-_COLUMNS = {
+COLUMNS = {
   'clickme_accuracy': 'accuracy',
   'accuracy': 'out of distribution',
   'swapped_accuracy': 'cue swapped',
@@ -47,7 +47,7 @@ _COLUMNS = {
   'alignment_dice': 'Dice',
 }
 # Option -> curve -> position -> setting of the ablations.
-_CURVES = {
+CURVES = {
   'weight': {
     '': {
       '0': 'baseline',
@@ -243,11 +243,11 @@ def _cell(values, sign='') -> str:
 def table(runs) -> str:
   """Formats scores, as returned by `read`, as a Markdown table."""
   lines = [
-    '| setting | seeds | ' + ' | '.join(_COLUMNS.values()) + ' |',
-    '|---|---|' + '---|' * len(_COLUMNS),
+    '| setting | seeds | ' + ' | '.join(COLUMNS.values()) + ' |',
+    '|---|---|' + '---|' * len(COLUMNS),
   ]
   for name, seeds in runs.items():
-    cells = [_cell([seeds[s][m] for s in sorted(seeds)]) for m in _COLUMNS]
+    cells = [_cell([seeds[s][m] for s in sorted(seeds)]) for m in COLUMNS]
     lines.append(f'| {name} | {len(seeds)} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
 
@@ -285,12 +285,12 @@ def table_of_differences(runs) -> str:
   """
   lines = [
     '| setting | seeds | '
-    + ' | '.join(_COLUMNS.values())
+    + ' | '.join(COLUMNS.values())
     + ' | seeds up: rho, out of distribution |',
-    '|---|---|' + '---|' * (len(_COLUMNS) + 1),
+    '|---|---|' + '---|' * (len(COLUMNS) + 1),
   ]
   for name, base in baselines(runs).items():
-    changes = {m: differences(runs[base], runs[name], m) for m in _COLUMNS}
+    changes = {m: differences(runs[base], runs[name], m) for m in COLUMNS}
     cells = [_cell(c, '+') for c in changes.values()]
     rise = ', '.join(
       str(int(np.sum(changes[m] > 0)))
@@ -339,9 +339,7 @@ def draw_trade_off(path: str, runs):
         axis.plot(*start, 'o', color=colour, markersize=4)
         # Arrows do not widen the axes; these points do.
         axis.plot(*end, '.', color=colour, markersize=1)
-      axis.plot(
-        [], [], 'o-', color=colour, markersize=4, label=_COLUMNS[metric]
-      )
+      axis.plot([], [], 'o-', color=colour, markersize=4, label=COLUMNS[metric])
     axis.margins(0.08)
     axis.set(
       title=_title(twin), xlabel='accuracy', ylabel='alignment, Spearman rho'
@@ -411,7 +409,7 @@ def draw_ablations(path: str, runs):
           linestyle=style,
           linewidth=1,
         )
-    axis.set(yticks=range(len(names)), xlabel=_COLUMNS[metric])
+    axis.set(yticks=range(len(names)), xlabel=COLUMNS[metric])
     axis.set_yticklabels(names if axis is axes[0] else [], fontsize=8)
     axis.grid(axis='y', alpha=0.3)
   picture.savefig(path)
@@ -419,13 +417,13 @@ def draw_ablations(path: str, runs):
 
 def draw_curves(path: str, runs):
   """Draws three scores along each ordered option, for settings in `runs`."""
-  picture, axes = _canvas(len(_CURVES), 3.4, 3.8)
+  picture, axes = _canvas(len(CURVES), 3.4, 3.8)
   colours = {
     'alignment_spearman': 'tab:orange',
     'accuracy': 'tab:blue',
     'clickme_accuracy': 'tab:gray',
   }
-  for axis, (knob, curves) in zip(axes, _CURVES.items()):
+  for axis, (knob, curves) in zip(axes, CURVES.items()):
     axis.sharey(axes[0])
     for style, (label, names) in zip(('-', '--', ':'), curves.items()):
       for metric, colour in colours.items():
@@ -449,7 +447,7 @@ def draw_curves(path: str, runs):
     axis.grid(alpha=0.3)
   picture.legend(
     handles=[
-      axes[0].plot([], [], '.-', color=colour, label=_COLUMNS[metric])[0]
+      axes[0].plot([], [], '.-', color=colour, label=COLUMNS[metric])[0]
       for metric, colour in colours.items()
     ],
     loc='outside lower center',

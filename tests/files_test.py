@@ -13,7 +13,69 @@ from absl.testing import parameterized
 import numpy as np
 import tensorflow as tf
 
+from official_ext.harmonization import ceiling
+from official_ext.harmonization import explain
 from official_ext.harmonization import files
+from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark.protocols import psychophysics
+from official_ext.harmonization.data.records import build_options
+from official_ext.harmonization.data.records import clickme_builder
+from official_ext.harmonization.data.records import imagenet_merger
+from official_ext.harmonization.data.stimuli import stimulus_builder
+from official_ext.harmonization.data.stimuli import stimulus_options
+
+
+def _build(flag, folder, output):
+  other = {} if flag == 'npz' else {'image_dir': '/', 'map_dir': '/'}
+  clickme_builder.check(
+    build_options.Options(output_dir=output, **{**other, flag: folder})
+  )
+
+
+def _ceiling(flag, folder, output):
+  ceiling.measure(
+    ceiling.Options(clicks=('x.csv',), output_dir=output, **{flag: folder})
+  )
+
+
+def _evaluate(flag, folder, output):
+  psychophysics.PsychophysicsProtocol.from_options(
+    psychophysics.PsychophysicsOptions(**{flag: folder}),
+    protocol.RunOptions(output_dir=output),
+  )
+
+
+def _explain(flag, folder, output):
+  options = {'images': 'photos', 'model': 'keras_app:VGG16', flag: folder}
+  next(explain.explain(explain.Options(output_dir=output, **options)))
+
+
+def _merge(flag, folder, output):
+  imagenet_merger.merge('train-*', output, **{flag: folder})
+
+
+def _stimuli(flag, folder, output):
+  value = (folder,) if flag == 'records' else folder
+  stimulus_builder.make(
+    stimulus_options.Options(output_dir=output, **{flag: value})
+  )
+
+
+# Every command that reads a folder and writes one: the function that it calls,
+# the flag of the folder, and whether folders below it are refused too.
+_WRITERS = (
+  (_build, 'image_dir', False),
+  (_build, 'map_dir', False),
+  (_build, 'npz', False),
+  (_ceiling, 'image_dir', False),
+  (_evaluate, 'psychophysics', True),
+  (_explain, 'images', True),
+  (_explain, 'maps', True),
+  (_merge, 'map_dir', False),
+  (_stimuli, 'image_dir', True),
+  (_stimuli, 'map_dir', True),
+  (_stimuli, 'records', True),
+)
 
 
 class AtomicTest(tf.test.TestCase):
@@ -137,6 +199,18 @@ class OutputFolderTest(tf.test.TestCase, parameterized.TestCase):
       ValueError, '^--output_dir=.*the folder of --image_dir; expected another'
     ):
       files.refuse_output_in(output, inputs, below)
+
+  @parameterized.parameters(*_WRITERS)
+  def test_commands_refuse_the_folder_of_their_inputs(
+    self, command, flag, below
+  ):
+    folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+    for output in (folder, os.path.join(folder, 'out'))[: 1 + below]:
+      with self.assertRaisesRegex(
+        ValueError, f'^--output_dir={output} is .*the folder of --{flag};'
+      ):
+        command(flag, folder, output)
+    self.assertEmpty(os.listdir(folder))
 
 
 if __name__ == '__main__':

@@ -50,9 +50,9 @@ class ReadingsTest(tf.test.TestCase):
     fields = records.valid('clickme', 0)
     run = trials.Trials(self.get_temp_dir(), 'clickme')
     good = records.serialize(fields)
-    (event,) = run._evaluate('evaluation, fail', [good])
+    (event,) = run.evaluate('evaluation, fail', [good])
     reading = readings.read('clickme', good)
-    self.assertEqual(run._differs(event, reading), '')
+    self.assertEqual(run.differences(event, reading), '')
     for name, message in (
       ('images', 'image that'),
       ('heatmaps', 'map that'),
@@ -63,8 +63,8 @@ class ReadingsTest(tf.test.TestCase):
         **event,
         name: event[name] + 1 if name == 'labels' else event[name] * 0.8,
       }
-      self.assertIn(message, run._differs(changed, reading))
-    self.assertIn('label 4', run._differs(event, reading._replace(label=4)))
+      self.assertIn(message, run.differences(changed, reading))
+    self.assertIn('label 4', run.differences(event, reading._replace(label=4)))
 
 
 _PROCESS = """

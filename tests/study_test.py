@@ -30,7 +30,7 @@ _SIZE = 32
 
 
 def _scores(value):
-  metrics = [*study_report._COLUMNS, 'revealed_5']
+  metrics = [*study_report.COLUMNS, 'revealed_5']
   return {m: value * (i + 1) / 10 for i, m in enumerate(metrics)}
 
 
@@ -96,7 +96,7 @@ class ReportTest(tf.test.TestCase):
   def test_curves_are_of_settings_of_the_study(self):
     with open('studies/plans/ablations.yaml') as f:
       settings = yaml.safe_load(f)['settings']
-    for curves in study_report._CURVES.values():
+    for curves in study_report.CURVES.values():
       for names in curves.values():
         self.assertContainsSubset(names.values(), settings)
     runs = {name: {s: _scores(s / 4) for s in range(3)} for name in settings}
@@ -155,13 +155,13 @@ class StudyTest(tf.test.TestCase):
     self.trained = []
     self.broken = ()
     self.made_with = {'code': 'x'}
-    self.real, self.real_train = study.made_with, study._train
+    self.real, self.real_train = study.made_with, study.train
     self.enter_context(
       mock.patch.object(
         study, 'made_with', lambda config_file: dict(self.made_with)
       )
     )
-    self.enter_context(mock.patch.object(study, '_train', self._train))
+    self.enter_context(mock.patch.object(study, 'train', self._train))
 
   def _train(self, plan, overrides, seed, model_dir):
     self.assertEqual(plan, self.plan)
@@ -178,7 +178,7 @@ class StudyTest(tf.test.TestCase):
     with open(self.path, 'w') as f:
       yaml.safe_dump(self.plan, f, sort_keys=False)
     self.trained.clear()
-    grid = study._Study(self.path, self.output, self.folder)
+    grid = study.Study(self.path, self.output, self.folder)
     for setting, seed in grid.grid:
       grid.run(setting, seed, keep=False)
     return study_report.read(self.output)
@@ -406,7 +406,7 @@ class DecisionsTest(tf.test.TestCase):
     digits.make(folder, 1, 12, 1)
     pattern = os.path.join(folder, '{0}', '{0}-*.tfrecords')
     val, swapped = pattern.format('val'), pattern.format('swapped')
-    images, maps, labels = digit_decisions._records(val, _SIZE)
+    images, maps, labels = digit_decisions.records(val, _SIZE)
     self.assertEqual(images.shape, (12, _SIZE, _SIZE, 3))
     run = mock.Mock()
     run.config.task.model.input_size = [_SIZE, _SIZE, 3]
@@ -432,8 +432,8 @@ class DecisionsTest(tf.test.TestCase):
     )
     for count, score in enumerate(scores.values(), 1):
       self.assertAllClose(score, len(zeros | set(range(count))) / 12)
-    _, shown = digit_decisions._stimuli(val, _SIZE)
-    expected = [digit_decisions._records(swapped, _SIZE)[0]]
+    _, shown = digit_decisions.stimuli(val, _SIZE)
+    expected = [digit_decisions.records(swapped, _SIZE)[0]]
     self.assertNotAllClose(expected[0], images)
     for batch, pictures in zip(
       seen, expected + [shown[k] for k in levels], strict=True

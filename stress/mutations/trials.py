@@ -134,7 +134,7 @@ class Trials:
       Unclear: events cannot be attributed to records. Run fewer at a time.
     """
     results = [{} for _ in records]
-    evaluated = self._evaluate('evaluation, fail', records)
+    evaluated = self.evaluate('evaluation, fail', records)
     trained = self._train('training, fail', records)
     for name, events in (
       ('evaluation, fail', evaluated),
@@ -152,7 +152,7 @@ class Trials:
     )
     reordered = [records[i] for i in order]
     for name, run, base in (
-      ('evaluation, skip', self._evaluate, evaluated),
+      ('evaluation, skip', self.evaluate, evaluated),
       ('training, skip', self._train, trained),
     ):
       for i, event in zip(order, run(name, reordered)):
@@ -192,8 +192,19 @@ class Trials:
       raise Unclear(UNNAMED, error.message)
     return int(found[1])
 
-  def _evaluate(self, name, records):
-    """Returns a batch, an error message, or None if skipped, per record."""
+  def evaluate(self, name: str, records: Sequence[bytes]) -> list[Any]:
+    """Runs records through a pipeline of evaluation.
+
+    Args:
+      name: one of `PIPELINES`.
+      records: serialized records.
+
+    Returns:
+      A batch, an error message, or None if skipped, per record.
+
+    Raises:
+      Unclear: events cannot be attributed to records.
+    """
     found = {}
     for event in self._events(name, records):
       if isinstance(event, dict):
@@ -212,7 +223,7 @@ class Trials:
     return [found[i] for i in range(len(records))]
 
   def _train(self, name, records):
-    """Like `_evaluate`, but batches of training do not name their records."""
+    """Like `evaluate`, but batches of training do not name their records."""
     found, rows, seen = {}, [], 0
     for event in self._events(name, records):
       if isinstance(event, dict):
@@ -240,13 +251,21 @@ class Trials:
       reading = readings.read(self._format, record)
     except readings.Unreadable as e:
       return SILENT, f'values of an unreadable record: {e}'
-    problem = self._differs(event, reading)
+    problem = self.differences(event, reading)
     if problem:
       return SILENT, problem
     return (UNCHANGED if self._is_original(reading) else CHANGED), ''
 
-  def _differs(self, event, reading) -> str:
-    """Describes how a batch differs from an independent reading."""
+  def differences(self, event, reading) -> str:
+    """Describes how a batch differs from an independent reading.
+
+    Args:
+      event: a batch of one record, NumPy arrays by name.
+      reading: the `readings.Reading` of the record.
+
+    Returns:
+      The first difference; empty if the batch equals the reading.
+    """
     has_map = bool(reading.heatmaps)
     if not 0 <= reading.label < mutations.CLASSES:
       return f'values of label {reading.label}'

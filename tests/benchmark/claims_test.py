@@ -13,6 +13,7 @@ from unittest import mock
 
 from absl.testing import absltest
 
+from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import journal
 
@@ -104,14 +105,14 @@ class ClaimsTest(absltest.TestCase):
         if len(taken) == 8:
           end.set()
 
-    is_stale = claims.Claim._is_stale
+    read_json = files.read_json
 
     def slowly(*args):  # Without a lock, all would read the same claim.
-      found = is_stale(*args)
+      found = read_json(*args)
       time.sleep(0.05)
       return found
 
-    self.enter_context(mock.patch.object(claims.Claim, '_is_stale', slowly))
+    self.enter_context(mock.patch.object(files, 'read_json', slowly))
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
       thread.start()

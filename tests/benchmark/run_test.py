@@ -562,8 +562,7 @@ class BenchmarkTest(tf.test.TestCase):
     self.assertRegex(note, f'one is .*, process {other.pid},')
     # The process stays a zombie, because nobody waits for it.
     other.kill()
-    while claims._process(other.pid):
-      time.sleep(0.05)
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
     last = _Counted()
     outcome = self._run([last], _models('one', 'two'))
     self.assertEqual(last.computed, [*range(4, 10)])

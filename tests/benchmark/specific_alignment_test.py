@@ -243,7 +243,7 @@ class MapStoreTest(absltest.TestCase):
       np.testing.assert_array_equal(store.read('model'), model)
       store.keep(5)
       np.testing.assert_array_equal(store.read('model'), model[:5])
-      folder = store._folder
+      folder = os.path.dirname(store.read('model').filename)
     self.assertFalse(os.path.exists(folder))
 
   def test_maps_survive_an_interruption(self):

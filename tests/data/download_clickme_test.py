@@ -6,6 +6,7 @@
 import base64
 import collections
 import dataclasses
+import errno
 import hashlib
 from http import server
 import os
@@ -124,6 +125,14 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
     """Downloads one shard, with faults in the way."""
     self.server.faults['/train/train-1.tfrecords'] = list(faults)
     self._download({'train': [1]}, **options)
+
+  def _shard(self, progress):
+    """Returns the download of one shard, which calls `progress`."""
+    name = 'train/train-1.tfrecords'
+    os.makedirs(os.path.dirname(self._path(name)), exist_ok=True)
+    return shard_download.ShardDownload(
+      f'{self.url}/{name}', self._path(name), 0.5, progress, threading.Event()
+    )
 
   def _path(self, name):
     return os.path.join(self.output, *name.strip('/').split('/'))
@@ -288,25 +297,21 @@ class DownloadTest(tf.test.TestCase, parameterized.TestCase):
     self._assert_whole('/train/train-1.tfrecords')
 
   def test_a_full_disk_is_no_matter_of_retries(self):
-    with mock.patch.object(
-      shard_download.ShardDownload,
-      '_count',
-      side_effect=OSError(28, 'No space left on device'),
-    ):
-      with self.assertRaisesRegex(
-        shard_download.DownloadError, 'No space left'
-      ):
-        self._one()
+    full = OSError(errno.ENOSPC, 'No space left on device')
+    shard = self._shard(mock.Mock(side_effect=full))
+    with self.assertRaisesRegex(shard_download.DownloadError, 'No space left'):
+      shard.fetch(None, 3)
     self.assertLen(self.server.requests, 1)
 
   def test_progress_ends_at_the_size(self):
     seen = collections.Counter()
 
-    def add(_, size, total):
+    def add(size, total):
       seen.update({'size': size, 'total': total})
 
-    with mock.patch.object(clickme_download._Bar, 'add', add):
-      self._one('truncate', 'ignore range, truncate', 'truncate', 'flip')
+    faults = ['truncate', 'ignore range, truncate', 'truncate', 'flip']
+    self.server.faults['/train/train-1.tfrecords'] = faults
+    self._shard(add).fetch(None, 5)
     size = len(self.shards['/train/train-1.tfrecords'])
     self.assertEqual(seen, {'size': size, 'total': size})
 

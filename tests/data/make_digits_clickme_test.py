@@ -102,7 +102,7 @@ class MakeDigitsTest(tf.test.TestCase):
       self.assertLessEqual((change.max(-1) > 20).mean(), (49 / 256) ** 2)
 
   def test_splits_share_no_digit(self):
-    ranges = list(digits._IDENTITIES.values())
+    ranges = list(digits.IDENTITIES.values())
     taken = np.concatenate([np.arange(*r) for r in ranges])
     self.assertLen(set(taken), len(taken))
 
@@ -127,7 +127,9 @@ class MakeDigitsTest(tf.test.TestCase):
 
   def test_an_unfinished_dataset_is_not_taken_for_a_whole_one(self):
     folder = os.path.join(self.get_temp_dir(), 'killed')
-    with mock.patch.object(digits, '_jpeg', side_effect=OSError):
+    with mock.patch.object(
+      record_writer, 'clickme_example', side_effect=OSError
+    ):
       with self.assertRaises(OSError):
         digits.make(folder, 2, 2, 2)
     self.assertEmpty(tf.io.gfile.glob(os.path.join(folder, '[a-z]*', '*')))
@@ -138,11 +140,11 @@ class MakeDigitsTest(tf.test.TestCase):
   def test_killed_while_it_replaces_another_dataset(self):
     folder = os.path.join(self.get_temp_dir(), 'replaced')
     digits.make(folder, 2, 2, 2)
-    write = digits._write_split
+    open_shard = record_writer.open_shard
     with mock.patch.object(
-      digits,
-      '_write_split',
-      lambda *args: write(*args) if args[1] == 'train' else _stop(),
+      record_writer,
+      'open_shard',
+      lambda path: open_shard(path) if 'train' in path else _stop(),
     ):
       with self.assertRaises(KeyboardInterrupt):
         digits.make(folder, 2, 2, 2, seed=1, overwrite=True)

@@ -287,7 +287,7 @@ class FolderTest(Case):
           stimulus_options.Options(
             output_dir=str(self.out),
             **{
-              'map_dir': '' if 'records' in options else str(self.folder),
+              'map_dir': '' if 'records' in options else 'maps',
               **options,
             },
           )

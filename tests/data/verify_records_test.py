@@ -394,7 +394,7 @@ def _raw(side, white, label=1, flat=False, seed=0):
   rng = np.random.default_rng(seed)
   image = rng.random((side, side, 3)) * white
   heatmap = np.ones((side, side)) if flat else rng.random((side, side))
-  return record_writer._serialize(
+  return record_writer.serialize(
     {
       'image': image.astype('<f4').tobytes(),
       'heatmap': heatmap.astype('<f4').tobytes(),
@@ -629,11 +629,12 @@ class LocateTest(ShardCase):
   def test_looks_there_first(self):
     """A file is not read to its end to find what TensorFlow has located."""
     self._flip(_OFFSETS[3] + _DATA)
-    with mock.patch.object(
-      record_reader, '_read_data', wraps=record_reader._read_data
-    ) as reads:
-      verification.locate([self.path], self._error([self.path]))
-    self.assertEqual(reads.call_count, 1)
+    error = self._error([self.path])
+    with open(self.path, 'rb') as f:
+      self.bytes = f.read()
+    # A reader that starts at the beginning finds this record.
+    self._flip(_OFFSETS[1] + _DATA)
+    self.assertEqual(verification.locate([self.path], error).record, 3)
 
   def test_reads_all_where_the_error_names_no_place(self):
     self._flip(_OFFSETS[3] + _DATA)

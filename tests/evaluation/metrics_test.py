@@ -40,14 +40,15 @@ class ScoresTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(found.pointing[i], in_y.ravel()[np.argmax(x)])
 
   def test_sums_of_ranks_beyond_64_bits(self):
-    for size in (
-      2**21,
-      1800**2,
-    ):  # Above 1738 x 1738 pixels the sum exceeds 2**63.
-      ranks = 2 * tf.range(size, dtype=tf.int64)[tf.newaxis] - (size - 1)
-      self.assertAllClose(
-        metrics._product(ranks, ranks), [size * (size**2 - 1) / 3], rtol=1e-6
-      )
+    # Above 1738 x 1738 pixels the sum of squared ranks exceeds 2**63.
+    size = 1800**2
+    values = np.arange(size, dtype=np.float32).reshape(1, 1800, 1800)
+    # Each rank differs by N/2, so that 6 sum(d**2) = 3 N**3 / 2.
+    self.assertAllClose(
+      metrics.spearman_correlation(values, np.roll(values, 900, axis=1)),
+      [1 - 1.5 * size**2 / (size**2 - 1)],
+      rtol=1e-6,
+    )
 
   def test_equals_numpy_metrics_at_any_percentile(self):
     for percentile in (0.0, 37.0, 75.0, 99.0, 100.0):
@@ -70,12 +71,13 @@ class ScoresTest(tf.test.TestCase, parameterized.TestCase):
       ):
         self.assertAllEqual(score(convert(a), convert(b)), score(*expected))
 
-  def test_doubled_average_ranks(self):
-    values = np.sort(map_pairs.tied()[1].reshape(4, -1))
-    self.assertAllEqual(
-      metrics._doubled_ranks(metrics._order_keys(tf.constant(values))),
-      2 * stats.rankdata(values, axis=1) - (values.shape[1] + 1),
-    )
+  def test_unit_ranks_are_centred_average_ranks(self):
+    maps = map_pairs.tied()[1]
+    _, found = metrics.scores_and_ranks(maps, maps)
+    ranks = stats.rankdata(maps.reshape(len(maps), -1), axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    ranks /= np.linalg.norm(ranks, axis=1, keepdims=True)
+    self.assertAllClose(found.human, ranks, rtol=1e-6, atol=1e-9)
 
   def test_zeros_of_both_signs_are_ties(self):
     a, b = map_pairs.tied()

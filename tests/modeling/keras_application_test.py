@@ -202,8 +202,6 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
       expected = tf_keras.applications.EfficientNetB0(
         weights='imagenet', classifier_activation=None
       )
-    scaled = os.path.join(self.get_temp_dir(), 'scaled.h5')
-    expected.save_weights(scaled)
     features = model.backbone.get_layer('EfficientNetB0')
     stem = features.get_layer('stem_conv_pad')
     reference = expected.get_layer('stem_conv_pad')
@@ -215,17 +213,42 @@ class KerasApplicationTest(tf.test.TestCase, parameterized.TestCase):
       tf_keras.Model(expected.input, reference.input)(wide)[:, :32, :32],
       rtol=1e-5,
     )
-    self.assertFalse(keras_application._has_second_scale(path))
-    self.assertTrue(keras_application._has_second_scale(scaled))
 
-  def test_a_restored_checkpoint_moves_the_normalization(self):
-    layer = keras_application._Normalization(axis=-1)
+  def test_a_files_second_scale_and_restored_normalization(self):
+    plain, scaled = (
+      os.path.join(self.get_temp_dir(), f'{name}.h5')
+      for name in ('plain', 'scaled')
+    )
+    variances = []
+    _application('EfficientNetB0', 32).save_weights(plain)
+    with mock.patch(
+      _MODULES + 'efficientnet.data_utils.get_file', return_value=plain
+    ):
+      tf_keras.applications.EfficientNetB0(
+        weights='imagenet', classifier_activation=None
+      ).save_weights(scaled)
+    for path in (plain, scaled):
+      task = _task('EfficientNetB0', weights=path)
+      model = task.build_model()
+      task.initialize(model)
+      features = model.backbone.get_layer('EfficientNetB0')
+      (layer,) = (
+        layer
+        for layer in features.layers
+        if isinstance(layer, tf_keras.layers.Normalization)
+      )
+      variances.append(layer.adapt_variance.numpy())
+    self.assertAllClose(
+      variances[1] / variances[0], np.ravel(preprocess_ops.STDDEV_NORM)
+    )
     images = tf.ones([1, 2, 2, 3])
     run = tf.function(layer)
-    self.assertAllClose(run(images), images)
-    layer.adapt_mean.assign([1.0, 2.0, 3.0])
-    self.assertAllClose(run(images)[0, 0, 0], [0.0, -1.0, -2.0])
-    self.assertAllClose(layer(images)[0, 0, 0], [0.0, -1.0, -2.0])
+    before = run(images)
+    # As when a checkpoint is restored, after the function was traced.
+    layer.adapt_mean.assign_add([1.0, 2.0, 3.0])
+    change = [-1.0, -2.0, -3.0] / np.sqrt(variances[1])
+    for call in (run, layer):
+      self.assertAllClose((call(images) - before)[0, 0, 0], change, rtol=1e-5)
 
   def test_the_hosts_options_reach_the_layers(self):
     task = _task('MobileNet')

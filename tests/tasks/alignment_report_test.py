@@ -201,7 +201,7 @@ class ReportTest(tf.test.TestCase, parameterized.TestCase):
     }
     # Three rows per worker; missing rows are zeros.
     found = strategy.run(
-      tf.function(lambda rows: alignment_report._of_all_workers(rows, 3)),
+      tf.function(lambda rows: alignment_report.gather_rows(rows, 3)),
       (rows,),
     )
     for name, values in found.items():

@@ -11,6 +11,7 @@ from official.core import base_trainer
 from official.core import train_utils
 import tensorflow as tf
 import tensorflow_datasets as tfds
+import tf_keras
 
 from official_ext.harmonization.dataloaders import images_with_maps
 from official_ext.harmonization.dataloaders import labels as labels_lib
@@ -64,13 +65,19 @@ class InputsTest(tf.test.TestCase, parameterized.TestCase):
         'mapped_data': {'mixup_and_cutmix': mixup},
       }
     )
-    _, batch = next(iter(task.build_inputs(task.task_config.train_data)))
+    images, batch = next(iter(task.build_inputs(task.task_config.train_data)))
     labels = batch['labels'].numpy()
     self.assertAllClose(labels.sum(-1), np.ones(4))
     # At most two classes; smoothing would leave no zeros.
     self.assertAllInRange((labels > 0).sum(-1), 1, 2)
-    smoothed = task._loss_labels(batch['labels'])
-    self.assertAllClose(smoothed, labels * 0.9 + 0.1 / 4)
+    # The loss smooths them.
+    model = tf_keras.Sequential([tf_keras.layers.Flatten()])
+    model.add(tf_keras.layers.Dense(4))
+    smoothed = labels * 0.9 + 0.1 / 4
+    expected = tf.nn.softmax_cross_entropy_with_logits(smoothed, model(images))
+    task.task_config.harmonization.weight = 0.0
+    logs = task.train_step((images, batch), model, tf_keras.optimizers.SGD(0.1))
+    self.assertAllClose(logs[task.loss], tf.reduce_mean(expected), rtol=1e-5)
 
   def test_the_same_seed_gives_the_same_batches(self):
     task = _task(mapped=self.mapped)

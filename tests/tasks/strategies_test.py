@@ -8,6 +8,7 @@
 
 from concurrent import futures
 import functools
+import itertools
 import json
 import os
 import re
@@ -165,11 +166,12 @@ class CompiledStepTest(tf.test.TestCase):
 
     host = re.compile('PyFunc|Print|Summary|Outfeed|Infeed|XlaHostCompute')
     graph = step.get_concrete_function(images, batch).graph
-    functions = [
-      f.cached_definition.node_def for f in graph._functions.values()
+    definition = graph.as_graph_def()
+    nodes = [
+      definition.node,
+      *(f.node_def for f in definition.library.function),
     ]
-    ops = {op.type for op in graph.get_operations()}
-    ops |= {node.op for nodes in functions for node in nodes}
+    ops = {node.op for node in itertools.chain.from_iterable(nodes)}
     self.assertEmpty([op for op in ops if host.search(op)])
     program = step.experimental_get_compiler_ir(images, batch)(stage='hlo')
     self.assertRegex(program, r'bf16\[[\d,]+\]\S* convolution\(')

@@ -8,7 +8,7 @@ with other images' human maps needs all of them (`specific_alignment`). The rest
 is computed with each batch (`map_alignment`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import re
 
@@ -154,7 +154,7 @@ class Alignment:
 
   def _measurement(self, adapter, rows, examples, size, store):
     """Computes the scores from the rows and maps of all images."""
-    preprocessing = self._preprocessing(adapter, size)
+    preprocessing = self.preprocessing(adapter, size)
     images = self._images(rows)
     control = _control(adapter)
     made_of_maps = control if control in controls.FROM_MAPS else ''
@@ -213,8 +213,13 @@ class Alignment:
       explainers={explainer: explained},
     )
 
-  def _preprocessing(self, adapter, size) -> str:
-    """Describes in one line how images and maps were preprocessed."""
+  def preprocessing(self, adapter: base.Adapter, size: Sequence[int]) -> str:
+    """Describes in one line how images and maps are preprocessed.
+
+    Args:
+      adapter: the network.
+      size: (height, width) at which maps are compared.
+    """
     dataset, blurred = self.dataset, ''
     if dataset.blur:
       blurred = '64x64, 10x10 Gaussian of sigma 10{}, '.format(

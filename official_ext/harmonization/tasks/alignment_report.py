@@ -28,15 +28,23 @@ _SCORES = alignment_metrics.ImageScores._fields
 _PANELS = 'alignment_panels'
 
 
-def _of_all_workers(
+def gather_rows(
   rows: Mapping[str, tf.Tensor], batch_size: int
 ) -> dict[str, tf.Tensor]:
-  """Gives each replica the rows of all replicas, `batch_size` of each.
+  """Gives each replica the rows of all replicas; called in a replica.
 
   A worker's process sees only its own replicas, and all processes must get the
   same results. The rows are exchanged by a sum to which each replica
   contributes its own rows, since `all_gather` fails if a worker has one device
   (TensorFlow 2.20). A worker that has no more data contributes no rows.
+
+  Args:
+    rows: tensors (n, ...) of this replica, by name; n <= `batch_size`.
+    batch_size: number of rows that are reserved for each replica.
+
+  Returns:
+    Tensors (replicas * batch_size, ...) of the same types, in the order of the
+    replicas. Reserved rows without a value are zero.
   """
   context = tf.distribute.get_replica_context()
   number = tf.range(context.num_replicas_in_sync)
@@ -123,7 +131,7 @@ class Report:
     strategy = tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
       size = self._batch_size // strategy.num_replicas_in_sync
-      logs = {'all_rows': _of_all_workers(rows, size)}
+      logs = {'all_rows': gather_rows(rows, size)}
     if self._options.panels:
       shown = slice(0, self._options.panels)
       logs['pictures'] = {

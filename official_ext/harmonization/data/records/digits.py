@@ -25,7 +25,7 @@ _JPEG_QUALITY = 95
 # This file exists while a dataset is being made. Its shards can be replaced.
 _UNFINISHED = 'unfinished'
 # Ranges of the 1,797 digits that each split samples from.
-_IDENTITIES = {'train': (0, 1200), 'val': (1200, 1500), 'ood': (1500, 1797)}
+IDENTITIES = {'train': (0, 1200), 'val': (1200, 1500), 'ood': (1500, 1797)}
 # Has the digits, clutter and positions of val.
 _SWAPPED = 'swapped'
 
@@ -105,15 +105,15 @@ def _write_split(folder, split, count, strength, per_shard, seed):
   # The same permutation for all splits makes them disjoint.
   order = np.random.default_rng(0).permutation(len(digits.target))
   sampled = 'val' if split == _SWAPPED else split
-  identities = order[slice(*_IDENTITIES[sampled])]
+  identities = order[slice(*IDENTITIES[sampled])]
   folder = os.path.join(folder, split)
   tf.io.gfile.makedirs(folder)
   bar = tqdm.tqdm(total=count, desc=split, unit=' images', disable=None)
   for shard, start in enumerate(range(0, count, per_shard)):
     rng = np.random.default_rng(
-      [seed, sorted(_IDENTITIES).index(sampled), shard]
+      [seed, sorted(IDENTITIES).index(sampled), shard]
     )
-    swaps = np.random.default_rng([seed, len(_IDENTITIES), shard])
+    swaps = np.random.default_rng([seed, len(IDENTITIES), shard])
     path = os.path.join(folder, f'{split}-{shard}.tfrecords')
     with record_writer.open_shard(path) as writer:
       for _ in range(start, min(start + per_shard, count)):
@@ -184,7 +184,7 @@ def _make(output_dir, settings, overwrite) -> bool:
       return False
   shards = [
     shard
-    for split in (*_IDENTITIES, _SWAPPED)
+    for split in (*IDENTITIES, _SWAPPED)
     for shard in tf.io.gfile.glob(
       os.path.join(output_dir, split, f'{split}-*.tfrecords')
     )

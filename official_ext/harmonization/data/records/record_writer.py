@@ -17,8 +17,16 @@ def _feature(value):
   return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
 
 
-def _serialize(fields: dict[str, bytes | int]) -> bytes:
-  # Equal inputs must give equal bytes on every machine.
+def serialize(fields: dict[str, bytes | int]) -> bytes:
+  """Serializes a record of any format.
+
+  Args:
+    fields: values by field name.
+
+  Returns:
+    The serialized `tf.train.Example`; equal fields give equal bytes on every
+    machine.
+  """
   return tf.train.Example(
     features=tf.train.Features(
       feature={k: _feature(v) for k, v in fields.items()}
@@ -37,7 +45,7 @@ def clickme_example(image: bytes, heatmap: bytes, label: int) -> bytes:
   Returns:
     The serialized `tf.train.Example`.
   """
-  return _serialize({'image': image, 'heatmap': heatmap, 'label': label})
+  return serialize({'image': image, 'heatmap': heatmap, 'label': label})
 
 
 def map_fields(
@@ -115,7 +123,7 @@ def canonical_example(
   }
   if heatmap is not None:
     fields.update(map_fields(heatmap, source, clicks, participants))
-  return _serialize(fields)
+  return serialize(fields)
 
 
 def add_fields(example: tf.train.Example, fields: dict[str, bytes | int]):

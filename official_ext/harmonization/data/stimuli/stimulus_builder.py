@@ -172,6 +172,12 @@ def open_input(options: stimulus_options.Options) -> _Input:
   """
   if not options.output_dir:
     raise ValueError('--output_dir is missing. Give the folder of the stimuli.')
+  # Stimuli are pictures, and a folder of records means all files below it.
+  folders = {'image_dir': options.image_dir, 'map_dir': options.map_dir}
+  for pattern in options.records:
+    if tf.io.gfile.isdir(pattern):
+      folders['records'] = pattern
+  files.refuse_output_in(options.output_dir, folders, below=True)
   if options.connectivity not in reveal.CONNECTIVITIES:
     raise ValueError(
       f'--connectivity={options.connectivity}; expected 4 for the neighbours '
@@ -243,12 +249,6 @@ def make(options: stimulus_options.Options) -> dict[str, int]:
     ValueError: the options are wrong, or an input file is.
   """
   found = open_input(options)
-  # Stimuli are pictures, and a folder of records means all files below it.
-  folders = {'image_dir': options.image_dir, 'map_dir': options.map_dir}
-  for pattern in options.records:
-    if tf.io.gfile.isdir(pattern):
-      folders['records'] = pattern
-  files.refuse_output_in(options.output_dir, folders, below=True)
   targets = stimulus_targets.Targets(
     options.animal_classes, options.vehicle_classes, found.class_names
   )
