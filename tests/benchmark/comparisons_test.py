@@ -3,6 +3,7 @@
 
 """Tests of the comparisons of networks with controls and with each other."""
 
+import dataclasses
 import itertools
 import os
 import shutil
@@ -228,6 +229,51 @@ class GroupTest(absltest.TestCase):
     expected = statistics.mean(hits, self.groups)
     self.assertEqual((score.low, score.high), (expected.low, expected.high))
     self.assertIn('seeds: not estimable with 4 runs', score.interval_method)
+
+  def test_proportions_stay_between_0_and_1(self):
+    for hits in self.hits.values():
+      hits[:] = 1
+    self.hits['seed-0'][7] = 0
+    for model in (self._model(name) for name in self.hits):
+      old = next(m for m in self.models if m.name == model.name)
+      top1 = dataclasses.replace(
+        model.results['clickme'].scores['top1'], details={'interval': 'Wilson'}
+      )
+      model.results['clickme'].scores['top1'] = top1
+      self.models[self.models.index(old)] = model
+    score = self._with_means()[-1].results['clickme'].scores['top1']
+    estimate = repeated_runs.mean(self._runs(self.hits), self.groups)
+    self.assertGreater(estimate.high, 1)
+    np.testing.assert_allclose(
+      (score.low, score.high),
+      statistics.bounded(59 / 60, estimate.low, estimate.high, 6),
+    )
+    self.assertBetween(score.high, 59 / 60, 1)
+    self.assertStartsWith(score.interval_method, 'Wilson with the variance')
+    self.hits['seed-0'][7] = 1
+    self._model('seed-0')
+    score = self._with_means()[-1].results['clickme'].scores['top1']
+    self.assertEqual((score.low, score.high), statistics.wilson(6, 6))
+
+  def test_what_people_reach_stays(self):
+    for i, model in enumerate(self.models[:5]):
+      specific = model.results['clickme'].explainers['gradient'].scores
+      specific['controlled'] = dataclasses.replace(
+        _score('controlled', 0.5 + i / 10),
+        details={
+          'participants_interval': [0.4 + i / 10, 0.6 + i / 10],
+          'denominator': 0.4,
+        },
+      )
+    for skipped, ends in ((), [0.6, 0.8]), (['seed-4'], [0.55, 0.75]):
+      found = self._with_means(skipped)[-1].results['clickme'].explainers
+      details = found['gradient'].scores['controlled'].details
+      np.testing.assert_allclose(details['participants_interval'], ends)
+      self.assertEqual(details['denominator'], 0.4)
+    del specific['controlled'].details['participants_interval']
+    found = self._with_means()[-1].results['clickme'].explainers
+    details = found['gradient'].scores['controlled'].details
+    self.assertNotIn('participants_interval', details)
 
   def test_one_run_keeps_its_interval(self):
     models = self._with_means([f'seed-{i}' for i in range(1, 5)])

@@ -671,6 +671,29 @@ class BenchmarkTest(tf.test.TestCase):
     self.assertNotIn('one@24x32', [m.name for m in found.models])
     self.assertIn('one@24x32: its results', found.notes[-1])
 
+  def test_a_group_has_the_random_twins_of_a_run_that_opens(self):
+    class WithControls(_Lengths):
+      has_controls = True
+
+    runs = [
+      model_specs.parse(f'mg:{name}?group=net')
+      for name in ('broken', 'one', 'two')
+    ]
+    rows = [*runs, *model_specs.random_twins(runs, 2)]
+
+    def build(spec):
+      adapter = _build(spec.partition('?')[0])
+      adapter.randomize = lambda seed: None
+      return adapter
+
+    found = self._run([WithControls('first')], rows, build)
+    twins = [m for m in found.models if m.twin_of]
+    self.assertEqual(
+      [(m.name, m.twin_of, m.spec) for m in twins],
+      [(f'random-net-{i}', 'net', 'mg:one?group=net') for i in range(2)],
+    )
+    self.assertEqual([f.name for f in found.failures], ['broken'])
+
   def test_holds_one_model_at_a_time(self):
     alive = weakref.WeakSet()
 

@@ -152,6 +152,60 @@ def _bootstrap_variance(values, draws_runs, draws_images):
   return np.var(np.mean(means, axis=-1))
 
 
+class BoundedTest(absltest.TestCase):
+  def test_wilsons_if_each_image_is_its_own_group(self):
+    hits = np.array([1, 1, 0, 1, np.nan, 1, 1, 1])
+    expected = stats.binomtest(6, 7).proportion_ci(method='wilson')
+    for groups in (None, 'abcdefgh'):
+      groups = groups and list(groups)
+      found = statistics.proportion(hits, groups)
+      np.testing.assert_allclose(found, (expected.low, expected.high))
+      self.assertEqual(statistics.proportion_method(groups), 'Wilson')
+
+  def test_ends_are_those_of_the_definition(self):
+    p, half = 0.95, 0.08
+    found = statistics.bounded(p, p - half, p + half, 20)
+    for q in found:
+      limit = half * np.sqrt(q * (1 - q) / (p * (1 - p)))
+      self.assertAlmostEqual(abs(p - q), limit)
+    self.assertBetween(found[0], 0, p)
+    self.assertBetween(found[1], p, 1)
+    # All right, or all images alike: as 20 independent images.
+    for p in (0, 0.5, 1):
+      expected = statistics.wilson(int(20 * p), 20)
+      self.assertEqual(statistics.bounded(p, p, p, 20), expected)
+    self.assertTrue(np.isnan(statistics.bounded(1, np.nan, np.nan, 1)).all())
+
+  def test_frames_of_a_video_are_not_independent(self):
+    # Equal frames tell as much as one of them.
+    hits = np.repeat([1, 0, 1, 1, 1, 1, 0, 1, 1, 1], 3)
+    groups = np.repeat(range(10), 3)
+    found = statistics.proportion(hits, groups)
+    q = statistics.mean(hits[::3]).high - 0.8
+    centre = (0.8 + q**2 / 0.32) / (1 + q**2 / 0.16)
+    self.assertAlmostEqual(np.mean(found), centre)
+    alone = statistics.wilson(24, 30)
+    self.assertGreater(found[1] - found[0], 1.5 * (alone[1] - alone[0]))
+    self.assertIn('over groups', statistics.proportion_method(groups))
+    self.assertEqual(
+      statistics.proportion(np.ones(30), groups), statistics.wilson(10, 10)
+    )
+
+  def test_covers_where_the_t_interval_leaves_the_range(self):
+    rng = np.random.default_rng(0)
+    outside = covered = 0
+    for _ in range(400):
+      # Three runs, whose answers to an image agree in part.
+      chance = rng.beta(9, 1, 30)
+      values = (rng.random((3, 30)) < chance).mean(axis=0)
+      t = statistics.mean(values)
+      low, high = statistics.bounded(t.value, t.low, t.high, 30)
+      outside += t.high > 1
+      covered += low <= 0.9 <= high
+    self.assertGreater(outside, 10)
+    self.assertBetween(covered / 400, 0.92, 0.98)
+
+
 class RepeatedRunsTest(absltest.TestCase):
   def test_parts_are_those_of_the_bootstrap_that_draws_runs_and_images(self):
     runs, n = 5, 3

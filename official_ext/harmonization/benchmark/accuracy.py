@@ -81,6 +81,7 @@ def proportion(
   successes: npt.ArrayLike,
   *,
   preprocessing: str,
+  groups: npt.ArrayLike | None = None,
   confidence: float = 0.95,
   details: Mapping[str, Any] | None = None,
 ) -> scores.Score:
@@ -88,9 +89,10 @@ def proportion(
 
   Args:
     name: what was measured.
-    successes: bool (n,), of independent images.
+    successes: bool (n,), one per image.
     preprocessing: of the images, in one line.
-    confidence: of the interval, which is Wilson's.
+    groups: (n,), the group of each image; by default, images are independent.
+    confidence: of the interval, see `statistics.proportion`.
     details: further facts about the score.
 
   Returns:
@@ -98,7 +100,7 @@ def proportion(
   """
   successes = np.asarray(successes, bool)
   n = len(successes)
-  low, high = statistics.wilson(int(successes.sum()), n, confidence)
+  low, high = statistics.proportion(successes, groups, confidence)
   return scores.Score(
     name,
     float(successes.mean()) if n else math.nan,
@@ -109,7 +111,10 @@ def proportion(
     confidence=confidence,
     ceiling=None,
     preprocessing=preprocessing,
-    details={'interval': 'Wilson', **(details or {})},
+    details={
+      'interval': statistics.proportion_method(groups),
+      **(details or {}),
+    },
   )
 
 
@@ -119,6 +124,7 @@ def measure(
   *,
   preprocessing: str,
   model_preprocessing: str,
+  groups: npt.ArrayLike | None = None,
   details: dict[str, Any] | None = None,
 ) -> tuple[scores.Score, list[str]]:
   """Computes top-1 accuracy, and warns if it is at chance.
@@ -128,6 +134,7 @@ def measure(
     labels: int (n,), classes.
     preprocessing: of the images, in one line, for the score.
     model_preprocessing: the adapter's part of it, for the warning.
+    groups: (n,), as in `proportion`.
     details: further facts about the score.
 
   Returns:
@@ -139,6 +146,7 @@ def measure(
     'top1',
     predictions == labels,
     preprocessing=preprocessing,
+    groups=groups,
     details={
       'chance': test.rate,
       'chance_p_value': test.p_value,

@@ -202,6 +202,7 @@ class Alignment:
         [row['label'] for row in rows],
         preprocessing=preprocessing,
         model_preprocessing=adapter.preprocessing,
+        groups=images.groups,
         details={'limit': self.dataset.limit},
       )
       measured, warnings = [*measured, top1], doubts + warnings

@@ -9,7 +9,7 @@ used again, and labelled, if nothing that it depends on has changed
 Several processes may share the folder: each claims the model that it measures.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import gc
 import os
@@ -110,6 +110,7 @@ class Benchmark:
         tqdm.tqdm.write(
           companion_cost.sentence(self._protocols, companions, first)
         )
+      model = _with_opened_run(model, models, scored)
       network = scored.get(model.twin_of or model.size_of)
       if network is None and (model.twin_of or model.size_of) in scored:
         continue  # The network cannot be opened.
@@ -373,6 +374,24 @@ class Benchmark:
     )
     self._store.seal(model, p.name)
     self._store.save(model)
+
+
+def _with_opened_run(
+  twin: model_specs.Model,
+  models: Sequence[model_specs.Model],
+  scored: Mapping[str, results.ModelResults | None],
+) -> model_specs.Model:
+  """Takes a random twin of a group from the first run that can be opened."""
+  by_name = {model.name: model for model in models}
+  if scored.get(twin.twin_of, twin) is not None:
+    return twin
+  group = by_name[twin.twin_of].group
+  for run in models:
+    if group and run.group == group and scored.get(run.name):
+      return dataclasses.replace(
+        twin, spec=run.spec, names=run.names, twin_of=run.name
+      )
+  return twin
 
 
 def _has_size(network: results.ModelResults, input_size: str) -> bool:

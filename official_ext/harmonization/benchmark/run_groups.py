@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import os
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -190,12 +191,14 @@ def _score(
   Returns:
     The mean. Without an estimate, the variance is the sum of those between the
     runs and of their mean over images, which is more than that of the mean.
-    One run keeps its own interval.
+    Intervals of proportions stay between 0 and 1 (`statistics.bounded`). One
+    run keeps its own interval.
   """
   first, count = of_runs[0], len(of_runs)
   if count == 1:
     method = f'{first.interval_method} ({repeated_runs.not_estimable(1)})'
     kept = {k: first.details[k] for k in _KEPT if k in first.details}
+    kept |= _over_participants(of_runs)
     return dataclasses.replace(
       first, details={'interval': method, 'runs': 1, **kept}
     )
@@ -210,11 +213,6 @@ def _score(
   if estimate is not None:
     low, high, value = estimate.low, estimate.high, estimate.value
     method = f"Student's t over images{seeds}"
-    if not estimate.standard_error and first.interval_method == 'Wilson':
-      # All answers of all runs are correct, or all are wrong.
-      hits = round(value * estimate.n)
-      low, high = statistics.wilson(hits, estimate.n, first.confidence)
-      method = 'Wilson, as for one run, over images'
   else:
     quantile = stats.norm.ppf(0.5 + first.confidence / 2)
     errors = [(s.high - s.low) / 2 / quantile for s in of_runs]
@@ -228,6 +226,12 @@ def _score(
     method = f'from the variance of each run over images{seeds}'
   known = [s.n for s in of_runs if s.n is not None]
   n = estimate.n if estimate else min(known) if known else None
+  if n and first.interval_method.startswith('Wilson'):
+    trials = estimate.variance.groups if estimate and estimate.variance else n
+    low, high = statistics.bounded(
+      value, float(low), float(high), trials, first.confidence
+    )
+    method = method.replace("Student's t", 'Wilson with the variance')
   return dataclasses.replace(
     first,
     value=value,
@@ -241,9 +245,32 @@ def _score(
       'interval': method,
       'runs': count,
       **{k: first.details[k] for k in _KEPT if k in first.details},
+      **_over_participants(of_runs),
     },
   )
 
 
-# What tables show of the details of a score besides its interval.
-_KEPT = ('people', 'compared_at', 'explainer', 'limit')
+def _over_participants(of_runs: Sequence[scores_lib.Score]) -> dict[str, Any]:
+  """Averages the intervals over participants, if all runs have one.
+
+  Without participants, the ratios of all runs change by the same factor, so
+  that the interval of the mean is the mean of the intervals.
+  """
+  name = 'participants_interval'
+  ends = [s.details[name] for s in of_runs if s.details.get(name)]
+  if len(ends) < len(of_runs):
+    return {}
+  return {name: np.mean(ends, axis=0).tolist()}
+
+
+# What tables show of the details of a score besides its intervals. What people
+# reach is the same for all runs.
+_KEPT = (
+  'people',
+  'compared_at',
+  'explainer',
+  'limit',
+  'reason',
+  'denominator',
+  'ceilings',
+)

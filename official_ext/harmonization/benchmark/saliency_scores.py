@@ -218,7 +218,8 @@ def _score(name, values, groups, preprocessing) -> scores.Score:
   )
   if name != 'pointing':
     return score
-  low, high = statistics.wilson(int(np.nansum(values)), score.n or 0)
+  low, high = statistics.proportion(values, groups)
+  method = statistics.proportion_method(groups)
   return dataclasses.replace(
-    score, low=low, high=high, details={'interval': 'Wilson'}
+    score, low=low, high=high, details={'interval': method}
   )

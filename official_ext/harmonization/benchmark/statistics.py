@@ -238,3 +238,71 @@ def wilson(
     confidence, method='wilson'
   )
   return float(interval.low), float(interval.high)
+
+
+def bounded(
+  p: float, low: float, high: float, trials: int, confidence: float = 0.95
+) -> tuple[float, float]:
+  """Makes an interval of a proportion that stays between 0 and 1.
+
+  Wilson's interval has the proportions q with |p - q| <= z sqrt(q (1 - q) / n).
+  Here, the observed variance replaces that of n independent trials, which gives
+  an effective number of trials (Korn and Graubard, Survey Methodology 24,
+  1998), and Student's t replaces z. With the half width h of the t-interval,
+
+    |p - q| <= h sqrt(q (1 - q) / (p (1 - p))).
+
+  Args:
+    p: the proportion.
+    low: lower end of its t-interval.
+    high: upper end.
+    trials: number of independent trials, such as groups of images, for Wilson's
+      interval if they do not vary.
+    confidence: of that interval.
+
+  Returns:
+    The lower and upper end; NaN if the t-interval is.
+  """
+  half = (high - low) / 2
+  if math.isnan(half):
+    return math.nan, math.nan
+  if not 0 < p < 1 or not half:
+    return wilson(round(p * trials), trials, confidence)
+  w = half**2 / (p * (1 - p))
+  centre = (p + w / 2) / (1 + w)
+  distance = math.sqrt(w * p * (1 - p) + w**2 / 4) / (1 + w)
+  return centre - distance, centre + distance
+
+
+def proportion(
+  hits: npt.ArrayLike,
+  groups: npt.ArrayLike | None = None,
+  confidence: float = 0.95,
+) -> tuple[float, float]:
+  """Makes an interval of a proportion of images.
+
+  Args:
+    hits: (n,), 1 or 0 for each image; NaN values are excluded.
+    groups: (n,), the group of each image; by default, each is its own.
+    confidence: of the interval.
+
+  Returns:
+    The lower and upper end: Wilson's if each image is its own group, otherwise
+    `bounded` with the variance over groups.
+  """
+  hits = np.asarray(hits, np.float64)
+  is_defined = ~np.isnan(hits)
+  n = int(is_defined.sum())
+  group = np.arange(len(hits)) if groups is None else np.asarray(groups)
+  count = len(np.unique(group[is_defined]))
+  if count == n:
+    return wilson(int(np.nansum(hits)), n, confidence)
+  found = mean(hits, group, confidence)
+  return bounded(found.value, found.low, found.high, count, confidence)
+
+
+def proportion_method(groups: npt.ArrayLike | None = None) -> str:
+  """Names the interval that `proportion` makes, for captions."""
+  if groups is None or len(np.unique(groups)) == len(np.asarray(groups)):
+    return 'Wilson'
+  return 'Wilson with the variance over groups of images'

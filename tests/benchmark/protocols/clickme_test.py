@@ -29,6 +29,7 @@ from official_ext.harmonization.benchmark import normalization
 from official_ext.harmonization.benchmark import perceptual_hash
 from official_ext.harmonization.benchmark import protocol
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.benchmark import user_jackknife
 from official_ext.harmonization.benchmark.protocols import clickme
 from official_ext.harmonization.benchmark.protocols import clicktionary
@@ -370,6 +371,22 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     self.assertEqual([r['label'] for r in moved.rows], [2, 3, 4, 5, 2])
     self.assertNotAllClose(
       [r['spearman'] for r in moved.rows], [r['spearman'] for r in plain.rows]
+    )
+
+  def test_accuracy_is_over_groups_of_images(self):
+    path = fixtures.write(
+      self.get_temp_dir(), 'copies', [fixtures.record(i, i) for i in (0, 1, 1)]
+    )
+    found = _run(path)
+    top1 = _by_name(found)['top1']
+    self.assertEqual([r['group'] for r in found.rows], [0, 1, 1])
+    hits = [r['correct'] for r in found.rows]
+    self.assertEqual(
+      (top1.low, top1.high), statistics.proportion(hits, [0, 1, 1])
+    )
+    self.assertIn('over groups of images', top1.interval_method)
+    self.assertEqual(
+      _by_name(_run(self.path))['top1'].interval_method, 'Wilson'
     )
 
   def test_label_outside_the_classes_is_named(self):
