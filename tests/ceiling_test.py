@@ -18,6 +18,7 @@ from absl.testing import flagsaver
 import numpy as np
 from scipy import ndimage
 import tensorflow as tf
+import tqdm
 
 from official_ext.harmonization import ceiling
 from official_ext.harmonization import cli
@@ -236,7 +237,7 @@ class CeilingTest(tf.test.TestCase):
       for change in (text.replace('0.', '1.'), text[:40], ''):
         with open(path, 'w', encoding='utf-8') as f:
           f.write(change)
-        with mock.patch.object(ceiling.tqdm.tqdm, 'write') as write:
+        with mock.patch.object(tqdm.tqdm, 'write') as write:
           ceiling.measure(options)
         self.assertIn(
           'ceilings.json was the result of another', write.call_args.args[0]
@@ -250,7 +251,7 @@ class CeilingTest(tf.test.TestCase):
     other = self._options(
       settings=dataclasses.replace(options.settings, resample=True)
     )
-    with mock.patch.object(ceiling.tqdm.tqdm, 'write') as write:
+    with mock.patch.object(tqdm.tqdm, 'write') as write:
       ceiling.measure(other)
     self.assertRegex(
       write.call_args.args[0], 'settings.resample was False and is now True'
@@ -267,7 +268,7 @@ class CeilingTest(tf.test.TestCase):
       f.write('from a process that was killed')
     for paths in (options.clicks, (renamed,)):
       with mock.patch.object(ceilings, 'measure') as measure:
-        with mock.patch.object(ceiling.tqdm.tqdm, 'write') as write:
+        with mock.patch.object(tqdm.tqdm, 'write') as write:
           again = ceiling.measure(dataclasses.replace(options, clicks=paths))
       measure.assert_not_called()
       self.assertIn('ceilings.json: measured from', write.call_args.args[0])
@@ -329,7 +330,7 @@ class CeilingTest(tf.test.TestCase):
       with self.assertRaises(MemoryError):
         ceiling.measure(options)
     write('8.png', 2 * _FRAME)
-    with mock.patch.object(ceiling.tqdm.tqdm, 'write') as message:
+    with mock.patch.object(tqdm.tqdm, 'write') as message:
       ceiling.measure(options)
     self.assertRegex(
       message.call_args_list[0].args[0], 'partial.jsonl: .*data.frames'

@@ -18,7 +18,7 @@ the same clicks and settings are used again; others are kept in its folder
 earlier/.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import itertools
@@ -37,26 +37,18 @@ from official_ext.harmonization.data.maps import map_options
 with epy.lazy_imports():
   import numpy as np
   import tensorflow as tf
-  import tqdm
 
   from official_ext.harmonization import files
   from official_ext.harmonization.benchmark import beam_ceilings
-  from official_ext.harmonization.benchmark import claims
-  from official_ext.harmonization.benchmark import earlier
+  from official_ext.harmonization.benchmark import ceiling_folder
+  from official_ext.harmonization.benchmark import ceiling_groups
   from official_ext.harmonization.benchmark import identity
-  from official_ext.harmonization.benchmark import journal
+  from official_ext.harmonization.benchmark import measured_ceilings
   from official_ext.harmonization.benchmark import user_jackknife
   from official_ext.harmonization.data.maps import click_files
   from official_ext.harmonization.data.maps import participant_maps
-  from official_ext.harmonization.data.records import manifest
-  from official_ext.harmonization.data.records import workers
   from official_ext.harmonization.evaluation import scores
 
-_IMAGES = 'images.csv'
-_RESULTS = 'ceilings.json'
-# Rows of the finished groups, until all groups are finished.
-_PROGRESS = 'ceilings.partial.jsonl'
-_CLAIM = 'ceilings.claim'
 # Version of the method; part of the identity of results.
 _VERSION = 2
 _TITLES = {
@@ -90,7 +82,7 @@ class Options(map_options.StripPrefix):
     required=True,
   )
   output_dir: str = cli.flag(
-    '', f'Folder for {_IMAGES} and {_RESULTS}.', path=True, required=True
+    '', 'Folder for images.csv and ceilings.json.', path=True, required=True
   )
   click_frame: int = cli.flag(
     0,
@@ -217,92 +209,24 @@ def _check_people(maps: 'participant_maps.ParticipantMaps', options: Options):
   )
 
 
-def _measure_group(
-  i: int,
-  reader: 'user_jackknife.UserMapReader',
-  group: list[str],
-  settings: ceilings.Settings,
-  users: dict[str, str],
-  progress,
-) -> list[Any]:
-  """Measures a group of images; runs in any process.
-
-  Returns:
-    The number of the group, its rows, and, with groups of users, its sums
-    without each of them.
-  """
-  del progress  # A group is too short to report its progress.
-  found = [i, ceilings.measure(reader, group, settings)]
-  if users:
-    found.append(user_jackknife.measure(reader, group, settings, users))
-  return found
-
-
-def _rows(
-  maps: 'participant_maps.ParticipantMaps',
-  progress: 'journal.Journal',
-  users: dict[str, str],
-  options: Options,
-) -> list[dict[str, Any]]:
-  """Measures the groups that are not finished; returns the rows of all images.
-
-  Args:
-    maps: of the participants.
-    progress: to which `_measure_group` of each group is added.
-    users: the group of each participant for a jackknife; may be empty.
-    options: the flags.
-
-  Returns:
-    Rows, sorted by the images' names.
-  """
-  groups, rows = ceilings.plan(maps, options.settings)
-  if options.beam:
-    progress.restart()
-    progress.add(_with_beam(dict(enumerate(groups)), maps, users, options))
-  done = {item[0] for item in progress.items}
-  todo = {i: g for i, g in enumerate(groups) if i not in done}
-  total = sum(map(len, groups))
-  bar = tqdm.tqdm(
-    total=total,
-    initial=total - sum(map(len, todo.values())),
-    desc='agreement',
-    unit=' images',
-    disable=None,
-  )
-  with bar:
-    for item in workers.run(
-      _measure_group,
-      [(i, maps, group, options.settings, users) for i, group in todo.items()],
-      options.workers,
-      lambda images: None,
-    ):
-      progress.add([item])
-      bar.update(len(item[1]))
-  rows += itertools.chain.from_iterable(item[1] for item in progress.items)
-  return sorted(rows, key=lambda row: row['image'])
-
-
-def _with_beam(
-  groups: Mapping[int, Sequence[str]],
+def _beam(
+  paths: list[str],
   maps: 'participant_maps.ParticipantMaps',
   users: dict[str, str],
   options: Options,
-) -> list[list[Any]]:
-  """Measures all groups with Apache Beam; returns items for the journal."""
-  return beam_ceilings.measure(
-    click_files.expand(options.clicks),
+) -> Callable[[Mapping[int, Sequence[str]]], list[list[Any]]]:
+  """Returns a function that measures groups with Apache Beam."""
+  return lambda groups: beam_ceilings.measure(
+    paths,
     _click_arguments(options),
     groups,
     maps,
-    functools.partial(_work, settings=options.settings, users=users),
+    functools.partial(
+      ceiling_groups.measure_group, settings=options.settings, users=users
+    ),
     options.output_dir,
     options.beam,
   )
-
-
-def _work(i, reader, group, settings, users):
-  """As `_measure_group`, for Beam."""
-  return _measure_group(i, reader, group, settings, users, None)
 
 
 def _click_arguments(options: Options) -> dict[str, Any]:
@@ -353,105 +277,6 @@ def _identity(
   )
 
 
-def _open_progress(
-  options: Options, depends_on: dict[str, Any]
-) -> 'journal.Journal':
-  """Opens the rows of an earlier run, and reports whether they are used."""
-  path = os.path.join(options.output_dir, _PROGRESS)
-  progress = journal.Journal(path, depends_on)
-  if progress.note:
-    tqdm.tqdm.write(f'{path}: {progress.note}; the measurement starts again.')
-  if progress.items:
-    number = sum(len(item[1]) for item in progress.items)
-    tqdm.tqdm.write(
-      f'Kept {choices.plural(number, "image")} from a run that began on '
-      f'{identity.date(progress.begun)}.'
-    )
-  return progress
-
-
-def _write(
-  options: Options, rows: list[dict[str, Any]], results: dict[str, Any]
-):
-  """Writes the table and the results; keeps earlier results that differ."""
-  folder = options.output_dir
-  path = os.path.join(folder, _RESULTS)
-  if tf.io.gfile.exists(path):
-    reason, date = _difference(folder, results['identity'])
-    if reason:
-      kept = earlier.move(folder, [_RESULTS, _IMAGES], date)
-      tqdm.tqdm.write(
-        f'{path} was the result of another measurement: {reason}. It is kept '
-        f'in {kept}.'
-      )
-  scores.write_rows(os.path.join(folder, _IMAGES), rows)
-  results['contents'] = {
-    _IMAGES: manifest.sha256(os.path.join(folder, _IMAGES))
-  }
-  scores.write_json(
-    path, {**results, 'digest': identity.sha256(scores.json_safe(results))}
-  )
-
-
-def _digest(folder: str) -> str:
-  """Returns the checksum of the clicks of the results in the folder, or ''."""
-  try:
-    found = files.read_json(os.path.join(folder, _RESULTS))
-    return found['identity']['data']['clicks']
-  except (KeyError, TypeError, ValueError, tf.errors.NotFoundError):
-    return ''
-
-
-def _stored(
-  folder: str, depends_on: dict[str, Any]
-) -> 'dict[str, scores.Score]':
-  """Returns the scores in the folder if they are those to be measured.
-
-  Args:
-    folder: of the results.
-    depends_on: as from `_identity`.
-
-  Returns:
-    Scores by name, and a note is printed; empty without stored results, or if
-    they depend on anything else.
-  """
-  path = os.path.join(folder, _RESULTS)
-  if not tf.io.gfile.exists(path):
-    return {}
-  reason, date = _difference(folder, depends_on)
-  if reason:
-    return {}
-  found = files.read_json(path)['scores']
-  # A process may have been killed between the result and this file's removal.
-  progress = os.path.join(folder, _PROGRESS)
-  if tf.io.gfile.exists(progress):
-    tf.io.gfile.remove(progress)
-  tqdm.tqdm.write(
-    f'{path}: measured from the same clicks with the same settings on '
-    f'{identity.date(date)}; nothing is measured again.'
-  )
-  return {
-    name: scores.Score.from_json(content) for name, content in found.items()
-  }
-
-
-def _difference(folder: str, depends_on: dict[str, Any]) -> tuple[str, str]:
-  """Returns why the results in the folder differ, or '', and their date."""
-  try:
-    found = files.read_json(os.path.join(folder, _RESULTS))
-    digest, date = found.pop('digest'), found['created']
-    table = os.path.join(folder, _IMAGES)
-    if digest != identity.sha256(found):
-      return 'it was edited', date
-    if not tf.io.gfile.exists(table) or (
-      manifest.sha256(table) != found['contents'][_IMAGES]
-    ):
-      return f'{_IMAGES} was edited or removed', date
-    return identity.differences(found['identity'], depends_on), date
-  except (AttributeError, KeyError, TypeError, ValueError):
-    return ('it is damaged, or has no identity', 'unverified')
-
-
 def measure(options: Options) -> 'dict[str, scores.Score]':
   """Measures agreement and writes the results, unless they exist.
 
@@ -471,21 +296,16 @@ def measure(options: Options) -> 'dict[str, scores.Score]':
   """
   _check(options)
   paths = click_files.expand(options.clicks)
-  tf.io.gfile.makedirs(options.output_dir)
-  try:
-    with claims.Claim(os.path.join(options.output_dir, _CLAIM)):
-      return _claimed(options, paths)
-  except claims.Taken as e:
-    raise ValueError(
-      f'--output_dir={options.output_dir} is in use by {e}. Wait until it '
-      'ends, or choose another folder.'
-    ) from None
+  with ceiling_folder.CeilingFolder(options.output_dir).claimed() as folder:
+    return _measure(options, paths, folder)
 
 
-def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
+def _measure(
+  options: Options, paths: list[str], folder: 'ceiling_folder.CeilingFolder'
+) -> 'dict[str, scores.Score]':
   """As `measure`, in a folder that no other process uses."""
-  with tempfile.TemporaryDirectory() as folder:
-    table = click_files.Table(os.path.join(folder, 'clicks.sqlite'))
+  with tempfile.TemporaryDirectory() as temporary:
+    table = click_files.Table(os.path.join(temporary, 'clicks.sqlite'))
     table.fill(
       itertools.chain.from_iterable(
         click_files.read(file, **_click_arguments(options)) for file in paths
@@ -503,12 +323,12 @@ def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
       options.blur_width,
     )
     _check_people(maps, options)
-    folder = options.output_dir
-    depends_on = _identity(maps, table.fingerprint(_digest(folder)), options)
-    stored = _stored(folder, depends_on)
+    digest = table.fingerprint(folder.clicks_digest())
+    depends_on = _identity(maps, digest, options)
+    stored = folder.stored(depends_on)
     if stored:
       return stored
-    progress = _open_progress(options, depends_on)
+    progress = folder.open_progress(depends_on)
     users = (
       user_jackknife.assign(maps.images_by_user, options.user_groups)
       if options.user_groups
@@ -519,7 +339,14 @@ def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
         '--user_groups has no effect: no participant saw more than one image, '
         'so that the interval over images is sufficient.'
       )
-    rows = _rows(maps, progress, users, options)
+    rows = ceiling_groups.measure(
+      maps,
+      progress,
+      options.settings,
+      users,
+      options.workers,
+      _beam(paths, maps, users, options) if options.beam else None,
+    )
   found = ceilings.summarize(
     rows, options.settings, preprocessing=_preprocessing(options)
   )
@@ -528,8 +355,7 @@ def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
       f'The agreement is undefined for all {len(rows)} images; expected maps '
       'that are not constant. Use a larger --size, or give more clicks.'
     )
-  _write(
-    options,
+  folder.write(
     rows,
     {
       'identity': depends_on,
@@ -544,40 +370,23 @@ def _claimed(options: Options, paths: list[str]) -> 'dict[str, scores.Score]':
       'left_out': maps.left_out,
       'unreadable': maps.unreadable,
       'scores': {name: score.to_json() for name, score in found.items()},
-      **_without_users(progress.items, maps.images_by_user, users),
+      **(
+        {'users': ceiling_groups.jackknife(progress.items, maps.images_by_user)}
+        if users and progress.items
+        else {}
+      ),
     },
   )
   progress.end()
   return found
 
 
-def _without_users(
-  items: Sequence[list[Any]],
-  images_by_user: Mapping[str, int],
-  users: Mapping[str, str],
-) -> dict[str, Any]:
-  """Returns the jackknife over participants for the results; may be empty."""
-  # In the order of the groups, so that sums do not depend on the processes.
-  parts = [item[2] for item in sorted(items, key=lambda item: item[0]) if users]
-  if not parts:
-    return {}
-  replicates = user_jackknife.Replicates.of(parts)
-  return {
-    'users': {
-      'participants': len(images_by_user),
-      'images_per_participant': sum(images_by_user.values())
-      / len(images_by_user),
-      'groups': len(replicates.without),
-      **replicates.to_json(),
-    }
-  }
-
-
 def main(options: Options):
   """Measures agreement and prints a summary."""
   found = measure(options)
   print(summary(found))
-  print(f'Results: {_IMAGES} and {_RESULTS} in {options.output_dir}.')
+  names = f'{measured_ceilings.IMAGES} and {measured_ceilings.RESULTS}'
+  print(f'Results: {names} in {options.output_dir}.')
 
 
 def summary(found: 'dict[str, scores.Score]') -> str:
@@ -595,7 +404,7 @@ def summary(found: 'dict[str, scores.Score]') -> str:
   if few:
     lines.append(
       f'Too few participants saw {choices.plural(len(few), "image")}, which '
-      f'{_IMAGES} names.'
+      f'{measured_ceilings.IMAGES} names.'
     )
   return '\n'.join(lines)
 

@@ -27,6 +27,9 @@ from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.benchmark import user_jackknife
 from official_ext.harmonization.evaluation import scores
 
+# The files of a measurement: scores, and a row per image.
+RESULTS, IMAGES = 'ceilings.json', 'images.csv'
+
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredCeilings:
@@ -254,11 +257,11 @@ def read(path_json: str, path_csv: str | None = None) -> MeasuredCeilings:
   """
   if tf.io.gfile.isdir(path_json):
     raise ValueError(
-      f'{path_json} is a folder; expected ceilings.json of ceiling. Give '
-      f'{os.path.join(path_json, "ceilings.json")}.'
+      f'{path_json} is a folder; expected {RESULTS} of ceiling. Give '
+      f'{os.path.join(path_json, RESULTS)}.'
     )
   if path_csv is None:
-    path_csv = os.path.join(os.path.dirname(path_json), 'images.csv')
+    path_csv = os.path.join(os.path.dirname(path_json), IMAGES)
   for path in (path_json, path_csv):
     if not tf.io.gfile.exists(path):
       raise ValueError(
@@ -280,7 +283,7 @@ def read(path_json: str, path_csv: str | None = None) -> MeasuredCeilings:
     replicates = user_jackknife.Replicates.from_json(users) if users else None
   except (KeyError, TypeError, ValueError) as e:
     raise ValueError(
-      f'{path_json}: {e} is missing or invalid; expected ceilings.json of this '
+      f'{path_json}: {e} is missing or invalid; expected {RESULTS} of this '
       'version. Run ceiling again.'
     ) from None
   return MeasuredCeilings(
