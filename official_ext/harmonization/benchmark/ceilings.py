@@ -355,29 +355,51 @@ class Agreement:
   means: np.ndarray
 
 
-def _mean_ranks(ranks: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
-  """Averages unit ranks over each set of rows, without undefined ones."""
-  counts = np.stack([np.bincount(r, minlength=len(ranks)) for r in rows])
-  is_defined = ~np.isnan(ranks[:, 0])
-  if not is_defined.all():
-    ranks, counts = ranks[is_defined], counts[:, is_defined]
-  totals = counts.sum(1, keepdims=True)
-  means = counts.astype(np.float32) @ ranks
-  means /= np.where(totals, totals, np.nan).astype(np.float32)
-  return means
+def _compare(
+  maps: np.ndarray, weights: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Ranks weighted sums of maps, which have the ranks of means.
+
+  Args:
+    maps: float32 (P, H, W).
+    weights: float32 (n, 2, P), of the maps in the two sums of each pair.
+    counts: int (m, 2 n), how often each sum is in each of the means.
+
+  Returns:
+    The correlation of each pair, float64 (n,), and the means of the unit ranks
+    without those that are undefined, float32 (m, H * W).
+  """
+  flat = maps.reshape(len(maps), -1)
+  products = np.empty(len(weights))
+  means = np.zeros((len(counts), flat.shape[1]), np.float32)
+  totals = np.zeros(len(counts))
+  # Arrays that are used again; new ones would take as long as the ranks.
+  sums = np.empty((_CHUNK, flat.shape[1]), np.float32)
+  ranks = np.empty_like(sums)
+  for start in range(0, len(weights), _CHUNK // 2):
+    part = weights[start : start + _CHUNK // 2].reshape(-1, len(maps))
+    number = len(part)
+    np.matmul(part, flat, out=sums[:number])
+    found = numpy_metrics.counted_unit_ranks(
+      sums[:number].reshape(number, *maps.shape[1:]), out=ranks[:number]
+    )
+    products[start : start + number // 2] = _products(found[::2], found[1::2])
+    is_undefined = np.isnan(found[:, 0])
+    found[is_undefined] = 0
+    times = counts[:, 2 * start : 2 * start + number] * ~is_undefined
+    used = np.flatnonzero(times.any(1))
+    means[used] += times[used].astype(np.float32) @ found
+    totals += times.sum(1)
+  means /= np.where(totals, totals, np.nan).astype(np.float32)[:, np.newaxis]
+  return products, means
 
 
-def _products(ranks: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Returns correlations of pairs of rows of unit ranks, float64."""
+def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Returns correlations of rows of unit ranks (n, N), float64 (n,)."""
   # Sums in parts, because those in float32 lose digits.
-  parts = np.gcd(ranks.shape[1], 1 << 10)
-  folded = ranks.reshape(len(ranks), parts, -1)
-  return np.array(
-    [
-      np.einsum('ij,ij->i', folded[i], folded[j]).sum(dtype=np.float64)
-      for i, j in zip(a, b)
-    ]
-  )
+  parts = (len(a), int(np.gcd(a.shape[1], 1 << 10)), -1)
+  sums = np.einsum('ijk,ijk->ij', a.reshape(parts), b.reshape(parts))
+  return sums.sum(1, dtype=np.float64)
 
 
 def seed_of(name: str, settings: 'Settings') -> tuple[int, int]:
@@ -393,7 +415,7 @@ def agreements(
 ) -> list[Agreement]:
   """Measures agreement on one image, for one or several sets of participants.
 
-  Each different half is ranked once: few participants have few halves.
+  Each different pair of halves is ranked once: few participants have few.
 
   Args:
     maps: (P, H, W), one per participant.
@@ -414,34 +436,45 @@ def agreements(
   first, second = (np.concatenate(part) for part in zip(*halves))
   one = np.eye(len(maps))
   sets = [np.ones(len(maps), bool)] if keep is None else keep
-  parts = [
-    part * kept
+  # Two for each set: pairs of halves, and of participants and the others.
+  compared = [
+    pair
     for kept in sets
-    for part in (first, second, one[kept], 1 - one[kept])
+    for pair in (
+      (first * kept, second * kept),
+      (one[kept], (1 - one[kept]) * kept),
+    )
   ]
-  weights, rows = np.unique(np.concatenate(parts), axis=0, return_inverse=True)
-  ranks = np.empty((len(weights), maps[0].size), np.float32)
-  for start in range(0, len(weights), _CHUNK):
-    part = slice(start, start + _CHUNK)
-    # Sums have the ranks of means.
-    sums = weights[part].astype(np.float32) @ maps.reshape(len(maps), -1)
-    ranks[part] = numpy_metrics.counted_unit_ranks(
-      sums.reshape(-1, *maps.shape[1:])
-    )
-  indices = np.split(rows.ravel(), np.cumsum([len(p) for p in parts])[:-1])
-  found = []
-  for i in range(0, len(indices), 4):
-    four = indices[i : i + 4]
-    found.append(
-      Agreement(
-        {
-          'split_half': _products(ranks, four[0], four[1]),
-          'leave_one_out': _products(ranks, four[2], four[3]),
-        },
-        _mean_ranks(ranks, four),
+  pairs = np.concatenate([np.stack(pair, axis=1) for pair in compared])
+  # Each pair in one order, because two halves occur in both.
+  at = (pairs[:, 0] != pairs[:, 1]).argmax(1)[:, np.newaxis, np.newaxis]
+  is_swapped = (
+    np.diff(np.take_along_axis(pairs, at, 2)[..., 0], axis=1)[:, 0] > 0
+  )
+  pairs[is_swapped] = pairs[is_swapped, ::-1]
+  weights, rows = np.unique(pairs, axis=0, return_inverse=True)
+  rows = rows.ravel()
+  # How often each half of each different pair is in each mean.
+  sections = np.cumsum([len(a) for a, _ in compared])[:-1]
+  counts = np.stack(
+    [
+      np.bincount(part, minlength=2 * len(weights))
+      for place in zip(
+        np.split(2 * rows + is_swapped, sections),
+        np.split(2 * rows + ~is_swapped, sections),
       )
+      for part in place
+    ]
+  )
+  products, means = _compare(maps, weights.astype(np.float32), counts)
+  values = [products[part] for part in np.split(rows, sections)]
+  return [
+    Agreement(
+      {'split_half': values[2 * i], 'leave_one_out': values[2 * i + 1]},
+      means[4 * i : 4 * i + 4],
     )
-  return found
+    for i in range(len(sets))
+  ]
 
 
 def _with_others(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -9,14 +9,15 @@ the same cases. They are for maps in memory, where a graph would not pay off.
   numpy_metrics.alignment_scores(model_maps, human_maps)['spearman']  # (B,)
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 _SIGN = np.uint32(1 << 31)
-_INFINITY = 0x7F800000  # The bits of a float32; those of NaN are larger.
-# Levels to which values are rounded before they are counted, as a power of 2.
-_LEVELS = 15
+# Number of levels to which values are rounded before they are counted.
+_LEVELS = 1 << 13
+_LARGEST = float(np.finfo(np.float32).max)
 # Largest part of the ranks' variance that may be within levels.
 _WITHIN = 1e-6
 _NAN = float('nan')
@@ -146,59 +147,85 @@ def unit_ranks(maps: np.ndarray) -> np.ndarray:
   return found.astype(np.float32)
 
 
-def counted_unit_ranks(maps: np.ndarray) -> np.ndarray:
-  """Ranks maps without negative values as `unit_ranks`, in less time.
+def counted_unit_ranks(
+  maps: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+  """Ranks smooth maps as `unit_ranks`, in less time.
 
-  Values are counted instead of sorted: the bits of a positive float32 are in
-  the order of the values, and their first 15 that differ within a map are the
-  level of a value. Values of one level get their average rank, and zeros have a
-  level of their own. Maps for which this would change the variance of the ranks
-  by more than a millionth are sorted, as are those with negative values.
+  Values are counted instead of sorted, at 8,192 levels of the fourth root of
+  value - minimum, which are fine near the minimum, where maps of clicks have
+  many values. Values of one level get their average rank. Maps for which this
+  would change the variance of the ranks by more than a millionth are sorted.
 
   Correlations of halves of the participants differ by less than 2e-6 from those
   of sorted maps of 224 x 224, and means over 100 splits by less than 1e-6.
 
   Args:
     maps: (B, H, W), compared as float32.
+    out: float32 (B, H * W), to which the ranks are written; faster than a new
+      array.
 
   Returns:
     float32 (B, H * W), as from `unit_ranks`.
   """
-  maps = np.ascontiguousarray(maps, np.float32)
-  found = np.empty((len(maps), maps[0].size if len(maps) else 0), np.float32)
-  for i, row in enumerate(found):
-    if not _count_ranks(maps[i].ravel(), row):
-      row[:] = unit_ranks(maps[i : i + 1])[0]
-  return found
+  maps = np.asarray(maps, np.float32)
+  size = maps[0].size if len(maps) else 0
+  if out is None:
+    out = np.empty((len(maps), size), np.float32)
+  counter = _RankCounter(size)
+  for values, row in zip(maps.reshape(len(maps), size), out):
+    if not counter.write(values, row):
+      row[:] = unit_ranks(values.reshape(1, 1, size))[0]
+  return out
 
 
-def _count_ranks(values: np.ndarray, row: np.ndarray) -> bool:
-  """Writes unit ranks of float32 values (N,) if they can be counted."""
-  bits, size = values.view(np.int32), float(len(values))
-  # Zeros become the largest number here, and count as level 0 below. The bits
-  # of negative values are larger than those of infinity.
-  low = int((values.view(np.uint32) - np.uint32(1)).min()) + 1
-  high = int(values.view(np.uint32).max())
-  if high >= _INFINITY or low > high:
-    return False
-  shift = max(0, (high - low).bit_length() - _LEVELS)
-  levels = bits >> np.int32(shift)
-  levels -= np.int32((low >> shift) - 1)
-  np.maximum(levels, 0, out=levels)
-  index = levels.astype(np.intp)
-  counts = np.bincount(index)
-  ends = np.cumsum(counts)
-  many = counts[1:].astype(np.float64)
-  within = np.einsum('i,i,i->', many, many, many)
-  if within > _WITHIN * size**3:
-    return False
-  # Doubled average ranks around 0, as in `_Ranked`, and the sum of their
-  # squares over the map.
-  ranks = 2.0 * ends - (counts + len(values))
-  ranks /= np.sqrt((size**3 - float(counts[0]) ** 3 - within) / 3)
-  # Any mode but 'raise' writes to the row directly.
-  np.take(ranks.astype(np.float32), index, out=row, mode='clip')
-  return True
+class _RankCounter:
+  """Counts ranks, in arrays that are used again for each map.
+
+  New arrays would take as long as the ranks.
+  """
+
+  def __init__(self, size: int):
+    """Makes the arrays for maps of this many pixels."""
+    self._roots = np.empty(size, np.float32)
+    self._levels = np.empty(size, np.intp)
+    # With the minimum, and one more where the largest root is rounded up.
+    length = _LEVELS + 2
+    self._cubes = np.empty(length)
+    self._many = np.empty(length)
+    self._ranks = np.empty(length, np.intp)
+    self._scaled = np.empty(length, np.float32)
+
+  def write(self, values: np.ndarray, row: np.ndarray) -> bool:
+    """Writes unit ranks of float32 values (N,) to the row if it can."""
+    size, low = float(len(values)), values.min()
+    span = float(values.max()) - float(low)
+    if not 0 < span <= _LARGEST:  # NaN is not.
+      return False
+    roots, levels = self._roots, self._levels
+    np.subtract(values, low, out=roots)
+    np.sqrt(roots, out=roots)
+    np.sqrt(roots, out=roots)
+    roots *= np.float32(_LEVELS / span**0.25)
+    # Up, so that the minimum, which often has many pixels, has its own level.
+    np.ceil(roots, out=levels, casting='unsafe')
+    counts = np.bincount(levels, minlength=len(self._many))
+    self._many[:] = counts
+    np.multiply(self._many, self._many, out=self._cubes)
+    self._cubes *= self._many
+    if self._cubes[1:].sum() > _WITHIN * size**3:
+      return False
+    # Doubled average ranks around 0, as in `_Ranked`, and the root of the sum
+    # of their squares over the map.
+    ranks = np.cumsum(counts, out=self._ranks)
+    ranks *= 2
+    ranks -= counts
+    ranks -= len(values)
+    self._scaled[:] = ranks
+    self._scaled /= math.sqrt((size**3 - self._cubes.sum()) / 3)
+    # Any mode but 'raise' writes to the row directly.
+    np.take(self._scaled, levels, out=row, mode='clip')
+    return True
 
 
 def extents(maps: np.ndarray) -> np.ndarray:
