@@ -20,7 +20,9 @@ import tf_keras
 
 from official_ext.harmonization import cli
 from official_ext.harmonization import evaluate
+from official_ext.harmonization.benchmark import ceilings as ceilings_lib
 from official_ext.harmonization.benchmark import controls
+from official_ext.harmonization.benchmark import measured_ceilings
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark.adapters import spec
 from official_ext.harmonization.benchmark.protocols import clickme
@@ -414,6 +416,55 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       ):
         self.assertRegex(self._evaluate(self.models[0], *given), message)
       build.assert_not_called()
+
+  def test_names_and_people_are_checked_before_any_work(self):
+    image = tf.io.encode_jpeg(fixtures.pixels(0)).numpy()
+    path = fixtures.write(
+      self.folder,
+      'named',
+      [
+        record_writer.canonical_example(image, 1, filename=f'dog/{name}.png')
+        for name in 'ab'
+      ],
+    )
+    _write_stimuli(self._path('stimuli'))
+    with open(self._path('people.csv'), 'w') as f:
+      f.write('level,accuracy\n10,0.5\n')
+    records = (f'--clickme={path}', '--label_offset=0')
+
+    def ceilings(*names):
+      values = dict.fromkeys(ceilings_lib.MEASURES, 0.5)
+      return measured_ceilings.MeasuredCeilings(
+        'c.json', 224, 10.0, False, {}, {name: values for name in names}
+      )
+
+    for given, found, message in (
+      ((*records, '--group_by=x_[0-9]'), None, "matches no .*'dog/a.png'"),
+      (
+        (*records, '--ceilings=c.json'),
+        ceilings('cat/c'),
+        '--ceilings: c.json: none of the 2 images',
+      ),
+      (
+        (*records, '--ceilings=c.json'),
+        ceilings('dog/b', 'x/dog/a', 'y/dog/a'),
+        "--ceilings: .*'dog/a.png' may be",
+      ),
+      (
+        (
+          f'--psychophysics={self._path("stimuli")}',
+          f'--human_trials={self._path("people.csv")}',
+        ),
+        None,
+        'Levels 10 are missing in the stimuli',
+      ),
+    ):
+      with (
+        mock.patch.object(spec, 'build') as build,
+        mock.patch.object(measured_ceilings, 'read', return_value=found),
+      ):
+        self.assertRegex(self._evaluate(self.models[0], *given), message)
+        build.assert_not_called()
 
   def test_training_records_have_images(self):
     path = fixtures.write(self.folder, 'empty', [])

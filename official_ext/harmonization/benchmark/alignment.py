@@ -141,12 +141,7 @@ class Alignment:
 
   def _images(self, rows) -> specific_alignment.Images:
     """Groups images by their names and pixels."""
-    names = [_name(self.group_by, row['name']) for row in rows]
-    if self.group_by and not any(names):
-      raise protocol.BadDataError(
-        f'--group_by={self.group_by} matches no recorded name of an image, '
-        f'such as {rows[0]["name"]!r}; expected a match. Change or remove it.'
-      )
+    names = group_names(self.group_by, [row['name'] for row in rows])
     return specific_alignment.Images(
       specific_alignment.groups(names, [row['pixels'] for row in rows]),
       np.array([row['label'] for row in rows]),
@@ -240,7 +235,24 @@ def _control(adapter) -> str:
   return adapter.control if isinstance(adapter, controls.Control) else ''
 
 
-def _name(pattern: str, name: str) -> str:
-  """Returns what images of one group share; '' if that is not known."""
-  found = re.search(pattern, name) if pattern and name else None
-  return found.group(found.re.groups and 1) if found else ''
+def group_names(pattern: str, names: Sequence[str]) -> list[str]:
+  """Returns what images of one group share.
+
+  Args:
+    pattern: as `Alignment.group_by`.
+    names: (n,), of the images, as recorded; '' where they have none.
+
+  Returns:
+    What each name shares with those of its group; '' if that is not known.
+
+  Raises:
+    protocol.BadDataError: there is a pattern, and no name matches.
+  """
+  matches = [pattern and n and re.search(pattern, n) or None for n in names]
+  found = [m.group(m.re.groups and 1) if m else '' for m in matches]
+  if pattern and names and not any(found):
+    raise protocol.BadDataError(
+      f'--group_by={pattern} matches no recorded name of an image, such as '
+      f'{names[0]!r}; expected a match. Change or remove it.'
+    )
+  return found

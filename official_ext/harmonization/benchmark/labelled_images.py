@@ -164,6 +164,17 @@ class Dataset:
       .map(lambda record, _: record)
     )
 
+  def names(self) -> list[str]:
+    """Reads the recorded names of the images, '' where they have none.
+
+    Raises:
+      protocol.BadDataError: a path matches no file, or a file is damaged.
+    """
+    return [
+      _name(record['serialized']).decode(errors='replace')
+      for record in _iterate(self.read(), self.files())
+    ]
+
   def settings(self) -> dict[str, Any]:
     """Returns the fields, the number of files and their size in bytes."""
     sizes = {

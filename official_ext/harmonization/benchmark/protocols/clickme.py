@@ -318,6 +318,9 @@ class ClickMeProtocol(protocol.Protocol):
         f'--group_by={options.group_by}: {e}; expected a regular expression.'
       ) from None
     dataset = labelled_images.compared_with_training(dataset, run, cls.name)
+    # Otherwise, names that do not match would be found after measuring.
+    names = dataset.names() if ceilings or options.group_by else []
+    alignment.group_names(options.group_by, names)
     return cls(
       dataset,
       batch_size=run.batch_size,
@@ -329,15 +332,17 @@ class ClickMeProtocol(protocol.Protocol):
       random_twins=options.random_twins,
       input_sizes=list(dict.fromkeys(input_sizes)),
       all_images=options.all,
-      ceilings=cls._read_ceilings(ceilings, options) if ceilings else None,
+      ceilings=cls._read_ceilings(ceilings, options, names)
+      if ceilings
+      else None,
       metrics=options.metrics,
     )
 
   @classmethod
   def _read_ceilings(
-    cls, path: str, options: ClickMeOptions
+    cls, path: str, options: ClickMeOptions, names: Sequence[str]
   ) -> 'measured_ceilings.MeasuredCeilings':
-    """Reads ceilings, which must be of maps that are made like the ranked."""
+    """Reads ceilings of these images, of maps that are made as the ranked."""
     try:
       found = measured_ceilings.read(path)
       found.require(
@@ -345,6 +350,7 @@ class ClickMeProtocol(protocol.Protocol):
         width=specific_alignment.RANKED,
         release_blur=False,
       )
+      found.of(names)
     except ValueError as e:
       flag = 'ceilings' if cls.name == 'clickme' else f'{cls.name}_ceilings'
       raise protocol.SettingsError(f'--{flag}: {e}') from None

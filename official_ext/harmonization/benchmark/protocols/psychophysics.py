@@ -133,6 +133,8 @@ class PsychophysicsProtocol(protocol.Protocol):
       files.refuse_output_in(
         run.output_dir, {'psychophysics': options.psychophysics}, below=True
       )
+      # Otherwise a wrong file would be found with the first network.
+      scoring.read(options.psychophysics, options.human_trials or None)
     except ValueError as e:
       raise protocol.SettingsError(str(e)) from None
     return cls(

@@ -11,7 +11,7 @@ is revealed is compared with people's.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -122,6 +122,53 @@ def _check_targets(stimuli, levels):
       )
 
 
+class Experiment(NamedTuple):
+  """Stimuli and what people answered.
+
+  Attributes:
+    stimuli: in order.
+    people: as from `human_trials.read`, or None.
+    levels: that are compared, in increasing order.
+    images: of stimuli and trials.
+  """
+
+  stimuli: Sequence[stimulus_files.Stimulus]
+  people: human_trials.Trials | human_trials.Accuracies | None
+  levels: Sequence[int]
+  images: accuracy_curves.ExperimentImages
+
+
+def read(
+  folder: str,
+  human: str | None = None,
+  classes: Mapping[str, str] | None = None,
+  levels: Sequence[int] | None = None,
+) -> Experiment:
+  """Reads stimuli and people's data, and checks that they fit together.
+
+  Args:
+    folder: as in `evaluate`, like the others.
+    human: likewise.
+    classes: likewise.
+    levels: likewise.
+
+  Returns:
+    The experiment.
+
+  Raises:
+    ValueError: the stimuli and people's data do not fit together.
+  """
+  stimuli = stimulus_files.find(folder, classes)
+  people = human_trials.read(human) if human else None
+  levels = common_levels([s.level for s in stimuli], _levels(people), levels)
+  _check_targets(stimuli, levels)
+  images = accuracy_curves.ExperimentImages(
+    [(s.image, s.target) for s in stimuli]
+    + [(t.image, t.target) for t in getattr(people, 'trials', ())]
+  )
+  return Experiment(stimuli, people, levels, images)
+
+
 def evaluate(
   adapter,
   folder: str,
@@ -169,14 +216,7 @@ def evaluate(
   """
   choices.require('rule', rule, decisions.RULES)
   choices.require('framing', framing, FRAMINGS)
-  stimuli = stimulus_files.find(folder, classes)
-  people = human_trials.read(human) if human else None
-  levels = common_levels([s.level for s in stimuli], _levels(people), levels)
-  _check_targets(stimuli, levels)
-  images = accuracy_curves.ExperimentImages(
-    [(s.image, s.target) for s in stimuli]
-    + [(t.image, t.target) for t in getattr(people, 'trials', ())]
-  )
+  stimuli, people, levels, images = read(folder, human, classes, levels)
   # The linear probe learns from full images, whether their level is compared or
   # not.
   if rule != 'readout':
