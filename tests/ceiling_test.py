@@ -354,6 +354,7 @@ class CeilingTest(tf.test.TestCase):
     rows, results = self._read(one)
     self.assertEqual((rows, results), self._read(two))
     self.assertEqual(results['users']['participants'], 6)
+    self.assertEqual(results['repeated_participants'], 6)
     self.assertLen(results['users']['without'], 4)
     with self.assertRaisesRegex(ValueError, '--user_groups=1 .*at least 2'):
       ceiling.measure(dataclasses.replace(one, user_groups=1))

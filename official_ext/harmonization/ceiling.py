@@ -339,6 +339,12 @@ def _measure(
         '--user_groups has no effect: no participant saw more than one image, '
         'so that the interval over images is sufficient.'
       )
+    if maps.repeated and not options.user_groups:
+      print(
+        'Participants saw several images, so that intervals of '
+        'controlled_person over images are too narrow. Set --user_groups=50 '
+        'for an interval over participants.'
+      )
     rows = ceiling_groups.measure(
       maps,
       progress,
@@ -370,6 +376,7 @@ def _measure(
       'left_out': maps.left_out,
       'unreadable': maps.unreadable,
       'scores': {name: score.to_json() for name, score in found.items()},
+      'repeated_participants': maps.repeated,
       **(
         {'users': ceiling_groups.jackknife(progress.items, maps.images_by_user)}
         if users and progress.items

@@ -62,6 +62,17 @@ class ReadTest(tf.test.TestCase):
     found = measured_ceilings.read(self.path, elsewhere)
     self.assertEqual(list(found.images), ['cat/a'])
 
+  def test_cautions_where_participants_saw_several_images(self):
+    self.assertRegex(self._read().caution, 'may have seen several images')
+    self.assertRegex(
+      self._read(repeated_participants=7).caution,
+      '7 participants saw several images; .*--user_groups=50',
+    )
+    self.assertEmpty(self._read(repeated_participants=0).caution)
+    means = {name: 0.5 for name in ceilings.MEASURES}
+    users = {'everyone': means, 'without': {'0': means, '1': means}}
+    self.assertEmpty(self._read(repeated_participants=7, users=users).caution)
+
   def test_images_are_matched_by_name(self):
     found = self._read()
     # Other extensions, without folders, and with further folders.

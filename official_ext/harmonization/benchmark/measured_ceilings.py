@@ -20,6 +20,7 @@ import posixpath
 import numpy as np
 import tensorflow as tf
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.benchmark import normalization
@@ -45,6 +46,8 @@ class MeasuredCeilings:
     images: of each image that was measured, by its name without extension, the
       value of each of `ceilings.MEASURES`.
     replicates: the means without some of the participants, or None.
+    repeated_participants: number of participants who saw several images; None
+      in results of versions that did not count them.
   """
 
   path: str
@@ -54,6 +57,25 @@ class MeasuredCeilings:
   scores: Mapping[str, scores.Score]
   images: Mapping[str, Mapping[str, float]]
   replicates: user_jackknife.Replicates | None = None
+  repeated_participants: int | None = None
+
+  @property
+  def caution(self) -> str:
+    """Why an interval over images can be too narrow, or empty."""
+    if self.replicates is not None or self.repeated_participants == 0:
+      return ''
+    number = self.repeated_participants
+    who = (
+      'participants may have seen'
+      if number is None
+      else f'{choices.plural(number, "participant")} saw'
+    )
+    return (
+      f'{self.path}: {who} several images; the intervals of controlled_person '
+      'over images are then too narrow (they cover 72 to 91 % instead of 95 % '
+      'in simulations). Run ceiling again with --user_groups=50 for intervals '
+      'over participants.'
+    )
 
   def require(
     self, *, comparison_size: int, width: float, release_blur: bool
@@ -281,6 +303,8 @@ def read(path_json: str, path_csv: str | None = None) -> MeasuredCeilings:
     }
     users = content.get('users')
     replicates = user_jackknife.Replicates.from_json(users) if users else None
+    repeated = content.get('repeated_participants')
+    repeated = None if repeated is None else int(repeated)
   except (KeyError, TypeError, ValueError) as e:
     raise ValueError(
       f'{path_json}: {e} is missing or invalid; expected {RESULTS} of this '
@@ -291,6 +315,7 @@ def read(path_json: str, path_csv: str | None = None) -> MeasuredCeilings:
     scores=found,
     images=_images(path_csv),
     replicates=replicates,
+    repeated_participants=repeated,
     **settings,
   )
 

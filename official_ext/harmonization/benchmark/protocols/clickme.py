@@ -466,6 +466,8 @@ class ClickMeProtocol(protocol.Protocol):
       for name, ratio in found.items()
     }
     reasons = dict.fromkeys(r.reason for r in found.values() if r.reason)
+    if not found['controlled_person'].reason and self._ceilings.caution:
+      reasons[self._ceilings.caution] = None
     return dataclasses.replace(
       stored,
       explainers={

@@ -151,6 +151,11 @@ class ParticipantMaps:
     found._counts = {n: len(found._people(n).points) for n in names}
     return found
 
+  @property
+  def repeated(self) -> int:
+    """The number of participants who saw several images."""
+    return sum(number > 1 for number in self.images_by_user.values())
+
   def names(self) -> list[str]:
     """Returns the images, in the order in which they were given."""
     return list(self._counts)
