@@ -5,7 +5,7 @@
 
 Images are measured in groups because an image is compared with the others of
 its group (`ceilings.plan`). A group's result is a list that JSON can hold: the
-number of the group, the rows of its images, and, if participants are left out
+number of the group, the rows of its images, and, if participants are excluded
 in turn, the sums of `user_jackknife.measure`.
 """
 
