@@ -26,8 +26,8 @@ from absl import app
 from absl import flags
 import numpy as np
 
-from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.benchmark import normalization
+from official_ext.harmonization.benchmark import participant_agreement
 from official_ext.harmonization.benchmark import statistics
 from studies import coverage
 
@@ -114,7 +114,7 @@ def simulate(
   return {
     'influence': coverage.influence(model, human),
     'split_half': split_half,
-    'spearman_brown': ceilings.spearman_brown(split_half),
+    'spearman_brown': participant_agreement.spearman_brown(split_half),
     'floor': coverage.floor(first, second),
     'leave_one_out': leave_one_out,
     'leave_one_out_shuffled': coverage.floor(one, rest),

@@ -28,8 +28,8 @@ from absl import app
 from absl import flags
 import numpy as np
 
-from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.benchmark import normalization
+from official_ext.harmonization.benchmark import participant_agreement
 from studies import ceiling_coverage
 from studies import coverage
 
@@ -159,7 +159,7 @@ def _values(seen: Images, found: dict[str, np.ndarray]) -> dict:
   return {
     'influence': coverage.influence(model, human),
     'split_half': found['split_half'],
-    'spearman_brown': ceilings.spearman_brown(found['split_half']),
+    'spearman_brown': participant_agreement.spearman_brown(found['split_half']),
     'floor': coverage.floor(found['first'], found['second']),
     'leave_one_out': found['leave_one_out'],
     'leave_one_out_shuffled': coverage.floor(found['one'], found['rest']),

@@ -26,6 +26,7 @@ from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import ceilings
 from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import identity
+from official_ext.harmonization.benchmark import participant_agreement
 from official_ext.harmonization.data.maps import click_files
 from official_ext.harmonization.data.maps import clicks
 from official_ext.harmonization.data.maps import map_options
@@ -132,7 +133,7 @@ class CeilingTest(tf.test.TestCase):
     for one, (x, y) in zip(maps, spots.values()):
       one[0, y, x] = 1
       one[0] = ndimage.gaussian_filter(one[0], 21**0.5, mode='constant')
-    expected = ceilings.spearman(*maps)[0]
+    expected = participant_agreement.spearman(*maps)[0]
     self.assertAllClose(found['leave_one_out'].value, expected, atol=1e-4)
     self.assertAllClose(found['split_half'].value, expected, atol=1e-4)
     self.assertTrue(np.isnan(found['floor'].value))

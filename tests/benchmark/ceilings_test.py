@@ -15,7 +15,9 @@ from scipy import stats
 import tensorflow as tf
 
 from official_ext.harmonization.benchmark import ceilings
+from official_ext.harmonization.benchmark import participant_agreement
 from official_ext.harmonization.benchmark import user_jackknife
+from official_ext.harmonization.evaluation import ceilings as earlier_ceilings
 
 _SIDE = 48
 # Largest error of a correlation over 48 x 48 pixels.
@@ -70,10 +72,10 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
     a, b = (1 / np.sqrt(1 + 4 / k) for k in (first, second))
     for score, expected in (
       (_pearson, a * b),
-      (ceilings.spearman, _of_ranks(a * b)),
+      (participant_agreement.spearman, _of_ranks(a * b)),
     ):
       found = self._mean(
-        lambda m, score=score: ceilings.split_half_scores(
+        lambda m, score=score: participant_agreement.split_half_scores(
           m, score=score, iterations=40
         ),
         participants,
@@ -83,11 +85,13 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
   def test_spearman_brown_predicts_twice_as_many(self):
     # r between two groups of 10 is 1 / (1 + 4 / 10).
     halves = self._mean(
-      lambda m: ceilings.split_half_scores(m, score=_pearson), 10
+      lambda m: participant_agreement.split_half_scores(m, score=_pearson), 10
     )
-    self.assertAllClose(ceilings.spearman_brown(halves), 1 / 1.4, atol=_ERROR)
     self.assertAllClose(
-      ceilings.spearman_brown(np.array([0, 1, 0.5, -1, -0.5])),
+      participant_agreement.spearman_brown(halves), 1 / 1.4, atol=_ERROR
+    )
+    self.assertAllClose(
+      participant_agreement.spearman_brown(np.array([0, 1, 0.5, -1, -0.5])),
       [0, 1, 2 / 3, -1, -2 / 3],
     )
 
@@ -97,7 +101,9 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
     k = 5
     r = 1 / (1 + 4 * (5 * k - 1) / (2 * k) ** 2)
     found = self._mean(
-      lambda m: ceilings.split_half_scores(m, score=_pearson, resample=True),
+      lambda m: participant_agreement.split_half_scores(
+        m, score=_pearson, resample=True
+      ),
       2 * k,
     )
     self.assertAllClose(found, r, atol=_ERROR)
@@ -107,7 +113,9 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
   def test_leave_one_out(self):
     r = 1 / np.sqrt(5.0 * (1 + 4 / 9))
     self.assertAllClose(
-      self._mean(ceilings.leave_one_out_scores, 10), _of_ranks(r), atol=_ERROR
+      self._mean(participant_agreement.leave_one_out_scores, 10),
+      _of_ranks(r),
+      atol=_ERROR,
     )
 
   def test_floor(self):
@@ -119,7 +127,9 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
       ]
       found = np.mean(
         [
-          ceilings.other_image_scores(m, images[:i] + images[i + 1 :])
+          participant_agreement.other_image_scores(
+            m, images[:i] + images[i + 1 :]
+          )
           for i, m in enumerate(images)
         ]
       )
@@ -138,7 +148,7 @@ def _halves(participants, iterations, resample):
       found.append(np.round(part[:, 0] * size))
     return np.zeros(len(first))
 
-  ceilings.split_half_scores(
+  participant_agreement.split_half_scores(
     np.eye(participants)[:, np.newaxis],
     score=record,
     iterations=iterations,
@@ -167,9 +177,12 @@ class HalvesTest(tf.test.TestCase):
     maps = np.random.default_rng(2).integers(0, 3, (2, 8, 8))
     expected = stats.spearmanr(maps[0].ravel(), maps[1].ravel())[0]
     self.assertAllClose(
-      ceilings.split_half_scores(maps, iterations=70), [expected] * 70
+      participant_agreement.split_half_scores(maps, iterations=70),
+      [expected] * 70,
     )
-    self.assertAllClose(ceilings.leave_one_out_scores(maps), [expected] * 2)
+    self.assertAllClose(
+      participant_agreement.leave_one_out_scores(maps), [expected] * 2
+    )
 
   def test_a_linear_blur_may_come_first(self):
     rng = np.random.default_rng(3)
@@ -179,9 +192,9 @@ class HalvesTest(tf.test.TestCase):
       return ndimage.gaussian_filter(batch, (0, 2, 2))
 
     for scores_of in (
-      ceilings.split_half_scores,
-      ceilings.leave_one_out_scores,
-      lambda m, **k: ceilings.other_image_scores(m, [m], **k),
+      participant_agreement.split_half_scores,
+      participant_agreement.leave_one_out_scores,
+      lambda m, **k: participant_agreement.other_image_scores(m, [m], **k),
     ):
       self.assertAllClose(
         scores_of(maps, blur=blur), scores_of(blur(maps)), atol=1e-3
@@ -192,14 +205,17 @@ class HalvesTest(tf.test.TestCase):
     maps = np.zeros((2, 8, 8))
     maps[0, 0, 0] = 1
     self.assertAllEqual(
-      np.isnan(ceilings.split_half_scores(maps, iterations=3)), [True] * 3
+      np.isnan(participant_agreement.split_half_scores(maps, iterations=3)),
+      [True] * 3,
     )
 
   def test_refuses(self):
     with self.assertRaisesRegex(ValueError, 'at least two participants'):
-      ceilings.split_half_scores(np.zeros((1, 8, 8)))
+      participant_agreement.split_half_scores(np.zeros((1, 8, 8)))
     with self.assertRaisesRegex(ValueError, r'\(8, 8\) and \(8, 9\)'):
-      ceilings.other_image_scores(np.zeros((2, 8, 8)), [np.zeros((2, 8, 9))])
+      participant_agreement.other_image_scores(
+        np.zeros((2, 8, 8)), [np.zeros((2, 8, 9))]
+      )
     for field in ('iterations', 'min_participants', 'group'):
       with self.assertRaisesRegex(ValueError, f'{field} is 0'):
         ceilings.Settings(**{field: 0})
@@ -290,7 +306,7 @@ class MeasureTest(tf.test.TestCase):
       )
       rows = self._rows(maps, settings)
       for name, values in maps.items():
-        halves = ceilings.split_half_scores(
+        halves = participant_agreement.split_half_scores(
           values,
           iterations=40,
           resample=resample,
@@ -300,11 +316,11 @@ class MeasureTest(tf.test.TestCase):
         self.assertAllClose(row['split_half'], halves.mean(), rtol=1e-6)
         self.assertAllClose(
           row['leave_one_out'],
-          ceilings.leave_one_out_scores(values).mean(),
+          participant_agreement.leave_one_out_scores(values).mean(),
           rtol=1e-6,
         )
         others = [values for other, values in maps.items() if other != name]
-        floor = ceilings.other_image_scores(
+        floor = participant_agreement.other_image_scores(
           values, others, iterations=600, resample=resample
         )
         self.assertAllClose(row['floor'], floor.mean(), atol=0.02)
@@ -315,7 +331,9 @@ class MeasureTest(tf.test.TestCase):
             people += [m for m in one for _ in sums]
             rest += [*sums] * len(one)
         # Each other image counts once, and both ways.
-        products = ceilings.spearman(np.stack(people), np.stack(rest))
+        products = participant_agreement.spearman(
+          np.stack(people), np.stack(rest)
+        )
         sizes = [len(values) * len(other) for other in others for _ in 'ab']
         means = [p.mean() for p in np.split(products, np.cumsum(sizes)[:-1])]
         self.assertAllClose(
@@ -425,6 +443,14 @@ class JackknifeTest(tf.test.TestCase):
     self.assertEqual(
       user_jackknife.Replicates.from_json(found.to_json()), found
     )
+
+
+class NamesTest(tf.test.TestCase):
+  def test_names_of_earlier_versions(self):
+    for name in ('spearman_brown', 'split_half_scores', 'other_image_scores'):
+      expected = getattr(participant_agreement, name)
+      self.assertIs(getattr(ceilings, name), expected)
+      self.assertIs(getattr(earlier_ceilings, name), expected)
 
 
 if __name__ == '__main__':

@@ -22,6 +22,7 @@ import zlib
 import numpy as np
 
 from official_ext.harmonization.benchmark import ceilings
+from official_ext.harmonization.benchmark import participant_agreement
 
 # Splits of an image's participants. They are the same with and without a group,
 # so that few are enough for the difference.
@@ -77,20 +78,18 @@ def measure(
     Sums over the images, by group of those that saw one of the images, and with
     the key '' of all participants.
   """
-  splits = dataclasses.replace(
-    settings, iterations=min(_SPLITS, settings.iterations)
-  )
   agreements = []
   for name in images:
     users = [groups.get(user, _ALL) for user in reader.users(name)]
     keep = {_ALL: np.ones(len(users), bool)}
     for group in sorted(set(users) - {_ALL}):
       keep[group] = np.array([user != group for user in users])
-    made = ceilings.agreements(
+    made = participant_agreement.agreements(
       reader.maps(name),
-      splits,
-      ceilings.seed_of(name, settings),
-      list(keep.values()),
+      iterations=min(_SPLITS, settings.iterations),
+      resample=settings.resample,
+      seed=ceilings.seed_of(name, settings),
+      keep=list(keep.values()),
     )
     agreements.append(dict(zip(keep, made)))
   found: Sums = {}
