@@ -60,9 +60,13 @@ _RUNTIME = (
   checks.at_least('runtime.num_gpus', 0),
   checks.Check(
     'runtime.num_gpus',
-    lambda v, _, c: v <= 1 or _strategy(c) not in _ONE_DEVICE,
+    lambda v, *_: v <= 1,
     '0 or 1, since {runtime.distribution_strategy} uses one device. Choose '
     'mirrored for several',
+    when=checks.Condition(
+      f'`runtime.distribution_strategy` is {" or ".join(_ONE_DEVICE)}',
+      lambda _, c: _strategy(c) in _ONE_DEVICE,
+    ),
   ),
   *(
     checks.Check(
@@ -105,17 +109,25 @@ _BEST_CHECKPOINT = (
   # Model Garden silently exports nothing if one of the two is missing.
   checks.Check(
     'trainer.best_checkpoint_export_subdir',
-    lambda v, trainer, _: v or not trainer.best_checkpoint_eval_metric,
+    lambda v, *_: v,
     'a folder, since a best checkpoint needs both a folder and '
     '{trainer.best_checkpoint_eval_metric}',
     check_none=True,
+    when=checks.Condition(
+      '`trainer.best_checkpoint_eval_metric` is set',
+      lambda trainer, _: trainer.best_checkpoint_eval_metric,
+    ),
   ),
   checks.Check(
     'trainer.best_checkpoint_eval_metric',
-    lambda v, trainer, _: v or not trainer.best_checkpoint_export_subdir,
+    lambda v, *_: v,
     'a metric, since a best checkpoint needs both a metric and '
     '{trainer.best_checkpoint_export_subdir}',
     check_none=True,
+    when=checks.Condition(
+      '`trainer.best_checkpoint_export_subdir` is set',
+      lambda trainer, _: trainer.best_checkpoint_export_subdir,
+    ),
   ),
   checks.choice('trainer.best_checkpoint_metric_comp', _COMPARISONS),
 )
@@ -131,15 +143,22 @@ HARMONIZED_EXPERIMENT = (
   ),
   checks.Check(
     'task.harmonization.warmup_steps',
-    lambda v, _, c: not v > c.trainer.train_steps > 0,
+    lambda v, _, c: v <= c.trainer.train_steps,
     'at most {trainer.train_steps}, or the weight is never reached',
+    when=checks.Condition(
+      '`trainer.train_steps` is above 0',
+      lambda _, c: c.trainer.train_steps > 0,
+    ),
   ),
   checks.Check(
     'trainer.optimizer_config.ema',
-    lambda v, _, c: c.runtime.mixed_precision_dtype != 'float16',
-    'null, since Model Garden skips the moving average when '
-    'runtime.mixed_precision_dtype is float16. Set ema to null, or use '
-    'bfloat16 or float32',
+    lambda v, *_: v is None,
+    'null, since Model Garden skips the moving average in float16. Set ema to '
+    'null, or use bfloat16 or float32',
+    when=checks.Condition(
+      '`runtime.mixed_precision_dtype` is float16',
+      lambda _, c: c.runtime.mixed_precision_dtype == 'float16',
+    ),
   ),
 )
 

@@ -37,8 +37,11 @@ _RESIZE_METHODS = (
 # ---- Checks of every task ----
 
 
-def _class_labels_only(task) -> bool:
-  return not (task.losses.one_hot or task.losses.soft_labels)
+# Label smoothing and thresholds need one-hot or soft labels.
+_CLASS_NUMBERS = checks.Condition(
+  '`task.losses.one_hot` and `task.losses.soft_labels` are False',
+  lambda _, c: not (c.task.losses.one_hot or c.task.losses.soft_labels),
+)
 
 
 _THRESHOLDS = 'task.evaluation.precision_and_recall_thresholds'
@@ -48,8 +51,12 @@ _EVALUATION = (
   checks.at_least('task.evaluation.top_k', 1),
   checks.Check(
     'task.evaluation.report_per_class_precision_and_recall',
-    lambda v, section, _: not v or section.precision_and_recall_thresholds,
+    lambda v, *_: not v,
     f'False, since it has no effect without {_THRESHOLDS}. Set that as well',
+    when=checks.Condition(
+      '`precision_and_recall_thresholds` is empty',
+      lambda section, _: not section.precision_and_recall_thresholds,
+    ),
   ),
   checks.Check(
     _THRESHOLDS,
@@ -58,16 +65,21 @@ _EVALUATION = (
   ),
   checks.Check(
     _THRESHOLDS,
-    # Not every model configuration has the field.
-    lambda v, _, c: not v or getattr(c.task.model, 'output_softmax', False),
+    lambda v, *_: not v,
     'none, since thresholds would be compared with logits. Set '
     'task.model.output_softmax to True, which affects only metrics',
+    when=checks.Condition(
+      '`task.model.output_softmax` is not True',
+      # Not every model configuration has the field.
+      lambda _, c: not getattr(c.task.model, 'output_softmax', False),
+    ),
   ),
   checks.Check(
     _THRESHOLDS,
-    lambda v, _, c: not v or not _class_labels_only(c.task),
+    lambda v, *_: not v,
     'none, since they have no effect on class numbers. Set '
     'task.losses.one_hot to True',
+    when=_CLASS_NUMBERS,
   ),
 )
 
@@ -248,8 +260,11 @@ _LABELS = (
   ),
   checks.Check(
     'task.losses.soft_labels',
-    lambda v, section, _: not (v and section.one_hot),
-    'False, or task.losses.one_hot set to False',
+    lambda v, *_: not v,
+    'False with {task.losses.one_hot}. Set one of them to False',
+    when=checks.Condition(
+      '`task.losses.one_hot` is True', lambda losses, _: losses.one_hot
+    ),
   ),
   checks.Check(
     'task.losses.label_smoothing',
@@ -258,30 +273,42 @@ _LABELS = (
   ),
   checks.Check(
     'task.losses.label_smoothing',
-    lambda v, _, c: not v or not _class_labels_only(c.task),
+    lambda v, *_: not v,
     '0, since it has no effect on class numbers. Set task.losses.one_hot to '
     'True',
+    when=_CLASS_NUMBERS,
   ),
   *(
     checks.Check(
       f'task.{name}.mixup_and_cutmix',
-      lambda v, _, c: not v or c.task.losses.soft_labels,
+      lambda v, *_: not v,
       'none, since mixed labels are soft. Set task.losses.soft_labels to True '
       'and task.losses.one_hot to False',
+      when=checks.Condition(
+        '`task.losses.soft_labels` is False',
+        lambda _, c: not c.task.losses.soft_labels,
+      ),
     )
     for name in _TRAINING
   ),
   checks.Check(
     'task.mapped_data.mixup_and_cutmix.label_smoothing',
-    lambda v, _, c: len(_smoothings(c.task)) < 2,
+    lambda v, _, c: v == c.task.train_data.mixup_and_cutmix.label_smoothing,
     'the same as {task.train_data.mixup_and_cutmix.label_smoothing}',
+    when=checks.Condition(
+      '`task.train_data.mixup_and_cutmix` is set',
+      lambda _, c: c.task.train_data.mixup_and_cutmix,
+    ),
   ),
   checks.Check(
     'task.losses.label_smoothing',
-    lambda v, _, c: not _smoothings(c.task) or v in {0, *_smoothings(c.task)},
+    lambda v, _, c: v in {0, *_smoothings(c.task)},
     '0 or the label_smoothing of mixup_and_cutmix',
     found=lambda v, _, c: (
       f'mixed labels are smoothed by {min(_smoothings(c.task))}'
+    ),
+    when=checks.Condition(
+      '`mixup_and_cutmix` of a dataset is set', lambda _, c: _smoothings(c.task)
     ),
   ),
 )
