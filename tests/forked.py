@@ -25,6 +25,8 @@ from official_ext.harmonization import compare
 from official_ext.harmonization import evaluate
 from official_ext.harmonization import experiment_parser
 from official_ext.harmonization import explain
+from official_ext.harmonization import export_saved_model
+from official_ext.harmonization import export_tflite
 from official_ext.harmonization import input_checks
 from official_ext.harmonization import runner
 from official_ext.harmonization import train
@@ -60,6 +62,8 @@ _MODULES = {
     compare,
     evaluate,
     explain,
+    export_saved_model,
+    export_tflite,
     train,
     beam_clickme_records,
     build_clickme_records,
@@ -71,20 +75,7 @@ _MODULES = {
   )
 }
 # Every command of the project, by the module that it is written in.
-COMMANDS = ('export_saved_model', 'export_tflite', *_MODULES)
-
-
-def _module(name: str):
-  """Imports a command. The two exporters define the same flags."""
-  if name == 'export_saved_model':
-    from official_ext.harmonization import export_saved_model
-
-    return export_saved_model
-  if name == 'export_tflite':
-    from official_ext.harmonization import export_tflite
-
-    return export_tflite
-  return _MODULES[name]
+COMMANDS = (*_MODULES,)
 
 
 class Result(NamedTuple):
@@ -165,7 +156,7 @@ def _type(name: str, argv, prepare):
   if prepare:
     prepare()
   sys.argv = [name, *argv]
-  _module(name).run()
+  _MODULES[name].run()
 
 
 def command(
