@@ -329,6 +329,22 @@ class GroupTest(absltest.TestCase):
         [c.p_holm for c in of_score], statistics.holm([c.p for c in of_score])
       )
 
+  def test_equal_differences_show_nothing(self):
+    self.hits['seed-0'] = self.hits['other']
+    self.models = [self._model(name) for name in ('seed-0', 'other')]
+    found = network_pairs.compare(
+      self.folder, self.models, [_Protocol()], [('other', 'seed-0')]
+    )
+    top1, specific = (
+      next(c for c in found if c.score == score)
+      for score in ('top1', 'specific')
+    )
+    self.assertEqual((top1.difference, top1.n), (0, 12))
+    for value in (top1.low, top1.high, top1.p, top1.p_holm):
+      self.assertTrue(np.isnan(value))
+    self.assertFalse(top1.is_significant)
+    self.assertEqual(specific.p_holm, specific.p)
+
   def test_two_groups_are_compared_over_seeds(self):
     for model in list(self.models[:5]):
       again = self._model(model.name)

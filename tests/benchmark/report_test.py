@@ -60,20 +60,24 @@ def _model(name, accuracy, rho, **more):
 def _pair(first, second, score, difference, p, **more):
   """Makes a comparison over 100 images whose differences have sd = .2."""
   variance = repeated_runs.Variance(0.0004, math.nan, math.nan, 100, [1, 1])
-  return run_results.PairComparison(
-    'clickme',
-    score,
-    first,
-    second,
+  estimate = repeated_runs.Estimate(
     difference,
     difference - 0.02,
     difference + 0.02,
+    0.01,
     p,
-    2 * p,
     100,
     variance=variance,
+  )
+  made_of = run_results.PairComparison.of(
+    estimate,
+    protocol='clickme',
+    score=score,
+    first=first,
+    second=second,
     **more,
   )
+  return dataclasses.replace(made_of, p_holm=2 * p)
 
 
 def _page(report):
@@ -668,8 +672,11 @@ class AnswerTest(parameterized.TestCase):
       return made.report(
         [_model('net', 0.5, 0.1)],
         comparisons=[
-          run_results.Comparison(
-            *('clickme', 'net', control, value, nan, nan, nan, nan, 1)
+          run_results.Comparison.of(
+            repeated_runs.Estimate(value, nan, nan, nan, nan, 1),
+            protocol='clickme',
+            model='net',
+            control=control,
           )
           for control, value in (
             ('control-noise', nan),
@@ -1067,17 +1074,13 @@ class ReportTest(tf.test.TestCase):
     self.assertRegex(table.rows[0][3].note, r'^runs: \d+$')
     # Without pairs, the best network against the nearest control.
     compared = [
-      run_results.Comparison(
-        'clickme',
-        name,
-        f'control-{control}',
-        difference,
-        0,
-        0,
-        1,
-        1,
-        100,
-        pair.variance,
+      run_results.Comparison.of(
+        repeated_runs.Estimate(
+          difference, 0, 0, 1, 1, 100, variance=pair.variance
+        ),
+        protocol='clickme',
+        model=name,
+        control=f'control-{control}',
       )
       for name in 'ab'
       for control, difference in (('noise', 0.3), ('sobel', 0.1))

@@ -87,15 +87,6 @@ def _compare(
   found = image_tables.values([*runs, *rival], _INFLUENCE)
   ours, theirs = np.split(found.by_score['specific'], [len(runs)])
   estimate = repeated_runs.mean(ours - theirs.mean(axis=0), found.groups)
-  return run_results.Comparison(
-    protocol=protocol,
-    model=model,
-    control=control,
-    difference=estimate.value,
-    low=estimate.low,
-    high=estimate.high,
-    p=estimate.p,
-    p_holm=np.nan,
-    n=estimate.n,
-    variance=estimate.variance,
+  return run_results.Comparison.of(
+    estimate, protocol=protocol, model=model, control=control
   )

@@ -93,19 +93,13 @@ def _compare(
         estimate.value, unknown, unknown, unknown, unknown, estimate.n
       )
     found.append(
-      run_results.PairComparison(
+      run_results.PairComparison.of(
+        estimate,
         protocol=protocol.name,
         score=score,
         first=first,
         second=second,
-        difference=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
-        p=estimate.p,
-        p_holm=math.nan,
-        n=estimate.n,
         over_seeds=estimate.over_seeds,
-        variance=estimate.variance,
       )
     )
   return found

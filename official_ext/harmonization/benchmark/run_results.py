@@ -5,7 +5,10 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
+
+import typing_extensions
 
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
@@ -32,26 +35,22 @@ class Failure:
   traceback: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-  """A network against a row that a network must beat.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Difference:
+  """A difference on the same images.
 
   Attributes:
     protocol: its name.
-    model: name of the network.
-    control: name of the control, or `random-<model>` for its random twins.
-    difference: of specific alignment, network minus control.
+    difference: of the two rows.
     low: lower end of its 95 % interval.
     high: its upper end.
     p: of the paired test over images that the difference is 0.
-    p_holm: the same, adjusted for all comparisons of the protocol (Holm).
+    p_holm: the same, adjusted for the number of tests (Holm).
     n: number of images.
     variance: of the difference; None if it is unknown.
   """
 
   protocol: str
-  model: str
-  control: str
   difference: float
   low: float
   high: float
@@ -59,6 +58,38 @@ class Comparison:
   p_holm: float
   n: int
   variance: repeated_runs.Variance | None = None
+
+  @classmethod
+  def of(
+    cls, estimate: repeated_runs.Estimate, **names: Any
+  ) -> typing_extensions.Self:
+    """Makes a difference of its estimate, not yet adjusted, and its names."""
+    return cls(
+      difference=estimate.value,
+      low=estimate.low,
+      high=estimate.high,
+      p=estimate.p,
+      p_holm=math.nan,
+      n=estimate.n,
+      variance=estimate.variance,
+      **names,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison(_Difference):
+  """A network against a row that a network must beat, by `specific`.
+
+  P-values are adjusted for all comparisons of the protocol.
+
+  Attributes:
+    model: name of the network that the difference is of.
+    control: name of the control that is subtracted, or `random-<model>` for its
+      random twins.
+  """
+
+  model: str
+  control: str
 
   @property
   def beats(self) -> bool:
@@ -71,39 +102,25 @@ class Comparison:
     return self.difference < 0 and self.p_holm < 0.05
 
 
-@dataclasses.dataclass(frozen=True)
-class PairComparison:
-  """A score of one network against that of another, on the same images.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairComparison(_Difference):
+  """A score of one network against that of another, second minus first.
+
+  P-values are adjusted for all pairs that the score is compared for.
 
   Attributes:
-    protocol: its name.
     score: its name.
     first: name of the network that the difference starts from, the baseline of
       a pair of twins.
     second: name of the other network.
-    difference: second minus first.
-    low: lower end of its 95 % interval.
-    high: its upper end.
-    p: of the paired test that the difference is 0.
-    p_holm: the same, adjusted for all pairs that the score is compared for.
-    n: number of images.
     over_seeds: whether the interval and the test include the variance between
       seeds. Otherwise they hold for these runs only.
-    variance: of the difference; None if it is unknown.
   """
 
-  protocol: str
   score: str
   first: str
   second: str
-  difference: float
-  low: float
-  high: float
-  p: float
-  p_holm: float
-  n: int
   over_seeds: bool = False
-  variance: repeated_runs.Variance | None = None
 
   @property
   def is_significant(self) -> bool:

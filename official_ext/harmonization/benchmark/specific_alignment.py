@@ -13,6 +13,7 @@ statistic.
 from collections.abc import Callable, Sequence
 from concurrent import futures
 import dataclasses
+import math
 import os
 import tempfile
 from typing import Any
@@ -126,24 +127,26 @@ class HumanRanks:
     """
     maps = store.read(kind)
     key = (kind, width, *maps.shape)
-    if key not in self._kept:
-      made = self._make(store, maps, width, images)
-      if 2 * len(WIDTHS) * made[0].nbytes > _MOST_BYTES:
-        return made
-      name = os.path.join(self._folder.name, '-'.join(map(str, key)))
-      for number, ranks in enumerate(made):
-        np.save(f'{name}-{number}.npy', ranks)
-      self._kept[key] = tuple(
-        np.load(f'{name}-{number}.npy', mmap_mode='r') for number in range(2)
-      )
-    return self._kept[key]
-
-  def _make(self, store, maps, width, images):
-    count, size = len(maps), maps.shape[1:]
-    shape = (count, int(np.prod(size)))
-    human, blurred, mean = (
-      store.array(name, shape) for name in ('human', 'blurred', 'mean')
+    if key in self._kept:
+      return self._kept[key]
+    shape = (len(maps), int(np.prod(maps.shape[1:])))
+    is_kept = 2 * len(WIDTHS) * 4 * math.prod(shape) <= _MOST_BYTES
+    name = os.path.join(self._folder.name, '-'.join(map(str, key)))
+    human, mean = (
+      np.memmap(f'{name}-{what}', np.float32, 'w+', shape=shape)
+      if is_kept
+      else store.array(what, shape)
+      for what in ('human', 'mean')
     )
+    self._rank(store, maps, width, images, human, mean)
+    if is_kept:
+      self._kept[key] = human, mean
+    return human, mean
+
+  def _rank(self, store, maps, width, images, human, mean):
+    """Fills in the two arrays."""
+    count, size = len(maps), maps.shape[1:]
+    blurred = store.array('blurred', human.shape)
 
     def rank(i):
       one = blur(maps[i : i + 1], width)
@@ -160,7 +163,6 @@ class HumanRanks:
 
     keys = images.groups
     each(rank_rest, [np.flatnonzero(keys == key) for key in np.unique(keys)])
-    return human, mean
 
 
 def each(function: Callable[[Any], None], items: Sequence[Any]):

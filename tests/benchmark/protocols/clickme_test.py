@@ -307,6 +307,13 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     with open(table) as f:
       self.assertLen(f.readlines(), 4)
 
+    # Of the records that --limit excludes, none counts.
+    two = labelled_images.compared_with_training(
+      dataclasses.replace(scored, limit=2), run, 'limited'
+    )
+    self.assertEqual([c.record for c in two.leakage.copies], [1])
+    self.assertEqual(two.leakage.images, 2)
+
     # Two remain; identities differ only if they are excluded.
     self.assertEqual(found.leakage.identity()['images'], 3)
     self.assertEqual(check(exclude=False).options(), scored.options())
