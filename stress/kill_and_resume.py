@@ -46,6 +46,14 @@ _SUBFOLDERS = ('', 'best', 'ema_checkpoints')
 # Model Garden counts the saves of a process, which are not part of the run.
 _COUNTER = 'save_counter'
 _SCORES = re.compile(r"'(\w+)': (?:np\.float\d+\()?([^,)}\s]+)")
+# One thread, so that sums have one order.
+ENVIRONMENT = {
+  'PYTHONUNBUFFERED': '1',
+  'CUDA_VISIBLE_DEVICES': '',
+  'TF_NUM_INTRAOP_THREADS': '1',
+  'TF_NUM_INTEROP_THREADS': '1',
+  'OMP_NUM_THREADS': '1',
+}
 _LINES = re.compile(
   r'^ ?(train|eval) \| step:\s+(\d+) \|[^\n{]*output:\s*(\{[^}]*\})', re.M
 )
@@ -134,37 +142,40 @@ def write_experiment(folder: str, train_steps: int) -> str:
   return path
 
 
-class Run:
-  """A run of a command, in as many processes as it needs."""
+def program(*command: str):
+  """Returns a function that starts a command, for `Run`."""
 
-  def __init__(self, command: list, model_dir: str):
+  def start(model_dir, log):
+    return subprocess.Popen(
+      [*command, f'--model_dir={model_dir}'],
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      env=os.environ | ENVIRONMENT,
+    )
+
+  return start
+
+
+class Run:
+  """A run, in as many processes as it needs."""
+
+  def __init__(self, start, model_dir: str):
     """Initializes a run without starting it.
 
     Args:
-      command: the command without --model_dir, which is appended.
+      start: function of `model_dir` and of an open file for the output. It
+        returns a process like `subprocess.Popen`.
       model_dir: folder of the run. Logs are written beside it.
     """
     self.model_dir = model_dir
-    self._command = command
+    self._start_process = start
     self.logs = []
 
   def _start(self):
     path = f'{self.model_dir}-{len(self.logs)}.log'
     self.logs.append(path)
     with open(path, 'w') as log:
-      return subprocess.Popen(
-        [*self._command, f'--model_dir={self.model_dir}'],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env={
-          **os.environ,
-          'PYTHONUNBUFFERED': '1',
-          'CUDA_VISIBLE_DEVICES': '',
-          'TF_NUM_INTRAOP_THREADS': '1',
-          'TF_NUM_INTEROP_THREADS': '1',
-          'OMP_NUM_THREADS': '1',
-        },
-      )
+      return self._start_process(self.model_dir, log)
 
   def log(self) -> str:
     """Returns the output of the latest process."""
@@ -329,9 +340,9 @@ def compare(run: Run, unbroken: Run) -> dict:
   }
 
 
-def unbroken_run(command: list, folder: str) -> Run:
+def unbroken_run(start, folder: str) -> Run:
   """Trains the uninterrupted run, which must keep all its checkpoints."""
-  runs = [Run(command, os.path.join(folder, f'unbroken-{k}')) for k in range(2)]
+  runs = [Run(start, os.path.join(folder, f'unbroken-{k}')) for k in range(2)]
   for run in runs:
     run.finish()
   result = compare(*runs)
@@ -382,11 +393,11 @@ def main(_):
     '--seed=1',
   ]
   unbroken = unbroken_run(
-    command + ['--params_override=trainer.max_to_keep=1000'], folder
+    program(*command, '--params_override=trainer.max_to_keep=1000'), folder
   )
   for k, name in tqdm.tqdm(todo, unit='run'):
     rng = np.random.default_rng([FLAGS.seed, k])
-    run = Run(command, os.path.join(folder, name))
+    run = Run(program(*command), os.path.join(folder, name))
     lines = killed_run(run, FLAGS.kills, unbroken, rng)
     shutil.rmtree(run.model_dir)
     with open(FLAGS.output, 'a') as f:

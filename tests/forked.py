@@ -5,19 +5,25 @@
 
 A new process would import TensorFlow again, which takes ten seconds. Changes
 that a fork makes (flags, registries, limits) end with it. The parent of the
-forks is a server that only imports: once TensorFlow has run, its threads would
-be missing in a fork, which would wait for them forever.
+forks is a server, itself forked when this module is imported: once TensorFlow
+has run in a process, its threads would be missing in a fork, which would wait
+for them forever.
 """
 
 from collections.abc import Callable
 from concurrent import futures
-import functools
 import multiprocessing
+from multiprocessing import connection
+from multiprocessing import spawn
 import os
+import pickle
 import signal
+import socket
 import sys
 import traceback
 from typing import NamedTuple
+
+from absl import logging
 
 from official_ext.harmonization import building
 from official_ext.harmonization import ceiling
@@ -84,24 +90,42 @@ class Result(NamedTuple):
   errors: str
 
 
-@functools.cache
-def _server():
-  """Returns a context whose processes are forks of a server."""
-  context = multiprocessing.get_context('forkserver')
-  context.set_forkserver_preload([__name__])
-  return context
+class Process:
+  """A fork that runs a function, with the interface of `subprocess.Popen`."""
+
+  def __init__(self, pid: int, status):
+    self.pid = pid
+    self.returncode: int | None = None
+    self._status = status
+
+  def poll(self) -> int | None:
+    """Returns the exit code, or None while the function runs."""
+    return self.wait() if self._status.poll() else self.returncode
+
+  def wait(self) -> int:
+    """Returns the exit code: minus the signal if one ended the function."""
+    if self.returncode is None:
+      self.returncode = self._status.recv()
+    return self.returncode
+
+  def send_signal(self, number: int):
+    if self.poll() is None:
+      os.kill(self.pid, number)
 
 
-def _child(out, err, function, *args):
-  """Calls a function, writes its output to pipes, and ends the process."""
+def _run(call: bytes, out: int, err: int):
+  """Calls a function, writes its output to files, and ends the process."""
   code = 70
   signal.alarm(_SECONDS)
   try:
-    os.dup2(out.fileno(), 1)
-    os.dup2(err.fileno(), 2)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
     sys.stdout = open(1, 'w', closefd=False)
     sys.stderr = open(2, 'w', closefd=False)
+    logging.use_absl_handler()
+    logging.get_absl_handler().python_handler.stream = sys.stderr
     try:
+      function, args = pickle.loads(call)
       function(*args)
       code = 0
     except SystemExit as e:
@@ -118,9 +142,90 @@ def _child(out, err, function, *args):
     os._exit(code or 0)
 
 
-def _everything(pipe) -> str:
+def _supervise(request: int, status: int, out: int, err: int):
+  """Starts what a request describes, and sends its process id and exit code."""
+  for number in (signal.SIGCHLD, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
+  with open(request, 'rb') as file:
+    preparation, call = pickle.load(file)
+    pid = os.fork()
+    if not pid:
+      # The folder and the main module of the process that asks.
+      spawn.prepare(preparation)
+      _run(call, out, err)
+  os.close(out)
+  os.close(err)
+  answers = connection.Connection(status)
+  answers.send(pid)
+  answers.send(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+def _serve(requests: socket.socket):
+  """Forks for each request until every process that can send one has ended."""
+  # The system removes supervisors that have ended.
+  signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  while True:
+    message, files, _, _ = socket.recv_fds(requests, 1, 4)
+    if not message:
+      return
+    if not os.fork():
+      requests.close()
+      _supervise(*files)
+      return
+    for file in files:
+      os.close(file)
+
+
+def _start_server() -> socket.socket:
+  """Forks the server, and returns the socket that its requests go to."""
+  # Of packets, because several processes may send.
+  ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+  if not os.fork():
+    try:
+      ours.close()
+      # Test files, of which one is importing this module, are imported anew.
+      for name in [n for n in sys.modules if n.startswith('tests.')]:
+        if name != __name__:
+          del sys.modules[name]
+      _serve(its)
+    except BaseException:
+      traceback.print_exc()
+    finally:
+      os._exit(0)
+  its.close()
+  return ours
+
+
+def start(
+  function: Callable[..., object], *args, out: int, err: int
+) -> Process:
+  """Starts a function in a fork.
+
+  Args:
+    function: a function of a module.
+    *args: arguments that can be pickled.
+    out: file descriptor of its output.
+    err: file descriptor of its errors.
+
+  Returns:
+    The fork.
+  """
+  request, request_end = os.pipe()
+  status, status_end = multiprocessing.Pipe(duplex=False)
+  socket.send_fds(_requests, [b'.'], [request, status_end.fileno(), out, err])
+  os.close(request)
+  status_end.close()
+  with open(request_end, 'wb') as file:
+    preparation = spawn.get_preparation_data('fork')
+    del preparation['authkey']  # It cannot be pickled.
+    pickle.dump((preparation, pickle.dumps((function, args))), file)
+  return Process(status.recv(), status)
+
+
+def _everything(pipe: int) -> str:
   """Reads a pipe until all its writers have closed it."""
-  with open(os.dup(pipe.fileno()), 'rb') as file:
+  with open(pipe, 'rb') as file:
     return file.read().decode()
 
 
@@ -135,21 +240,13 @@ def call(function: Callable[..., object], *args) -> Result:
     The exit code and the output.
   """
   # Pipes, because tests limit the size of files to simulate a full disk.
-  (out, out_end), (err, err_end) = (
-    multiprocessing.Pipe(duplex=False) for _ in range(2)
-  )
-  child = _server().Process(
-    target=_child, args=(out_end, err_end, function, *args)
-  )
-  child.start()
-  out_end.close()
-  err_end.close()
+  (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+  process = start(function, *args, out=out_end, err=err_end)
+  os.close(out_end)
+  os.close(err_end)
   with futures.ThreadPoolExecutor(2) as readers:
     found = list(readers.map(_everything, (out, err)))
-  out.close()
-  err.close()
-  child.join()
-  return Result(child.exitcode, *found)
+  return Result(process.wait(), *found)
 
 
 def _type(name: str, argv, prepare):
@@ -173,3 +270,6 @@ def command(
     The exit code and the output.
   """
   return call(_type, name, flags, prepare)
+
+
+_requests = _start_server()

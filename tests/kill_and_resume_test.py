@@ -7,28 +7,33 @@
 # Bazel: tags = ["slow"]
 
 import os
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from stress import kill_and_resume
-from tests import tiny_run  # The program that is killed.
+from tests import forked
+from tests import tiny_run
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+
+def _train(model_dir):
+  os.environ.update(kill_and_resume.ENVIRONMENT)
+  tiny_run.train(model_dir)
+
+
+def _start(model_dir, log):
+  return forked.start(_train, model_dir, out=log.fileno(), err=log.fileno())
 
 
 @pytest.mark.slow
 class KillTest(tf.test.TestCase):
   def test_a_killed_run_equals_an_uninterrupted_one(self):
     folder = self.get_temp_dir()
-    path = os.pathsep.join([_ROOT] + [p for p in sys.path if p])
-    command = ['env', f'PYTHONPATH={path}', sys.executable, tiny_run.__file__]
-    unbroken = kill_and_resume.Run(command, os.path.join(folder, 'unbroken'))
+    unbroken = kill_and_resume.Run(_start, os.path.join(folder, 'unbroken'))
     unbroken.finish()
     points = kill_and_resume.killed_run(
-      kill_and_resume.Run(command, os.path.join(folder, 'killed')),
+      kill_and_resume.Run(_start, os.path.join(folder, 'killed')),
       2,
       unbroken,
       np.random.default_rng(1),

@@ -1,13 +1,8 @@
 # Copyright The official-ext-harmonization authors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A run of Model Garden's trainer that takes seconds: four images, two layers.
+"""Runs Model Garden's trainer for seconds: four images, two layers."""
 
-As a program, it trains 12 steps with a moving average of the weights.
-"""
-
-from absl import app
-from absl import flags
 import tensorflow as tf
 import tf_keras
 
@@ -137,9 +132,8 @@ def make_runner(
   return runner.Runner(strategy, task, mode, config, model_dir, **actions)
 
 
-def main(_):
-  """Trains."""
-  model_dir = flags.FLAGS.model_dir
+def train(model_dir):
+  """Trains 12 steps with a moving average of the weights."""
   runner.seed_at(
     0, runner.step_to_resume(model_dir), fixtures.experiment().task
   )
@@ -157,8 +151,3 @@ def main(_):
     mode='train_and_eval',
     harmonization={'interval': 2, 'warmup_steps': 8},
   ).run()
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('model_dir', None, 'Folder of the run.', required=True)
-  app.run(main)

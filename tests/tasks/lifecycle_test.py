@@ -219,7 +219,7 @@ class RunTest(tf.test.TestCase):
         'export_saved_model',
         *flags,
         f'--checkpoint_path={model_dir}',
-        '--params_override=task.model.backbone.resnet.model_id=18',
+        '--params_override=task.model.backbone.resnet.depth_multiplier=2.0',
       ),
       '--checkpoint_path=.*ckpt-2 cannot be exported as the network',
     )

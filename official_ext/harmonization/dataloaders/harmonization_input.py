@@ -39,6 +39,8 @@ def centre_crop(
   return begin, tf.maximum(tf.repeat(tf.cast(side, tf.int32), 2), 1)
 
 
+# AutoGraph would take longer to convert it than it takes to trace.
+@tf.autograph.experimental.do_not_convert
 def crop_map(
   heatmap: tf.Tensor,
   image_size: tf.Tensor,
@@ -106,6 +108,7 @@ def crop_map(
   )
 
 
+@tf.autograph.experimental.do_not_convert
 def _normalize(image: tf.Tensor) -> tf.Tensor:
   """Equals `preprocess_ops.normalize_image` for images in 0..255.
 
@@ -195,6 +198,7 @@ class Parser(parser.Parser):
       crop = centre_crop(size, self._center_crop_fraction)
     return self._parse(decoded, crop)
 
+  @tf.autograph.experimental.do_not_convert
   def _checked(self, decoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Returns a record whose pixels depend on the checks of the record."""
     label = decoded['label'] + self._label_offset
@@ -220,6 +224,7 @@ class Parser(parser.Parser):
       pixels = {k: tf.identity(decoded[k]) for k in ('image', 'heatmap')}
     return {**decoded, **pixels, 'label': tf.cast(label, tf.int32)}
 
+  @tf.autograph.experimental.do_not_convert
   def _random_crop(self, size, seed):
     begin, crop_size, _ = tf.image.stateless_sample_distorted_bounding_box(
       size,
@@ -305,6 +310,7 @@ class Parser(parser.Parser):
       'heatmap_weights': tf.constant(1.0),
     }
 
+  @tf.autograph.experimental.do_not_convert
   def _scaled(self, heatmap):
     if self._min_max:
       low, high = tf.reduce_min(heatmap), tf.reduce_max(heatmap)

@@ -59,6 +59,8 @@ def join_for_training(
   return dataset.map(mark_valid).prefetch(tf.data.AUTOTUNE)
 
 
+# AutoGraph would take longer to convert it than it takes to trace.
+@tf.autograph.experimental.do_not_convert
 def _pad(x: tf.Tensor, rows: int) -> tf.Tensor:
   """Pads a tensor with zeros to a static number of rows."""
   missing = rows - tf.shape(x)[0]

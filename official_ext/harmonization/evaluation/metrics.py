@@ -250,6 +250,8 @@ def _unit_ranks(
   return tf.reshape(flat, [-1, size])
 
 
+# AutoGraph would take longer to convert it than it takes to trace.
+@tf.autograph.experimental.do_not_convert
 def alignment_scores(
   maps_a: tf.Tensor, maps_b: tf.Tensor, percentile: float = 90.0
 ) -> ImageScores:
@@ -272,6 +274,7 @@ def alignment_scores(
   return _scores(_rank_pair(maps_a, maps_b, percentile))
 
 
+@tf.autograph.experimental.do_not_convert
 def scores_and_ranks(
   maps_a: tf.Tensor, maps_b: tf.Tensor, percentile: float = 90.0
 ) -> tuple[ImageScores, UnitRanks]:
@@ -368,6 +371,7 @@ class AlignmentScore(tf_keras.metrics.Metric):
     self.n = self.add_weight('n', initializer='zeros')
     self.n_undefined = self.add_weight('n_undefined', initializer='zeros')
 
+  @tf.autograph.experimental.do_not_convert
   def update_state(self, scores, sample_weight=None):
     """Adds a batch of scores.
 

@@ -71,6 +71,8 @@ class ShuffledAlignment(tf_keras.metrics.Metric):
     self._own = add_sum('own')
     self._n = add_sum('n')
 
+  # AutoGraph would take longer to convert it than it takes to trace.
+  @tf.autograph.experimental.do_not_convert
   def update_state(self, ranks: metrics.UnitRanks, own, sample_weight=None):
     """Adds a batch of images.
 
@@ -95,6 +97,7 @@ class ShuffledAlignment(tf_keras.metrics.Metric):
     self._own.assign_add(tf.reduce_sum(own))
     self._n.assign_add(tf.reduce_sum(counts))
 
+  @tf.autograph.experimental.do_not_convert
   def own_and_shuffled(self) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns both means, scalars; NaN if there are fewer than two images."""
     n = tf.convert_to_tensor(self._n)

@@ -81,6 +81,8 @@ def _per_level_distances(saliency, human, levels, epsilon):
   return tf.add_n(distances)
 
 
+# AutoGraph would take longer to convert it than it takes to trace.
+@tf.autograph.experimental.do_not_convert
 def denominator(
   weights: tf.Tensor, normalization: str, batch_size: int
 ) -> tf.Tensor:
@@ -120,6 +122,7 @@ def denominator(
   return total / replicas
 
 
+@tf.autograph.experimental.do_not_convert
 def harmonization_loss(
   saliency_maps: tf.Tensor,
   human_maps: tf.Tensor,

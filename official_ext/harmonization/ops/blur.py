@@ -42,6 +42,8 @@ def _released_filter(offsets: np.ndarray) -> np.ndarray:
   return matrix.astype(np.float32)
 
 
+# AutoGraph would take longer to convert it than it takes to trace.
+@tf.autograph.experimental.do_not_convert
 def filters(kernel: str = 'released') -> tuple[np.ndarray, np.ndarray]:
   """Returns the Gaussian of `blur_cells` as a matrix for each axis.
 
@@ -59,6 +61,7 @@ def filters(kernel: str = 'released') -> tuple[np.ndarray, np.ndarray]:
   return found
 
 
+@tf.autograph.experimental.do_not_convert
 def to_cells(maps: tf.Tensor, map_resize: str = 'released') -> tf.Tensor:
   """Resizes maps to the size that is blurred, bilinearly.
 
@@ -77,6 +80,7 @@ def to_cells(maps: tf.Tensor, map_resize: str = 'released') -> tf.Tensor:
   )
 
 
+@tf.autograph.experimental.do_not_convert
 def blur_cells(cells: tf.Tensor, kernel: str = 'released') -> tf.Tensor:
   """Filters 64x64 maps with the release's 10x10 Gaussian of sigma 10.
 
@@ -102,6 +106,7 @@ def blur_cells(cells: tf.Tensor, kernel: str = 'released') -> tf.Tensor:
   return blurred[..., tf.newaxis]
 
 
+@tf.autograph.experimental.do_not_convert
 def blur_maps(
   maps: tf.Tensor,
   output_size,

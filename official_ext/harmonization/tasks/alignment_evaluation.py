@@ -109,6 +109,8 @@ def outputs_of(logits: tf.Tensor, model_config) -> tf.Tensor:
   return tf.nn.softmax(logits, axis=-1) if softmax else logits
 
 
+# AutoGraph would take longer to convert it than it takes to trace.
+@tf.autograph.experimental.do_not_convert
 def _alignment_updates(
   measured: Measured, labels: tf.Tensor
 ) -> dict[str, tuple[Any, ...]]:

@@ -102,6 +102,8 @@ class Report:
     self._folder = folder or ''
     self._shown = config.allow_image_summary
 
+  # AutoGraph would take longer to convert it than it takes to trace.
+  @tf.autograph.experimental.do_not_convert
   def step_logs(
     self, scores, images, saliency, logits, batch, with_map
   ) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def check_strategy():
     )
 
 
+# AutoGraph would take longer to convert it than it takes to trace.
+@tf.autograph.experimental.do_not_convert
 def check_optimizer(optimizer: tf_keras.optimizers.Optimizer):
   """Checks that Model Garden will update the moving average of the weights.
 
@@ -57,6 +59,7 @@ def check_optimizer(optimizer: tf_keras.optimizers.Optimizer):
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def check_replicas(config: exp_cfg.HarmonizedImageClassificationTask):
   """Checks that replicas only communicate where all of them do.
 
@@ -98,6 +101,7 @@ def _warn_of_few_maps(with_map: int, counted: int):
   )
 
 
+@tf.autograph.experimental.do_not_convert
 def check_statistics(
   config: exp_cfg.HarmonizedImageClassificationTask,
   model: tf_keras.Model,

@@ -29,6 +29,8 @@ CAUSES = (
 _RESCUED = ('harmonization_loss', 'gradients')
 
 
+# AutoGraph would take longer to convert it than it takes to trace.
+@tf.autograph.experimental.do_not_convert
 def _is_finite(tensors) -> tf.Tensor:
   parts = [
     tf.reduce_all(tf.math.is_finite(t))
@@ -38,6 +40,7 @@ def _is_finite(tensors) -> tf.Tensor:
   return functools.reduce(tf.logical_and, parts, tf.constant(True))
 
 
+@tf.autograph.experimental.do_not_convert
 def marks(rescued: tf.Tensor | None = None, **values: Any) -> tf.Tensor:
   """Marks the causes that have values that are not finite.
 
@@ -80,6 +83,7 @@ class Record:
       name='first_steps_not_finite',
     )
 
+  @tf.autograph.experimental.do_not_convert
   def update(self, marked: tf.Tensor):
     """Counts a step. Call it once per step, in a replica.
 
