@@ -12,8 +12,10 @@ from absl.testing import absltest
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import data_cards
+from official_ext.harmonization.benchmark.psychophysics import human_trials
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import release_layout
+from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization.evaluation import scores
 from tests.benchmark import report_results as made
 
@@ -68,6 +70,23 @@ class OriginTest(absltest.TestCase):
     self.assertIn('maps/*.png', found.origin)
     self.assertIn(data_cards.NOT_RECORDED, found.licence)
     self.assertEqual(found.class_names, {0: 'cat', 1: 'dog'})
+
+  def test_stimuli_and_responses(self):
+    stimuli = [
+      stimulus_files.Stimulus(f'{i}_{level}.png', level, f'dog{i}', 'animal')
+      for i in range(2)
+      for level in (0, 100)
+    ]
+    trials = [
+      human_trials.Trial(p, 0, 'dog0', 'animal', 'vehicle') for p in 'aab'
+    ]
+    found = data_cards.of_stimuli(self.folder, stimuli, trials)
+    self.assertEqual([*found.counts.values()], [4, 2, 2, 3])
+    self.assertIn('not recorded: no stimuli.csv', found.origin)
+    files.write(os.path.join(self.folder, 'stimuli.csv'), b'')
+    found = data_cards.of_stimuli(self.folder, stimuli, [])
+    self.assertEqual([*found.counts.values()], [4, 2])
+    self.assertIn('make_psychophysics_stimuli', found.origin)
 
   def test_numbers_come_from_the_results(self):
     scores.write_rows(

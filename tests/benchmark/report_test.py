@@ -647,6 +647,8 @@ class PanelsTest(tf.test.TestCase):
       panels, 'draw', side_effect=panels.draw, autospec=True
     ) as drawn:
       (picture,) = examples.draw(folder, models, 'clickme', names)
+    grounds = [call.kwargs['ground'] for call in drawn.call_args_list]
+    self.assertEqual(grounds, [figures.LIGHT.ground, figures.DARK.ground])
     _, _, _, captions, notes = drawn.call_args.args
     self.assertEqual(captions, ['a tabby cat wit…', '$dog$', 'bird'])
     self.assertEqual(
@@ -1011,13 +1013,17 @@ class ReportTest(tf.test.TestCase):
 
   def test_both_themes_are_drawn(self):
     picture = figures.themed_picture(
-      lambda theme: trade_off.draw(_square(), [], theme), '', '', ''
+      lambda theme: trade_off.draw(_square(), [], theme),
+      '',
+      '',
+      '',
+      lambda theme: trade_off.draw(_square(), [], theme, width=3.9),
     )
     corners = [
       Image.open(io.BytesIO(png)).convert('RGB').getpixel((1, 1))
-      for png in (picture.png, picture.dark_png)
+      for png in (picture.png, picture.dark_png, *picture.narrow)
     ]
-    self.assertEqual(corners, [(255, 255, 255), (0x1B, 0x1D, 0x21)])
+    self.assertEqual(corners, 2 * [(255, 255, 255), (0x1B, 0x1D, 0x21)])
 
   def test_twins_are_compared(self):
     models = [_model('a', 0.5, 0.2), _model('b', 0.6, 0.3)]

@@ -17,9 +17,12 @@ import tensorflow as tf
 from official_ext.harmonization import files as files_lib
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run_results
+from official_ext.harmonization.benchmark.psychophysics import human_trials
 from official_ext.harmonization.data.records import clickme_release
 from official_ext.harmonization.data.records import manifest
+from official_ext.harmonization.data.records import record_files
 from official_ext.harmonization.data.records import release_layout
+from official_ext.harmonization.data.stimuli import stimulus_files
 from official_ext.harmonization.evaluation import scores
 
 NOT_RECORDED = 'not recorded'
@@ -45,11 +48,13 @@ class Origin:
     origin: where they come from, in words.
     licence: what their source says, in words.
     class_names: names of the scored classes by number, where they are recorded.
+    counts: numbers of what the data contain, by name, besides those in results.
   """
 
   origin: str = NOT_RECORDED
   licence: str = NOT_RECORDED
   class_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+  counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def of_records(
@@ -94,6 +99,38 @@ def of_records(
     + (f'; {missing} folders have no {manifest.FILE}' if missing else ''),
     f'{NOT_RECORDED}; it is that of the images and maps',
     names,
+  )
+
+
+def of_stimuli(
+  folder: str,
+  stimuli: Sequence[stimulus_files.Stimulus],
+  trials: Sequence[human_trials.Trial],
+) -> Origin:
+  """Describes stimuli and the responses of people.
+
+  Args:
+    folder: of the stimuli.
+    stimuli: in the folder.
+    trials: with a response; empty without people, or without single trials.
+
+  Returns:
+    The origin. Stimuli have the licence of the images that they were made of,
+    which no file records.
+  """
+  is_ours = tf.io.gfile.exists(os.path.join(folder, record_files.STIMULI))
+  counts = {
+    'stimuli': len(stimuli),
+    'images of the stimuli': len({s.image for s in stimuli}),
+    'participants': len({t.participant for t in trials}),
+    'trials of people with a response': len(trials),
+  }
+  return Origin(
+    'stimuli made by this project (data.make_psychophysics_stimuli)'
+    if is_ours
+    else f'{NOT_RECORDED}: no {record_files.STIMULI} is in the folder',
+    f'{NOT_RECORDED}; it is that of the images and of the responses',
+    counts={name: n for name, n in counts.items() if n},
   )
 
 
@@ -182,6 +219,7 @@ def card(
     maps=maps,
     classes=classes,
     class_names=origin.class_names,
+    counts=origin.counts,
   )
 
 

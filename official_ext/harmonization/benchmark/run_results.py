@@ -160,6 +160,7 @@ class DataCard:
     maps: number of human maps that are not constant; None without maps.
     classes: number of classes that occur; None if unknown.
     class_names: names of classes by number, where they are recorded.
+    counts: other numbers of what the data contain, by name.
   """
 
   origin: str
@@ -169,6 +170,7 @@ class DataCard:
   maps: int | None = None
   classes: int | None = None
   class_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+  counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,9 @@ def _shown(values: np.ndarray) -> dict[str, Any]:
   return {'X': values, 'cmap': 'magma', 'vmin': low, 'vmax': limit}
 
 
-def _figure(images, maps, captions, notes=()) -> figure.Figure:
+def _figure(
+  images, maps, captions, notes=(), ground='white', ink='black'
+) -> figure.Figure:
   maps = list(maps.items() if isinstance(maps, Mapping) else maps)
   rows, columns = len(images), 1 + len(maps)
   # A Figure without pyplot needs no display and leaves no global state.
@@ -65,6 +67,7 @@ def _figure(images, maps, captions, notes=()) -> figure.Figure:
     ),
     dpi=_DPI,
     layout='constrained',
+    facecolor=ground,
   )
   axes = picture.subplots(rows, columns, squeeze=False)
   for row in range(rows):
@@ -72,14 +75,14 @@ def _figure(images, maps, captions, notes=()) -> figure.Figure:
     for column, (_, values) in enumerate(maps, 1):
       axes[row, column].imshow(**_shown(values[row]))
   for axis, title in zip(axes[0], ['image', *(t for t, _ in maps)]):
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=9, color=ink)
   for axis in axes.flat:
     axis.set(xticks=[], yticks=[], frame_on=False)
   for axis, caption in zip(axes[:, 0], captions or ()):
-    axis.set_ylabel(caption, fontsize=8)
+    axis.set_ylabel(caption, fontsize=8, color=ink)
   for column, texts in enumerate(notes or (), 1):
     for axis, text in zip(axes[:, column], texts):
-      axis.set_xlabel(text, fontsize=7.5, parse_math=False)
+      axis.set_xlabel(text, fontsize=7.5, color=ink, parse_math=False)
   return picture
 
 
@@ -89,6 +92,8 @@ def draw(
   maps: Mapping[str, np.ndarray] | Sequence[tuple[str, np.ndarray]],
   captions: Sequence[str] | None = None,
   notes: Sequence[Sequence[str]] | None = None,
+  ground: str = 'white',
+  ink: str = 'black',
 ):
   """Draws one row per image: the image, then each of its maps.
 
@@ -101,8 +106,10 @@ def draw(
       percentile; maps with both signs are blue below 0 and red above.
     captions: B lines of text, left of the rows.
     notes: for each column of maps, B texts that are written below the maps.
+    ground: colour of the background.
+    ink: colour of the text.
   """
-  _figure(images, maps, captions, notes).savefig(path)
+  _figure(images, maps, captions, notes, ground, ink).savefig(path)
 
 
 def render(

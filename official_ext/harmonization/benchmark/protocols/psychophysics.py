@@ -26,6 +26,7 @@ from official_ext.harmonization.benchmark.report import blocks
 with epy.lazy_imports():
   import tensorflow as tf
 
+  from official_ext.harmonization.benchmark import data_cards
   from official_ext.harmonization.benchmark import results
   from official_ext.harmonization.benchmark.psychophysics import human_values
   from official_ext.harmonization.benchmark.psychophysics import scoring
@@ -172,6 +173,15 @@ class PsychophysicsProtocol(protocol.Protocol):
     }
 
   @typing_extensions.override
+  def origin(self, digests) -> 'data_cards.Origin':
+    try:
+      found = scoring.read(self._folder, self._options['human'])
+    except ValueError as e:
+      raise protocol.BadDataError(str(e)) from None
+    trials = getattr(found.people, 'trials', ())
+    return data_cards.of_stimuli(self._folder, found.stimuli, trials)
+
+  @typing_extensions.override
   def identity(self, digests) -> dict[str, Any]:
     options = {**self._options}
     human = options.pop('human', None)
@@ -303,7 +313,7 @@ class PsychophysicsProtocol(protocol.Protocol):
           'are people and harmonized twins, dashed lines other models'
           + (f'; the band around people is {band}' if band else '')
           + '. The dotted line is chance.',
-          *cls.pictures,
+          cls.pictures[0],
         )
       )
     table = _sensitivities(observers)

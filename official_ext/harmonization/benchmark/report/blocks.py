@@ -60,6 +60,7 @@ class Picture:
     caption: below the picture.
     file: the name of a file that `png` is also written to.
     dark_png: the picture for dark screens, or None.
+    narrow: the picture for narrow screens, light and dark, or None.
   """
 
   kind: ClassVar = 'picture'
@@ -68,6 +69,7 @@ class Picture:
   caption: str
   file: str
   dark_png: bytes | None = None
+  narrow: tuple[bytes, bytes] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import stored_results
 from official_ext.harmonization.benchmark.report import blocks
+from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.evaluation import panels
 
 # Models next to each other in one picture.
@@ -62,13 +63,14 @@ def draw(
   has_facts = any(facts for *_, facts in found)
   return [
     blocks.Picture(
-      _png(group, class_names or {}),
+      _png(group, class_names or {}, figures.LIGHT),
       'Rows of images, each with the human map and the maps of '
       f'{", ".join(name for name, *_ in group)}.',
       "The first images: image, human map, models' maps. The scale of each map "
       'ends at its 99th percentile; a map with both signs is blue below 0.'
       + (_NOTES if has_facts else ''),
       f'panels_{protocol}_{number}.png',
+      _png(group, class_names or {}, figures.DARK),
     )
     for number, group in enumerate(groups, 1)
   ]
@@ -82,7 +84,11 @@ _NOTES = (
 )
 
 
-def _png(group: Sequence[_Shown], class_names: Mapping[int, str]) -> bytes:
+def _png(
+  group: Sequence[_Shown],
+  class_names: Mapping[int, str],
+  theme: figures.Theme,
+) -> bytes:
   """Draws image, human map and the maps of some models."""
   _, first, _ = group[0]
   # The mean of several runs has no table.
@@ -102,6 +108,8 @@ def _png(group: Sequence[_Shown], class_names: Mapping[int, str]) -> bytes:
     maps,
     captions,
     notes if any(map(any, notes)) else None,
+    ground=theme.ground,
+    ink=theme.ink,
   )
   return buffer.getvalue()
 

@@ -13,6 +13,9 @@ from matplotlib.backends import backend_agg
 from official_ext.harmonization.benchmark.report import blocks
 
 _DPI = 144
+# Of a figure, in inches.
+_WIDTH = 7.2
+NARROW_WIDTH = 3.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,7 @@ DARK = Theme(
 )
 
 
-def axes(theme: Theme, width: float = 7.2, height: float = 4.6):
+def axes(theme: Theme, width: float = _WIDTH, height: float = 4.6):
   """Makes a figure with one plot.
 
   Args:
@@ -126,7 +129,11 @@ def legend(plot, theme: Theme, **kwargs):
 
 
 def themed_picture(
-  draw: Callable[[Theme], figure.Figure], alt: str, caption: str, file: str
+  draw: Callable[[Theme], figure.Figure],
+  alt: str,
+  caption: str,
+  file: str,
+  draw_narrow: Callable[[Theme], figure.Figure] | None = None,
 ) -> blocks.Picture:
   """Draws a plot in both themes.
 
@@ -135,11 +142,20 @@ def themed_picture(
     alt: as in `blocks.Picture`.
     caption: as in `blocks.Picture`.
     file: as in `blocks.Picture`.
+    draw_narrow: makes the figure for narrow screens, whose text would become
+      too small if the other one were scaled down.
 
   Returns:
     The picture.
   """
-  return blocks.Picture(png(draw(LIGHT)), alt, caption, file, png(draw(DARK)))
+  return blocks.Picture(
+    png(draw(LIGHT)),
+    alt,
+    caption,
+    file,
+    png(draw(DARK)),
+    (png(draw_narrow(LIGHT)), png(draw_narrow(DARK))) if draw_narrow else None,
+  )
 
 
 def png(drawing: figure.Figure) -> bytes:

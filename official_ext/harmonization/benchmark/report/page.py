@@ -225,6 +225,9 @@ def _trade_off(report: run_results.Report) -> list[blocks.Block]:
         'its harmonized twin, for the pairs given by --twin, solid if their '
         'alignment differs (p < .05 after Holm). Dotted: controls.',
         'trade_off.png',
+        lambda theme: trade_off.draw(
+          models, twins, theme, report.pairs, width=figures.NARROW_WIDTH
+        ),
       )
     )
   table = differences.table(models, twins, report.pairs)
@@ -275,6 +278,7 @@ def _card(card: run_results.DataCard) -> list[tuple[str, Any]]:
     ('images', card.images),
     ('human maps', card.maps),
     ('classes', card.classes),
+    *card.counts.items(),
   ]
   digests = [(f'SHA-256 of {k}', v) for k, v in card.sha256.items()]
   return [

@@ -128,6 +128,7 @@ def draw(
   twins: Sequence[tuple[str, str]],
   theme: figures.Theme = figures.LIGHT,
   pairs: differences.Pairs = (),
+  **size: float,
 ) -> figure.Figure:
   """Draws the plot.
 
@@ -137,6 +138,7 @@ def draw(
     theme: colours.
     pairs: comparisons of the twins. Arrows are dashed where the alignment does
       not differ significantly, or was not tested.
+    **size: of the figure, for `figures.axes`.
 
   Returns:
     The figure.
@@ -145,7 +147,7 @@ def draw(
   assert chosen, 'no model has both scores'
   accuracy, alignment = chosen
   found = points(models, twins)
-  drawing, plot = figures.axes(theme)
+  drawing, plot = figures.axes(theme, **size)
   corners = hull([p for p in found if not p.is_twin])
   if corners is not None:
     plot.fill(
