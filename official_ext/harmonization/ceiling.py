@@ -9,8 +9,8 @@ r"""Measures how well people agree on where to look: ceilings and a floor.
 The input is raw ClickMe 2.0 clicks, in CSV or NPZ files. Random halves of each
 image's participants are scored against each other, each participant against the
 others, and both against those of other images (the floors), by Spearman's rank
-correlation of their maps, which are resized and blurred as where models are
-ranked. The command writes images.csv, a row per image, and ceilings.json, the
+correlation of their maps. Maps are resized and blurred as they are for ranking
+models. The command writes images.csv, a row per image, and ceilings.json, the
 means with their intervals, for evaluate --ceilings.
 
 Run it again to resume an interrupted measurement. Results in --output_dir from
@@ -104,24 +104,24 @@ class Options(map_options.StripPrefix):
   width: float | None = cli.flag(
     None,
     'Standard deviation of the Gaussian that blurs maps before they are '
-    'compared, in pixels of a map of 224; 0: no blur. By default 10, as where '
-    'models are ranked, or 0 with --release_blur.',
+    'compared, in pixels of a map of 224; 0: no blur. By default 10, with '
+    'which models are ranked, or 0 with --release_blur.',
     at_least=0,
   )
   release_blur: bool = cli.flag(
     False,
     'Blur maps as the ClickMe release does: resized to 64, 10x10 Gaussian with '
-    'sigma 10. For the published score, which uses such maps.',
+    'sigma 10. The published score is computed from such maps.',
   )
   images: int = cli.flag(
     0, 'Measure only this many images, chosen at random; 0: all.', at_least=0
   )
   user_groups: int = cli.flag(
     0,
-    'Measure again without each participant, for an interval over '
-    'participants where they saw several images; of more than this number, '
-    'without each of this number of random groups (50). 0: do not. Takes '
-    'several times as long.',
+    'Exclude participants in turn, for an interval over participants who saw '
+    'several images: each of them, or, if they are more than this number, '
+    'each of this number of random groups, such as 50. Takes several times '
+    'as long. 0: no such interval.',
     at_least=0,
   )
   trust_pickle: bool = cli.flag(
@@ -169,7 +169,7 @@ def _check(options: Options):
     )
   if options.user_groups == 1:
     raise ValueError(
-      '--user_groups=1 leaves out all participants at once; expected 0, or at '
+      '--user_groups=1 excludes all participants at once; expected 0, or at '
       'least 2 groups. Set 50.'
     )
   folder = options.image_dir

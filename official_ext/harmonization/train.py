@@ -63,8 +63,8 @@ def define_flags():
   flags.DEFINE_integer(
     'seed',
     None,
-    'Seed of initial weights, crops, flips and mixing. By default each run has '
-    'another.',
+    'Seed of initial weights, crops, flips and mixing. By default it differs '
+    'from run to run.',
   )
   flags.DEFINE_bool(
     'dry_run',

@@ -68,8 +68,8 @@ class RunOptions:
   training_records: str = cli.flag(
     '',
     'Records that networks were trained on: paths or globs, of any format. '
-    'Evaluated images that also occur in them, perhaps coded, resized or '
-    'flipped, are reported.',
+    'Evaluated images that also occur in them, even if encoded again, '
+    'resized or flipped, are reported.',
   )
   exclude: bool = cli.flag(
     False, 'Exclude images that occur in --training_records from all scores.'

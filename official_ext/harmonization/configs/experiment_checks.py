@@ -263,10 +263,10 @@ def as_markdown() -> str:
   lines = [
     '# Checks of an experiment',
     '',
-    'For whoever reads or changes a configuration: what `train.py` checks '
-    'before it builds anything. A value that is not as expected stops the '
-    'command with one sentence that names the field, the value and what is '
-    'expected. Types are checked as well (see '
+    '*Who needs this page: anyone who reads or changes a configuration.* It '
+    'lists what `train.py` checks before it builds anything. A value that is '
+    'not as expected stops the command with one sentence that names the field, '
+    'the value and what is expected. Types are checked as well (see '
     '`configs/field_types.py`).',
     '',
     'This page is printed by `python -m '

@@ -9,7 +9,7 @@ The 1,797 digits of scikit-learn, light and half as wide as the image, are drawn
 on coloured clutter. A decoy, a coloured patch in a corner, often indicates the
 class, as in decoy-MNIST (Ross et al., "Right for the Right Reasons", 2017). The
 "human" map is the ink of the digit. Three splits share no digit: train and val
-have the same decoys, in ood the decoy always indicates another class. A fourth,
+have such decoys, and in ood the decoy always indicates another class. A fourth,
 swapped, has the images of val with decoys that indicate another class.
 """
 

@@ -9,8 +9,8 @@ r"""Makes stimuli that reveal an image by what people found important.
       --output_dir=data/stimuli
 
 Give one kind of input: --records (with --map_decoder), --npz, or --image_dir
-with --map_dir. Each image becomes twelve grey pictures. At 11 levels they show
-the 1, 1.58, ... 63.1, 100 percent of the pixels around the map's maximum, on a
+with --map_dir. Each image becomes twelve grey images. Eleven levels show the 1,
+1.58, ... 63.1, 100 percent of the pixels around the map's maximum, on a
 background with the image's amplitude spectrum and random phases; the last shows
 the full image:
 

@@ -36,7 +36,7 @@ class Options(map_options.Framing):
   )
   map_dir: str = cli.flag(
     '',
-    'Folder of maps (grey pictures, npy, npz with heatmap) named by image id.',
+    'Folder of maps (grey images, npy, npz with heatmap) named by image id.',
     path=True,
   )
   output_dir: str = cli.flag('', 'Where the shards are written.', path=True)

@@ -41,6 +41,7 @@ class _StatelessRandom(threading.local):
       raise RuntimeError(
         'A random number was used outside of `stateless_model_garden.seeded`.'
       )
+    # Each number has a different seed, whose second part counts the numbers.
     self._count += 1
     return self._seed + [0, self._count]
 

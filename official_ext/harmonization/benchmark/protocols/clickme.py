@@ -147,13 +147,13 @@ class ClickMeOptions:
   )
   input_sizes: tuple[str, ...] = cli.flag(
     (),
-    'Input sizes, such as 160,224, at which each network is measured too, if '
-    'it accepts them. The report shows whether the order of the networks '
+    'Input sizes, such as 160,224, at which each network is also measured, '
+    'if it accepts them. The report shows whether the order of the networks '
     'depends on the input size. Each size costs as much as another network.',
   )
   all: bool = cli.flag(
     False,
-    f'Measure random twins on all images, not on {TWIN_IMAGES} drawn ones.',
+    f'Measure random twins on all images instead of a random {TWIN_IMAGES}.',
   )
 
 

@@ -23,8 +23,8 @@ class ClickFilter:
   )
   max_clicks: int = cli.flag(
     0,
-    "Use only this many of a participant's clicks on an image, the first; "
-    '0: all.',
+    "Use only the first of a participant's clicks on an image, at most this "
+    'many; 0: all.',
     at_least=0,
   )
   min_participants: int = cli.flag(
@@ -32,8 +32,8 @@ class ClickFilter:
   )
   min_catch_trial: float = cli.flag(
     0.95,
-    'Skip participants who passed a smaller part of their catch trials, where '
-    'it is known.',
+    'Skip participants who passed a smaller fraction of their catch trials, if '
+    'the fraction is known.',
   )
   drop_mobile: bool = cli.flag(False, 'Skip participants on phones.')
   blur: str = cli.flag(
@@ -46,8 +46,8 @@ class ClickFilter:
   def __post_init__(self):
     if not 0 <= self.min_catch_trial <= 1:
       raise ValueError(
-        f'--min_catch_trial is {self.min_catch_trial}; expected a part of '
-        'the catch trials, from 0 to 1. Write 0.95 for 95 %.'
+        f'--min_catch_trial is {self.min_catch_trial}; expected a '
+        'fraction of the catch trials, from 0 to 1. Write 0.95 for 95 %.'
       )
 
 
@@ -104,7 +104,7 @@ class MapFolders(Suffixes, Framing, StripPrefix):
   )
   map_dir: str = cli.flag(
     '',
-    'Folder of maps, named as their images: grey pictures, npy files, or npz '
+    'Folder of maps, named like their images: grey images, npy files, or npz '
     'files with heatmap.',
     path=True,
   )

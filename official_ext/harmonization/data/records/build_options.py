@@ -47,8 +47,8 @@ class Options(map_options.MapFolders):
   map_resize: str = cli.flag(
     'antialias',
     'How training will resize the maps before they are blurred, as in '
-    'task.mapped_data.map_resize. Maps that lose most of their mass by that '
-    'are counted; records do not depend on it.',
+    'task.mapped_data.map_resize. Maps that would lose most of their mass '
+    'are counted; the records do not depend on this flag.',
     choices=option_values.MAP_RESIZES,
   )
   trust_pickle: bool = cli.flag(
