@@ -28,6 +28,7 @@ from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark import subgroups as subgroups_lib
+from official_ext.harmonization.benchmark.protocols import clickme
 from official_ext.harmonization.benchmark.report import answer
 from official_ext.harmonization.benchmark.report import curves
 from official_ext.harmonization.benchmark.report import differences
@@ -752,6 +753,23 @@ class InputSizesTest(parameterized.TestCase):
     self.assertLen(tables['leaderboard'][0].rows, 1)
     titles = [table.titles[0] for table in tables['clickme']]
     self.assertIn('specific, by input size', titles)
+
+  def test_sections_show_the_mean_of_runs(self):
+    models = self._models({('a', 0): 0.3, ('a', 160): 0.2, ('mean', 0): 0.3})
+    models[0].settings['group'] = 'mean'
+    models[-1].settings['runs'] = ['a']
+    with mock.patch.object(
+      clickme.ClickMeProtocol, 'sections', return_value=[]
+    ) as made_sections:
+      page.sections(made.report(models), '')
+      (found, _), _ = made_sections.call_args
+      self.assertEqual([*found], ['mean'])
+      for model in models:  # Curves have no mean.
+        stored = dataclasses.replace(model.results['clickme'], explainers=None)
+        model.results['clickme'] = stored
+      page.sections(made.report(models), '')
+      (found, _), _ = made_sections.call_args
+      self.assertEqual([*found], ['a'])
 
 
 class SubgroupsTest(parameterized.TestCase):

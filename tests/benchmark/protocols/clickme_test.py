@@ -33,6 +33,7 @@ from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.benchmark import user_jackknife
 from official_ext.harmonization.benchmark.protocols import clickme
 from official_ext.harmonization.benchmark.protocols import clicktionary
+from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import record_writer
 from official_ext.harmonization.evaluation import scores
 from testing import fixtures
@@ -313,6 +314,11 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     )
     self.assertEqual([c.record for c in two.leakage.copies], [1])
     self.assertEqual(two.leakage.images, 2)
+
+    first = check(training_records=write('first', [wide])).leakage.copies
+    self.assertEqual([c.training_record for c in first], [0, 0, 0])
+    with mock.patch.object(manifest, 'count', return_value=5):
+      self.assertEqual(found.total(), 2)
 
     # Two remain; identities differ only if they are excluded.
     self.assertEqual(found.leakage.identity()['images'], 3)

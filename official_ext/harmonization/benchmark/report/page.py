@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from official_ext.harmonization.benchmark import registry
+from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark.report import answer
 from official_ext.harmonization.benchmark.report import blocks
@@ -258,7 +259,7 @@ def _protocol(
     *([blocks.Facts(_card(card), 'Data card')] if card else []),
     *([leaderboard.table(models, columns, '', compared)] if columns else []),
     *protocol.sections(
-      {m.name: m.results[name] for m in models if not m.runs and not m.size_of},
+      {m.name: m.results[name] for m in models if _is_in_sections(m, name)},
       report.twins,
     ),
     *matched_conditions.widths(ranked, name),
@@ -270,6 +271,15 @@ def _protocol(
       output_dir, [m for m in ranked if m.is_network], name, class_names
     ),
   ]
+
+
+def _is_in_sections(model: results.ModelResults, protocol: str) -> bool:
+  """Whether pictures and tables of a protocol show a model."""
+  if model.size_of:
+    return False
+  # Several runs are shown by their mean, except for curves, which have none.
+  has_mean = bool(model.results[protocol].explainers)
+  return has_mean if model.runs else not (model.group and has_mean)
 
 
 def _card(card: run_results.DataCard) -> list[tuple[str, Any]]:
