@@ -22,11 +22,16 @@ import shutil
 import tempfile
 
 from absl.testing import absltest
+from absl.testing import parameterized
 
 _FOLDER = os.environ.get('CLICKME_SAMPLES', '')
-_COMMITTED = os.path.join(
-  os.path.dirname(__file__),
-  *('..', '..', 'docs', 'results', 'twenty_pairs', 'leaderboard.md'),
+_RESULTS = os.path.join(
+  os.path.dirname(__file__), *('..', '..', 'docs', 'results', 'twenty_pairs')
+)
+# Files of scores, and what groups the images: two videos occur twice.
+_COMMITTED = (
+  ('leaderboard.md', '(.*)_[0-9]+'),
+  ('leaderboard_without_groups.md', ''),
 )
 _COLUMNS = ('specific', 'own', 'shuffled', 'published rho')
 _TOLERANCE = 0.01
@@ -104,10 +109,15 @@ def _build_records(folder: str) -> str:
   return os.path.join(records, 'train*')
 
 
-class TableTest(absltest.TestCase):
-  def test_committed_scores_can_be_read(self):
-    with open(_COMMITTED, encoding='utf-8') as f:
-      committed = _table(f.read())
+def _committed(file: str) -> dict[str, dict[str, float]]:
+  with open(os.path.join(_RESULTS, file), encoding='utf-8') as f:
+    return _table(f.read())
+
+
+class TableTest(parameterized.TestCase):
+  @parameterized.parameters(*_COMMITTED)
+  def test_committed_scores_can_be_read(self, file, _):
+    committed = _committed(file)
     self.assertIn('studies.efficientnet_lite.lite0', committed)
     self.assertEqual(committed['control-centre']['specific'], 0)
     for name, scores in committed.items():
@@ -119,14 +129,32 @@ class TableTest(absltest.TestCase):
         msg=name,
       )
 
+  def test_figures_of_another_program(self):
+    # Computed without this package and without groups.
+    committed = _committed('leaderboard_without_groups.md')
+    for name, rho in (
+      ('studies.efficientnet_lite.lite0', 0.188),
+      ('random-studies.efficientnet_lite.lite0 (mean of 3)', 0.258),
+      ('control-centre', 0.705),
+      ('control-mean-map', 0.685),
+      ('control-other-maps', 0.547),
+    ):
+      self.assertAlmostEqual(
+        committed[name]['published rho'], rho, delta=_TOLERANCE, msg=name
+      )
+    sobel = committed['control-sobel']
+    for column, value in (('own', 0.307), ('shuffled', 0.161)):
+      self.assertAlmostEqual(sobel[column], value, delta=_TOLERANCE)
+
 
 @absltest.skipUnless(
   os.path.isdir(_FOLDER),
   'Set the environment variable CLICKME_SAMPLES to a folder with '
   '<class>_<id>_image.png and <class>_<id>_map.png of the twenty pairs.',
 )
-class TwentyPairsTest(absltest.TestCase):
-  def test_scores_are_those_that_are_committed(self):
+class TwentyPairsTest(parameterized.TestCase):
+  @parameterized.parameters(*_COMMITTED)
+  def test_scores_are_those_that_are_committed(self, file, group_by):
     # pylint: disable=g-import-not-at-top
     from official_ext.harmonization.benchmark import labelled_images
     from official_ext.harmonization.benchmark import model_specs
@@ -135,8 +163,7 @@ class TwentyPairsTest(absltest.TestCase):
     from official_ext.harmonization.benchmark.protocols import clickme
     from official_ext.harmonization.benchmark.report import leaderboard
 
-    with open(_COMMITTED, encoding='utf-8') as f:
-      committed = _table(f.read())
+    committed = _committed(file)
     has_network = all(map(importlib.util.find_spec, _PACKAGES))
     if not has_network:  # The controls need none.
       committed = {k: v for k, v in committed.items() if 'control' in k}
@@ -144,7 +171,7 @@ class TwentyPairsTest(absltest.TestCase):
       protocol = clickme.ClickMeProtocol(
         labelled_images.Dataset(_build_records(folder), 'canonical'),
         batch_size=20,
-        group_by='(.*)_[0-9]+',
+        group_by=group_by,
         controls=True,
         random_twins=3,
       )
