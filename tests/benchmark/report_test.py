@@ -967,9 +967,10 @@ class ReportTest(tf.test.TestCase):
     self.assertEmpty(
       {'script', 'link', 'iframe', 'base', 'object'}.intersection(found.tags)
     )
-    # Two plots in two themes, and the panels; all can be decoded.
+    # Two plots, one of them also narrow, and the panels, in two themes; all can
+    # be decoded.
     pictures = [r for r in found.references if r.startswith('data:')]
-    self.assertLen(pictures, 5)
+    self.assertLen(pictures, 8)
     for picture in pictures:
       Image.open(io.BytesIO(base64.b64decode(picture.partition(',')[2]))).load()
     self.assertLen(found.alts, 3)
