@@ -73,9 +73,10 @@ train: digits ## Train a baseline and a harmonized network on digits, and compar
 	$(PY) train.py --experiment=harmonized_resnet_imagenet --config_file=experiments/local_cpu.yaml --seed=0 --model_dir=runs/digits/harmonized
 	$(PY) -m official_ext.harmonization.compare --baseline=runs/digits/baseline --harmonized=runs/digits/harmonized --output_dir=runs/digits
 
-# Two processes, each of which takes whole files: TensorFlow slows down with the
-# number of functions that a process has traced. tests/conftest.py orders them.
-PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes, for two cores, since some tests wait. Each takes whole files:
+# TensorFlow slows down with the number of functions that a process has traced.
+# tests/conftest.py orders them.
+PYTEST := $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 test: lint ## Lint, then run all tests
 	$(PYTEST)
 

@@ -62,6 +62,9 @@ def pytest_configure():
   """
   # TensorFlow logs a line about the processor at every start.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  # Programs that run once take longer to optimize than to run. (Under Bazel,
+  # they are optimized.)
+  os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
   folder = tempfile.mkdtemp(prefix='harmonization-tests-')
   os.environ['TMPDIR'] = tempfile.tempdir = folder
   # Registered first, so it runs last: TensorFlow also removes folders at exit.

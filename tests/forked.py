@@ -45,7 +45,6 @@ from official_ext.harmonization.data import merge_imagenet
 from official_ext.harmonization.data import verify_records
 
 # The commands import these when they run, which a fork should not wait for.
-from official_ext.harmonization.data.records import beam_builder  # noqa: F401
 from official_ext.harmonization.data.records import clickme_builder  # noqa: F401
 from official_ext.harmonization.data.records import clickme_download  # noqa: F401
 from official_ext.harmonization.data.records import digits  # noqa: F401

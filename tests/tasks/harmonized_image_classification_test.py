@@ -414,8 +414,8 @@ class FewMapsTest(tf.test.TestCase, parameterized.TestCase):
     optimizer.build(model.trainable_variables)
     step = tf.function(lambda i: task.train_step(i, model, optimizer))
     with self.assertLogs(level='WARNING') as logs:
-      step.get_concrete_function(_batch(mapped=2))
-    self.assertIn('those of 2 images', ''.join(logs.output))
+      step.get_concrete_function(_batch(size=6, mapped=3))
+    self.assertIn('those of 3 images', ''.join(logs.output))
 
 
 if __name__ == '__main__':
