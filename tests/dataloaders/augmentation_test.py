@@ -259,9 +259,8 @@ class SeedTest(tf.test.TestCase):
       deterministic=True,
       color_jitter=0.3,
       three_augment=True,
-      aug_type=common.Augmentation(
-        type='randaug', randaug=common.RandAugment(num_layers=1)
-      ),
+      # Tracing all operations would take most of a minute.
+      aug_type=_only('Rotate', 'Posterize', 'Cutout'),
       random_erasing=common.RandomErasing(probability=0.5),
       mixup_and_cutmix=common.MixupAndCutmix(),
     )
