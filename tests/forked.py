@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import traceback
+import types
 from typing import NamedTuple
 
 from absl import logging
@@ -187,6 +188,7 @@ def _start_server() -> socket.socket:
       for name in [n for n in sys.modules if n.startswith('tests.')]:
         if name != __name__:
           del sys.modules[name]
+      sys.modules['__main__'] = types.ModuleType('__main__')
       _serve(its)
     except BaseException:
       traceback.print_exc()
