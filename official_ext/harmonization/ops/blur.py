@@ -42,8 +42,6 @@ def _released_filter(offsets: np.ndarray) -> np.ndarray:
   return matrix.astype(np.float32)
 
 
-# AutoGraph would take longer to convert it than it takes to trace.
-@tf.autograph.experimental.do_not_convert
 def filters(kernel: str = 'released') -> tuple[np.ndarray, np.ndarray]:
   """Returns the Gaussian of `blur_cells` as a matrix for each axis.
 
@@ -61,6 +59,7 @@ def filters(kernel: str = 'released') -> tuple[np.ndarray, np.ndarray]:
   return found
 
 
+# AutoGraph would take longer to convert it than it takes to trace.
 @tf.autograph.experimental.do_not_convert
 def to_cells(maps: tf.Tensor, map_resize: str = 'released') -> tf.Tensor:
   """Resizes maps to the size that is blurred, bilinearly.
