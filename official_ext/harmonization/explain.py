@@ -150,7 +150,7 @@ def _panel(
   if options.maps:
     maps['human map'] = np.stack([images.human_map(n, size) for n in names])
   for name in options.explainer:
-    explainer = explainers.get(name, adapter.gradients)
+    explainer = explainers.get(name, adapter)
     maps[_title(name)] = explainers.explain(explainer, inputs, one_hot)
   return Panel(names, pixels / 255.0, captions, maps)
 

@@ -22,6 +22,7 @@ EXPLAINERS = (
   'gradient_x_input',
   'integrated_gradients',
   'smoothgrad',
+  'smoothgrad_squared',
   'training_map',
 )
 # Rows without a network, see `benchmark.controls`; in results, each name has

@@ -44,8 +44,12 @@ class _Polynomial:
     self.sizes.append(len(images))
     return self.of(labels) * images ** (self.power - 1)
 
+  def logits(self, images):
+    powers = images**self.power / self.power
+    return np.einsum('bhwk,chwk->bc', powers, self.weights)
+
   def scores(self, images, labels):
-    return np.sum(self.of(labels) * images**self.power / self.power, (1, 2, 3))
+    return np.sum(self.logits(images) * labels, -1)
 
 
 class _Network:
@@ -85,32 +89,37 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
       ('training_map', weights.mean(-1)),
       ('gradient_x_input', (weights * images).sum(-1)),
       ('smoothgrad', np.abs(weights).max(-1)),
+      ('smoothgrad_squared', (weights**2).max(-1)),
       ('integrated_gradients', (weights * images).sum(-1)),
     ):
-      maps = explainers.get(name, linear.gradients)(images, labels)
+      maps = explainers.get(name, linear)(images, labels)
       self.assertEqual(maps.dtype, np.float32)
       self.assertAllClose(maps, expected, atol=1e-5, msg=name)
 
   def test_gradient_x_input_of_a_quadratic_is_twice_the_score(self):
     images, labels = _batch()
     quadratic = _Polynomial(2)
-    maps = explainers.gradient_x_input(quadratic.gradients)(images, labels)
+    maps = explainers.gradient_x_input(quadratic)(images, labels)
     self.assertAllClose(
       maps.sum((1, 2)), 2 * quadratic.scores(images, labels), rtol=1e-4
     )
 
-  def test_smoothgrad_of_a_cubic_adds_the_variance(self):
-    # f = w x^3 / 3 has the gradient w x^2, and E[(x + e)^2] = x^2 + s^2, with
-    # the variance 4 x^2 s^2 + 2 s^4 over the samples.
+  @parameterized.parameters(
+    ('smoothgrad', 3, lambda w: w), ('smoothgrad_squared', 2, np.square)
+  )
+  def test_smoothgrad_adds_the_variance(self, name, power, factor):
+    # The gradient of w x^3 / 3 is w x^2, and so is the square of that of
+    # w x^2 / 2, with w^2. E[(x + e)^2] = x^2 + s^2, and the variance is
+    # 4 x^2 s^2 + 2 s^4 over the samples.
     images, labels = _batch()
     images *= np.array([1, 3, 0.2], np.float32)[:, None, None, None]
-    cubic = _Polynomial(3)
+    network = _Polynomial(power)
     samples, noise = 400, 0.1
-    smooth = explainers.smoothgrad(
-      cubic.gradients, samples=samples, noise=noise, reduction='sum'
+    smooth = explainers.get(
+      name, network, samples=samples, noise=noise, reduction='sum'
     )
     s = noise * np.ptp(images.reshape(3, -1), axis=1)[:, None, None, None]
-    weights = cubic.of(labels)
+    weights = factor(network.of(labels))
     expected = (weights * (images**2 + s**2)).sum(-1)
     spread = np.sqrt(
       (weights**2 * (4 * images**2 * s**2 + 2 * s**4)).sum(-1) / samples
@@ -125,19 +134,20 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
     images, labels = _batch()
     images[:, 1:] = 0
     few, many = (
-      explainers.smoothgrad(quadratic.gradients, samples=n)(images, labels)
+      explainers.smoothgrad(quadratic, samples=n)(images, labels)
       for n in (4, 400)
     )
     self.assertAllClose(few[:, 1:].mean() / many[:, 1:].mean(), 10, atol=1.5)
 
-  def test_smoothgrad_does_not_depend_on_the_batch(self):
+  @parameterized.parameters('smoothgrad', 'smoothgrad_squared')
+  def test_noise_does_not_depend_on_the_batch(self, name):
     images, labels = _batch(5)
-    gradients = _Polynomial(3).gradients
-    smooth = explainers.smoothgrad(gradients, samples=3, seed=4)
+    network = _Polynomial(3)
+    smooth = explainers.get(name, network, samples=3, seed=4)
     whole = smooth(images, labels)
     self.assertAllEqual(smooth(images[3:4], labels[3:4])[0], whole[3])
     self.assertAllEqual(smooth(images[::-1], labels[::-1]), whole[::-1])
-    other = explainers.smoothgrad(gradients, samples=3, seed=5)
+    other = explainers.get(name, network, samples=3, seed=5)
     self.assertNotAllClose(other(images, labels), whole)
 
   @parameterized.parameters(0.0, 0.5, -2.0)
@@ -146,7 +156,7 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
     images, labels = _batch()
     quadratic = _Polynomial(2)
     integrated = explainers.integrated_gradients(
-      quadratic.gradients, steps=1, baseline=baseline
+      quadratic, steps=1, baseline=baseline
     )
     self.assertAllClose(
       integrated(images, labels),
@@ -158,7 +168,7 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
     # Of w x^2 on [0, x] by n steps: w x^3 (1/3 + 1 / (6 n^2)).
     images, labels = _batch()
     cubic = _Polynomial(3)
-    integrated = explainers.integrated_gradients(cubic.gradients, steps=3)
+    integrated = explainers.integrated_gradients(cubic, steps=3)
     self.assertAllClose(
       integrated(images, labels),
       (cubic.of(labels) * images**3 * (1 / 3 + 1 / 54)).sum(-1),
@@ -168,8 +178,8 @@ class ClosedFormTest(tf.test.TestCase, parameterized.TestCase):
   def test_memory_is_bounded_by_the_batch(self):
     images, labels = _batch(3)
     cubic = _Polynomial(3)
-    explainers.smoothgrad(cubic.gradients, samples=4)(images, labels)
-    explainers.integrated_gradients(cubic.gradients, steps=5)(images, labels)
+    explainers.smoothgrad(cubic, samples=4)(images, labels)
+    explainers.integrated_gradients(cubic, steps=5)(images, labels)
     self.assertEqual(cubic.sizes, [3] * (4 + 6))
 
 
@@ -187,14 +197,14 @@ class NetworkTest(tf.test.TestCase):
         reduction=reduction,
         training=False,
       )
-      maps = explainers.get(name, network.gradients)(images, labels)
+      maps = explainers.get(name, network)(images, labels)
       self.assertAllClose(maps, expected, rtol=1e-5, atol=1e-7)
 
   def test_integrated_gradients_are_complete(self):
     network, (images, labels) = _Network(), _batch()
     baseline = np.array([0.3, -0.2, 1.0], np.float32)
     integrated = explainers.integrated_gradients(
-      network.gradients, steps=100, baseline=baseline
+      network, steps=100, baseline=baseline
     )
     start = np.broadcast_to(baseline, images.shape)
     expected = ((network.logits(images) - network.logits(start)) * labels).sum(
@@ -235,17 +245,17 @@ class InterfaceTest(tf.test.TestCase):
         explainers.explain(lambda *_, given=given: given, images, labels)
 
   def test_refuses(self):
-    gradients = _Polynomial(2).gradients
+    network = _Polynomial(2)
     with self.assertRaisesRegex(ValueError, 'explainer is .grad_c.*smoothgrad'):
-      explainers.get('grad_cam', gradients)
+      explainers.get('grad_cam', network)
     with self.assertRaisesRegex(ValueError, 'samples is 0'):
-      explainers.get('smoothgrad', gradients, samples=0)
+      explainers.get('smoothgrad', network, samples=0)
     with self.assertRaisesRegex(ValueError, 'noise is -1'):
-      explainers.get('smoothgrad', gradients, noise=-1.0)
+      explainers.get('smoothgrad', network, noise=-1.0)
     with self.assertRaisesRegex(ValueError, 'steps is 0'):
-      explainers.get('integrated_gradients', gradients, steps=0)
+      explainers.get('integrated_gradients', network, steps=0)
     with self.assertRaisesRegex(ValueError, 'reduction is .mean'):
-      explainers.get('gradient', gradients, reduction='mean')(*_batch())
+      explainers.get('gradient', network, reduction='mean')(*_batch())
 
 
 class XpliqueTest(tf.test.TestCase):
@@ -266,18 +276,18 @@ class XpliqueTest(tf.test.TestCase):
     )
 
   def test_white_boxes_equal_ours(self):
-    gradients = self.network.gradients
+    network = self.network
     self._compare(
       self.theirs.Saliency(
         self.network.logits, operator=self.operator, reducer='max'
       ),
-      explainers.gradient(gradients),
+      explainers.gradient(network),
     )
     self._compare(
       self.theirs.GradientInput(
         self.network.logits, operator=self.operator, reducer='sum'
       ),
-      explainers.gradient_x_input(gradients),
+      explainers.gradient_x_input(network),
     )
     # xplique counts points of the path, we count intervals.
     self._compare(
@@ -288,7 +298,7 @@ class XpliqueTest(tf.test.TestCase):
         steps=11,
         baseline_value=0.5,
       ),
-      explainers.integrated_gradients(gradients, steps=10, baseline=0.5),
+      explainers.integrated_gradients(network, steps=10, baseline=0.5),
     )
 
   def test_a_keras_network_plugs_in(self):
@@ -300,7 +310,7 @@ class XpliqueTest(tf.test.TestCase):
       self.theirs.Saliency(
         self.network.model, operator=operator, reducer='max'
       ),
-      explainers.gradient(self.network.gradients),
+      explainers.gradient(self.network),
     )
 
   def test_a_black_box_plugs_in(self):

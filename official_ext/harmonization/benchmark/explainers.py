@@ -5,19 +5,17 @@
 
 An explainer is a callable `explainer(images, labels) -> maps` with images
 (B, H, W, 3), float32, preprocessed for the network; labels (B, C), float32,
-one-hot; and maps (B, H, W). The functions of this module make an explainer from
-`gradients(images, labels)`, a function of NumPy arrays that returns
-d(sum_c labels[b, c] * f_c(x_b)) / dx_b, (B, H, W, 3), of a network f in
-inference mode. They are the same for TensorFlow and PyTorch networks, and keep
-at most one batch of images and gradients in memory.
+one-hot; and maps (B, H, W). The functions of this module make an explainer of a
+`Network`, which every adapter is. They are the same for TensorFlow and PyTorch
+networks, and keep at most one batch of images and gradients in memory.
 
   adapter = spec.build('keras_app:ResNet50V2')
-  explainer = explainers.get('smoothgrad', adapter.gradients, samples=25)
+  explainer = explainers.get('smoothgrad', adapter, samples=25)
   maps = explainers.explain(explainer, inputs, labels)
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 import zlib
 
 import numpy as np
@@ -28,6 +26,19 @@ from official_ext.harmonization.ops import saliency
 
 Explainer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Gradients = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Network(Protocol):
+  """A network f in inference mode, as functions of NumPy arrays."""
+
+  def logits(self, inputs: np.ndarray) -> np.ndarray:
+    """Returns f(x_b), float32 (B, C), for images (B, H, W, 3)."""
+    ...
+
+  def gradients(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns d(sum_c labels[b, c] * f_c(x_b)) / dx_b, float32 (B, H, W, 3)."""
+    ...
+
 
 # The sum over channels preserves a pixel's share of the score. The other
 # reductions are those of saliency maps.
@@ -45,49 +56,47 @@ def _at_least(name: str, value: float, least: float):
     raise ValueError(f'{name} is {value}; expected at least {least}.')
 
 
-def gradient(gradients: Gradients, *, reduction: str = 'abs_max') -> Explainer:
+def gradient(network: Network, *, reduction: str = 'abs_max') -> Explainer:
   """Returns the gradient explainer; by default the released evaluation map.
 
   Simonyan et al., "Deep Inside Convolutional Networks", 2013: the largest
   magnitude over channels.
 
   Args:
-    gradients: see the top of this module, as in all functions below.
+    network: the network, as in all functions below.
     reduction: over channels: 'abs_max', 'abs_mean', 'signed_mean' or 'sum'.
   """
 
   def explainer(images, labels):
-    return _reduce(gradients(images, labels), reduction)
+    return _reduce(network.gradients(images, labels), reduction)
 
   return explainer
 
 
-def training_map(gradients: Gradients) -> Explainer:
+def training_map(network: Network) -> Explainer:
   """Returns the explainer of the harmonization loss: the mean gradient."""
-  return gradient(gradients, reduction='signed_mean')
+  return gradient(network, reduction='signed_mean')
 
 
-def gradient_x_input(
-  gradients: Gradients, *, reduction: str = 'sum'
-) -> Explainer:
+def gradient_x_input(network: Network, *, reduction: str = 'sum') -> Explainer:
   """Returns the explainer gradient times image.
 
   Shrikumar et al., "Not Just a Black Box", 2016. For a linear network without
   bias the map sums to the score.
 
   Args:
-    gradients: see the top of this module.
+    network: the network.
     reduction: as in `gradient`.
   """
 
   def explainer(images, labels):
-    return _reduce(images * gradients(images, labels), reduction)
+    return _reduce(images * network.gradients(images, labels), reduction)
 
   return explainer
 
 
 def smoothgrad(
-  gradients: Gradients,
+  network: Network,
   *,
   samples: int = 50,
   noise: float = 0.15,
@@ -101,7 +110,7 @@ def smoothgrad(
   gradients are averaged.
 
   Args:
-    gradients: see the top of this module.
+    network: the network.
     samples: number of noisy copies of each image.
     noise: standard deviation as a fraction of the image's range (its maximum
       minus its minimum).
@@ -112,28 +121,87 @@ def smoothgrad(
   Raises:
     ValueError: samples is less than 1, or noise is negative.
   """
-  _at_least('samples', samples, 1)
-  _at_least('noise', noise, 0.0)
+  noisy = _noisy_gradients(network, samples, noise, seed)
 
   def explainer(images, labels):
-    images = np.ascontiguousarray(images, np.float32)
-    generators = [
-      np.random.default_rng((seed, zlib.crc32(image))) for image in images
-    ]
-    scale = noise * np.ptp(images, axis=(1, 2, 3), keepdims=True)
     total = np.zeros(images.shape)
-    for _ in range(samples):
-      drawn = np.stack(
-        [g.standard_normal(images.shape[1:], np.float32) for g in generators]
-      )
-      total += gradients(images + scale * drawn, labels)
+    for found in noisy(images, labels):
+      total += found
     return _reduce(total / samples, reduction)
 
   return explainer
 
 
+def smoothgrad_squared(
+  network: Network,
+  *,
+  samples: int = 25,
+  noise: float = 0.05,
+  seed: int = 0,
+  reduction: str = 'abs_max',
+) -> Explainer:
+  """Returns the explainer that averages squared gradients of noisy copies.
+
+  Hooker et al., "A Benchmark for Interpretability Methods in Deep Neural
+  Networks", NeurIPS 2019: for each channel, the mean over samples i of
+  (df / dx at x + e_i)^2. The channels are reduced afterwards.
+
+  Args:
+    network: the network.
+    samples: number of noisy copies of each image.
+    noise: as for `smoothgrad`, like seed.
+    seed: of the noise.
+    reduction: as in `gradient`. Since no square is negative, 'abs_max' is their
+      maximum.
+
+  Raises:
+    ValueError: samples is less than 1, or noise is negative.
+  """
+  noisy = _noisy_gradients(network, samples, noise, seed)
+
+  def explainer(images, labels):
+    total = np.zeros(images.shape)
+    for found in noisy(images, labels):
+      total += np.square(found)
+    return _reduce(total / samples, reduction)
+
+  return explainer
+
+
+def _noisy_gradients(
+  network: Network, samples: int, noise: float, seed: int
+) -> Callable[[np.ndarray, np.ndarray], Iterator[np.ndarray]]:
+  """Returns a function that yields the gradients of each noisy copy.
+
+  Args:
+    network: the network.
+    samples: number of copies.
+    noise: standard deviation as a fraction of each image's range.
+    seed: of the noise.
+
+  Raises:
+    ValueError: samples is less than 1, or noise is negative.
+  """
+  _at_least('samples', samples, 1)
+  _at_least('noise', noise, 0.0)
+
+  def gradients(images, labels):
+    images = np.ascontiguousarray(images, np.float32)
+    generators = [
+      np.random.default_rng((seed, zlib.crc32(image))) for image in images
+    ]
+    scale = noise * np.ptp(images, axis=(1, 2, 3), keepdims=True)
+    for _ in range(samples):
+      drawn = np.stack(
+        [g.standard_normal(images.shape[1:], np.float32) for g in generators]
+      )
+      yield network.gradients(images + scale * drawn, labels)
+
+  return gradients
+
+
 def integrated_gradients(
-  gradients: Gradients,
+  network: Network,
   *,
   steps: int = 50,
   baseline: float | np.ndarray = 0.0,
@@ -147,7 +215,7 @@ def integrated_gradients(
   rule, the map sums to the score of the image minus that of the baseline.
 
   Args:
-    gradients: see the top of this module.
+    network: the network.
     steps: number of intervals; the gradient is computed at steps + 1 points.
     baseline: a number, (3,) or (H, W, 3), in the units of the network's input.
       For standardized inputs 0 is the mean colour, not black.
@@ -165,7 +233,8 @@ def integrated_gradients(
     for step in range(steps + 1):
       weight = (0.5 if step in (0, steps) else 1.0) / steps
       position = np.float32(step / steps)
-      total += weight * gradients(baseline + position * difference, labels)
+      inputs = baseline + position * difference
+      total += weight * network.gradients(inputs, labels)
     return _reduce(difference * total, reduction)
 
   return explainer
@@ -176,23 +245,24 @@ EXPLAINERS = {
   'training_map': training_map,
   'gradient_x_input': gradient_x_input,
   'smoothgrad': smoothgrad,
+  'smoothgrad_squared': smoothgrad_squared,
   'integrated_gradients': integrated_gradients,
 }
 
 
-def get(name: str, gradients: Gradients, **options: Any) -> Explainer:
+def get(name: str, network: Network, **options: Any) -> Explainer:
   """Returns a built-in explainer.
 
   Args:
     name: one of `EXPLAINERS`.
-    gradients: see the top of this module.
+    network: an adapter, or anything else with `logits` and `gradients`.
     **options: keyword arguments of that function.
 
   Raises:
     ValueError: the name is unknown.
   """
   choices.require('explainer', name, EXPLAINERS)
-  return EXPLAINERS[name](gradients, **options)
+  return EXPLAINERS[name](network, **options)
 
 
 def explain(
@@ -235,7 +305,7 @@ def score_operator(
 
   Args:
     logits: function of NumPy arrays from images (B, H, W, 3) to float32 (B, C).
-    gradients: see the top of this module.
+    gradients: function of NumPy arrays, as `Network.gradients`.
 
   Returns:
     A function of a model, which it ignores, images (B, H, W, 3) and labels

@@ -28,7 +28,10 @@ _EXAMPLES = 6
 
 
 class OnePass:
-  """Keeps the logits that an adapter computes along with its gradients."""
+  """A network for explainers that keeps the logits of one batch.
+
+  The pass that computes the gradients of that batch also computes its logits.
+  """
 
   def __init__(self, adapter, inputs: np.ndarray):
     """Initializes it.
@@ -42,14 +45,16 @@ class OnePass:
     self._logits = None
 
   def gradients(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns gradients of the labels' logits, (B, h, w, 3), for explainers."""
+    """Returns gradients of the labels' logits, (B, h, w, 3)."""
     if inputs is not self._inputs:
       return self._adapter.gradients(inputs, labels)
     self._logits, gradients = self._adapter.logits_and_gradients(inputs, labels)
     return gradients
 
-  def logits(self) -> np.ndarray:
-    """Returns the logits of `inputs`, computed now if no explainer did."""
+  def logits(self, inputs: np.ndarray) -> np.ndarray:
+    """Returns logits, (B, C); those that are kept are computed only once."""
+    if inputs is not self._inputs:
+      return self._adapter.logits(inputs)
     if self._logits is None:
       self._logits = self._adapter.logits(self._inputs)
     return self._logits
@@ -89,11 +94,11 @@ def explain(
   inputs = adapter.preprocess(batch.images)
   one_pass = OnePass(adapter, inputs)
   maps = explainers.explain(
-    explainers.get(explainer, one_pass.gradients),
+    explainers.get(explainer, one_pass),
     inputs,
     batch.targets(adapter.scored_classes),
   )
-  return resize_maps(maps, size), accuracy.predict(one_pass.logits())
+  return resize_maps(maps, size), accuracy.predict(one_pass.logits(inputs))
 
 
 def rows(

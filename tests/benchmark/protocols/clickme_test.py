@@ -166,7 +166,7 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
     inputs = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
     one_pass = map_alignment.OnePass(adapter, inputs)
     one_pass.gradients(inputs + np.float32(0.5), np.eye(4)[:2])
-    self.assertAllEqual(one_pass.logits(), adapter.logits(inputs))
+    self.assertAllEqual(one_pass.logits(inputs), adapter.logits(inputs))
     again = _run(self.path, adapter, 5, explainer='integrated_gradients')
     self.assertEqual([r['prediction'] for r in again.rows], decisions)
     self.assertEqual(
