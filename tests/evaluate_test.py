@@ -146,7 +146,10 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
       + [f'control-{name}' for name in controls.NAMES],
     )
     self.assertEqual([f['name'] for f in results['failures']], ['lost'])
-    self.assertEqual(results['left_out'], {'clicktionary': 'no --clicktionary'})
+    self.assertEqual(
+      results['left_out'],
+      {name: f'no --{name}' for name in ('faithfulness', 'clicktionary')},
+    )
     self.assertEqual(results['twins'], [['base', 'twin']])
     self.assertEqual(
       {(c['protocol'], c['first'], c['second']) for c in results['pairs']},

@@ -25,6 +25,7 @@ _PROTOCOLS = 'official_ext.harmonization.benchmark.protocols'
 _REGISTERED: dict[str, str | type[protocol.Protocol]] = {
   'imagenet': f'{_PROTOCOLS}.imagenet:ImageNetProtocol',
   'clickme': f'{_PROTOCOLS}.clickme:ClickMeProtocol',
+  'faithfulness': f'{_PROTOCOLS}.faithfulness:FaithfulnessProtocol',
   'clicktionary': f'{_PROTOCOLS}.clicktionary:ClicktionaryProtocol',
   'psychophysics': f'{_PROTOCOLS}.psychophysics:PsychophysicsProtocol',
 }

@@ -35,7 +35,7 @@ def _saved(model, path):
 
 
 class FreshWeightsTest(tf.test.TestCase):
-  def _check(self, text):
+  def _check(self, text, head):
     original = spec.build(text)
     before = _copy(original)
     twins = [spec.randomized(text, seed) for seed in (1, 1, 2)]
@@ -61,12 +61,37 @@ class FreshWeightsTest(tf.test.TestCase):
     self.assertFalse(np.allclose(results[0], results[1]))
     np.testing.assert_array_equal(results[1], results[2])
     self.assertFalse(np.allclose(results[1], results[3]))
+    self._check_parts(original, twin, head)
     return original, twin
+
+  def _check_parts(self, adapter, twin, head):
+    """Later layers change first, from `head` on, and trained weights return."""
+    before, all_fresh = _copy(adapter), _copy(twin)
+    inputs = adapter.preprocess(networks.pixels(size=adapter.input_size))
+    logits = adapter.logits(inputs)
+    kept = {}
+    for part in fresh_weights.PARTS:
+      with adapter.with_fresh_weights(1, part):
+        inside = _copy(adapter)
+        self.assertFalse(np.allclose(logits, adapter.logits(inputs)))
+      is_kept = [np.array_equal(a, b) for a, b in zip(before, inside)]
+      for is_same, weight, fresh in zip(is_kept, inside, all_fresh):
+        if not is_same:
+          np.testing.assert_array_equal(weight, fresh)
+      kept[part] = {i for i, is_same in enumerate(is_kept) if is_same}
+      np.testing.assert_array_equal(adapter.logits(inputs), logits)
+    self.assertTrue(kept['head'] > kept['half'] > kept['all'])
+    self.assertEmpty(kept['all'])
+    self.assertIn(0, kept['half'])
+    self.assertEqual({*range(len(before))} - kept['head'], head)
+    with self.assertRaisesRegex(ValueError, 'thrid'):
+      with adapter.with_fresh_weights(1, 'thrid'):
+        pass
 
   def test_keras_2(self):
     path = os.path.join(self.get_temp_dir(), 'model.h5')
     _saved(networks.network(), path)
-    _, twin = self._check(f'keras:{path}?preprocessing=unit')
+    _, twin = self._check(f'keras:{path}?preprocessing=unit', {8, 9})
     kernel, bias, gamma, beta, mean, variance, *_ = twin.parameters()
     for values, initial in (
       (bias, 0),
@@ -94,7 +119,7 @@ class FreshWeightsTest(tf.test.TestCase):
       ]
     )
     path = os.path.join(self.get_temp_dir(), 'model.keras')
-    self._check(f'keras:{_saved(model, path)}?preprocessing=unit')
+    self._check(f'keras:{_saved(model, path)}?preprocessing=unit', {7, 8})
 
   def test_keras_app(self):
     text = 'keras_app:MobileNet?weights=none&classes=5&input_size=32'
@@ -151,7 +176,8 @@ class FreshWeightsTest(tf.test.TestCase):
     text = self._torch_spec()
     torch = optional.load('torch')
     state = torch.get_rng_state()
-    self._check(text)
+    # The weight and bias of the last layer; buffers follow.
+    self._check(text, {5, 6})
     self.assertTrue(torch.equal(state, torch.get_rng_state()))
 
   def test_torchscript_is_unavailable(self):

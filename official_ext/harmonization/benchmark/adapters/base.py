@@ -9,8 +9,10 @@ never holds more than one batch in memory.
 """
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import re
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -164,6 +166,42 @@ class Adapter(abc.ABC):
       f'{self.spec}: this kind of network does not say how its weights were '
       'initialized.'
     )
+
+  def _weights_by_layer(self) -> Sequence[Mapping[Any, Any]]:
+    """Returns copies of the weights, by layer; empty if they are unknown."""
+    return []
+
+  def _assign(self, layers: Sequence[Mapping[Any, Any]]):
+    """Sets weights to copies that `_weights_by_layer` returned."""
+    if layers:
+      raise NotImplementedError
+
+  @contextlib.contextmanager
+  def with_fresh_weights(self, seed: int, part: str = 'all') -> Iterator[None]:
+    """Draws weights anew within a context, after which the old ones return.
+
+      with adapter.with_fresh_weights(0, 'head'):
+        logits = adapter.logits(inputs)
+
+    Layers are in the order in which the network lists them, which is that of
+    construction for PyTorch. With one seed, layers that are drawn anew have the
+    same weights for all parts.
+
+    Args:
+      seed: of the weights, as in `randomize`.
+      part: which layers, one of `fresh_weights.PARTS`.
+
+    Raises:
+      fresh_weights.Unavailable: the weights cannot be drawn anew.
+    """
+    trained = self._weights_by_layer()
+    kept = fresh_weights.kept_layers(part, len(trained))
+    try:
+      self.randomize(seed)
+      self._assign(trained[:kept])
+      yield
+    finally:
+      self._assign(trained)
 
   def preprocess(self, images: np.ndarray) -> np.ndarray:
     """Converts pixels to the network's input.

@@ -21,6 +21,8 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from official_ext.harmonization import choices
+
 _STDDEV = 0.02
 _ONES = re.compile('(weight|gamma|scale|variance)$')
 # Initializers without chance. Others are used if their configuration has a
@@ -32,8 +34,26 @@ _STATISTICS = ('Normalization',)
 _RESETS = ('reset_parameters', '_reset_parameters')
 
 
+# The last layer with weights, the last half of these layers, and all of them.
+PARTS = ('head', 'half', 'all')
+
+
 class Unavailable(ValueError):
   """Weights cannot be drawn anew; the message says why, in one sentence."""
+
+
+def kept_layers(part: str, layers: int) -> int:
+  """Returns how many layers, from the first on, keep their weights.
+
+  Args:
+    part: which are drawn anew, one of `PARTS`.
+    layers: number of layers with weights.
+
+  Raises:
+    ValueError: the part is unknown.
+  """
+  choices.require('part', part, PARTS)
+  return {'head': layers - 1, 'half': layers // 2, 'all': 0}[part]
 
 
 def _by_rule(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -97,6 +117,36 @@ def _layers(model: Any) -> Iterator[Any]:
       yield module
 
 
+def keras_layers(model: Any) -> list[dict[int, np.ndarray]]:
+  """Copies the weights of a model of Keras, layer by layer.
+
+  Args:
+    model: of tf_keras or Keras 3.
+
+  Returns:
+    For each layer with weights, in the order in which the model lists them,
+    copies by the weight's index in `model.weights`.
+  """
+  owners = _owners(model)
+  found: dict[int, dict[int, np.ndarray]] = {}
+  for index, variable in enumerate(model.weights):
+    # A weight without a known layer counts as a layer.
+    layer = owners.get(id(variable), variable)
+    copy = np.array(variable.numpy())
+    found.setdefault(id(layer), {})[index] = copy
+  return list(found.values())
+
+
+def _owners(model: Any) -> dict[int, Any]:
+  """Returns the layer of each weight, by the weight's id."""
+  return {
+    id(variable): layer
+    for layer in _layers(model)
+    for variable in vars(layer).values()
+    if isinstance(variable, tf.Variable) or hasattr(variable, 'assign')
+  }
+
+
 def redraw_keras(spec: str, model: Any, seed: int):
   """Draws the weights of a model of tf_keras or Keras 3 anew, in place.
 
@@ -113,12 +163,7 @@ def redraw_keras(spec: str, model: Any, seed: int):
       f'{spec}: the layers that drew its weights are unknown; expected a model '
       'of Keras with weights.'
     )
-  owners = {
-    id(variable): (layer, variable)
-    for layer in _layers(model)
-    for variable in vars(layer).values()
-    if isinstance(variable, tf.Variable) or hasattr(variable, 'assign')
-  }
+  owners = _owners(model)
   kept = {
     id(variable)
     for layer in _layers(model)
@@ -130,7 +175,7 @@ def redraw_keras(spec: str, model: Any, seed: int):
     if id(variable) in kept or not tf.as_dtype(variable.dtype).is_floating:
       continue
     drawn = int(np.random.SeedSequence((seed, index)).generate_state(1)[0] >> 1)
-    layer, _ = owners.get(id(variable), (None, None))
+    layer = owners.get(id(variable))
     initializer = layer and _initializer(layer, variable)
     initializer = initializer and _seeded(initializer, drawn)
     shape = tuple(variable.shape)
@@ -142,6 +187,29 @@ def redraw_keras(spec: str, model: Any, seed: int):
       values = _by_rule(name, shape, drawn)
     variable.assign(tf.cast(values, variable.dtype))
   _log(spec, by_rule)
+
+
+def torch_layers(module: Any) -> list[dict[str, Any]]:
+  """Copies parameters and buffers of a PyTorch module, layer by layer.
+
+  Args:
+    module: the network.
+
+  Returns:
+    For each submodule that has parameters or buffers itself, in the order in
+    which the module lists them, copies by name.
+  """
+  found = []
+  tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+  for prefix, _ in module.named_modules():
+    own = {
+      name: tensor.detach().clone()
+      for name, tensor in tensors.items()
+      if name.rpartition('.')[0] == prefix
+    }
+    if own:
+      found.append(own)
+  return found
 
 
 def redraw_torch(spec: str, torch: Any, module: Any, seed: int):

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator
 import functools
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -62,6 +63,17 @@ class TensorFlowAdapter(base.Adapter):
   def randomize(self, seed: int):
     """See `base.Adapter`; unavailable for a SavedModel."""
     fresh_weights.redraw_keras(self.spec, self._model, seed)
+
+  def _weights_by_layer(self):
+    if not hasattr(self._model, '_flatten_layers'):
+      return []  # Such as a SavedModel, which cannot be randomized.
+    return fresh_weights.keras_layers(self._model)
+
+  def _assign(self, layers):
+    weights: Any = layers and self._model.weights
+    for layer in layers:
+      for index, values in layer.items():
+        weights[index].assign(values)
 
   # The batch size is open, so that a smaller last batch needs no new trace. The
   # functions are concrete, because TensorFlow would count the traces of several

@@ -113,6 +113,20 @@ class TorchAdapter(base.Adapter):
     """See `base.Adapter`; unavailable for TorchScript."""
     fresh_weights.redraw_torch(self.spec, self._torch, self._module, seed)
 
+  def _weights_by_layer(self):
+    return fresh_weights.torch_layers(self._module)
+
+  def _assign(self, layers):
+    module = self._module
+    tensors = {
+      **dict(module.named_parameters()),
+      **dict(module.named_buffers()),
+    }
+    with self._torch.no_grad():
+      for layer in layers:
+        for name, values in layer.items():
+          tensors[name].copy_(values)
+
   def _dtype_of_weights(self):
     """Returns the dtype of the first weights that are not integers."""
     for tensor in (*self._module.parameters(), *self._module.buffers()):

@@ -122,6 +122,13 @@ class ClickMeOptions:
     "How a model's map is computed.",
     choices=option_values.EXPLAINERS,
   )
+  faithfulness: int = cli.flag(
+    0,
+    'Number of images of --clickme, drawn with a fixed seed, on which it is '
+    'checked whether maps show what the network uses; 0 for none. Each image '
+    'takes about 300 forward passes and 6 maps.',
+    at_least=0,
+  )
   metrics: str = cli.flag(
     'standard',
     'Further saliency metrics, shown below the main table: standard for AUC, '
@@ -226,6 +233,11 @@ class ClickMeProtocol(protocol.Protocol):
     self._sampled: ClickMeProtocol | None = None
     # Ceilings of the images that were asked for last, by their names.
     self._people: dict[tuple[str, ...], Mapping[str, Any]] = {}
+
+  @property
+  def alignment(self) -> 'alignment.Alignment':
+    """What is measured, and on which images."""
+    return self._alignment
 
   @typing_extensions.override
   def companions(self, models):

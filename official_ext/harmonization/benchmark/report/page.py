@@ -20,6 +20,7 @@ from official_ext.harmonization.benchmark.report import answer
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import differences
 from official_ext.harmonization.benchmark.report import examples
+from official_ext.harmonization.benchmark.report import explanations
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import further_scores
 from official_ext.harmonization.benchmark.report import leaderboard
@@ -91,6 +92,11 @@ def sections(report: run_results.Report, output_dir: str) -> list[Section]:
     *(
       Section(name, measured.title, _protocol(name, report, output_dir))
       for name, measured in report.protocols.items()
+    ),
+    Section(
+      'explanations',
+      'Faithfulness against specific alignment',
+      explanations.section(models),
     ),
     Section(
       'correlations',
