@@ -205,6 +205,27 @@ class ExplainTest(tf.test.TestCase):
       [f.name for f in dataclasses.fields(explain.Options)], settings
     )
 
+  def test_slow_explainers_show_the_first_image_early(self):
+    slow = ('gradient', 'expected_gradients')
+    drawn, paths = self._drawn(explainer=slow, explainer_samples=3)
+    self.assertEqual([len(images) for images, *_ in drawn], [1, 2, 1])
+    for name, maps in drawn[0][1].items():
+      self.assertAllClose(maps[0], drawn[1][1][name][0], rtol=1e-3)
+    self.assertNotIn('first.png', os.listdir(self._path('out')))
+    with open(self._path('out/settings.json')) as f:
+      seconds = json.load(f)['panels']['panels-0000.png']['seconds_per_image']
+    self.assertEqual(list(seconds), [*slow])
+    self.assertGreater(min(seconds.values()), 0)
+    os.remove(paths[1])
+    again, _ = self._drawn(explainer=slow, explainer_samples=3)
+    self.assertAllEqual(
+      again[0][1]['expected gradients'], drawn[2][1]['expected gradients']
+    )
+    with self.assertRaisesRegex(ValueError, 'explainer_samples was 3 and is'):
+      self._drawn(explainer=slow)
+    with self.assertRaisesRegex(ValueError, 'samples=3 has no effect on grad'):
+      self._drawn(explainer_samples=3)
+
   def _edit_settings(self, **fields):
     path = self._path('out/settings.json')
     with open(path) as f:
@@ -401,7 +422,7 @@ class ExplainTest(tf.test.TestCase):
 
   def test_a_constant_map_cannot_be_a_png_file(self):
     flat = np.zeros((3, 3), np.float32)
-    panel = explain.Panel(['a.png'], None, [], {'gradient': [flat]})
+    panel = explain.Panel(['a.png'], None, [], {'gradient': [flat]}, {})
     with self.assertRaisesRegex(ValueError, 'a.png: gradient is .*=npy'):
       explain.write_maps(panel, self._options(save_maps='png'))
     explain.write_maps(panel, self._options(save_maps='npy'))

@@ -12,6 +12,10 @@ network's map for the predicted class, or for the class in --labels. Images are
 shown as the network sees them: whole, at its input size. A model is
 KIND:TARGET?OPTION=VALUE; docs/models.md lists the kinds.
 
+The time per image and explainer is printed and stored in settings.json. With an
+explainer that takes many passes, first.png shows the first image while the
+others are computed, and the remaining time is estimated from it.
+
 Run it again to resume: a panel is drawn again only if the network, an image, a
 map or a class has changed, and the earlier panel is then kept in earlier/.
 """
@@ -21,10 +25,12 @@ import dataclasses
 import hashlib
 import io
 import os
+import time
 from typing import Any, NamedTuple
 
 from etils import epy
 
+from official_ext.harmonization import choices
 from official_ext.harmonization import cli
 from official_ext.harmonization import option_values
 from official_ext.harmonization.benchmark.adapters import spec
@@ -36,16 +42,20 @@ with epy.lazy_imports():
   import tqdm
 
   from official_ext.harmonization import files
+  from official_ext.harmonization.benchmark import baselines
   from official_ext.harmonization.benchmark import drawn_panels
   from official_ext.harmonization.benchmark import explainers
   from official_ext.harmonization.benchmark import identity
   from official_ext.harmonization.benchmark import image_folder
+  from official_ext.harmonization.benchmark import progress
   from official_ext.harmonization.data.maps import image_codec
   from official_ext.harmonization.data.maps import map_index
   from official_ext.harmonization.evaluation import panels
 
 # Version of the panels' content and layout; part of their identity.
 _VERSION = 2
+# The panel of the first image, until its batch is drawn.
+_FIRST = 'first.png'
 # Characters of an image's name on a panel.
 _LONGEST = 20
 _MAP_FLAGS = ('image_suffix', 'map_suffix', 'framing')
@@ -83,9 +93,16 @@ class Options(map_options.Suffixes, map_options.Framing):
   )
   explainer: tuple[str, ...] = cli.flag(
     ('gradient',),
-    "How the network's map is computed. Repeat the flag to draw several.",
-    choices=option_values.EXPLAINERS,
+    "How the network's map is computed. Repeat the flag to draw several. One "
+    f'of {", ".join(option_values.EXPLAINERS)}, or the import path of a '
+    'function(network) of your own that returns an explainer.',
     repeated=True,
+  )
+  explainer_samples: int | None = cli.flag(
+    None,
+    'Number of samples or steps of the explainers that have one. By default, '
+    'each has its own.',
+    at_least=1,
   )
   save_maps: str = cli.flag(
     'none',
@@ -104,12 +121,14 @@ class Panel(NamedTuple):
     images: float32 (B, h, w, 3) in [0, 1].
     captions: one per image.
     maps: maps (B, h, w) by title.
+    seconds: per image, by explainer.
   """
 
   names: list[str]
   images: 'np.ndarray'
   captions: list[str]
   maps: dict[str, 'np.ndarray']
+  seconds: dict[str, float]
 
 
 def _short(name: str) -> str:
@@ -127,6 +146,7 @@ def _panel(
   images: 'image_folder.ImageFolder',
   names: list[str],
   options: Options,
+  made: 'dict[str, explainers.Explainer]',
 ) -> Panel:
   """Computes the panel of a batch of images."""
   size = adapter.input_size
@@ -146,13 +166,53 @@ def _panel(
       )
     )
   one_hot = np.eye(adapter.scored_classes, dtype=np.float32)[labels]
-  maps = {}
+  maps, seconds = {}, {}
   if options.maps:
     maps['human map'] = np.stack([images.human_map(n, size) for n in names])
-  for name in options.explainer:
-    explainer = explainers.get(name, adapter)
+  for name, explainer in made.items():
+    start = time.perf_counter()
     maps[_title(name)] = explainers.explain(explainer, inputs, one_hot)
-  return Panel(names, pixels / 255.0, captions, maps)
+    seconds[name] = (time.perf_counter() - start) / len(names)
+  return Panel(names, pixels / 255.0, captions, maps, seconds)
+
+
+def _explainers(
+  adapter, images: 'image_folder.ImageFolder', options: Options
+) -> 'dict[str, explainers.Explainer]':
+  """Makes the explainers, by name."""
+  return {
+    name: explainers.get(
+      name,
+      adapter,
+      samples=options.explainer_samples
+      if explainers.samples_option(name)
+      else None,
+      **baselines.of_folder(name, images, images.names, adapter),
+    )
+    for name in options.explainer
+  }
+
+
+def _check_explainers(options: Options):
+  """Checks names and the number of samples before the network is opened."""
+  sampled = [explainers.samples_option(name) for name in options.explainer]
+  if options.explainer_samples is not None and not any(sampled):
+    raise ValueError(
+      f'--explainer_samples={options.explainer_samples} has no effect on '
+      f'{", ".join(options.explainer)}; expected an explainer with samples or '
+      'steps. Omit it.'
+    )
+
+
+def _cost(seconds: dict[str, float], images: int) -> str:
+  """Describes the time per image, and that of the images that remain."""
+  each = ', '.join(f'{name} {value:.2g}' for name, value in seconds.items())
+  sentence = f'Seconds per image: {each}.'
+  if images:
+    total = progress.in_words(images * sum(seconds.values()))
+    count = choices.plural(images, 'more image')
+    sentence += f' {count}: at most about {total}.'
+  return sentence
 
 
 def _encode(values: 'np.ndarray', kind: str) -> bytes:
@@ -235,6 +295,7 @@ def _command(settings: dict[str, Any]) -> dict[str, Any]:
     )
   }
   found['framing'] = settings.get('framing', 'same')
+  found['explainer_samples'] = settings.get('explainer_samples')
   try:
     kind, target, options = spec.parse(settings['model'])
   except (AttributeError, KeyError, ValueError):
@@ -283,12 +344,17 @@ def explain(options: Options) -> Iterator[str]:
     labels=options.labels,
   )
   _check_names(images.names, options)
+  _check_explainers(options)
   adapter = spec.build(options.model)
   folder = drawn_panels.Folder(
     options.output_dir, _settings(options, adapter, images.names), _command
   )
   digests = identity.Digests()
   network = identity.network(adapter)
+  made = _explainers(adapter, images, options)
+  sources = [explainers.identity(name) for name in options.explainer]
+  is_slow = bool({*options.explainer} - {*option_values.CHEAP_EXPLAINERS})
+  drawn, seconds = 0, {}
   for i in tqdm.trange(
     0, len(images.names), options.rows, disable=None, unit='panel'
   ):
@@ -299,20 +365,50 @@ def explain(options: Options) -> Iterator[str]:
       'data': images.contents(names, adapter.scored_classes, digests),
       'versions': identity.versions(options.model),
     }
+    if any(map(explainers.needs_baselines, options.explainer)):
+      depends_on['baselines'] = images.contents(
+        baselines.drawn(images.names), adapter.scored_classes, digests
+      )
+    if any(sources):
+      depends_on['explainers'] = sources
     file = f'panels-{i // options.rows:04d}.png'
     path = os.path.join(options.output_dir, file)
     if not folder.is_current(file, depends_on):
-      panel = _panel(adapter, images, names, options)
+      if not drawn and is_slow and len(images.names) > i + 1:
+        first = _panel(adapter, images, names[:1], options, made)
+        _write(first, os.path.join(options.output_dir, _FIRST))
+        tqdm.tqdm.write(
+          f'{_FIRST} shows {names[0]}. '
+          + _cost(first.seconds, len(images.names) - i)
+        )
+      panel = _panel(adapter, images, names, options, made)
       written = [file]
       if options.save_maps != 'none':
         written += write_maps(panel, options)
-      panels.write_png(
-        path, panels.render(panel.images, panel.maps, panel.captions)
-      )
-      folder.add(file, depends_on, written)
+      _write(panel, path)
+      folder.add(file, depends_on, written, seconds_per_image=panel.seconds)
+      _remove_first(options.output_dir)
+      drawn += 1
+      seconds = panel.seconds
     yield path
+  if drawn:
+    tqdm.tqdm.write(_cost(seconds, 0))
   if folder.used:
     tqdm.tqdm.write(drawn_panels.origin(folder.used))
+
+
+def _write(panel: Panel, path: str):
+  """Draws a panel."""
+  panels.write_png(
+    path, panels.render(panel.images, panel.maps, panel.captions)
+  )
+
+
+def _remove_first(output_dir: str):
+  """Removes the panel of the first image, which is on a panel by then."""
+  path = os.path.join(output_dir, _FIRST)
+  if tf.io.gfile.exists(path):
+    tf.io.gfile.remove(path)
 
 
 def main(options: Options):

@@ -18,12 +18,34 @@ FRAMINGS = ('same', 'stretched', 'center_crop')
 CLICK_BLURS = ('disc', 'gaussian')
 # How a model's map is computed, see `benchmark.explainers`.
 EXPLAINERS = (
+  'attention_rollout',
+  'expected_gradients',
+  'grad_cam',
   'gradient',
   'gradient_x_input',
   'integrated_gradients',
+  'occlusion',
   'smoothgrad',
   'smoothgrad_squared',
+  'token_gradients',
   'training_map',
+)
+# Those that take about one gradient of an image; the others are measured on a
+# sample of the images.
+CHEAP_EXPLAINERS = (
+  'attention_rollout',
+  'grad_cam',
+  'gradient',
+  'gradient_x_input',
+  'token_gradients',
+  'training_map',
+)
+# Those whose number of samples or steps can be set.
+SAMPLED_EXPLAINERS = (
+  'expected_gradients',
+  'integrated_gradients',
+  'smoothgrad',
+  'smoothgrad_squared',
 )
 # Rows without a network, see `benchmark.controls`; in results, each name has
 # this prefix.

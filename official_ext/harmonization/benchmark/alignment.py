@@ -15,6 +15,7 @@ import re
 import numpy as np
 
 from official_ext.harmonization.benchmark import accuracy
+from official_ext.harmonization.benchmark import baselines
 from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark import labelled_images
@@ -54,6 +55,8 @@ class Alignment:
 
   def __post_init__(self):
     self._ranks = specific_alignment.HumanRanks()
+    self._baselines_of: base.Adapter | None = None
+    self._found_baselines: dict[str, np.ndarray] = {}
 
   def run(
     self,
@@ -124,10 +127,21 @@ class Alignment:
     """Returns maps and predictions, each None where a control has none."""
     control = _control(adapter)
     if not control:
-      return map_alignment.explain(adapter, batch, self.explainer, size)
+      return map_alignment.explain(
+        adapter, batch, self.explainer, size, **self._baselines(adapter)
+      )
     if control in controls.FROM_MAPS:
       return None, None
     return controls.maps(control, batch.images, size[0]), None
+
+  def _baselines(self, adapter):
+    """Returns the option baselines, which is read once for each network."""
+    if self._baselines_of is not adapter:
+      self._baselines_of = adapter
+      self._found_baselines = baselines.of_records(
+        self.explainer, self.dataset, adapter
+      )
+    return self._found_baselines
 
   def _batches(self, adapter, size, start: int = 0):
     return labelled_images.batches(

@@ -124,13 +124,20 @@ class Folder:
     )
     return False
 
-  def add(self, panel: str, identity: Mapping[str, Any], names: Sequence[str]):
+  def add(
+    self,
+    panel: str,
+    identity: Mapping[str, Any],
+    names: Sequence[str],
+    **facts: Any,
+  ):
     """Records a panel that was drawn.
 
     Args:
       panel: name of the panel's file.
       identity: of the panel.
       names: paths below the folder of all files that belong to the panel.
+      **facts: stored with the panel.
     """
     with claims.locked(self._folder):
       settings = self._read()
@@ -138,6 +145,7 @@ class Folder:
         'identity': identity,
         'created': identity_lib.now(),
         'files': {name: self._digest(name) for name in names},
+        **facts,
       }
       files.write_json(self._path, settings)
 

@@ -44,6 +44,10 @@ class OnePass:
     self._inputs = inputs
     self._logits = None
 
+  def __getattr__(self, name: str) -> Any:
+    """Returns what else the adapter has, such as `activations`."""
+    return getattr(self._adapter, name)
+
   def gradients(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns gradients of the labels' logits, (B, h, w, 3)."""
     if inputs is not self._inputs:
@@ -75,15 +79,20 @@ def resize_maps(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def explain(
-  adapter, batch: labelled_images.Batch, explainer: str, size: Sequence[int]
+  adapter,
+  batch: labelled_images.Batch,
+  explainer: str,
+  size: Sequence[int],
+  **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Computes a model's maps and predictions in one pass where possible.
 
   Args:
     adapter: of the model.
     batch: the images.
-    explainer: one of `explainers.EXPLAINERS`.
+    explainer: its name, see `explainers.get`.
     size: (height, width) of the maps.
+    **options: of the explainer.
 
   Returns:
     Maps, float32 (B, height, width), and predicted classes, int64 (B,).
@@ -94,7 +103,7 @@ def explain(
   inputs = adapter.preprocess(batch.images)
   one_pass = OnePass(adapter, inputs)
   maps = explainers.explain(
-    explainers.get(explainer, one_pass),
+    explainers.get(explainer, one_pass, **options),
     inputs,
     batch.targets(adapter.scored_classes),
   )

@@ -105,6 +105,85 @@ class TorchTest(tf.test.TestCase):
     )
     self._check(adapter)
 
+  def test_activations(self):
+    # The copy of the output is needed: the ReLU modifies it in place.
+    torch = optional.load('torch')
+    nn = torch.nn
+    module = nn.Sequential(
+      nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(16, 5)
+    )
+    with _module_of(lambda: module):
+      adapter = spec.build('torch:my_models.net?input_size=4')
+    inputs, labels = networks.pixels(3, (4, 4)), networks.labels()
+    found, gradients = adapter.activations(inputs, labels, '0')
+    weights = module[3].weight.detach().numpy()
+    expected = (labels @ weights).reshape(3, 4, 2, 2).transpose(0, 2, 3, 1)
+    self.assertAllClose(gradients, expected * (found > 0))
+    self.assertLess(found.min(), 0)
+    last, gradients = adapter.activations(inputs, labels)  # The ReLU's.
+    self.assertAllClose(last, np.maximum(found, 0))
+    self.assertAllClose(gradients, expected)
+    for layer, words in (('conv', 'no layer .conv'), ('3', 'no spatial')):
+      with self.assertRaisesRegex(ValueError, f'my_models.net.*{words}'):
+        adapter.activations(inputs, labels, layer)
+
+  def test_attention_of_vision_transformers(self):
+    torch = optional.load('torch')
+    nn, functional = torch.nn, torch.nn.functional
+
+    class Attention(nn.Module):
+      """Attention as it is written without MultiheadAttention."""
+
+      def __init__(self, is_fused):
+        super().__init__()
+        self.is_fused = is_fused
+        self.qkv = nn.Linear(4, 12)
+
+      def forward(self, x):
+        batch, count, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, count, 3, 2, 2).permute(2, 0, 3, 1, 4)
+        if self.is_fused:
+          found = functional.scaled_dot_product_attention(*qkv)
+        else:
+          self.weights = (qkv[0] @ qkv[1].mT / 2**0.5).softmax(dim=-1)
+          found = self.weights @ qkv[2]
+        return x + found.transpose(1, 2).reshape(x.shape)
+
+    class Network(nn.Module):
+      """A class token, and one layer of each kind of attention."""
+
+      def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 4, 2, 2)
+        self.token = nn.Parameter(torch.randn(1, 1, 4))
+        self.first, self.second = Attention(False), Attention(True)
+        self.third = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.head = nn.Linear(4, 5)
+
+      def forward(self, x):
+        x = self.patches(x).flatten(2).mT
+        x = torch.cat([self.token.expand(len(x), 1, 4), x], 1)
+        self.before_third = self.second(self.first(x))
+        return self.head(self.third(self.before_third)[:, 0])
+
+    module = Network()
+    with _module_of(lambda: module):
+      adapter = spec.build('torch:my_models.net?input_size=4x6')
+    inputs = networks.pixels(3, (4, 6)) / 255
+    found = adapter.attention(inputs)
+    self.assertEqual((len(found.layers), found.grid), (3, (2, 3)))
+    self.assertAllEqual(found.read, [1.0] + [0.0] * 6)
+    self.assertAllClose(
+      found.layers[0], module.first.weights.detach().mean(1), atol=1e-6
+    )
+    # The fused kernel has no weights, so they are those of the written form.
+    module.second.is_fused = False
+    self.assertAllClose(adapter.attention(inputs).layers[1], found.layers[1])
+    x = module.before_third
+    _, expected = module.third.self_attn(x, x, x)
+    self.assertAllClose(found.layers[2], expected.detach(), atol=1e-6)
+    self.assertEqual(adapter.patch_embedding(), 'patches')
+
   def test_the_module_is_not_modified(self):
     equivalent = torch_equivalent(self.model).train()
     before = {k: v.clone() for k, v in equivalent.state_dict().items()}

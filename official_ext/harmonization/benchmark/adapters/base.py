@@ -19,6 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from official_ext.harmonization.benchmark.adapters import fresh_weights
+from official_ext.harmonization.benchmark.adapters import layer_access
+from official_ext.harmonization.benchmark.adapters import layers
 from official_ext.harmonization.benchmark.adapters import preprocessing
 
 # Classes of ImageNet, and of Model Garden, which adds a background class 0.
@@ -84,7 +86,7 @@ def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   return tf.image.resize(images, size, method='bilinear').numpy()
 
 
-class Adapter(abc.ABC):
+class Adapter(layer_access.LayerAccess, abc.ABC):
   """A network under evaluation.
 
   Attributes:
@@ -258,6 +260,13 @@ class Adapter(abc.ABC):
       ValueError: a shape is wrong, the network fails or has no gradient, or a
         logit is not finite.
     """
+    logits, gradients = self._differentiate(
+      inputs, self._own_labels(inputs, labels)
+    )
+    return self._scored(logits), gradients
+
+  def _own_labels(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns labels of all outputs, (B, num_classes), after a check."""
     self._check_shape(inputs)
     expected = (len(inputs), self.scored_classes)
     if labels.shape != expected:
@@ -266,9 +275,7 @@ class Adapter(abc.ABC):
         f'labels of shape {expected}.'
       )
     background = self.num_classes - self.scored_classes
-    own = np.pad(np.asarray(labels, np.float32), ((0, 0), (background, 0)))
-    logits, gradients = self._differentiate(inputs, own)
-    return self._scored(logits), gradients
+    return np.pad(np.asarray(labels, np.float32), ((0, 0), (background, 0)))
 
   def _differentiate(
     self, inputs: np.ndarray, labels: np.ndarray
@@ -311,11 +318,11 @@ class Adapter(abc.ABC):
     """Returns the relative rounding error of the network's number type."""
     return ROUNDING['float32']
 
-  def _call(self, function, *arrays: np.ndarray):
+  def _call(self, function, *arrays):
     """Calls the network and turns its exceptions into `Unscorable`."""
     try:
       return function(*arrays)
-    except (Unscorable, MemoryError):
+    except (Unscorable, layers.Unsuitable, MemoryError):
       raise
     except Exception as e:
       lines = [line.strip() for line in str(e).splitlines() if line.strip()]

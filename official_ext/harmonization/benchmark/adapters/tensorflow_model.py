@@ -13,6 +13,8 @@ import tensorflow as tf
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import fresh_weights
 from official_ext.harmonization.benchmark.adapters import graphs
+from official_ext.harmonization.benchmark.adapters import keras_layers
+from official_ext.harmonization.benchmark.adapters import layers
 from official_ext.harmonization.benchmark.adapters import preprocessing
 
 
@@ -125,6 +127,47 @@ class TensorFlowAdapter(base.Adapter):
       raise base.no_gradient(self.spec)
     logits, gradients = self._in_batches(self._backward, inputs, labels)
     return logits, gradients
+
+  def _layer_outputs(self, inputs: np.ndarray) -> list[layers.Output]:
+    return keras_layers.outputs(
+      self._model, tf.constant(inputs), self.input_size
+    )
+
+  def _activations(
+    self, inputs: np.ndarray, labels: np.ndarray, layer: str
+  ) -> tuple[np.ndarray, np.ndarray]:
+    layers.require_name(layer, keras_layers.named(self._model))
+    if layer not in self._activations_of:
+      one_hot = tf.TensorSpec([self._batch_size, self.num_classes])
+      self._activations_of[layer] = tf.function(
+        lambda x, y: keras_layers.activations(self._model, x, y, layer)
+      ).get_concrete_function(self._images, one_hot)
+    function = self._activations_of[layer]
+    if function.structured_outputs[0] is None:
+      raise layers.not_spatial(layer)
+    if function.structured_outputs[1] is None:
+      raise layers.without_effect(layer)
+    found, gradients = self._in_batches(function, inputs, labels)
+    return found, gradients
+
+  @functools.cached_property
+  def _activations_of(self) -> dict[str, Any]:
+    return {}
+
+  def _attention(
+    self, inputs: np.ndarray
+  ) -> tuple[list[np.ndarray], np.ndarray | None]:
+    keras_layers.named(self._model)  # Raises if the model is not one of Keras.
+    if self._attend.structured_outputs[1] is None:
+      return [], None
+    *weights, sensitivity = self._in_batches(self._attend, inputs)
+    return weights, sensitivity
+
+  @functools.cached_property
+  def _attend(self):
+    return tf.function(
+      lambda x: keras_layers.attention(self._model, x)
+    ).get_concrete_function(self._images)
 
   def _in_batches(self, function, *arrays) -> list[np.ndarray]:
     """Calls a function on batches of the size that the network requires."""

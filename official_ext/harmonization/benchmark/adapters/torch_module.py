@@ -5,20 +5,18 @@
 
 from collections.abc import Iterator
 import contextlib
-import importlib
 import inspect
-import os
-import sys
 from typing import Any
 
 import numpy as np
 
-from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import fresh_weights
+from official_ext.harmonization.benchmark.adapters import layers
 from official_ext.harmonization.benchmark.adapters import outputs
 from official_ext.harmonization.benchmark.adapters import packages
 from official_ext.harmonization.benchmark.adapters import preprocessing as pre
+from official_ext.harmonization.benchmark.adapters import torch_layers
 from official_ext.harmonization.benchmark.adapters import torch_weights
 
 _SIZE = (224, 224)
@@ -173,6 +171,74 @@ class TorchAdapter(base.Adapter):
       np.moveaxis(gradient.cpu().numpy(), 1, -1),
     )
 
+  def _layer_outputs(self, inputs: np.ndarray) -> list[layers.Output]:
+    modules = torch_layers.named(self._torch, self._module)
+    outputs = torch_layers.Outputs(self._torch, modules, self.input_size)
+    with torch_layers.observed(modules, outputs.observe):
+      self._run(inputs, False)
+    return outputs.found
+
+  def _activations(
+    self, inputs: np.ndarray, labels: np.ndarray, layer: str
+  ) -> tuple[np.ndarray, np.ndarray]:
+    modules = torch_layers.named(self._torch, self._module)
+    layers.require_name(layer, modules)
+    kept: list[Any] = []
+
+    def observe(unused_name, output):
+      kept[:] = [output]
+      # A copy goes on, because the next module may modify it in place.
+      return output.clone() if hasattr(output, 'clone') else None
+
+    with torch_layers.observed({layer: modules[layer]}, observe):
+      _, logits = self._run(inputs, True)
+    axis = layers.spatial_axis(
+      tuple(getattr(kept[0], 'shape', ())) if kept else (),
+      self.input_size,
+      True,
+    )
+    if not axis:
+      raise layers.not_spatial(layer)
+    one_hot = self._torch.from_numpy(labels).to(self._device)
+    gradient = None
+    if logits.requires_grad and kept[0].requires_grad:
+      (gradient,) = self._torch.autograd.grad(
+        (logits * one_hot).sum(), kept[0], allow_unused=True
+      )
+    if gradient is None:
+      raise layers.without_effect(layer)
+    found, gradients = (
+      np.moveaxis(t.detach().float().cpu().numpy(), 3 if axis == 1 else 1, -1)
+      for t in (kept[0], gradient)
+    )
+    return found, gradients
+
+  def _attention(
+    self, inputs: np.ndarray
+  ) -> tuple[list[np.ndarray], np.ndarray | None]:
+    weights: list[Any] = []
+    tokens: list[Any] = []
+
+    def observe(unused_name, output):
+      if isinstance(output, self._torch.Tensor) and output.dim() == 3:
+        tokens[:] = [output]
+
+    modules = torch_layers.named(self._torch, self._module)
+    with (
+      torch_layers.observed(modules, observe),
+      torch_layers.attention_mode(self._torch, weights),
+    ):
+      _, logits = self._run(inputs, True)
+    if not tokens or any(w is None or len(w) != len(inputs) for w in weights):
+      return [], None
+    (gradient,) = self._torch.autograd.grad(
+      logits.sum(), tokens[0], allow_unused=True
+    )
+    return (
+      [w.detach().float().cpu().numpy() for w in weights],
+      None if gradient is None else gradient.float().norm(dim=-1).cpu().numpy(),
+    )
+
   def _epsilon(self) -> float:
     names = {str(t.dtype).rpartition('.')[2] for t in self._module.parameters()}
     names.add(str(self._output_dtype).rpartition('.')[2])
@@ -239,48 +305,7 @@ def lookup(spec: str, target: str) -> Any:
       f'{spec} does not name a function; expected torch:PACKAGE.FUNCTION, '
       'such as torch:my_models.resnet.'
     )
-  if '' not in sys.path and os.getcwd() not in sys.path:
-    # Unlike `python -m`, an installed command does not search this folder.
-    sys.path.append(os.getcwd())
-  parts = target.split('.')
-  for end in range(len(parts) - 1, 0, -1):
-    name = '.'.join(parts[:end])
-    try:
-      found = importlib.import_module(name)
-      break
-    except ModuleNotFoundError as e:
-      # If this module or a parent is missing, the last part of the name may be
-      # an attribute. A missing import inside the module is an error.
-      if e.name and f'{name}.'.startswith(f'{e.name}.'):
-        if end == 1:
-          raise ImportError(
-            f'{spec}: {e}; expected a package on the path. Set PYTHONPATH to '
-            f'the folder that contains {e.name}.'
-          ) from e
-        continue
-      raise ImportError(
-        f'{spec}: importing {name} fails: {e}. Install what is missing.'
-      ) from e
-    except Exception as e:  # The user's code may raise anything.
-      raise ImportError(f'{spec}: importing {name} fails: {_brief(e)}.') from e
-  for part in parts[end:]:
-    if not hasattr(found, part):
-      known = sorted(
-        n
-        for n, v in vars(found).items()
-        if callable(v) and not n.startswith('_')
-      )
-      raise ImportError(
-        f'{spec}: {getattr(found, "__name__", found)} has no attribute '
-        f'{part!r}; expected one of {", ".join(known) or "its functions"}.'
-        + choices.did_you_mean(part, known)
-      )
-    found = getattr(found, part)
-  return found
-
-
-def _brief(error: Exception) -> str:
-  return f'{type(error).__name__}: {next(iter(str(error).splitlines()), "")}'
+  return packages.lookup(spec, target)
 
 
 def _module(spec: str, target: str) -> Any:
@@ -311,7 +336,9 @@ def _module(spec: str, target: str) -> Any:
     try:
       made = made()
     except Exception as e:  # The user's code may raise anything.
-      raise base.Unscorable(f'{spec}: {name}() fails: {_brief(e)}.') from e
+      raise base.Unscorable(
+        f'{spec}: {name}() fails: {packages.brief(e)}.'
+      ) from e
   if isinstance(made, torch.nn.Module):
     return made
   raise base.Unscorable(

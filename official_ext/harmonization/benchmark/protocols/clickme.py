@@ -28,6 +28,7 @@ from official_ext.harmonization.dataloaders import registry as decoders
 with epy.lazy_imports():
   from official_ext.harmonization.benchmark import alignment
   from official_ext.harmonization.benchmark import data_cards
+  from official_ext.harmonization.benchmark import explainers
   from official_ext.harmonization.benchmark import identity as identity_lib
   from official_ext.harmonization.benchmark import labelled_images
   from official_ext.harmonization.benchmark import measured_ceilings
@@ -440,6 +441,7 @@ class ClickMeProtocol(protocol.Protocol):
       'options': {
         **self._alignment.dataset.options(),
         'explainer': self._alignment.explainer,
+        **explainers.identity(self._alignment.explainer),
         'comparison_size': self._alignment.comparison_size or 'native',
         'group_by': self._alignment.group_by,
         **({} if metrics == 'none' else {'metrics': metrics}),
