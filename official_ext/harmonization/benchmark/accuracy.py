@@ -159,8 +159,8 @@ def measure(
     f'Top-1 accuracy is {score.value:.4f} on '
     f'{choices.plural(score.n or 0, "image")}, not '
     f'significantly above guessing ({test.rate:.4f}; one-sided binomial test, '
-    f'p = {test.p_value:.2g}; expected at most {SIGNIFICANCE}). The usual '
-    'cause is a wrong preprocessing, class '
+    f'p = {test.p_value:.2g}, not below {SIGNIFICANCE}). The usual cause is a '
+    'wrong preprocessing, class '
     f'order or label offset; the preprocessing was: {model_preprocessing}.'
   ]
 

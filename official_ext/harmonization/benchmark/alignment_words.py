@@ -124,7 +124,8 @@ def describe(settings: Mapping[str, Any], width: float) -> str:
     'centre has a high published rho too. Dice and IoU compare what lies '
     "above each map's 90th percentile. "
     + (
-      'Published rho is raw, because no human ceiling was given.'
+      'Published rho is not divided by a human ceiling, because --ceiling was '
+      'not given.'
       if ceiling is None
       else 'Alignment is the published rho divided by the ceiling of '
       f'{ceiling:.4f}, the rank correlation among people.'

@@ -41,7 +41,8 @@ _VERSION = 1
 DESCRIPTIONS = {
   'centre': (
     "Minus the distance from the image's centre; the same map for every "
-    'image, so its specific alignment is exactly 0.'
+    'image, so that its specific alignment is 0, or close to 0 where groups of '
+    'images differ in size.'
   ),
   'mean-map': (
     'The mean human map of all other images; it does not depend on the image.'

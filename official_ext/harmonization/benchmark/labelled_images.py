@@ -226,6 +226,28 @@ class Dataset:
     return data_cards.of_records(self.files(), digests.file, self.label_offset)
 
 
+def require_records(input_path: str):
+  """Reads the first record of each file, before a network is opened.
+
+  Args:
+    input_path: as in `Dataset`.
+
+  Raises:
+    protocol.BadDataError: a path or glob matches no file, a file does not begin
+      with a record, such as a PNG image, or no file has a record.
+  """
+  has_records = False
+  for path in Dataset(input_path).files():
+    first = next(record_reader.read(path), None)
+    if first and first.problem:
+      raise protocol.BadDataError(
+        f'{path}: {first.problem}. Check the path, or repair the file.'
+      )
+    has_records |= first is not None
+  if not has_records:
+    raise protocol.BadDataError(f'{input_path} does not contain any records.')
+
+
 def recognized(input_path: str, name: str) -> tuple[str, float]:
   """Recognizes the format of records by the first one, and prints it.
 

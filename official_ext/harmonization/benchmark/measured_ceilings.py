@@ -284,12 +284,8 @@ def read(path_json: str, path_csv: str | None = None) -> MeasuredCeilings:
     )
   if path_csv is None:
     path_csv = os.path.join(os.path.dirname(path_json), IMAGES)
-  for path in (path_json, path_csv):
-    if not tf.io.gfile.exists(path):
-      raise ValueError(
-        f'{path} does not exist; expected a result of ceiling. Check the path.'
-      )
-  content = files.read_json(path_json)
+  _require(path_json)
+  content = files.read_json(path_json, RESULTS)
   try:
     maps = content['maps']
     found = {
@@ -310,6 +306,7 @@ def read(path_json: str, path_csv: str | None = None) -> MeasuredCeilings:
       f'{path_json}: {e} is missing or invalid; expected {RESULTS} of this '
       'version. Run ceiling again.'
     ) from None
+  _require(path_csv)
   return MeasuredCeilings(
     path_json,
     scores=found,
@@ -318,6 +315,13 @@ def read(path_json: str, path_csv: str | None = None) -> MeasuredCeilings:
     repeated_participants=repeated,
     **settings,
   )
+
+
+def _require(path: str):
+  if not tf.io.gfile.exists(path):
+    raise ValueError(
+      f'{path} does not exist; expected a result of ceiling. Check the path.'
+    )
 
 
 def _images(path: str) -> dict[str, dict[str, float]]:

@@ -120,8 +120,9 @@ def parse(text: str) -> Model:
   for what, found in (('model', name), ('group', group or name)):
     if not _NAME.fullmatch(found):
       raise protocol.SettingsError(
-        f'{text}: the {what} would be called {found!r}; expected a letter or '
-        'digit followed by letters, digits, spaces and . _ + -. Set a name '
+        f'{text}: the {what} would be called {found!r}; expected one '
+        'of A-Z, a-z and 0-9, followed by these, spaces and . _ + -. Set a '
+        'name '
         f"with 'KIND:TARGET?{'name' if what == 'model' else 'group'}=NAME'."
       )
   return Model(name, text, [target, *options.values()], group=group)

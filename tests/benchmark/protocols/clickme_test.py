@@ -33,6 +33,7 @@ from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.benchmark import user_jackknife
 from official_ext.harmonization.benchmark.protocols import clickme
 from official_ext.harmonization.benchmark.protocols import clicktionary
+from official_ext.harmonization.benchmark.protocols import imagenet
 from official_ext.harmonization.data.records import manifest
 from official_ext.harmonization.data.records import record_writer
 from official_ext.harmonization.evaluation import scores
@@ -696,6 +697,30 @@ class BadRecordsTest(tf.test.TestCase):
       protocol.BadDataError, 'not contain any records'
     ):
       _run(self._write())
+
+  def test_files_are_read_before_a_network_is_opened(self):
+    folder = self.get_temp_dir()
+    run = protocol.RunOptions(output_dir=folder)
+    image = os.path.join(folder, 'image.png')
+    tf.io.write_file(image, tf.io.encode_png(fixtures.pixels(0)))
+    empty = os.path.join(folder, 'empty')
+    tf.io.gfile.makedirs(empty)
+    records = fixtures.write(folder, 'good', [fixtures.record()])
+    for path, changes, reason in (
+      (image, {}, 'image.png: the file is a PNG image; expected a TFRecord'),
+      (image, {'map_decoder': 'clickme'}, 'is a PNG image'),
+      (f'{records},{image}', {}, 'is a PNG image'),
+      (empty, {}, 'empty is a folder without files'),
+      (self._write(), {}, 'not contain any records'),
+      (records, {'comparison_size': 1}, '--comparison_size=1: .*at least 2'),
+    ):
+      options = clickme.ClickMeOptions(clickme=path, **changes)
+      with self.assertRaisesRegex(ValueError, reason):
+        clickme.ClickMeProtocol.from_options(options, run)
+    with self.assertRaisesRegex(protocol.BadDataError, 'is a PNG image'):
+      imagenet.ImageNetProtocol.from_options(
+        imagenet.ImageNetOptions(imagenet=image), run
+      )
 
   def test_another_format_is_suggested(self):
     image = tf.io.encode_png(fixtures.pixels(0)).numpy()

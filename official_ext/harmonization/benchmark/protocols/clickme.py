@@ -286,6 +286,11 @@ class ClickMeProtocol(protocol.Protocol):
   ):
     """Makes a protocol of the flags for its records and the shared flags."""
     prefix = '' if cls.name == 'clickme' else f'{cls.name}_'
+    if options.comparison_size == 1:
+      raise protocol.SettingsError(
+        '--comparison_size=1: maps of one pixel have no ranks; expected 0 for '
+        "each model's input size, or at least 2, such as 224."
+      )
     if ceiling is not None and not 0 < ceiling <= 1:
       raise protocol.SettingsError(
         f'--{prefix}ceiling={ceiling} is not a rank correlation of people; '
@@ -297,6 +302,7 @@ class ClickMeProtocol(protocol.Protocol):
     except ValueError as e:
       raise protocol.SettingsError(f'--input_sizes: {e}.') from None
     path = labelled_images.working_paths(path)
+    labelled_images.require_records(path)
     white = options.raw_image_max or 255.0
     if map_decoder is None:
       map_decoder, recognized = labelled_images.recognized(path, cls.name)

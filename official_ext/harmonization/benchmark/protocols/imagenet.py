@@ -76,6 +76,7 @@ class ImageNetProtocol(protocol.Protocol):
       center_crop=True,
       limit=run.limit,
     )
+    labelled_images.require_records(dataset.input_path)
     dataset = labelled_images.compared_with_training(dataset, run, cls.name)
     return cls(dataset, run.batch_size)
 

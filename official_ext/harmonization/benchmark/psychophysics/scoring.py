@@ -329,7 +329,7 @@ def _full_accuracy(answered, confidence, preprocessing, people):
     f'At the full image, accuracy is {score.value:.3f} on '
     f'{choices.plural(score.n or 0, "image")}, '
     f'not significantly above guessing ({test.rate:.3f}; one-sided binomial '
-    f'test, p = {test.p_value:.2g}; expected at most {accuracy.SIGNIFICANCE}). '
+    f'test, p = {test.p_value:.2g}, not below {accuracy.SIGNIFICANCE}). '
     'The curve does not show how the network '
     'recognizes images. The usual cause is a wrong rule, class order or '
     'preprocessing.'

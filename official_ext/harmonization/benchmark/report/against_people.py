@@ -17,9 +17,10 @@ _UPPER, _LOWER = 'upper_ceiling', 'leave_one_out'
 _CEILINGS = {
   _UPPER: 'upper ceiling: a map without noise',
   _LOWER: 'lower ceiling: a participant and the mean of the others',
-  'split_half': 'halves of the participants',
-  'floor': 'halves of the participants of two images',
-  'leave_one_out_shuffled': 'a participant and the others of another image',
+  'split_half': 'one half of the participants and the other half',
+  'floor': 'half of the participants and half of those of another image',
+  'leave_one_out_shuffled': 'a participant and the mean of those of another '
+  'image',
 }
 _OWN = 'own'
 _RATIOS = ('controlled', 'controlled_person')

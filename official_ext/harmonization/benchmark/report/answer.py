@@ -3,6 +3,7 @@
 
 """Does any network see as people do? Comparisons with the controls."""
 
+from collections.abc import Sequence
 import math
 
 from official_ext.harmonization import choices
@@ -42,9 +43,7 @@ def sentences(report: run_results.Report) -> list[str]:
       continue
     closest = min(defined, key=lambda c: c.difference)
     found.append(
-      f'{label}: {len(winners) or "none"} of '
-      f'{len(compared)} network{"s"[: len(compared) != 1]} '
-      f'{"is" if len(winners) < 2 else "are"} more specifically aligned with '
+      f'{label}: {_who(winners, len(compared))} more specifically aligned with '
       f'people than every control'
       + (f' ({", ".join(winners)})' if winners else '')
       + f'. The best, {best}, is {_words(closest)} the strongest control, '
@@ -52,6 +51,14 @@ def sentences(report: run_results.Report) -> list[str]:
       f'{choices.plural(closest.n, "image")}.'
     )
   return found
+
+
+def _who(winners: Sequence[str], count: int) -> str:
+  """Returns subject and verb for the networks that win, out of `count`."""
+  if count == 1:
+    return 'the network is' if winners else 'the network is not'
+  verb = 'is' if len(winners) < 2 else 'are'
+  return f'{len(winners) or "none"} of {count} networks {verb}'
 
 
 def _words(c: run_results.Comparison) -> str:

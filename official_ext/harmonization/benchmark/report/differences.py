@@ -146,8 +146,8 @@ def power_table(report: run_results.Report) -> blocks.Table | None:
   return blocks.Table(
     ['true difference', *(f'{d:.2f}' for d in DETECTED)],
     rows,
-    'Images, and below them runs of each network, that detect a difference of '
-    'this size with a probability of '
+    'Number of images, and below it of runs of each network, needed to detect '
+    'a difference of this size with a probability of '
     f'{power.POWER:g} (paired t-test, two-sided, {power.LEVEL:g}), if it '
     'varies as in these data. Images: with as many runs as here; runs: with as '
     f'many images. With fewer than {repeated_runs.LEAST_RUNS} runs, the '
@@ -194,7 +194,7 @@ def _needed(
   groups = power.images_needed(difference, variance)
   if groups is None:
     runs = choices.plural(min(variance.runs), 'run')
-    images = f'not with {runs}'
+    images = f'too few with {runs}'
   else:
     # Images of a group are counted as they are grouped here.
     count = math.ceil(groups * n / variance.groups)
@@ -204,5 +204,7 @@ def _needed(
   runs = power.runs_needed(difference, variance)
   return blocks.Cell(
     images,
-    f'runs: not with {n} images' if runs is None else f'runs: {runs:,}',
+    f'no number of runs suffices with {n} images'
+    if runs is None
+    else f'runs: {runs:,}',
   )

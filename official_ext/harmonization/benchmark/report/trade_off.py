@@ -172,7 +172,7 @@ def draw(
   plot.set_ylabel(
     'alignment: '
     + alignment.title
-    + (' (rho / ceiling)' if alignment.normalized else ' (raw)')
+    + (' (rho / ceiling)' if alignment.normalized else '')
   )
   plot.margins(0.12)
   figures.legend(plot, theme, loc='best')

@@ -92,9 +92,13 @@ def match(
   ]
   if not records:
     where = f'--{flag}={pattern}' if flag else pattern
-    if not matches and not has_wildcards(pattern):
+    if not tf.io.gfile.exists(pattern) and not has_wildcards(pattern):
       raise ValueError(
         f'{where} does not exist; expected {kind}. Check the path.'
+      )
+    if tf.io.gfile.isdir(pattern) and not matches:
+      raise ValueError(
+        f'{where} is a folder without files; expected {kind}. Check the path.'
       )
     only = sorted(map(os.path.basename, matches))[:3]
     raise ValueError(
