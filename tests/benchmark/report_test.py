@@ -1094,8 +1094,10 @@ class ReportTest(tf.test.TestCase):
     parts = repeated_runs.Variance(0.0004, 0.0009, 0.0001, 100, [5, 5])
     seeds = dataclasses.replace(pair, variance=parts)
     table = differences.power_table(made.report(models, pairs=[seeds]))
-    self.assertEqual(table.rows[0][1].text, 'not with 5 runs')
-    self.assertEqual(table.rows[0][2].note, 'runs: not with 100 images')
+    self.assertEqual(table.rows[0][1].text, 'no number suffices with 5 runs')
+    self.assertEqual(
+      table.rows[0][2].note, 'runs: no number suffices with 100 images'
+    )
     self.assertRegex(table.rows[0][3].note, r'^runs: \d+$')
     # Without pairs, the best network against the nearest control.
     compared = [

@@ -194,7 +194,7 @@ def _needed(
   groups = power.images_needed(difference, variance)
   if groups is None:
     runs = choices.plural(min(variance.runs), 'run')
-    images = f'too few with {runs}'
+    images = f'no number suffices with {runs}'
   else:
     # Images of a group are counted as they are grouped here.
     count = math.ceil(groups * n / variance.groups)
@@ -204,7 +204,6 @@ def _needed(
   runs = power.runs_needed(difference, variance)
   return blocks.Cell(
     images,
-    f'no number of runs suffices with {n} images'
-    if runs is None
-    else f'runs: {runs:,}',
+    'runs: '
+    + (f'no number suffices with {n} images' if runs is None else f'{runs:,}'),
   )
