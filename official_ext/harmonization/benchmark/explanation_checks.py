@@ -17,6 +17,7 @@ import numpy as np
 
 from official_ext.harmonization.benchmark import accuracy
 from official_ext.harmonization.benchmark import alignment
+from official_ext.harmonization.benchmark import baselines
 from official_ext.harmonization.benchmark import explainers
 from official_ext.harmonization.benchmark import faithfulness
 from official_ext.harmonization.benchmark import faithfulness_scores
@@ -100,10 +101,11 @@ class ExplanationChecks:
         group.
     """
     images = self._read(adapter)
+    options = baselines.of_records(self.explainer, self.dataset, adapter)
     rows = journal_lib.kept(journal)
     for start in range(len(rows), len(images.rows), _CHUNK):
       chunk = np.arange(start, min(start + _CHUNK, len(images.rows)))
-      found = self._measure(adapter, images, chunk, progress)
+      found = self._measure(adapter, images, chunk, options, progress)
       rows += found
       if journal:
         journal.add(found)
@@ -149,14 +151,21 @@ class ExplanationChecks:
       raise protocol.BadDataError(f'--faithfulness: {e}') from None
     return _Images(pixels, np.concatenate(human), rows, groups, partners)
 
-  def _measure(self, adapter, images: _Images, chunk: np.ndarray, progress):
+  def _measure(self, adapter, images, chunk, options, progress):
     """Returns the rows of some images."""
+
+    def explain(inputs, classes):
+      return explainers.explain(
+        explainers.get(self.explainer, adapter, **options),
+        inputs,
+        np.eye(adapter.scored_classes, dtype=np.float32)[classes],
+      )
+
     inputs = adapter.preprocess(images.pixels[chunk])
     labels = np.array([images.rows[i]['label'] for i in chunk])
     logits = adapter.logits(inputs)
     others = faithfulness.highest_other_class(logits, labels)
-    maps = self._explain(adapter, inputs, labels)
-    of_other = self._explain(adapter, inputs, others)
+    maps, of_other = explain(inputs, labels), explain(inputs, others)
     rows = [dict(images.rows[i]) for i in chunk]
     for row, index, other, prediction in zip(
       rows, chunk, others, accuracy.predict(logits)
@@ -164,49 +173,13 @@ class ExplanationChecks:
       row['group'] = int(images.groups[index])
       row['prediction'] = int(prediction)
       row['other_class'] = int(other)
-    self._compare_maps(adapter, images, chunk, maps, of_other, rows)
+    _compare_maps(adapter, explain, images, chunk, maps, of_other, rows)
     for i, row in enumerate(rows):
       row.update(
         self._areas(adapter, images, chunk[i], labels[i], maps[i], of_other[i])
       )
       progress(1)
     return rows
-
-  def _explain(self, adapter, inputs, classes) -> np.ndarray:
-    return explainers.explain(
-      explainers.get(self.explainer, adapter),
-      inputs,
-      np.eye(adapter.scored_classes, dtype=np.float32)[classes],
-    )
-
-  def _compare_maps(self, adapter, images, chunk, maps, of_other, rows):
-    """Adds rank correlations of maps to the rows."""
-    partners = images.partners[chunk]
-    inputs = adapter.preprocess(images.pixels[chunk])
-    labels = np.array([row['label'] for row in rows])
-    related = {
-      'unrelated': self._explain(
-        adapter,
-        adapter.preprocess(images.pixels[partners]),
-        np.array([images.rows[i]['label'] for i in partners]),
-      ),
-      'other_class': of_other,
-    }
-    reason = ''
-    for part in fresh_weights.PARTS:
-      try:
-        with adapter.with_fresh_weights(_SEED, part):
-          related[part] = self._explain(adapter, inputs, labels)
-      except fresh_weights.Unavailable as e:
-        related[part], reason = np.full_like(maps, np.nan), str(e)
-    for name, compared in related.items():
-      for form, change in _FORMS.items():
-        for row, rho in zip(
-          rows, faithfulness.correlations(change(maps), change(compared))
-        ):
-          row[f'{form}_{name}'] = float(rho)
-    for row in rows:
-      row['not_randomized'] = reason
 
   def _areas(
     self, adapter, images, index, label, saliency, of_other
@@ -257,6 +230,36 @@ _FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     maps, specific_alignment.RANKED
   ),
 }
+
+
+def _compare_maps(adapter, explain, images, chunk, maps, of_other, rows):
+  """Adds rank correlations of maps to the rows."""
+  partners = images.partners[chunk]
+  inputs = adapter.preprocess(images.pixels[chunk])
+  labels = np.array([row['label'] for row in rows])
+  related = {
+    'unrelated': self._explain(
+      adapter,
+      adapter.preprocess(images.pixels[partners]),
+      np.array([images.rows[i]['label'] for i in partners]),
+    ),
+    'other_class': of_other,
+  }
+  reason = ''
+  for part in fresh_weights.PARTS:
+    try:
+      with adapter.with_fresh_weights(_SEED, part):
+        related[part] = explain(inputs, labels)
+    except fresh_weights.Unavailable as e:
+      related[part], reason = np.full_like(maps, np.nan), str(e)
+  for name, compared in related.items():
+    for form, change in _FORMS.items():
+      for row, rho in zip(
+        rows, faithfulness.correlations(change(maps), change(compared))
+      ):
+        row[f'{form}_{name}'] = float(rho)
+  for row in rows:
+    row['not_randomized'] = reason
 
 
 def _rng(index: int) -> np.random.Generator:

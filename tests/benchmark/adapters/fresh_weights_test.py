@@ -133,8 +133,17 @@ class FreshWeightsTest(tf.test.TestCase):
   def test_saved_model_is_unavailable(self):
     path = os.path.join(self.get_temp_dir(), 'exported')
     networks.network().export(path)
-    with self.assertRaisesRegex(fresh_weights.Unavailable, 'exported'):
-      spec.randomized(f'saved_model:{path}?preprocessing=unit', 0)
+    self._check_unavailable(
+      f'saved_model:{path}?preprocessing=unit', 'exported'
+    )
+
+  def _check_unavailable(self, text, reason):
+    adapter = spec.build(text)
+    with self.assertRaisesRegex(fresh_weights.Unavailable, reason):
+      adapter.randomize(0)
+    with self.assertRaisesRegex(fresh_weights.Unavailable, reason):
+      with adapter.with_fresh_weights(0, 'head'):
+        pass
 
   def _torch_spec(self, script=False):
     torch = optional.load('torch')
@@ -181,8 +190,7 @@ class FreshWeightsTest(tf.test.TestCase):
     self.assertTrue(torch.equal(state, torch.get_rng_state()))
 
   def test_torchscript_is_unavailable(self):
-    with self.assertRaisesRegex(fresh_weights.Unavailable, 'TorchScript'):
-      spec.randomized(self._torch_spec(script=True), 0)
+    self._check_unavailable(self._torch_spec(script=True), 'TorchScript')
 
 
 if __name__ == '__main__':

@@ -22,6 +22,7 @@ with epy.lazy_imports():
   from official_ext.harmonization import choices
   from official_ext.harmonization.benchmark import alignment
   from official_ext.harmonization.benchmark import data_cards
+  from official_ext.harmonization.benchmark import explainers
   from official_ext.harmonization.benchmark import explanation_checks
   from official_ext.harmonization.benchmark import faithfulness
   from official_ext.harmonization.benchmark import labelled_images
@@ -113,6 +114,7 @@ class FaithfulnessProtocol(protocol.Protocol):
       'options': {
         **self._checks.dataset.options(),
         'explainer': self._checks.explainer,
+        **explainers.identity(self._checks.explainer),
         'group_by': self._checks.group_by,
         'steps': faithfulness.STEPS,
         'fills': list(faithfulness.FILLS),
