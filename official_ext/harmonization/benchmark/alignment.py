@@ -55,7 +55,7 @@ class Alignment:
 
   def __post_init__(self):
     self._ranks = specific_alignment.HumanRanks()
-    self._baselines_of: base.Adapter | None = None
+    self._baselines_of: tuple | None = None
     self._found_baselines: dict[str, np.ndarray] = {}
 
   def run(
@@ -136,8 +136,10 @@ class Alignment:
 
   def _baselines(self, adapter):
     """Returns the option baselines, which is read once for each network."""
-    if self._baselines_of is not adapter:
-      self._baselines_of = adapter
+    # Not the adapter, whose memory could not be freed after its turn.
+    key = (adapter.spec, adapter.input_size, adapter.preprocessing)
+    if self._baselines_of != key:
+      self._baselines_of = key
       self._found_baselines = baselines.of_records(
         self.explainer, self.dataset, adapter
       )

@@ -159,6 +159,13 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
       [*(('a', i) for i in range(5)), ('b', 0), ('b', 1)],
     )
 
+  def test_expected_gradients_start_from_the_dataset(self):
+    options = dict(explainer='expected_gradients')
+    found = [_run(self.path, fakes.Adapter(), n, **options) for n in (5, 2)]
+    spearman = [[r['spearman'] for r in f.rows] for f in found]
+    self.assertLen(set(spearman[0]), 5)
+    self.assertAllClose(*spearman, atol=1e-6)
+
   def test_one_pass_gives_map_and_decision(self):
     adapter = fakes.Adapter()
     found = _run(self.path, adapter, batch_size=5)

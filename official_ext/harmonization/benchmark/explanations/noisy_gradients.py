@@ -95,8 +95,10 @@ def _gradients(
   images = np.asarray(images, np.float32)
   generators = networks.generators(seed, images)
   scale = noise * np.ptp(images, axis=(1, 2, 3), keepdims=True)
-  drawn = np.empty_like(images)
   for _ in range(samples):
-    for generator, values in zip(generators, drawn):
+    inputs = np.empty_like(images)
+    for generator, values in zip(generators, inputs):
       generator.standard_normal(dtype=np.float32, out=values)
-    yield network.gradients(images + scale * drawn, labels)
+    inputs *= scale
+    inputs += images
+    yield network.gradients(inputs, labels)
