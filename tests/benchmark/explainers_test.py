@@ -3,6 +3,7 @@
 
 """Tests of the explainers: closed forms, a small network, xplique."""
 
+import functools
 import importlib
 from unittest import mock
 
@@ -340,6 +341,27 @@ class LayersTest(tf.test.TestCase):
     self.assertAllClose(tokens, tf.image.resize(norms, (8, 8))[..., 0])
     with self.assertRaisesRegex(ValueError, 'conv2d.*tokens.*attention_roll'):
       explainers.get('grad_cam', adapter)(images, labels)
+
+  def test_layers_are_chosen_by_the_shapes_of_outputs(self):
+    made = functools.partial(adapter_layers.output, size=(32, 48))
+    first, last = dict(channels_first=True), dict(channels_first=False)
+    conv = made('conv', (2, 64, 8, 12), is_pooled=False, **first)
+    self.assertEqual(conv.grid, (8, 12))
+    inner = made('inner', (2, 5, 7, 768), is_pooled=False, **first)
+    self.assertEqual(inner.grid, (5, 7))  # 4.5 x 6.75 rounded up.
+    for shape in ((2, 8, 12, 64), (2, 64, 1, 1), (2, 4, 20, 20), (2, 10)):
+      found = made('x', shape, is_pooled=False, **first)
+      self.assertEqual(found.grid, (8, 12) if shape[1] == 8 else None)
+    pool = made('pool', (2, 4, 6, 64), is_pooled=True, **last)
+    tokens = made('norm', (2, 97, 8), is_pooled=False, **first)
+    head = made('head', (2, 10), is_pooled=False, **first)
+    self.assertEqual(adapter_layers.last_spatial([conv, pool, head]), 'conv')
+    chosen = adapter_layers.patch_embedding([conv, tokens, head])
+    self.assertEqual(chosen, conv)
+    # Attention within windows: tokens before, or another extent after.
+    for layers in ([tokens, conv, tokens], [conv, tokens, inner, tokens]):
+      with self.assertRaisesRegex(ValueError, 'expected a vision transformer'):
+        adapter_layers.patch_embedding(layers)
 
   def test_other_networks_are_named(self):
     images, labels = _batch()
