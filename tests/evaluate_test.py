@@ -93,12 +93,17 @@ class EvaluateTest(tf.test.TestCase, parameterized.TestCase):
   def _evaluate(self, *given):
     """Runs the command; returns its exit code or message.
 
-    Controls take most of the time, and are measured if `given` names them.
+    Controls and a second explainer take most of the time, and are measured if
+    `given` names them.
     """
     if any(g.startswith('--clickme') for g in given) and (
       not any('controls' in g for g in given)
     ):
       given = (*given, '--nocontrols', '--random_twins=0')
+    if any('--click' in g for g in given) and (
+      not any('--explainer' in g for g in given)
+    ):
+      given = (*given, '--explainers=gradient')
     values = {f.name: f.default for f in FLAGS.flags_by_module_dict()[_MODULE]}
     for name, value in values.items():
       FLAGS[name].value = value

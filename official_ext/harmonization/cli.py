@@ -176,6 +176,9 @@ def parsed(options: Any) -> Any:
 
   Args:
     options: a dataclass whose flags `define` has defined.
+
+  Raises:
+    ValueError: a flag was given under two names.
   """
   values = {}
   for name, kind, default, properties in _fields(options):
@@ -183,6 +186,7 @@ def parsed(options: Any) -> Any:
       if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         values[name] = parsed(kind)
       continue
+    _refuse_both_names(name, properties.aliases)
     value: Any = flags.FLAGS[name].value
     if value is None:
       value = default
@@ -195,6 +199,18 @@ def parsed(options: Any) -> Any:
         value = resources.working_path(value)
     values[name] = value
   return options(**values)
+
+
+def _refuse_both_names(name: str, aliases: Sequence[str]):
+  """Raises ValueError if a flag was given under two of its names."""
+  for alias in aliases:
+    # A value that is given under the alias also counts for the flag itself.
+    of_alias = flags.FLAGS[alias].present
+    if of_alias and flags.FLAGS[name].present > of_alias:
+      raise ValueError(
+        f'--{name} and --{alias} are the same flag; expected one of them. '
+        f'Remove --{alias}.'
+      )
 
 
 def _is_given(name: str) -> bool:

@@ -39,6 +39,7 @@ from official_ext.harmonization.benchmark.adapters import spec
 
 with epy.lazy_imports():
   from official_ext.harmonization.benchmark import data_cards
+  from official_ext.harmonization.benchmark import explainer_cost
   from official_ext.harmonization.benchmark import identity
   from official_ext.harmonization.benchmark import network_pairs
   from official_ext.harmonization.benchmark import run as benchmark_run
@@ -105,7 +106,7 @@ def _protocols(run: protocol_lib.RunOptions) -> list[protocol_lib.Protocol]:
       *_without_effect(run, measured),
     ]
   )
-  return [p.from_options(options[p], run) for p in measured]
+  return [q for p in measured for q in p.all_from_options(options[p], run)]
 
 
 def _without_effect(run: protocol_lib.RunOptions, measured):
@@ -184,6 +185,7 @@ def _report(
       options.run.output_dir, found.models, protocols, [*twins, *pairs]
     ),
     subgroups=found.subgroups,
+    agreements=found.agreements,
   )
 
 
@@ -229,6 +231,13 @@ def _evaluate(options: Options) -> 'run_results.Report':
       '--random_twins=0 and --input_sizes= skip them).'
     )
 
+  for sentence in explainer_cost.in_advance(
+    protocols,
+    sum(not (row.control or row.twin_of) for row in rows),
+    sum(bool(row.twin_of) for row in rows),
+  ):
+    print(sentence)
+
   def write(found):
     _check_measured(models, found)
     report = _report(options, protocols, twins, pairs, found)
@@ -253,8 +262,8 @@ def _print_notes(report: 'run_results.Report'):
   for model in report.models:
     if not model.is_network:
       continue  # Fresh weights are at chance, as they should be.
-    for name, result in model.results.items():
-      for warning in result.warnings:
+    for name in model.results:
+      for warning in model.warnings_of(name):
         print(f'WARNING {model.name} ({name}): {warning}')
   if report.failures:  # Each error was printed when it occurred.
     failed = dict.fromkeys(failure.name for failure in report.failures)

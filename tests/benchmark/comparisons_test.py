@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from official_ext.harmonization.benchmark import comparisons
+from official_ext.harmonization.benchmark import explainer_agreement
 from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import network_pairs
 from official_ext.harmonization.benchmark import protocol as protocol_lib
@@ -137,6 +138,87 @@ class CompareTest(absltest.TestCase):
       self.folder, [model, old, self._model('control-centre')], [_Protocol()]
     )
     self.assertEqual([c.model for c in found], ['good'])
+
+
+class AgreementTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = _folder(self)
+
+  def _compare(self, first, second, groups):
+    """Compares explainers by influences of (networks, n) values."""
+    models = []
+    for i, pair in enumerate(zip(first, second)):
+      stored = {}
+      for protocol, explainer, values in zip(
+        ('clickme', 'clickme.other'), ('gradient', 'other'), pair
+      ):
+        path = f'{i}.{protocol}.csv'
+        scores.write_rows(
+          os.path.join(self.folder, path),
+          [
+            {'file': 'f', 'record': k, 'influence': v, 'group': groups[k]}
+            for k, v in enumerate(values)
+          ],
+        )
+        stored[protocol] = results.StoredResult(
+          {}, {}, path, explainers={explainer: results.Explained({}, {})}
+        )
+      models.append(
+        results.ModelResults(f'n{i}', {'spec': 'keras:a'}, _FACTS, stored)
+      )
+    protocols = [_Protocol(), _Protocol()]
+    protocols[1].name = 'clickme.other'
+    (found,) = explainer_agreement.compare(self.folder, models, protocols)
+    return found
+
+  def test_equals_scipy_on_the_common_images(self):
+    rng = np.random.default_rng(1)
+    groups = np.array([0, 0, 1, 2, 3, 4, 4, 5, 6, 7])
+    first = rng.normal(size=(5, 10))
+    # The second explainer was measured on fewer images.
+    second = first[:, :8] + rng.normal(0, 1, (5, 8))
+    found = self._compare(first, second, groups)
+    pair = [first[:, :8].mean(axis=1), second.mean(axis=1)]
+    self.assertAlmostEqual(found.spearman.value, stats.spearmanr(*pair)[0])
+    self.assertAlmostEqual(found.kendall.value, stats.kendalltau(*pair)[0])
+    self.assertEqual((found.images, found.groups), (8, 6))
+    self.assertEqual(list(found.order), [f'n{i}' for i in np.argsort(-pair[1])])
+    self.assertTrue(found.order_changes)
+    drawn, same = [], 0
+    rng = np.random.default_rng(1)
+    for _ in range(2000):
+      images = [
+        k
+        for group in rng.integers(6, size=6)
+        for k in np.flatnonzero(groups[:8] == group)
+      ]
+      pair = [x[:, images].mean(axis=1) for x in (first, second)]
+      drawn.append(stats.spearmanr(*pair)[0])
+      same += list(np.argsort(pair[0])) == list(np.argsort(pair[1]))
+    self.assertAlmostEqual(
+      found.spearman.low, np.percentile(drawn, 2.5), delta=0.101
+    )
+    self.assertAlmostEqual(
+      found.spearman.high, np.percentile(drawn, 97.5), delta=0.101
+    )
+    self.assertAlmostEqual(found.same_order, same / 2000, delta=0.05)
+
+  def test_opposite_orders_and_undefined_correlations(self):
+    rng = np.random.default_rng(0)
+    first = np.arange(3)[:, None] + 0.1 * rng.normal(size=(3, 6))
+    found = self._compare(first, -first, np.arange(6))
+    for c in (found.spearman, found.kendall):
+      self.assertEqual([c.value, c.low, c.high], [-1, -1, -1])
+    self.assertEqual(found.same_order, 0)
+    self.assertEqual(list(found.networks), ['n2', 'n1', 'n0'])
+    one_group = self._compare(first, first, np.zeros(6, int))
+    self.assertEqual(one_group.spearman.value, 1)
+    self.assertTrue(
+      np.isnan([one_group.spearman.low, one_group.same_order]).all()
+    )
+    equal = self._compare(first, 0 * first, np.arange(6))
+    self.assertTrue(np.isnan(equal.kendall.value))
 
 
 class GroupTest(absltest.TestCase):

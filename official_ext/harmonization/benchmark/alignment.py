@@ -11,6 +11,7 @@ is computed with each batch (`map_alignment`).
 from collections.abc import Callable, Sequence
 import dataclasses
 import re
+import time
 
 import numpy as np
 
@@ -43,6 +44,8 @@ class Alignment:
     group_by: regular expression on the recorded names of images: those with the
       same match are not counted as different images; '' if names do not matter.
     metrics: further saliency metrics, one of `option_values.SALIENCY_METRICS`.
+    samples: samples or steps of the explainer; None for its default.
+    ranks: of the human maps of the dataset, which several measurements share.
   """
 
   dataset: labelled_images.Dataset
@@ -52,9 +55,12 @@ class Alignment:
   ceiling: float | None
   group_by: str
   metrics: str = 'none'
+  samples: int | None = None
+  ranks: specific_alignment.HumanRanks = dataclasses.field(
+    default_factory=specific_alignment.HumanRanks
+  )
 
   def __post_init__(self):
-    self._ranks = specific_alignment.HumanRanks()
     self._baselines_of: tuple | None = None
     self._found_baselines: dict[str, np.ndarray] = {}
 
@@ -88,18 +94,19 @@ class Alignment:
       kinds.append(specific_alignment.MODEL)
     folder = journal.maps if journal else None
     with map_store.MapStore(folder, kinds, size) as store:
-      rows, examples = self._explain_all(
+      rows, examples, seconds = self._explain_all(
         adapter, size, store, progress, journal
       )
       if not rows:
         raise protocol.BadDataError(
           f'{self.dataset.input_path} does not contain any records.'
         )
-      return self._measurement(adapter, rows, examples, size, store)
+      found = self._measurement(adapter, rows, examples, size, store)
+    return found if _control(adapter) else _timed(found, seconds)
 
   def _explain_all(self, adapter, size, store, progress, journal):
     """Computes maps and rows of all images, or of those not in the journal."""
-    rows, examples = journal_lib.kept(journal), None
+    rows, examples, seconds = journal_lib.kept(journal), None, []
     if len(store) < len(rows):  # A temporary store does not survive.
       journal.restart()
       rows = []
@@ -112,7 +119,9 @@ class Alignment:
         if map_alignment.has_all_examples(examples):
           break
     for batch in self._batches(adapter, size, start=len(rows)):
+      start = time.perf_counter()
       maps, predictions = self._explain(adapter, batch, size)
+      seconds.append((time.perf_counter() - start) / len(batch.images))
       found = map_alignment.rows(batch, maps, predictions)
       store.add(human=batch.unblurred, released=batch.maps, model=maps)
       rows += found
@@ -121,14 +130,15 @@ class Alignment:
       if not is_resumed:
         examples = map_alignment.extend_examples(examples, batch, maps, size)
       progress(len(found))
-    return rows, examples
+    return rows, examples, seconds
 
   def _explain(self, adapter, batch, size):
     """Returns maps and predictions, each None where a control has none."""
     control = _control(adapter)
     if not control:
+      options = {'samples': self.samples, **self._baselines(adapter)}
       return map_alignment.explain(
-        adapter, batch, self.explainer, size, **self._baselines(adapter)
+        adapter, batch, self.explainer, size, **options
       )
     if control in controls.FROM_MAPS:
       return None, None
@@ -170,7 +180,7 @@ class Alignment:
     control = _control(adapter)
     made_of_maps = control if control in controls.FROM_MAPS else ''
     explained, more = specific_alignment.measure(
-      store, images, preprocessing, made_of_maps, self._ranks
+      store, images, preprocessing, made_of_maps, self.ranks
     )
     rows = [{**row, **values} for row, values in zip(rows, more)]
     if self.metrics != 'none':
@@ -191,7 +201,7 @@ class Alignment:
       measured.append(
         dataclasses.replace(
           specific_alignment.published(
-            store, images, preprocessing, control, self._ranks
+            store, images, preprocessing, control, self.ranks
           ),
           ceiling=self.ceiling,
         )
@@ -244,6 +254,25 @@ class Alignment:
       + f'{adapter.preprocessing}; human map: {blurred}'
       + '{}x{}; model map: {}, {}x{}'.format(*size, self.explainer, *size)
     )
+
+
+def _timed(
+  found: results.Measurement, seconds: Sequence[float]
+) -> results.Measurement:
+  """Adds the time per image, the median over batches.
+
+  The first batch also traces and compiles the network.
+  """
+  if not seconds:
+    return found
+  median = float(np.median(seconds))
+  return dataclasses.replace(
+    found,
+    explainers={
+      name: dataclasses.replace(e, seconds_per_image=float(f'{median:.3g}'))
+      for name, e in (found.explainers or {}).items()
+    },
+  )
 
 
 def _control(adapter) -> str:

@@ -84,6 +84,8 @@ MEANINGS = {
 _MAPS = {
   'gradient': 'the largest magnitude over colour channels of the gradient of '
   "the label's logit with respect to the image",
+  'smoothgrad_squared': 'the largest mean square over noisy copies of the '
+  "image, over colour channels, of the gradient of the label's logit",
   'training_map': 'the mean over colour channels of the gradient of the '
   "label's logit with respect to the image",
 }
@@ -114,7 +116,13 @@ def describe(settings: Mapping[str, Any], width: float) -> str:
     + 'Own is the mean rank correlation with the human map of the same '
     'image, shuffled that with the human maps of other images, and '
     'specific the difference, which is 0 for a map that ignores the image. '
-    'For these, the maps of models and people are blurred by the same '
+    + (
+      f'Measured on {settings["sample"]} images, drawn at random, the same for '
+      'all models. '
+      if settings.get('sample')
+      else ''
+    )
+    + 'For these, the maps of models and people are blurred by the same '
     'Gaussian, with a standard deviation of '
     f'{width} pixels at 224. Controls '
     'are rows without a network; random-... are the same networks '

@@ -10,6 +10,7 @@ from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import progress
 from official_ext.harmonization.benchmark import protocol as protocol_lib
+from official_ext.harmonization.benchmark import protocol_names
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark.adapters import sizes
 
@@ -52,16 +53,20 @@ def sentence(
     score = next(iter(result.scores.values()))
     images = (score.n or 0) + (score.n_undefined or 0)
     of_twins = protocol.images_of_random_twins(images)
+    # Variants share their controls, which need no network.
+    of_controls = 0 if protocol_names.is_variant(protocol.name) else count
     if not images or result.seconds is None:
       continue
     own_pixels = math.prod(measured.adapter.input_size)
     pixels = sum(map(math.prod, resized)) / own_pixels
-    passes += (count + len(resized)) * images + twins * of_twins
+    passes += (of_controls + len(resized)) * images + twins * of_twins
     seconds += (
-      ((count + pixels) * images + twins * of_twins) * result.seconds / images
+      ((of_controls + pixels) * images + twins * of_twins)
+      * result.seconds
+      / images
     )
     shown = [f'{choices.plural(images, "image")} for each control'] * bool(
-      count
+      of_controls
     )
     shown += [f'{images} for each input size'] * bool(resized)
     shown += [f'{of_twins} for each twin'] * bool(twins)

@@ -130,6 +130,15 @@ class Dataset:
     records -= len(self._excluded())
     return records if self.sample is None else min(records, self.sample)
 
+  def has_more_than(self, count: int) -> bool:
+    """Whether there are more than `count` images; reads them if necessary."""
+    total = self.total()
+    if total is None:
+      total = sum(
+        1 for _ in _iterate(self.read().take(count + 1), self.files())
+      )
+    return total > count
+
   def _excluded(self) -> Sequence[int]:
     """Returns the positions of excluded records among the first `limit`."""
     if self.leakage is None or not self.leakage.is_excluded:

@@ -80,7 +80,9 @@ class Protocol(abc.ABC):
   """A protocol with its data and options, which can measure any model.
 
   Attributes:
-    name: in flags, tables and file names; --<name> asks for the protocol.
+    name: in flags, tables and file names; --<name> asks for the protocol. The
+      name of a variant is that of its protocol, a dot and its own, such as
+      'clickme.smoothgrad_squared'.
     Options: dataclass of its flags, made by `cli.flag`; one of them has the
       protocol's name. Protocols may share a class.
     label: before the score in column titles.
@@ -135,6 +137,37 @@ class Protocol(abc.ABC):
     Raises:
       SettingsError: a flag is missing or contradicts another.
     """
+
+  @classmethod
+  def all_from_options(cls, options: Any, run: RunOptions) -> 'list[Protocol]':
+    """Makes the protocol that the flags describe, and its variants.
+
+    Args:
+      options: an instance of `Options`.
+      run: the flags that all protocols share.
+
+    Returns:
+      The protocol that `from_options` makes, and those of variants.
+
+    Raises:
+      SettingsError: a flag is missing or contradicts another.
+    """
+    return [cls.from_options(options, run)]
+
+  @classmethod
+  def variant(cls, name: str) -> 'type[Protocol]':
+    """Returns the class of a variant, whose results are kept apart.
+
+    Args:
+      name: after the protocol's name and a dot, as an explainer.
+
+    Raises:
+      ValueError: the protocol has no such variant.
+    """
+    raise ValueError(
+      f'The protocol {cls.name!r} has no variant {name!r}; expected the name '
+      'of a protocol.'
+    )
 
   @classmethod
   def flags_without_effect(
@@ -205,6 +238,28 @@ class Protocol(abc.ABC):
   def for_random_twins(self) -> 'Protocol':
     """Returns the protocol for networks with fresh weights."""
     return self
+
+  def for_controls(self) -> 'Protocol':
+    """Returns the protocol for controls; that of a variant may be another."""
+    return self
+
+  def for_model(self, model: 'results.ModelResults') -> 'Protocol':
+    """Returns the protocol for a network, a random twin or a control."""
+    if model.twin_of is not None:
+      return self.for_random_twins()
+    return self.for_controls() if model.is_control else self
+
+  def cost(self, model: 'results.ModelResults') -> str:
+    """Says what the measurement of a network will cost, before it starts.
+
+    Args:
+      model: the network, with its results of the protocols before this one.
+
+    Returns:
+      A sentence; '' if the cost is not worth mentioning.
+    """
+    del model
+    return ''
 
   def present(
     self, stored: 'Mapping[str, scores.Score]'

@@ -63,17 +63,19 @@ def get(name: str) -> type[protocol.Protocol]:
   """Returns a protocol's class, and imports its module if necessary.
 
   Args:
-    name: one of `names()`.
+    name: one of `names()`, or that of a variant such as
+      'clickme.smoothgrad_squared', see `Protocol.variant`.
 
   Raises:
     ValueError: the name is unknown.
   """
-  choices.require('The protocol', name, _REGISTERED)
-  found = _REGISTERED[name]
+  family, _, variant = name.partition('.')
+  choices.require('The protocol', family, _REGISTERED)
+  found = _REGISTERED[family]
   if isinstance(found, str):
     module, _, attribute = found.partition(':')
     found = getattr(importlib.import_module(module), attribute)
-  return found
+  return found.variant(variant) if variant else found
 
 
 def protocols() -> list[type[protocol.Protocol]]:

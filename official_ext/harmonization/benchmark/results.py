@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from official_ext.harmonization.benchmark import protocol_names
 from official_ext.harmonization.evaluation import scores as scores_lib
 
 FORMAT = 2
@@ -141,14 +142,19 @@ class Explained:
   Attributes:
     scores: by name, of the maps that models are compared by.
     by_width: the same for other widths of the blur.
+    seconds_per_image: that the maps took, the median over batches; None if it
+      is unknown.
   """
 
   scores: Mapping[str, scores_lib.Score]
   by_width: Sequence[Smoothed]
+  seconds_per_image: float | None = None
 
   def to_json(self) -> dict[str, Any]:
-    """Returns the fields in strict JSON's types."""
+    """Returns the fields that are known in strict JSON's types."""
+    seconds = self.seconds_per_image
     return {
+      **({} if seconds is None else {'seconds_per_image': seconds}),
       'scores': {name: s.to_json() for name, s in self.scores.items()},
       'by_width': [
         {
@@ -176,6 +182,7 @@ class Explained:
         )
         for found in _field(content, 'by_width', list)
       ],
+      content.get('seconds_per_image'),
     )
 
 
@@ -381,6 +388,29 @@ class ModelResults:
     Several runs of one network are represented by their mean.
     """
     return not self.is_companion and self.group is None
+
+  def warnings_of(self, protocol: str) -> list[str]:
+    """Returns the warnings of a result, without those of its first explainer.
+
+    Args:
+      protocol: its name; a variant also warns of the network's accuracy.
+    """
+    family = protocol_names.family(protocol)
+    first = None if family == protocol else self.results.get(family)
+    known = first.warnings if first else ()
+    return [w for w in self.results[protocol].warnings if w not in known]
+
+  def origins(self) -> dict[str, str]:
+    """Returns where results come from that were not measured, by protocol.
+
+    A control has the same result under every explainer.
+    """
+    return {
+      name: result.origin
+      for name, result in self.results.items()
+      if result.origin
+      and not (self.is_control and protocol_names.is_variant(name))
+    }
 
   def to_json(self) -> dict[str, Any]:
     """Returns the content of the model's file."""

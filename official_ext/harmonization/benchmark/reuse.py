@@ -11,6 +11,7 @@ import tqdm
 
 from official_ext.harmonization.benchmark import identity as identity_lib
 from official_ext.harmonization.benchmark import protocol as protocol_lib
+from official_ext.harmonization.benchmark import protocol_names
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import stored_results
 from official_ext.harmonization.benchmark.adapters import spec as spec_lib
@@ -18,6 +19,8 @@ from official_ext.harmonization.evaluation import scores
 
 # Settings that only affect how a result is found or shown.
 _PRESENTATION = {'ceiling', 'input_path', 'spec'}
+# Kinds of rows, which a protocol may measure on different images.
+_NETWORK, _TWIN, _CONTROL = 'network', 'random twin', 'control'
 _UNVERIFIED = (
   'unverified, because the version that wrote it did not record what it '
   'depends on (--rescore scores it again)'
@@ -51,17 +54,21 @@ class Reuse:
     """
     self._store, self._digests, self._rescore = store, digests, rescore
     self._protocols = {p.name: p for p in protocols}
-    # By name, and whether they are those of random twins.
-    variants = {
-      (p.name, is_twin): p.for_random_twins() if is_twin else p
+    # By name and kind of row.
+    by_kind = {
+      (p.name, kind): found
       for p in protocols
-      for is_twin in (False, True)
+      for kind, found in (
+        (_NETWORK, p),
+        (_TWIN, p.for_random_twins()),
+        (_CONTROL, p.for_controls()),
+      )
     }
     self._settings = {
-      key: scores.json_safe(p.settings()) for key, p in variants.items()
+      key: scores.json_safe(p.settings()) for key, p in by_kind.items()
     }
     self._identities = {
-      key: scores.json_safe(p.identity(digests)) for key, p in variants.items()
+      key: scores.json_safe(p.identity(digests)) for key, p in by_kind.items()
     }
     self._begun = identity_lib.now()
     self.notes: list[str] = []
@@ -81,7 +88,7 @@ class Reuse:
 
     Args:
       protocol: its name.
-      model: its SPEC, and whether it is a random twin, are used.
+      model: its SPEC, and whether it is a random twin or a control, are used.
       network: from `identity.network`.
 
     Returns:
@@ -89,7 +96,7 @@ class Reuse:
     """
     return {
       'network': network,
-      **self._identities[protocol, model.twin_of is not None],
+      **self._identities[protocol, _kind(model)],
       'versions': identity_lib.versions(model.spec),
     }
 
@@ -158,7 +165,7 @@ class Reuse:
       (_unnamed_spec(stored.spec), _unnamed_spec(model.spec)),
     ]
     if name in self._protocols:
-      now = self._settings[name, model.twin_of is not None]
+      now = self._settings[name, _kind(model)]
       pairs.append((stored.results[name].settings, now))
     return '; '.join(filter(None, (_differ(*pair) for pair in pairs)))
 
@@ -179,16 +186,59 @@ class Reuse:
         continue
       if other.name in named and other.name != model.name:
         continue
-      for name in [n for n in missing if n in other.results]:
-        if self._stale(other, name, model, network):
+      for name in list(missing):
+        source = self._same(other, name, model, network)
+        if not source:
           continue
         names = {'model': model.name, 'subj': subject}
-        self._store.adopt(model, name, other, names)
+        self._store.adopt(model, name, other, names, source)
         missing.remove(name)
-        self.note(
-          f'{model.name}: the result of {name} is taken from {path}, which has '
-          'the same network, data and settings.'
-        )
+        if not model.is_control:  # Every explainer shares its controls.
+          self.note(
+            f'{model.name}: the result of {name} is taken from {path}, which '
+            'has the same network, data and settings.'
+          )
+
+  def _same(self, other, name, model, network) -> str:
+    """Returns the protocol whose result would be that of `name`, or ''.
+
+    An explainer that was not the first of an earlier command may be the first
+    of this one, so that variants of one protocol can have the same result.
+    """
+    if name in other.results and not self._stale(other, name, model, network):
+      return name
+    family = protocol_names.family(name)
+    for source, result in other.results.items():
+      if source != name and protocol_names.family(source) == family:
+        if not result.identity or self._store.broken_seal(other, source):
+          continue
+        now = self.identity(name, model, network)
+        if not self._differences(result.identity, now):
+          return source
+    return ''
+
+  def share(
+    self,
+    model: results.ModelResults,
+    name: str,
+    network: Mapping[str, Any],
+  ) -> str:
+    """Copies a result of the same model that another protocol would repeat.
+
+    Controls do not depend on the explainer.
+
+    Args:
+      model: that has results.
+      name: of the protocol that it has no result of.
+      network: from `identity.network`.
+
+    Returns:
+      The protocol whose result was copied; '' if none can be.
+    """
+    source = self._same(model, name, model, network)
+    if source:
+      self._store.adopt(model, name, model, {}, source)
+    return source
 
   def presented(
     self, model: results.ModelResults, name: str, origin: str = ''
@@ -211,7 +261,7 @@ class Reuse:
     if result.identity is None:
       origin += f', {_UNVERIFIED}'
     else:
-      settings = self._settings[name, model.twin_of is not None]
+      settings = self._settings[name, _kind(model)]
     return dataclasses.replace(
       result,
       scores=self._protocols[name].present(result.scores),
@@ -272,12 +322,16 @@ class Reuse:
       return broken
     result = model.results[name]
     if result.identity is None:
-      return _differ(
-        result.settings, self._settings[name, model.twin_of is not None]
-      )
+      return _differ(result.settings, self._settings[name, _kind(model)])
     return self._differences(
       result.identity, self.identity(name, model, result.network)
     )
+
+
+def _kind(model: results.ModelResults) -> str:
+  if model.twin_of is not None:
+    return _TWIN
+  return _CONTROL if model.is_control else _NETWORK
 
 
 def _unnamed_spec(spec: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from official_ext.harmonization.benchmark import claims
 from official_ext.harmonization.benchmark import companion_cost
 from official_ext.harmonization.benchmark import comparisons
 from official_ext.harmonization.benchmark import controls
+from official_ext.harmonization.benchmark import explainer_agreement
 from official_ext.harmonization.benchmark import identity as identity_lib
 from official_ext.harmonization.benchmark import journal as journal_lib
 from official_ext.harmonization.benchmark import model_specs
@@ -144,6 +145,9 @@ class Benchmark:
           os.path.dirname(self._folder), measured, self._protocols
         ),
         subgroups=self._subgroups(measured),
+        agreements=explainer_agreement.compare(
+          os.path.dirname(self._folder), measured, self._protocols
+        ),
       )
       return finish(found)
 
@@ -270,16 +274,29 @@ class Benchmark:
       name = protocol.name
       if not protocol.has_controls and stored.is_companion:
         continue
-      if stored.twin_of is not None:
-        protocol = protocol.for_random_twins()
+      protocol = protocol.for_model(stored)
       if name in stored.results:
         shown[name] = self._reuse.presented(stored, name)
         continue
+      shared = stored.is_control and self._reuse.share(stored, name, network)
+      if shared:
+        shown[name] = dataclasses.replace(
+          self._reuse.presented(stored, name), origin=shown[shared].origin
+        )
+        continue
+      if (stored.twin_of, name) in {(f.name, f.stage) for f in failures}:
+        continue  # The network cannot be measured.
+      if stored.is_network or stored.group:
+        cost = protocol.cost(stored)
+        if cost:
+          tqdm.tqdm.write(cost)
       self._attempt(
         model,
         name,
         failures,
-        lambda p=protocol: self._measure(stored, adapter, network, p, claim),
+        lambda n=name, p=protocol: self._measure(
+          stored, adapter, network, n, p, claim
+        ),
       )
       if name in stored.results:
         shown[name] = stored.results[name]
@@ -326,53 +343,56 @@ class Benchmark:
       )
       return None
 
-  def _measure(self, model: results.ModelResults, adapter, network, p, claim):
-    """Measures a model with the protocol `p` and stores the result."""
+  def _measure(
+    self, model: results.ModelResults, adapter, network, name, p, claim
+  ):
+    """Measures a model with the protocol `p`; stores it as that of `name`."""
     start = time.monotonic()
-    identity = self._reuse.identity(p.name, model, network)
-    path = self._store.path(model.name, f'{p.name}.partial.jsonl')
+    identity = self._reuse.identity(name, model, network)
+    path = self._store.path(model.name, f'{name}.partial.jsonl')
     journal = journal_lib.Journal(path, identity)
     if journal.note:
       self._reuse.note(
-        f'{path}: {journal.note}; {p.name} starts at the first image.'
+        f'{path}: {journal.note}; {name} starts at the first image.'
       )
     if journal.items:
       self._reuse.note(
-        f'{model.name}: {p.name} resumes after '
+        f'{model.name}: {name} resumes after '
         f'{choices.plural(len(journal.items), "image")} of '
         f'a run that began on {identity_lib.date(journal.begun)}.'
       )
     with progress.Progress(
-      f'{model.name}: {p.name}', ' images', p.total(), len(journal.items)
+      f'{model.name}: {name}', ' images', p.total(), len(journal.items)
     ) as bar:
       measured = p.run(adapter, bar.update, journal)
     claim.check()
-    self._save(model, p, identity, measured, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    self._save(model, name, p.settings(), identity, measured, seconds)
     journal.end()
 
-  def _save(self, model: results.ModelResults, p, identity, measured, seconds):
+  def _save(
+    self, model: results.ModelResults, name, settings, identity, found, seconds
+  ):
     """Writes table and examples, and then the file that refers to them."""
-    table = self._store.path(model.name, f'{p.name}.csv')
-    scores.write_rows(
-      table, [{'model': model.name, **r} for r in measured.rows]
-    )
+    table = self._store.path(model.name, f'{name}.csv')
+    scores.write_rows(table, [{'model': model.name, **r} for r in found.rows])
     examples = None
-    if measured.examples is not None:
-      examples = self._store.path(model.name, f'{p.name}.npz')
-      stored_results.write_examples(examples, measured.examples)
-    model.results[p.name] = results.StoredResult(
-      scores={score.name: score for score in measured.scores},
-      settings=scores.json_safe(p.settings()),
+    if found.examples is not None:
+      examples = self._store.path(model.name, f'{name}.npz')
+      stored_results.write_examples(examples, found.examples)
+    model.results[name] = results.StoredResult(
+      scores={score.name: score for score in found.scores},
+      settings=scores.json_safe(settings),
       table=os.path.join(_FOLDER, os.path.basename(table)),
       examples=examples and os.path.join(_FOLDER, os.path.basename(examples)),
-      warnings=list(measured.warnings),
-      curves=measured.curves,
-      explainers=measured.explainers,
+      warnings=list(found.warnings),
+      curves=found.curves,
+      explainers=found.explainers,
       created=identity_lib.now(),
       seconds=round(seconds, 1),
       identity=scores.json_safe(identity),
     )
-    self._store.seal(model, p.name)
+    self._store.seal(model, name)
     self._store.save(model)
 
 

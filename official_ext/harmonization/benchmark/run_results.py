@@ -10,6 +10,7 @@ from typing import Any
 
 import typing_extensions
 
+from official_ext.harmonization.benchmark import protocol_names
 from official_ext.harmonization.benchmark import repeated_runs
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import subgroups as subgroups_lib
@@ -129,6 +130,57 @@ class PairComparison(_Difference):
 
 
 @dataclasses.dataclass(frozen=True)
+class RankCorrelation:
+  """A rank correlation over networks.
+
+  Attributes:
+    value: NaN if it is undefined, as where all networks are equal.
+    low: lower end of the 95 % interval over images (percentile bootstrap over
+      groups); NaN if it is undefined.
+    high: its upper end.
+  """
+
+  value: float
+  low: float
+  high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+  """Two explainers, compared by how they rank networks.
+
+  Attributes:
+    protocol: name of the protocol without an explainer.
+    first: name of one explainer.
+    second: of the other.
+    networks: names of the networks, best first by the first explainer.
+    order: the same, best first by the second.
+    images: number of images that all networks have under both explainers.
+    groups: number of groups of these.
+    spearman: Spearman's rank correlation.
+    kendall: Kendall's tau-b.
+    same_order: part of the resamples in which both explainers have the same
+      order; NaN with one group.
+  """
+
+  protocol: str
+  first: str
+  second: str
+  networks: Sequence[str]
+  order: Sequence[str]
+  images: int
+  groups: int
+  spearman: RankCorrelation
+  kendall: RankCorrelation
+  same_order: float
+
+  @property
+  def order_changes(self) -> bool:
+    """Whether the order of the networks depends on the explainer."""
+    return list(self.networks) != list(self.order)
+
+
+@dataclasses.dataclass(frozen=True)
 class RunResults:
   """What a run of the benchmark found.
 
@@ -138,6 +190,7 @@ class RunResults:
     notes: sentences on what was found in the folder.
     comparisons: of networks with controls.
     subgroups: specific alignment of parts of the images.
+    agreements: of pairs of explainers.
   """
 
   models: Sequence[results.ModelResults]
@@ -145,6 +198,7 @@ class RunResults:
   notes: Sequence[str] = ()
   comparisons: Sequence[Comparison] = ()
   subgroups: Sequence[subgroups_lib.Subgroup] = ()
+  agreements: Sequence[Agreement] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +260,7 @@ class Report:
     comparisons: of networks with controls.
     pairs: comparisons of networks with each other.
     subgroups: specific alignment of parts of the images.
+    agreements: of pairs of explainers.
   """
 
   created: str
@@ -221,6 +276,7 @@ class Report:
   comparisons: Sequence[Comparison] = ()
   pairs: Sequence[PairComparison] = ()
   subgroups: Sequence[subgroups_lib.Subgroup] = ()
+  agreements: Sequence[Agreement] = ()
 
   def to_json(self) -> dict[str, Any]:
     """Returns the content of results.json, see docs/benchmark.md."""
@@ -236,7 +292,7 @@ class Report:
       },
       'left_out': dict(self.not_measured),
       'twins': [list(pair) for pair in self.twins],
-      'models': [model.to_json() for model in self.models],
+      'models': [_with_all_explainers(m.to_json()) for m in self.models],
       'failures': [
         {
           'name': failure.name,
@@ -263,4 +319,22 @@ class Report:
       'subgroups': [
         scores_lib.json_safe(dataclasses.asdict(s)) for s in self.subgroups
       ],
+      'explainer_agreement': [
+        scores_lib.json_safe(
+          {**dataclasses.asdict(a), 'order_changes': a.order_changes}
+        )
+        for a in self.agreements
+      ],
     }
+
+
+def _with_all_explainers(content: dict[str, Any]) -> dict[str, Any]:
+  """Adds the explainers of variants to those of their protocol."""
+  found = content['experiments']
+  for name in found:
+    family = protocol_names.family(name)
+    if family != name and family in found:
+      explained = found[family].setdefault('explainers', {})
+      for explainer, scores in found[name].get('explainers', {}).items():
+        explained.setdefault(explainer, scores)
+  return content

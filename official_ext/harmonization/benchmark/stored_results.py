@@ -196,6 +196,7 @@ class Store:
     protocol: str,
     other: results.ModelResults,
     names: Mapping[str, str],
+    source: str = '',
   ):
     """Copies a result of the same network under another name.
 
@@ -204,8 +205,9 @@ class Store:
       protocol: whose result is copied.
       other: that has the result.
       names: the new name by column of the table.
+      source: name of the protocol in `other`; by default, the same.
     """
-    result = other.results[protocol]
+    result = other.results[source or protocol]
     for field, old in _paths(result).items():
       with tf.io.gfile.GFile(os.path.join(self._root, old), 'rb') as f:
         content = f.read()

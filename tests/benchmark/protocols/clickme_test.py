@@ -7,6 +7,7 @@
 # Bazel: tags = ["networks"]
 
 import dataclasses
+import json
 import os
 import sys
 import types
@@ -17,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 from scipy import stats
 import tensorflow as tf
+import tqdm
 
 from official_ext.harmonization.benchmark import alignment
 from official_ext.harmonization.benchmark import identity
@@ -24,11 +26,14 @@ from official_ext.harmonization.benchmark import journal
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import map_alignment
 from official_ext.harmonization.benchmark import measured_ceilings
+from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import network_pairs
 from official_ext.harmonization.benchmark import normalization
 from official_ext.harmonization.benchmark import perceptual_hash
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
+from official_ext.harmonization.benchmark import run
 from official_ext.harmonization.benchmark import statistics
 from official_ext.harmonization.benchmark import user_jackknife
 from official_ext.harmonization.benchmark.protocols import clickme
@@ -506,6 +511,130 @@ class ClickMeProtocolTest(tf.test.TestCase, parameterized.TestCase):
       ).preprocessing(fakes.Adapter(), (224, 224))
       self.assertEqual('antialiased' in line, seen)
       self.assertEqual('(centred)' in line, centred)
+
+
+class ExplainersTest(tf.test.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = self.get_temp_dir()
+    self.path = fixtures.write_numbered(self.folder, 'a.tfrecords', 5)
+    self.output_dir = os.path.join(self.folder, 'out')
+    self.measured = []
+    measure = alignment.Alignment.run
+
+    def measured(of, adapter, *given):
+      self.measured.append((adapter.name, of.explainer))
+      return measure(of, adapter, *given)
+
+    self.enter_context(mock.patch.object(alignment.Alignment, 'run', measured))
+
+  def _build(self, spec):
+    adapter = fakes.Adapter(spec=spec)
+
+    def randomize(seed):
+      del seed
+      adapter._linear = -adapter._linear
+
+    adapter.randomize = randomize
+    return adapter
+
+  def _measure(self, *names):
+    options = clickme.ClickMeOptions(
+      clickme=self.path,
+      map_decoder='clickme',
+      comparison_size=20,
+      explainers=names,
+      explainer_samples=2,
+      metrics='none',
+    )
+    self.measured.clear()
+    protocols = clickme.ClickMeProtocol.all_from_options(
+      options, protocol.RunOptions(output_dir=self.output_dir, batch_size=5)
+    )
+    network = model_specs.parse('keras:one')
+    rows = [
+      network,
+      *model_specs.controls()[:1],
+      *model_specs.random_twins([network], 1),
+    ]
+    found = run.Benchmark(protocols, self.output_dir, self._build).run(rows)
+    return found, {m.name: m.results for m in found.models}
+
+  def _table(self, stored):
+    return scores.read_rows(os.path.join(self.output_dir, stored.table))
+
+  def test_an_explainer_measures_only_what_is_new(self):
+    squared = 'clickme.smoothgrad_squared'
+    self._measure('gradient')
+    rows = ['one', 'control-centre', 'random-one-0']
+    self.assertEqual(self.measured, [(row, 'gradient') for row in rows])
+    found, by_name = self._measure('gradient', 'smoothgrad_squared')
+    self.assertEqual(
+      self.measured, [(row, 'smoothgrad_squared') for row in rows[::2]]
+    )
+    self.assertEqual([*by_name['one']], ['clickme', squared])
+    self.assertIn('earlier run', by_name['one']['clickme'].origin)
+    self.assertEqual(by_name['one'][squared].origin, '')
+    of_control = by_name['control-centre']
+    self.assertEqual(
+      self._table(of_control['clickme']), self._table(of_control[squared])
+    )
+    # The time of a map is known, so that of the next can be estimated.
+    explained = by_name['one'][squared].explainers['smoothgrad_squared']
+    self.assertGreater(explained.seconds_per_image, 0)
+    self.assertEqual(
+      explained,
+      results.Explained.from_json(json.loads(json.dumps(explained.to_json()))),
+    )
+    compared = {(c.protocol, c.control) for c in found.comparisons}
+    self.assertLen(compared, 4)
+    # Another order needs no measurement: the earlier results are found.
+    _, again = self._measure('smoothgrad_squared', 'gradient')
+    self.assertEqual(self.measured, [])
+    self.assertEqual(
+      again['one']['clickme'].scores, by_name['one'][squared].scores
+    )
+    self.assertEqual(
+      again['one']['clickme.gradient'].scores, by_name['one']['clickme'].scores
+    )
+
+  def test_networks_and_controls_have_the_same_sample(self):
+    said = []
+    with (
+      mock.patch.object(clickme, 'TWIN_IMAGES', 3),
+      mock.patch.object(tqdm.tqdm, 'write', said.append),
+    ):
+      found, by_name = self._measure('gradient', 'smoothgrad_squared')
+    name = 'clickme.smoothgrad_squared'
+    rows = {row: self._table(of[name]) for row, of in by_name.items()}
+    records = [[r['record'] for r in of_row] for of_row in rows.values()]
+    self.assertEqual(records, [records[0]] * 3)
+    self.assertLen(records[0], 3)
+    self.assertLen(self._table(by_name['control-centre']['clickme']), 5)
+    # The influences of 3 images average to the score of these 3 images.
+    for row, key in (('one', 'smoothgrad_squared'), ('control-centre', 'none')):
+      score = by_name[row][name].explainers[key].scores['specific']
+      influences = [float(r['influence']) for r in rows[row]]
+      self.assertAlmostEqual(score.value, np.mean(influences))
+    counts = {
+      c.protocol: c.n for c in found.comparisons if 'centre' in c.control
+    }
+    self.assertEqual(counts, {'clickme': 5, name: 3})
+    (cost,) = [text for text in said if 'seconds per gradient' in text]
+    self.assertIn('takes 2 gradients per image', cost)
+
+  def test_names_of_explainers(self):
+    for names, message in (
+      (('gradiant',), "'gradiant'.*Did you mean gradient"),
+      ((), 'has no name'),
+    ):
+      with self.assertRaisesRegex(protocol.SettingsError, message):
+        self._measure(*names)
+    found = registry.get('clickme.occlusion')
+    self.assertIs(found, registry.get('clickme.occlusion'))
+    self.assertEqual(found.name, 'clickme.occlusion')
+    with self.assertRaisesRegex(ValueError, 'no variant'):
+      registry.get('imagenet.occlusion')
 
 
 def _image_of(path):

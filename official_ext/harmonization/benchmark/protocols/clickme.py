@@ -10,6 +10,7 @@ the same images than with those of other images; see `benchmark.alignment`.
 from collections.abc import Container, Iterator, Mapping, Sequence
 import copy
 import dataclasses
+import functools
 import os
 import re
 from typing import Any
@@ -17,17 +18,19 @@ from typing import Any
 from etils import epy
 import typing_extensions
 
-from official_ext.harmonization import cli
 from official_ext.harmonization import option_values
 from official_ext.harmonization.benchmark import alignment_words
 from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark import protocol_names
 from official_ext.harmonization.benchmark.adapters import sizes
+from official_ext.harmonization.benchmark.protocols import map_options
 from official_ext.harmonization.dataloaders import registry as decoders
 
 with epy.lazy_imports():
   from official_ext.harmonization.benchmark import alignment
   from official_ext.harmonization.benchmark import data_cards
+  from official_ext.harmonization.benchmark import explainer_cost
   from official_ext.harmonization.benchmark import explainers
   from official_ext.harmonization.benchmark import identity as identity_lib
   from official_ext.harmonization.benchmark import labelled_images
@@ -41,128 +44,9 @@ with epy.lazy_imports():
   from official_ext.harmonization.data.records import clickme_release
   from official_ext.harmonization.evaluation import scores
 
-# Height and width at which the release compares maps.
-RELEASED_SIZE = 224
-
-# Images on which random twins are measured.
-TWIN_IMAGES = 500
-
-
-@dataclasses.dataclass(frozen=True)
-class ClickMeOptions:
-  """Flags of ClickMe and Clicktionary."""
-
-  clickme: str = cli.flag('', 'ClickMe records: paths or globs.')
-  clicktionary: str = cli.flag('', 'Clicktionary records: paths or globs.')
-  map_decoder: str | None = cli.flag(
-    None,
-    'Format of the records with maps. By default, it is recognized from the '
-    'first record.',
-    choices=decoders.names,
-  )
-  clicktionary_map_decoder: str | None = cli.flag(
-    None,
-    'Format of --clicktionary, if it differs from --map_decoder.',
-    choices=decoders.names,
-  )
-  label_offset: int | None = cli.flag(
-    None,
-    'Added to the labels of records with maps to give the classes that are '
-    'scored, 0..999 for ImageNet. The default is 0, except that '
-    'canonical records require the flag: -1 if the labels are 1..1000.',
-  )
-  clicktionary_label_offset: int | None = cli.flag(
-    None,
-    'Label offset of --clicktionary, if it differs from --label_offset.',
-  )
-  raw_image_max: float | None = cli.flag(
-    None,
-    'Maximum pixel value in formats of raw pixels: 255 or 1. The default is '
-    '255, or recognized if --map_decoder is not set.',
-  )
-  blur: bool = cli.flag(True, 'Blur human maps as the ClickMe release does.')
-  map_resize: str | None = cli.flag(
-    None,
-    'How human maps are resized before the blur: from the few pixels that the '
-    'release samples, or from all. The default is antialias for canonical '
-    'records, otherwise released.',
-    choices=option_values.MAP_RESIZES,
-  )
-  blur_kernel: str = cli.flag(
-    'released',
-    'Kernel of --blur; the released one shifts maps by half a cell.',
-    choices=option_values.BLUR_KERNELS,
-  )
-  comparison_size: int = cli.flag(
-    RELEASED_SIZE,
-    "Height and width at which maps are compared; 0 for each model's input "
-    'size.',
-    at_least=0,
-  )
-  ceiling: float | None = cli.flag(
-    None,
-    'Rank correlation among people, which counts as 1 in --clickme. The '
-    "default is 0.65753 for ClickMe's release as downloaded by "
-    'data.download_clickme, and 1, which gives raw scores, for other records.',
-  )
-  clicktionary_ceiling: float = cli.flag(
-    1.0, 'Ceiling of --clicktionary; 1 gives raw scores.'
-  )
-  ceilings: str = cli.flag(
-    '',
-    'ceilings.json of ceiling, with images.csv next to it: what people reach '
-    'on the same images. Adds controlled and controlled_person, the parts of '
-    'it that a model reaches.',
-    path=True,
-  )
-  clicktionary_ceilings: str = cli.flag(
-    '', 'The same for the images of --clicktionary.', path=True
-  )
-  explainer: str = cli.flag(
-    'gradient',
-    "How a model's map is computed.",
-    choices=option_values.EXPLAINERS,
-  )
-  faithfulness: int = cli.flag(
-    0,
-    'Number of images of --clickme, drawn with a fixed seed, on which it is '
-    'checked whether maps show what the network uses; 0 for none. Each image '
-    'takes about 300 forward passes and 6 maps.',
-    at_least=0,
-  )
-  metrics: str = cli.flag(
-    'standard',
-    'Further saliency metrics, shown below the main table: standard for AUC, '
-    'pointing, shuffled AUC, information gain, NSS, CC, KL and SIM; all adds '
-    "the earth mover's distance; none skips them.",
-    choices=option_values.SALIENCY_METRICS,
-  )
-  group_by: str = cli.flag(
-    '',
-    'Regular expression on the recorded names of images, such as '
-    "'(.*)_[0-9]+'. Images with the same match (of its group, if it has one) "
-    'belong together, such as frames of a video, and do not count as different '
-    'images. Images with equal pixels always belong together.',
-  )
-  controls: bool = cli.flag(
-    True,
-    'Measure controls too: rows without a network that a network must beat.',
-  )
-  random_twins: int = cli.flag(
-    3,
-    'Number of networks with fresh weights that are measured for each model.',
-    at_least=0,
-  )
-  input_sizes: tuple[str, ...] = cli.flag(
-    (),
-    'Input sizes, such as 160,224, at which each network is also measured, '
-    'if it accepts them. The report shows whether the order of the networks '
-    'depends on the input size. Each size costs as much as another network.',
-  )
-  all: bool = cli.flag(
-    False,
-    f'Measure random twins on all images instead of a random {TWIN_IMAGES}.',
-  )
+# Options are there for protocols that share them.
+ClickMeOptions = map_options.ClickMeOptions
+TWIN_IMAGES = map_options.TWIN_IMAGES
 
 
 class ClickMeProtocol(protocol.Protocol):
@@ -190,7 +74,7 @@ class ClickMeProtocol(protocol.Protocol):
     batch_size: int,
     ceiling: float | None = None,
     explainer: str = 'gradient',
-    comparison_size: int | None = RELEASED_SIZE,
+    comparison_size: int | None = map_options.RELEASED_SIZE,
     group_by: str = '',
     controls: bool = False,
     random_twins: int = 0,
@@ -198,6 +82,8 @@ class ClickMeProtocol(protocol.Protocol):
     all_images: bool = False,
     ceilings: 'measured_ceilings.MeasuredCeilings | None' = None,
     metrics: str = 'none',
+    samples: int | None = None,
+    ranks: 'specific_alignment.HumanRanks | None' = None,
   ):
     """Initializes the protocol.
 
@@ -214,11 +100,20 @@ class ClickMeProtocol(protocol.Protocol):
       controls: whether rows without a network are measured too.
       random_twins: the number of networks with fresh weights for each model.
       input_sizes: at which each model is measured too, such as '160'.
-      all_images: whether these are measured on all images, not on 500.
+      all_images: whether these, and expensive explainers, are measured on all
+        images, not on 500.
       ceilings: what people reach on these images, or None.
       metrics: further saliency metrics, one of
         `option_values.SALIENCY_METRICS`.
+      samples: samples or steps of the explainer; None for its default.
+      ranks: of the human maps, which protocols with the same data share.
     """
+    if explainer not in option_values.CHEAP_EXPLAINERS and (
+      not all_images and dataset.has_more_than(TWIN_IMAGES)
+    ):
+      dataset = dataclasses.replace(dataset, sample=TWIN_IMAGES)
+    if not explainers.samples_option(explainer):
+      samples = None
     self._alignment = alignment.Alignment(
       dataset,
       batch_size,
@@ -227,6 +122,8 @@ class ClickMeProtocol(protocol.Protocol):
       ceiling,
       group_by,
       metrics,
+      samples,
+      ranks or specific_alignment.HumanRanks(),
     )
     self._controls, self._random_twins = controls, random_twins
     self._input_sizes = input_sizes
@@ -255,7 +152,7 @@ class ClickMeProtocol(protocol.Protocol):
 
   @typing_extensions.override
   def for_random_twins(self) -> 'ClickMeProtocol':
-    if self._all:
+    if self._all or self._alignment.dataset.sample is not None:
       return self
     if self._sampled is None:
       dataset = dataclasses.replace(self._alignment.dataset, sample=TWIN_IMAGES)
@@ -265,11 +162,53 @@ class ClickMeProtocol(protocol.Protocol):
       )
     return self._sampled
 
+  @typing_extensions.override
+  def for_controls(self) -> 'ClickMeProtocol':
+    # Controls have no explanation, and so the same results under each. Their
+    # images are those of the networks, since the score of an image depends on
+    # all the others.
+    found = copy.copy(self)
+    found._alignment = dataclasses.replace(
+      self._alignment, explainer='gradient', samples=None
+    )
+    return found
+
+  @typing_extensions.override
+  def cost(self, model):
+    if self._alignment.explainer in option_values.CHEAP_EXPLAINERS:
+      return ''
+    images = self.total()
+    measured = model.results.get(protocol_names.family(self.name))
+    if images is None and measured:
+      score = measured.scores['spearman']
+      sample = self._alignment.dataset.sample
+      count = (score.n or 0) + (score.n_undefined or 0)
+      images = count if sample is None else min(count, sample)
+    return explainer_cost.before(
+      model,
+      self.name,
+      self._alignment.explainer,
+      images,
+      self._alignment.samples,
+    )
+
+  @classmethod
+  @typing_extensions.override
+  def variant(cls, name: str) -> 'type[ClickMeProtocol]':
+    return _variant(cls, name)
+
   @classmethod
   @typing_extensions.override
   def from_options(
     cls, options: ClickMeOptions, run: protocol.RunOptions
   ) -> 'ClickMeProtocol':
+    return cls.all_from_options(options, run)[0]
+
+  @classmethod
+  @typing_extensions.override
+  def all_from_options(
+    cls, options: ClickMeOptions, run: protocol.RunOptions
+  ) -> 'list[ClickMeProtocol]':
     return cls._make(
       options,
       run,
@@ -284,13 +223,14 @@ class ClickMeProtocol(protocol.Protocol):
   def _make(
     cls, options, run, path, *, map_decoder, label_offset, ceiling, ceilings
   ):
-    """Makes a protocol of the flags for its records and the shared flags."""
+    """Makes a protocol for each explainer, of records and shared flags."""
     prefix = '' if cls.name == 'clickme' else f'{cls.name}_'
     if options.comparison_size == 1:
       raise protocol.SettingsError(
         '--comparison_size=1: maps of one pixel have no ranks; expected 0 for '
         "each model's input size, or at least 2, such as 224."
       )
+    names = map_options.explainers_of(options)
     if ceiling is not None and not 0 < ceiling <= 1:
       raise protocol.SettingsError(
         f'--{prefix}ceiling={ceiling} is not a rank correlation of people; '
@@ -338,24 +278,30 @@ class ClickMeProtocol(protocol.Protocol):
       ) from None
     dataset = labelled_images.compared_with_training(dataset, run, cls.name)
     # Otherwise, names that do not match would be found after measuring.
-    names = dataset.names() if ceilings or options.group_by else []
-    alignment.group_names(options.group_by, names)
-    return cls(
-      dataset,
-      batch_size=run.batch_size,
-      explainer=options.explainer,
-      ceiling=None if ceiling == 1.0 else ceiling,
-      comparison_size=options.comparison_size or None,
-      group_by=options.group_by,
-      controls=options.controls,
-      random_twins=options.random_twins,
-      input_sizes=list(dict.fromkeys(input_sizes)),
-      all_images=options.all,
-      ceilings=cls._read_ceilings(ceilings, options, names)
+    images = dataset.names() if ceilings or options.group_by else []
+    alignment.group_names(options.group_by, images)
+    shared = {
+      'batch_size': run.batch_size,
+      'ceiling': None if ceiling == 1.0 else ceiling,
+      'comparison_size': options.comparison_size or None,
+      'group_by': options.group_by,
+      'controls': options.controls,
+      'random_twins': options.random_twins,
+      'input_sizes': list(dict.fromkeys(input_sizes)),
+      'all_images': options.all,
+      'ceilings': cls._read_ceilings(ceilings, options, images)
       if ceilings
       else None,
-      metrics=options.metrics,
-    )
+      'metrics': options.metrics,
+      'samples': options.explainer_samples,
+    }
+    # Human maps are ranked once for all explainers.
+    shared['ranks'] = specific_alignment.HumanRanks()
+    kinds = [cls, *map(cls.variant, names[1:])]
+    return [
+      kind(dataset, explainer=name, **shared)
+      for kind, name in zip(kinds, names)
+    ]
 
   @classmethod
   def _read_ceilings(
@@ -397,7 +343,8 @@ class ClickMeProtocol(protocol.Protocol):
           'map_resize',
           'blur_kernel',
           'comparison_size',
-          'explainer',
+          'explainers',
+          'explainer_samples',
           'metrics',
           'group_by',
           'controls',
@@ -412,7 +359,15 @@ class ClickMeProtocol(protocol.Protocol):
         'whose images are encoded',
         ('raw_image_max',),
       )
-    if not options.random_twins:
+    # Explainers of users are not imported before they are needed.
+    if not any(
+      name in option_values.SAMPLED_EXPLAINERS or '.' in name
+      for name in options.explainers
+    ):
+      yield f'on {", ".join(options.explainers)}', ('explainer_samples',)
+    if not options.random_twins and (
+      {*options.explainers} <= {*option_values.CHEAP_EXPLAINERS}
+    ):
       yield 'with --random_twins=0', ('all',)
     if not options.blur:
       yield 'with --noblur', ('map_resize', 'blur_kernel')
@@ -429,8 +384,13 @@ class ClickMeProtocol(protocol.Protocol):
       **self._alignment.dataset.settings(),
       'ceiling': self._alignment.ceiling,
       'explainer': self._alignment.explainer,
+      **self._samples(),
       'comparison_size': self._alignment.comparison_size or 'native',
     }
+
+  def _samples(self) -> dict[str, int]:
+    samples = self._alignment.samples
+    return {} if samples is None else {'explainer_samples': samples}
 
   @typing_extensions.override
   def origin(self, digests) -> 'data_cards.Origin':
@@ -441,13 +401,14 @@ class ClickMeProtocol(protocol.Protocol):
     # Results without these scores are as those of versions that had none.
     metrics = self._alignment.metrics
     return {
-      'protocol': f'{self.name} {self.version}',
+      'protocol': f'{protocol_names.family(self.name)} {self.version}',
       'data': self._alignment.dataset.contents(digests),
       # Without the ceiling, which only changes how a score is shown.
       'options': {
         **self._alignment.dataset.options(),
         'explainer': self._alignment.explainer,
         **explainers.identity(self._alignment.explainer),
+        **self._samples(),
         'comparison_size': self._alignment.comparison_size or 'native',
         'group_by': self._alignment.group_by,
         **({} if metrics == 'none' else {'metrics': metrics}),
@@ -539,6 +500,9 @@ class ClickMeProtocol(protocol.Protocol):
         if name in explained.scores:
           found[name] = explained.scores[name]
       break
+    if protocol_names.is_variant(cls.name):
+      # Predictions do not depend on the explainer.
+      found.pop('top1', None)
     order = [*cls.score_words]
     return dict(sorted(found.items(), key=lambda pair: order.index(pair[0])))
 
@@ -556,6 +520,29 @@ class ClickMeProtocol(protocol.Protocol):
   @typing_extensions.override
   def facts(cls, settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return protocol.facts_of(settings, labelled_images.FACTS)
+
+
+@functools.cache
+def _variant(
+  cls: type[ClickMeProtocol], explainer: str
+) -> type[ClickMeProtocol]:
+  """Makes the class of a protocol under another explainer than the first."""
+  values = {k: v for k, v in cls.image_values.items() if k != 'top1'}
+  return type(
+    f'{cls.__name__}_{explainer}',
+    (cls,),
+    {
+      'name': f'{cls.name}.{explainer}',
+      'label': f'{cls.label} {explainer}',
+      'title': f'{cls.title}, by {explainer}',
+      'headlines': ('specific',),
+      'accuracy_score': None,
+      'image_values': values,
+      'pictures': tuple(
+        f'{cls.name}.{explainer}_ceilings.png' for _ in cls.pictures
+      ),
+    },
+  )
 
 
 def _known_ceiling(

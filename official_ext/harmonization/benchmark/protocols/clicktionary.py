@@ -22,9 +22,9 @@ class ClicktionaryProtocol(clickme.ClickMeProtocol):
 
   @classmethod
   @typing_extensions.override
-  def from_options(
+  def all_from_options(
     cls, options: clickme.ClickMeOptions, run: protocol.RunOptions
-  ) -> 'ClicktionaryProtocol':
+  ) -> list[clickme.ClickMeProtocol]:
     offset = options.clicktionary_label_offset
     return cls._make(
       options,

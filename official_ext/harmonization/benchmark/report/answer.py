@@ -8,6 +8,7 @@ import math
 
 from official_ext.harmonization import choices
 from official_ext.harmonization.benchmark import controls
+from official_ext.harmonization.benchmark import protocol_names
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark import statistics
@@ -48,7 +49,7 @@ def sentences(report: run_results.Report) -> list[str]:
       + (f' ({", ".join(winners)})' if winners else '')
       + f'. The best, {best}, is {_words(closest)} the strongest control, '
       f'{closest.control}: {closest.difference:+.3f} {_test(closest)}, over '
-      f'{choices.plural(closest.n, "image")}.'
+      f'{choices.plural(closest.n, "image")}.' + _others(closest, defined)
     )
   return found
 
@@ -59,6 +60,17 @@ def _who(winners: Sequence[str], count: int) -> str:
     return 'the network is' if winners else 'the network is not'
   verb = 'is' if len(winners) < 2 else 'are'
   return f'{len(winners) or "none"} of {count} networks {verb}'
+
+
+def _others(
+  closest: run_results.Comparison, found: list[run_results.Comparison]
+) -> str:
+  """Names controls that are not beaten, although the strongest is."""
+  others = [c for c in found if not c.beats and c is not closest]
+  if not closest.beats or not others:
+    return ''
+  texts = [f'{c.control} ({c.difference:+.3f} {_test(c)})' for c in others]
+  return f' It is not distinguishable from {" and ".join(texts)}.'
 
 
 def _words(c: run_results.Comparison) -> str:
@@ -97,16 +109,34 @@ def _of(
 
 
 def section(report: run_results.Report) -> list[blocks.Block]:
-  """Makes a table of the best networks against all controls.
+  """Makes tables of the best networks against all controls.
 
   Args:
     report: what was measured.
 
   Returns:
-    Blocks; none without comparisons.
+    A table for each protocol, by its first explainer; none without comparisons.
+  """
+  return [
+    table
+    for protocol in report.protocols
+    if not protocol_names.is_variant(protocol)
+    for table in tables(report, protocol)
+  ]
+
+
+def tables(report: run_results.Report, protocol: str) -> list[blocks.Block]:
+  """Makes a table of the best networks against all controls.
+
+  Args:
+    report: what was measured.
+    protocol: its name.
+
+  Returns:
+    The table; none if nothing was compared.
   """
   found: list[blocks.Block] = []
-  for protocol in dict.fromkeys(c.protocol for c in report.comparisons):
+  if any(c.protocol == protocol for c in report.comparisons):
     compared = dict(list(_of(report, protocol).items())[:_SHOWN])
     # Random twins differ between networks, and share a row.
     names = dict.fromkeys(_row(c) for rows in compared.values() for c in rows)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import tabulate
 
 from official_ext.harmonization import choices
+from official_ext.harmonization.benchmark import protocol_names
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run_results
@@ -83,9 +84,15 @@ def columns(models: Models) -> list[Column]:
     for key, score in scores_of(model).items():
       normalized[key] = normalized.get(key, False) or score.ceiling is not None
   order = registry.names()
+
+  def position(key):
+    # The first explainer is before the others.
+    family = protocol_names.family(key[0])
+    return order.index(family), protocol_names.is_variant(key[0])
+
   return [
     Column(*key, _title(*key, normalized[key]), normalized[key])
-    for key in sorted(normalized, key=lambda key: order.index(key[0]))
+    for key in sorted(normalized, key=position)
   ]
 
 
@@ -136,13 +143,15 @@ def marks(comparisons: Comparisons) -> dict[str, str]:
   """Marks networks that do not beat every control.
 
   Args:
-    comparisons: of networks with controls.
+    comparisons: of networks with controls. Those of variants count only if
+      there are no others, since networks are ranked by the first explainer.
 
   Returns:
     NOT_BEATEN or BELOW by the name of the network.
   """
   found: dict[str, str] = {}
-  for c in comparisons:
+  first = [c for c in comparisons if not protocol_names.is_variant(c.protocol)]
+  for c in first or comparisons:
     if c.is_below:
       found[c.model] = BELOW
     elif not c.beats:
@@ -351,7 +360,12 @@ def _tables(
       for row in _texts(models, headlines(shown), comparisons)
     ]
   for name in protocols:
-    yield _texts(models, of_protocol(shown, name), comparisons)
+    of_variant = [c for c in comparisons if c.protocol == name]
+    yield _texts(
+      models,
+      of_protocol(shown, name),
+      of_variant if protocol_names.is_variant(name) else comparisons,
+    )
 
 
 def _texts(
@@ -391,10 +405,9 @@ def as_markdown(models: Models, comparisons: Comparisons = ()) -> str:
 def origins(models: Models) -> list[str]:
   """Returns a sentence for each result that this command did not measure."""
   return [
-    f'{model.name} ({name}): {result.origin}.'
+    f'{model.name} ({name}): {origin}.'
     for model in models
-    for name, result in model.results.items()
-    if result.origin
+    for name, origin in model.origins().items()
   ]
 
 

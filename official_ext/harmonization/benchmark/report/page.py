@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from official_ext.harmonization.benchmark import protocol_names
 from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark import results
 from official_ext.harmonization.benchmark import run_results
@@ -20,6 +21,7 @@ from official_ext.harmonization.benchmark.report import answer
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import differences
 from official_ext.harmonization.benchmark.report import examples
+from official_ext.harmonization.benchmark.report import explainers
 from official_ext.harmonization.benchmark.report import explanations
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import further_scores
@@ -88,6 +90,7 @@ def sections(report: run_results.Report, output_dir: str) -> list[Section]:
     ),
     Section('leaderboard', 'Leaderboard', _leaderboard(report)),
     Section('trade-off', 'Accuracy against alignment', _trade_off(report)),
+    Section('explainers', 'Networks by explainer', explainers.section(report)),
     Section('power', 'What differences could be detected', _power(report)),
     *(
       Section(name, measured.title, _protocol(name, report, output_dir))
@@ -157,12 +160,6 @@ def _summary(report: run_results.Report) -> str:
 
 
 def _alarms(report: run_results.Report) -> Iterator[Alarm]:
-  measured = [
-    (model.name, protocol, result)
-    for model in report.models
-    for protocol, result in model.results.items()
-  ]
-  networks = {model.name for model in report.models if model.is_network}
   trial = f'Only the first {report.limit} records were scored.'
   for title, is_urgent, items in (
     ('A trial', True, [AlarmItem(trial)] if report.limit else []),
@@ -175,19 +172,20 @@ def _alarms(report: run_results.Report) -> Iterator[Alarm]:
       'Warnings',
       True,
       [
-        AlarmItem(warning, name, protocol)
-        for name, protocol, result in measured
-        if name in networks  # Fresh weights are at chance, as they should be.
-        for warning in result.warnings
+        AlarmItem(warning, model.name, protocol)
+        for model in report.models
+        if model.is_network  # Fresh weights are at chance, as they should be.
+        for protocol in model.results
+        for warning in model.warnings_of(protocol)
       ],
     ),
     (
       'Not scored this time',
       False,
       [
-        AlarmItem(f'{result.origin}.', name, protocol)
-        for name, protocol, result in measured
-        if result.origin
+        AlarmItem(f'{origin}.', model.name, protocol)
+        for model in report.models
+        for protocol, origin in model.origins().items()
       ],
     ),
     (
@@ -250,7 +248,7 @@ def _protocol(
   name: str, report: run_results.Report, output_dir: str
 ) -> list[blocks.Block]:
   """Returns what was measured, on which data, and pictures."""
-  protocol = registry.get(name)
+  protocol, is_first = registry.get(name), not protocol_names.is_variant(name)
   models = [m for m in report.models if name in m.results]
   settings, card = report.protocols[name].settings, report.protocols[name].card
   class_names = card.class_names if card else {}
@@ -262,7 +260,8 @@ def _protocol(
   return [
     blocks.Paragraph(protocol.describe(settings)),
     blocks.Facts(facts),
-    *([blocks.Facts(_card(card), 'Data card')] if card else []),
+    *([blocks.Facts(_card(card), 'Data card')] if card and is_first else []),
+    *([] if is_first else answer.tables(report, name)),
     *([leaderboard.table(models, columns, '', compared)] if columns else []),
     *protocol.sections(
       {m.name: m.results[name] for m in models if _is_in_sections(m, name)},

@@ -21,7 +21,8 @@ PAGE = 'report.html'
 RESULTS = 'results.json'
 CORRELATIONS = 'score_correlations.csv'
 _OURS = re.compile(
-  r'leaderboard\.(txt|md|csv)|score_correlations\.csv|trade_off\.png|faithfulness\.png|panels_\w+_\d+\.png'
+  r'leaderboard\.(txt|md|csv)|score_correlations\.csv|trade_off\.png'
+  r'|faithfulness\.png|panels_[\w.]+_\d+\.png|\w+\.[\w.]+_ceilings\.png'
 )
 
 
