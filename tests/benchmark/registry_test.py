@@ -114,6 +114,13 @@ class NamesTest(absltest.TestCase):
 
   def test_choices_of_flags_are_those_of_the_functions(self):
     self.assertCountEqual(option_values.EXPLAINERS, explainers.EXPLAINERS)
+    self.assertContainsSubset(
+      option_values.CHEAP_EXPLAINERS, explainers.EXPLAINERS
+    )
+    self.assertCountEqual(
+      option_values.SAMPLED_EXPLAINERS,
+      filter(explainers.samples_option, explainers.EXPLAINERS),
+    )
     self.assertEqual(option_values.DECISION_RULES, decisions.RULES)
     self.assertEqual(option_values.STIMULUS_FRAMINGS, scoring.FRAMINGS)
     self.assertEqual(option_values.CONTROLS, controls.NAMES)
