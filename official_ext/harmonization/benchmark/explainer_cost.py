@@ -164,6 +164,8 @@ def in_advance(
   """
   found = []
   for protocol in protocols:
+    if not protocol.has_controls:
+      continue  # It says so itself.
     settings = protocol.settings()
     explainer = settings.get('explainer', 'gradient')
     if explainer in option_values.CHEAP_EXPLAINERS:

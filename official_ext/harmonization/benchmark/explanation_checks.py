@@ -73,12 +73,14 @@ class ExplanationChecks:
     batch_size: of forward passes; no score depends on it.
     explainer: one of `explainers.EXPLAINERS`.
     group_by: as in `alignment.Alignment`.
+    samples: of the explainer, as in `alignment.Alignment`.
   """
 
   dataset: labelled_images.Dataset
   batch_size: int
   explainer: str
   group_by: str
+  samples: int | None = None
 
   def run(
     self,
@@ -101,7 +103,10 @@ class ExplanationChecks:
         group.
     """
     images = self._read(adapter)
-    options = baselines.of_records(self.explainer, self.dataset, adapter)
+    options = {
+      'samples': self.samples,
+      **baselines.of_records(self.explainer, self.dataset, adapter),
+    }
     rows = journal_lib.kept(journal)
     for start in range(len(rows), len(images.rows), _CHUNK):
       chunk = np.arange(start, min(start + _CHUNK, len(images.rows)))

@@ -23,8 +23,11 @@ from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import journal
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark import registry
 from official_ext.harmonization.benchmark.adapters import fresh_weights
+from official_ext.harmonization.benchmark.protocols import clickme
 from official_ext.harmonization.benchmark.protocols import faithfulness as lib
+from official_ext.harmonization.benchmark.protocols import map_options
 from official_ext.harmonization.benchmark.report import explanations
 from testing import fixtures
 from tests.benchmark import fakes
@@ -248,9 +251,30 @@ class FaithfulnessProtocolTest(tf.test.TestCase):
     for other in (
       {'images': 3},
       {'explainer': 'sobel'},
+      {'samples': 3},
       {'group_by': '(.)'},
     ):
       self.assertNotEqual(identity.differences(of(), of(**other)), '')
+
+  def test_each_explainer_has_a_protocol(self):
+    explained = [
+      mock.Mock(alignment=self._protocol(explainer=name)._checks)
+      for name in ('gradient', 'sobel')
+    ]
+    options = map_options.ClickMeOptions(clickme='a', faithfulness=4)
+    with mock.patch.object(
+      clickme.ClickMeProtocol, 'all_from_options', return_value=explained
+    ):
+      first, second = lib.FaithfulnessProtocol.all_from_options(
+        options, protocol.RunOptions()
+      )
+    self.assertEqual(first.name, 'faithfulness')
+    self.assertEqual(second.name, 'faithfulness.sobel')
+    self.assertIs(type(second), registry.get('faithfulness.sobel'))
+    # A result is found again if the order of the explainers changes.
+    digests = identity.Digests()
+    alone = self._protocol(explainer='sobel').identity(digests)
+    self.assertEqual(identity.differences(second.identity(digests), alone), '')
 
 
 class ReportTest(tf.test.TestCase):

@@ -9,6 +9,7 @@ see `benchmark.faithfulness`.
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 from etils import epy
@@ -16,12 +17,15 @@ import typing_extensions
 
 from official_ext.harmonization.benchmark import faithfulness_words
 from official_ext.harmonization.benchmark import protocol
+from official_ext.harmonization.benchmark import protocol_names
 from official_ext.harmonization.benchmark.protocols import clickme
+from official_ext.harmonization.benchmark.protocols import map_options
 
 with epy.lazy_imports():
   from official_ext.harmonization import choices
   from official_ext.harmonization.benchmark import alignment
   from official_ext.harmonization.benchmark import data_cards
+  from official_ext.harmonization.benchmark import explainer_cost
   from official_ext.harmonization.benchmark import explainers
   from official_ext.harmonization.benchmark import explanation_checks
   from official_ext.harmonization.benchmark import faithfulness
@@ -36,7 +40,7 @@ class FaithfulnessProtocol(protocol.Protocol):
   name = 'faithfulness'
   label = 'Faithfulness'
   title = 'Faithfulness: is the map what the network uses?'
-  Options = clickme.ClickMeOptions
+  Options = map_options.ClickMeOptions
   score_words = faithfulness_words.TITLES
   image_values = {name: (name,) for name in faithfulness_words.TITLES}
 
@@ -53,13 +57,21 @@ class FaithfulnessProtocol(protocol.Protocol):
       measured.batch_size,
       measured.explainer,
       measured.group_by,
+      measured.samples,
     )
 
   @classmethod
   @typing_extensions.override
   def from_options(
-    cls, options: clickme.ClickMeOptions, run: protocol.RunOptions
+    cls, options: map_options.ClickMeOptions, run: protocol.RunOptions
   ) -> 'FaithfulnessProtocol':
+    return cls.all_from_options(options, run)[0]
+
+  @classmethod
+  @typing_extensions.override
+  def all_from_options(
+    cls, options: map_options.ClickMeOptions, run: protocol.RunOptions
+  ) -> 'list[FaithfulnessProtocol]':
     if not options.clickme:
       raise protocol.SettingsError(
         f'--faithfulness={options.faithfulness} needs the images of ClickMe; '
@@ -67,15 +79,23 @@ class FaithfulnessProtocol(protocol.Protocol):
       )
     # What people reach is not needed here.
     options = dataclasses.replace(options, ceilings='')
-    measured = clickme.ClickMeProtocol.from_options(options, run).alignment
-    found = cls(measured, options.faithfulness)
-    print(found.cost_in_words())
-    return found
+    made = []
+    for found in clickme.ClickMeProtocol.all_from_options(options, run):
+      measured = found.alignment
+      kind = cls.variant(measured.explainer) if made else cls
+      made.append(kind(measured, options.faithfulness))
+      print(made[-1].cost_in_words())
+    return made
+
+  @classmethod
+  @typing_extensions.override
+  def variant(cls, name: str) -> 'type[FaithfulnessProtocol]':
+    return _variant(cls, name)
 
   @classmethod
   @typing_extensions.override
   def flags_without_effect(
-    cls, options: clickme.ClickMeOptions, measured: Container[str]
+    cls, options: map_options.ClickMeOptions, measured: Container[str]
   ) -> Iterator[tuple[str, Sequence[str]]]:
     if 'clickme' not in measured and 'clicktionary' in measured:
       yield 'without --clickme', ('faithfulness',)
@@ -83,10 +103,13 @@ class FaithfulnessProtocol(protocol.Protocol):
   def cost_in_words(self) -> str:
     """Says how many passes of a network the measurement takes."""
     images = choices.plural(self.total() or self._images, 'image')
+    checks = self._checks
+    found = explainer_cost.passes(checks.explainer, (224, 224), checks.samples)
+    each = f' ({found.in_words()} each)' if found else ''
     return (
       f'{self.name}: each of {images} takes '
       f'{explanation_checks.FORWARD_PASSES} forward passes and '
-      f'{explanation_checks.MAPS} maps by {self._checks.explainer}.'
+      f'{explanation_checks.MAPS} maps by {checks.explainer}{each}.'
     )
 
   @typing_extensions.override
@@ -98,9 +121,14 @@ class FaithfulnessProtocol(protocol.Protocol):
     return {
       **self._checks.dataset.settings(),
       'explainer': self._checks.explainer,
+      **self._samples(),
       'forward_passes': explanation_checks.FORWARD_PASSES,
       'maps': explanation_checks.MAPS,
     }
+
+  def _samples(self) -> dict[str, int]:
+    samples = self._checks.samples
+    return {} if samples is None else {'explainer_samples': samples}
 
   @typing_extensions.override
   def origin(self, digests) -> 'data_cards.Origin':
@@ -109,12 +137,13 @@ class FaithfulnessProtocol(protocol.Protocol):
   @typing_extensions.override
   def identity(self, digests) -> dict[str, Any]:
     return {
-      'protocol': f'{self.name} {self.version}',
+      'protocol': f'{protocol_names.family(self.name)} {self.version}',
       'data': self._checks.dataset.contents(digests),
       'options': {
         **self._checks.dataset.options(),
         'explainer': self._checks.explainer,
         **explainers.identity(self._checks.explainer),
+        **self._samples(),
         'group_by': self._checks.group_by,
         'steps': faithfulness.STEPS,
         'fills': list(faithfulness.FILLS),
@@ -156,3 +185,19 @@ class FaithfulnessProtocol(protocol.Protocol):
   @typing_extensions.override
   def sections(cls, found, twins):
     return explanations.tables(found)
+
+
+@functools.cache
+def _variant(
+  cls: type[FaithfulnessProtocol], explainer: str
+) -> type[FaithfulnessProtocol]:
+  """Makes the class for an explainer beyond the first."""
+  return type(
+    f'{cls.__name__}_{explainer}',
+    (cls,),
+    {
+      'name': f'{cls.name}.{explainer}',
+      'label': f'{cls.label} {explainer}',
+      'title': f'{cls.title} By {explainer}',
+    },
+  )
