@@ -33,6 +33,7 @@ from official_ext.harmonization.benchmark.report import answer
 from official_ext.harmonization.benchmark.report import curves
 from official_ext.harmonization.benchmark.report import differences
 from official_ext.harmonization.benchmark.report import examples
+from official_ext.harmonization.benchmark.report import explainers
 from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import further_scores
 from official_ext.harmonization.benchmark.report import leaderboard
@@ -166,6 +167,67 @@ def _explained(name, **values):
   return _model(
     name, 0.5, 0.2, explainers={'gradient': results.Explained(scores, [])}
   )
+
+
+class ExplainersTest(parameterized.TestCase):
+  def test_networks_twins_and_order(self):
+    def explained(explainer, value, seconds):
+      scores = {
+        name: made.score(name, value)
+        for name in ('own', 'shuffled', 'specific')
+      }
+      return made.result(
+        {'spearman': value},
+        explainers={explainer: results.Explained(scores, [], seconds)},
+      )
+
+    squared = 'clickme.smoothgrad_squared'
+    models = []
+    for name, values in (('a', (0.1, 0.5)), ('b', (0.2, 0.4)), ('t', (0, 0.3))):
+      models.append(_model(name, 0.5, 0.2))
+      models[-1].results = {
+        'clickme': explained('gradient', values[0], 0.01),
+        squared: explained('smoothgrad_squared', values[1], 0.25),
+      }
+    models[2].settings['random_twin_of'] = 'a'
+    one = run_results.RankCorrelation(-1, -1, -1)
+    agreement = run_results.Agreement(
+      'clickme', 'gradient', 'smoothgrad_squared', 'ba', 'ab', 9, 9, one, one, 0
+    )
+    report = made.report(
+      models,
+      protocols={
+        name: run_results.MeasuredProtocol(name, made.map_settings())
+        for name in ('clickme', squared)
+      },
+      agreements=[agreement],
+    )
+    table, correlations, words = explainers.section(report)
+    cells = [[c.text for c in row] for row in table.cells()]
+    self.assertEqual(
+      [[row[0], row[1], row[4], row[5]] for row in cells],
+      [
+        ['b', 'gradient', '0.200', '0.01'],
+        ['b', 'smoothgrad_squared', '0.400', '0.25'],
+        ['a', 'gradient', '0.100', '0.01'],
+        ['a', 'smoothgrad_squared', '0.500', '0.25'],
+        ['random weights', 'gradient', '0.000', '0.01'],
+        ['random weights', 'smoothgrad_squared', '0.300', '0.25'],
+      ],
+    )
+    self.assertEqual(correlations.rows[0][1].text, '-1.00')
+    self.assertIn('b, a under gradient, and a, b under', words.items[0])
+    self.assertIn(
+      'With 2 networks, a rank correlation says little', words.items[0]
+    )
+    # The first table shows only specific of the second explainer.
+    shown = leaderboard.headlines(leaderboard.columns(models))
+    self.assertEqual(
+      [c.score for c in shown if c.protocol == squared], ['specific']
+    )
+    # All explainers are in one place of results.json.
+    found = report.to_json()['models'][0]['experiments']['clickme']
+    self.assertEqual([*found['explainers']], ['gradient', 'smoothgrad_squared'])
 
 
 class FurtherScoresTest(parameterized.TestCase):

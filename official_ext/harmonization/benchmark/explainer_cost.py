@@ -176,7 +176,7 @@ def in_advance(
       found.append(f'{text}the cost of {explainer} depends on the network.')
       continue
     text += f'{each.in_words()} per image'
-    images = protocol.total()
+    images = protocol.total() or settings.get('sample')
     if images is None:
       found.append(f'{text}; the number of images is not recorded.')
       continue
