@@ -138,6 +138,8 @@ class OptionsTest(tf.test.TestCase, parameterized.TestCase):
     )
     self.assertEndsWith(found.output, f'{expected}\n')
     self.assertIn('--size, --rate', found.output.splitlines()[0])
+    both = self._run('--folder=/a', '--size=4', '--side=8')
+    self.assertIn('--size and --side are the same flag', both.errors)
 
   @parameterized.parameters(
     ('--folder', '--label=x'),
