@@ -20,6 +20,8 @@ _PROTOCOL, _ALIGNMENT = 'faithfulness', 'clickme'
 _X, _Y = 'specific', 'blurred_map_minus_noise'
 _MARKERS = 'osD^vP*X<>'
 _MOST_NAMES = 12
+# Of a name above its dot, in points.
+_HEIGHTS = (5, -12, 15, -22)
 
 
 def tables(
@@ -217,7 +219,8 @@ def draw(
       plot.annotate(
         p.model,
         (p.specific.value, p.faithfulness.value),
-        (6, 4),
+        # Different for explanations, whose dots are often near each other.
+        (6, _HEIGHTS[explainers.index(p.explainer) % len(_HEIGHTS)]),
         textcoords='offset points',
         fontsize=8,
         color=theme.ink,
