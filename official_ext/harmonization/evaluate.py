@@ -46,6 +46,7 @@ with epy.lazy_imports():
   from official_ext.harmonization.benchmark import run_results
   from official_ext.harmonization.benchmark.report import answer
   from official_ext.harmonization.benchmark.report import leaderboard
+  from official_ext.harmonization.benchmark.report import remarks
   from official_ext.harmonization.benchmark.report import writer
 
 _MODULE = 'official_ext.harmonization.evaluate'
@@ -257,14 +258,10 @@ def _evaluate(options: Options) -> 'run_results.Report':
 
 def _print_notes(report: 'run_results.Report'):
   """Prints what a reader of the table must know."""
-  for sentence in leaderboard.origins(report.models):
+  for sentence in remarks.origins(report.models):
     print(sentence)
-  for model in report.models:
-    if not model.is_network:
-      continue  # Fresh weights are at chance, as they should be.
-    for name in model.results:
-      for warning in model.warnings_of(name):
-        print(f'WARNING {model.name} ({name}): {warning}')
+  for remark in remarks.warnings(report.models):
+    print(f'WARNING {remark}')
   if report.failures:  # Each error was printed when it occurred.
     failed = dict.fromkeys(failure.name for failure in report.failures)
     print(f'FAILED: {", ".join(failed)}; see above, or the report.')

@@ -85,7 +85,7 @@ class _Lengths(_Protocol):
 
 
 def _build(spec):
-  if spec == 'mg:broken':
+  if spec.partition(':')[2] == 'broken':
     raise OSError('no such weights')
   return fakes.Adapter(spec=spec)
 
@@ -134,6 +134,11 @@ def score_in_folder(folder, stop_before, *names):
 
 def _models(*names):
   return [model_specs.parse(f'mg:{name}') for name in names]
+
+
+def _resizable(*names):
+  """Models of a kind with the option input_size."""
+  return [model_specs.parse(f'keras:{name}') for name in names]
 
 
 class BenchmarkTest(tf.test.TestCase):
@@ -425,6 +430,26 @@ class BenchmarkTest(tf.test.TestCase):
     os.remove(self._path('Fine.json'))
     self._is_scored_again(_Lengths('first', limit=9), 'limit was 8')
 
+  def test_two_names_may_be_exchanged(self):
+    first = _Lengths('first')
+
+    def run(*specs):
+      first.scored.clear()
+      models = [model_specs.parse(spec) for spec in specs]
+      found = self._run(
+        [first],
+        models,
+        lambda spec: fakes.Adapter(spec=spec, seed=int('mg:b' in spec)),
+      )
+      return {m.name: m.results['first'].scores['length'] for m in found.models}
+
+    before = run('mg:a?name=X', 'mg:b?name=Long')
+    after = run('mg:a?name=Long', 'mg:b?name=X')
+    self.assertEqual(first.scored, [])
+    # The scores follow the networks.
+    self.assertEqual(after['Long'].value, before['X'].value)
+    self.assertEqual(after['X'].value, before['Long'].value)
+
   def test_another_name_needs_no_scoring(self):
     first = _Lengths('first')
     self._run([first], _models('one'))
@@ -603,7 +628,7 @@ class BenchmarkTest(tf.test.TestCase):
       def images_of_random_twins(self, images):
         return images - 1
 
-    one, network = WithControls('first'), _models('one')
+    one, network = WithControls('first'), _resizable('one')
     companions = [
       *model_specs.at_sizes(network, ['32']),
       *model_specs.controls()[:3],
@@ -618,7 +643,11 @@ class BenchmarkTest(tf.test.TestCase):
     said = companion_cost.sentence([one, _Lengths('second')], companions, found)
     names = '1 other input size, 3 controls and 4 random twins'
     self.assertIn(names, said)
-    self.assertIn('12 passes, at most 0:03:00 at 15 seconds per image', said)
+    self.assertIn(
+      'The random twins and input sizes take about 0:02:00, at 10 seconds per '
+      'image of one',
+      said,
+    )
     self.assertEqual(
       companion_cost.sentence([one], companions, None),
       f'To be measured next: {names}.',
@@ -627,7 +656,7 @@ class BenchmarkTest(tf.test.TestCase):
     with mock.patch.object(tqdm.tqdm, 'write', said.append):
       self._run([one], [*network, *model_specs.controls()[:1]])
     self.assertIn(
-      '1 control (first: 2 images for each control), 2', ''.join(said)
+      '1 control (first: 2 images for each control).', ''.join(said)
     )
     self.assertEqual(one.scored[-1], 'control-centre')
 
@@ -636,7 +665,7 @@ class BenchmarkTest(tf.test.TestCase):
       has_controls = True
 
     first, second = WithControls('first'), _Lengths('second')
-    networks = _models('fixed', 'one', 'broken')
+    networks = _resizable('fixed', 'one', 'broken')
     rows = [*networks, *model_specs.at_sizes(networks, ['16', '24x32'])]
 
     def build(spec, seed=0):
@@ -658,16 +687,18 @@ class BenchmarkTest(tf.test.TestCase):
     # Its own size is not measured twice, and only the alignment is compared.
     self.assertEqual(first.scored, ['fixed', 'one', 'one@24x32'])
     self.assertEqual(second.scored, ['fixed', 'one'])
-    self.assertEqual(found.models[-1].spec, 'mg:one?input_size=24x32')
+    self.assertEqual(found.models[-1].spec, 'keras:one?input_size=24x32')
     self.assertEqual(
       found.notes,
       [f'fixed@{size} is not available: only 16' for size in ('16', '24x32')][
         1:
       ],
     )
-    found = self._run([first], _models('one'), build)
+    found = self._run([first], _resizable('one'), build)
     self.assertEqual(found.models[-1].name, 'one@24x32')
-    found = self._run([first], _models('one'), lambda spec: build(spec, seed=1))
+    found = self._run(
+      [first], _resizable('one'), lambda spec: build(spec, seed=1)
+    )
     self.assertNotIn('one@24x32', [m.name for m in found.models])
     self.assertIn('one@24x32: its results', found.notes[-1])
 

@@ -28,9 +28,9 @@ def sentence(
     measured: a network with results; None if no network has any.
 
   Returns:
-    A sentence. The time is an upper bound: a control needs no network, and
-    results of earlier runs are used again. That of other input sizes is taken
-    to be proportional to the number of pixels.
+    A sentence. The time is that of random twins and other input sizes, of which
+    the latter is taken to be proportional to the number of pixels. A control
+    needs no network, and its time is not that of one.
   """
   twins = sum(bool(model.twin_of) for model in companions)
   resized = [sizes.parse(m.input_size) for m in companions if m.size_of]
@@ -45,7 +45,7 @@ def sentence(
     if n
   ]
   rows = ' and '.join(filter(None, (', '.join(kinds[:-1]), kinds[-1])))
-  passes, seconds, parts = 0, 0.0, []
+  seconds, rates, parts = 0.0, [], []
   for protocol in protocols:
     result = measured and measured.results.get(protocol.name)
     if not protocol.has_controls or not result or not result.scores:
@@ -53,28 +53,31 @@ def sentence(
     score = next(iter(result.scores.values()))
     images = (score.n or 0) + (score.n_undefined or 0)
     of_twins = protocol.images_of_random_twins(images)
-    # Variants share their controls, which need no network.
+    # Variants share their controls.
     of_controls = 0 if protocol_names.is_variant(protocol.name) else count
     if not images or result.seconds is None:
       continue
+    rate = result.seconds / images
     own_pixels = math.prod(measured.adapter.input_size)
     pixels = sum(map(math.prod, resized)) / own_pixels
-    passes += (of_controls + len(resized)) * images + twins * of_twins
-    seconds += (
-      ((of_controls + pixels) * images + twins * of_twins)
-      * result.seconds
-      / images
-    )
+    seconds += (pixels * images + twins * of_twins) * rate
     shown = [f'{choices.plural(images, "image")} for each control'] * bool(
       of_controls
     )
     shown += [f'{images} for each input size'] * bool(resized)
     shown += [f'{of_twins} for each twin'] * bool(twins)
+    rates.append(f'{rate:.2g}')
     parts.append(f'{protocol.name}: {", ".join(shown)}')
-  if not measured or not passes:
+  if not measured or not parts:
     return f'To be measured next: {rows}.'
+  text = f'To be measured next: {rows} ({"; ".join(parts)}).'
+  if not seconds:
+    return text
+  whose = ' and '.join(
+    filter(None, ('random twins' * bool(twins), 'input sizes' * bool(resized)))
+  )
   return (
-    f'To be measured next: {rows} ({"; ".join(parts)}), {passes} passes, at '
-    f'most {progress.in_words(seconds)} at {seconds / passes:.2g} seconds per '
-    f'image of {measured.name}.'
+    f'{text} The {whose} take about {progress.in_words(seconds)}, at '
+    f'{" and ".join(rates)} seconds per image of {measured.name}, less if '
+    'results of an earlier run are used again.'
   )

@@ -139,11 +139,11 @@ def controls() -> list[Model]:
 def at_sizes(
   models: Sequence[Model], input_sizes: Sequence[str]
 ) -> list[Model]:
-  """Returns each model at each input size.
+  """Returns each model at each input size, if its kind has such an option.
 
   Their names contain @, which names that users choose do not.
   """
-  return [
+  found = [
     dataclasses.replace(
       model,
       name=f'{model.name}@{size}',
@@ -155,6 +155,16 @@ def at_sizes(
     for model in models
     for size in input_sizes
   ]
+  return [model for model in found if _is_spec(model.spec)]
+
+
+def _is_spec(spec: str) -> bool:
+  """Whether a kind of network has all options of a SPEC."""
+  try:
+    spec_lib.check(spec)
+  except ValueError:
+    return False
+  return True
 
 
 def random_twins(models: Sequence[Model], count: int) -> list[Model]:

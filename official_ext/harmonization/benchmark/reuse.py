@@ -3,7 +3,7 @@
 
 """Decides which stored results are still current."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -105,7 +105,7 @@ class Reuse:
     model: results.ModelResults,
     network: Mapping[str, Any],
     subject: str,
-    named: Container[str],
+    named: Mapping[str, str],
   ):
     """Adds the stored results that are current to a model.
 
@@ -115,7 +115,8 @@ class Reuse:
       model: without results.
       network: from `identity.network`.
       subject: the model's name in tables of trials.
-      named: models of this command, whose results are not copied to others.
+      named: SPECs of the models of this command by name; results that these
+        have stored are not copied to others.
     """
     stored, problem = self._store.load(model.name)
     if problem:
@@ -184,7 +185,10 @@ class Reuse:
     for path, other in self._store.all(kept=True) if missing else ():
       if isinstance(other, str):
         continue
-      if other.name in named and other.name != model.name:
+      # Unless the name belonged to another network when it was stored.
+      if other.name != model.name and _unnamed_spec(
+        other.spec
+      ) == _unnamed_spec(named.get(other.name, '')):
         continue
       for name in list(missing):
         source = self._same(other, name, model, network)

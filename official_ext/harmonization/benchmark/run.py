@@ -101,7 +101,7 @@ class Benchmark:
     tf.io.gfile.makedirs(self._folder)
     scored: dict[str, results.ModelResults | None] = {}
     failures: list[run_results.Failure] = []
-    names = [model.name for model in models]
+    specs = {model.name: model.spec for model in models}
     bar = tqdm.tqdm(models, unit=' models', disable=None)
     companions = [m for m in models if m.control or m.twin_of or m.size_of]
     for model in bar:
@@ -119,14 +119,12 @@ class Benchmark:
         continue  # It was measured at this size.
       try:
         with claims.Claim(self._store.path(model.name, 'claim')) as claim:
-          scored[model.name] = self._score(model, claim, failures, names)
+          scored[model.name] = self._score(model, claim, failures, specs)
       except claims.Taken as e:
         self._reuse.note(f'{model.name} is being scored by {e}; skipped.')
     with claims.locked(self._folder):
       others = self._without_namesakes(self._reuse.others(scored), models)
-      others.sort(
-        key=lambda m: names.index(m.name) if m.name in names else len(names)
-      )
+      others.sort(key=lambda m: [*specs, m.name].index(m.name))
       measured = [
         self._normalized(model)
         for model in (*scored.values(), *others)

@@ -386,6 +386,7 @@ class ClickMeProtocol(protocol.Protocol):
       'explainer': self._alignment.explainer,
       **self._samples(),
       'comparison_size': self._alignment.comparison_size or 'native',
+      **({'input_sizes': list(self._input_sizes)} if self._input_sizes else {}),
     }
 
   def _samples(self) -> dict[str, int]:

@@ -402,15 +402,6 @@ def as_markdown(models: Models, comparisons: Comparisons = ()) -> str:
   return '\n\n'.join(filter(None, [*tables, legend(marks(comparisons))]))
 
 
-def origins(models: Models) -> list[str]:
-  """Returns a sentence for each result that this command did not measure."""
-  return [
-    f'{model.name} ({name}): {origin}.'
-    for model in models
-    for name, origin in model.origins().items()
-  ]
-
-
 def as_csv(models: Models, comparisons: Comparisons = ()) -> str:
   """Returns one table of every number of every score, unrounded.
 

@@ -51,15 +51,19 @@ def widths(models: Models, protocol: str) -> list[blocks.Block]:
   ]
 
 
-def input_sizes(models: Models, protocol: str) -> list[blocks.Block]:
+def input_sizes(
+  models: Models, protocol: str, is_requested: bool = False
+) -> list[blocks.Block]:
   """Shows specific alignment by input size, and whether the order changes.
 
   Args:
     models: of which those with results of the protocol are shown.
     protocol: its name.
+    is_requested: whether the command asked for other input sizes.
 
   Returns:
-    A table; none if no network was measured at another input size.
+    A table; if no network was measured at another input size, a sentence that
+    says so, or nothing if none was asked for.
   """
   measured = [
     m
@@ -70,7 +74,15 @@ def input_sizes(models: Models, protocol: str) -> list[blocks.Block]:
   names = {m.name for m in networks}
   resized = [m for m in measured if m.size_of in names]
   if not resized:
-    return []
+    if not is_requested or not networks:
+      return []
+    return [
+      blocks.Paragraph(
+        'No network was measured at another input size: that of '
+        f'{", ".join(m.name for m in networks)} is fixed, or equal to those of '
+        '--input_sizes.'
+      )
+    ]
   columns = [
     _OWN,
     *sorted({_size(m) for m in resized}, key=lambda s: (math.prod(s), s)),

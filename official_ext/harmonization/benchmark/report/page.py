@@ -27,6 +27,7 @@ from official_ext.harmonization.benchmark.report import figures
 from official_ext.harmonization.benchmark.report import further_scores
 from official_ext.harmonization.benchmark.report import leaderboard
 from official_ext.harmonization.benchmark.report import matched_conditions
+from official_ext.harmonization.benchmark.report import remarks
 from official_ext.harmonization.benchmark.report import score_correlations
 from official_ext.harmonization.benchmark.report import subgroups
 from official_ext.harmonization.benchmark.report import trade_off
@@ -172,20 +173,16 @@ def _alarms(report: run_results.Report) -> Iterator[Alarm]:
       'Warnings',
       True,
       [
-        AlarmItem(warning, model.name, protocol)
-        for model in report.models
-        if model.is_network  # Fresh weights are at chance, as they should be.
-        for protocol in model.results
-        for warning in model.warnings_of(protocol)
+        AlarmItem(r.text, r.models, r.protocol)
+        for r in remarks.warnings(report.models)
       ],
     ),
     (
-      'Not scored this time',
+      'Used again from earlier runs',
       False,
       [
-        AlarmItem(f'{origin}.', model.name, protocol)
-        for model in report.models
-        for protocol, origin in model.origins().items()
+        AlarmItem(r.text, r.models, r.protocol)
+        for r in remarks.origins(report.models)
       ],
     ),
     (
@@ -197,7 +194,7 @@ def _alarms(report: run_results.Report) -> Iterator[Alarm]:
         for text in training_copies.warnings(measured.settings)
       ],
     ),
-    ('Found in the folder', False, [AlarmItem(note) for note in report.notes]),
+    ('Notes', False, [AlarmItem(note) for note in report.notes]),
   ):
     if items:
       yield Alarm(title, items, is_urgent)
@@ -268,7 +265,9 @@ def _protocol(
       report.twins,
     ),
     *matched_conditions.widths(ranked, name),
-    *matched_conditions.input_sizes(ranked, name),
+    *matched_conditions.input_sizes(
+      ranked, name, is_requested=bool(settings.get('input_sizes'))
+    ),
     *further_scores.tables(models, name, compared),
     *training_copies.blocks_of(settings),
     *subgroups.tables(report, name, class_names),

@@ -14,6 +14,7 @@ from official_ext.harmonization.benchmark import run_results
 from official_ext.harmonization.benchmark.report import blocks
 from official_ext.harmonization.benchmark.report import leaderboard
 from official_ext.harmonization.benchmark.report import page
+from official_ext.harmonization.benchmark.report import remarks
 from official_ext.harmonization.benchmark.report import score_correlations
 from official_ext.harmonization.evaluation import scores
 
@@ -33,7 +34,7 @@ def _contents(
   models = report.models
   contents: dict[str, str | bytes] = {}
   if models:
-    notes = ''.join(f'\n{line}\n' for line in leaderboard.origins(models))
+    notes = ''.join(f'\n{line}\n' for line in remarks.origins(models))
     contents['leaderboard.txt'] = (
       f'{leaderboard.as_text(models, report.comparisons)}\n{notes}'
     )
