@@ -68,13 +68,16 @@ def section(
       ends = score.details.get('participants_interval')
       cells.append(_interval(*ends) if ends else '-')
     rows.append([name, *cells])
+  over = 'over images'
+  if any('seeds' in s[_OWN].interval_method for s in shown.values()):
+    over += ', of means of runs over images and seeds'
   return [
     figures.themed_picture(
       lambda theme: _draw(shown, ceilings, theme),
       'Mean rank correlation of each model with people, and the band between '
       'the lower and the upper ceiling.',
       'Own, the raw mean rank correlation with the human map of the same image '
-      '(bars: 95 % intervals over images). The band reaches from the lower '
+      f'(bars: 95 % intervals {over}). The band reaches from the lower '
       'ceiling, a participant against the mean of the others, to the upper '
       'ceiling, which a map without noise would reach. Controls can be in the '
       'band too, because own includes what the maps of all images share.',
@@ -92,7 +95,7 @@ def section(
       rows,
       'Raw correlation, and specific alignment divided by that of an observer '
       'without noise (controlled) and of one participant (controlled_person). '
-      'The intervals below the values are over images. Those over participants '
+      f'The intervals below the values are {over}. Those over participants '
       'are a jackknife that leaves out participants, if ceiling ran with '
       '--user_groups; images and human maps stay the same.',
       is_numeric=True,

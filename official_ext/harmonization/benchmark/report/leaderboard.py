@@ -230,35 +230,47 @@ def intervals(models: Models, shown: Sequence[Column]) -> str:
     A sentence, grouped by confidence and by method; '' if nothing is in
     brackets.
   """
-  titles: dict[tuple[float, str], dict[str, None]] = {}
-
-  def add(score: scores.Score | None, title: str):
-    if score and not math.isnan(score.low) and not math.isnan(score.high):
-      key = (score.confidence, score.interval_method)
-      titles.setdefault(key, {})[title] = None
-
+  titles: dict[str, list[str]] = {}
   for column in shown:
-    for model in models:
-      if model.group:
-        continue  # Its group has a row.
-      key = (column.protocol, column.score)
-      add(scores_of(model).get(key), column.title)
-    people = _people(models, column.protocol).get(column.score)
-    # One title covers both if their intervals have the same method.
-    if people and column.title not in titles.get(
-      (people.confidence, people.interval_method), {}
-    ):
-      add(people, f'{column.title} of people')
-  words = {
-    f'{100 * confidence:g} % intervals, {method}': found
-    for (confidence, method), found in titles.items()
-  }
-  if not words:
+    rows = _rows_by_method(models, column)
+    # That of most rows needs no names of rows.
+    most = max(rows, key=lambda method: len(rows[method]), default='')
+    for method, names in rows.items():
+      title = column.title
+      if method != most:
+        title += f' of {_few(names)}'
+      titles.setdefault(method, []).append(title)
+  if not titles:
     return ''
-  if len(words) == 1:
-    return f'In brackets, {next(iter(words))}.'
-  parts = [f'{", ".join(found)}: {text}' for text, found in words.items()]
+  if len(titles) == 1:
+    return f'In brackets, {next(iter(titles))}.'
+  parts = [f'{", ".join(found)}: {text}' for text, found in titles.items()]
   return f'In brackets: {"; ".join(parts)}.'
+
+
+def _rows_by_method(models: Models, column: Column) -> dict[str, list[str]]:
+  """Returns the names of the rows with an interval by its method, in words."""
+  rows: dict[str, list[str]] = {}
+  found = [
+    (model.name, scores_of(model).get((column.protocol, column.score)))
+    for model in models
+    # The group of a run has a row, and random twins have no interval.
+    if not model.group and not model.twin_of
+  ]
+  people = _people(models, column.protocol).get(column.score)
+  for name, score in [*found, ('people', people)]:
+    if score and not math.isnan(score.low) and not math.isnan(score.high):
+      method = (
+        f'{100 * score.confidence:g} % intervals, {score.interval_method}'
+      )
+      rows.setdefault(method, []).append(name)
+  return rows
+
+
+def _few(names: Sequence[str]) -> str:
+  """Lists names, the first three of many."""
+  more = f' and {len(names) - 3} more' if names[4:] else ''
+  return ', '.join(names[:3] if more else names) + more
 
 
 def ranked(

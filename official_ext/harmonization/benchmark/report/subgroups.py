@@ -57,8 +57,8 @@ def tables(
       "Student's t over groups of images; of differences, Welch's. They are "
       'not adjusted for the number of rows. Human maps are sorted into thirds '
       'by the part of the image that they cover, their effective number of '
-      'pixels. A difference that controls have too may come from the images.'
-      + _missing(kinds),
+      'pixels. If controls show the same difference, it may lie in the images, '
+      'not in how a network sees.' + _missing(kinds) + _runs(report, models),
     ),
     _table(
       classes,
@@ -68,6 +68,17 @@ def tables(
       class_names,
     ),
   ]
+
+
+def _runs(report: run_results.Report, shown: Sequence[str]) -> str:
+  """Says how means of runs differ, if the table has any."""
+  if not any(m.runs for m in report.models if m.name in shown):
+    return ''
+  return (
+    ' Intervals of means of runs are over images, for these runs, and thus '
+    'narrower than in the leaderboard. Their answers may differ, so that such '
+    'means are not divided into correct and wrong.'
+  )
 
 
 def _missing(found: Sequence[subgroups.Subgroup]) -> str:
