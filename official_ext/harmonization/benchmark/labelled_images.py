@@ -249,8 +249,11 @@ def require_records(input_path: str):
   for path in Dataset(input_path).files():
     first = next(record_reader.read(path), None)
     if first and first.problem:
+      problem = verification.Problem(
+        path, first.index, first.offset, first.problem
+      )
       raise protocol.BadDataError(
-        f'{path}: {first.problem}. Check the path, or repair the file.'
+        f'Bad record: {problem}. Check the path, or repair or remove the file.'
       )
     has_records |= first is not None
   if not has_records:

@@ -843,7 +843,11 @@ class BadRecordsTest(tf.test.TestCase):
     tf.io.gfile.makedirs(empty)
     records = fixtures.write(folder, 'good', [fixtures.record()])
     for path, changes, reason in (
-      (image, {}, 'image.png: the file is a PNG image; expected a TFRecord'),
+      (
+        image,
+        {},
+        'image.png, record 0 .*: the file is a PNG image; expected a TFRec',
+      ),
       (image, {'map_decoder': 'clickme'}, 'is a PNG image'),
       (f'{records},{image}', {}, 'is a PNG image'),
       (empty, {}, 'empty is a folder without files'),
