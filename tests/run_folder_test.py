@@ -76,6 +76,7 @@ class RulesTest(tf.test.TestCase, parameterized.TestCase):
   @parameterized.parameters(
     ('task.harmonization.weight', [True]),
     ('task.harmonization.ceiling', [False]),
+    ('task.harmonization.evaluation_explainer', [False]),
     ('task.train_data.input_path', [False]),
     ('task.train_data.global_batch_size', [True]),
     ('task.mapped_data.label_offset', [True]),

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
+from official_ext.harmonization import compare
 from official_ext.harmonization import input_checks
 from official_ext.harmonization import run_folder
 from official_ext.harmonization import train
@@ -169,10 +170,27 @@ class DriverTest(tf.test.TestCase, parameterized.TestCase):
       found = json.load(f)['scores']['harmonized']
     self.assertAllClose({k: found[k] for k in scores}, scores, rtol=1e-5)
     self._differences_are_paired(report, output)
+    self.assertIn('these maps: gradient', output)
+    self._other_maps_are_refused(baseline)
     with open(os.path.join(report, 'panels.png'), 'rb') as f:
       picture = tf.io.decode_png(f.read(), channels=3).numpy()
     # Four columns of pictures that are not blank.
     self.assertGreater(np.std(picture.astype(float), axis=(0, 1)).min(), 20.0)
+
+  def _other_maps_are_refused(self, baseline):
+    """Runs whose evaluations score different maps are not compared."""
+    settings = run_folder.read_settings(baseline)
+    settings['task']['harmonization']['evaluation_explainer'] = (
+      'smoothgrad_squared'
+    )
+    other = os.path.join(self.get_temp_dir(), 'other_maps')
+    os.makedirs(other)
+    with open(os.path.join(other, 'params.yaml'), 'w') as f:
+      yaml.safe_dump(settings, f)
+    with self.assertRaisesRegex(
+      ValueError, r'baseline: smoothgrad_squared, 25 .*harmonized: gradient'
+    ):
+      compare.main(compare.Options(baseline=other, harmonized=self.model_dir))
 
   def _differences_are_paired(self, report, output):
     """The images' differences have the differences of the logged means."""

@@ -30,7 +30,7 @@ with epy.lazy_imports():
   from official_ext.harmonization.benchmark import statistics
   from official_ext.harmonization.evaluation import panels
   from official_ext.harmonization.evaluation import scores as scores_lib
-  from official_ext.harmonization.ops import saliency as saliency_ops
+  from official_ext.harmonization.tasks import alignment_evaluation
   from official_ext.harmonization.tasks import human_ceiling
 
 _PANEL_ROWS = 6
@@ -111,10 +111,34 @@ def _difference(found: 'statistics.Estimate') -> str:
   return f'{text}{interval:>19}{statistics.p_text(found.p):>10}'
 
 
+def _map_words(folders: Mapping[str, str]) -> str:
+  """Describes the maps that the evaluations of all runs score.
+
+  Raises:
+    ValueError: the runs score different maps.
+  """
+  words = {
+    name: alignment_evaluation.explainer_words(
+      runs.load_config(resources.working_path(folder)).task.harmonization
+    )
+    for name, folder in folders.items()
+  }
+  if len(set(words.values())) > 1:
+    found = '; '.join(f'{name}: {w}' for name, w in words.items())
+    raise ValueError(
+      'task.harmonization.evaluation_explainer and explainer_samples: the runs '
+      f'score different maps ({found}); expected the same, since scores of '
+      'different maps cannot be compared. Use evaluate, whose --explainers '
+      'hold for all networks.'
+    )
+  return next(iter(words.values()))
+
+
 def main(options: Options):
   """Evaluates the two runs and writes the comparison."""
   output_dir = resources.working_path(options.output_dir or options.harmonized)
   folders = {'baseline': options.baseline, 'harmonized': options.harmonized}
+  scored_maps = _map_words(folders)
   scores, maps, images_of = {}, {}, []
   for name, folder in folders.items():
     print(f'Evaluating {name} ({folder}) ...', flush=True)
@@ -123,9 +147,9 @@ def main(options: Options):
     run.use_averages()
     scores[name] = {'step': run.step, **run.evaluate()}
     images_of.append(run_images.measure(run))
-    images, targets, human = run.examples_with_maps(_PANEL_ROWS)
-    _, saliency = saliency_ops.saliency_maps(
-      run.model, images, targets, reduction='abs_max', training=False
+    images, targets, human, records = run.examples_with_maps(_PANEL_ROWS)
+    _, saliency = alignment_evaluation.logits_and_maps(
+      run.model, images, targets, records, run.config.task.harmonization
     )
     maps.setdefault('human map', human.numpy())
     maps[f'{name} saliency'] = saliency.numpy()
@@ -140,7 +164,7 @@ def main(options: Options):
     {
       'folders': folders,
       'maps_compared_at': list(images.shape[1:3]),
-      'saliency': "gradient of the label's logit, abs_max over channels",
+      'saliency': scored_maps,
       'scores': scores,
       'differences': scores_lib.json_safe(
         {name: dataclasses.asdict(d) for name, d in differences.items()}
@@ -148,6 +172,7 @@ def main(options: Options):
     },
   )
   print('\n' + format_table(scores, _rows(run.config), differences))
+  print(f'Alignment is that of these maps: {scored_maps}.')
   print(
     "Differences are paired over images (Student's t) and hold for these two "
     'runs; other seeds may differ. "-" means that all images have the same '

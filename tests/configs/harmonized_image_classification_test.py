@@ -66,6 +66,8 @@ class HarmonizeTest(tf.test.TestCase, parameterized.TestCase):
       'interval': 2,
       'warmup_steps': 7,
       'ceiling': 0.5,
+      'evaluation_explainer': 'smoothgrad_squared',
+      'explainer_samples': 3,
     }
     self.assertEqual(set(values), set(exp_cfg.Harmonization().as_dict()))
     gin.parse_config(
@@ -193,6 +195,8 @@ class CheckTest(tf.test.TestCase, parameterized.TestCase):
     ('harmonization.warmup_steps', -1),
     ('harmonization.ceiling', 0.0),
     ('harmonization.ceiling', 65.753),
+    ('harmonization.evaluation_explainer', 'smoothgrad'),
+    ('harmonization.explainer_samples', 0),
     ('mapped_data.map_decoder', 'clikme'),
     ('mapped_data.blur', 'before'),
     ('mapped_data.map_resize', 'area'),

@@ -5,6 +5,7 @@
 
 from absl.testing import parameterized
 import numpy as np
+from scipy import stats
 import tensorflow as tf
 import tf_keras
 
@@ -234,6 +235,53 @@ class TrainingMapsTest(tf.test.TestCase, parameterized.TestCase):
       saliency.training_maps(
         self.model, self.images, self.targets, batch_norm='training'
       )
+
+
+class SmoothgradSquaredTest(tf.test.TestCase, parameterized.TestCase):
+  @parameterized.parameters(False, True)
+  def test_without_noise_it_is_the_squared_gradient(self, compiled):
+    model = _network('float32')
+    images = tf.random.stateless_normal([3, 5, 6, 3], [1, 2])
+    targets = tf.one_hot([1, 0, 2], 4)
+    maps_of = tf.function(saliency.smoothgrad_squared, jit_compile=compiled)
+    logits, maps = maps_of(
+      model, images, targets, tf.zeros([3, 2], tf.int32), samples=4, noise=0.0
+    )
+    expected_logits, expected = saliency.saliency_maps(
+      model, images, targets, reduction='abs_max', training=False
+    )
+    self.assertAllClose(logits, expected_logits)
+    self.assertAllClose(maps, expected**2)
+
+  def test_the_noise_is_normal_and_that_of_the_record(self):
+    # The score is 3/2 of the squared norm, so that the gradient at x + e is
+    # 3 (x + e), and where x is 0 the map is chi-squared.
+    images = np.zeros([4, 12, 12, 1], np.float32)
+    images[:, 0, 0], images[:, 0, 1] = -2.0, 2.0
+    records = tf.constant([[0, 0], [1, 0], [0, 1], [1, 0]])
+
+    def maps_of(rows, samples=25):
+      return saliency.smoothgrad_squared(
+        lambda x, training: 1.5 * tf.reduce_sum(x**2, [1, 2]),
+        tf.constant(images[rows]),
+        tf.ones([len(rows), 1]),
+        tf.gather(records, rows),
+        samples=samples,
+      )[1].numpy()
+
+    maps = maps_of([0, 1, 2, 3])
+    noise = 25 * maps[:, 1:] / (3 * 0.05 * 4) ** 2
+    self.assertGreater(
+      stats.kstest(noise[:3].ravel(), 'chi2', [25]).pvalue, 0.01
+    )
+    # Images of three records are independent; the fourth repeats the second.
+    correlations = np.corrcoef(noise.reshape(4, -1))
+    self.assertLess(np.abs(correlations[:3, :3] - np.eye(3)).max(), 0.3)
+    self.assertAllEqual(maps[3], maps[1])
+    # In another batch; and the first sample is that of a single one.
+    self.assertAllClose(maps_of([2, 1]), maps[[2, 1]])
+    one, two = maps_of([1], 1), maps_of([1], 2)
+    self.assertTrue(np.all(2 * two > one * 0.999))
 
 
 if __name__ == '__main__':

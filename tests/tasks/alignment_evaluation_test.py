@@ -20,6 +20,7 @@ import tensorflow as tf
 import tf_keras
 
 from official_ext.harmonization.evaluation import scores as scores_lib
+from official_ext.harmonization.ops import saliency
 from official_ext.harmonization.tasks import (
   harmonized_image_classification as task_lib,
 )
@@ -31,6 +32,18 @@ from tests import map_pairs
 def _model(task, seed=0):
   tf_keras.utils.set_random_seed(seed)
   return task.build_model()
+
+
+def _dense():
+  """Returns a network that is traced faster than the task's."""
+  layers = tf_keras.layers
+  return tf_keras.Sequential(
+    [
+      layers.Flatten(),
+      layers.Dense(8, 'tanh'),
+      layers.Dense(fixtures.CLASSES),
+    ]
+  )
 
 
 def _read_rows(folder):
@@ -191,6 +204,62 @@ class EvaluationTest(tf.test.TestCase):
       )
       self.assertEqual(logs['alignment_dice_n'], 7.0)
 
+  def test_smoothgrad_squared_by_option(self):
+    config = fixtures.experiment(
+      validation='unread',
+      evaluation_explainer='smoothgrad_squared',
+      explainer_samples=2,
+    )
+    task = task_lib.HarmonizedImageClassificationTask(config.task)
+    images = tf.random.stateless_normal([4, 8, 8, 3], [1, 2])
+    batch = {
+      'labels': tf.range(4) % fixtures.CLASSES,
+      'heatmaps': tf.random.stateless_uniform([4, 8, 8], [3, 4]),
+      'heatmap_weights': tf.ones([4]),
+      'valid': tf.constant([1.0, 1.0, 1.0, 0.0]),
+      'bad_records': tf.zeros([4]),
+      'records': tf.constant([[0, 0], [0, 1], [1, 0], [0, 0]]),
+    }
+    dataset = tf.data.Dataset.from_tensors((images, batch)).unbatch().batch(4)
+    found = []
+    for strategy in (tf.distribute.get_strategy(), devices.two_replicas()):
+      with strategy.scope():
+        tf_keras.utils.set_random_seed(0)
+        model = _dense()
+        model.build([None, 8, 8, 3])
+      step = tf.function(
+        lambda inputs, model=model: task.validation_step(inputs, model)['rows'],
+        autograph=False,  # It would take longer than the test.
+      )
+      inputs = next(iter(strategy.experimental_distribute_dataset(dataset)))
+      rows = strategy.run(step, (inputs,))
+      found.append(
+        {
+          k: np.concatenate(strategy.experimental_local_results(v))
+          for k, v in rows.items()
+        }
+      )
+    self.assertAllClose(*found)
+    _, maps = saliency.smoothgrad_squared(
+      model,
+      images,
+      tf.one_hot(batch['labels'], fixtures.CLASSES),
+      batch['records'],
+      samples=2,
+    )
+    self.assertAllClose(
+      found[0]['spearman'],
+      [
+        stats.spearmanr(*(np.ravel(m) for m in pair))[0]
+        for pair in zip(maps, batch['heatmaps'])
+      ],
+    )
+    self.assertAllEqual(found[0]['with_map'], batch['valid'])
+    # The network does not see the noise when it classifies.
+    self.assertAllEqual(
+      found[0]['predicted'], np.argmax(model(images, training=False), -1)
+    )
+
   def test_scores_without_data_are_not_there(self):
     files = self._files()
     mapped = self._evaluate(validation=files['validation'])[2]
@@ -220,14 +289,7 @@ class EvaluationTest(tf.test.TestCase):
     )
     task = task_lib.HarmonizedImageClassificationTask(config.task)
     inputs = next(iter(task.build_inputs(config.task.validation_data)))
-    layers = tf_keras.layers
-    model = tf_keras.Sequential(
-      [
-        layers.Flatten(),
-        layers.Dense(8, 'tanh'),
-        layers.Dense(fixtures.CLASSES),
-      ]
-    )
+    model = _dense()
     found = []
     for compiled in (False, True):
       metrics = task.build_metrics(training=False)

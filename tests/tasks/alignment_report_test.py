@@ -133,6 +133,7 @@ class ReportTest(tf.test.TestCase, parameterized.TestCase):
       [r['spearman'] for r in found], ['0.4', '0.9', '0.1', 'nan', '0.2']
     )
     self.assertEqual({r['step'] for r in found}, {'7'})
+    self.assertEqual({r['explainer'] for r in found}, {'gradient'})
     self.assertNotIn('alignment_panels.png', os.listdir(self.folder))
 
   def test_intervals_and_counts(self):

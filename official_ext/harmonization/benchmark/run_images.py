@@ -58,7 +58,9 @@ def measure(run: runs.Run) -> ImageValues:
   @tf.function(reduce_retracing=True)
   def step(images, batch):
     one_hot = tf.one_hot(batch['labels'], classes)
-    return alignment_evaluation.measure(run.model, images, one_hot, batch)
+    return alignment_evaluation.measure(
+      run.model, images, one_hot, batch, config.harmonization
+    )
 
   found: dict[str, list[np.ndarray]] = {}
   with tempfile.TemporaryDirectory() as folder:

@@ -208,8 +208,9 @@ class Run:
       count: number of images, at most a batch.
 
     Returns:
-      Preprocessed images (n, H, W, 3), one-hot targets (n, classes) and human
-      maps (n, H, W).
+      Preprocessed images (n, H, W, 3), one-hot targets (n, classes), human maps
+      (n, H, W), and records (n, 2) as `dataloaders.joint_batches` describes
+      them.
 
     Raises:
       ValueError: the validation data have no map.
@@ -220,7 +221,10 @@ class Run:
         targets = tf.one_hot(
           batch['labels'], self.config.task.model.num_classes
         )
-        return images[:count], targets[:count], batch['heatmaps'][:count]
+        return tuple(
+          values[:count]
+          for values in (images, targets, batch['heatmaps'], batch['records'])
+        )
     raise ValueError(
       'task.mapped_validation_data.input_path matches no record; expected '
       'images with maps. Check the path.'

@@ -129,7 +129,11 @@ _NOT_TRAINED = {
     'validation_data',
     'validation_label_offset',
   ),
-  ('task.harmonization',): ('ceiling',),
+  ('task.harmonization',): (
+    'ceiling',
+    'evaluation_explainer',
+    'explainer_samples',
+  ),
   ('task.model',): ('output_softmax',),
   # Where records are, and how fast they are read. Files may have moved, and a
   # bad record may have to be skipped.

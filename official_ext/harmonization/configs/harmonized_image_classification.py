@@ -69,6 +69,12 @@ class Harmonization(hyperparams.Config):
       ceiling of the ClickMe release if `task.mapped_validation_data` is
       recognized as the release (see `data.records.clickme_release`), and 1, the
       raw score, for all other records.
+    evaluation_explainer: the map that every alignment score of an evaluation
+      refers to: 'gradient', the release's evaluation map, or
+      'smoothgrad_squared' (see `ops.saliency.smoothgrad_squared`). The training
+      map is set by `saliency`.
+    explainer_samples: number of noisy copies of each image whose gradients
+      'smoothgrad_squared' averages. One gradient has no samples.
   """
 
   enabled: bool = False
@@ -83,6 +89,8 @@ class Harmonization(hyperparams.Config):
   interval: int = 1
   warmup_steps: int = 0
   ceiling: float | None = None
+  evaluation_explainer: str = 'gradient'
+  explainer_samples: int = 25
 
 
 @dataclasses.dataclass

@@ -199,6 +199,11 @@ _HARMONIZATION = (
     lambda v, *_: 0 < v <= 1,
     'a rank correlation above 0 and at most 1',
   ),
+  checks.choice(
+    'task.harmonization.evaluation_explainer',
+    saliency_ops.EVALUATION_EXPLAINERS,
+  ),
+  checks.at_least('task.harmonization.explainer_samples', 1),
   checks.Check(
     'task.harmonization.mapped_fraction',
     lambda v, *_: 0 < v <= 1,

@@ -46,6 +46,9 @@ TARGETS = {
 # How the saliency pass treats batch statistics; see `training_maps`.
 BATCH_NORMS = ('batch', 'mapped', 'inference')
 
+# Whose maps an evaluation scores.
+EVALUATION_EXPLAINERS = ('gradient', 'smoothgrad_squared')
+
 
 # Passes that were checked for steps that run eagerly, by model.
 _checked = weakref.WeakKeyDictionary()
@@ -305,3 +308,81 @@ def training_maps(
   )
   logits = tf.cast(model(images, training=True), maps.dtype)
   return logits, maps, model.losses
+
+
+def _noise(records, sample, shape):
+  """Returns standard normal values (B, *shape) of each record and sample."""
+
+  def of_image(record):
+    file, position = tf.unstack(record)
+    seed = tf.stack([position, file * 2**32 + sample])
+    # Not the default, which depends on the device.
+    return tf.random.stateless_normal(shape, seed, alg='philox')
+
+  return tf.map_fn(
+    of_image, tf.cast(records, tf.int64), fn_output_signature=tf.float32
+  )
+
+
+def smoothgrad_squared(
+  model: Callable[..., tf.Tensor],
+  images: tf.Tensor,
+  targets: tf.Tensor,
+  records: tf.Tensor,
+  *,
+  samples: int = 25,
+  noise: float = 0.05,
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Computes logits, and maps of squared gradients of noisy copies.
+
+  Hooker et al., "A Benchmark for Interpretability Methods in Deep Neural
+  Networks", NeurIPS 2019: for each pixel and channel the mean over samples i of
+  (d score / dx at x + e_i)^2, and then the maximum over channels. The explainer
+  of this name in `benchmark.explainers` draws other noise.
+
+  The noise of an image depends on its record and range only, not on the batch
+  or the replica. A further sample leaves the noise of the earlier ones as it
+  is. XLA's generator draws other values than TensorFlow's.
+
+  One batch of noise and gradients is in memory at a time. The maps are for
+  evaluation: the network runs in inference mode.
+
+  Args:
+    model: as for `logits_and_gradients`.
+    images: as for `logits_and_gradients`, of static shape.
+    targets: float32 (B, C), the one-hot labels.
+    records: integers (B, 2) that identify an image, the numbers of its file and
+      of its record in the file; see `dataloaders.joint_batches`.
+    samples: number of noisy copies of each image.
+    noise: standard deviation as a fraction of the image's range (its maximum
+      minus its minimum).
+
+  Returns:
+    The logits of the images without noise (B, C) and the maps (B, H, W), both
+    float32.
+
+  Raises:
+    ValueError: as `logits_and_gradients`.
+  """
+  images = tf.cast(images, tf.float32)
+  pixels = (1, 2, 3)
+  scale = noise * (
+    tf.reduce_max(images, pixels, keepdims=True)
+    - tf.reduce_min(images, pixels, keepdims=True)
+  )
+
+  def add_sample(sample, total):
+    drawn = _noise(records, sample, images.shape[1:])
+    _, gradients = logits_and_gradients(
+      model, images + scale * drawn, targets, training=False
+    )
+    return sample + 1, total + tf.square(gradients)
+
+  _, total = tf.while_loop(
+    lambda sample, _: sample < samples,
+    add_sample,
+    (tf.constant(0, tf.int64), tf.zeros_like(images)),
+    parallel_iterations=1,
+  )
+  logits = tf.cast(model(images, training=False), tf.float32)
+  return logits, tf.reduce_max(total / samples, axis=-1)

@@ -34,8 +34,7 @@ class Measured(NamedTuple):
   Attributes:
     logits: float32 (B, classes).
     with_map: float32 (B,), 1 if an image has a map and is valid.
-    saliency: float32 (B, H, W), the release's evaluation map: the largest
-      magnitude of the gradient over colour channels.
+    saliency: float32 (B, H, W), the maps of `logits_and_maps`.
     scores: (B,) each.
     ranks: (B, H * W) each.
   """
@@ -47,11 +46,57 @@ class Measured(NamedTuple):
   ranks: alignment_metrics.UnitRanks
 
 
+def explainer_words(harmonization: exp_cfg.Harmonization) -> str:
+  """Describes the maps that an evaluation scores."""
+  if harmonization.evaluation_explainer == 'gradient':
+    return "gradient of the label's logit, abs_max over channels"
+  return (
+    f'{harmonization.evaluation_explainer}, '
+    f'{harmonization.explainer_samples} samples'
+  )
+
+
+def logits_and_maps(
+  model: tf_keras.Model,
+  images: tf.Tensor,
+  one_hot: tf.Tensor,
+  records: tf.Tensor,
+  harmonization: exp_cfg.Harmonization,
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Computes logits and the maps that an evaluation scores.
+
+  Args:
+    model: the network.
+    images: (B, H, W, 3).
+    one_hot: float32 (B, classes), the labels.
+    records: int32 (B, 2), as `dataloaders.joint_batches` describes them.
+    harmonization: its `evaluation_explainer` is 'gradient' for the release's
+      evaluation map, the largest magnitude of the gradient over colour
+      channels, or 'smoothgrad_squared', whose cost is `explainer_samples`
+      gradients and a forward pass.
+
+  Returns:
+    The logits (B, classes) and the maps (B, H, W), float32.
+  """
+  if harmonization.evaluation_explainer == 'gradient':
+    return saliency_ops.saliency_maps(
+      model, images, one_hot, reduction='abs_max', training=False
+    )
+  return saliency_ops.smoothgrad_squared(
+    model,
+    images,
+    one_hot,
+    records,
+    samples=harmonization.explainer_samples,
+  )
+
+
 def measure(
   model: tf_keras.Model,
   images: tf.Tensor,
   one_hot: tf.Tensor,
   batch: Mapping[str, tf.Tensor],
+  harmonization: exp_cfg.Harmonization,
 ) -> Measured:
   """Computes logits and, for a batch with maps, saliency maps and their scores.
 
@@ -62,14 +107,15 @@ def measure(
     images: (B, H, W, 3).
     one_hot: float32 (B, classes), the labels.
     batch: as `dataloaders.joint_batches` describes it.
+    harmonization: says which maps are scored.
 
   Returns:
     The results of all images, padding included.
   """
 
   def step_with_maps():
-    logits, saliency = saliency_ops.saliency_maps(
-      model, images, one_hot, reduction='abs_max', training=False
+    logits, saliency = logits_and_maps(
+      model, images, one_hot, batch['records'], harmonization
     )
     scores, ranks = alignment_metrics.scores_and_ranks(
       saliency, batch['heatmaps']
@@ -209,7 +255,9 @@ class Evaluation:
       Values for the report, which are collected on the CPU.
     """
     images, batch = inputs
-    measured = measure(model, images, one_hot, batch)
+    measured = measure(
+      model, images, one_hot, batch, self._config.harmonization
+    )
     logits, with_map, saliency, scores, _ = measured
     without_map = batch['valid'] - with_map
     updates = {

@@ -96,6 +96,7 @@ class Report:
       folder: folder for the report's files; '' or None to write none.
     """
     self._options = config.alignment_report
+    self._explainer = config.harmonization.evaluation_explainer
     self.ceiling = human_ceiling.of(config)
     self._data = config.mapped_validation_data
     self._batch_size = config.validation_data.global_batch_size
@@ -233,6 +234,8 @@ class Report:
     shown = {k: v[: self._options.panels] for k, v in pictures.items()}
     images = panels.to_display(shown.pop('image').astype(np.float32))
     captions = [f'rho {rho:.2f}' for rho in shown.pop('rho')]
+    if self._explainer != 'gradient':
+      shown[self._explainer] = shown.pop('model map')
     return panels.render(images, shown, captions)
 
   def _write(self, rows, picture, step):
@@ -249,6 +252,7 @@ class Report:
             'step': step,
             'file': names[file],
             'record': record,
+            'explainer': self._explainer,
             **{name: rows[name][i] for name in columns},
           }
           for i, (file, record) in enumerate(rows['records'].tolist())
