@@ -82,7 +82,7 @@ def _call(*command):
   )
 
 
-def _train(name, overrides):
+def _train(name, overrides, seed=0):
   """Trains a network with train.py unless it exists; returns its folder."""
   model_dir = os.path.join(FLAGS.runs_dir, name)
   if tf.train.latest_checkpoint(model_dir) is None:
@@ -90,7 +90,7 @@ def _train(name, overrides):
     _call(
       'train.py',
       f'--experiment={_EXPERIMENT}',
-      '--seed=0',
+      f'--seed={seed}',
       '--config_file=studies/plans/easy_digits.yaml',
       f'--model_dir={model_dir}',
       f'--params_override={settings}',
@@ -128,12 +128,12 @@ def _batches(run_dir):
   )
 
 
-def _train_keras(run_dir):
+def _train_keras(run_dir, name='keras_cnn', seed=0):
   """Trains a convolutional Keras network; returns the path of an .h5 file."""
-  path = os.path.join(FLAGS.runs_dir, 'keras_cnn.h5')
+  path = os.path.join(FLAGS.runs_dir, f'{name}.h5')
   if not os.path.exists(path):
     layers = tf_keras.layers
-    tf_keras.utils.set_random_seed(0)
+    tf_keras.utils.set_random_seed(seed)
     model = tf_keras.Sequential(
       [layers.InputLayer(runs.load_config(run_dir).task.model.input_size)]
     )
@@ -172,8 +172,12 @@ def _train_torch(run_dir):
   return path
 
 
-def main(_):
-  """Trains the missing networks and runs the benchmark."""
+def _train_all() -> tuple[list[str], list[str], dict[str, str]]:
+  """Trains the missing networks.
+
+  Returns:
+    Their SPECs, the pairs of twins, and the folders of Model Garden's runs.
+  """
   # The digits of studies/plans/easy_digits.yaml.
   digits.make(FLAGS.data_dir, train_images=4000, decoy_strength=0.7)
   specs, twins, folders = [], [], {}
@@ -185,10 +189,7 @@ def main(_):
       specs.append(f'mg:{folders[name]}?name={name}')
     twins.append(f'{family}:{family}{_TWIN}')
   some_run = folders['resnet10']
-  size = runs.load_config(some_run).task.model.input_size[0]
-  options = f'preprocessing=torch&input_size={size}'
-  exported = _export(folders['resnet10' + _TWIN])
-  specs.append(f'saved_model:{exported}?name=resnet10-exported')
+  options = _options(some_run)
   specs.append(f'keras:{_train_keras(some_run)}?{options}&name=keras_cnn')
   weights = _train_torch(some_run)
   if weights:
@@ -196,6 +197,37 @@ def main(_):
       f'torch:studies.torch_digits.network?{options}'
       f'&weights={weights}&name=torch_cnn'
     )
+  return specs, twins, folders
+
+
+def _options(run_dir: str) -> str:
+  """Returns the options of a SPEC for networks trained on a run's images."""
+  size = runs.load_config(run_dir).task.model.input_size[0]
+  return f'preprocessing=torch&input_size={size}'
+
+
+def with_second_seeds() -> list[str]:
+  """Trains the missing networks; two of them a second time.
+
+  Returns:
+    The SPECs of ten different networks, or nine without PyTorch.
+  """
+  specs, _, folders = _train_all()
+  some_run, name = folders['resnet10'], 'resnet10-seed1'
+  folder = _train(name, {'task.harmonization.weight': 0.0}, seed=1)
+  keras = _train_keras(some_run, 'keras_cnn-seed1', seed=1)
+  return [
+    *specs,
+    f'mg:{folder}?name={name}',
+    f'keras:{keras}?{_options(some_run)}&name=keras_cnn-seed1',
+  ]
+
+
+def main(_):
+  """Trains the missing networks and runs the benchmark."""
+  specs, twins, folders = _train_all()
+  exported = _export(folders['resnet10' + _TWIN])
+  specs.append(f'saved_model:{exported}?name=resnet10-exported')
   _call(
     '-m',
     'official_ext.harmonization.evaluate',
