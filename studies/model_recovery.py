@@ -291,9 +291,14 @@ def _models() -> list[model_specs.Model]:
 def main(_):
   """Runs the parts of the study that are missing, and reports."""
   images = sorted({int(n) for n in FLAGS.images})
+  map_decoder, white = labelled_images.recognized(FLAGS.clickme, 'clickme')
   settings = recovery_maps.Settings(
     labelled_images.Dataset(
-      FLAGS.clickme, label_offset=FLAGS.label_offset, sample=images[-1]
+      FLAGS.clickme,
+      map_decoder,
+      FLAGS.label_offset,
+      white,
+      sample=images[-1],
     ),
     tuple(FLAGS.explainers),
     tuple(sorted({int(n) for n in FLAGS.participants})),
