@@ -11,9 +11,11 @@ PyTorch is installed (`make torch`), a PyTorch module. Networks are kept in
 --runs_dir and scores in --output_dir; run the command again to resume.
 """
 
+from collections.abc import Mapping
 import os
 import subprocess
 import sys
+from typing import Any
 import unittest
 
 from absl import flags
@@ -82,15 +84,24 @@ def _call(*command):
   )
 
 
-def _train(name, overrides, seed=0):
-  """Trains a network with train.py unless it exists; returns its folder."""
-  model_dir = os.path.join(FLAGS.runs_dir, name)
+def train(name: str, overrides: Mapping[str, Any], runs_dir: str) -> str:
+  """Trains a network with train.py unless it exists.
+
+  Args:
+    name: of the network.
+    overrides: of the configuration of easy_digits.yaml.
+    runs_dir: folder of the networks.
+
+  Returns:
+    The folder of the network.
+  """
+  model_dir = os.path.join(runs_dir, name)
   if tf.train.latest_checkpoint(model_dir) is None:
     settings = ','.join(f'{k}={v}' for k, v in overrides.items())
     _call(
       'train.py',
       f'--experiment={_EXPERIMENT}',
-      f'--seed={seed}',
+      '--seed=0',
       '--config_file=studies/plans/easy_digits.yaml',
       f'--model_dir={model_dir}',
       f'--params_override={settings}',
@@ -118,7 +129,7 @@ def _export(run_dir):
   return folder
 
 
-def _batches(run_dir):
+def batches(run_dir: str) -> tf.data.Dataset:
   """Returns training batches of a run: normalized images and classes."""
   config = runs.load_config(run_dir)
   task = task_factory.get_task(config.task)
@@ -128,12 +139,18 @@ def _batches(run_dir):
   )
 
 
-def _train_keras(run_dir, name='keras_cnn', seed=0):
+def options(run_dir: str) -> str:
+  """Returns the options of a SPEC for networks that see a run's images."""
+  size = runs.load_config(run_dir).task.model.input_size[0]
+  return f'preprocessing=torch&input_size={size}'
+
+
+def _train_keras(run_dir):
   """Trains a convolutional Keras network; returns the path of an .h5 file."""
-  path = os.path.join(FLAGS.runs_dir, f'{name}.h5')
+  path = os.path.join(FLAGS.runs_dir, 'keras_cnn.h5')
   if not os.path.exists(path):
     layers = tf_keras.layers
-    tf_keras.utils.set_random_seed(seed)
+    tf_keras.utils.set_random_seed(0)
     model = tf_keras.Sequential(
       [layers.InputLayer(runs.load_config(run_dir).task.model.input_size)]
     )
@@ -146,7 +163,7 @@ def _train_keras(run_dir, name='keras_cnn', seed=0):
       tf_keras.optimizers.Adam(2e-3),
       tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    model.fit(_batches(run_dir))
+    model.fit(batches(run_dir))
     with files.replacing(path) as partial:
       # The format, because the temporary name does not end in .h5.
       model.save(partial, include_optimizer=False, save_format='h5')
@@ -165,69 +182,36 @@ def _train_torch(run_dir):
     torch_digits.train(
       (
         (np.moveaxis(images.numpy(), -1, 1), labels.numpy())
-        for images, labels in _batches(run_dir)
+        for images, labels in batches(run_dir)
       ),
       path,
     )
   return path
 
 
-def _train_all() -> tuple[list[str], list[str], dict[str, str]]:
-  """Trains the missing networks.
-
-  Returns:
-    Their SPECs, the pairs of twins, and the folders of Model Garden's runs.
-  """
+def main(_):
+  """Trains the missing networks and runs the benchmark."""
   # The digits of studies/plans/easy_digits.yaml.
   digits.make(FLAGS.data_dir, train_images=4000, decoy_strength=0.7)
   specs, twins, folders = [], [], {}
   for family, overrides in _FAMILIES.items():
     for name, weight in ((family, 0.0), (family + _TWIN, 1.0)):
-      folders[name] = _train(
-        name, {**overrides, 'task.harmonization.weight': weight}
+      folders[name] = train(
+        name, {**overrides, 'task.harmonization.weight': weight}, FLAGS.runs_dir
       )
       specs.append(f'mg:{folders[name]}?name={name}')
     twins.append(f'{family}:{family}{_TWIN}')
   some_run = folders['resnet10']
-  options = _options(some_run)
-  specs.append(f'keras:{_train_keras(some_run)}?{options}&name=keras_cnn')
+  exported = _export(folders['resnet10' + _TWIN])
+  specs.append(f'saved_model:{exported}?name=resnet10-exported')
+  form = options(some_run)
+  specs.append(f'keras:{_train_keras(some_run)}?{form}&name=keras_cnn')
   weights = _train_torch(some_run)
   if weights:
     specs.append(
-      f'torch:studies.torch_digits.network?{options}'
+      f'torch:studies.torch_digits.network?{form}'
       f'&weights={weights}&name=torch_cnn'
     )
-  return specs, twins, folders
-
-
-def _options(run_dir: str) -> str:
-  """Returns the options of a SPEC for networks trained on a run's images."""
-  size = runs.load_config(run_dir).task.model.input_size[0]
-  return f'preprocessing=torch&input_size={size}'
-
-
-def with_second_seeds() -> list[str]:
-  """Trains the missing networks; two of them a second time.
-
-  Returns:
-    The SPECs of ten different networks, or nine without PyTorch.
-  """
-  specs, _, folders = _train_all()
-  some_run, name = folders['resnet10'], 'resnet10-seed1'
-  folder = _train(name, {'task.harmonization.weight': 0.0}, seed=1)
-  keras = _train_keras(some_run, 'keras_cnn-seed1', seed=1)
-  return [
-    *specs,
-    f'mg:{folder}?name={name}',
-    f'keras:{keras}?{_options(some_run)}&name=keras_cnn-seed1',
-  ]
-
-
-def main(_):
-  """Trains the missing networks and runs the benchmark."""
-  specs, twins, folders = _train_all()
-  exported = _export(folders['resnet10' + _TWIN])
-  specs.append(f'saved_model:{exported}?name=resnet10-exported')
   _call(
     '-m',
     'official_ext.harmonization.evaluate',

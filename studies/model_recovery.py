@@ -12,8 +12,8 @@ by every explanation and score. A score is useful if the truth comes first, even
 if the clicks were drawn from another explanation than the one that is scored,
 because nobody knows which one people would give.
 
-By default, the networks are ten that `studies.digits_leaderboard` trains on the
-digits. For others, give a SPEC each, and records of images:
+By default, ten small networks are trained on the digits. For others, give a
+SPEC each, and records of images:
 
   python -m studies.model_recovery --comparison_size=224 --images=20 \
       --model='keras_app:VGG16' --model='keras_app:ResNet50V2' \
@@ -41,8 +41,9 @@ from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark import specific_alignment
-from studies import digits_leaderboard
+from official_ext.harmonization.data.records import digits
 from studies import recovery_maps
+from studies import recovery_networks
 from studies import recovery_report
 from studies import recovery_scores
 
@@ -61,6 +62,8 @@ EXPLAINERS = (
   'smoothgrad',
   'smoothgrad_squared',
   'integrated_gradients',
+  'grad_cam',
+  'occlusion',
 )
 _VERSION = 1
 
@@ -90,7 +93,7 @@ def define_flags():
     'output_dir', 'runs/model_recovery', 'Folder of the results.'
   )
   flags.DEFINE_string(
-    'runs_dir', 'runs/leaderboard', 'Folder of the networks of digits.'
+    'runs_dir', 'runs/leaderboard', 'Folder of the trained networks.'
   )
   flags.DEFINE_string('data_dir', 'data/digits', 'Folder of the digits.')
 
@@ -284,12 +287,16 @@ def write_rows(rows: Iterator[dict[str, Any]], path: str) -> list[dict]:
 
 
 def _models() -> list[model_specs.Model]:
-  specs = FLAGS.model or digits_leaderboard.with_second_seeds()
-  return model_specs.parse_all(specs)
+  if FLAGS.model:
+    return model_specs.parse_all(FLAGS.model)
+  # The digits of studies/plans/easy_digits.yaml.
+  digits.make(FLAGS.data_dir, train_images=4000, decoy_strength=0.7)
+  return model_specs.parse_all(recovery_networks.specs(FLAGS.runs_dir))
 
 
 def main(_):
   """Runs the parts of the study that are missing, and reports."""
+  models = _models()
   images = sorted({int(n) for n in FLAGS.images})
   map_decoder, white = labelled_images.recognized(FLAGS.clickme, 'clickme')
   settings = recovery_maps.Settings(
@@ -308,7 +315,7 @@ def main(_):
     FLAGS.group_by,
   )
   folder = recovery_maps.Folder(FLAGS.output_dir, settings)
-  folder.explain_all(_models())
+  folder.explain_all(models)
   study = Study(folder, images, FLAGS.output_dir)
   truths = write_rows(
     study.rows(), os.path.join(FLAGS.output_dir, 'rows.csv.gz')

@@ -29,6 +29,7 @@ from official_ext.harmonization.benchmark import map_alignment
 from official_ext.harmonization.benchmark import model_specs
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import fresh_weights
+from official_ext.harmonization.benchmark.adapters import layer_access
 from official_ext.harmonization.benchmark.adapters import spec as spec_lib
 from official_ext.harmonization.ops import blur
 from studies import simulated_people
@@ -160,7 +161,7 @@ class Folder:
           depends_on,
           lambda e=explainer: self._compute(adapter, e),
         )
-      except base.Unscorable as e:
+      except (base.Unscorable, layer_access.Unavailable) as e:
         self.unavailable[name, explainer] = str(e)
         print(f'{name} has no map by {explainer}: {e}')
         continue
