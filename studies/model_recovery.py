@@ -81,7 +81,7 @@ def define_flags():
   flags.DEFINE_string('group_by', '', 'As for evaluate.')
   flags.DEFINE_list('explainers', [*EXPLAINERS], 'Of truths and of candidates.')
   flags.DEFINE_list(
-    'images', ['20', '50', '100', '200'], 'Numbers of images that are scored.'
+    'images', ['20', '50', '100'], 'Numbers of images that are scored.'
   )
   flags.DEFINE_list('participants', ['2', '10'], 'Participants of an image.')
   flags.DEFINE_float('clicks', 30, 'Mean clicks of a participant on an image.')
