@@ -80,6 +80,9 @@ def define_flags():
   flags.DEFINE_integer('label_offset', 0, 'As for evaluate.')
   flags.DEFINE_string('group_by', '', 'As for evaluate.')
   flags.DEFINE_list('explainers', [*EXPLAINERS], 'Of truths and of candidates.')
+  flags.DEFINE_integer(
+    'explainer_samples', 25, 'Samples or steps of explainers that have them.'
+  )
   flags.DEFINE_list(
     'images', ['20', '50', '100'], 'Numbers of images that are scored.'
   )
@@ -313,6 +316,7 @@ def main(_):
     FLAGS.random_twins,
     FLAGS.comparison_size,
     FLAGS.group_by,
+    FLAGS.explainer_samples,
   )
   folder = recovery_maps.Folder(FLAGS.output_dir, settings)
   folder.explain_all(models)

@@ -50,6 +50,7 @@ class Settings:
     random_twins: number of networks with fresh weights for each network.
     size: height and width at which maps are compared.
     group_by: as `alignment.Alignment.group_by`.
+    samples: of explainers that have samples or steps.
     batch_size: no map depends on it.
   """
 
@@ -60,6 +61,7 @@ class Settings:
   random_twins: int
   size: int
   group_by: str = ''
+  samples: int = 25
   batch_size: int = 32
 
 
@@ -153,6 +155,7 @@ class Folder:
         'network': network,
         'data': self._data,
         'explainer': explainer,
+        'samples': self._samples(explainer),
         'version': 1,
       }
       try:
@@ -167,6 +170,10 @@ class Folder:
         continue
       self._keys[name, explainer] = identity.sha256(depends_on)
       self.accuracy[name] = float(found['correct'].mean())
+
+  def _samples(self, explainer: str) -> int | None:
+    has_samples = explainers.samples_option(explainer)
+    return self.settings.samples if has_samples else None
 
   def _batches(self, input_size, scored_classes):
     return labelled_images.batches(
@@ -184,7 +191,7 @@ class Folder:
       network = map_alignment.OnePass(adapter, inputs)
       maps.append(
         explainers.explain(
-          explainers.get(explainer, network),
+          explainers.get(explainer, network, samples=self._samples(explainer)),
           inputs,
           batch.targets(adapter.scored_classes),
         )
