@@ -84,7 +84,7 @@ def define_flags():
     'explainer_samples', 25, 'Samples or steps of explainers that have them.'
   )
   flags.DEFINE_list(
-    'images', ['20', '50', '100'], 'Numbers of images that are scored.'
+    'images', ['20', '50'], 'Numbers of images that are scored.'
   )
   flags.DEFINE_list('participants', ['2', '10'], 'Participants of an image.')
   flags.DEFINE_float('clicks', 30, 'Mean clicks of a participant on an image.')
