@@ -12,6 +12,13 @@ by every explanation and score. A score is useful if the truth comes first, even
 if the clicks were drawn from another explanation than the one that is scored,
 because nobody knows which one people would give.
 
+The rule that was set before the study was run: prefer the explanation and score
+by which the truth comes first most often among networks, random twins and
+controls, with clicks drawn from other explanations and the largest numbers of
+images and participants; of equal ones, the simpler. `controlled` divides
+`specific` by what people reach, which is the same number for all networks, so
+that both have the same ranks. The study only has `specific`.
+
 By default, ten small networks are trained on the digits. For others, give a
 SPEC each, and records of images:
 

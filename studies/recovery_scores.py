@@ -180,9 +180,9 @@ def scores(
 def _shuffled(metric, model, people, member, own, groups):
   """Returns the mean over pairs of different groups, float64 (S,)."""
   good = member.any(0)
-  zero = np.float32(0)
-  s = np.where(good[:, np.newaxis], model.values[metric], zero)
-  h = np.where(good[:, np.newaxis], people.values[metric], zero)
+  s, h = model.values[metric], people.values[metric]
+  if not good.all():
+    s, h = (np.where(good[:, np.newaxis], m, np.float32(0)) for m in (s, h))
   constants = people.constants.get(metric, np.zeros(len(s)))
   constants = np.where(good, constants, 0)
   member = member.astype(np.float64)

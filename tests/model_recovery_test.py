@@ -223,7 +223,7 @@ class StudyTest(absltest.TestCase):
       is_truth = row['truth'] == row['candidate']
       self.assertEqual(float(row['rank_of_all']) == 1, is_truth, row)
       self.assertEqual(row['first'] == 'nan', row['candidate'] == 'random-a-0')
-    # A network without a map by an explainer is no candidate of it.
+    # A network without a map by an explainer does not compete.
     self.assertNotIn(
       ('c', 'smoothgrad'), {(r['candidate'], r['explainer']) for r in rows}
     )
