@@ -133,9 +133,9 @@ def human_features(maps: np.ndarray) -> Features:
 
 def _products(metric: str, model: Features, people: Features) -> np.ndarray:
   """Returns the metric of each image, float64 (n,)."""
-  found = np.einsum(
-    'ij,ij->i', model.values[metric], people.values[metric], dtype=np.float64
-  )
+  # Faster than np.einsum in float64, which converts both.
+  terms = model.values[metric] * people.values[metric]
+  found = terms.sum(1, dtype=np.float64)
   if metric == 'dice':
     return 2 * found / (model.constants[metric] + people.constants[metric])
   return found + people.constants.get(metric, 0)
