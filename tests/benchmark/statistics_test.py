@@ -174,6 +174,8 @@ class BoundedTest(absltest.TestCase):
     for p in (0, 0.5, 1):
       expected = statistics.wilson(int(20 * p), 20)
       self.assertEqual(statistics.bounded(p, p, p, 20), expected)
+      rounded = statistics.bounded(p, p - 1e-16, p + 1e-16, 20)
+      self.assertEqual(rounded, expected)
     self.assertTrue(np.isnan(statistics.bounded(1, np.nan, np.nan, 1)).all())
 
   def test_frames_of_a_video_are_not_independent(self):

@@ -266,7 +266,8 @@ def bounded(
   half = (high - low) / 2
   if math.isnan(half):
     return math.nan, math.nan
-  if not 0 < p < 1 or not half:
+  # Equal values may differ by rounding.
+  if not 0 < p < 1 or half < 1e-9:
     return wilson(round(p * trials), trials, confidence)
   w = half**2 / (p * (1 - p))
   centre = (p + w / 2) / (1 + w)
