@@ -11,7 +11,7 @@ PyTorch is installed (`make torch`), a PyTorch module. Networks are kept in
 --runs_dir and scores in --output_dir; run the command again to resume.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 import subprocess
 import sys
@@ -145,18 +145,37 @@ def options(run_dir: str) -> str:
   return f'preprocessing=torch&input_size={size}'
 
 
-def _train_keras(run_dir):
-  """Trains a convolutional Keras network; returns the path of an .h5 file."""
-  path = os.path.join(FLAGS.runs_dir, 'keras_cnn.h5')
+def train_keras(
+  path: str,
+  run_dir: str,
+  *,
+  kernel: int = 3,
+  widths: Sequence[int] = torch_digits.WIDTHS,
+  pooling: Any = tf_keras.layers.MaxPooling2D,
+  seed: int = 0,
+) -> str:
+  """Trains a convolutional Keras network unless it exists.
+
+  Args:
+    path: of the .h5 file.
+    run_dir: of the run whose images it is trained on.
+    kernel: height and width of the kernels.
+    widths: numbers of channels, one per block.
+    pooling: class of the layer that ends a block.
+    seed: of weights and images.
+
+  Returns:
+    The path.
+  """
   if not os.path.exists(path):
     layers = tf_keras.layers
-    tf_keras.utils.set_random_seed(0)
+    tf_keras.utils.set_random_seed(seed)
     model = tf_keras.Sequential(
       [layers.InputLayer(runs.load_config(run_dir).task.model.input_size)]
     )
-    for width in torch_digits.WIDTHS:
-      model.add(layers.Conv2D(width, 3, activation='relu', padding='same'))
-      model.add(layers.MaxPooling2D())
+    for width in widths:
+      model.add(layers.Conv2D(width, kernel, activation='relu', padding='same'))
+      model.add(pooling())
     model.add(layers.GlobalAveragePooling2D())
     model.add(layers.Dense(digits.NUM_CLASSES))
     model.compile(
@@ -205,7 +224,8 @@ def main(_):
   exported = _export(folders['resnet10' + _TWIN])
   specs.append(f'saved_model:{exported}?name=resnet10-exported')
   form = options(some_run)
-  specs.append(f'keras:{_train_keras(some_run)}?{form}&name=keras_cnn')
+  keras = train_keras(os.path.join(FLAGS.runs_dir, 'keras_cnn.h5'), some_run)
+  specs.append(f'keras:{keras}?{form}&name=keras_cnn')
   weights = _train_torch(some_run)
   if weights:
     specs.append(

@@ -19,7 +19,6 @@ import tf_keras
 import tqdm
 
 from official_ext.harmonization import files
-from official_ext.harmonization.benchmark import accuracy
 from official_ext.harmonization.benchmark import alignment
 from official_ext.harmonization.benchmark import controls
 from official_ext.harmonization.benchmark import explainers
@@ -27,6 +26,7 @@ from official_ext.harmonization.benchmark import identity
 from official_ext.harmonization.benchmark import labelled_images
 from official_ext.harmonization.benchmark import map_alignment
 from official_ext.harmonization.benchmark import model_specs
+from official_ext.harmonization.benchmark import specific_alignment
 from official_ext.harmonization.benchmark.adapters import base
 from official_ext.harmonization.benchmark.adapters import fresh_weights
 from official_ext.harmonization.benchmark.adapters import layer_access
@@ -109,8 +109,7 @@ class Folder:
     names = settings.dataset.names()
     self.n = len(names)
     matches = alignment.group_names(settings.group_by, names)
-    keys = [m or f'image {i}' for i, m in enumerate(matches)]
-    self.groups = np.unique(keys, return_inverse=True)[1]
+    self.groups = specific_alignment.groups(matches, [''] * self.n)
     self._keys: dict[tuple[str, str], Any] = {}
     self._data = {
       **settings.dataset.contents(identity.Digests()),
@@ -187,16 +186,15 @@ class Folder:
   def _compute(self, adapter, explainer: str) -> dict[str, np.ndarray]:
     maps, correct = [], []
     for batch in self._batches(adapter.input_size, adapter.scored_classes):
-      inputs = adapter.preprocess(batch.images)
-      network = map_alignment.OnePass(adapter, inputs)
-      maps.append(
-        explainers.explain(
-          explainers.get(explainer, network, samples=self._samples(explainer)),
-          inputs,
-          batch.targets(adapter.scored_classes),
-        )
+      found, predictions = map_alignment.explain(
+        adapter,
+        batch,
+        explainer,
+        adapter.input_size,
+        samples=self._samples(explainer),
       )
-      correct.append(accuracy.predict(network.logits(inputs)) == batch.labels)
+      maps.append(found)
+      correct.append(predictions == batch.labels)
     return {'maps': np.concatenate(maps), 'correct': np.concatenate(correct)}
 
   def key(self, name: str, explainer: str) -> Any:

@@ -10,7 +10,6 @@ explain themselves is not known.
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
-import csv
 import os
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from official_ext.harmonization import files
 from official_ext.harmonization.benchmark import statistics
+from official_ext.harmonization.evaluation import scores
 
 SAME, OTHERS = 'the same', 'the others'
 _SETTING = ('explainer', 'score', 'blur', 'images', 'participants')
@@ -68,6 +68,11 @@ def recovery(
 def select(table: Sequence[dict], **chosen: Any) -> list[dict]:
   """Returns the rows of a table with these values."""
   return [r for r in table if all(r[k] == v for k, v in chosen.items())]
+
+
+def _largest(table: Sequence[dict]) -> dict[str, int]:
+  """Returns the largest numbers of images and of participants."""
+  return {k: max(r[k] for r in table) for k in ('images', 'participants')}
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -122,7 +127,7 @@ def markdown(
     candidates: returns all rows that have maps by an explainer.
     accuracy: of networks and random twins.
   """
-  largest = {k: max(r[k] for r in table) for k in ('images', 'participants')}
+  largest = _largest(table)
   explainer = table[0]['explainer']
   networks, everyone = table[0]['truths'], len(candidates(explainer))
   lines = [
@@ -151,7 +156,7 @@ def markdown(
 
 def picture(table: Sequence[dict]) -> figure.Figure:
   """Draws the recovery from clicks of other explanations, by color."""
-  largest = {k: max(r[k] for r in table) for k in ('images', 'participants')}
+  largest = _largest(table)
   rows = select(table, clicks_from=OTHERS, **largest)
   labels = list(dict.fromkeys(_label(r) for r in rows))
   explainers = list(dict.fromkeys(r['explainer'] for r in rows))
@@ -203,20 +208,20 @@ def write(
     accuracy: of networks and random twins.
   """
   table = recovery(truths)
-  with files.atomic(os.path.join(output_dir, 'recovery.csv')) as f:
-    writer = csv.DictWriter(f, [*table[0]], lineterminator='\n')
-    writer.writeheader()
-    for row in table:
-      writer.writerow(
-        {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in row.items()}
-      )
+  scores.write_rows(
+    os.path.join(output_dir, 'recovery.csv'),
+    [
+      {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in row.items()}
+      for row in table
+    ],
+  )
   files.write(
     os.path.join(output_dir, 'recovery.md'),
     markdown(table, candidates, accuracy),
   )
   with files.replacing(os.path.join(output_dir, 'recovery.png')) as partial:
     picture(table).savefig(partial, format='png', dpi=150)
-  largest = {k: max(r[k] for r in table) for k in ('images', 'participants')}
+  largest = _largest(table)
   rows = select(table, clicks_from=OTHERS, **largest)
   print('Clicks from other explanations; the truth comes first:')
   for row in ordered(rows, '_of_all')[:10]:

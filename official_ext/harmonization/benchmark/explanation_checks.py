@@ -99,8 +99,8 @@ class ExplanationChecks:
       The measurement.
 
     Raises:
-      protocol.BadDataError: there are no records, or all images belong to one
-        group.
+      protocol.BadDataError: the files have no records, or all images belong to
+        one group.
     """
     images = self._read(adapter)
     options = {

@@ -184,7 +184,7 @@ def patch_embedding(outputs: Sequence[Output]) -> Output:
     outputs: of all layers, in the order in which they are computed.
 
   Raises:
-    Unsuitable: there is no such layer.
+    Unsuitable: the network has no such layer.
   """
   found = next(_embeddings(outputs), None)
   if not found:

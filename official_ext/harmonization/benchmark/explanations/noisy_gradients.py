@@ -3,7 +3,7 @@
 
 """Maps from the gradients of noisy copies of an image."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -36,15 +36,9 @@ def smoothgrad(
   Raises:
     ValueError: samples is less than 1, or noise is negative.
   """
-  _require(samples, noise)
-
-  def explainer(images, labels):
-    total = np.zeros(images.shape, np.float32)
-    for found in _gradients(network, images, labels, samples, noise, seed):
-      total += found
-    return networks.reduce_channels(total / np.float32(samples), reduction)
-
-  return explainer
+  return _averaged(
+    lambda gradients: gradients, network, samples, noise, seed, reduction
+  )
 
 
 def smoothgrad_squared(
@@ -72,20 +66,28 @@ def smoothgrad_squared(
   Raises:
     ValueError: samples is less than 1, or noise is negative.
   """
-  _require(samples, noise)
+  return _averaged(np.square, network, samples, noise, seed, reduction)
+
+
+def _averaged(
+  of: Callable[[np.ndarray], np.ndarray],
+  network: networks.Network,
+  samples: int,
+  noise: float,
+  seed: int,
+  reduction: str,
+) -> networks.Explainer:
+  """Returns the explainer that averages a function of the gradients."""
+  networks.require_at_least('samples', samples, 1)
+  networks.require_at_least('noise', noise, 0.0)
 
   def explainer(images, labels):
     total = np.zeros(images.shape, np.float32)
     for found in _gradients(network, images, labels, samples, noise, seed):
-      total += np.square(found)
+      total += of(found)
     return networks.reduce_channels(total / np.float32(samples), reduction)
 
   return explainer
-
-
-def _require(samples: int, noise: float):
-  networks.require_at_least('samples', samples, 1)
-  networks.require_at_least('noise', noise, 0.0)
 
 
 def _gradients(

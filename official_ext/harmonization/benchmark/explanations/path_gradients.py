@@ -76,7 +76,7 @@ def expected_gradients(
     reduction: over channels, as in `gradient_maps.gradient`.
 
   Raises:
-    ValueError: samples is less than 1, or there are no baselines. When called:
+    ValueError: samples is less than 1, or baselines is empty. When called:
       the baselines have another shape than the images, or an image has no
       baseline but itself.
   """

@@ -42,8 +42,8 @@ def lookup(name: str) -> Callable[..., Any]:
 def source_digest(name: str) -> str:
   """Returns the SHA-256 digest of the file that contains the function.
 
-  Modules that this file imports are not covered. '' if there is no such file,
-  as for functions in C.
+  Modules that this file imports are not covered. A function without a file,
+  such as one in C, has the digest ''.
 
   Args:
     name: as for `lookup`.

@@ -243,7 +243,8 @@ class ClickMeProtocol(protocol.Protocol):
       raise protocol.SettingsError(f'--input_sizes: {e}.') from None
     path = labelled_images.working_paths(path)
     white = options.raw_image_max or 255.0
-    if map_decoder is None:
+    is_given = map_decoder is not None
+    if not is_given:
       labelled_images.require_records(path)
       map_decoder, recognized = labelled_images.recognized(path, cls.name)
       if not decoders.is_raw(map_decoder) and options.raw_image_max:
@@ -258,7 +259,8 @@ class ClickMeProtocol(protocol.Protocol):
         "Set 0 if their labels are the model's classes, or -1 if they are "
         "Model Garden's 1..1000."
       )
-    labelled_images.require_records(path)
+    if is_given:  # Otherwise they were read before they were recognized.
+      labelled_images.require_records(path)
     dataset = labelled_images.Dataset(
       input_path=path,
       map_decoder=map_decoder,

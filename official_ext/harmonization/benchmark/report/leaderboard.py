@@ -143,8 +143,8 @@ def marks(comparisons: Comparisons) -> dict[str, str]:
   """Marks networks that do not beat every control.
 
   Args:
-    comparisons: of networks with controls. Those of variants count only if
-      there are no others, since networks are ranked by the first explainer.
+    comparisons: of networks with controls. Networks are ranked by the first
+      explainer, so that those of variants count only without it.
 
   Returns:
     NOT_BEATEN or BELOW by the name of the network.
